@@ -1,0 +1,148 @@
+"""The processor: a question and decoded frames become the model's inputs, and rows become a padded batch.
+
+query, history, response + frames uint8 (F, H, W, 3) + time indices
+-> input_ids, token_type_ids, labels, position_ids (L,) + pixel_values (F, 3, S, S)        `encode`
+-> the same keys (B, L), attention_mask (B, L), pixel_values (T, 3, S, S) of all rows      `collate`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvft.model.checkpoint import load_config
+from cvft.model.configuration import CogVLM2VideoConfig
+from cvft.model.layout import IGNORED_LABEL, TEMPLATES, Layout, SpecialTokens, build_layout
+from cvft.model.positions import position_ids_from_types
+from cvft.model.preprocess import preprocess_frames
+from cvft.model.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PADDING = {"input_ids": None, "token_type_ids": 0, "labels": IGNORED_LABEL, "position_ids": 0, "attention_mask": 0}
+"""Value under padding for each sequence of a batch; None stands for the padding id."""
+
+
+class CogVLM2VideoProcessor:
+    """Everything between decoded frames and the model's inputs, for one checkpoint and one template.
+
+    Args:
+        tokenizer: The checkpoint's tokenizer.
+        config: The checkpoint's configuration (ids, image size, tokens per frame).
+        template: Name of the prompt template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, config: CogVLM2VideoConfig, template: str) -> None:
+        self.tokenizer = tokenizer
+        self.template = TEMPLATES[template]
+        self.image_size = config.vision_config.image_size
+        self.num_tokens_per_frame = config.vision_config.num_tokens_per_frame
+        self.special = SpecialTokens(bos=config.bos_token_id, eos=config.eos_token_id, vision=config.pad_token_id)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, template: str) -> CogVLM2VideoProcessor:
+        """Builds the processor of a model folder.
+
+        Args:
+            folder: Official, merged or tiny model folder.
+            template: Name of the prompt template.
+
+        Raises:
+            ModelError: when the folder's configuration or tokenizer cannot be used.
+        """
+        return cls(load_tokenizer(Path(folder)), config=load_config(Path(folder)), template=template)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Tokenises one piece of text without special tokens."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def lay_out(
+        self,
+        query: str,
+        *,
+        time_indices: Sequence[int] = (),
+        history: Sequence[tuple[str, str]] = (),
+        response: str | None = None,
+    ) -> Layout:
+        """Lays out one row without its pixels; see `build_layout` for the arguments."""
+        return build_layout(
+            self.encode_text,
+            template=self.template,
+            special=self.special,
+            num_tokens_per_frame=self.num_tokens_per_frame,
+            time_indices=time_indices,
+            query=query,
+            history=history,
+            response=response,
+        )
+
+    def preprocess(self, frames: np.ndarray) -> Tensor:
+        """Turns decoded frames (F, H, W, 3) into pixel values (F, 3, S, S) fp32."""
+        return preprocess_frames(frames, image_size=self.image_size)
+
+    def encode(
+        self,
+        query: str,
+        *,
+        pixel_values: Tensor | None = None,
+        time_indices: Sequence[int] = (),
+        history: Sequence[tuple[str, str]] = (),
+        response: str | None = None,
+    ) -> dict[str, Tensor]:
+        """Encodes one row.
+
+        Args:
+            query: The question.
+            pixel_values: (F, 3, S, S) frames of the row's clip, or None for a text-only row.
+            time_indices: One integer per frame.
+            history: Earlier (question, answer) turns.
+            response: The answer, for training.
+
+        Returns:
+            `input_ids`, `token_type_ids`, `labels`, `position_ids` (L,), and `pixel_values` when there is a clip.
+        """
+        num_frames = 0 if pixel_values is None else pixel_values.shape[0]
+        assert num_frames == len(time_indices), f"{num_frames} frames, {len(time_indices)} time indices"
+        layout = self.lay_out(query, time_indices=time_indices, history=history, response=response)
+        row = {
+            "input_ids": torch.tensor(layout.input_ids),
+            "token_type_ids": torch.tensor(layout.token_type_ids),
+            "labels": torch.tensor(layout.labels),
+        }
+        row["position_ids"] = position_ids_from_types(row["token_type_ids"][None])[0]
+        if pixel_values is not None:
+            row["pixel_values"] = pixel_values
+        return row
+
+    def collate(
+        self, rows: Sequence[Mapping[str, Tensor]], *, padding_side: Literal["left", "right"] = "right"
+    ) -> dict[str, Tensor]:
+        """Pads rows to one batch.
+
+        Args:
+            rows: Rows as `encode` returns them; some may have a clip and others none.
+            padding_side: "right" for training, "left" for generation.
+
+        Returns:
+            The sequences (B, L), `attention_mask` (B, L), and `pixel_values` (T, 3, S, S) when any row has a clip.
+        """
+        length = max(len(row["input_ids"]) for row in rows)
+        batch: dict[str, Tensor] = {}
+        for key, value in PADDING.items():
+            fill = self.special.vision if value is None else value
+            padded = torch.full((len(rows), length), fill)
+            for i, row in enumerate(rows):
+                sequence = torch.ones_like(row["input_ids"]) if key == "attention_mask" else row[key]
+                start = length - len(sequence) if padding_side == "left" else 0
+                padded[i, start : start + len(sequence)] = sequence
+            batch[key] = padded
+        clips = [row["pixel_values"] for row in rows if "pixel_values" in row]
+        if clips:
+            batch["pixel_values"] = torch.cat(clips)
+        return batch

@@ -1,0 +1,32 @@
+"""The real Llama-3 vocabulary, from the file that the `llama-models` wheel ships (read, not imported)."""
+
+import functools
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+
+SPLIT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Llama 3 cuts text before merging. Source: Meta's Llama 3 tokenizer."""
+
+
+def tokenizer_model_file() -> Path:
+    files = importlib.metadata.files("llama-models") or []
+    (found,) = [file for file in files if file.as_posix() == "llama_models/llama3/tokenizer.model"]
+    return Path(str(found.locate()))
+
+
+@functools.cache
+def llama3_encode() -> Callable[[str], list[int]]:
+    """Returns a function that encodes text without special tokens."""
+    import base64
+
+    import tiktoken
+
+    ranks = {}
+    for line in tokenizer_model_file().read_bytes().splitlines():
+        token, rank = line.split()
+        ranks[base64.b64decode(token)] = int(rank)
+    encoding = tiktoken.Encoding("llama3", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
+    return lambda text: encoding.encode(text, disallowed_special=())
