@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,34 @@ if TYPE_CHECKING:
 
 NUM_CHECKED_INTEGERS = 24
 """Time indices that must be single tokens: the published sampling shows at most seconds 0 to 23."""
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def load_encoder(folder: Path) -> Callable[[str], list[int]]:
+    """Returns the folder's text encoder alone, without transformers.
+
+    Args:
+        folder: Folder with `tokenizer.json`.
+
+    Returns:
+        A function from text to ids, without special tokens.
+
+    Raises:
+        ModelError: when there is no tokenizer, or when it does not encode each time index as one token.
+    """
+    from tokenizers import Tokenizer
+
+    if not (folder / TOKENIZER_FILE).is_file():
+        problem = Problem(TOKENIZER_FILE, "no such file", "the folder's fast tokenizer", "is the download complete?")
+        raise ModelError(f"model {folder}", [problem])
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    _check_digits(encode, folder)
+    return encode
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -27,27 +56,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         The tokenizer.
 
     Raises:
-        ModelError: when there is none, or when it does not encode each time index as one token.
+        ModelError: as `load_encoder`.
     """
     from transformers import PreTrainedTokenizerFast
 
-    if not (folder / "tokenizer.json").is_file():
-        raise ModelError(
-            f"model {folder}",
-            [Problem("tokenizer.json", "no such file", "the folder's fast tokenizer", "is the download complete?")],
-        )
+    load_encoder(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False)
-    split = [i for i in range(NUM_CHECKED_INTEGERS) if len(tokenizer.encode(str(i), add_special_tokens=False)) != 1]
-    if split:
-        raise ModelError(
-            f"model {folder}",
-            [
-                Problem(
-                    "tokenizer.json",
-                    f"{quote(split[0])} in {len(tokenizer.encode(str(split[0]), add_special_tokens=False))} tokens",
-                    f"one token for each integer 0..{NUM_CHECKED_INTEGERS - 1}: they are the time indices",
-                    "use the tokenizer files that the checkpoint was published with",
-                )
-            ],
-        )
+    _check_digits(lambda text: tokenizer.encode(text, add_special_tokens=False), folder)
     return tokenizer
+
+
+def _check_digits(encode: Callable[[str], list[int]], folder: Path) -> None:
+    for number in range(NUM_CHECKED_INTEGERS):
+        ids = encode(str(number))
+        if len(ids) != 1:
+            need = f"one token for each integer 0..{NUM_CHECKED_INTEGERS - 1}: they are the time indices"
+            hint = "use the tokenizer files that the checkpoint was published with"
+            raise ModelError(
+                f"model {folder}", [Problem(TOKENIZER_FILE, f"{quote(number)} in {len(ids)} tokens", need, hint)]
+            )

@@ -1,0 +1,119 @@
+"""Model folders as plain files: what their config.json says, what identifies them, a clean view of them. No torch.
+
+Official folders have no `model_type` and carry `auto_map`, so transformers would ask to run the code that lies in them.
+Here config.json is read as plain JSON, and `make_clean_view` gives other libraries a folder that links the weights and
+tokenizer files beside a configuration without `auto_map`. Code files are never linked, copied or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cvft.errors import ModelError, Problem, quote
+
+MODEL_TYPE = "cogvlm2_video"
+ARCHITECTURE = "CogVLM2VideoForCausalLM"
+OFFICIAL_ARCHITECTURE = "CogVLMVideoForCausalLM"
+"""`architectures` entry of the four published checkpoints. Source: their config.json."""
+
+CODE_SUFFIXES = (".py", ".pyc", ".so")
+NUM_SAMPLED_BYTES = 1 << 20
+
+
+def read_config_json(folder: Path) -> dict[str, Any]:
+    """Reads a folder's config.json as plain JSON and checks that it describes this model.
+
+    Args:
+        folder: Official, merged or tiny model folder.
+
+    Returns:
+        The file's keys and values.
+
+    Raises:
+        ModelError: when it is missing, broken or of another architecture.
+    """
+    path = folder / "config.json"
+    subject = f"model {folder}"
+    if not path.is_file():
+        hint = "is the path right, and the download complete?"
+        raise ModelError(subject, [Problem("config.json", "no such file", "a CogVLM2-Video model folder", hint)])
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(subject, [Problem("config.json", f"broken JSON ({error})", "the published config.json")]) from error
+    names = values.get("architectures") if isinstance(values, dict) else None
+    if names not in ([ARCHITECTURE], [OFFICIAL_ARCHITECTURE]):
+        need = f"{quote(OFFICIAL_ARCHITECTURE)} or {quote(ARCHITECTURE)}"
+        hint = "cvft trains CogVLM2-Video checkpoints (chat, base, caption, VisionReward-Video)"
+        raise ModelError(subject, [Problem("config.json: architectures", quote(names), need, hint)])
+    return dict(values)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Returns a folder's safetensors files in name order.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        hint = "is the download complete? Only safetensors are read, never pickles"
+        raise ModelError(f"model {folder}", [Problem("weights", "no *.safetensors file", "the model's weights", hint)])
+    return files
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Identifies a folder's weights without reading all of them.
+
+    Hashes name, size, first and last MiB of every safetensors file: the header with all tensor names and shapes is in the
+    first. It tells checkpoints apart; it does not prove that the middle of a file is undamaged.
+
+    Args:
+        folder: Model folder.
+
+    Returns:
+        Hexadecimal sha256.
+    """
+    digest = hashlib.sha256()
+    for path in weight_files(folder):
+        num_bytes = path.stat().st_size
+        digest.update(f"{path.name} {num_bytes}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(NUM_SAMPLED_BYTES))
+            file.seek(max(0, num_bytes - NUM_SAMPLED_BYTES))
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def make_clean_view(folder: Path, destination: Path) -> Path:
+    """Makes a folder that other libraries can open without meeting the model's own code.
+
+    Args:
+        folder: Official, merged or tiny model folder.
+        destination: Folder to make; replaced when it exists.
+
+    Returns:
+        `destination`.
+
+    Raises:
+        ModelError: when config.json cannot be used or weights are missing.
+    """
+    values = read_config_json(folder)
+    weight_files(folder)
+    values.pop("auto_map", None)
+    values.update(architectures=[ARCHITECTURE], model_type=MODEL_TYPE)
+    aside = destination.with_name(f"{destination.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for entry in sorted(folder.iterdir()):
+        if entry.is_file() and entry.suffix not in CODE_SUFFIXES and entry.name != "config.json":
+            (aside / entry.name).symlink_to(os.path.relpath(entry.resolve(), aside.resolve()))
+    (aside / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(destination, ignore_errors=True)
+    aside.rename(destination)
+    return destination
