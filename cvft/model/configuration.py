@@ -7,6 +7,8 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from cvft._autoload import register_with_transformers
+
 RopePrecision = Literal["checkpoint", "fp32"]
 
 ROPE_THETA = 500000.0
@@ -144,3 +146,7 @@ class CogVLM2VideoConfig(PreTrainedConfig):
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads
+
+
+# for whoever imports this module before transformers: the registration had to wait for the class above
+register_with_transformers()

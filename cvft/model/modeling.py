@@ -21,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from cvft._autoload import register_with_transformers
 from cvft.model.configuration import ROPE_THETA, CogVLM2VideoConfig
 from cvft.model.positions import VISION_TYPE, position_ids_from_types
 from cvft.model.vision import VisionTower
@@ -392,3 +393,7 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
         if types is not None:
             updated["token_type_ids"] = torch.cat((types, types.new_zeros(types.shape[0], num_new_tokens)), dim=1)
         return updated
+
+
+# for whoever imports this module before transformers: the registration had to wait for the class above
+register_with_transformers()
