@@ -1,0 +1,69 @@
+"""A recipe -> its fingerprint, its snapshot in a run folder, and its JSON schema for editors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from cvft.recipe.schema import Recipe
+from cvft.recipe.yaml_text import dump_yaml
+
+NOT_IDENTITY: tuple[str, ...] = ("name", "output")
+"""Where a run lies is not what it is."""
+
+NOT_WEIGHTS: tuple[str, ...] = (
+    "export",
+    "eval",
+    "train.logging_steps",
+    "train.keep_checkpoints",
+    "train.num_workers",
+)
+"""Settings that leave the trained weights bit for bit the same: they may change when a run is continued."""
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """Returns the sha256 of everything the recipe says, as 64 hex digits; name and output folder do not count."""
+    return _digest(_without(recipe, NOT_IDENTITY))
+
+
+def weights_fingerprint(recipe: Recipe) -> str:
+    """Returns the sha256 of what decides the trained weights: two recipes that share it train the same adapter."""
+    return _digest(_without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS)))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Returns the recipe as YAML with every setting stated; loading it gives an equal recipe."""
+    return dump_yaml(recipe.to_dict())
+
+
+def schema_json() -> str:
+    """Returns the JSON schema of a recipe *file*, for editors and other tools.
+
+    A file may leave out what it extends, so `model` and `data` are only required of a file without `extends`.
+    """
+    schema = Recipe.model_json_schema()
+    for definition in schema["$defs"].values():
+        definition.pop("required", None)
+    schema.pop("required", None)
+    schema["properties"] = {
+        "extends": {"type": "string", "description": "Recipe file to start from, relative to this one."},
+        **schema["properties"],
+    }
+    schema["anyOf"] = [{"required": ["extends"]}, {"required": ["model", "data"]}]
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "cvft recipe"
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _without(recipe: Recipe, paths: tuple[str, ...]) -> dict[str, Any]:
+    values = recipe.to_dict()
+    for path in paths:
+        section, _, key = path.rpartition(".")
+        (values[section] if section else values).pop(key)
+    return values
+
+
+def _digest(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

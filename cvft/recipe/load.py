@@ -1,0 +1,297 @@
+"""A recipe file, the files it extends and overrides -> one `Recipe`, with every problem told at once.
+
+Layers, later over earlier: the farthest ancestor, ..., the file itself, the overrides. Sections merge key by key,
+lists are replaced. Relative paths belong to the file that states them; in an override, to the current directory.
+No file but recipes is read: whether the data and the model exist is for others to say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cvft.errors import Problem, RecipeError, nearest, quote
+from cvft.recipe.explain import conflicts_of, explain, unknown_key
+from cvft.recipe.fingerprint import fingerprint
+from cvft.recipe.names import iter_fields, key_names, section_names
+from cvft.recipe.schema import Recipe
+from cvft.recipe.yaml_text import parse_scalar, parse_yaml
+
+EITHER_OR: tuple[tuple[str, str], ...] = (("train.epochs", "train.max_steps"), ("data.val", "data.val_fraction"))
+"""Settings of which one replaces the other: a layer that states one drops the other from the layers below it."""
+
+PATH_KEYS: tuple[str, ...] = ("data.train", "data.val", "data.video_root")
+"""Settings that always hold a path. `model.path` may hold a name; `output.root` stays with the current directory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedRecipe:
+    """A recipe and where it came from.
+
+    Args:
+        recipe: The settings; its `name` is always set and its data paths are absolute.
+        path: The recipe file, as it was given.
+        chain_of_files: Every file read: the recipe, then what it extends, nearest first.
+        overrides: The overrides, as they were given.
+    """
+
+    recipe: Recipe
+    path: Path
+    chain_of_files: tuple[Path, ...]
+    overrides: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """The recipe's fingerprint."""
+        return fingerprint(self.recipe)
+
+    @property
+    def subject(self) -> str:
+        """The recipe in the headline of an error."""
+        return f"recipe {self.path}"
+
+
+@dataclass(frozen=True)
+class _Layer:
+    values: dict[str, Any]  # {section: {key: value}}
+    source: str  # what messages add to a key path; empty for the recipe itself
+
+
+def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Loads a recipe file.
+
+    Args:
+        path: The YAML file.
+        overrides: `key.path=value` texts; values are typed like the file's.
+
+    Returns:
+        The recipe with its sources.
+
+    Raises:
+        RecipeError: the recipe cannot be read or does not fit the schema; it lists every problem found.
+    """
+    path = Path(path)
+    subject = f"recipe {path}"
+    layers, files = _read_chain(path, subject=subject)
+    layer, problems = _parse_overrides(overrides)
+    recipe = _build([*layers, layer], name=default_name(path), subject=subject, problems=problems)
+    return LoadedRecipe(recipe=recipe, path=path, chain_of_files=tuple(files), overrides=tuple(overrides))
+
+
+def recipe_from_dict(values: Mapping[str, Any], *, subject: str = "recipe") -> Recipe:
+    """Builds a recipe from plain values, with the same messages as a file; paths are taken as they stand.
+
+    Raises:
+        RecipeError: the values do not fit the schema.
+    """
+    return _build([_Layer(_copy(values), "")], name=None, subject=subject, problems=[])
+
+
+def default_name(path: Path) -> str:
+    """The run name that a recipe's file name gives: characters that a folder name should not have become `-`."""
+    name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in path.stem)
+    return name.lstrip("._-")[:100] or "run"
+
+
+def _read_chain(path: Path, *, subject: str) -> tuple[list[_Layer], list[Path]]:
+    layers: list[_Layer] = []
+    files: list[Path] = []
+    seen: list[Path] = []
+    stated_by: Path | None = None
+    while True:
+        real = path.resolve()
+        if real in seen:
+            round_trip = " -> ".join(str(file) for file in [*files[seen.index(real) :], path])
+            problem = Problem(f"{stated_by}: extends", f"the circle {quote(round_trip)}", "a chain of files that ends")
+            raise RecipeError(subject, [problem])
+        values = _read_file(path, subject=subject, stated_by=stated_by)
+        files.append(path)
+        seen.append(real)
+        parent = values.pop("extends", _ABSENT)
+        _anchor_paths(values, path.parent)
+        layers.insert(0, _Layer(values, "" if stated_by is None else f" (in {path})"))
+        if parent is _ABSENT:
+            return layers, files
+        if not isinstance(parent, str) or not parent.strip():
+            where = "extends" if stated_by is None else f"{path}: extends"
+            raise RecipeError(subject, [Problem(where, quote(parent), "the path of one recipe file")])
+        stated_by = path
+        path = Path(os.path.normpath(path.parent / Path(parent).expanduser()))
+
+
+_ABSENT = object()
+
+
+def _read_file(path: Path, *, subject: str, stated_by: Path | None) -> dict[str, Any]:
+    where = str(path) if stated_by is None else f"{stated_by}: extends"
+    what = "" if stated_by is None else f"{quote(path)}, "
+    if path.is_dir():
+        raise RecipeError(subject, [Problem(where, f"{what}a folder", "a recipe file", _hint_near(path / "x.yaml"))])
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        problem = Problem(where, f"{what}no such file", "a recipe file", _hint_near(path))
+        raise RecipeError(subject, [problem]) from None
+    except OSError as error:
+        problem = Problem(where, f"{what}{error.strerror or error}", "a file that can be read")
+        raise RecipeError(subject, [problem]) from None
+    except UnicodeDecodeError as error:
+        problem = Problem(str(path), f"the byte {error.object[error.start]:#04x} at {error.start}", "UTF-8 text")
+        raise RecipeError(subject, [problem]) from None
+    value, problems = parse_yaml(text, where=str(path))
+    if problems:
+        raise RecipeError(subject, problems)
+    if value is None:
+        raise RecipeError(subject, [Problem(str(path), "nothing in it", "sections such as `model:` and `data:`")])
+    if not isinstance(value, dict):
+        kind = "a list" if isinstance(value, list) else f"the text {quote(value)}"
+        raise RecipeError(subject, [Problem(str(path), kind, "sections such as `model:` and `data:`")])
+    # A section whose lines are all commented out reads as null; it states nothing.
+    return {key: {} if inner is None and key in section_names() else inner for key, inner in value.items()}
+
+
+def _hint_near(path: Path) -> str:
+    folder = path.parent
+    names = sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
+    near = nearest(path.name, names) or names[:3]
+    if not near:
+        return ""
+    shown = " or ".join(quote(folder / name) for name in near)
+    return f"did you mean {shown}?"
+
+
+def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
+    # Absolute, so that a recipe has one fingerprint from every current directory; lexical, so that a link stays a link.
+    for key_path in PATH_KEYS:
+        section, _, key = key_path.partition(".")
+        inner = values.get(section)
+        if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key].strip():
+            inner[key] = os.path.abspath(folder / Path(inner[key]).expanduser())
+    model = values.get("model")
+    if isinstance(model, dict) and isinstance(model.get("path"), str):
+        model["path"] = _anchor_model(model["path"], folder)
+
+
+def _anchor_model(text: str, folder: Path) -> str:
+    if text == "tiny" or not text.strip():
+        return text
+    local = folder / Path(text).expanduser()
+    looks_local = text in (".", "..") or text.startswith(("./", "../", "/", "~"))
+    return os.path.abspath(local) if looks_local or local.exists() else text
+
+
+def _parse_overrides(overrides: Sequence[str]) -> tuple[_Layer, list[Problem]]:
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    fields = dict(iter_fields())
+    seen: set[str] = set()
+    for text in overrides:
+        path, sign, raw = text.partition("=")
+        path = path.strip()
+        where = f"{path}{_COMMAND_LINE}"
+        if not sign or not path:
+            problems.append(Problem(f"override {quote(text)}", "no `key.path=value`", "such as `lora.rank=16`"))
+        elif path in section_names():
+            example = f"{path}.{key_names(path)[0]}=..."
+            problems.append(Problem(where, "a whole section", f"one setting of it, such as {quote(example)}"))
+        elif path not in fields:
+            problems.append(unknown_key(path, where=where))
+        elif path in seen:
+            problems.append(Problem(where, "the setting twice", "each setting once", "remove one of the two"))
+        else:
+            seen.add(path)
+            value, complaint = parse_scalar(raw)
+            if complaint:
+                problems.append(Problem(where, f"{quote(raw)}: {complaint}", "a YAML value", "quote it"))
+            else:
+                section, _, key = path.rpartition(".")
+                (values.setdefault(section, {}) if section else values)[key] = value
+    _anchor_paths(values, Path.cwd())
+    return _Layer(values, _COMMAND_LINE), problems
+
+
+_COMMAND_LINE = " (command line)"
+
+
+def _merge(layers: Sequence[_Layer]) -> tuple[dict[str, Any], dict[str, str]]:
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for layer in layers:
+        for pair in EITHER_OR:
+            _drop_replaced(merged, layer.values, pair)
+        for name, value in layer.values.items():
+            origin[name] = layer.source
+            if isinstance(value, dict) and name in section_names():
+                inner = merged.get(name)
+                merged[name] = {**(inner if isinstance(inner, dict) else {}), **value}
+                origin.update({f"{name}.{key}": layer.source for key in value})
+            else:
+                merged[name] = value
+    for name in section_names():
+        merged.setdefault(name, {})
+    return merged, origin
+
+
+def _drop_replaced(merged: dict[str, Any], layer: dict[str, Any], pair: tuple[str, str]) -> None:
+    for stated, replaced in (pair, pair[::-1]):
+        section, _, key = stated.partition(".")
+        other = replaced.partition(".")[2]
+        new, old = layer.get(section), merged.get(section)
+        if isinstance(new, dict) and isinstance(old, dict) and new.get(key) is not None and other not in new:
+            old.pop(other, None)
+
+
+def _build(layers: Sequence[_Layer], *, name: str | None, subject: str, problems: list[Problem]) -> Recipe:
+    values, origin = _merge(layers)
+    if name is not None and values.get("name") is None:
+        values["name"] = name
+
+    def label(path: str) -> str:
+        return f"{path}{origin.get(path, '')}"
+
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        told, at_fault = explain(error, values, label=label)
+        conflicts = _conflicts_beside(values, at_fault) if at_fault else conflicts_of(error)
+        told += [
+            Problem(label(problem.where), problem.got, problem.need, problem.hint)
+            for problem, reads in conflicts
+            if not at_fault.intersection(reads)
+        ]
+        raise RecipeError(subject, [*problems, *told]) from None
+    if problems:
+        raise RecipeError(subject, problems)
+    return recipe
+
+
+def _conflicts_beside(values: dict[str, Any], at_fault: set[str]) -> list[tuple[Problem, tuple[str, ...]]]:
+    """Finds the conflicts among the settings that are right by themselves.
+
+    pydantic checks rules between settings only when every setting is right, and a reader wants to hear all at once.
+    """
+    rest = _copy(values)
+    for path in at_fault:
+        section, _, key = path.rpartition(".")
+        if section:
+            rest[section].pop(key, None)
+        elif path in section_names():
+            rest[path] = {}
+        else:
+            rest.pop(path, None)
+    for section, key in (("model", "path"), ("data", "train")):
+        rest[section].setdefault(key, "stands in for what is missing")
+    try:
+        Recipe.model_validate(rest)
+    except ValidationError as error:
+        return conflicts_of(error)
+    return []
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}

@@ -1,0 +1,206 @@
+"""Rules between settings: each refuses one combination and says which other value would do.
+
+A rule names the settings it reads, so that nobody is told twice that one of them is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cvft.errors import Problem, RecipeError, quote
+
+if TYPE_CHECKING:
+    from cvft.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule: the key paths it reads, and the check that returns its problems."""
+
+    reads: tuple[str, ...]
+    check: Callable[[Recipe], Iterable[Problem]]
+
+
+class ConflictError(RecipeError):
+    """Settings that are right by themselves contradict each other.
+
+    Args:
+        subject: What was read.
+        conflicts: Each problem with the key paths that its rule reads.
+    """
+
+    def __init__(self, subject: str, conflicts: Iterable[tuple[Problem, tuple[str, ...]]]) -> None:
+        self.conflicts = tuple(conflicts)
+        super().__init__(subject, [problem for problem, _ in self.conflicts])
+
+
+def find_conflicts(recipe: Recipe) -> list[tuple[Problem, tuple[str, ...]]]:
+    """Returns every broken rule's problem with the key paths that the rule reads."""
+    return [(problem, rule.reads) for rule in RULES for problem in rule.check(recipe)]
+
+
+def check_global_batch(recipe: Recipe, *, num_ranks: int) -> Problem | None:
+    """Returns a problem unless the global batch divides into whole micro batches on every rank."""
+    rows, micro = recipe.train.global_batch_rows, recipe.train.micro_batch_rows
+    unit = micro * num_ranks
+    if rows % unit == 0:
+        return None
+    below, above = rows - rows % unit, rows - rows % unit + unit
+    near = f"{quote(below)} or {quote(above)}" if below else quote(above)
+    shares = f"train.micro_batch_rows {micro}" + (f" x {num_ranks} ranks" if num_ranks > 1 else "")
+    return Problem("train.global_batch_rows", quote(rows), f"a multiple of {unit} ({shares})", f"nearest: {near}")
+
+
+def _one_val_source(recipe: Recipe) -> Iterable[Problem]:
+    data = recipe.data
+    if data.val is not None and data.val_fraction is not None:
+        yield Problem(
+            "data.val_fraction",
+            f"{quote(data.val_fraction)} beside a val file",
+            "one of `data.val` and `data.val_fraction`",
+            "a val file is used whole: remove `data.val_fraction`",
+        )
+
+
+def _one_length(recipe: Recipe) -> Iterable[Problem]:
+    train = recipe.train
+    if train.epochs is not None and train.max_steps is not None:
+        yield Problem(
+            "train.max_steps",
+            f"{quote(train.max_steps)} beside `train.epochs` {train.epochs:g}",
+            "one of `train.epochs` and `train.max_steps`",
+            "remove one of the two",
+        )
+    if train.epochs is None and train.max_steps is None:
+        yield Problem(
+            "train.epochs",
+            "`null` and no `train.max_steps`",
+            "one of `train.epochs` and `train.max_steps`",
+            "set `train.max_steps`, or remove `epochs: null`",
+        )
+
+
+def _targets_are_modules(recipe: Recipe) -> Iterable[Problem]:
+    targets = recipe.lora.targets
+    if isinstance(targets, str):
+        return
+    words = [name for name in targets if name in ("qkv", "all-linear")]
+    if words:
+        yield Problem(
+            "lora.targets",
+            f"{quote(words[0])} in a list",
+            "module names in a list, or that word alone",
+            f"write `targets: {words[0]}`",
+        )
+    twice = sorted({name for name in targets if targets.count(name) > 1})
+    if twice:
+        yield Problem("lora.targets", f"{quote(twice[0])} more than once", "each module name once", "remove the second")
+
+
+def _parts_need_all_linear(recipe: Recipe) -> Iterable[Problem]:
+    targets = recipe.lora.targets
+    if targets == "all-linear":
+        return
+    shown = "`qkv`" if targets == "qkv" else "a list of modules"
+    for key in ("train_vision_tower", "train_projector"):
+        if getattr(recipe.lora, key):
+            yield Problem(
+                f"lora.{key}",
+                f"`true` with `lora.targets` {shown}",
+                "`false`: it has an effect with `all-linear` only",
+                "set `lora.targets: all-linear`",
+            )
+
+
+def _kernel_fits(recipe: Recipe) -> Iterable[Problem]:
+    if recipe.model.attention != "flash_attention_2":
+        return
+    if recipe.model.dtype == "fp32":
+        yield Problem(
+            "model.attention",
+            "`flash_attention_2` with `model.dtype` fp32",
+            "`auto`, `sdpa` or `eager`: that kernel computes in bf16 only",
+            "set `model.attention: auto`",
+        )
+    if recipe.parallel.device == "cpu":
+        yield Problem(
+            "model.attention",
+            "`flash_attention_2` with `parallel.device` cpu",
+            "`auto`, `sdpa` or `eager`: that kernel needs a GPU",
+            "set `model.attention: auto`",
+        )
+
+
+def _ranks_fit_strategy(recipe: Recipe) -> Iterable[Problem]:
+    parallel = recipe.parallel
+    strategy, num_gpus = parallel.strategy, parallel.num_gpus
+    if strategy == "single":
+        if num_gpus != "auto" and num_gpus > 1:
+            yield Problem(
+                "parallel.num_gpus",
+                f"{quote(num_gpus)} with `parallel.strategy` single",
+                "1, or a strategy of several ranks",
+                "set `parallel.strategy: zero2`",
+            )
+    elif num_gpus == "auto" and parallel.device == "cpu":
+        yield Problem(
+            "parallel.num_gpus",
+            "`auto` with `parallel.device` cpu",
+            "the number of processes, for there are no GPUs to count",
+            "set `parallel.num_gpus: 2`",
+        )
+    elif num_gpus == 1 and strategy != "zero2_offload":
+        # Offloading moves optimizer state to the host with one rank too; the others have nothing to share.
+        yield Problem(
+            "parallel.strategy",
+            f"{quote(strategy)} with `parallel.num_gpus` 1",
+            "`single` or `zero2_offload` for one rank",
+            "set `parallel.strategy: single`",
+        )
+
+
+def _batch_divides(recipe: Recipe) -> Iterable[Problem]:
+    num_gpus = recipe.parallel.num_gpus
+    # With `auto` the number of ranks is known on the machine only; accumulation_steps() checks again there.
+    problem = check_global_batch(recipe, num_ranks=1 if num_gpus == "auto" else num_gpus)
+    if problem is not None:
+        yield problem
+
+
+def _eval_has_rows(recipe: Recipe) -> Iterable[Problem]:
+    if recipe.data.val is None and recipe.data.val_fraction == 0 and recipe.train.eval_steps is not None:
+        yield Problem(
+            "train.eval_steps",
+            f"{quote(recipe.train.eval_steps)} with `data.val_fraction` 0",
+            "`null`: there are no val rows",
+            "remove `train.eval_steps`, or hold out some clips",
+        )
+
+
+def _export_has_effect(recipe: Recipe) -> Iterable[Problem]:
+    if recipe.export.merge:
+        return
+    for key, field in type(recipe.export).model_fields.items():
+        value = getattr(recipe.export, key)
+        if key != "merge" and value != field.default:
+            yield Problem(
+                f"export.{key}",
+                f"{quote(value)} with `export.merge` false",
+                "no such setting: nothing is merged",
+                f"remove `export.{key}`",
+            )
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(("data.val", "data.val_fraction"), _one_val_source),
+    Rule(("train.epochs", "train.max_steps"), _one_length),
+    Rule(("lora.targets",), _targets_are_modules),
+    Rule(("lora.targets", "lora.train_vision_tower", "lora.train_projector"), _parts_need_all_linear),
+    Rule(("model.attention", "model.dtype", "parallel.device"), _kernel_fits),
+    Rule(("parallel.strategy", "parallel.num_gpus", "parallel.device"), _ranks_fit_strategy),
+    Rule(("train.global_batch_rows", "train.micro_batch_rows", "parallel.num_gpus"), _batch_divides),
+    Rule(("train.eval_steps", "data.val", "data.val_fraction"), _eval_has_rows),
+    Rule(("export.merge", "export.dtype", "export.verify_rows", "export.max_shard_gib"), _export_has_effect),
+)

@@ -1,0 +1,278 @@
+"""The recipe: one frozen, typed value that says everything about a fine-tuning run.
+
+A YAML file becomes a `Recipe` in `load.py`; a Python caller may build the same value directly. No field is read from
+the machine, and validation touches no file: a recipe is right or wrong by itself. Each field says what it means, in
+which unit, and what raising it costs; choices and bounds are in its type.
+
+Refused are unknown keys, values of another type (a quoted number is text), and settings that would have no effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from cvft.errors import Problem, RecipeError
+from cvft.recipe.rules import ConflictError, check_global_batch, find_conflicts
+
+DEFAULT_EPOCHS = 3.0
+"""Epochs when a recipe states neither epochs nor steps.
+
+Source: the published fine-tuning command for cogvlm2-video in the ms-swift documentation.
+"""
+
+DEFAULT_VAL_FRACTION = 0.05
+"""Share of the clips held out when a recipe names neither a val file nor a share."""
+
+
+def _to_path(value: object) -> object:
+    # Strict mode takes only Path objects; a YAML file can only say text. An empty text would silently mean ".".
+    return Path(value) if isinstance(value, str) and value.strip() else value
+
+
+def _to_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+FilePath = Annotated[Path, BeforeValidator(_to_path), PlainSerializer(str, return_type=str)]
+Text = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
+Targets = Annotated[
+    Literal["qkv", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)], BeforeValidator(_to_tuple)
+]
+
+
+class Section(BaseModel):
+    """Base of every section: frozen, strict about types, no unknown keys, finite numbers."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+
+class Model(Section):
+    """The checkpoint to start from, and how it computes."""
+
+    path: Text
+    """Model folder, the word `tiny` for the small trained model inside the package, or a hub id."""
+    template: Literal["auto", "chat", "base", "vqa", "swift"] = "auto"
+    """Token layout of a conversation. `auto` follows the checkpoint; `swift` is what ms-swift's own template feeds."""
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """Precision of the frozen weights and of the computation. fp32 takes twice the memory and more time."""
+    rope_precision: Literal["checkpoint", "fp32"] = "checkpoint"
+    """Precision of the rotary table: as in the published code, or exact, which changes the logits slightly."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
+    """Attention kernel. `eager` is slow and keeps every weight in memory."""
+
+
+class Data(Section):
+    """The rows to learn from and to evaluate on."""
+
+    train: FilePath
+    """JSON or JSONL file of rows, relative to this recipe."""
+    val: FilePath | None = None
+    """Rows held out from training, in the same format. Without it, clips of the train file are held out."""
+    val_fraction: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Share of the train file's clips to hold out when there is no val file; 0 trains on all and evaluates nothing."""
+    video_root: FilePath | None = None
+    """Folder that relative video paths start from; without it, the folder of the rows' own file."""
+    on_bad_clip: Literal["error", "quarantine"] = "error"
+    """What an unusable clip does: stop before training, or leave its rows out and list them with the reason."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Longest row allowed, in tokens. A longer one is an error and never cut; memory grows with the longest row."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _hold_out_by_default(cls, values: object) -> object:
+        if isinstance(values, Mapping) and values.get("val") is None and values.get("val_fraction") is None:
+            return {**values, "val_fraction": DEFAULT_VAL_FRACTION}
+        return values
+
+
+class Video(Section):
+    """How a clip becomes frames."""
+
+    sampling: Literal["auto", "chat", "base", "uniform"] = "auto"
+    """Which frames are taken. `chat`: one per second; `base`: evenly over a minute; `uniform`: over the whole clip."""
+    max_frames: int = Field(default=24, ge=1, le=24)
+    """Most frames of a clip. On the published checkpoint each costs 66 tokens of memory and time."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+    """Library that decodes; never replaced by another behind your back."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds one clip may take to decode before it counts as bad."""
+    memory_gib: float = Field(default=4.0, gt=0)
+    """Memory that decoding may take per process, in GiB. Higher lets larger clips in, and hostile ones."""
+
+
+class Lora(Section):
+    """The adapter."""
+
+    targets: Targets = "qkv"
+    """Modules that get an adapter. `all-linear` learns more than `qkv` and costs several times its parameters."""
+    rank: int = Field(default=8, ge=1)
+    """Rank of each update. Adapter weights and optimizer state grow in proportion."""
+    alpha: int = Field(default=32, ge=1)
+    """Numerator of the scale alpha/rank of each update. Raising it acts like a higher learning rate."""
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+    """Share of adapter inputs zeroed in training. Higher resists overfitting and learns more slowly."""
+    dora: bool = False
+    """Learn each update's magnitude and direction apart. Often better at low rank; slower steps."""
+    rslora: bool = False
+    """Scale by alpha/sqrt(rank), so that a high rank keeps its effect."""
+    train_vision_tower: bool = False
+    """Put adapters on the vision tower too. Costs its activations; vision features can no longer be computed once."""
+    train_projector: bool = False
+    """Put adapters on the layers between vision tower and language model too."""
+
+
+class Optim(Section):
+    """AdamW and the learning-rate schedule."""
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate. Too high diverges, too low learns nothing in the epochs given."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Pull of the adapter weights towards zero per step, relative to the learning rate."""
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises from zero to its peak."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Course of the learning rate after warm-up."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm when they exceed it."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the running mean of gradients; higher smooths more."""
+    adam_beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the running mean of squared gradients; higher adapts more slowly."""
+
+
+class Train(Section):
+    """How long and in which portions."""
+
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the train rows; time grows in proportion."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps, instead of epochs."""
+    global_batch_rows: int = Field(default=16, ge=1)
+    """Rows per optimizer step over all ranks. More gives smoother and fewer steps."""
+    micro_batch_rows: int = Field(default=1, ge=1)
+    """Rows one rank computes at a time. Faster on small rows; activation memory grows in proportion."""
+    gradient_checkpointing: bool = True
+    """Recompute activations in the backward pass: much less memory for about a third more time."""
+    logging_steps: int = Field(default=5, ge=1)
+    """Steps between two points of the loss curve."""
+    save_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between checkpoints; without it, one at the end of each epoch. Fewer steps lose less when killed."""
+    eval_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps between measurements of the val loss; without it, one at the end of each epoch."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Checkpoints kept on disk, the newest."""
+    num_workers: int = Field(default=1, ge=0)
+    """Processes per rank that prepare rows; 0 prepares them in the training process. Each takes memory."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_by_default(cls, values: object) -> object:
+        if isinstance(values, Mapping) and "epochs" not in values and values.get("max_steps") is None:
+            return {**values, "epochs": DEFAULT_EPOCHS}
+        return values
+
+
+class Parallel(Section):
+    """How the work is spread over ranks."""
+
+    strategy: Literal["single", "ddp", "zero1", "zero2", "zero2_offload", "zero3"] = "single"
+    """One process, copies of the model, or DeepSpeed stages; a higher stage shards more memory and talks more."""
+    num_gpus: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Ranks on this machine: one per GPU, or processes on a CPU. `auto` takes every GPU, or one with `single`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; `auto` takes a GPU where there is one."""
+
+
+class Export(Section):
+    """The merged model and its verification."""
+
+    merge: bool = True
+    """Write base and adapter as one model folder, as large as the base."""
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Precision of the merged weights; `auto` keeps the model's."""
+    verify_rows: int = Field(default=8, ge=1)
+    """Val rows on which adapter and merged model must agree; time grows in proportion."""
+    max_shard_gib: float = Field(default=4.5, gt=0)
+    """Largest weight file of the merged folder, in GiB."""
+
+
+class Eval(Section):
+    """Generation on the val rows, and its comparison with the base model."""
+
+    batch_rows: int = Field(default=4, ge=1)
+    """Rows answered at a time. Faster; cache memory grows in proportion."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Longest answer, in tokens. A longer one is cut there and counted as it stands."""
+    compare_base: bool = True
+    """Answer with the base model too, which takes the same time again."""
+    num_rows: Annotated[int, Field(ge=1)] | None = None
+    """Only this many rows, from the head of the val file; the metrics state the count. Fewer is faster and noisier."""
+
+
+class Output(Section):
+    """Where runs go."""
+
+    root: FilePath = Path("runs")
+    """Folder that holds one folder per run, relative to the current directory."""
+
+
+class Recipe(Section):
+    """Everything about one run; the sections hold the settings."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] | None = None
+    """Name of the run's folder; without it, the recipe's file name."""
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """Decides the adapter's first weights, the order of rows, dropout and the val split."""
+    model: Model
+    data: Data
+    video: Video = Video()
+    lora: Lora = Lora()
+    optim: Optim = Optim()
+    train: Train = Train()
+    parallel: Parallel = Parallel()
+    export: Export = Export()
+    eval: Eval = Eval()
+    output: Output = Output()
+
+    @model_validator(mode="after")
+    def _no_conflicts(self) -> Recipe:
+        conflicts = find_conflicts(self)
+        if conflicts:
+            raise ConflictError("recipe", conflicts)
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of this run. A recipe built in Python needs a `name` for it; a loaded one has it."""
+        if self.name is None:
+            raise RecipeError("recipe", [Problem("name", "nothing", "the name of the run's folder")])
+        return self.output.root / self.name
+
+    def accumulation_steps(self, *, num_ranks: int) -> int:
+        """Micro batches that each rank adds up into one optimizer step.
+
+        Args:
+            num_ranks: Ranks that really run; known only on the machine when `parallel.num_gpus` is `auto`.
+
+        Raises:
+            RecipeError: the global batch cannot be shared out evenly.
+        """
+        problem = check_global_batch(self, num_ranks=num_ranks)
+        if problem is not None:
+            raise RecipeError(f"recipe {self.name}" if self.name else "recipe", [problem])
+        return self.train.global_batch_rows // (self.train.micro_batch_rows * num_ranks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain values that JSON and YAML can hold, every setting stated."""
+        return self.model_dump(mode="json")
