@@ -1,0 +1,157 @@
+"""Decodes every clip once before training: rows -> rows whose clip decodes, rows set aside with the reason, facts.
+
+Refuses, or sets aside where asked to, every row whose clip does not decode; never puts another row in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from cvft.data.files import write_text_atomically
+from cvft.data.rows import Row
+from cvft.data.video.sample import Sampling
+from cvft.data.video.worker import ClipFacts, DecodeWorker
+from cvft.errors import ClipError, DataError, Problem
+
+_MAX_LINES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A row that was set aside.
+
+    Args:
+        row: The row.
+        reason: Why its clip does not decode, in one line.
+    """
+
+    row: Row
+    reason: str
+
+
+class ClipCheck(NamedTuple):
+    """What `check_clips` found.
+
+    Args:
+        rows: The rows to use, in the order given; text-only rows are among them.
+        quarantined: The rows set aside, in the order given.
+        facts: Clip path -> what is known of it, for each clip of `rows`.
+    """
+
+    rows: list[Row]
+    quarantined: list[Quarantined]
+    facts: Mapping[Path, ClipFacts]
+
+
+def check_clips(
+    rows: Sequence[Row],
+    *,
+    sampling: Sampling,
+    decoder: str = "pyav",
+    on_bad_clip: Literal["error", "quarantine"] = "error",
+    quarantine_file: Path | None = None,
+    timeout_s: float = 20.0,
+    memory_limit_gib: float = 4.0,
+    num_workers: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ClipCheck:
+    """Decodes each distinct clip once, in decode processes, with the rule that training will use.
+
+    Args:
+        rows: Rows as `read_rows` returns them.
+        sampling: The rule.
+        decoder: `pyav` or `decord`.
+        on_bad_clip: `error` refuses the data when any clip is bad; `quarantine` sets the rows of bad clips aside.
+        quarantine_file: Where to write them as JSONL: reason, source, line and the row itself. Needed for
+            `quarantine`. An older file of this name is replaced, or removed when no row is set aside.
+        timeout_s: See `DecodeWorker`.
+        memory_limit_gib: See `DecodeWorker`; for each process.
+        num_workers: Decode processes at the same time.
+        on_progress: Called with the number of clips done and of all clips, after each.
+
+    Returns:
+        The rows to use, the rows set aside, and facts on each clip that decodes.
+
+    Raises:
+        DataError: Clips are bad and `on_bad_clip` is `error`: every one of them, with file, lines and reason. Or no
+            row is left.
+        RunError: The decode process cannot be started at all.
+    """
+    if on_bad_clip == "quarantine" and quarantine_file is None:
+        need = "the name of a file to write"
+        raise DataError("the check of clips", [Problem("quarantine_file", "null", need)])
+    rows_of: dict[Path, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.video is not None:
+            rows_of[row.video].append(row)
+
+    found: dict[Path, ClipFacts | ClipError] = {}
+    workers: queue.SimpleQueue[DecodeWorker] = queue.SimpleQueue()
+    for _ in range(num_workers):
+        workers.put(DecodeWorker(timeout_s=timeout_s, memory_limit_gib=memory_limit_gib))
+
+    def inspect(path: Path) -> ClipFacts | ClipError:
+        worker = workers.get()
+        try:
+            return worker.inspect(path, sampling=sampling, decoder=decoder)
+        except ClipError as error:
+            return error
+        finally:
+            workers.put(worker)
+
+    pool = ThreadPoolExecutor(max_workers=num_workers)
+    try:
+        for path, outcome in zip(rows_of, pool.map(inspect, rows_of), strict=True):
+            found[path] = outcome
+            if on_progress is not None:
+                on_progress(len(found), len(rows_of))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for _ in range(num_workers):
+            workers.get().close()
+
+    bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
+    facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipFacts)}
+    problems = [_tell(path, error, rows_of[path]) for path, error in bad.items()]
+    if bad and on_bad_clip == "error":
+        raise DataError("the clips", problems)
+    good_rows = [row for row in rows if row.video not in bad]
+    quarantined = [Quarantined(row, _explain(bad[row.video])) for row in rows if row.video in bad]
+    if quarantine_file is not None and on_bad_clip == "quarantine":
+        _write_quarantine(quarantined, quarantine_file)
+    if bad and not good_rows:
+        raise DataError("the clips, none of which is left,", problems)
+    return ClipCheck(good_rows, quarantined, facts)
+
+
+def _explain(error: ClipError) -> str:
+    return "; ".join(f"{problem.where}: got {problem.got}, need {problem.need}" for problem in error.problems)
+
+
+def _tell(path: Path, error: ClipError, rows: Sequence[Row]) -> Problem:
+    """Names the rows of a bad clip as well as what is wrong with it."""
+    same_file = [row for row in rows if row.source == rows[0].source][:_MAX_LINES_SHOWN]
+    where = ", ".join([rows[0].place, *(str(row.line) for row in same_file[1:])])
+    num_more = len(rows) - len(same_file)
+    if num_more:
+        where += f" and {num_more} more row{'s' if num_more > 1 else ''}"
+    problem = error.problems[0]
+    return Problem(f"{where} `videos`: {problem.where}", problem.got, problem.need, problem.hint)
+
+
+def _write_quarantine(quarantined: Sequence[Quarantined], path: Path) -> None:
+    if not quarantined:
+        path.unlink(missing_ok=True)
+        return
+    lines = []
+    for item in quarantined:
+        place = {"reason": item.reason, "source": str(item.row.source), "line": item.row.line}
+        lines.append(json.dumps({**place, "row": item.row.to_json()}, ensure_ascii=False, allow_nan=False))
+    write_text_atomically(path, "".join(f"{line}\n" for line in lines))

@@ -1,0 +1,230 @@
+"""Turns a JSON or JSONL file of `query`, `response`, `history`, `videos` into validated rows, and back.
+
+    {"query": "...", "response": "...", "history": [["q", "a"]], "videos": ["clip.mp4"]}  ->  Row
+
+Refuses, naming every line at once: rows without a usable answer, half a history pair, more than one clip, clip files
+that are absent or empty, misspelt columns, and text that is not strict UTF-8 JSON. A file is read whole: line numbers
+of all problems are worth more here than the last drop of memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cvft.data.files import write_text_atomically
+from cvft.data.row_columns import KNOWN_COLUMNS, ColumnReader, Misread
+from cvft.errors import DataError, Problem, quote
+
+_UTF8_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One question with its answer, and the clip that it is about.
+
+    Args:
+        query: The question, verbatim.
+        response: The answer to learn. Empty only when the file was read with `require_response=False`.
+        history: Earlier (question, answer) turns, oldest first.
+        video: The clip, absolute with links resolved, or None for a text-only row.
+        source: The file that the row came from, as it was named to `read_rows`.
+        line: 1-based line of that file, or 1-based item of its JSON array.
+        id: The row's own name, if it has one.
+        extra: Every other column, kept as read.
+        is_item: True when `line` counts items of a JSON array.
+    """
+
+    query: str
+    response: str
+    history: tuple[tuple[str, str], ...]
+    video: Path | None
+    source: Path
+    line: int
+    id: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    is_item: bool = False
+
+    @property
+    def place(self) -> str:
+        """Where the row was read, as messages show it: `FILE:LINE`, or `FILE: item N`."""
+        return _place(self.source, self.line, is_item=self.is_item)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the row as a JSON object that `read_rows` reads back, extra columns last."""
+        columns: dict[str, Any] = {} if self.id is None else {"id": self.id}
+        columns |= {
+            "query": self.query,
+            "response": self.response,
+            "history": [list(turn) for turn in self.history],
+            "videos": [] if self.video is None else [str(self.video)],
+        }
+        return columns | dict(self.extra)
+
+
+def read_rows(path: Path | str, *, video_root: Path | None = None, require_response: bool = True) -> list[Row]:
+    """Reads and validates all rows of a JSON array or JSONL file.
+
+    Args:
+        path: A UTF-8 file. `.jsonl` holds one JSON object per line; any other name may also hold one JSON array.
+        video_root: Folder that relative clip paths start from; by default the folder of `path`.
+        require_response: Whether each row needs an answer. False is for rows that will be answered.
+
+    Returns:
+        The rows in file order, at least one.
+
+    Raises:
+        DataError: With every problem of the file. A clip's existence and size are checked here; whether it is a
+            video is the business of `cvft.data.check.check_clips`.
+
+    Source: modelscope/ms-swift 2.x custom dataset examples for `query`, `response`, `history`, `videos`.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        problem = Problem(str(path), f"a file that cannot be read ({error.strerror})", "a readable JSON or JSONL file")
+        raise DataError(f"data {path}", [problem]) from error
+    problems: list[Problem] = []
+    if raw.startswith(_UTF8_BOM):
+        raw = raw.removeprefix(_UTF8_BOM)
+        hint = "save the file as UTF-8 without a byte order mark"
+        problems.append(Problem(_place(path, 1), "a byte order mark (BOM)", "plain UTF-8", hint))
+
+    is_array = raw.lstrip()[:1] == b"["
+    if is_array and path.suffix == ".jsonl":
+        need, hint = "one JSON object per line", f"rename it to {quote(path.with_suffix('.json').name)}"
+        problems.append(Problem(_place(path, 1), "a JSON array in a .jsonl file", need, hint))
+        raise DataError(f"data {path}", problems)
+
+    objects = _parse_array(path, raw, problems) if is_array else _parse_lines(path, raw, problems)
+    if not objects and not problems:
+        problems.append(Problem(str(path), "no rows", "at least one row"))
+    reader = ColumnReader(video_root or path.parent, require_response=require_response)
+    rows: list[Row] = []
+    for line, columns in objects:
+        place = _place(path, line, is_item=is_array)
+        if not isinstance(columns, dict):
+            problems.append(Problem(place, f"{_kind(columns)} {quote(json.dumps(columns))}", "a JSON object"))
+            continue
+        found = reader.read(columns, place=place)
+        problems += found.problems
+        extra = {key: value for key, value in columns.items() if key not in KNOWN_COLUMNS}
+        if not found.problems:
+            rows.append(
+                Row(
+                    query=found.query,
+                    response=found.response,
+                    history=found.history,
+                    video=found.video,
+                    source=path,
+                    line=line,
+                    id=found.id,
+                    extra=extra,
+                    is_item=is_array,
+                )
+            )
+    if problems:
+        raise DataError(f"data {path}", problems)
+    return rows
+
+
+def write_rows(rows: Iterable[Row], path: Path | str) -> None:
+    """Writes rows as JSONL, whole or not at all, so that `read_rows` gives them back apart from source and line.
+
+    Clip paths are written absolute: the file may then be moved or read with any `video_root`, and the same clip keeps
+    one name in every file of a run. The price is that the file belongs to this machine's folders.
+
+    Args:
+        rows: The rows, in the order to write.
+        path: The file to write; use a `.jsonl` name.
+
+    Raises:
+        OSError: The file cannot be written; an older one is left as it was.
+    """
+    lines = [json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) for row in rows]
+    write_text_atomically(Path(path), "".join(f"{line}\n" for line in lines))
+
+
+def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
+    """Counts the columns that are kept but not trained on, so that a caller can show them once.
+
+    Args:
+        rows: Rows of one or several files.
+
+    Returns:
+        Column name -> number of rows that have it, most frequent first, then by name.
+    """
+    counts = Counter(key for row in rows for key in row.extra)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _place(path: Path, line: int, *, is_item: bool = False) -> str:
+    return f"{path}: item {line}" if is_item else f"{path}:{line}"
+
+
+def _kind(value: object) -> str:
+    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")
+
+
+def _parse_lines(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[int, Any]]:
+    """Parses each line that is not blank. Only a line feed ends a line: U+2028 may stand inside a JSON string."""
+    objects: list[tuple[int, Any]] = []
+    for line, part in enumerate(raw.split(b"\n"), start=1):
+        if not part.strip():
+            continue
+        try:
+            objects.append((line, _parse_json(part)))
+        except Misread as misread:
+            problems.append(Problem(_place(path, line), misread.got, misread.need, misread.hint))
+    return objects
+
+
+def _parse_array(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[int, Any]]:
+    try:
+        return list(enumerate(_parse_json(raw), start=1))
+    except Misread as misread:
+        place = str(path) if misread.line is None else _place(path, misread.line)
+        problems.append(Problem(place, misread.got, misread.need, misread.hint))
+        return []
+
+
+def _parse_json(raw: bytes) -> Any:
+    """Parses strict JSON: no repeated keys, no NaN, no half surrogate pairs, all of which other readers take apart."""
+    try:
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant)
+        if b"\\ud" in raw.lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        got = f"byte 0x{raw[error.start]:02x}, which is not UTF-8"
+        raise Misread(got, "UTF-8 text", "save the file as UTF-8", line=line) from error
+    except UnicodeEncodeError as error:
+        raise Misread("half of a surrogate pair (`\\ud8..`) in a string", "whole characters") from error
+    except json.JSONDecodeError as error:
+        got = f"invalid JSON ({error.msg}, column {error.colno})"
+        raise Misread(got, "one JSON object", line=error.lineno) from error
+    except RecursionError as error:
+        raise Misread("JSON nested too deeply", "one JSON object") from error
+    except ValueError as error:
+        if isinstance(error, Misread):
+            raise
+        raise Misread(f"invalid JSON ({error})", "one JSON object") from error
+    return value
+
+
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    columns = dict(pairs)
+    if len(columns) < len(pairs):
+        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        raise Misread(f"the key {quote(repeated[0])} more than once", "each key once", "remove all but one")
+    return columns
+
+
+def _refuse_constant(name: str) -> None:
+    raise Misread(f"{quote(name)}, which is not JSON", "a number or null")

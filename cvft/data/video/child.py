@@ -1,0 +1,130 @@
+"""The decode process itself: answers one request after the other until its parent closes the pipe.
+
+Started by `cvft.data.video.worker`; see `cvft.data.video.pipe` for what is said.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvft.data.files import hash_file
+from cvft.data.video.decode import Frames, clip_error, decode_clip
+from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, write_all
+from cvft.data.video.sample import Sampling
+from cvft.errors import ClipError
+
+_ALARM_SLACK_S = 10.0
+"""The parent stops a decode in time; only when it cannot, because it is gone, the alarm ends this process."""
+
+
+def serve(requests: RawPipe, answers: RawPipe) -> None:
+    """Answers requests until the parent closes its end. This is the child's whole life.
+
+    Args:
+        requests: Unbuffered pipe to read from.
+        answers: Unbuffered pipe to write to.
+    """
+    send_header(answers, {"ready": True})
+    while True:
+        try:
+            request = receive_header(requests)
+        except EOFError:
+            return
+        timeout_s = float(request["timeout_s"])
+        _set_alarm(timeout_s)
+
+        def tell_duration(duration_s: float, timeout_s: float = timeout_s) -> None:
+            _set_alarm(limit_time(timeout_s, duration_s))
+            send_header(answers, {"opened": float(duration_s)})
+
+        header, frames = _answer(request, tell_duration)
+        send_header(answers, header)
+        if frames is not None:
+            write_all(answers, np.ascontiguousarray(frames).data)
+        _set_alarm(0.0)
+
+
+def _answer(request: dict[str, Any], tell_duration: Callable[[float], None]) -> tuple[dict[str, Any], Frames | None]:
+    path, decoder = Path(request["path"]), request["decoder"]
+    sampling = Sampling(request["strategy"], request["max_frames"])
+    wants_frames = request["wants"] == "frames"
+    told: list[float] = []
+
+    def tell_once(duration_s: float) -> None:
+        if not told:
+            told.append(duration_s)
+            tell_duration(duration_s)
+
+    try:
+        clip = decode_clip(path, sampling=sampling, decoder=decoder, on_duration=tell_once)
+        header = {
+            "shape": clip.frames.shape,
+            "timestamps_s": clip.timestamps_s.tolist(),
+            "frame_indices": clip.frame_indices,
+            "time_indices": clip.time_indices,
+            "num_frames_total": clip.num_frames_total,
+            "avg_fps": clip.avg_fps,
+            "duration_s": clip.duration_s,
+            "decoder": clip.decoder,
+        }
+        if not wants_frames:
+            header["sha256"] = hash_file(path)
+        return {"clip": header}, clip.frames if wants_frames else None
+    except ClipError as error:
+        return _pack_error(error), None
+    except MemoryError:
+        got = f"a clip that needs more than {request['memory_limit_gib']:g} GiB of memory"
+        hint = "scale the clip down, or allow more memory"
+        refusal = clip_error(path, decoder=decoder, got=got, need="one that fits", hint=hint)
+        return {**_pack_error(refusal), "restart": True}, None
+
+
+def _pack_error(error: ClipError) -> dict[str, Any]:
+    return {"subject": error.subject, "problems": [vars(problem) for problem in error.problems]}
+
+
+def _set_alarm(after_s: float) -> None:
+    """Lets the system end this process if the parent is gone and cannot; Python code would never run in a C loop."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, after_s + _ALARM_SLACK_S if after_s else 0.0)
+
+
+def _limit_resources(memory_limit_gib: float) -> None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    with contextlib.suppress(ValueError, OSError):  # a system that forbids it, or a lower limit already
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_bytes = int(memory_limit_gib * 2**30)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+
+
+def main() -> None:
+    """Runs the child: the pipes are kept apart from the standard streams, which libraries may print to."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it then closes the pipe
+    requests = os.fdopen(os.dup(0), "rb", buffering=0)
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    _limit_resources(float(sys.argv[1]))
+    with contextlib.suppress(ImportError):  # load the usual decoder before the first clip's time begins to run
+        importlib.import_module("av")
+    with contextlib.suppress(BrokenPipeError):
+        serve(requests, answers)
+
+
+if __name__ == "__main__":
+    main()

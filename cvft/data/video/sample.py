@@ -1,0 +1,149 @@
+"""Chooses which frames of a clip the model sees, and which integer is written after each.
+
+    timestamps_s float32 (N,), avg_fps  --choose_frames-->  frame indices (T,)  --time_indices-->  integers (T,)
+
+`chat` and `base` are the two rules that CogVLM2-Video was published with; `uniform` is ours, for clips that they would
+cut. Refuses only a frame limit below 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cvft.errors import DataError, Problem, quote
+
+BASE_WINDOW_S = 60
+"""The `base` rule looks at this many seconds. Source: THUDM/CogVLM2 video_demo, frame loading of the base model."""
+
+Float32s = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A rule for choosing frames.
+
+    Args:
+        strategy: `chat` takes the frame nearest to each whole second and stops after `max_frames`, so that a longer
+            clip loses its end. `base` spreads `max_frames` over the first 60 s and repeats frames of short clips.
+            `uniform` spreads at most `max_frames` over the whole clip and never repeats one.
+        max_frames: Most frames to choose. Each costs 66 tokens in the model.
+    """
+
+    strategy: Literal["chat", "base", "uniform"] = "chat"
+    max_frames: int = 24
+
+    def __post_init__(self) -> None:
+        if self.strategy not in ("chat", "base", "uniform"):
+            need = "one of `chat`, `base`, `uniform`"
+            raise DataError("the sampling rule", [Problem("strategy", quote(self.strategy), need)])
+        if self.max_frames < 1:
+            raise DataError("the sampling rule", [Problem("max_frames", quote(self.max_frames), "at least 1")])
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a sampling rule leaves out of a clip, or shows twice.
+
+    Args:
+        shown_s: The rule looks at seconds 0 to `shown_s` of the clip.
+        cut_s: Seconds at the end of the clip that it never looks at; 0 when it looks at all.
+        num_repeated: Chosen frames that had been chosen before.
+        notes: One sentence per thing worth telling; empty when there is nothing.
+    """
+
+    shown_s: float
+    cut_s: float
+    num_repeated: int
+    notes: tuple[str, ...]
+
+
+def choose_frames(timestamps_s: Float32s, *, avg_fps: float, sampling: Sampling) -> list[int]:
+    """Returns the indices of the frames that a rule chooses.
+
+    Args:
+        timestamps_s: Start of each frame in seconds, in display order, shape `(N,)` with N >= 1. The published rules
+            were used with float32 times; float64 chooses other frames at half-frame ties (second 1 at 12.5 fps).
+        avg_fps: Frames per second; only the `base` rule uses it.
+        sampling: The rule.
+
+    Returns:
+        At least one and at most `max_frames` indices into `timestamps_s`, never decreasing for a clip whose times
+        increase. Some stand there twice where the published rule repeats frames.
+
+    Source: THUDM/CogVLM2 video_demo (frame loading of the chat and of the base model).
+    """
+    timestamps_s = np.asarray(timestamps_s, dtype=np.float32)
+    num_total = len(timestamps_s)
+    assert num_total > 0, "a clip without frames has nothing to choose from"
+    if sampling.strategy == "chat":
+        # Python's round: a half goes to the even second, which is what the published code does
+        num_seconds = round(float(timestamps_s.max())) + 1
+        seconds = range(min(num_seconds, sampling.max_frames))
+        return [int(np.abs(timestamps_s - np.float32(second)).argmin()) for second in seconds]
+    if sampling.strategy == "base":
+        num_window = _count_base_window(num_total, avg_fps)
+        return [int(index) for index in np.linspace(0, num_window - 1, sampling.max_frames).astype(int)]
+    num_chosen = min(num_total, sampling.max_frames)
+    return [int(index) for index in np.linspace(0, num_total - 1, num_chosen).astype(int)]
+
+
+def time_indices(timestamps_s: Float32s, *, sampling: Sampling) -> tuple[int, ...]:
+    """Returns the integer that the chat template writes after each chosen frame.
+
+    Args:
+        timestamps_s: Start in seconds of each *chosen* frame, shape `(T,)`.
+        sampling: The rule that chose them.
+
+    Returns:
+        T integers. For `chat` and `base` the number of the frame, 0 to T-1, which for `chat` is also its second. For
+        `uniform` its true second, rounded (a half to the even one), so that answers speak of real seconds.
+
+    Source: the published chat template numbers frames, which are seconds only because it samples one per second.
+    """
+    if sampling.strategy == "uniform":
+        return tuple(round(float(second)) for second in timestamps_s)
+    return tuple(range(len(timestamps_s)))
+
+
+def coverage(
+    frame_indices: Sequence[int], *, num_frames_total: int, avg_fps: float, duration_s: float, sampling: Sampling
+) -> Coverage:
+    """Says what of a clip the model does not get to see, and what it sees twice.
+
+    Args:
+        frame_indices: The chosen frames.
+        num_frames_total: Frames of the clip.
+        avg_fps: Its frames per second.
+        duration_s: Its length in seconds.
+        sampling: The rule that chose them.
+
+    Returns:
+        The cut and repeated parts, with sentences for a report.
+    """
+    shown_s = duration_s
+    if sampling.strategy == "chat":
+        shown_s = min(duration_s, float(sampling.max_frames))
+    elif sampling.strategy == "base":
+        num_window = _count_base_window(num_frames_total, avg_fps)
+        shown_s = duration_s if num_window == num_frames_total else min(duration_s, num_window / avg_fps)
+    if duration_s - shown_s < 0.5 / avg_fps:
+        shown_s = duration_s  # less than half a frame is rounding, not a cut
+    notes = []
+    rule = f"{quote(sampling.strategy)} sampling"
+    if shown_s < duration_s:
+        notes.append(f"clip is {duration_s:.1f} s, {rule} shows its first {shown_s:g} s")
+    num_repeated = len(frame_indices) - len(set(frame_indices))
+    if num_repeated:
+        num_shown = len(frame_indices)
+        notes.append(f"clip has {num_frames_total} frames, {rule} repeats {num_repeated} of the {num_shown} it shows")
+    return Coverage(shown_s=shown_s, cut_s=duration_s - shown_s, num_repeated=num_repeated, notes=tuple(notes))
+
+
+def _count_base_window(num_total: int, avg_fps: float) -> int:
+    """Frames that the `base` rule looks at; at least one, where the published rule would count backwards."""
+    return max(1, min(num_total, int(BASE_WINDOW_S * avg_fps)))

@@ -1,0 +1,322 @@
+"""Decodes clips in a process of its own, so that a decoder that hangs, crashes or eats memory costs one clip.
+
+    path --DecodeWorker.decode--> Clip          path --DecodeWorker.inspect--> ClipFacts (no frame crosses the pipe)
+
+The process is started with `subprocess`, because data loader workers are daemonic and `multiprocessing` forbids those
+to have children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import numpy as np
+
+from cvft.data.video.decode import MAX_FRAME_PX, Clip, Frames, clip_error
+from cvft.data.video.pipe import RawPipe, limit_time, read_exactly, receive_header, send_header
+from cvft.data.video.sample import Sampling, coverage
+from cvft.errors import ClipError, Problem, RunError
+
+_START_TIMEOUT_S = 120.0
+"""For the interpreter and its libraries to load, which may come from a slow network disk."""
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+"""For the child: its libraries would reserve address space per core, which the memory limit counts."""
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """What is known of a clip that was decoded once, without its frames.
+
+    Args:
+        num_frames: Frames that the sampling rule shows.
+        height_px: Height of each, upright.
+        width_px: Width of each, upright.
+        time_indices: The integer that the chat template writes after each.
+        num_frames_total: Frames of the whole clip.
+        avg_fps: Its average frames per second.
+        duration_s: Its length in seconds.
+        decoder: Name of the decoder.
+        sha256: Hash of the file's bytes.
+        notes: Sentences on what the rule cuts off or repeats; see `cvft.data.video.sample.coverage`.
+    """
+
+    num_frames: int
+    height_px: int
+    width_px: int
+    time_indices: tuple[int, ...]
+    num_frames_total: int
+    avg_fps: float
+    duration_s: float
+    decoder: str
+    sha256: str
+    notes: tuple[str, ...]
+
+
+class DecodeWorker:
+    """One decode process, started when it is first needed and again after it ended.
+
+    Use it from one thread at a time. It may be made before a fork or sent to another process: each process that uses
+    it gets a child of its own. The child ends when its parent ends or closes it.
+
+    Args:
+        timeout_s: How long a clip may take, in seconds, before its length is known. Twice the length that the
+            container promises is added when the child has opened it, up to 20 minutes.
+        memory_limit_gib: Most address space of the child (Linux and other systems with `RLIMIT_AS`).
+    """
+
+    def __init__(self, *, timeout_s: float = 20.0, memory_limit_gib: float = 4.0) -> None:
+        self.timeout_s = timeout_s
+        self.memory_limit_gib = memory_limit_gib
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner_pid = -1
+
+    def __enter__(self) -> DecodeWorker:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_process": None, "_owner_pid": -1}
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, or None while there is none."""
+        return self._process.pid if self._process is not None and self._owner_pid == os.getpid() else None
+
+    def decode(self, path: Path | str, *, sampling: Sampling, decoder: str = "pyav") -> Clip:
+        """Decodes the frames that a sampling rule chooses, like `cvft.data.video.decode.decode_clip`.
+
+        Args:
+            path: The clip.
+            sampling: The rule.
+            decoder: `pyav` or `decord`.
+
+        Returns:
+            The chosen frames.
+
+        Raises:
+            ClipError: The clip cannot be decoded, took too long or too much memory, or ended the decode process.
+        """
+        header, frames = self._ask(Path(path), sampling, decoder, wants="frames")
+        return Clip(
+            frames=frames,
+            timestamps_s=np.array(header["timestamps_s"], dtype=np.float32),
+            frame_indices=tuple(header["frame_indices"]),
+            time_indices=tuple(header["time_indices"]),
+            num_frames_total=header["num_frames_total"],
+            avg_fps=header["avg_fps"],
+            duration_s=header["duration_s"],
+            decoder=header["decoder"],
+        )
+
+    def inspect(self, path: Path | str, *, sampling: Sampling, decoder: str = "pyav") -> ClipFacts:
+        """Decodes a clip as `decode` does, but returns only what is known of it: no frame crosses the pipe.
+
+        Args:
+            path: The clip.
+            sampling: The rule.
+            decoder: `pyav` or `decord`.
+
+        Returns:
+            Facts for planning and for a run's manifest.
+
+        Raises:
+            ClipError: As `decode`.
+        """
+        header, _ = self._ask(Path(path), sampling, decoder, wants="facts")
+        num_frames, height_px, width_px, _ = header["shape"]
+        facts = coverage(
+            header["frame_indices"],
+            num_frames_total=header["num_frames_total"],
+            avg_fps=header["avg_fps"],
+            duration_s=header["duration_s"],
+            sampling=sampling,
+        )
+        return ClipFacts(
+            num_frames=num_frames,
+            height_px=height_px,
+            width_px=width_px,
+            time_indices=tuple(header["time_indices"]),
+            num_frames_total=header["num_frames_total"],
+            avg_fps=header["avg_fps"],
+            duration_s=header["duration_s"],
+            decoder=header["decoder"],
+            sha256=header["sha256"],
+            notes=facts.notes,
+        )
+
+    def close(self) -> None:
+        """Ends the child, if this process has one."""
+        process, self._process = self._process, None
+        if process is None or process.stdin is None or process.stdout is None:
+            return
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        if self._owner_pid != os.getpid():  # after a fork the child belongs to the other process: only drop the pipes
+            process.returncode = 0
+        else:
+            try:
+                process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        process.stdout.close()
+
+    def _ask(self, path: Path, sampling: Sampling, decoder: str, *, wants: str) -> tuple[dict[str, Any], Frames]:
+        request = {
+            "path": str(path.absolute()),
+            "strategy": sampling.strategy,
+            "max_frames": sampling.max_frames,
+            "decoder": decoder,
+            "wants": wants,
+            "timeout_s": self.timeout_s,
+            "memory_limit_gib": self.memory_limit_gib,
+        }
+        process = self._send(request)
+        _, answers = _get_pipes(process)
+        patience = _Patience(process, self.timeout_s)
+        frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
+        try:
+            header = receive_header(answers)
+            if "opened" in header:
+                patience.extend(limit_time(self.timeout_s, float(header["opened"])))
+                header = receive_header(answers)
+            if "clip" in header and wants == "frames":
+                frames = _make_array(header["clip"]["shape"], sampling)
+                read_exactly(answers, frames.data)
+        except (EOFError, OSError, ValueError) as error:
+            patience.end()
+            process.kill()
+            exit_code = process.wait()
+            self.close()
+            if patience.is_over:
+                got = f"a decoder that did not finish in {patience.limit_s:g} s"
+                hint = "the process was stopped; re-encode the clip, or allow more time"
+                raise clip_error(path, decoder=decoder, got=got, need="frames in that time", hint=hint) from error
+            raise self._explain_death(path, decoder, exit_code, error) from error
+        except BaseException:  # Ctrl-C in the middle of an answer: the next question must not read the rest of it
+            patience.end()
+            process.kill()
+            self.close()
+            raise
+        patience.end()
+        if patience.is_over or header.get("restart"):  # killed just after the answer; or its memory is in pieces
+            process.kill()
+            self.close()
+        if "clip" in header:
+            return header["clip"], frames
+        raise ClipError(header["subject"], [Problem(**problem) for problem in header["problems"]])
+
+    def _explain_death(self, path: Path, decoder: str, exit_code: int, error: Exception) -> ClipError:
+        if exit_code >= 0:
+            got = f"a decode process that ended with exit code {exit_code}"
+        else:
+            got = f"a decode process that died with signal {-exit_code} ({signal.Signals(-exit_code).name})"
+        if isinstance(error, ValueError):
+            got = "an answer of the decode process that makes no sense"
+        hint = "re-encode the clip, or try another decoder"
+        if exit_code == -signal.SIGKILL and not isinstance(error, ValueError):
+            hint = "the system ends processes this way when it runs out of memory"
+        return clip_error(path, decoder=decoder, got=got, need="frames", hint=hint)
+
+    def _send(self, request: dict[str, Any]) -> subprocess.Popen[bytes]:
+        """Sends to the child, starting one when there is none, or when it ended since the last clip."""
+        for _ in range(2):
+            process = self._ensure_process()
+            requests, _ = _get_pipes(process)
+            try:
+                send_header(requests, request)
+                return process
+            except OSError as error:  # it ended between two clips, which is neither clip's fault
+                process.kill()
+                self.close()
+                last = error
+        raise RunError("decoding", [Problem("decode process", f"no connection ({last})", "a running process")])
+
+    def _ensure_process(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and (self._owner_pid != os.getpid() or self._process.poll() is not None):
+            self.close()
+        if self._process is None:
+            package_root = str(Path(__file__).resolve().parents[3])
+            python_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "cvft.data.video.child", str(self.memory_limit_gib)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                bufsize=0,
+                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": python_path},
+            )
+            self._owner_pid = os.getpid()
+            self._await_ready(self._process)
+        return self._process
+
+    def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
+        """Waits until the child can decode: what goes wrong before is no clip's fault."""
+        _, answers = _get_pipes(process)
+        patience = _Patience(process, _START_TIMEOUT_S)
+        try:
+            receive_header(answers)
+        except (EOFError, OSError, ValueError) as error:
+            process.kill()
+            exit_code = process.wait()
+            self.close()
+            got = f"an end before the first clip (exit code {exit_code}), with {self.memory_limit_gib:g} GiB of memory"
+            hint = "see its own message above; a memory limit below 1 GiB is too little to start"
+            raise RunError("decoding", [Problem("decode process", got, "a running process", hint)]) from error
+        finally:
+            patience.end()
+
+
+class _Patience:
+    """Kills a process when a time is over. A timer thread, because pipes cannot be polled on every system."""
+
+    def __init__(self, process: subprocess.Popen[bytes], limit_s: float) -> None:
+        self._process = process
+        self._begin_s = time.monotonic()
+        self._timer: threading.Timer | None = None
+        self.is_over = False
+        self.extend(limit_s)
+
+    def extend(self, limit_s: float) -> None:
+        """Sets the whole time that is allowed, counted from the beginning."""
+        self.end()
+        self.limit_s = limit_s
+        left_s = self._begin_s + limit_s - time.monotonic()
+        self._timer = threading.Timer(max(left_s, 0.0), self._expire)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _expire(self) -> None:
+        self.is_over = True
+        self._process.kill()
+
+
+def _get_pipes(process: subprocess.Popen[bytes]) -> tuple[RawPipe, RawPipe]:
+    """Returns where to write requests and where to read answers; both are raw files, because of `bufsize=0`."""
+    return cast(RawPipe, process.stdin), cast(RawPipe, process.stdout)
+
+
+def _make_array(shape: object, sampling: Sampling) -> Frames:
+    match shape:
+        case [int(num), int(height), int(width), 3] if 0 < num <= sampling.max_frames and height * width > 0:
+            if height * width <= MAX_FRAME_PX:
+                return np.empty((num, height, width, 3), dtype=np.uint8)
+    raise ValueError(f"frames of shape {shape}")
