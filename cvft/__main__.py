@@ -1,0 +1,8 @@
+"""`python -m cvft` is `cvft`."""
+
+import sys
+
+from cvft.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
