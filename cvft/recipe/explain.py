@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from cvft.errors import Problem, did_you_mean, quote
-from cvft.recipe.names import hint_for_unknown, iter_fields, key_names, section_of
+from cvft.recipe.names import hint_for_unknown, iter_fields, key_names, section_names, section_of
 from cvft.recipe.rules import ConflictError
 
 _YAML_11_BOOLEANS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
@@ -98,7 +98,7 @@ def _alternatives(annotation: Any, metadata: list[Any]) -> tuple[list[str], list
         return [], [("a whole number" if annotation is int else "a number") + _bounds(metadata)]
     pattern = _constraint(metadata, "pattern")
     if annotation is str and pattern and "A-Z" in pattern:
-        return [], ["a folder name of letters, digits, `.`, `_` and `-`, starting with a letter or digit"]
+        return [], ["a folder name (letters, digits, `.`, `_`, `-`)"]
     return [], ["text without space at its ends" if annotation is str else "a path"]
 
 
@@ -168,7 +168,7 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
             hint = "remove the quotes" if _is_number(value) else ""
     elif isinstance(value, float) and value.is_integer() and any("whole" in text for text in texts):
         hint = f"write `{int(value)}`"
-    elif isinstance(value, int | float) and not isinstance(value, bool) and not numeric and texts:
+    elif isinstance(value, int | float) and not isinstance(value, bool) and not numeric and texts and not words:
         got, hint = f"the number {got}", f'quote it: `"{value}"`'
     return Problem(where, got, describe_need(field), hint)
 
@@ -183,6 +183,9 @@ def _is_number(text: str) -> bool:
 
 def _unknown(path: str, where: str) -> Problem:
     section = path.rpartition(".")[0]
+    if section and section_of(section) is None:
+        sections = _join([quote(name) for name in section_names()])
+        return Problem(where, "an unknown section", f"one of {sections}", hint_for_unknown(path))
     known = key_names(section)
     return Problem(where, "an unknown key", f"one of {_join([quote(name) for name in known])}", hint_for_unknown(path))
 

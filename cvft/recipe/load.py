@@ -195,7 +195,7 @@ def _parse_overrides(overrides: Sequence[str]) -> tuple[_Layer, list[Problem]]:
         path = path.strip()
         where = f"{path}{_COMMAND_LINE}"
         if not sign or not path:
-            problems.append(Problem(f"override {quote(text)}", "no `key.path=value`", "such as `lora.rank=16`"))
+            problems.append(Problem(f"override {quote(text)}", "no `=`", "`key.path=value`, such as `lora.rank=16`"))
         elif path in section_names():
             example = f"{path}.{key_names(path)[0]}=..."
             problems.append(Problem(where, "a whole section", f"one setting of it, such as {quote(example)}"))

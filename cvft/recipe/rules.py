@@ -162,9 +162,10 @@ def _ranks_fit_strategy(recipe: Recipe) -> Iterable[Problem]:
 
 
 def _batch_divides(recipe: Recipe) -> Iterable[Problem]:
-    num_gpus = recipe.parallel.num_gpus
+    parallel = recipe.parallel
     # With `auto` the number of ranks is known on the machine only; accumulation_steps() checks again there.
-    problem = check_global_batch(recipe, num_ranks=1 if num_gpus == "auto" else num_gpus)
+    one = parallel.strategy == "single" or parallel.num_gpus == "auto"
+    problem = check_global_batch(recipe, num_ranks=1 if one else int(parallel.num_gpus))
     if problem is not None:
         yield problem
 
@@ -200,7 +201,9 @@ RULES: tuple[Rule, ...] = (
     Rule(("lora.targets", "lora.train_vision_tower", "lora.train_projector"), _parts_need_all_linear),
     Rule(("model.attention", "model.dtype", "parallel.device"), _kernel_fits),
     Rule(("parallel.strategy", "parallel.num_gpus", "parallel.device"), _ranks_fit_strategy),
-    Rule(("train.global_batch_rows", "train.micro_batch_rows", "parallel.num_gpus"), _batch_divides),
+    Rule(
+        ("train.global_batch_rows", "train.micro_batch_rows", "parallel.num_gpus", "parallel.strategy"), _batch_divides
+    ),
     Rule(("train.eval_steps", "data.val", "data.val_fraction"), _eval_has_rows),
     Rule(("export.merge", "export.dtype", "export.verify_rows", "export.max_shard_gib"), _export_has_effect),
 )

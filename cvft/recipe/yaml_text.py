@@ -106,7 +106,7 @@ def parse_yaml(text: str, *, where: str) -> tuple[Any, list[Problem]]:
     finally:
         if loader is not None:
             loader.dispose()
-    return value, [Problem(f"{where}:{line}", *rest) for line, *rest in complaints]
+    return value, [Problem(f"{where}:{line}", *rest) for line, *rest in sorted(complaints)]
 
 
 def parse_scalar(text: str) -> tuple[Any, str]:
