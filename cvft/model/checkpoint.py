@@ -45,6 +45,7 @@ def load_model(
     dtype: torch.dtype,
     attention: str | None = None,
     rope_precision: str = "checkpoint",
+    device_map: Any = None,
 ) -> CogVLM2VideoForCausalLM:
     """Loads a model folder's weights by name.
 
@@ -53,6 +54,7 @@ def load_model(
         dtype: Precision of the weights in memory.
         attention: transformers' name of the attention implementation; None lets it choose.
         rope_precision: "checkpoint" or "fp32"; see `CogVLM2VideoConfig`.
+        device_map: transformers' placement of the weights; None leaves them on the CPU.
 
     Returns:
         The model in evaluation mode.
@@ -71,6 +73,7 @@ def load_model(
         config=config,
         dtype=dtype,
         attn_implementation=attention,
+        device_map=device_map,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # so that they are told below with all the rest
         use_safetensors=True,

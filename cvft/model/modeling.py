@@ -251,6 +251,7 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPast:
         """Runs the decoder over one batch; see `CogVLM2VideoForCausalLM.forward` for the arguments."""
         if (input_ids is None) == (inputs_embeds is None):
@@ -284,11 +285,19 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
             past_key_values=past_key_values,
         )
         hidden_states = inputs_embeds
+        all_hidden_states = [hidden_states]
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states, position_ids=position_ids, attention_mask=mask, past_key_values=past_key_values
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+            if output_hidden_states:
+                all_hidden_states.append(hidden_states)
+        last_hidden_state = self.norm(hidden_states)
+        return BaseModelOutputWithPast(
+            last_hidden_state=last_hidden_state,
+            past_key_values=past_key_values,
+            hidden_states=(*all_hidden_states[:-1], last_hidden_state) if output_hidden_states else None,
+        )
 
 
 class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
@@ -314,6 +323,8 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> CausalLMOutputWithPast:
         """Scores a batch of rows.
@@ -332,11 +343,18 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
             logits_to_keep: Last n positions (0: all), or a 1-D index or boolean mask of positions.
             num_items_in_batch: Number of label tokens of the whole optimizer step; the loss is the sum over this batch
                 divided by it. None divides by this batch's own number.
-            return_dict: Accepted because trainers pass it; the return value is always a `ModelOutput`.
+            output_hidden_states: Whether to return what goes into each layer and the final normed states.
+            output_attentions: Only False or None: the fused kernels keep no weights.
+            return_dict: Accepted because peft passes it; the return value is always a `ModelOutput`.
 
         Returns:
-            Loss (when labels are given), logits (B, K, V) in the model's dtype, cache.
+            Loss (when labels are given), logits (B, K, V) in the model's dtype, cache, hidden states when asked for.
+
+        Raises:
+            ValueError: when inputs do not fit each other, or for `output_attentions=True` or `return_dict=False`.
         """
+        if output_attentions or return_dict is False:
+            raise ValueError("output_attentions=True and return_dict=False are not supported")
         outputs = self.model(
             input_ids=input_ids,
             pixel_values=pixel_values,
@@ -347,6 +365,7 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, keep])
@@ -355,7 +374,12 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
             )
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+        )
 
     # What generation needs to know beyond the default: positions follow from token types, the id under a vision token is
     # the padding id, and new tokens are always text.

@@ -1,0 +1,106 @@
+"""Loads clips for training and evaluation: decoded in a process of their own, prepared once, kept while there is room.
+
+path -> DecodeWorker -> frames uint8 (T, H, W, 3) -> `prepare` (of the model room) -> LoadedClip
+
+Several questions about one clip come one after another, and every epoch again; what fits in memory is decoded once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from cvft.data.video.decode import Clip
+from cvft.data.video.sample import Sampling
+from cvft.data.video.worker import DecodeWorker
+
+Prepared = TypeVar("Prepared")
+
+DEFAULT_CACHE_BYTES = 512 << 20
+"""Prepared clips kept per process: about 36 of 24 frames at 224 px."""
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How clips become frames.
+
+    Args:
+        sampling: Which frames are taken.
+        decoder: Library that decodes.
+        timeout_s: Seconds that a clip may take.
+        memory_gib: Address space that decoding may take.
+    """
+
+    sampling: Sampling
+    decoder: str = "pyav"
+    timeout_s: float = 60.0
+    memory_gib: float = 4.0
+
+    def make_worker(self) -> DecodeWorker:
+        """Returns a decode process with these limits, not started yet."""
+        return DecodeWorker(timeout_s=self.timeout_s, memory_limit_gib=self.memory_gib)
+
+
+@dataclass(frozen=True)
+class LoadedClip(Generic[Prepared]):
+    """One clip, ready for the model.
+
+    Args:
+        value: What `prepare` made of the frames.
+        time_indices: The integer after each frame in templates that have one.
+    """
+
+    value: Prepared
+    time_indices: tuple[int, ...]
+
+
+class ClipLoader(Generic[Prepared]):
+    """Path in, prepared clip out; the least recently used ones make room.
+
+    Args:
+        settings: How to decode.
+        prepare: Turns decoded frames (T, H, W, 3) uint8 into what is kept.
+        num_bytes: Size of what is kept, in bytes.
+        cache_bytes: Most bytes kept.
+    """
+
+    def __init__(
+        self,
+        settings: DecodeSettings,
+        *,
+        prepare: Callable[[Clip], Prepared],
+        num_bytes: Callable[[Prepared], int],
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        self._settings = settings
+        self._prepare = prepare
+        self._num_bytes = num_bytes
+        self._cache_bytes = cache_bytes
+        self._worker = settings.make_worker()
+        self._kept: OrderedDict[Path, LoadedClip[Prepared]] = OrderedDict()
+        self._kept_bytes = 0
+
+    def load(self, path: Path) -> LoadedClip[Prepared]:
+        """Returns one clip.
+
+        Raises:
+            ClipError: when it cannot be decoded.
+        """
+        if path in self._kept:
+            self._kept.move_to_end(path)
+            return self._kept[path]
+        clip = self._worker.decode(path, sampling=self._settings.sampling, decoder=self._settings.decoder)
+        loaded = LoadedClip(self._prepare(clip), clip.time_indices)
+        self._kept[path] = loaded
+        self._kept_bytes += self._num_bytes(loaded.value)
+        while self._kept_bytes > self._cache_bytes and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= self._num_bytes(dropped.value)
+        return loaded
+
+    def close(self) -> None:
+        """Ends the decode process; it starts again when it is needed."""
+        self._worker.close()

@@ -1,0 +1,73 @@
+"""The manifest: what a run was made of, so that its numbers can be asked about later."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cvft import __version__
+from cvft.data.files import hash_file, write_text_atomically
+from cvft.engine.folder import RunFolder
+from cvft.engine.plan import Plan
+from cvft.engine.prepare import Prepared
+from cvft.recipe import LoadedRecipe
+
+PACKAGES = ("torch", "transformers", "peft", "ms-swift", "accelerate", "deepspeed", "datasets", "av", "decord", "numpy")
+
+
+def write_manifest(folder: RunFolder, *, loaded: LoadedRecipe, prepared: Prepared, plan: Plan) -> None:
+    """Writes versions, device, hashes of rows and clips, and seeds.
+
+    Args:
+        folder: The run.
+        loaded: Its recipe.
+        prepared: Its rows and clips.
+        plan: What its worker does.
+    """
+    values: dict[str, Any] = {
+        "cvft": __version__,
+        "git_commit": _git_commit(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "machine": platform.machine(),
+        "device": "cpu" if plan.swift_arguments["use_cpu"] else "cuda",
+        "num_ranks": plan.num_ranks,
+        "seed": loaded.recipe.seed,
+        "recipe_fingerprint": loaded.fingerprint,
+        "contract": json.loads(prepared.contract.to_json()),
+        "rows": {
+            "num_train": len(prepared.train_rows),
+            "num_val": len(prepared.val_rows),
+            "num_quarantined": len(prepared.quarantined),
+            "train_sha256": hash_file(folder.train_rows),
+            "val_sha256": hash_file(folder.val_rows) if prepared.val_rows else None,
+        },
+        "clips": {
+            str(path): {"sha256": facts.sha256, "num_frames": facts.num_frames, "duration_s": facts.duration_s}
+            for path, facts in sorted(prepared.clips.items())
+        },
+        "notes": list(prepared.notes),
+    }
+    write_text_atomically(folder.manifest_file, json.dumps(values, indent=2) + "\n")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that cvft runs from, or None for an installed package."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() or None

@@ -1,0 +1,344 @@
+"""The plan: a recipe and a few facts about data, model and machine become everything that a run will do.
+
+Recipe + `ModelFacts` + `RowFacts` + number of GPUs -> `Plan` (worker arguments, environment, command, files)
+
+Pure: no file is read, no GPU asked, neither torch nor ms-swift imported. What ms-swift would otherwise derive from the
+machine it runs on (gradient accumulation from the number of ranks, fp16 for fp32 weights, reentrant checkpointing) is
+stated here, and so is every environment variable that the worker gets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cvft.engine.targets import target_regex
+from cvft.errors import Problem, RecipeError, quote
+from cvft.recipe import Recipe
+
+TRAIN_DATASET = "cvft_train"
+VAL_DATASET = "cvft_val"
+"""Names under which the worker registers the run's row files with ms-swift."""
+
+BASE_CHECKPOINT_MARK = "video-llama3-base"
+"""Part of a path or hub id that tells the published base checkpoint. Source: the published demo's own rule."""
+
+ATTENTION_DEFAULT = "sdpa"
+NUM_LABEL_TOKENS_UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the plan needs to know of the model folder.
+
+    Args:
+        path: The folder.
+        template_version: As its config.json states it.
+        is_official: Whether config.json is a published one (which states "base" in every checkpoint).
+        max_tokens: Longest row that the model was made for.
+        num_tokens_per_frame: Vision tokens of a frame.
+        image_size: Side of a frame in pixels.
+    """
+
+    path: Path
+    template_version: str
+    is_official: bool
+    max_tokens: int
+    num_tokens_per_frame: int
+    image_size: int
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """What the plan needs to know of the rows that will really train.
+
+    Args:
+        num_train_rows: Rows to train on.
+        num_val_rows: Rows held out.
+        max_row_tokens: Longest row in tokens.
+    """
+
+    num_train_rows: int
+    num_val_rows: int
+    max_row_tokens: int
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """How rows reach the model, with every `auto` decided.
+
+    Args:
+        template: Prompt template.
+        sampling: Frame sampling rule.
+        max_frames: Most frames of a clip.
+        max_tokens: Longest row allowed.
+    """
+
+    template: str
+    sampling: str
+    max_frames: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a training will do; the file of it is what the worker reads.
+
+    Args:
+        run_dir: The run's folder.
+        model_view: Clean view of the model folder that ms-swift opens.
+        feeding: How rows reach the model.
+        decoder: Library that decodes.
+        decode_timeout_s: Seconds that a clip may take.
+        decode_memory_gib: Address space that decoding may take.
+        rope_precision: Precision of the rotary table.
+        num_ranks: Processes.
+        accumulation_steps: Micro batches per rank and optimizer step.
+        num_steps: Optimizer steps of the whole training.
+        steps_per_epoch: Optimizer steps of one pass over the rows.
+        swift_arguments: Arguments of ms-swift's `SftArguments`.
+        environment: Variables that the worker gets beyond the shell's own.
+        command: How the worker is started.
+    """
+
+    run_dir: Path
+    model_view: Path
+    feeding: Feeding
+    decoder: str
+    decode_timeout_s: float
+    decode_memory_gib: float
+    rope_precision: str
+    num_ranks: int
+    accumulation_steps: int
+    num_steps: int
+    steps_per_epoch: int
+    swift_arguments: Mapping[str, Any]
+    environment: Mapping[str, str]
+    command: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Returns the text of `plan.json`."""
+        return json.dumps(asdict(self), indent=2, default=str) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Reads back what `to_json` wrote."""
+        values = json.loads(text)
+        paths = {key: Path(values[key]) for key in ("run_dir", "model_view")}
+        feeding, command = Feeding(**values["feeding"]), tuple(values["command"])
+        return cls(**{**values, **paths, "feeding": feeding, "command": command})
+
+
+def decide_feeding(recipe: Recipe, model: ModelFacts) -> Feeding:
+    """Decides template, sampling and length limit where the recipe says `auto` or nothing.
+
+    Official checkpoints all state template "base", so their name decides, as in the published demo: "base" for the base
+    checkpoint, "chat" for the others. A folder that is not official is believed.
+
+    Args:
+        recipe: The recipe.
+        model: Facts of its model folder.
+
+    Returns:
+        The decisions.
+    """
+    template = recipe.model.template
+    if template == "auto":
+        by_name = "base" if BASE_CHECKPOINT_MARK in recipe.model.path else "chat"
+        template = by_name if model.is_official else model.template_version  # type: ignore[assignment]
+    sampling = recipe.video.sampling
+    if sampling == "auto":
+        sampling = "base" if template in ("base", "swift") else "chat"
+    max_tokens = recipe.data.max_tokens or model.max_tokens
+    return Feeding(template=template, sampling=sampling, max_frames=recipe.video.max_frames, max_tokens=max_tokens)
+
+
+def decide_ranks(recipe: Recipe, *, num_gpus_present: int) -> tuple[str, int]:
+    """Decides the device and the number of ranks.
+
+    Args:
+        recipe: The recipe.
+        num_gpus_present: GPUs that this machine shows.
+
+    Returns:
+        `cpu` or `cuda`, and the number of ranks.
+
+    Raises:
+        RecipeError: when more GPUs are asked for than there are.
+    """
+    device = recipe.parallel.device
+    if device == "auto":
+        device = "cuda" if num_gpus_present else "cpu"
+    asked = recipe.parallel.num_gpus
+    if recipe.parallel.strategy == "single":
+        num_ranks = 1
+    elif asked == "auto":
+        num_ranks = num_gpus_present if device == "cuda" else 1
+    else:
+        num_ranks = asked
+    if device == "cuda" and num_ranks > num_gpus_present:
+        hint = "set parallel.num_gpus, or parallel.device=cpu to run without a GPU"
+        problem = Problem("parallel.num_gpus", quote(num_ranks), f"at most the {num_gpus_present} GPUs present", hint)
+        raise RecipeError("this machine", [problem])
+    return device, max(num_ranks, 1)
+
+
+def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_present: int) -> Plan:
+    """Compiles a recipe into the plan of its training.
+
+    Args:
+        recipe: The recipe; its `name` must be set.
+        model: Facts of its model folder.
+        rows: Facts of the rows that will train.
+        num_gpus_present: GPUs that this machine shows.
+
+    Returns:
+        The plan.
+
+    Raises:
+        RecipeError: when the recipe cannot run on these rows or this machine.
+    """
+    feeding = decide_feeding(recipe, model)
+    device, num_ranks = decide_ranks(recipe, num_gpus_present=num_gpus_present)
+    accumulation_steps = recipe.accumulation_steps(num_ranks=num_ranks)
+    run_dir = recipe.run_dir.absolute()
+    # the trainer keeps a last, smaller global batch; every row is seen once per epoch
+    steps_per_epoch = math.ceil(rows.num_train_rows / recipe.train.global_batch_rows)
+    num_steps = recipe.train.max_steps or math.ceil((recipe.train.epochs or 0) * steps_per_epoch)
+    arguments = _swift_arguments(
+        recipe,
+        run_dir=run_dir,
+        device=device,
+        feeding=feeding,
+        accumulation_steps=accumulation_steps,
+        steps_per_epoch=steps_per_epoch,
+        num_steps=num_steps,
+        has_val=rows.num_val_rows > 0,
+    )
+    plan_file = str(run_dir / "plan.json")
+    if num_ranks == 1 and recipe.parallel.strategy == "single":
+        command = (sys.executable, "-m", "cvft.engine.worker", plan_file)
+    else:
+        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_ranks))
+        command = (sys.executable, *launcher, "-m", "cvft.engine.worker", plan_file)
+    return Plan(
+        run_dir=run_dir,
+        model_view=run_dir / "model_view",
+        feeding=feeding,
+        decoder=recipe.video.decoder,
+        decode_timeout_s=recipe.video.timeout_s,
+        decode_memory_gib=recipe.video.memory_gib,
+        rope_precision=recipe.model.rope_precision,
+        num_ranks=num_ranks,
+        accumulation_steps=accumulation_steps,
+        num_steps=num_steps,
+        steps_per_epoch=steps_per_epoch,
+        swift_arguments=arguments,
+        environment=_environment(run_dir),
+        command=command,
+    )
+
+
+def _swift_arguments(
+    recipe: Recipe,
+    *,
+    run_dir: Path,
+    device: str,
+    feeding: Feeding,
+    accumulation_steps: int,
+    steps_per_epoch: int,
+    num_steps: int,
+    has_val: bool,
+) -> dict[str, Any]:
+    is_bf16 = recipe.model.dtype == "bf16"
+    save_steps = recipe.train.save_steps or steps_per_epoch
+    eval_steps = recipe.train.eval_steps or steps_per_epoch
+    arguments: dict[str, Any] = {
+        "model": str(run_dir / "model_view"),
+        "model_type": "cvft_cogvlm2_video",
+        "template": "cvft_cogvlm2_video",
+        "torch_dtype": "bfloat16" if is_bf16 else "float32",
+        "bf16": is_bf16,
+        "fp16": False,  # ms-swift would switch it on for fp32 weights
+        "attn_impl": ATTENTION_DEFAULT if recipe.model.attention == "auto" else recipe.model.attention,
+        "max_length": feeding.max_tokens,
+        "truncation_strategy": "raise",
+        "dataset": [TRAIN_DATASET],
+        "val_dataset": [VAL_DATASET] if has_val else [],
+        "split_dataset_ratio": 0.0,
+        "dataset_shuffle": False,
+        "val_dataset_shuffle": False,
+        "strict": True,  # otherwise a failing row becomes another, random one
+        "lazy_tokenize": True,
+        "load_from_cache_file": False,
+        "dataset_num_proc": 1,
+        "remove_unused_columns": True,
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "tuner_type": "lora",
+        "target_regex": target_regex(
+            recipe.lora.targets,
+            train_vision_tower=recipe.lora.train_vision_tower,
+            train_projector=recipe.lora.train_projector,
+        ),
+        "lora_rank": recipe.lora.rank,
+        "lora_alpha": recipe.lora.alpha,
+        "lora_dropout": recipe.lora.dropout,
+        "use_dora": recipe.lora.dora,
+        "use_rslora": recipe.lora.rslora,
+        "learning_rate": recipe.optim.learning_rate,
+        "weight_decay": recipe.optim.weight_decay,
+        "warmup_ratio": recipe.optim.warmup_ratio,
+        "lr_scheduler_type": recipe.optim.schedule,
+        "max_grad_norm": recipe.optim.max_grad_norm,
+        "adam_beta1": recipe.optim.adam_beta1,
+        "adam_beta2": recipe.optim.adam_beta2,
+        "max_steps": num_steps,
+        "num_train_epochs": math.ceil(num_steps / steps_per_epoch),
+        "per_device_train_batch_size": recipe.train.micro_batch_rows,
+        "per_device_eval_batch_size": recipe.train.micro_batch_rows,
+        "gradient_accumulation_steps": accumulation_steps,
+        "gradient_checkpointing": recipe.train.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},  # reentrant drops the tower's gradients silently
+        "vit_gradient_checkpointing": recipe.train.gradient_checkpointing and recipe.lora.train_vision_tower,
+        "logging_steps": recipe.train.logging_steps,
+        "logging_first_step": True,
+        "save_strategy": "steps",
+        "save_steps": min(save_steps, num_steps),
+        "save_total_limit": recipe.train.keep_checkpoints,
+        "eval_strategy": "steps" if has_val else "no",
+        "eval_steps": min(eval_steps, num_steps),
+        "dataloader_num_workers": recipe.train.num_workers,
+        "train_dataloader_shuffle": True,
+        "dataloader_drop_last": False,
+        "dataloader_pin_memory": device == "cuda",
+        "output_dir": str(run_dir / "train"),
+        "logging_dir": str(run_dir / "train" / "runs"),
+        "add_version": False,
+        "check_model": False,  # a call to a model hub, even for a local folder
+        "report_to": ["tensorboard"],
+        "disable_tqdm": True,  # the launcher shows the one progress bar
+        "callbacks": ["cvft"],
+        "use_cpu": device == "cpu",
+    }
+    if recipe.train.num_workers == 0:
+        arguments["dataloader_persistent_workers"] = False
+    if recipe.parallel.strategy.startswith("zero"):
+        arguments["deepspeed"] = recipe.parallel.strategy
+    return arguments
+
+
+def _environment(run_dir: Path) -> dict[str, str]:
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(run_dir / "cache" / "datasets"),
+        "MODELSCOPE_CACHE": str(run_dir / "cache" / "modelscope"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -1,0 +1,269 @@
+"""Before any training: the model folder is recognised, every row and every clip is proved usable, lengths are counted.
+
+recipe -> `ModelFacts` + rows that will train, rows held out, facts per clip, tokens per row -> files under RUN/data
+
+Imports no torch: lengths come from the tokenizer alone, clips are decoded in processes of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cvft.data.check import Quarantined, check_clips
+from cvft.data.files import hash_file, write_text_atomically
+from cvft.data.rows import Row, extra_columns, read_rows, write_rows
+from cvft.data.split import split_by_clip
+from cvft.data.video.sample import Sampling
+from cvft.data.video.worker import ClipFacts
+from cvft.engine.folder import RunFolder
+from cvft.engine.plan import Feeding, ModelFacts, RowFacts, decide_feeding
+from cvft.errors import DataError, ModelError, Problem, quote
+from cvft.model.contract import Contract
+from cvft.model.folder import OFFICIAL_ARCHITECTURE, read_config_json, weights_fingerprint
+from cvft.model.layout import TEMPLATES, SpecialTokens, build_layout
+from cvft.model.tiny import tiny_checkpoint_path
+from cvft.model.tokenizer import TOKENIZER_FILE, load_encoder
+from cvft.recipe import Recipe
+
+TINY = "tiny"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known before training.
+
+    Args:
+        model: Facts of the model folder.
+        feeding: How rows reach the model.
+        contract: The same, as it is stored beside the weights.
+        train_rows: Rows to train on.
+        val_rows: Rows held out.
+        quarantined: Rows set aside because of their clip.
+        clips: Facts per clip.
+        num_tokens: Length of each train and val row, in that order.
+        notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
+    """
+
+    model: ModelFacts
+    feeding: Feeding
+    contract: Contract
+    train_rows: Sequence[Row]
+    val_rows: Sequence[Row]
+    quarantined: Sequence[Quarantined]
+    clips: Mapping[Path, ClipFacts]
+    num_tokens: Sequence[int]
+    notes: Sequence[str]
+
+    @property
+    def row_facts(self) -> RowFacts:
+        """The part that the plan needs."""
+        return RowFacts(len(self.train_rows), len(self.val_rows), max(self.num_tokens))
+
+
+def resolve_model_folder(path: str) -> Path:
+    """Finds the model folder that a recipe names.
+
+    Args:
+        path: `tiny` or a local folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: when there is no such folder; hub ids are not fetched.
+    """
+    if path == TINY:
+        return tiny_checkpoint_path()
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        hint = "download the checkpoint with `modelscope download` or `hf download` and give its folder"
+        problem = Problem("model.path", quote(path), f"a local model folder, or {quote(TINY)}", hint)
+        raise ModelError("the recipe's model", [problem])
+    return folder
+
+
+def inspect_model(folder: Path) -> ModelFacts:
+    """Reads what the plan needs to know from a model folder's config.json.
+
+    Raises:
+        ModelError: when config.json cannot be used.
+    """
+    config = read_config_json(folder)
+    vision = config["vision_config"]
+    patches_per_side = vision["image_size"] // vision["patch_size"]
+    return ModelFacts(
+        path=folder,
+        template_version=config.get("template_version", "base"),
+        is_official=config["architectures"] == [OFFICIAL_ARCHITECTURE],
+        max_tokens=config["max_position_embeddings"],
+        num_tokens_per_frame=(patches_per_side // 2) ** 2 + 2,
+        image_size=vision["image_size"],
+    )
+
+
+def special_tokens(folder: Path) -> SpecialTokens:
+    """Reads the ids that the layout writes itself from a model folder's config.json."""
+    config = read_config_json(folder)
+    return SpecialTokens(bos=config["bos_token_id"], eos=config["eos_token_id"], vision=config["pad_token_id"])
+
+
+def make_contract(recipe: Recipe, *, model: ModelFacts, feeding: Feeding) -> Contract:
+    """States everything between a row and the model's inputs."""
+    from importlib.metadata import version
+
+    package = {"pyav": "av", "decord": "decord"}[recipe.video.decoder]
+    return Contract(
+        template=feeding.template,
+        sampling=feeding.sampling,
+        max_frames=feeding.max_frames,
+        decoder=recipe.video.decoder,
+        decoder_version=version(package),
+        image_size=model.image_size,
+        num_tokens_per_frame=model.num_tokens_per_frame,
+        rope_precision=recipe.model.rope_precision,
+        base_fingerprint=weights_fingerprint(model.path),
+        tokenizer_sha256=hash_file(model.path / TOKENIZER_FILE),
+    )
+
+
+def prepare(
+    recipe: Recipe, *, quarantine_file: Path, on_progress: Callable[[int, int], None] | None = None
+) -> Prepared:
+    """Proves model, rows and clips usable, and writes nothing but the quarantine file.
+
+    Args:
+        recipe: The recipe.
+        quarantine_file: Where rows that are set aside are listed.
+        on_progress: Called with clips done and clips in all.
+
+    Returns:
+        Everything that plan and worker need.
+
+    Raises:
+        CvftError: with all problems of the model, or of the rows, or of the clips, or of the lengths.
+    """
+    model = inspect_model(resolve_model_folder(recipe.model.path))
+    feeding = decide_feeding(recipe, model)
+    contract = make_contract(recipe, model=model, feeding=feeding)
+
+    rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
+    held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
+    _refuse_lost_history([*rows, *held_out], template=feeding.template)
+    checked = check_clips(
+        [*rows, *held_out],
+        sampling=Sampling(feeding.sampling, feeding.max_frames),  # type: ignore[arg-type]
+        decoder=recipe.video.decoder,
+        on_bad_clip=recipe.data.on_bad_clip,
+        quarantine_file=quarantine_file,
+        timeout_s=recipe.video.timeout_s,
+        memory_limit_gib=recipe.video.memory_gib,
+        on_progress=on_progress,
+    )
+    set_aside = {id(item.row) for item in checked.quarantined}
+    rows = [row for row in rows if id(row) not in set_aside]
+    held_out = [row for row in held_out if id(row) not in set_aside]
+    if not recipe.data.val and recipe.data.val_fraction:
+        rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
+    num_tokens = count_tokens([*rows, *held_out], model=model, feeding=feeding, clips=checked.facts)
+    _refuse_long_rows([*rows, *held_out], num_tokens, max_tokens=feeding.max_tokens)
+    return Prepared(
+        model=model,
+        feeding=feeding,
+        contract=contract,
+        train_rows=rows,
+        val_rows=held_out,
+        quarantined=checked.quarantined,
+        clips=checked.facts,
+        num_tokens=num_tokens,
+        notes=_note(rows, held_out, checked.facts),
+    )
+
+
+def count_tokens(
+    rows: Sequence[Row], *, model: ModelFacts, feeding: Feeding, clips: Mapping[Path, ClipFacts]
+) -> list[int]:
+    """Counts the tokens of each row, answer and EOS included, exactly as training lays them out."""
+    encode, special = load_encoder(model.path), special_tokens(model.path)
+    return [
+        len(
+            build_layout(
+                encode,
+                template=TEMPLATES[feeding.template],
+                special=special,
+                num_tokens_per_frame=model.num_tokens_per_frame,
+                time_indices=() if row.video is None else clips[row.video].time_indices,
+                query=row.query,
+                history=row.history,
+                response=row.response,
+            )
+        )
+        for row in rows
+    ]
+
+
+def write_row_files(prepared: Prepared, folder: RunFolder) -> None:
+    """Writes the rows of a run, for cvft as rows and for ms-swift as messages; each file whole or not at all."""
+    (folder.data / "swift").mkdir(parents=True, exist_ok=True)
+    for path, rows in ((folder.train_rows, prepared.train_rows), (folder.val_rows, prepared.val_rows)):
+        if rows:
+            write_rows(rows, path)
+            lines = [json.dumps(_as_messages(row), ensure_ascii=False) for row in rows]
+            write_text_atomically(folder.data / "swift" / path.name, "".join(f"{line}\n" for line in lines))
+
+
+def count_gpus() -> int:
+    """Counts the GPUs that a worker on this machine would see, without loading torch."""
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines()) if listing.returncode == 0 else 0
+
+
+def _as_messages(row: Row) -> dict[str, object]:
+    turns = [*row.history, (row.query, row.response)]
+    messages = [
+        {"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    return {"messages": messages, "videos": [] if row.video is None else [str(row.video)]}
+
+
+def _refuse_lost_history(rows: Sequence[Row], *, template: str) -> None:
+    if TEMPLATES[template].has_history:
+        return
+    hint = "use model.template=chat, or remove the earlier turns"
+    problems = [
+        Problem(f"{row.place} `history`", f"{len(row.history)} turns", f"none: template {quote(template)} has no place for it", hint)
+        for row in rows
+        if row.history
+    ]
+    if problems:
+        raise DataError("the rows", problems)
+
+
+def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipFacts]) -> list[str]:
+    """Sentences that a user should read before training: nothing is wrong, but it may not be what they think."""
+    all_rows = [*rows, *held_out]
+    notes = [f"column {quote(name)} ({count} rows) is kept but not trained on" for name, count in extra_columns(all_rows).items()]
+    used = {row.video for row in all_rows if row.video is not None}
+    notes += [f"{path.name}: {note}" for path in sorted(used) for note in clips[path].notes]
+    trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
+    shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
+    if shared:
+        notes.append(f"{len(shared)} clips of the val rows are trained on too: the val numbers will flatter the model")
+    return notes
+
+
+def _refuse_long_rows(rows: Sequence[Row], num_tokens: Sequence[int], *, max_tokens: int) -> None:
+    hint = "lower video.max_frames, shorten the text, or raise data.max_tokens; rows are never cut"
+    problems = [
+        Problem(row.place, f"{count} tokens", f"at most {max_tokens}", hint)
+        for row, count in zip(rows, num_tokens, strict=True)
+        if count > max_tokens
+    ]
+    if problems:
+        raise DataError("the rows", problems)

@@ -1,0 +1,196 @@
+"""The seam: our model, template and row files registered with ms-swift, and what it must tell us while it trains.
+
+ms-swift row {messages, videos} -> `CvftTemplate._encode` -> our processor's row -> `_data_collator` -> our batch
+
+Only the worker imports this file. The template class takes everything from the plan, nothing from the environment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from swift.callbacks import TrainerCallback, callbacks_map
+from swift.dataset import DatasetMeta, MessagesPreprocessor, register_dataset
+from swift.model import ModelMeta, MultiModelKeys, register_model, register_model_arch
+from swift.model.register import ModelLoader
+from swift.template import Template, TemplateMeta, register_template
+from torch import Tensor
+
+from cvft.data.video.loader import ClipLoader, DecodeSettings
+from cvft.data.video.sample import Sampling
+from cvft.engine.plan import TRAIN_DATASET, VAL_DATASET, Plan
+from cvft.model.checkpoint import load_config, load_model
+from cvft.model.folder import ARCHITECTURE
+from cvft.model.processor import CogVLM2VideoProcessor
+from cvft.model.tokenizer import load_tokenizer
+
+NAME = "cvft_cogvlm2_video"
+"""Model type, template and architecture under which everything is registered."""
+
+PROGRESS_FILE = "progress.jsonl"
+COMPLETE_MARK = "cvft_complete.json"
+"""Written into a checkpoint after everything else, so that a half-written one is never resumed from."""
+
+
+@dataclass(frozen=True)
+class TemplateSettings:
+    """What the template needs from the plan, picklable for data loader workers.
+
+    Args:
+        model_view: Clean view of the model folder.
+        template: Prompt template.
+        decode: How clips become frames.
+    """
+
+    model_view: Path
+    template: str
+    decode: DecodeSettings
+
+
+class CvftLoader(ModelLoader):  # type: ignore[misc]
+    """Loads configuration, tokenizer and weights through the model room; never any code of the folder."""
+
+    default_trust_remote_code = False
+
+    def __init__(self, *args: Any, rope_precision: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rope_precision = rope_precision
+
+    def get_config(self, model_dir: str) -> Any:
+        """Reads config.json; called by ms-swift."""
+        return load_config(Path(model_dir))
+
+    def get_processor(self, model_dir: str, config: Any) -> Any:
+        """Loads the tokenizer; called by ms-swift, whose word for it is processor."""
+        tokenizer = load_tokenizer(Path(model_dir))
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
+        return tokenizer
+
+    def get_model(self, model_dir: str, config: Any, processor: Any, model_kwargs: Mapping[str, Any]) -> Any:
+        """Loads the weights; called by ms-swift."""
+        return load_model(
+            model_dir,
+            dtype=model_kwargs["dtype"],
+            attention=self.attn_impl,
+            rope_precision=self.rope_precision,
+            device_map=model_kwargs.get("device_map"),
+        )
+
+
+class CvftTemplate(Template):  # type: ignore[misc]
+    """Encodes and collates rows exactly as evaluation does: through `CogVLM2VideoProcessor`."""
+
+    def __init__(self, *args: Any, settings: TemplateSettings, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cvft_processor = CogVLM2VideoProcessor.from_pretrained(settings.model_view, template=settings.template)
+        self.clips: ClipLoader[Tensor] = ClipLoader(
+            settings.decode,
+            prepare=lambda clip: self.cvft_processor.preprocess(clip.frames),
+            num_bytes=lambda pixels: pixels.nbytes,
+        )
+
+    def _preprocess_inputs(self, inputs: Any) -> None:
+        """Leaves the row as it is: ms-swift would load media and insert tags."""
+
+    def _encode(self, inputs: Any) -> dict[str, Any]:
+        turns = [message["content"] for message in inputs.messages]
+        history = list(zip(turns[:-2:2], turns[1:-2:2], strict=True))
+        encoded = self._encode_row(turns[-2], history, turns[-1], inputs.videos)
+        return {**encoded, "input_ids": encoded["input_ids"].tolist(), "labels": encoded["labels"].tolist()}
+
+    def _encode_row(
+        self, query: str, history: list[tuple[str, str]], response: str, videos: list[str]
+    ) -> dict[str, Tensor]:
+        processor = self.cvft_processor
+        # ms-swift encodes under inference mode; a tensor made there could not take part in a backward pass
+        with torch.inference_mode(False), torch.no_grad():
+            if not videos:
+                return processor.encode(query, history=history, response=response)
+            (video,) = videos
+            clip = self.clips.load(Path(video))
+            return processor.encode(
+                query, pixel_values=clip.value, time_indices=clip.time_indices, history=history, response=response
+            )
+
+    def _data_collator(self, batch: list[dict[str, Any]], *, padding_to: int | None = None) -> dict[str, Tensor]:
+        assert padding_to is None, "cvft never asks ms-swift to pad to a fixed length"
+        rows = [{**row, **{key: torch.tensor(row[key]) for key in ("input_ids", "labels")}} for row in batch]
+        return self.cvft_processor.collate(rows, padding_side="right")
+
+
+class CvftCallback(TrainerCallback):  # type: ignore[misc]
+    """Tells the launcher how far training is, and marks checkpoints that are whole."""
+
+    def _tell(self, state: Any, **values: Any) -> None:
+        if state.is_world_process_zero:
+            line = {"step": state.global_step, "num_steps": state.max_steps, **values}
+            with (Path(self.args.output_dir) / PROGRESS_FILE).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Reports the first step of this start, which is not 0 after a resume."""
+        self._tell(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Reports every step."""
+        self._tell(state)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        """Reports the losses."""
+        losses = {key: logs[key] for key in ("loss", "eval_loss") if key in logs} if logs else {}
+        if losses:
+            self._tell(state, **losses)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Marks the checkpoint that was just written as whole."""
+        if state.is_world_process_zero:
+            folder = Path(self.args.output_dir) / f"checkpoint-{state.global_step}"
+            (folder / COMPLETE_MARK).write_text(json.dumps({"step": state.global_step}) + "\n", encoding="utf-8")
+
+
+def register(plan: Plan) -> None:
+    """Registers model, template, row files and callback with ms-swift, once per process.
+
+    Args:
+        plan: The plan that this worker carries out.
+    """
+    sampling = Sampling(plan.feeding.sampling, plan.feeding.max_frames)
+    decode = DecodeSettings(
+        sampling, decoder=plan.decoder, timeout_s=plan.decode_timeout_s, memory_gib=plan.decode_memory_gib
+    )
+    settings = TemplateSettings(plan.model_view, plan.feeding.template, decode)
+    register_model_arch(
+        MultiModelKeys(
+            NAME,
+            language_model="model.layers",
+            vision_tower="model.vision",
+            aligner="model.vision.linear_proj",
+        )
+    )
+    register_model(
+        ModelMeta(
+            NAME,
+            [],
+            loader=partial(CvftLoader, rope_precision=plan.rope_precision),
+            template=NAME,
+            model_arch=NAME,
+            architectures=[ARCHITECTURE],
+            is_multimodal=True,
+        )
+    )
+    # prefix, prompt and suffix are ms-swift's own way to a prompt; CvftTemplate does not use them
+    template_class = partial(CvftTemplate, settings=settings)
+    template_class.use_model = CvftTemplate.use_model  # type: ignore[attr-defined]
+    register_template(TemplateMeta(NAME, prefix=[], prompt=["{{QUERY}}"], chat_sep=None, template_cls=template_class))
+    for name, file in ((TRAIN_DATASET, "train.jsonl"), (VAL_DATASET, "val.jsonl")):
+        path = plan.run_dir / "data" / "swift" / file
+        register_dataset(
+            DatasetMeta(dataset_name=name, dataset_path=str(path), preprocess_func=MessagesPreprocessor())
+        )
+    callbacks_map["cvft"] = CvftCallback
