@@ -40,7 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     try:
         _check_command(args)
-        options = parser.parse_args(args)
+        options, rest = parser.parse_known_args(args)
+        # argparse ends a list of positionals at the first option; overrides may stand behind one as well.
+        if rest and hasattr(options, "overrides") and all(not word.startswith("-") for word in rest):
+            options.overrides += rest
+        elif rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         if options.handler is None:
             parser.print_help(sys.stderr)
             return EXIT_USER_ERROR
@@ -113,7 +118,7 @@ def _add_nothing(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> object:
     loaded = _load(options)
-    from cvft.engine.run import run_all
+    from cvft.pipeline import run_all
 
     return run_all(loaded)
 
@@ -127,14 +132,14 @@ def _train(options: argparse.Namespace) -> object:
 
 def _export(options: argparse.Namespace) -> object:
     loaded = _load(options)
-    from cvft.engine.run import export_run
+    from cvft.pipeline import export_run
 
     return export_run(loaded)
 
 
 def _eval(options: argparse.Namespace) -> object:
     loaded = _load(options)
-    from cvft.engine.run import evaluate_run
+    from cvft.pipeline import evaluate_run
 
     return evaluate_run(loaded, which=options.model)
 

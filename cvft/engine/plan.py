@@ -239,7 +239,7 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
         swift_arguments=arguments,
-        environment=_environment(run_dir),
+        environment=_environment(run_dir, num_threads=recipe.parallel.num_threads),
         command=command,
     )
 
@@ -333,8 +333,9 @@ def _swift_arguments(
     return arguments
 
 
-def _environment(run_dir: Path) -> dict[str, str]:
+def _environment(run_dir: Path, *, num_threads: int) -> dict[str, str]:
     return {
+        "OMP_NUM_THREADS": str(num_threads),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_DATASETS_CACHE": str(run_dir / "cache" / "datasets"),

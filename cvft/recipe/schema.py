@@ -192,6 +192,8 @@ class Parallel(Section):
     """Ranks on this machine: one per GPU, or processes on a CPU. `auto` takes every GPU, or one with `single`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` takes a GPU where there is one."""
+    num_threads: int = Field(default=1, ge=1)
+    """CPU threads per rank. Stated, so that results do not depend on the machine's cores; small models gain nothing from more."""
 
 
 class Export(Section):

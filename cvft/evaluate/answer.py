@@ -1,0 +1,136 @@
+"""Models that answer rows: a base, an adapter on its base, or a merged folder, always fed as their contract says.
+
+rows -> clips (decoded once) -> prompts -> greedy answers, in batches
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvft.data.rows import Row
+from cvft.data.video.loader import ClipLoader, DecodeSettings
+from cvft.data.video.sample import Sampling
+from cvft.model.checkpoint import load_model
+from cvft.model.contract import Contract
+from cvft.model.generation import generate_answers
+from cvft.model.processor import CogVLM2VideoProcessor
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""Precisions by their names in recipes."""
+
+
+class Answerer:
+    """A model with everything that turns rows into its inputs.
+
+    Args:
+        model: The model, or a peft model around it.
+        processor: Its processor.
+        clips: Loads its clips.
+    """
+
+    def __init__(self, model: Any, processor: CogVLM2VideoProcessor, clips: ClipLoader[Tensor]) -> None:
+        self.model = model
+        self.processor = processor
+        self.clips = clips
+
+    def encode(self, row: Row, *, with_response: bool = False) -> dict[str, Tensor]:
+        """Encodes a row, as a prompt or with its answer.
+
+        Raises:
+            ClipError: when its clip cannot be decoded.
+        """
+        clip = None if row.video is None else self.clips.load(row.video)
+        return self.processor.encode(
+            row.query,
+            pixel_values=None if clip is None else clip.value,
+            time_indices=() if clip is None else clip.time_indices,
+            history=row.history,
+            response=row.response if with_response else None,
+        )
+
+    def answer(
+        self,
+        rows: Sequence[Row],
+        *,
+        batch_rows: int,
+        max_new_tokens: int,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        """Answers rows greedily.
+
+        Args:
+            rows: The rows; their responses are not looked at.
+            batch_rows: Rows answered at a time.
+            max_new_tokens: Longest answer in tokens.
+            on_progress: Called with the number of rows of each finished batch.
+
+        Returns:
+            One answer per row, in order.
+        """
+        answers: list[str] = []
+        for start in range(0, len(rows), batch_rows):
+            batch = [self.encode(row) for row in rows[start : start + batch_rows]]
+            answers += generate_answers(self.model, self.processor, batch, max_new_tokens=max_new_tokens)
+            if on_progress is not None:
+                on_progress(len(batch))
+        return answers
+
+    def close(self) -> None:
+        """Ends the decode process."""
+        self.clips.close()
+
+
+def make_clip_loader(processor: CogVLM2VideoProcessor, settings: DecodeSettings) -> ClipLoader[Tensor]:
+    """Returns a loader that keeps pixel values as the processor makes them."""
+    return ClipLoader(
+        settings,
+        prepare=lambda clip: processor.preprocess(clip.frames),
+        num_bytes=lambda pixels: pixels.nbytes,
+    )
+
+
+def load_answerer(
+    model_folder: Path,
+    *,
+    contract: Contract,
+    adapter_folder: Path | None = None,
+    dtype: str,
+    attention: str | None = None,
+    device: str = "cpu",
+    timeout_s: float = 60.0,
+    memory_gib: float = 4.0,
+) -> Answerer:
+    """Loads a base, an adapter on its base, or a merged folder.
+
+    Args:
+        model_folder: Base or merged folder.
+        contract: How rows reach the model.
+        adapter_folder: Adapter to put on the base, or None.
+        dtype: `bf16` or `fp32`.
+        attention: transformers' name of the attention implementation.
+        device: `cpu` or `cuda`.
+        timeout_s: Seconds that a clip may take.
+        memory_gib: Address space that decoding may take.
+
+    Returns:
+        The model, ready to answer.
+
+    Raises:
+        ModelError: when the folder does not hold exactly the model's tensors.
+    """
+    model: Any = load_model(
+        model_folder, dtype=DTYPES[dtype], attention=attention, rope_precision=contract.rope_precision
+    ).to(device)
+    if adapter_folder is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter_folder)).eval()
+    processor = CogVLM2VideoProcessor.from_pretrained(model_folder, template=contract.template)
+    sampling = Sampling(contract.sampling, contract.max_frames)  # type: ignore[arg-type]
+    settings = DecodeSettings(sampling, decoder=contract.decoder, timeout_s=timeout_s, memory_gib=memory_gib)
+    return Answerer(model, processor, make_clip_loader(processor, settings))
