@@ -158,7 +158,9 @@ def _read_file(path: Path, *, subject: str, stated_by: Path | None) -> dict[str,
 def _hint_near(path: Path) -> str:
     folder = path.parent
     names = sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
-    near = nearest(path.name, names) or names[:3]
+    # Compared without their ending, which all of them share and which is easily forgotten.
+    stems = {name.rpartition(".")[0]: name for name in names}
+    near = [stems[stem] for stem in nearest(path.stem, stems)] or names[:3]
     if not near:
         return ""
     shown = " or ".join(quote(folder / name) for name in near)

@@ -84,6 +84,8 @@ def hint_for_unknown(path: str) -> str:
     section, _, key = path.rpartition(".")
     known = key_names(section)
     if section and not known:  # the section itself is misspelt or does not exist
+        if section in (path for path, _ in iter_fields()):
+            return f"did you mean {quote(section)}?"
         moved = _elsewhere(key)
         near = nearest(section, section_names(), count=1)
         if near and key in key_names(near[0]):

@@ -193,7 +193,7 @@ class Parallel(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` takes a GPU where there is one."""
     num_threads: int = Field(default=1, ge=1)
-    """CPU threads per rank. Stated, so that results do not depend on the machine's cores; small models gain nothing from more."""
+    """CPU threads per rank; another count rounds sums differently. Small models gain nothing from more."""
 
 
 class Export(Section):

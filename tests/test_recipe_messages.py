@@ -1,0 +1,419 @@
+"""The whole text of every message about a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cvft.errors import RecipeError
+from cvft.recipe import load_recipe
+
+BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
+
+TOP = "`name`, `seed`, `model`, `data`, `video`, `lora`, `optim`, `train`, `parallel`, `export`, `eval` or `output`"
+SECTIONS = "`model`, `data`, `video`, `lora`, `optim`, `train`, `parallel`, `export`, `eval` or `output`"
+LORA = "`targets`, `rank`, `alpha`, `dropout`, `dora`, `rslora`, `train_vision_tower` or `train_projector`"
+LEARN = "`learning_rate`, `weight_decay`, `warmup_ratio`, `schedule`, `max_grad_norm`, `adam_beta1` or `adam_beta2`"
+EVAL = "`batch_rows`, `max_new_tokens`, `compare_base` or `num_rows`"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def told(text: str | bytes, *overrides: str) -> list[str]:
+    """The lines of the error below its headline, without their two spaces; the headline's count is checked."""
+    Path("mine.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return told_of("mine.yaml", *overrides)
+
+
+def told_of(path: str, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides=overrides)
+    head, *lines = str(caught.value).splitlines()
+    count = sum(not line.startswith("    hint: ") for line in lines)
+    assert head == f"recipe {path} has {count} problem{'s' if count > 1 else ''}"
+    return [line[2:] for line in lines]
+
+
+SETTINGS: list[tuple[str, list[str]]] = [
+    # another value than the type
+    (
+        "lora: {targets: qvk}",
+        [
+            "lora.targets: got `qvk`, need one of `qkv`, `all-linear` or a list of module names",
+            "  hint: did you mean `qkv`?",
+        ],
+    ),
+    (
+        "lora: {targets: [1]}",
+        ["lora.targets: got the list `[1]`, need one of `qkv`, `all-linear` or a list of module names"],
+    ),
+    (
+        "lora: {targets: []}",
+        ["lora.targets: got an empty list, need one of `qkv`, `all-linear` or a list of module names"],
+    ),
+    ("video: {max_frames: 0}", ["video.max_frames: got `0`, need a whole number from 1 to 24"]),
+    ("video: {max_frames: 25}", ["video.max_frames: got `25`, need a whole number from 1 to 24"]),
+    ("video: {max_frames: true}", ["video.max_frames: got `true`, need a whole number from 1 to 24"]),
+    ("video: {decoder: null}", ["video.decoder: got `null`, need `pyav` or `decord`"]),
+    ("video: {timeout_s: 0}", ["video.timeout_s: got `0`, need a number above 0"]),
+    (
+        "lora: {rank: '8'}",
+        ["lora.rank: got the text `8`, need a whole number of at least 1", "  hint: remove the quotes"],
+    ),
+    ("lora: {rank: 8.0}", ["lora.rank: got `8.0`, need a whole number of at least 1", "  hint: write `8`"]),
+    ("lora: {rank: 8.5}", ["lora.rank: got `8.5`, need a whole number of at least 1"]),
+    ("lora: {rank: {}}", ["lora.rank: got a mapping, need a whole number of at least 1"]),
+    ("lora: {dropout: 1}", ["lora.dropout: got `1`, need a number of at least 0 and below 1"]),
+    ("lora: {dropout: .nan}", ["lora.dropout: got `nan`, need a number of at least 0 and below 1"]),
+    ("optim: {learning_rate: .inf}", ["optim.learning_rate: got `inf`, need a number above 0"]),
+    ("optim: {learning_rate: fast}", ["optim.learning_rate: got the text `fast`, need a number above 0"]),
+    ("lora: {dora: yes}", ["lora.dora: got `yes`, need `true` or `false`", "  hint: write `true`"]),
+    ("lora: {dora: False}", ["lora.dora: got `False`, need `true` or `false`", "  hint: write `false`"]),
+    ("lora: {dora: 1}", ["lora.dora: got `1`, need `true` or `false`"]),
+    ("train: {epochs: 0}", ["train.epochs: got `0`, need a number above 0 or `null`"]),
+    (
+        "parallel: {num_gpus: all}",
+        ["parallel.num_gpus: got the text `all`, need `auto` or a whole number of at least 1"],
+    ),
+    ("output: {root: ''}", ["output.root: got an empty text, need a path"]),
+    ("output: {root: 3}", ["output.root: got the number `3`, need a path", '  hint: quote it: `"3"`']),
+    ("name: a/b", ["name: got `a/b`, need a folder name (letters, digits, `.`, `_`, `-`) or `null`"]),
+    (
+        "name: 2026",
+        [
+            "name: got the number `2026`, need a folder name (letters, digits, `.`, `_`, `-`) or `null`",
+            '  hint: quote it: `"2026"`',
+        ],
+    ),
+    ("lora: 8", ["lora: got `8`, need a section of settings, such as `targets`"]),
+    ("lora: [rank]", ["lora: got the list `['rank']`, need a section of settings, such as `targets`"]),
+    # unknown keys
+    (
+        "lora: {rnak: 8}",
+        [f"lora.rnak: got an unknown key, need one of {LORA}", "  hint: did you mean `rank` or `dora`?"],
+    ),
+    ("lroa: {rank: 8}", [f"lroa: got an unknown key, need one of {TOP}", "  hint: did you mean `lora`?"]),
+    ("rank: 8", [f"rank: got an unknown key, need one of {TOP}", "  hint: that setting is `lora.rank`"]),
+    (
+        "eval: {learning_rate: 1}",
+        [
+            f"eval.learning_rate: got an unknown key, need one of {EVAL}",
+            "  hint: that setting is `optim.learning_rate`",
+        ],
+    ),
+    (
+        "eval: {lerning_rate: 1}",
+        [
+            f"eval.lerning_rate: got an unknown key, need one of {EVAL}",
+            "  hint: that setting is `optim.learning_rate`",
+        ],
+    ),
+    (
+        "optim: {lr: 1}",
+        [
+            f"optim.lr: got an unknown key, need one of {LEARN}",
+            "  hint: that setting is called `optim.learning_rate` here",
+        ],
+    ),
+    ("lora: {zzzzzz: 8}", [f"lora.zzzzzz: got an unknown key, need one of {LORA}"]),
+    # rules between settings
+    (
+        "train: {epochs: 2, max_steps: 4}",
+        [
+            "train.max_steps: got `4` beside `train.epochs` 2, need one of `train.epochs` and `train.max_steps`",
+            "  hint: remove one of the two",
+        ],
+    ),
+    (
+        "train: {epochs: null}",
+        [
+            "train.epochs: got `null` and no `train.max_steps`, need one of `train.epochs` and `train.max_steps`",
+            "  hint: set `train.max_steps`, or remove `epochs: null`",
+        ],
+    ),
+    (
+        "train: {global_batch_rows: 10, micro_batch_rows: 4}",
+        [
+            "train.global_batch_rows: got `10`, need a multiple of 4 (train.micro_batch_rows 4)",
+            "  hint: nearest: `8` or `12`",
+        ],
+    ),
+    (
+        "train: {global_batch_rows: 3, micro_batch_rows: 2}\nparallel: {strategy: ddp, num_gpus: 2}",
+        [
+            "train.global_batch_rows: got `3`, need a multiple of 4 (train.micro_batch_rows 2 x 2 ranks)",
+            "  hint: nearest: `4`",
+        ],
+    ),
+    (
+        "lora: {targets: [qkv]}",
+        [
+            "lora.targets: got `qkv` in a list, need module names in a list, or that word alone",
+            "  hint: write `targets: qkv`",
+        ],
+    ),
+    (
+        "lora: {targets: [a, b, a]}",
+        ["lora.targets: got `a` more than once, need each module name once", "  hint: remove the second"],
+    ),
+    (
+        "lora: {train_vision_tower: true}",
+        [
+            "lora.train_vision_tower: got `true` with `lora.targets` `qkv`, "
+            "need `false`: it has an effect with `all-linear` only",
+            "  hint: set `lora.targets: all-linear`",
+        ],
+    ),
+    (
+        "lora: {targets: [a], train_projector: true}",
+        [
+            "lora.train_projector: got `true` with `lora.targets` a list of modules, "
+            "need `false`: it has an effect with `all-linear` only",
+            "  hint: set `lora.targets: all-linear`",
+        ],
+    ),
+    (
+        "model: {path: tiny, attention: flash_attention_2, dtype: fp32}\nparallel: {device: cpu}",
+        [
+            "model.attention: got `flash_attention_2` with `model.dtype` fp32, "
+            "need `auto`, `sdpa` or `eager`: that kernel computes in bf16 only",
+            "  hint: set `model.attention: auto`",
+            "model.attention: got `flash_attention_2` with `parallel.device` cpu, "
+            "need `auto`, `sdpa` or `eager`: that kernel needs a GPU",
+            "  hint: set `model.attention: auto`",
+        ],
+    ),
+    (
+        "parallel: {num_gpus: 3}",
+        [
+            "parallel.num_gpus: got `3` with `parallel.strategy` single, need 1, or a strategy of several ranks",
+            "  hint: set `parallel.strategy: zero2`",
+        ],
+    ),
+    (
+        "parallel: {strategy: zero3, num_gpus: 1}",
+        [
+            "parallel.strategy: got `zero3` with `parallel.num_gpus` 1, need `single` or `zero2_offload` for one rank",
+            "  hint: set `parallel.strategy: single`",
+        ],
+    ),
+    (
+        "parallel: {strategy: ddp, device: cpu}",
+        [
+            "parallel.num_gpus: got `auto` with `parallel.device` cpu, "
+            "need the number of processes, for there are no GPUs to count",
+            "  hint: set `parallel.num_gpus: 2`",
+        ],
+    ),
+    (
+        "export: {merge: false, verify_rows: 3, dtype: auto}",
+        [
+            "export.verify_rows: got `3` with `export.merge` false, need no such setting: nothing is merged",
+            "  hint: remove `export.verify_rows`",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "lines"), SETTINGS, ids=[text for text, _ in SETTINGS])
+def test_settings(text: str, lines: list[str]) -> None:
+    base = "data: {train: rows.jsonl}\n" if text.startswith("model:") else BASE
+    assert told(f"{base}{text}\n") == lines
+
+
+def test_what_is_missing() -> None:
+    assert told("seed: 1") == [
+        "model.path: got nothing, need text without space at its ends",
+        "data.train: got nothing, need a path",
+    ]
+
+
+def test_val_file_and_fraction_at_once() -> None:
+    assert told("model: {path: tiny}\ndata: {train: a, val: b, val_fraction: 0.1}\n") == [
+        "data.val_fraction: got `0.1` beside a val file, need one of `data.val` and `data.val_fraction`",
+        "  hint: a val file is used whole: remove `data.val_fraction`",
+    ]
+
+
+def test_measuring_a_val_loss_without_val_rows() -> None:
+    assert told("model: {path: tiny}\ndata: {train: a, val_fraction: 0}\ntrain: {eval_steps: 5}\n") == [
+        "train.eval_steps: got `5` with `data.val_fraction` 0, need `null`: there are no val rows",
+        "  hint: remove `train.eval_steps`, or hold out some clips",
+    ]
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """Values, unknown keys and rules, and no rule about a setting that has already been told to be wrong."""
+    train = "train: {epochs: 0, max_steps: 4, global_batch_rows: 3, micro_batch_rows: 2}\n"
+    text = f"{BASE}lora: {{rank: 0, alhpa: 3}}\n{train}"
+    assert told(text, "lora.train_projector=true", "sed=3") == [
+        f"sed (command line): got an unknown key, need one of {TOP}",
+        "  hint: did you mean `seed`?",
+        "lora.rank: got `0`, need a whole number of at least 1",
+        "train.epochs: got `0`, need a number above 0 or `null`",
+        f"lora.alhpa: got an unknown key, need one of {LORA}",
+        "  hint: did you mean `alpha`?",
+        "lora.train_projector (command line): got `true` with `lora.targets` `qkv`, "
+        "need `false`: it has an effect with `all-linear` only",
+        "  hint: set `lora.targets: all-linear`",
+        "train.global_batch_rows: got `3`, need a multiple of 2 (train.micro_batch_rows 2)",
+        "  hint: nearest: `2` or `4`",
+    ]
+
+
+def test_a_problem_names_the_file_that_stated_it() -> None:
+    Path("base.yaml").write_text(f"{BASE}lora: {{rank: 0, alpha: 0}}\n")
+    assert told("extends: base.yaml\nlora: {alpha: -1}\n", "lora.dropout=2") == [
+        "lora.rank (in base.yaml): got `0`, need a whole number of at least 1",
+        "lora.alpha: got `-1`, need a whole number of at least 1",
+        "lora.dropout (command line): got `2`, need a number of at least 0 and below 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "lines"),
+    [
+        ("lora.rank", ["override `lora.rank`: got no `=`, need `key.path=value`, such as `lora.rank=16`"]),
+        ("=3", ["override `=3`: got no `=`, need `key.path=value`, such as `lora.rank=16`"]),
+        ("lora=3", ["lora (command line): got a whole section, need one setting of it, such as `lora.targets=...`"]),
+        (
+            "lroa.rank=3",
+            [
+                f"lroa.rank (command line): got an unknown section, need one of {SECTIONS}",
+                "  hint: did you mean `lora.rank`?",
+            ],
+        ),
+        (
+            "lora.rank.x=3",
+            [
+                f"lora.rank.x (command line): got an unknown section, need one of {SECTIONS}",
+                "  hint: did you mean `lora.rank`?",
+            ],
+        ),
+        (
+            "eval.rank=3",
+            [
+                f"eval.rank (command line): got an unknown key, need one of {EVAL}",
+                "  hint: that setting is `lora.rank`",
+            ],
+        ),
+        ("lora.rank=", ["lora.rank (command line): got `null`, need a whole number of at least 1"]),
+        (
+            "name=[",
+            [
+                "name (command line): got `[`: expected the node content, but found '<stream end>', need a YAML value",
+                "  hint: quote it",
+            ],
+        ),
+    ],
+)
+def test_overrides(override: str, lines: list[str]) -> None:
+    assert told(BASE, override) == lines
+
+
+def test_an_override_given_twice() -> None:
+    assert told(BASE, "seed=1", "seed=2") == [
+        "seed (command line): got the setting twice, need each setting once",
+        "  hint: remove one of the two",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", ["mine.yaml: got nothing in it, need sections such as `model:` and `data:`"]),
+        ("# only a comment\n", ["mine.yaml: got nothing in it, need sections such as `model:` and `data:`"]),
+        ("- a\n", ["mine.yaml: got a list, need sections such as `model:` and `data:`"]),
+        ("hello\n", ["mine.yaml: got the text `hello`, need sections such as `model:` and `data:`"]),
+        (
+            "seed: 1\nlora:\n  rank: 8\n  rank: 9\nseed: 2\n",
+            [
+                "mine.yaml:4: got the key `rank` again (first in line 3), need each key once",
+                "  hint: remove one of the two",
+                "mine.yaml:5: got the key `seed` again (first in line 1), need each key once",
+                "  hint: remove one of the two",
+            ],
+        ),
+        ("1: x\n", ["mine.yaml:1: got the key `1`, need the name of a setting"]),
+        ("? [a]\n: x\n", ["mine.yaml:1: got a key that is a list or a mapping, need the name of a setting"]),
+        ("lora:\n\trank: 8\n", ["mine.yaml:2: got a tab, need spaces", "  hint: indent with two spaces per level"]),
+        (
+            "seed: 1\nlora: rank: 8\n",
+            [
+                "mine.yaml:2: got a second `:` in one line, need one `key: value` per line",
+                "  hint: quote a text that holds `: `",
+            ],
+        ),
+        (
+            "seed: 1\n---\nseed: 2\n",
+            ["mine.yaml:2: got a second document, need one document per file", "  hint: remove the line `---`"],
+        ),
+        (
+            "seed: [1\n",
+            [
+                "mine.yaml:2: got expected ',' or ']', but got '<stream end>', need YAML text",
+                "  hint: look at this line and the one before it",
+            ],
+        ),
+        (
+            "seed: !!python/object:os.system {}\n",
+            [
+                "mine.yaml:1: got could not determine a constructor for the tag "
+                "'tag:yaml.org,2002:python/object:os.system', need YAML text",
+                "  hint: look at this line and the one before it",
+            ],
+        ),
+        (
+            "a: \x00",
+            [
+                "mine.yaml: got unacceptable character #x0000: special characters are not allowed in "
+                '"<unicode string>", position 3, need YAML text'
+            ],
+        ),
+        (b"seed: \xff", ["mine.yaml: got the byte 0xff at 6, need UTF-8 text"]),
+    ],
+)
+def test_the_form_of_the_file(text: str | bytes, lines: list[str]) -> None:
+    assert told(text) == lines
+
+
+def test_merge_keys_are_no_settings() -> None:
+    assert told(f"{BASE}lora: &a {{rank: 4}}\noptim: {{<<: *a}}\n") == [
+        f"optim.<<: got an unknown key, need one of {LEARN}"
+    ]
+
+
+def test_no_such_recipe() -> None:
+    Path("recipes").mkdir()
+    for name in ("tiny_cpu.yaml", "other.yaml"):
+        Path("recipes", name).write_text(BASE)
+    assert told_of("recipes/tiny_cup.yaml") == [
+        "recipes/tiny_cup.yaml: got no such file, need a recipe file",
+        "  hint: did you mean `recipes/tiny_cpu.yaml`?",
+    ]
+    assert told_of("nowhere/x.yaml") == ["nowhere/x.yaml: got no such file, need a recipe file"]
+    assert told_of("recipes") == [
+        "recipes: got a folder, need a recipe file",
+        "  hint: did you mean `recipes/other.yaml` or `recipes/tiny_cpu.yaml`?",
+    ]
+    assert told_of("recipes/other.yaml/x.yaml") == [
+        "recipes/other.yaml/x.yaml: got Not a directory, need a file that can be read"
+    ]
+
+
+def test_extending_what_cannot_be_extended() -> None:
+    assert told(f"{BASE}extends: [a]\n") == ["extends: got `['a']`, need the path of one recipe file"]
+    assert told(f"{BASE}extends: nine.yaml\n") == [
+        "mine.yaml: extends: got `nine.yaml`, no such file, need a recipe file",
+        "  hint: did you mean `mine.yaml`?",
+    ]
+    Path("a.yaml").write_text("extends: mine.yaml\n")
+    assert told("extends: a.yaml\n") == [
+        "a.yaml: extends: got the circle `mine.yaml -> a.yaml -> mine.yaml`, need a chain of files that ends"
+    ]
+    Path("a.yaml").write_text("extends: 3\n")
+    assert told("extends: a.yaml\n") == ["a.yaml: extends: got `3`, need the path of one recipe file"]
