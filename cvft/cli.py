@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if rest and hasattr(options, "overrides") and all(not word.startswith("-") for word in rest):
             options.overrides += rest
         elif rest:
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            raise CvftError("command line", [_unknown_argument(rest[0], command=args[0])])
         if options.handler is None:
             parser.print_help(sys.stderr)
             return EXIT_USER_ERROR
@@ -127,7 +127,7 @@ def _train(options: argparse.Namespace) -> object:
     loaded = _load(options)
     from cvft.engine.train import train
 
-    return train(loaded)
+    return train(loaded).adapter
 
 
 def _export(options: argparse.Namespace) -> object:
@@ -221,6 +221,11 @@ def _check_command(args: Sequence[str]) -> None:
         known = ", ".join(quote(name) for name in _COMMANDS)
         problem = Problem("command", quote(args[0]), f"one of {known}", did_you_mean(args[0], _COMMANDS))
         raise CvftError("command line", [problem])
+
+
+def _unknown_argument(word: str, *, command: str) -> Problem:
+    hint = "settings are written `key.path=value`, such as `lora.rank=16`" if word.startswith("-") else ""
+    return Problem("argument", quote(word), f"one of those that `cvft {command} --help` shows", hint)
 
 
 def _load(options: argparse.Namespace) -> LoadedRecipe:

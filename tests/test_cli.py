@@ -1,0 +1,253 @@
+"""The command line: quick help, exit codes, what goes where, and the hand-over to the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cvft import __version__
+from cvft.cli import build_parser, main
+
+BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
+COMMANDS = ("run", "train", "export", "eval", "infer", "schema")
+HEAVY = ("torch", "transformers", "numpy", "pydantic", "yaml", "swift", "matplotlib", "PIL")
+REPO = Path(__file__).parent.parent
+
+Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(BASE)
+    return path
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Stands in for the modules that do the work, and notes how they are called."""
+    noted: Calls = []
+
+    def stand_in(name: str, result: object) -> Callable[..., object]:
+        def call(*args: Any, **kwargs: Any) -> object:
+            noted.append((name, args, kwargs))
+            return result
+
+        return call
+
+    modules: dict[str, dict[str, object]] = {
+        "cvft.pipeline": {"run_all": "done", "export_run": None, "evaluate_run": {"exact_match": 0.5}},
+        "cvft.engine.train": {"train": types.SimpleNamespace(adapter=Path("runs/mine/adapter"))},
+        "cvft.evaluate.infer": {"infer_one": "a réd ball", "infer_file": None},
+    }
+    for module, functions in modules.items():
+        fake = types.ModuleType(module)
+        for name, result in functions.items():
+            setattr(fake, name, stand_in(name, result))
+        monkeypatch.setitem(sys.modules, module, fake)
+    return noted
+
+
+def test_help_is_quick_and_needs_only_the_standard_library() -> None:
+    code = (
+        "import sys; from cvft.cli import build_parser; text = build_parser().format_help(); "
+        f"print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    seconds = []
+    for _ in range(3):  # the quickest of three: others use this machine too
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+        assert done.stdout == "[]\n"
+    assert min(seconds) < 0.5
+
+
+def test_loading_a_recipe_needs_no_torch(recipe: Path) -> None:
+    code = (
+        "import sys; from cvft.recipe import load_recipe; import cvft.report, cvft.evaluate.metrics; "
+        f"load_recipe({str(recipe)!r}); "
+        "print(sorted({'torch', 'transformers', 'numpy', 'swift', 'matplotlib', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "cvft", "--version"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"cvft {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_examples_that_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    _, _, epilog = capsys.readouterr().out.partition("examples:\n")
+    lines = [line.strip() for line in epilog.splitlines()]
+    assert lines
+    for line in lines:
+        words = shlex.split(line.partition(" > ")[0])
+        assert words[:2] == ["cvft", command]
+        build_parser().parse_args(words[1:])
+        for word in words:
+            assert not word.startswith("recipes/") or (REPO / word).is_file(), word
+
+
+def test_each_command_calls_its_function(recipe: Path, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, function, printed in [
+        ("run", "run_all", "done\n"),
+        ("train", "train", "runs/mine/adapter\n"),
+        ("export", "export_run", ""),
+        ("eval", "evaluate_run", '{\n  "exact_match": 0.5\n}\n'),
+    ]:
+        assert main([command, str(recipe), "lora.rank=4", "seed=1"]) == 0
+        name, (loaded,), _ = calls.pop()
+        assert (name, loaded.recipe.lora.rank, loaded.recipe.seed) == (function, 4, 1)
+        assert loaded.overrides == ("lora.rank=4", "seed=1")
+        assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    "words", [["--model", "base", "seed=1"], ["seed=1", "--model", "base"], ["--model=base", "seed=1"]]
+)
+def test_overrides_may_stand_behind_an_option(recipe: Path, calls: Calls, words: list[str]) -> None:
+    assert main(["eval", str(recipe), *words]) == 0
+    _, (loaded,), kwargs = calls.pop()
+    assert (loaded.recipe.seed, kwargs) == (1, {"which": "base"})
+
+
+def test_the_adapter_answers_unless_said_otherwise(recipe: Path, calls: Calls) -> None:
+    assert main(["eval", str(recipe)]) == 0
+    assert calls.pop()[2] == {"which": "adapter"}
+
+
+def test_a_run_folder_stands_for_its_recipe(tmp_path: Path, calls: Calls) -> None:
+    folder = tmp_path / "renamed.2"
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(f"{BASE}name: first\noutput: {{root: elsewhere}}\n")
+    assert main(["export", str(folder), "export.dtype=fp32"]) == 0
+    _, (loaded,), _ = calls.pop()
+    assert (loaded.recipe.run_dir, loaded.recipe.export.dtype) == (folder, "fp32")
+
+
+def test_infer_one(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    history = '[["Who?", "A man."]]'
+    assert main(["infer", "--model", "m", "--video", "v.mp4", "--query", "Why?", "--history", history]) == 0
+    assert calls.pop() == (
+        "infer_one",
+        (Path("m"),),
+        {"video": Path("v.mp4"), "query": "Why?", "history": [("Who?", "A man.")]},
+    )
+    assert capsys.readouterr().out == "a réd ball\n"
+    assert main(["infer", "--model", "m", "--query", "Why?"]) == 0
+    assert calls.pop()[2] == {"video": None, "query": "Why?", "history": []}
+
+
+def test_infer_file(calls: Calls) -> None:
+    assert main(["infer", "--model", "m", "--data", "rows.jsonl", "--output", "p.jsonl"]) == 0
+    assert calls.pop() == ("infer_file", (Path("m"),), {"data": Path("rows.jsonl"), "output": Path("p.jsonl")})
+
+
+def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["title"] == "cvft recipe"
+    assert out == (REPO / "cvft/recipe/recipe.schema.json").read_text(encoding="utf-8")
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["trian"],
+            "command line has 1 problem\n"
+            "  command: got `trian`, need one of `run`, `train`, `export`, `eval`, `infer`, `schema`\n"
+            "    hint: did you mean `train` or `run`?\n",
+        ),
+        (
+            ["infer", "--model", "m", "--output", "o", "--history", "[1]"],
+            "command line has 3 problems\n"
+            "  --query: got nothing, need a question, or `--data` with a file of rows\n"
+            "  --output: got it without `--data`, need both, or `--query` alone\n"
+            '  --history: got `[1]`, need JSON such as `[["question", "answer"]]`\n',
+        ),
+        (
+            ["infer", "--model", "m", "--data", "d", "--query", "q"],
+            "command line has 2 problems\n"
+            "  --query: got it beside `--data`, need one question or a file of rows, not both\n"
+            "  --output: got nothing, need the file that the answers to `--data` go to\n",
+        ),
+        (
+            ["infer", "--model", "m", "--query", "q", "--history", "{"],
+            'command line has 1 problem\n  --history: got `{`, need JSON such as `[["question", "answer"]]`\n',
+        ),
+        (
+            ["train", "no/such.yaml"],
+            "recipe no/such.yaml has 1 problem\n  no/such.yaml: got no such file, need a recipe file\n",
+        ),
+    ],
+)
+def test_mistakes(words: list[str], message: str, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr() == ("", message)
+    assert calls == []
+
+
+def test_an_option_of_another_tool_is_refused(recipe: Path, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(recipe), "--lora_rank", "4"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "command line has 1 problem\n"
+        "  argument: got `--lora_rank`, need one of those that `cvft train --help` shows\n"
+        "    hint: settings are written `key.path=value`, such as `lora.rank=16`\n",
+    )
+    assert main(["schema", "please"]) == 2
+    assert capsys.readouterr().err == (
+        "command line has 1 problem\n  argument: got `please`, need one of those that `cvft schema --help` shows\n"
+    )
+    assert calls == []
+
+
+def test_no_command_shows_the_help_and_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: cvft")
+
+
+def test_an_interrupt(recipe: Path, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(loaded: object) -> None:
+        raise KeyboardInterrupt
+
+    sys.modules["cvft.engine.train"].train = interrupt  # type: ignore[attr-defined]
+    assert main(["train", str(recipe)]) == 130
+    assert capsys.readouterr() == ("", "interrupted\n")
+
+
+def test_an_error_of_ours_keeps_its_traceback(recipe: Path, calls: Calls) -> None:
+    def fail(loaded: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    sys.modules["cvft.engine.train"].train = fail  # type: ignore[attr-defined]
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        main(["train", str(recipe)])
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "cvft", "schema"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
