@@ -136,7 +136,8 @@ def _bar(value: object) -> str:
     if not isinstance(value, int | float):
         return "–"
     width = round(100 * min(max(float(value), 0.0), 1.0), 1)
-    return f'<span class="bar"><span style="width:{width}%"></span></span> {escape(_number("exact_match", value))}'
+    percent = escape(_number("exact_match", value))
+    return f'<span class="bar"><span style="width:{width}%"></span></span><span class="percent">{percent}</span>'
 
 
 def _heading(key: str) -> str:
