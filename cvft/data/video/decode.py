@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvft.data.video.sample import Float32s, Sampling, choose_frames, time_indices
+from cvft.data.video.whole import count_missing_bytes
 from cvft.errors import ClipError, Problem, did_you_mean, quote
 
 DECODERS = ("pyav", "decord")
@@ -29,6 +30,9 @@ MAX_FRAME_PX = 4096 * 2304 * 2
 
 MAX_NUM_FRAMES = 1_000_000
 """Clips with more frames are refused: nine hours at 30 frames per second."""
+
+_LATEST_S = 1e7
+"""No clip is that long; decord gives such times, of either sign, where it could not find any."""
 
 Frames = npt.NDArray[np.uint8]
 
@@ -112,6 +116,9 @@ def decode_clip(
     with _open_reader(path, decoder, on_duration or _ignore_duration) as reader:
         timestamps_s = reader.timestamps_s
         chosen = choose_frames(timestamps_s, avg_fps=reader.avg_fps, sampling=sampling)
+        if not chosen or not (np.abs(timestamps_s) < _LATEST_S).all():
+            got, hint = "no frame with a usable time", "try decoder `pyav`" if decoder != "pyav" else ""
+            raise clip_error(path, decoder=decoder, got=got, need="frames with times of 0 s and later", hint=hint)
         distinct = sorted(set(chosen))
         frames = reader.read(distinct)
         if chosen != distinct:  # the rule itself repeats frames of a short clip; `coverage` tells
@@ -135,14 +142,15 @@ def clip_error(path: Path, *, decoder: str, got: str, need: str, hint: str = "")
 
 
 def check_file(path: Path, *, decoder: str) -> None:
-    """Refuses anything that is not a regular file with bytes in it, before a decoder sees its name.
+    """Refuses anything that is not a whole regular file with bytes in it, before a decoder sees its name.
 
     Args:
         path: The clip.
         decoder: The decoder that will read it, for the message.
 
     Raises:
-        ClipError: It is absent, a folder, a pipe or a device, empty, or not readable; or the decoder is unknown.
+        ClipError: It is absent, a folder, a pipe or a device, empty, cut off, or not readable; or the decoder is
+            unknown.
     """
     if decoder not in DECODERS:
         need = " or ".join(quote(name) for name in DECODERS)
@@ -163,6 +171,10 @@ def check_file(path: Path, *, decoder: str) -> None:
         raise clip_error(path, decoder=decoder, got="an empty file (0 bytes)", need=need, hint="copy it again")
     if not os.access(path, os.R_OK):
         raise clip_error(path, decoder=decoder, got="a file without read permission", need=need)
+    num_missing = count_missing_bytes(path)
+    if num_missing:
+        got = f"a file that was cut off (at least {num_missing:,} bytes are missing)"
+        raise clip_error(path, decoder=decoder, got=got, need="a whole file", hint="copy or download it again")
 
 
 def check_num_frames(num_frames: int, *, path: Path, decoder: str) -> None:

@@ -331,8 +331,8 @@ def _index_by_decoding(container: InputContainer, path: Path) -> _Index:
     known = [time for time in pts if time is not None]
     time_base = stream.time_base
     if time_base is not None and len(known) == len(pts) and all(a < b for a, b in itertools.pairwise(known)):
-        start = known[0] if stream.start_time is None else min(stream.start_time, known[0])
-        timestamps_s = _to_seconds(known, start, time_base)
+        # the first frame that decodes is second 0: AVI counts reordered frames from 1, a broadcast begins anywhere
+        timestamps_s = _to_seconds(known, known[0], time_base)
     else:  # no usable times: frames are as far apart as the container says on average
         timestamps_s = (np.arange(len(pts)) / float(rate)).astype(np.float32)
     return _Index(
