@@ -1,0 +1,316 @@
+"""Rows: published examples load as they stand, and every mistake is told with its place."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cvft.data.rows import Row, extra_columns, read_rows, write_rows
+from cvft.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "video_path").write_bytes(b"any bytes: whether it is a video is not the business of rows")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "sub").mkdir()
+    return tmp_path
+
+
+def write(folder, *lines, name="train.jsonl"):
+    path = folder / name
+    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines), "utf-8")
+    return path
+
+
+def problems_of(path, **options):
+    with pytest.raises(DataError) as caught:
+        read_rows(path, **options)
+    return [str(problem).replace(f"{path.parent}/", "") for problem in caught.value.problems]
+
+
+PUBLISHED = [
+    {"query": "55555", "response": "66666", "videos": ["video_path"]},
+    {"query": "eeeee", "response": "fffff", "history": [], "videos": ["video_path"]},
+    {
+        "query": "EEEEE",
+        "response": "FFFFF",
+        "history": [["AAAAA", "BBBBB"], ["CCCCC", "DDDDD"]],
+        "videos": ["video_path"],
+    },
+]
+
+
+def test_published_examples_load_as_they_stand(folder):
+    path = write(folder, *PUBLISHED)
+    video = (folder / "video_path").resolve()
+    assert read_rows(path) == [
+        Row("55555", "66666", (), video, path, 1),
+        Row("eeeee", "fffff", (), video, path, 2),
+        Row("EEEEE", "FFFFF", (("AAAAA", "BBBBB"), ("CCCCC", "DDDDD")), video, path, 3),
+    ]
+
+
+def test_json_array_gives_the_same_rows_by_item(folder):
+    path = folder / "train.json"
+    path.write_text(json.dumps(PUBLISHED, indent=2))
+    rows = read_rows(path)
+    assert [(row.query, row.line, row.is_item) for row in rows] == [
+        ("55555", 1, True),
+        ("eeeee", 2, True),
+        ("EEEEE", 3, True),
+    ]
+    assert rows[2].place == f"{path}: item 3"
+
+
+@pytest.mark.parametrize("videos", [{}, {"videos": []}, {"videos": None}], ids=["absent", "empty", "null"])
+def test_rows_without_a_clip_are_text_only(folder, videos):
+    (row,) = read_rows(write(folder, {"query": "q", "response": "r", "history": None, **videos}))
+    assert row.video is None
+    assert row.history == ()
+
+
+def test_blank_lines_and_windows_line_ends_keep_line_numbers(folder):
+    path = folder / "train.jsonl"
+    path.write_bytes(b'\r\n{"query": "q", "response": "r"}\r\n\n{"query": "a\xe2\x80\xa8b", "response": "r"}')
+    assert [(row.line, row.query) for row in read_rows(path)] == [(2, "q"), (4, "a\u2028b")]
+
+
+def test_video_root_replaces_the_folder_of_the_file(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    path = write(elsewhere, {"query": "q", "response": "r", "videos": ["video_path"]})
+    assert read_rows(path, video_root=folder)[0].video == folder / "video_path"
+    assert len(problems_of(path)) == 1
+
+
+def test_absolute_path_and_link_name_the_same_clip(folder):
+    (folder / "link").symlink_to(folder / "video_path")
+    base = {"query": "q", "response": "r"}
+    rows = read_rows(
+        write(folder, {**base, "videos": [str(folder / "video_path")]}, {**base, "videos": ["sub/../link"]})
+    )
+    assert rows[0].video == rows[1].video == (folder / "video_path").resolve()
+
+
+def test_all_problems_of_a_file_are_told_together(folder):
+    path = write(
+        folder,
+        {"query": "q", "response": None},
+        {"query": "q", "respones": "r"},
+        {"query": "q", "response": "r", "videos": ["video_pth"]},
+        "{",
+        {"query": "q", "response": "r", "videos": ["video_path"]},
+    )
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    assert str(caught.value).replace(f"{folder}/", "") == (
+        "data train.jsonl has 4 problems\n"
+        "  train.jsonl:4: got invalid JSON (Expecting property name enclosed in double quotes, column 2), "
+        "need one JSON object\n"
+        "  train.jsonl:1 `response`: got null, need a string that is not empty\n"
+        "  train.jsonl:2 `response`: got no such column, need a string that is not empty\n"
+        "    hint: did you mean `response` by `respones`?\n"
+        "  train.jsonl:3 `videos`: got `video_pth`, which does not exist at video_pth, need an existing file\n"
+        "    hint: did you mean `video_path`?"
+    )
+
+
+GOOD = {"query": "q", "response": "r"}
+PAIRS = "need a list of [question, answer] pairs of strings"
+MESSAGES = [
+    ({"query": "q"}, "`response`: got no such column, need a string that is not empty"),
+    (
+        {"query": "q", "answer": "r"},
+        "`response`: got no such column, need a string that is not empty\n  hint: rename `answer` to `response`",
+    ),
+    (
+        {**GOOD, "response": ""},
+        "`response`: got an empty string, need a string that is not empty\n  hint: write the answer or remove the row",
+    ),
+    (
+        {**GOOD, "response": " \n"},
+        "`response`: got only white space, need a string that is not empty\n  hint: write the answer or remove the row",
+    ),
+    ({**GOOD, "response": 5}, "`response`: got the number `5`, need a string that is not empty"),
+    ({**GOOD, "query": ["q"]}, "`query`: got the list `['q']`, need a string"),
+    ({"response": "r"}, "`query`: got no such column, need a string"),
+    (
+        {**GOOD, "history": [["q", None]]},
+        f"`history`: got turn 1 whose answer is null, {PAIRS}\n  hint: complete the pair or remove it",
+    ),
+    ({**GOOD, "history": "old"}, f"`history`: got the string `old`, {PAIRS}"),
+    (
+        {**GOOD, "history": [["a", "b"], ["c"]]},
+        f"`history`: got turn 2 with 1 items, {PAIRS}\n  hint: each turn is a list of two strings",
+    ),
+    (
+        {**GOOD, "history": ["ab"]},
+        f"`history`: got turn 1 = the string `ab`, {PAIRS}\n  hint: each turn is a list of two strings",
+    ),
+    (
+        {**GOOD, "videos": ["a", "b"]},
+        "`videos`: got 2 clips, need a list with at most one path\n  hint: write one row per clip",
+    ),
+    (
+        {**GOOD, "videos": "video_path"},
+        "`videos`: got the string `video_path`, need a list with at most one path\n  hint: put it in a list: `[...]`",
+    ),
+    (
+        {**GOOD, "videos": [None]},
+        "`videos`: got a list with null, need a list with at most one path\n  hint: use `[]` for a row without a clip",
+    ),
+    ({**GOOD, "videos": {"path": 1}}, "`videos`: got the object `{'path': 1}`, need a list with at most one path"),
+    (
+        {**GOOD, "videos": ["empty.mp4"]},
+        "`videos`: got `empty.mp4`, which is empty (0 bytes), need a video file\n  hint: copy or download it again",
+    ),
+    ({**GOOD, "videos": ["sub"]}, "`videos`: got `sub`, which is a folder, need a video file"),
+    (
+        {**GOOD, "videos": ["sub/nothing.mp4"]},
+        "`videos`: got `sub/nothing.mp4`, which does not exist at sub/nothing.mp4, need an existing file\n"
+        "  hint: relative paths start from the folder of the data file, or from the video root when given",
+    ),
+    (
+        {**GOOD, "videos": ["https://host/a.mp4"]},
+        "`videos`: got the URL `https://host/a.mp4`, need the path of a local file\n"
+        "  hint: download the clip and give its path; URLs are not supported yet",
+    ),
+    (
+        {**GOOD, "videos": ["a\x00b"]},
+        "`videos`: got `a\x00b`, which cannot be opened (embedded null byte), need a readable file",
+    ),
+    (
+        {**GOOD, "video": "video_path"},
+        "`video`: got an unknown column and no `videos`, need the column `videos`\n"
+        '  hint: did you mean `videos`? if not, add `"videos": []`',
+    ),
+    (
+        {**GOOD, "video_path": "video_path"},
+        "`video_path`: got an unknown column and no `videos`, need the column `videos`\n"
+        '  hint: did you mean `videos`? if not, add `"videos": []`',
+    ),
+    (
+        {**GOOD, "histroy": [["a", "b"]]},
+        "`histroy`: got an unknown column and no `history`, need the column `history`\n"
+        '  hint: did you mean `history`? if not, add `"history": []`',
+    ),
+    (
+        {**GOOD, "images": ["a.png"]},
+        "`images`: got a column that is not empty, need at most one clip in `videos`\n"
+        "  hint: use `videos`, or remove the column",
+    ),
+    ({**GOOD, "id": 1.5}, "`id`: got the number `1.5`, need a string or a whole number"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), MESSAGES, ids=[json.dumps(row) for row, _ in MESSAGES])
+def test_message_of_one_bad_column(folder, row, message):
+    path = write(folder, row)
+    assert problems_of(path) == [f"train.jsonl:1 {message}"]
+
+
+def test_row_with_messages_says_that_this_format_is_not_read(folder):
+    hint = "rows with `messages` are not read yet; write `query`, `response` and `history`"
+    assert problems_of(write(folder, {"messages": []})) == [
+        f"train.jsonl:1 `query`: got no such column, need a string\n  hint: {hint}",
+        f"train.jsonl:1 `response`: got no such column, need a string that is not empty\n  hint: {hint}",
+    ]
+
+
+LINES = [
+    (b"[1, 2]\n5\n", "`train.json`"),
+    (b'{"query": "q", "query": "p", "response": "r"}', "the key `query` more than once"),
+    (b'{"query": "q", "response": "r", "score": NaN}', "`NaN`, which is not JSON"),
+    (b'{"query": "q\xff", "response": "r"}', "byte 0xff, which is not UTF-8"),
+    (b'{"query": "\\ud83d", "response": "r"}', "half of a surrogate pair (`\\ud8..`) in a string"),
+    (b'"text"', 'a string `"text"`, need a JSON object'),
+    (b"null", "null `null`, need a JSON object"),
+    (b'\xef\xbb\xbf{"query": "q", "response": "r"}', "a byte order mark (BOM), need plain UTF-8"),
+    (b"[" * 100_000, "rename it to `train.json`"),
+    (b'{"a":' * 100_000, "JSON nested too deeply"),
+]
+
+
+@pytest.mark.parametrize(("raw", "message"), LINES, ids=[repr(raw[:20]) for raw, _ in LINES])
+def test_line_that_is_no_row(folder, raw, message):
+    path = folder / "train.jsonl"
+    path.write_bytes(raw)
+    (problem,) = problems_of(path)
+    assert problem.startswith("train.jsonl:1: got ")
+    assert message in problem
+
+
+@pytest.mark.parametrize("raw", [b"", b"\n \n", b"[]"], ids=repr)
+def test_file_without_rows(folder, raw):
+    path = folder / "train.json"
+    path.write_bytes(raw)
+    assert problems_of(path) == ["train.json: got no rows, need at least one row"]
+
+
+def test_broken_array_names_the_line(folder):
+    path = folder / "train.json"
+    path.write_text('[\n {"query": "q", "response": "r"},\n oops\n]')
+    assert problems_of(path) == ["train.json:3: got invalid JSON (Expecting value, column 2), need one JSON object"]
+
+
+def test_file_that_is_absent(tmp_path):
+    (problem,) = problems_of(tmp_path / "no.jsonl")
+    assert problem == (
+        "no.jsonl: got a file that cannot be read (No such file or directory), need a readable JSON or JSONL file"
+    )
+
+
+def test_answers_may_be_absent_when_none_is_needed(folder):
+    path = write(folder, {"query": "q"}, {"query": "q", "response": None}, {"query": "q", "response": "r"})
+    assert [row.response for row in read_rows(path, require_response=False)] == ["", "", "r"]
+    path = write(folder, {"query": "q", "response": 5}, {"query": "q", "respones": "r"})
+    assert len(problems_of(path, require_response=False)) == 2
+
+
+def test_extra_columns_are_kept_and_counted(folder):
+    path = write(
+        folder,
+        {**GOOD, "score": 1, "source": {"a": [1]}, "video_id": "v", "videos": [], "idx": 3},
+        {**GOOD, "score": 2, "histories": 1, "history": []},
+    )
+    rows = read_rows(path)
+    assert rows[0].extra == {"score": 1, "source": {"a": [1]}, "video_id": "v", "idx": 3}
+    assert extra_columns(rows) == {"score": 2, "histories": 1, "idx": 1, "source": 1, "video_id": 1}
+
+
+def test_written_rows_read_back_equal_apart_from_their_place(folder, tmp_path_factory):
+    lines = [*PUBLISHED, {**GOOD, "id": 7, "score": [1, "é\u2028"], "video_id": "v", "videos": []}]
+    rows = read_rows(write(folder, *lines))
+    target = tmp_path_factory.mktemp("run") / "deep" / "val.jsonl"
+    write_rows(rows, target)
+    again = read_rows(target)
+    assert [row.to_json() for row in again] == [row.to_json() for row in rows]
+    assert [(row.video, row.id, row.extra) for row in again] == [(row.video, row.id, row.extra) for row in rows]
+    assert [row.line for row in again] == [1, 2, 3, 4]
+    assert hash(again[0]) == hash(again[0])
+    assert os.listdir(target.parent) == ["val.jsonl"]
+
+
+def test_failed_write_leaves_the_old_file(folder, monkeypatch):
+    rows = read_rows(write(folder, GOOD))
+    target = folder / "val.jsonl"
+    write_rows(rows, target)
+    before = target.read_bytes()
+
+    def fail(fd):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_rows([*rows, *rows], target)
+    assert target.read_bytes() == before
+    assert sorted(os.listdir(folder)) == ["empty.mp4", "sub", "train.jsonl", "val.jsonl", "video_path"]
+
+
+def test_import_of_the_room_loads_no_torch_and_no_decoder():
+    modules = "cvft.data.check, cvft.data.split, cvft.data.video.decode, cvft.data.video.pyav, cvft.data.video.decord"
+    code = f"import sys, {modules}; print([m for m in ('torch', 'av', 'decord') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
