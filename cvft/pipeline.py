@@ -20,11 +20,12 @@ from cvft.data.files import write_text_atomically
 from cvft.data.rows import Row, read_rows
 from cvft.engine.folder import RunFolder, claim_run_folder
 from cvft.engine.plan import decide_feeding, decide_ranks
-from cvft.engine.prepare import count_gpus, inspect_model, make_contract, resolve_model_folder
+from cvft.engine.prepare import count_gpus, inspect_model, make_contract
 from cvft.engine.train import train
 from cvft.errors import Problem, RunError
 from cvft.evaluate.metrics import compute_metrics, is_exact_match
 from cvft.model.contract import CONTRACT_FILE, Contract, check_contract, read_contract
+from cvft.model.folder import resolve_model_folder
 from cvft.recipe import LoadedRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ def run_all(loaded: LoadedRecipe) -> str:
     if not folder.val_rows.is_file():
         return f"adapter   {folder.adapter}\nmerged    {folder.merged}\nno val rows: nothing was evaluated"
     names: list[Which] = ["base", tuned] if recipe.eval.compare_base else [tuned]
-    metrics = {name: evaluate_run(loaded, which=name) for name in names}
+    metrics: dict[str, dict[str, Any]] = {name: evaluate_run(loaded, which=name) for name in names}
     report = write_run_report(loaded, metrics=metrics)
-    return "\n".join([_table(metrics), f"adapter   {folder.adapter}", f"merged    {folder.merged}", f"report    {report}"])
+    return "\n".join(
+        [_table(metrics), f"adapter   {folder.adapter}", f"merged    {folder.merged}", f"report    {report}"]
+    )
 
 
 def export_run(loaded: LoadedRecipe) -> str:
@@ -202,14 +205,18 @@ def _trained(loaded: LoadedRecipe) -> RunFolder:
     folder = RunFolder(loaded.recipe.run_dir.absolute())
     if not (folder.adapter / CONTRACT_FILE).is_file():
         hint = f"train it first: cvft train {loaded.path}"
-        raise RunError(f"run folder {loaded.recipe.run_dir}", [Problem("adapter/", "no such folder", "a trained adapter", hint)])
+        raise RunError(
+            f"run folder {loaded.recipe.run_dir}", [Problem("adapter/", "no such folder", "a trained adapter", hint)]
+        )
     return claim_run_folder(loaded)
 
 
 def _val_rows(folder: RunFolder) -> list[Row]:
     if not folder.val_rows.is_file():
         hint = "name a val file (data.val) or a share of the clips (data.val_fraction) and train again"
-        raise RunError(f"run folder {folder.path}", [Problem("data/val.jsonl", "no val rows", "rows to evaluate", hint)])
+        raise RunError(
+            f"run folder {folder.path}", [Problem("data/val.jsonl", "no val rows", "rows to evaluate", hint)]
+        )
     return read_rows(folder.val_rows)
 
 
@@ -283,12 +290,14 @@ class _Thumbnails:
 
     def __init__(self, recipe: Recipe, folder: RunFolder) -> None:
         from cvft.data.video.loader import DecodeSettings
-        from cvft.data.video.sample import Sampling
 
         contract = read_contract(folder.adapter)
-        sampling = Sampling(contract.sampling, contract.max_frames)  # type: ignore[arg-type]
-        self.settings = DecodeSettings(
-            sampling, decoder=contract.decoder, timeout_s=recipe.video.timeout_s, memory_gib=recipe.video.memory_gib
+        self.settings = DecodeSettings.of(
+            contract.sampling,
+            max_frames=contract.max_frames,
+            decoder=contract.decoder,
+            timeout_s=recipe.video.timeout_s,
+            memory_gib=recipe.video.memory_gib,
         )
         self.worker = self.settings.make_worker()
         self.made: dict[Path, tuple[list[bytes], list[int]]] = {}

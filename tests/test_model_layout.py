@@ -73,7 +73,13 @@ def test_padding_does_not_move_positions(side):
 def test_labels_are_the_answer_and_eos_only():
     encode = {"Question: a Answer:": [5, 6], "b": [7, 8], "0": [1], "1": [2]}.__getitem__
     layout = lay_out(
-        template="chat", num_frames=2, query="a", answer="b", encode=encode, special=SpecialTokens(90, 91, 92), num_tokens=3
+        template="chat",
+        num_frames=2,
+        query="a",
+        answer="b",
+        encode=encode,
+        special=SpecialTokens(90, 91, 92),
+        num_tokens=3,
     )
     assert layout.input_ids == [90, 92, 92, 92, 1, 92, 92, 92, 2, 5, 6, 7, 8, 91]
     assert layout.token_type_ids == [0, 1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]

@@ -112,7 +112,9 @@ def claim_run_folder(loaded: LoadedRecipe) -> RunFolder:
             need = "the settings that this folder was trained with"
             raise RunError(subject, [Problem(changed, "another value", need, hint)])
     elif folder.path.is_dir() and any(folder.path.iterdir()):
-        raise RunError(subject, [Problem("folder", "files that no run of cvft wrote", "an empty or absent folder", hint)])
+        raise RunError(
+            subject, [Problem("folder", "files that no run of cvft wrote", "an empty or absent folder", hint)]
+        )
     folder.path.mkdir(parents=True, exist_ok=True)
     write_text_atomically(folder.recipe_file, dump_recipe(loaded.recipe))
     return folder

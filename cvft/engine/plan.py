@@ -29,7 +29,6 @@ BASE_CHECKPOINT_MARK = "video-llama3-base"
 """Part of a path or hub id that tells the published base checkpoint. Source: the published demo's own rule."""
 
 ATTENTION_DEFAULT = "sdpa"
-NUM_LABEL_TOKENS_UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -221,11 +220,10 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
         has_val=rows.num_val_rows > 0,
     )
     plan_file = str(run_dir / "plan.json")
-    if num_ranks == 1 and recipe.parallel.strategy == "single":
-        command = (sys.executable, "-m", "cvft.engine.worker", plan_file)
-    else:
+    launcher: tuple[str, ...] = ()
+    if recipe.parallel.strategy != "single":
         launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_ranks))
-        command = (sys.executable, *launcher, "-m", "cvft.engine.worker", plan_file)
+    command = (sys.executable, *launcher, "-m", "cvft.engine.worker", plan_file)
     return Plan(
         run_dir=run_dir,
         model_view=run_dir / "model_view",

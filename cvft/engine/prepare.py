@@ -21,15 +21,12 @@ from cvft.data.video.sample import Sampling
 from cvft.data.video.worker import ClipFacts
 from cvft.engine.folder import RunFolder
 from cvft.engine.plan import Feeding, ModelFacts, RowFacts, decide_feeding
-from cvft.errors import DataError, ModelError, Problem, quote
+from cvft.errors import DataError, Problem, quote
 from cvft.model.contract import Contract
-from cvft.model.folder import OFFICIAL_ARCHITECTURE, read_config_json, weights_fingerprint
+from cvft.model.folder import OFFICIAL_ARCHITECTURE, read_config_json, resolve_model_folder, weights_fingerprint
 from cvft.model.layout import TEMPLATES, SpecialTokens, build_layout
-from cvft.model.tiny import tiny_checkpoint_path
 from cvft.model.tokenizer import TOKENIZER_FILE, load_encoder
 from cvft.recipe import Recipe
-
-TINY = "tiny"
 
 
 @dataclass(frozen=True)
@@ -62,28 +59,6 @@ class Prepared:
     def row_facts(self) -> RowFacts:
         """The part that the plan needs."""
         return RowFacts(len(self.train_rows), len(self.val_rows), max(self.num_tokens))
-
-
-def resolve_model_folder(path: str) -> Path:
-    """Finds the model folder that a recipe names.
-
-    Args:
-        path: `tiny` or a local folder.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ModelError: when there is no such folder; hub ids are not fetched.
-    """
-    if path == TINY:
-        return tiny_checkpoint_path()
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        hint = "download the checkpoint with `modelscope download` or `hf download` and give its folder"
-        problem = Problem("model.path", quote(path), f"a local model folder, or {quote(TINY)}", hint)
-        raise ModelError("the recipe's model", [problem])
-    return folder
 
 
 def inspect_model(folder: Path) -> ModelFacts:
@@ -227,7 +202,9 @@ def count_gpus() -> int:
 def _as_messages(row: Row) -> dict[str, object]:
     turns = [*row.history, (row.query, row.response)]
     messages = [
-        {"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
     ]
     return {"messages": messages, "videos": [] if row.video is None else [str(row.video)]}
 
@@ -237,7 +214,12 @@ def _refuse_lost_history(rows: Sequence[Row], *, template: str) -> None:
         return
     hint = "use model.template=chat, or remove the earlier turns"
     problems = [
-        Problem(f"{row.place} `history`", f"{len(row.history)} turns", f"none: template {quote(template)} has no place for it", hint)
+        Problem(
+            f"{row.place} `history`",
+            f"{len(row.history)} turns",
+            f"none: template {quote(template)} has no place for it",
+            hint,
+        )
         for row in rows
         if row.history
     ]
@@ -248,7 +230,10 @@ def _refuse_lost_history(rows: Sequence[Row], *, template: str) -> None:
 def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipFacts]) -> list[str]:
     """Sentences that a user should read before training: nothing is wrong, but it may not be what they think."""
     all_rows = [*rows, *held_out]
-    notes = [f"column {quote(name)} ({count} rows) is kept but not trained on" for name, count in extra_columns(all_rows).items()]
+    notes = [
+        f"column {quote(name)} ({count} rows) is kept but not trained on"
+        for name, count in extra_columns(all_rows).items()
+    ]
     used = {row.video for row in all_rows if row.video is not None}
     notes += [f"{path.name}: {note}" for path in sorted(used) for note in clips[path].notes]
     trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}

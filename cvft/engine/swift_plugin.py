@@ -23,7 +23,6 @@ from swift.template import Template, TemplateMeta, register_template
 from torch import Tensor
 
 from cvft.data.video.loader import ClipLoader, DecodeSettings
-from cvft.data.video.sample import Sampling
 from cvft.engine.plan import TRAIN_DATASET, VAL_DATASET, Plan
 from cvft.model.checkpoint import load_config, load_model
 from cvft.model.folder import ARCHITECTURE
@@ -53,7 +52,7 @@ class TemplateSettings:
     decode: DecodeSettings
 
 
-class CvftLoader(ModelLoader):  # type: ignore[misc]
+class CvftLoader(ModelLoader):
     """Loads configuration, tokenizer and weights through the model room; never any code of the folder."""
 
     default_trust_remote_code = False
@@ -83,7 +82,7 @@ class CvftLoader(ModelLoader):  # type: ignore[misc]
         )
 
 
-class CvftTemplate(Template):  # type: ignore[misc]
+class CvftTemplate(Template):
     """Encodes and collates rows exactly as evaluation does: through `CogVLM2VideoProcessor`."""
 
     def __init__(self, *args: Any, settings: TemplateSettings, **kwargs: Any) -> None:
@@ -124,7 +123,7 @@ class CvftTemplate(Template):  # type: ignore[misc]
         return self.cvft_processor.collate(rows, padding_side="right")
 
 
-class CvftCallback(TrainerCallback):  # type: ignore[misc]
+class CvftCallback(TrainerCallback):
     """Tells the launcher how far training is, and marks checkpoints that are whole."""
 
     def _tell(self, state: Any, **values: Any) -> None:
@@ -160,9 +159,12 @@ def register(plan: Plan) -> None:
     Args:
         plan: The plan that this worker carries out.
     """
-    sampling = Sampling(plan.feeding.sampling, plan.feeding.max_frames)
-    decode = DecodeSettings(
-        sampling, decoder=plan.decoder, timeout_s=plan.decode_timeout_s, memory_gib=plan.decode_memory_gib
+    decode = DecodeSettings.of(
+        plan.feeding.sampling,
+        max_frames=plan.feeding.max_frames,
+        decoder=plan.decoder,
+        timeout_s=plan.decode_timeout_s,
+        memory_gib=plan.decode_memory_gib,
     )
     settings = TemplateSettings(plan.model_view, plan.feeding.template, decode)
     register_model_arch(
@@ -190,7 +192,5 @@ def register(plan: Plan) -> None:
     register_template(TemplateMeta(NAME, prefix=[], prompt=["{{QUERY}}"], chat_sep=None, template_cls=template_class))
     for name, file in ((TRAIN_DATASET, "train.jsonl"), (VAL_DATASET, "val.jsonl")):
         path = plan.run_dir / "data" / "swift" / file
-        register_dataset(
-            DatasetMeta(dataset_name=name, dataset_path=str(path), preprocess_func=MessagesPreprocessor())
-        )
+        register_dataset(DatasetMeta(dataset_name=name, dataset_path=str(path), preprocess_func=MessagesPreprocessor()))
     callbacks_map["cvft"] = CvftCallback

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.loader import ClipLoader, DecodeSettings
-from cvft.data.video.sample import Sampling
 from cvft.model.checkpoint import load_model
 from cvft.model.contract import Contract
 from cvft.model.generation import generate_answers
@@ -59,7 +58,7 @@ class Answerer:
         *,
         batch_rows: int,
         max_new_tokens: int,
-        on_progress: Callable[[int], None] | None = None,
+        on_progress: Callable[[int], object] | None = None,
     ) -> list[str]:
         """Answers rows greedily.
 
@@ -131,6 +130,11 @@ def load_answerer(
 
         model = PeftModel.from_pretrained(model, str(adapter_folder)).eval()
     processor = CogVLM2VideoProcessor.from_pretrained(model_folder, template=contract.template)
-    sampling = Sampling(contract.sampling, contract.max_frames)  # type: ignore[arg-type]
-    settings = DecodeSettings(sampling, decoder=contract.decoder, timeout_s=timeout_s, memory_gib=memory_gib)
+    settings = DecodeSettings.of(
+        contract.sampling,
+        max_frames=contract.max_frames,
+        decoder=contract.decoder,
+        timeout_s=timeout_s,
+        memory_gib=memory_gib,
+    )
     return Answerer(model, processor, make_clip_loader(processor, settings))

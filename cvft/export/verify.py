@@ -75,7 +75,7 @@ def trace(
     scored: Sequence[Mapping[str, Tensor]],
     prompts: Sequence[Mapping[str, Tensor]],
     max_new_tokens: int,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], object] | None = None,
 ) -> Trace:
     """Collects what a model says about rows, one row at a time.
 

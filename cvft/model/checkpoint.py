@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,9 @@ def load_config(folder: Path) -> CogVLM2VideoConfig:
     try:
         config = CogVLM2VideoConfig(**kept)
     except (ValueError, TypeError) as error:
-        raise ModelError(f"model {folder}", [Problem("config.json", str(error), "the published keys and types")]) from error
+        raise ModelError(
+            f"model {folder}", [Problem("config.json", str(error), "the published keys and types")]
+        ) from error
     config.architectures = [ARCHITECTURE]
     return config
 
@@ -68,17 +72,18 @@ def load_model(
     config = load_config(folder)
     config.rope_precision = rope_precision
     weight_files(folder)
-    model, info = CogVLM2VideoForCausalLM.from_pretrained(
-        str(folder),
-        config=config,
-        dtype=dtype,
-        attn_implementation=attention,
-        device_map=device_map,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # so that they are told below with all the rest
-        use_safetensors=True,
-        local_files_only=True,
-    )
+    with _quiet_transformers():
+        model, info = CogVLM2VideoForCausalLM.from_pretrained(
+            str(folder),
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention,
+            device_map=device_map,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are told below with all the rest
+            use_safetensors=True,
+            local_files_only=True,
+        )
     problems = [
         Problem(f"weights: {kind.replace('_', ' ')}", _name_some(info[kind]), "exactly the published tensors")
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -87,6 +92,22 @@ def load_model(
     if problems:
         raise ModelError(f"model {folder}", problems)
     return model.eval()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Hides transformers' own progress bar and its table of unfit tensors: cvft shows one bar and tells them itself."""
+    from transformers.utils import logging
+
+    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bar:
+            logging.enable_progress_bar()
 
 
 def _name_some(keys: Any, *, count: int = 3) -> str:

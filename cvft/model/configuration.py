@@ -55,7 +55,9 @@ class CogVLM2VideoVisionConfig(PreTrainedConfig):
             ValueError: naming the two numbers that do not fit.
         """
         if self.hidden_size % self.num_heads:
-            raise ValueError(f"vision_config.hidden_size {self.hidden_size} is no multiple of num_heads {self.num_heads}")
+            raise ValueError(
+                f"vision_config.hidden_size {self.hidden_size} is no multiple of num_heads {self.num_heads}"
+            )
         side = self.image_size // self.patch_size
         if self.image_size % self.patch_size or side % 2 or self.num_positions != side * side + 1:
             raise ValueError(
@@ -141,6 +143,12 @@ class CogVLM2VideoConfig(PreTrainedConfig):
             )
         if self.rope_precision not in ("checkpoint", "fp32"):
             raise ValueError(f"rope_precision {self.rope_precision!r}: need 'checkpoint' or 'fp32'")
+
+    @property
+    def vision(self) -> CogVLM2VideoVisionConfig:
+        """The tower's configuration; `vision_config` may be given as a dict."""
+        assert isinstance(self.vision_config, CogVLM2VideoVisionConfig)
+        return self.vision_config
 
     @property
     def head_dim(self) -> int:

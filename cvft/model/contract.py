@@ -73,7 +73,9 @@ def read_contract(folder: Path) -> Contract:
         values = json.loads(path.read_text(encoding="utf-8"))
         contract = Contract(**values)
     except (ValueError, TypeError) as error:
-        problem = Problem(CONTRACT_FILE, f"{error}", f"the fields of version {SCHEMA_VERSION}", "was it edited by hand?")
+        problem = Problem(
+            CONTRACT_FILE, f"{error}", f"the fields of version {SCHEMA_VERSION}", "was it edited by hand?"
+        )
         raise ContractError(subject, [problem]) from error
     return contract
 

@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from cvft.errors import ModelError, Problem, quote
+from cvft.model.tiny import tiny_checkpoint_path
+
+TINY = "tiny"
+"""What a recipe writes for the model that ships in the package."""
 
 MODEL_TYPE = "cogvlm2_video"
 ARCHITECTURE = "CogVLM2VideoForCausalLM"
@@ -23,6 +27,28 @@ OFFICIAL_ARCHITECTURE = "CogVLMVideoForCausalLM"
 
 CODE_SUFFIXES = (".py", ".pyc", ".so")
 NUM_SAMPLED_BYTES = 1 << 20
+
+
+def resolve_model_folder(path: str) -> Path:
+    """Finds the model folder that a recipe names.
+
+    Args:
+        path: `tiny` or a local folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ModelError: when there is no such folder; hub ids are not fetched.
+    """
+    if path == TINY:
+        return tiny_checkpoint_path()
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        hint = "download the checkpoint with `modelscope download` or `hf download` and give its folder"
+        problem = Problem("model.path", quote(path), f"a local model folder, or {quote(TINY)}", hint)
+        raise ModelError("the recipe's model", [problem])
+    return folder
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
@@ -45,7 +71,9 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(subject, [Problem("config.json", f"broken JSON ({error})", "the published config.json")]) from error
+        raise ModelError(
+            subject, [Problem("config.json", f"broken JSON ({error})", "the published config.json")]
+        ) from error
     names = values.get("architectures") if isinstance(values, dict) else None
     if names not in ([ARCHITECTURE], [OFFICIAL_ARCHITECTURE]):
         need = f"{quote(OFFICIAL_ARCHITECTURE)} or {quote(ARCHITECTURE)}"

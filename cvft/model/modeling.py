@@ -233,7 +233,9 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
         num_places = int(is_vision.sum())
         num_tokens = 0 if vision_embeds is None else vision_embeds.shape[0] * vision_embeds.shape[1]
         if num_places != num_tokens:
-            raise ValueError(f"vision tokens: got {num_tokens} from the frames, need {num_places} (token_type_ids == 1)")
+            raise ValueError(
+                f"vision tokens: got {num_tokens} from the frames, need {num_places} (token_type_ids == 1)"
+            )
         if vision_embeds is None:
             return inputs_embeds
         source = vision_embeds.to(inputs_embeds)
@@ -256,16 +258,18 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
         """Runs the decoder over one batch; see `CogVLM2VideoForCausalLM.forward` for the arguments."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds is needed")
-        shape = (input_ids if inputs_embeds is None else inputs_embeds).shape[:2]
-        device = self.embed_tokens.weight.device
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        assert tokens is not None
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
         if token_type_ids is None:
-            token_type_ids = torch.zeros(shape, dtype=torch.long, device=device)
+            token_type_ids = torch.zeros(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         if position_ids is None:
             if num_past:
-                raise ValueError("position_ids are needed when past_key_values hold tokens: they follow from the whole row")
+                raise ValueError(
+                    "position_ids are needed when past_key_values hold tokens: they follow from the whole row"
+                )
             flat_mask = attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
             position_ids = position_ids_from_types(token_type_ids, flat_mask)
         if inputs_embeds is None:
@@ -274,7 +278,7 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
             if pixel_values is not None:
                 vision_features = self.vision.encode(pixel_values.to(self.vision.boi.dtype))
             vision_embeds = None if vision_features is None else self.vision.project(vision_features)
-            inputs_embeds = self.embed(input_ids, token_type_ids=token_type_ids, vision_embeds=vision_embeds)
+            inputs_embeds = self.embed(tokens, token_type_ids=token_type_ids, vision_embeds=vision_embeds)
 
         # position_ids stay out of the mask: transformers would take positions that repeat (the patches of a frame)
         # for packed sequences and cut the row apart

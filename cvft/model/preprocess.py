@@ -48,7 +48,7 @@ def preprocess_frames(frames: np.ndarray | Tensor, *, image_size: int) -> Tensor
     num_frames, height_px, width_px, _ = frames.shape
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     size = resized_size(height_px, width_px, image_size=image_size)
-    top, left = (int(round((side - image_size) / 2.0)) for side in size)
+    top, left = (round((side - image_size) / 2.0) for side in size)  # banker's rounding, as published
     pixels = torch.empty(num_frames, 3, image_size, image_size)
     for i, frame in enumerate(frames):
         x = (frame.permute(2, 0, 1)[:, None].float() / 255.0 - mean) / std

@@ -29,6 +29,13 @@ PADDING = {"input_ids": None, "token_type_ids": 0, "labels": IGNORED_LABEL, "pos
 """Value under padding for each sequence of a batch; None stands for the padding id."""
 
 
+def special_tokens(config: CogVLM2VideoConfig) -> SpecialTokens:
+    """Returns the ids that the layout writes itself."""
+    bos, eos, vision = config.bos_token_id, config.eos_token_id, config.pad_token_id
+    assert isinstance(bos, int) and isinstance(eos, int) and isinstance(vision, int), "one id each, as published"
+    return SpecialTokens(bos=bos, eos=eos, vision=vision)
+
+
 class CogVLM2VideoProcessor:
     """Everything between decoded frames and the model's inputs, for one checkpoint and one template.
 
@@ -41,9 +48,9 @@ class CogVLM2VideoProcessor:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, config: CogVLM2VideoConfig, template: str) -> None:
         self.tokenizer = tokenizer
         self.template = TEMPLATES[template]
-        self.image_size = config.vision_config.image_size
-        self.num_tokens_per_frame = config.vision_config.num_tokens_per_frame
-        self.special = SpecialTokens(bos=config.bos_token_id, eos=config.eos_token_id, vision=config.pad_token_id)
+        self.image_size = config.vision.image_size
+        self.num_tokens_per_frame = config.vision.num_tokens_per_frame
+        self.special = special_tokens(config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, template: str) -> CogVLM2VideoProcessor:

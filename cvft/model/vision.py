@@ -103,7 +103,7 @@ class Projector(nn.Module):
     def __init__(self, config: CogVLM2VideoConfig) -> None:
         super().__init__()
         width, inner = config.hidden_size, config.intermediate_size
-        self.linear_proj = nn.Linear(config.vision_config.hidden_size, width, bias=False)
+        self.linear_proj = nn.Linear(config.vision.hidden_size, width, bias=False)
         self.norm1 = nn.LayerNorm(width)  # eps 1e-5 (torch's default), unlike the blocks' 1e-6
         self.gate_proj = nn.Linear(width, inner, bias=False)
         self.dense_h_to_4h = nn.Linear(width, inner, bias=False)
@@ -120,7 +120,7 @@ class VisionTower(nn.Module):
 
     def __init__(self, config: CogVLM2VideoConfig) -> None:
         super().__init__()
-        vision = config.vision_config
+        vision = config.vision
         self.patch_embedding = PatchEmbedding(vision)
         self.transformer = VisionTransformer(vision)
         self.conv = nn.Conv2d(vision.hidden_size, vision.hidden_size, kernel_size=2, stride=2)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from cvft.data.video.decode import Clip
 from cvft.data.video.sample import Sampling
@@ -38,6 +38,14 @@ class DecodeSettings:
     decoder: str = "pyav"
     timeout_s: float = 60.0
     memory_gib: float = 4.0
+
+    @classmethod
+    def of(
+        cls, strategy: str, *, max_frames: int, decoder: str, timeout_s: float = 60.0, memory_gib: float = 4.0
+    ) -> DecodeSettings:
+        """Builds the settings from the names that plans and contracts store."""
+        sampling = Sampling(cast(Any, strategy), max_frames)
+        return cls(sampling, decoder=decoder, timeout_s=timeout_s, memory_gib=memory_gib)
 
     def make_worker(self) -> DecodeWorker:
         """Returns a decode process with these limits, not started yet."""

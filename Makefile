@@ -1,0 +1,49 @@
+# One environment in .venv serves every target; `make help` lists them.
+# TORCH chooses the torch build, for machines that want another one: make demo TORCH='torch==2.13.0 --index-url ...'
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test lint format type bench clean
+
+help: ## what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+# torch before anything that depends on it: with it installed, nothing fetches another build
+$(VENV)/torch.stamp: Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet $(TORCH)
+	touch $@
+
+$(VENV)/cvft.stamp: $(VENV)/torch.stamp pyproject.toml
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/cvft.stamp
+	$(BIN)/pip install --quiet -e '.[test]'
+	touch $@
+
+demo: $(VENV)/cvft.stamp ## train a LoRA on real mp4 files, merge, verify, evaluate; CPU, about 3 minutes
+	$(BIN)/cvft run recipes/tiny_cpu.yaml
+
+test: $(VENV)/test.stamp ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.stamp ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/test.stamp ## format and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: $(VENV)/test.stamp ## check types
+	$(BIN)/mypy
+
+bench: $(VENV)/test.stamp ## measure again what benchmarks/ holds (takes long)
+	$(BIN)/python benchmarks/time_layout.py
+
+clean: ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

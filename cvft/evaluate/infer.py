@@ -1,0 +1,114 @@
+"""Answers outside a run: one question, or a file of rows, with an adapter or a merged folder and nothing else given.
+
+Everything that decides how clips and text reach the model comes from the contract beside the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from cvft.data.files import write_text_atomically
+from cvft.data.rows import Row, read_rows
+from cvft.errors import ContractError, Problem, quote
+from cvft.model.contract import read_contract
+from cvft.model.folder import resolve_model_folder, weights_fingerprint
+from cvft.recipe import Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from cvft.evaluate.answer import Answerer
+
+BATCH_ROWS = 4
+
+
+def infer_one(
+    model: Path, *, video: Path | None, query: str, history: Sequence[tuple[str, str]] = (), max_new_tokens: int = 512
+) -> str:
+    """Answers one question.
+
+    Args:
+        model: Adapter or merged folder.
+        video: The clip, or None to ask without one.
+        query: The question.
+        history: Earlier (question, answer) turns.
+        max_new_tokens: Longest answer in tokens.
+
+    Returns:
+        The answer.
+
+    Raises:
+        CvftError: when the folder or the clip cannot be used.
+    """
+    answerer = _open(model)
+    source = Path("command line")
+    row = Row(query, "", tuple(history), None if video is None else video.resolve(), source=source, line=1)
+    (answer,) = answerer.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
+    answerer.close()
+    return answer
+
+
+def infer_file(model: Path, *, data: Path, output: Path, max_new_tokens: int = 512) -> str:
+    """Answers every row of a file.
+
+    Args:
+        model: Adapter or merged folder.
+        data: JSON or JSONL rows; responses are kept and not looked at.
+        output: JSONL to write: each row with its `prediction`. It appears whole or not at all.
+        max_new_tokens: Longest answer in tokens.
+
+    Returns:
+        How many rows were answered, for the terminal.
+
+    Raises:
+        CvftError: when the folder, a row or a clip cannot be used; then nothing is written.
+    """
+    rows = read_rows(data, require_response=False)
+    answerer = _open(model)
+    with tqdm(total=len(rows), desc="answering", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
+        answers = answerer.answer(rows, batch_rows=BATCH_ROWS, max_new_tokens=max_new_tokens, on_progress=bar.update)
+    answerer.close()
+    lines = [
+        json.dumps({**row.to_json(), "prediction": answer}, ensure_ascii=False)
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+    write_text_atomically(output, "".join(f"{line}\n" for line in lines))
+    return f"{len(rows)} rows answered in {output}"
+
+
+def _open(folder: Path) -> Answerer:
+    import torch
+
+    from cvft.evaluate.answer import load_answerer
+
+    contract = read_contract(folder)
+    recipe = load_recipe(folder / "recipe.yaml").recipe
+    torch.set_num_threads(recipe.parallel.num_threads)
+    device = "cuda" if torch.cuda.is_available() and recipe.parallel.device != "cpu" else "cpu"
+    is_adapter = (folder / "adapter_config.json").is_file()
+    base = _base_of(folder, recipe, expected=contract.base_fingerprint) if is_adapter else folder
+    return load_answerer(
+        base,
+        contract=contract,
+        adapter_folder=folder if is_adapter else None,
+        dtype=recipe.model.dtype if is_adapter or recipe.export.dtype == "auto" else recipe.export.dtype,
+        attention=None if recipe.model.attention == "auto" else recipe.model.attention,
+        device=device,
+        timeout_s=recipe.video.timeout_s,
+        memory_gib=recipe.video.memory_gib,
+    )
+
+
+def _base_of(adapter_folder: Path, recipe: Recipe, *, expected: str) -> Path:
+    base = resolve_model_folder(recipe.model.path)
+    if weights_fingerprint(base) != expected:
+        hint = "merge the adapter where its base lies (cvft export), or put the base back"
+        problem = Problem(
+            "base model", f"other weights in {quote(base)}", "the base that the adapter was trained on", hint
+        )
+        raise ContractError(f"adapter {adapter_folder}", [problem])
+    return base
