@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from cvft.errors import ModelError, Problem, quote
 from cvft.model.configuration import CogVLM2VideoConfig
 from cvft.model.folder import ARCHITECTURE, read_config_json, weight_files
@@ -35,9 +37,9 @@ def load_config(folder: Path) -> CogVLM2VideoConfig:
     kept = {key: value for key, value in values.items() if key not in NON_CONFIG_KEYS}
     try:
         config = CogVLM2VideoConfig(**kept)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise ModelError(
-            f"model {folder}", [Problem("config.json", str(error), "the published keys and types")]
+            f"model {folder}", [Problem("config.json", str(error.__cause__ or error), "the published keys and types")]
         ) from error
     config.architectures = [ARCHITECTURE]
     return config

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from cvft._autoload import register_with_transformers
-
-RopePrecision = Literal["checkpoint", "fp32"]
 
 ROPE_THETA = 500000.0
 """Base of the rotary frequencies. Source: hard-coded in the published modelling file, absent from its config.json."""
@@ -100,6 +98,16 @@ class CogVLM2VideoConfig(PreTrainedConfig):
     attribute_map = {"num_key_value_heads": "num_multi_query_heads"}  # noqa: RUF012 - as above
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - as above
 
+    COUNTS: ClassVar[tuple[str, ...]] = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_multi_query_heads",
+        "max_position_embeddings",
+    )
+
     vocab_size: int = 128256
     hidden_size: int = 4096
     intermediate_size: int = 14336
@@ -132,6 +140,10 @@ class CogVLM2VideoConfig(PreTrainedConfig):
         Raises:
             ValueError: naming the numbers that do not fit.
         """
+        for name in CogVLM2VideoConfig.COUNTS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} {value!r}: need a positive whole number")
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}"

@@ -27,6 +27,11 @@ from cvft.model.positions import VISION_TYPE, position_ids_from_types
 from cvft.model.vision import VisionTower
 
 
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """Returns the precision for sums and exponentials: fp32, or the model's own when that is wider."""
+    return torch.promote_types(dtype, torch.float32)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm whose weight is multiplied in fp32, before the cast back (Llama's comes after it)."""
 
@@ -37,9 +42,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Keeps shape and dtype."""
-        x = hidden_states.float()
+        wide = at_least_fp32(hidden_states.dtype)
+        x = hidden_states.to(wide)
         x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
-        return (self.weight.float() * x).to(hidden_states.dtype)
+        return (self.weight.to(wide) * x).to(hidden_states.dtype)
 
 
 def compute_inv_freq(head_dim: int) -> Tensor:
@@ -91,7 +97,7 @@ def eager_attention(
     scores = (query * scaling) @ key.transpose(2, 3)
     if attention_mask is not None:
         scores = scores + attention_mask[..., : key.shape[-2]]
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = scores.softmax(dim=-1, dtype=at_least_fp32(scores.dtype)).to(query.dtype)
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 

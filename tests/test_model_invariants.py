@@ -1,0 +1,226 @@
+"""What must hold of the model beside the goldens: batches, padding, generation, checkpointing, keys, loading."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cvft.errors import ModelError
+from cvft.model.checkpoint import load_config, load_model
+from cvft.model.configuration import CogVLM2VideoConfig
+from cvft.model.folder import make_clean_view, read_config_json
+from cvft.model.generation import generate_answers
+from cvft.model.modeling import CogVLM2VideoForCausalLM
+from cvft.model.processor import CogVLM2VideoProcessor
+from tests.tiny import TINY, copy_tiny, tiny_processor
+
+SPEC = Path(__file__).parent / "golden" / "state_dict.json"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model(TINY, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def processor() -> CogVLM2VideoProcessor:
+    return tiny_processor()
+
+
+def make_rows(processor, *, with_response=True, seed=0):
+    """Rows with clips of different length, one of them without a clip."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for num_frames, query in ((3, "What colour is the circle?"), (1, "What?"), (0, "Text only?"), (6, "When?")):
+        pixels = torch.randn(num_frames, 3, 56, 56, generator=generator) if num_frames else None
+        response = "red at second 2" if with_response else None
+        rows.append(processor.encode(query, pixel_values=pixels, time_indices=range(num_frames), response=response))
+    return rows
+
+
+def forward(model, batch):
+    return model(**{k: v for k, v in batch.items() if k != "labels"}, labels=batch["labels"])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_of_clips_of_different_length_equals_the_rows_alone(processor, side):
+    model = load_model(TINY, dtype=torch.float64)
+    rows = make_rows(processor)
+    batch = processor.collate(rows, padding_side=side)
+    with torch.no_grad():
+        together = forward(model, batch).logits
+        for i, row in enumerate(rows):
+            alone = forward(model, processor.collate([row])).logits[0]
+            kept = together[i][batch["attention_mask"][i].bool()]
+            # close, not equal: a padded row goes through another attention kernel
+            torch.testing.assert_close(kept, alone, rtol=0, atol=1e-10)
+
+
+def test_batched_generation_equals_single_rows(model, processor):
+    rows = make_rows(processor, with_response=False)
+    together = generate_answers(model, processor, rows, max_new_tokens=8)
+    assert together == [generate_answers(model, processor, [row], max_new_tokens=8)[0] for row in rows]
+
+
+def test_generation_with_and_without_cache_agree(model, processor):
+    batch = processor.collate(make_rows(processor, with_response=False), padding_side="left")
+    batch.pop("labels")
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    cached = model.generate(**batch, use_cache=True, **settings)
+    assert torch.equal(cached, model.generate(**batch, use_cache=False, **settings))
+
+
+def test_generation_needs_neither_positions_nor_mask(model, processor):
+    """The placeholder under vision tokens is the padding id: a mask made from ids would hide the clip."""
+    (row, *_) = make_rows(processor, with_response=False)
+    batch = processor.collate([row])
+    settings = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    full = model.generate(**{k: v for k, v in batch.items() if k != "labels"}, **settings)
+    bare = model.generate(**{k: batch[k] for k in ("input_ids", "token_type_ids", "pixel_values")}, **settings)
+    assert torch.equal(full, bare)
+    other_clip = {**{k: batch[k] for k in ("input_ids", "token_type_ids")}, "pixel_values": -batch["pixel_values"]}
+    logits = [model(**inputs).logits for inputs in (other_clip, {**other_clip, "pixel_values": batch["pixel_values"]})]
+    assert not torch.equal(*logits)
+
+
+def test_gradient_checkpointing_changes_no_gradient(processor):
+    def gradients(checkpointing):
+        model = load_model(TINY, dtype=torch.float32).train()
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        forward(model, processor.collate(make_rows(processor))).loss.backward()
+        return {name: p.grad for name, p in model.named_parameters()}
+
+    plain, checkpointed = gradients(False), gradients(True)
+    without = [name for name, gradient in checkpointed.items() if gradient is None]
+    assert without == [name for name, gradient in plain.items() if gradient is None] == []
+    for name, gradient in plain.items():
+        assert torch.equal(gradient, checkpointed[name]), name
+
+
+def test_logits_to_keep_takes_a_count_or_a_mask(model, processor):
+    batch = processor.collate(make_rows(processor)[:1])
+    batch.pop("labels")
+    with torch.no_grad():
+        full = model(**batch).logits
+        # close, not equal: a smaller matrix product may add in another order
+        torch.testing.assert_close(model(**batch, logits_to_keep=3).logits, full[:, -3:], rtol=0, atol=1e-4)
+        mask = torch.zeros(full.shape[1], dtype=torch.bool)
+        mask[[2, 7]] = True
+        torch.testing.assert_close(model(**batch, logits_to_keep=mask).logits, full[:, mask], rtol=0, atol=1e-4)
+
+
+def test_loss_is_the_sum_over_the_step_divided_by_its_tokens(model, processor):
+    rows = make_rows(processor)
+    num_items = sum((row["labels"] != -100).sum() for row in rows)
+    with torch.no_grad():
+        together = forward(model, processor.collate(rows)).loss
+        parts = [model(**processor.collate([row]), num_items_in_batch=num_items).loss.item() for row in rows]
+    assert sum(parts) == pytest.approx(together.item(), abs=1e-5)
+
+
+def test_too_few_frames_for_the_placeholders_is_an_error(model, processor):
+    batch = processor.collate(make_rows(processor)[:1])
+    with pytest.raises(ValueError, match=r"vision tokens: got 12 from the frames, need 18"):
+        forward(model, {**batch, "pixel_values": batch["pixel_values"][:2]})
+
+
+def test_full_size_has_the_published_keys_and_shapes():
+    published = json.loads(SPEC.read_text())
+    with torch.device("meta"):
+        model = CogVLM2VideoForCausalLM(CogVLM2VideoConfig()).to(torch.bfloat16)
+    names = {torch.bfloat16: "BF16"}
+    state = {name: [names[tensor.dtype], list(tensor.shape)] for name, tensor in model.state_dict().items()}
+    assert len(state) == 1029
+    assert state == published
+    assert sum(p.numel() for p in model.parameters()) == 12_507_530_496
+
+
+def test_the_table_of_the_checkpoint_is_what_rotates(tmp_path, processor):
+    """transformers 5 would drop such keys silently if the model kept one shared table."""
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_tiny(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    for name in weights:
+        if name.endswith("rotary_emb.inv_freq"):
+            weights[name] = weights[name] * 1.5
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    batch = processor.collate(make_rows(processor)[:1])
+    with torch.no_grad():
+        changed = forward(load_model(folder, dtype=torch.float32), batch).logits
+        usual = forward(load_model(TINY, dtype=torch.float32), batch).logits
+        exact = forward(load_model(folder, dtype=torch.float32, rope_precision="fp32"), batch).logits
+    assert (changed - usual).abs().max() > 0.1
+    torch.testing.assert_close(exact, usual, rtol=0, atol=1e-5)  # an exact table ignores the checkpoint's
+
+
+def test_missing_and_unexpected_tensors_are_told_together(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_tiny(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.vision.extra"] = weights.pop("model.vision.boi")
+    weights["model.norm.weight"] = weights["model.norm.weight"][:-1].contiguous()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError) as raised:
+        load_model(folder, dtype=torch.float32)
+    text = str(raised.value)
+    assert "3 problems" in text
+    for line in (
+        "weights: missing keys: got `model.vision.boi`",
+        "weights: unexpected keys: got `model.vision.extra`",
+        "weights: mismatched keys: got `model.norm.weight`",
+    ):
+        assert line in text
+
+
+def test_plain_transformers_loads_the_model_after_import_cvft(tmp_path):
+    folder = make_clean_view(TINY, tmp_path / "view")
+    code = (
+        "import sys, cvft\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "print(type(AutoModelForCausalLM.from_pretrained(sys.argv[1])).__name__)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "CogVLM2VideoForCausalLM"
+
+
+def test_a_clean_view_of_an_official_folder_has_no_code(tmp_path):
+    folder = copy_tiny(tmp_path / "official")
+    config = json.loads((folder / "config.json").read_text())
+    config.pop("model_type")
+    config |= {
+        "architectures": ["CogVLMVideoForCausalLM"],
+        "auto_map": {"AutoConfig": "configuration_cogvlm.CogVLMConfig"},
+        "template_version": "base",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "configuration_cogvlm.py").write_text("raise SystemExit('ran')\n")
+    view = make_clean_view(folder, tmp_path / "view")
+    assert not list(view.glob("*.py"))
+    seen = read_config_json(view)
+    assert seen["model_type"] == "cogvlm2_video"
+    assert "auto_map" not in seen
+    assert load_config(folder).vision_config.image_size == 56
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, "config.json: architectures: got `['LlamaForCausalLM']`, need"),
+        ({"num_multi_query_heads": 3}, "num_attention_heads 4 is no multiple of num_multi_query_heads 3"),
+        ({"hidden_size": "wide"}, "config.json: got hidden_size 'wide': need a positive whole number"),
+    ],
+)
+def test_an_unfit_config_is_one_clear_error(tmp_path, change, message):
+    folder = copy_tiny(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(ModelError, match="problem") as raised:
+        load_config(folder)
+    assert message in str(raised.value)
