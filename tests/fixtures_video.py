@@ -81,10 +81,17 @@ def make_clip(
     return path
 
 
-def make_audio(path: Path) -> Path:
-    """Writes a file with one second of silence and no video."""
+def make_audio(path: Path, *, has_cover: bool = False) -> Path:
+    """Writes a file with one second of silence and no video, perhaps with the picture of a record's cover."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("aac", rate=16000)
+        if has_cover:
+            cover = container.add_stream("mjpeg", rate=1)
+            cover.width, cover.height, cover.pix_fmt = 160, 96, "yuvj420p"
+            cover.disposition = av.stream.Disposition.attached_pic
+            image = av.VideoFrame.from_ndarray(draw_number(1, width=160, height=96), format="rgb24")
+            container.mux(cover.encode(image.reformat(format="yuvj420p")))
+            container.mux(cover.encode())
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), dtype=np.float32), format="fltp", layout="mono")
         frame.sample_rate = 16000
         frame.pts = 0

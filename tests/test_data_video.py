@@ -233,6 +233,28 @@ def test_broadcast_that_starts_in_the_middle_of_a_group_gives_what_follows(tmp_p
     assert clip.timestamps_s[0] == 0
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_base_repeats_frames_of_a_short_clip_as_published(tmp_path, decoder):
+    path = make_clip(tmp_path / "a.mp4", num_frames=10)
+    clip = decode_clip(path, sampling=Sampling("base"), decoder=decoder)
+    assert len(clip.frame_indices) == 24
+    assert [read_number(frame) for frame in clip.frames] == list(clip.frame_indices)
+    assert len(set(clip.frame_indices)) == 10
+
+
+def fail(*args):
+    raise AssertionError("decoded all frames")
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "open_gop.mp4", "hevc.mp4"])
+def test_seeking_and_skipping_alone_give_every_frame(tmp_path, monkeypatch, name):
+    path = make_clip(tmp_path / name, num_frames=40, **CONTAINERS[name])
+    monkeypatch.setattr(pyav, "_decode_all", fail)
+    for number in range(40):
+        with pyav.open_pyav(path, on_duration=lambda duration_s: None) as reader:
+            assert read_number(reader.read([number])[0]) == number
+
+
 def test_wrong_seeking_falls_back_to_decoding_all(tmp_path, monkeypatch):
     path = make_clip(tmp_path / "a.mp4", num_frames=40)
     expected = decode_clip(path, sampling=Sampling("base"))
@@ -275,6 +297,8 @@ def make_bad_file(folder, kind):
         os.mkfifo(path)
     elif kind == "audio":
         make_audio(path)
+    elif kind == "cover":
+        make_audio(path, has_cover=True)
     elif kind == "playlist":
         path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{folder / 'secret.ts'}\n#EXT-X-ENDLIST\n")
         make_clip(folder / "secret.ts")
@@ -301,6 +325,7 @@ DAMAGED = "\n    hint: the file is damaged or cut off, or not a video"
         ("folder", "a folder, need a video file"),
         ("pipe", "a pipe or a device, need a regular video file"),
         ("audio", "no video stream, only audio, need a video stream"),
+        ("cover", "no video stream, only audio, need a video stream"),
         ("playlist", UNREADABLE + DAMAGED),
         ("png", "a file that it cannot decode (Invalid argument), need a video file"),
     ],

@@ -25,6 +25,7 @@ from cvft.data.video.sample import Float32s
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -127,8 +128,6 @@ class PyAVReader:
                     is_suspect = True
                     continue
                 for frame in frames:
-                    if frame.pts is None or frame.pts < key_pts:
-                        continue  # it belongs before the key frame and may lack what it refers to
                     is_suspect = frame.is_corrupt or (is_suspect and not frame.key_frame)
                     if frame.pts in wanted:
                         collector.add(wanted.pop(frame.pts), frame, is_suspect=is_suspect)
@@ -271,7 +270,7 @@ def _find_stream(container: InputContainer, path: Path) -> VideoStream:
         found = sorted({other.type for other in container.streams if other is not stream})
         got = f"no video stream, only {', '.join(found)}" if found else "no video stream"
         raise clip_error(path, decoder="pyav", got=got, need="a video stream")
-    codec = stream.codec_context
+    codec = cast("VideoCodecContext | None", stream.codec_context)  # the types do not say that it may be absent
     if codec is None:
         got = "a video stream in a codec that this FFmpeg does not know"
         raise clip_error(path, decoder="pyav", got=got, need="a known codec", hint="re-encode the clip to H.264")
@@ -348,22 +347,20 @@ def _index_by_decoding(container: InputContainer, path: Path) -> _Index:
 def _decode_all(container: InputContainer, path: Path) -> Iterator[tuple[VideoFrame, bool]]:
     """Yields every frame in display order, and whether it may be damaged.
 
-    A frame is suspect when it, or anything since the last key frame, did not decode cleanly. What comes before the
-    first frame is not counted: a broadcast may start in the middle of a group.
+    A frame is suspect when it, or anything since the last key frame, did not decode cleanly. A broadcast that starts
+    in the middle of a group begins with such errors, and its first frame is a key frame.
     """
     import av
 
     stream = _find_stream(container, path)
     is_suspect = False
-    has_begun = False
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
         except av.error.InvalidDataError:
-            is_suspect = has_begun
+            is_suspect = True
             continue
         for frame in frames:
-            has_begun = True
             is_suspect = frame.is_corrupt or (is_suspect and not frame.key_frame)
             yield frame, is_suspect
 
