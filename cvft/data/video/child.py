@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cvft.data.files import hash_file
 from cvft.data.video.decode import Frames, clip_error, decode_clip
 from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, write_all
@@ -49,7 +47,7 @@ def serve(requests: RawPipe, answers: RawPipe) -> None:
         header, frames = _answer(request, tell_duration)
         send_header(answers, header)
         if frames is not None:
-            write_all(answers, np.ascontiguousarray(frames).data)
+            write_all(answers, frames.data)
         _set_alarm(0.0)
 
 
@@ -57,15 +55,8 @@ def _answer(request: dict[str, Any], tell_duration: Callable[[float], None]) -> 
     path, decoder = Path(request["path"]), request["decoder"]
     sampling = Sampling(request["strategy"], request["max_frames"])
     wants_frames = request["wants"] == "frames"
-    told: list[float] = []
-
-    def tell_once(duration_s: float) -> None:
-        if not told:
-            told.append(duration_s)
-            tell_duration(duration_s)
-
     try:
-        clip = decode_clip(path, sampling=sampling, decoder=decoder, on_duration=tell_once)
+        clip = decode_clip(path, sampling=sampling, decoder=decoder, on_duration=tell_duration)
         header = {
             "shape": clip.frames.shape,
             "timestamps_s": clip.timestamps_s.tolist(),

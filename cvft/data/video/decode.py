@@ -88,7 +88,7 @@ class Reader(Protocol):
 
 
 OnDuration = Callable[[float], None]
-"""Called with the length in seconds that a container promises, before anything is decoded."""
+"""Called at most once, with the length in seconds that a container promises, before its frames are decoded."""
 
 
 def decode_clip(
