@@ -1,0 +1,275 @@
+"""Training through ms-swift, as a user starts it: what is trained, what stays, and that it repeats and resumes."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cvft.model.tiny import tiny_checkpoint_path
+from tests.project import ROWS, cvft, cvft_ok, files_under, make_project, with_real_clips, write_jsonl
+from tests.real_clips import real_clip
+
+
+def adapter_of(recipe: Path, name: str = "small") -> dict[str, torch.Tensor]:
+    return load_file(recipe.parent / "runs" / name / "adapter" / "adapter_model.safetensors")
+
+
+def losses_of(recipe: Path, name: str = "small") -> list[float]:
+    lines = (recipe.parent / "runs" / name / "train" / "logging.jsonl").read_text().splitlines()
+    return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    """A recipe whose training ran from start to end in one go."""
+    recipe = make_project(tmp_path_factory.mktemp("straight"))
+    cvft_ok("train", recipe)
+    return recipe
+
+
+def test_the_run_folder_says_what_was_done(straight):
+    run = straight.parent / "runs" / "small"
+    found = set(files_under(run))
+    assert {
+        "recipe.yaml",
+        "plan.json",
+        "manifest.json",
+        "data/train.jsonl",
+        "data/val.jsonl",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "adapter/cvft_contract.json",
+        "adapter/recipe.yaml",
+        "train/logging.jsonl",
+        "train/worker.log",
+    } <= found
+    assert any(name.startswith("train/runs/events.out.tfevents") for name in found)
+    assert not [name for name in found if name.endswith((".partial", ".tmp"))]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["rows"]["num_train"] == 6
+    assert manifest["packages"]["ms-swift"].startswith("4.6")
+    contract = json.loads((run / "adapter" / "cvft_contract.json").read_text())
+    assert (contract["template"], contract["sampling"], contract["image_size"]) == ("chat", "chat", 56)
+
+
+def test_qkv_trains_exactly_the_query_key_value_layers(straight):
+    names = {name.rpartition(".lora_")[0] for name in adapter_of(straight)}
+    assert names == {f"base_model.model.model.layers.{i}.self_attn.language_expert_query_key_value" for i in range(5)}
+
+
+def test_training_twice_gives_bit_identical_adapters(straight, tmp_path):
+    again = make_project(tmp_path)
+    cvft_ok("train", again)
+    first, second = adapter_of(straight), adapter_of(again)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert losses_of(straight) == losses_of(again)
+
+
+def test_a_stopped_training_continues_to_the_same_weights(straight, tmp_path):
+    recipe = make_project(tmp_path)
+    run = recipe.parent / "runs" / "small"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cvft", "train", str(recipe)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "train" / "checkpoint-2" / "cvft_complete.json").is_file():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, (run / "train" / "worker.log").read_text()[-3000:]
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    # whatever came after the first checkpoint is lost, as if the machine had died there
+    shutil.rmtree(run / "train" / "checkpoint-4", ignore_errors=True)
+    shutil.rmtree(run / "adapter", ignore_errors=True)
+    result = cvft_ok("train", recipe)
+    assert "resume    checkpoint-2" in result.stderr
+    first, second = adapter_of(straight), adapter_of(recipe)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_finished_run_is_not_trained_again(straight):
+    before = files_under(straight.parent / "runs" / "small" / "train")
+    result = cvft_ok("train", straight)
+    assert "trained before" in result.stderr
+    assert files_under(straight.parent / "runs" / "small" / "train") == before
+
+
+def test_a_folder_of_another_recipe_is_refused(straight):
+    result = cvft("train", straight, "optim.learning_rate=0.5")
+    assert result.returncode == 2
+    assert "`optim.learning_rate`: got another value, need the settings that this folder was trained with" in result.stderr
+    assert "hint: give this run a name of its own (name=...), or remove the folder" in result.stderr
+
+
+def test_all_linear_with_vision_tower_and_projector_trains_every_part(tmp_path):
+    recipe = make_project(
+        tmp_path,
+        lora={"targets": "all-linear", "train_vision_tower": True, "train_projector": True, "rank": 2, "dropout": 0.0},
+        train={"gradient_checkpointing": True, "max_steps": 2, "save_steps": 2, "num_workers": 1},
+    )
+    cvft_ok("train", recipe)
+    weights = adapter_of(recipe)
+    modules = {name.rpartition(".lora_")[0].removeprefix("base_model.model.model.") for name in weights}
+    assert len([name for name in modules if name.startswith("layers.")]) == 5 * 5
+    assert len([name for name in modules if name.startswith("vision.transformer.layers.")]) == 3 * 4
+    assert len([name for name in modules if name.startswith("vision.linear_proj.")]) == 4
+    # B starts at zero: a layer whose B is still zero got no gradient
+    assert not [name for name, weight in weights.items() if ".lora_B." in name and not weight.any()]
+
+
+def test_bf16_trains_and_the_base_file_is_untouched(tmp_path):
+    base = tiny_checkpoint_path() / "model.safetensors"
+    before = base.read_bytes()
+    recipe = make_project(tmp_path, model={"dtype": "bf16"}, train={"max_steps": 2})
+    cvft_ok("train", recipe)
+    assert base.read_bytes() == before
+    arguments = json.loads((tmp_path / "runs" / "small" / "train" / "args.json").read_text())
+    assert (arguments["bf16"], arguments["fp16"]) == (True, False)
+    assert all(weight.isfinite().all() for weight in adapter_of(recipe).values())
+
+
+def test_dora_and_rslora_reach_the_adapter(tmp_path):
+    recipe = make_project(tmp_path, lora={"dora": True, "rslora": True}, train={"max_steps": 1})
+    cvft_ok("train", recipe)
+    config = json.loads((tmp_path / "runs" / "small" / "adapter" / "adapter_config.json").read_text())
+    assert (config["use_dora"], config["use_rslora"], config["r"], config["lora_alpha"]) == (True, True, 4, 8)
+    assert any("lora_magnitude_vector" in name for name in adapter_of(recipe))
+
+
+def test_the_published_examples_train_as_they_stand(tmp_path):
+    rows = [
+        {"query": "55555", "response": "66666", "videos": ["video_path"]},
+        {"query": "eeeee", "response": "fffff", "history": [], "videos": ["video_path"]},
+        {"query": "EEEEE", "response": "FFFFF", "history": [["AAAAA", "BBBBB"], ["CCCCC", "DDDDD"]], "videos": ["video_path"]},
+    ]
+    recipe = make_project(
+        tmp_path, rows=rows, train={"global_batch_rows": 16, "micro_batch_rows": 1, "max_steps": 2, "save_steps": 1}
+    )
+    (tmp_path / "video_path").symlink_to(real_clip("carphone_distorted.mp4"))
+    cvft_ok("train", recipe)
+    assert len(losses_of(recipe)) == 2
+
+
+def test_code_in_a_model_folder_never_runs(tmp_path):
+    folder = tmp_path / "official"
+    shutil.copytree(tiny_checkpoint_path(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["model_type"]
+    config |= {
+        "architectures": ["CogVLMVideoForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "planted.PlantedConfig",
+            "AutoModelForCausalLM": "planted.PlantedModel",
+            "AutoTokenizer": ["planted.PlantedTokenizer", None],
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "planted.py").write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w').close()\n")
+    (folder / "__init__.py").write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w').close()\n")
+    recipe = make_project(tmp_path, model={"path": str(folder)}, train={"max_steps": 1})
+    cvft_ok("run", recipe)
+    assert not (tmp_path / "it_ran").exists()
+
+
+def test_a_failing_worker_is_told_with_the_end_of_its_log(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint_path(), folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.vision.boi"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    recipe = make_project(tmp_path, model={"path": str(folder)}, train={"max_steps": 1})
+    result = cvft("train", recipe)
+    assert result.returncode == 2
+    assert "worker.log: got exit code 1, need 0" in result.stderr
+    assert "weights: missing keys: got `model.vision.boi`, need exactly the published tensors" in result.stderr
+    assert not (tmp_path / "runs" / "small" / "adapter").exists()
+
+
+def test_an_environment_variable_that_contradicts_the_plan_is_refused(tmp_path):
+    import os
+
+    recipe = make_project(tmp_path)
+    result = cvft("train", recipe, env={**os.environ, "OMP_NUM_THREADS": "7"})
+    assert result.returncode == 2
+    assert "environment variable OMP_NUM_THREADS: got `7`, need `1`" in result.stderr
+
+
+def test_bad_clips_are_set_aside_when_asked_and_never_replaced(tmp_path):
+    (tmp_path / "notes.mp4").write_text("not a video")
+    rows = [*with_real_clips(ROWS), {"query": "q", "response": "r", "videos": ["notes.mp4"]}]
+    recipe = make_project(tmp_path, rows=rows, train={"max_steps": 1})
+    refused = cvft("train", recipe)
+    assert refused.returncode == 2
+    assert "train.jsonl:7 `videos`" in refused.stderr
+    assert not (tmp_path / "runs").exists()
+    cvft_ok("train", recipe, "data.on_bad_clip=quarantine")
+    run = tmp_path / "runs" / "small"
+    (line,) = (run / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["line"] == 7
+    assert len((run / "data" / "train.jsonl").read_text().splitlines()) == 6
+    assert json.loads((run / "manifest.json").read_text())["rows"]["num_quarantined"] == 1
+
+
+def test_every_problem_of_a_file_is_told_at_once_and_nothing_is_written(tmp_path):
+    clip = str(real_clip("bikes.mp4"))
+    (tmp_path / "empty.mp4").touch()
+    bad = [
+        {"query": "q", "response": None, "videos": [clip]},
+        {"query": "q", "response": "r", "history": [["a", None]], "videos": [clip]},
+        {"query": "q", "response": "r", "videos": [clip, clip]},
+        {"query": "q", "response": "r", "videos": ["missing.mp4"]},
+        {"query": "q", "response": "r", "videos": ["empty.mp4"]},
+        {"query": "q", "respones": "r", "videos": [clip]},
+        {"query": 5, "response": "r", "videos": [clip]},
+    ]
+    recipe = make_project(tmp_path, rows=bad)
+    before = files_under(tmp_path)
+    result = cvft("run", recipe)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    for number in range(1, 8):
+        assert f"train.jsonl:{number}" in result.stderr
+    assert "did you mean `response`" in result.stderr
+    assert files_under(tmp_path) == before
+
+
+def test_a_row_longer_than_allowed_is_an_error_and_never_cut(tmp_path):
+    recipe = make_project(tmp_path, data={"max_tokens": 40})
+    result = cvft("train", recipe)
+    assert result.returncode == 2
+    assert "tokens, need at most 40" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_history_under_the_base_template_is_an_error_for_it_would_be_lost(tmp_path):
+    recipe = make_project(tmp_path, model={"template": "base"})
+    result = cvft("train", recipe)
+    assert result.returncode == 2
+    assert "train.jsonl:3 `history`: got 1 turns, need none: template `base` has no place for it" in result.stderr
+
+
+def test_without_a_val_file_clips_are_split_and_never_shared(tmp_path):
+    recipe = make_project(tmp_path, data={"val": None, "val_fraction": 0.5}, train={"max_steps": 1})
+    cvft_ok("train", recipe)
+    data = tmp_path / "runs" / "small" / "data"
+    clips = [
+        {row["videos"][0] for row in map(json.loads, (data / name).read_text().splitlines()) if row["videos"]}
+        for name in ("train.jsonl", "val.jsonl")
+    ]
+    assert not clips[0] & clips[1]
+    assert sum(len((data / name).read_text().splitlines()) for name in ("train.jsonl", "val.jsonl")) == 6
+
+
+def test_a_json_array_trains_like_jsonl(tmp_path):
+    recipe = make_project(tmp_path, train={"max_steps": 1})
+    (tmp_path / "train.json").write_text(json.dumps(with_real_clips(ROWS)))
+    write_jsonl(tmp_path / "train.jsonl", [])
+    cvft_ok("train", recipe, f"data.train={tmp_path / 'train.json'}")
