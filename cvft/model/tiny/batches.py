@@ -1,0 +1,179 @@
+"""Training batches of the tiny model: scenes -> one packed row per clip.
+
+scenes, questions -> input_ids, token_type_ids, position_ids (B, L), mask (1, 1, L, L), labels as flat places
+
+B clips of one length, L tokens. A row is BOS, then per frame its vision tokens and its time index, then K blocks of one
+question with its answer. Every block sees the clip and itself only and its positions restart after the clip, so each is
+computed exactly as in a row of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from cvft.model.positions import position_ids_from_types
+from cvft.model.tiny.questions import BASE_FAMILIES, ask_some
+from cvft.model.tiny.world import COLOURS, MAX_SECONDS, SHAPES, Scene
+
+BLOCK_TOKENS = 17
+"""Tokens kept for one question with its answer; the longest takes 16."""
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B clips with their questions.
+
+    Args:
+        input_ids: (B, L).
+        token_type_ids: (B, L), 1 for vision tokens.
+        position_ids: (B, L).
+        mask: (1, 1, L, L) additive.
+        label_places: (N,) places in the flattened (B * L) row-token grid whose output predicts a label.
+        label_ids: (N,) the tokens to predict there.
+        label_block: (N,) number of the question-answer block (0..B * K - 1) a label belongs to.
+        families: Family of each block, "" for an empty one.
+        index_places: (T,) places of the time indices in a row.
+        question_places: (Q,) places in the flattened grid of the last token of each question.
+        question_topics: (Q, 4) what each question is about, see `question_topic`.
+    """
+
+    input_ids: Tensor
+    token_type_ids: Tensor
+    position_ids: Tensor
+    mask: Tensor
+    label_places: Tensor
+    label_ids: Tensor
+    label_block: Tensor
+    families: list[str]
+    index_places: Tensor
+    question_places: Tensor
+    question_topics: Tensor
+
+
+TOPIC_SIZES: tuple[int, ...] = (len(BASE_FAMILIES), len(SHAPES) + 1, len(COLOURS) + 1, MAX_SECONDS + 1)
+"""Number of classes of each column of `question_topic`."""
+
+
+def question_topic(family: str, question: str) -> list[int]:
+    """Returns the family, shape, colour and second that a question names, as class numbers; 0 for "none named"."""
+    words = question.rstrip("?").split()
+    shape = next((i for i, name in enumerate(SHAPES, 1) if name in words), 0)
+    colour = next((i for i, name in enumerate(COLOURS, 1) if name in words), 0)
+    second = int(words[-1]) + 1 if words[-1].isdigit() else 0
+    return [BASE_FAMILIES.index(family), shape, colour, second]
+
+
+@dataclass
+class Packer:
+    """Turns scenes into packed batches.
+
+    Args:
+        tokenizer: The tiny tokenizer.
+        tokens_per_frame: Vision tokens of one frame with boi and eoi.
+        num_questions: Question-answer blocks per clip.
+    """
+
+    tokenizer: PreTrainedTokenizerFast
+    tokens_per_frame: int
+    num_questions: int
+    _encoded: dict[str, list[int]] = field(default_factory=dict)
+    _masks: dict[int, Tensor] = field(default_factory=dict)
+
+    def encode(self, text: str) -> list[int]:
+        """Returns the token ids of a text, without special tokens."""
+        if text not in self._encoded:
+            self._encoded[text] = self.tokenizer.encode(text, add_special_tokens=False)
+        return self._encoded[text]
+
+    def _mask(self, num_prefix: int) -> Tensor:
+        if num_prefix not in self._masks:
+            num_tokens = num_prefix + self.num_questions * BLOCK_TOKENS
+            block = torch.full((num_tokens,), -1)
+            block[num_prefix:] = torch.arange(self.num_questions).repeat_interleave(BLOCK_TOKENS)
+            same = (block[None, :] == -1) | (block[:, None] == block[None, :])
+            allowed = same & torch.ones(num_tokens, num_tokens, dtype=torch.bool).tril()
+            mask = torch.zeros(num_tokens, num_tokens).masked_fill(~allowed, torch.finfo(torch.float32).min)
+            self._masks[num_prefix] = mask[None, None]
+        return self._masks[num_prefix]
+
+    def pack(self, scenes: Sequence[Scene], *, rng: np.random.Generator, weights: dict[str, float]) -> PackedBatch:
+        """Asks every scene and lays the rows out.
+
+        Args:
+            scenes: B scenes of one length.
+            rng: Source of chance for the questions.
+            weights: Share of each family, as `ask_some` takes it.
+
+        Returns:
+            The batch.
+        """
+        bos, eos, pad = (self.tokenizer.convert_tokens_to_ids(token) for token in self._special_tokens())
+        prefix, types, index_places = [bos], [0], []
+        for second in range(scenes[0].num_seconds):
+            index_ids = self.encode(str(second))
+            prefix += [pad] * self.tokens_per_frame + index_ids
+            types += [1] * self.tokens_per_frame + [0] * len(index_ids)
+            index_places.append(len(prefix) - 1)
+        num_prefix, num_block = len(prefix), self.num_questions * BLOCK_TOKENS
+        num_tokens = num_prefix + num_block
+        ids = np.full((len(scenes), num_tokens), eos, dtype=np.int64)
+        ids[:, :num_prefix] = prefix
+        places, labels, blocks, families, ends, topics = [], [], [], [], [], []
+        for row, scene in enumerate(scenes):
+            asked = ask_some(scene, rng=rng, num_questions=self.num_questions, weights=weights)
+            families += [family for family, _, _ in asked] + [""] * (self.num_questions - len(asked))
+            for slot, (family, question, answer) in enumerate(asked):
+                question_ids = self.encode(f"Question: {question} Answer:")
+                answer_ids = [*self.encode(answer), eos]
+                start = num_prefix + slot * BLOCK_TOKENS
+                first_label = start + len(question_ids)
+                end = first_label + len(answer_ids)
+                assert end <= start + BLOCK_TOKENS, f"{question} {answer} needs {end - start} tokens"
+                ids[row, start:end] = question_ids + answer_ids
+                places += range(row * num_tokens + first_label - 1, row * num_tokens + end - 1)
+                labels += answer_ids
+                ends.append(row * num_tokens + first_label - 1)
+                topics.append(question_topic(family, question))
+                blocks += [row * self.num_questions + slot] * len(answer_ids)
+        row_types = torch.tensor(types + [0] * num_block)
+        prefix_positions = position_ids_from_types(row_types[None, : num_prefix + 1])[0]
+        positions = torch.cat(
+            (prefix_positions[:-1], (prefix_positions[-1] + torch.arange(BLOCK_TOKENS)).repeat(self.num_questions))
+        )
+        return PackedBatch(
+            input_ids=torch.from_numpy(ids),
+            token_type_ids=row_types.expand(len(scenes), -1),
+            position_ids=positions.expand(len(scenes), -1),
+            mask=self._mask(num_prefix),
+            label_places=torch.tensor(places),
+            label_ids=torch.tensor(labels),
+            label_block=torch.tensor(blocks),
+            families=families,
+            index_places=torch.tensor(index_places),
+            question_places=torch.tensor(ends),
+            question_topics=torch.tensor(topics),
+        )
+
+    def _special_tokens(self) -> tuple[str, str, str]:
+        return self.tokenizer.bos_token, self.tokenizer.eos_token, self.tokenizer.pad_token
+
+
+def frame_targets(cells: np.ndarray, *, num_kinds: int) -> Tensor:
+    """Tells for each second what is there, what is new and what is gone.
+
+    Args:
+        cells: (B, T, 4) of `world.scene_cells`.
+        num_kinds: Number of colour and shape pairs.
+
+    Returns:
+        float32 (B, T, 3 * num_kinds) of zeros and ones: present, appeared, vanished since the second before.
+    """
+    present = torch.zeros(*cells.shape[:2], num_kinds + 1).scatter_(2, torch.from_numpy(cells), 1.0)[..., 1:]
+    before = torch.cat((present[:, :1], present[:, :-1]), dim=1)
+    return torch.cat((present, (present - before).clamp(min=0), (before - present).clamp(min=0)), dim=2)

@@ -1,0 +1,225 @@
+"""Second stage of the pre-training: the language model behind the frozen tower.
+
+Packed questions about fresh random clips, short clips first. Beside the answers, two dense losses read from the second
+decoder layer: at each time index what is present, new and gone at that second, and at the end of each question what it
+asks about. With both at hand, finding a second is one look-up for the layers above; without them it takes hours to emerge.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cvft.model.modeling import CogVLM2VideoForCausalLM
+from cvft.model.tiny.batches import TOPIC_SIZES, PackedBatch, Packer, frame_targets
+from cvft.model.tiny.questions import BASE_FAMILIES
+from cvft.model.tiny.schedule import Settings, TwoOptimizers, rate_factor
+from cvft.model.tiny.world import MAX_SECONDS, NUM_KINDS, Scene, SpriteBank, sample_scene, scene_cells
+
+FAMILY_WEIGHTS: dict[str, float] = {
+    "colour": 0.4,
+    "shape": 0.4,
+    "count": 1.5,
+    "colour_at": 0.7,
+    "what_at": 0.7,
+    "visible_at": 0.7,
+    "appear": 1.5,
+    "disappear": 2.0,
+    "change": 2.0,
+    "first_seen": 1.5,
+    "last_seen": 3.0,
+    "change_how": 0.5,
+    "event_at": 1.0,
+    "event_order": 1.0,
+    "end": 0.2,
+}
+"""Share of each family among the questions: finding a second is the hard part, so it is asked most."""
+
+
+@contextmanager
+def captured_outputs(model: CogVLM2VideoForCausalLM, layer: int) -> Iterator[list[Tensor]]:
+    """Collects the output of one decoder layer of every forward pass inside the block."""
+    outputs: list[Tensor] = []
+    hook = model.model.layers[layer].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        hook.remove()
+
+
+@dataclass(frozen=True)
+class RenderedClips:
+    """Clips of one length with their frozen features.
+
+    Args:
+        scenes: B scenes.
+        features: (B * T, 4, D) as `VisionTower.encode` returns them.
+        targets: (B, T, 72) as `frame_targets` returns them.
+    """
+
+    scenes: list[Scene]
+    features: Tensor
+    targets: Tensor
+
+
+def curriculum_seconds(rng: np.random.Generator, *, progress: float) -> int:
+    """Draws a clip length: 2..3 s at first, up to 5 s until an eighth of the stage, then 2..8 s, mostly 4..7."""
+    if progress < 0.04:
+        return int(rng.integers(2, 4))
+    if progress < 0.125:
+        return int(rng.integers(2, 6))
+    return int(rng.choice(np.arange(2, MAX_SECONDS + 1), p=(0.05, 0.12, 0.17, 0.18, 0.18, 0.17, 0.13)))
+
+
+def render(model: CogVLM2VideoForCausalLM, scenes: list[Scene], *, bank: SpriteBank) -> RenderedClips:
+    """Renders scenes of one length and runs the frozen tower over them."""
+    cells = scene_cells(scenes)
+    pixels = torch.from_numpy(bank.render(cells)).flatten(0, 1)
+    with torch.no_grad():
+        features = model.model.vision.encode(pixels)
+    return RenderedClips(scenes, features, frame_targets(cells, num_kinds=NUM_KINDS))
+
+
+def run_model(model: CogVLM2VideoForCausalLM, batch: PackedBatch, *, features: Tensor) -> Tensor:
+    """Returns the logits (N, V) at the label places."""
+    hidden = model.model(
+        input_ids=batch.input_ids,
+        vision_features=features,
+        token_type_ids=batch.token_type_ids,
+        attention_mask=batch.mask.expand(len(batch.input_ids), -1, -1, -1),
+        position_ids=batch.position_ids,
+    ).last_hidden_state
+    return model.lm_head(hidden.flatten(0, 1)[batch.label_places])
+
+
+def exact_match(
+    model: CogVLM2VideoForCausalLM, packer: Packer, clips: list[RenderedClips], *, seed: int
+) -> dict[str, tuple[int, int]]:
+    """Scores whole answers; with the right answer fed, all tokens right means that greedy generation gives it too.
+
+    Args:
+        model: The model.
+        packer: Makes the questions.
+        clips: Held-out clips.
+        seed: Seed of the questions.
+
+    Returns:
+        Per family (right, asked).
+    """
+    rng = np.random.default_rng(seed)
+    score: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for group in clips:
+        batch = packer.pack(group.scenes, rng=rng, weights=dict.fromkeys(BASE_FAMILIES, 1.0))
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            right = run_model(model, batch, features=group.features).argmax(-1) == batch.label_ids
+        wrong_per_block = torch.zeros(len(batch.families)).index_add_(0, batch.label_block, (~right).float())
+        for family, wrong in zip(batch.families, wrong_per_block.tolist(), strict=True):
+            if family:
+                score[family][0] += wrong == 0
+                score[family][1] += 1
+    return {family: (right, asked) for family, (right, asked) in sorted(score.items())}
+
+
+class LanguageStage:
+    """The language-model stage with everything that a resume needs.
+
+    Args:
+        model: Model whose tower is trained.
+        packer: Makes the packed batches.
+        settings: Numbers of the stage.
+    """
+
+    def __init__(self, model: CogVLM2VideoForCausalLM, packer: Packer, *, settings: Settings) -> None:
+        self.model, self.packer, self.settings = model, packer, settings
+        model.model.vision.requires_grad_(False)
+        model.model.vision.boi.requires_grad_(True)
+        model.model.vision.eoi.requires_grad_(True)
+        torch.manual_seed(settings.seed + 1)
+        self.present_head = nn.Linear(model.config.hidden_size, NUM_KINDS)
+        self.event_head = nn.Linear(model.config.hidden_size, 3 * NUM_KINDS)
+        self.topic_head = nn.Linear(model.config.hidden_size, sum(TOPIC_SIZES))
+        heads = [p for head in self._heads() for p in head.parameters()]
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for name, p in trained if p.dim() == 2 and ".layers." in name]
+        kept = {id(p) for p in matrices}
+        self.optimizer = TwoOptimizers(
+            matrices, [p for _, p in trained if id(p) not in kept] + heads, settings=settings
+        )
+        self.step, self.seconds_run = 0, 0.0
+        self.bank = SpriteBank(settings.seed + 1)
+        self.held_out = self._held_out_clips()
+        self.pool: list[RenderedClips] = []
+
+    def _heads(self) -> list[nn.Linear]:
+        return [self.present_head, self.event_head, self.topic_head]
+
+    def _held_out_clips(self) -> list[RenderedClips]:
+        rng, bank = np.random.default_rng(10**6), SpriteBank(10**6)
+        return [
+            render(self.model, [sample_scene(rng, num_seconds=seconds) for _ in range(40)], bank=bank)
+            for seconds in range(3, MAX_SECONDS + 1)
+        ]
+
+    def _next_clips(self, rng: np.random.Generator) -> RenderedClips:
+        seconds = curriculum_seconds(rng, progress=self.step / self.settings.lm_steps)
+        usable = [place for place, clips in enumerate(self.pool) if clips.scenes[0].num_seconds == seconds]
+        if len(usable) >= 12 and rng.random() > 1 / self.settings.reuse:
+            return self.pool[usable[int(rng.integers(len(usable)))]]
+        scenes = [sample_scene(rng, num_seconds=seconds) for _ in range(self.settings.clips)]
+        fresh = render(self.model, scenes, bank=self.bank)
+        if len(usable) >= 12:
+            # the oldest goes: a clip is asked `reuse` times on average
+            del self.pool[usable[0]]
+        self.pool.append(fresh)
+        return fresh
+
+    def train_step(self) -> tuple[float, float]:
+        """Runs one step; returns the answer loss and the dense loss."""
+        rng = np.random.default_rng((self.settings.seed, 7, self.step))
+        clips = self._next_clips(rng)
+        batch = self.packer.pack(clips.scenes, rng=rng, weights=FAMILY_WEIGHTS)
+        with captured_outputs(self.model, 0) as first, captured_outputs(self.model, 1) as second:
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = run_model(self.model, batch, features=clips.features)
+            present = self.present_head(first[0][:, batch.index_places].float())
+            events = self.event_head(second[0][:, batch.index_places].float())
+            topics = self.topic_head(second[0].flatten(0, 1)[batch.question_places].float()).split(TOPIC_SIZES, dim=-1)
+        answer_loss = F.cross_entropy(logits.float(), batch.label_ids)
+        dense_loss = 24 * (
+            F.binary_cross_entropy_with_logits(events, clips.targets)
+            + 0.3 * F.binary_cross_entropy_with_logits(present, clips.targets[..., :NUM_KINDS])
+        )
+        dense_loss = dense_loss + sum(
+            F.cross_entropy(logits, classes) for logits, classes in zip(topics, batch.question_topics.T, strict=True)
+        )
+        (answer_loss + self.settings.event_loss * dense_loss).backward()
+        settings = self.settings
+        self.optimizer.step(rate_factor(self.step, num_steps=settings.lm_steps, decay_share=settings.decay_share))
+        self.step += 1
+        return answer_loss.item(), dense_loss.item()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resume needs; the pool of clips is drawn anew."""
+        return {
+            "model": self.model.state_dict(),
+            "heads": [head.state_dict() for head in self._heads()],
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds_run": self.seconds_run,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        for head, head_state in zip(self._heads(), state["heads"], strict=True):
+            head.load_state_dict(head_state)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds_run = state["step"], state["seconds_run"]
