@@ -141,6 +141,17 @@ def test_a_later_layer_replaces_the_other_of_an_either_or(tmp_path: Path) -> Non
     assert (kept.train.epochs, kept.data.val_fraction) == (2.0, 0.1)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(BASE, encoding="utf-8-sig")
+    assert load_recipe(path).recipe.model.path == "tiny"
+
+
+def test_offloading_has_an_effect_with_one_rank(tmp_path: Path) -> None:
+    recipe = load(tmp_path, BASE, "parallel.strategy=zero2_offload", "parallel.num_gpus=1")
+    assert recipe.parallel == Parallel(strategy="zero2_offload", num_gpus=1)
+
+
 def test_overrides_are_typed_like_the_file(tmp_path: Path) -> None:
     recipe = load(tmp_path, BASE, "lora.targets=[a, b]", "lora.dora=true", "name=x")
     assert (recipe.lora.targets, recipe.lora.dora, recipe.name) == (("a", "b"), True, "x")

@@ -265,6 +265,13 @@ def test_all_problems_are_told_at_once() -> None:
     ]
 
 
+def test_no_rule_speaks_about_a_setting_that_is_wrong_already() -> None:
+    assert told(f"{BASE}lora: {{targets: qvk, train_projector: true}}\n") == [
+        "lora.targets: got `qvk`, need one of `qkv`, `all-linear` or a list of module names",
+        "  hint: did you mean `qkv`?",
+    ]
+
+
 def test_a_problem_names_the_file_that_stated_it() -> None:
     Path("base.yaml").write_text(f"{BASE}lora: {{rank: 0, alpha: 0}}\n")
     assert told("extends: base.yaml\nlora: {alpha: -1}\n", "lora.dropout=2") == [

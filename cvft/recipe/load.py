@@ -133,7 +133,7 @@ def _read_file(path: Path, *, subject: str, stated_by: Path | None) -> dict[str,
     if path.is_dir():
         raise RecipeError(subject, [Problem(where, f"{what}a folder", "a recipe file", _hint_near(path / "x.yaml"))])
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         problem = Problem(where, f"{what}no such file", "a recipe file", _hint_near(path))
         raise RecipeError(subject, [problem]) from None
@@ -244,7 +244,7 @@ def _drop_replaced(merged: dict[str, Any], layer: dict[str, Any], pair: tuple[st
         section, _, key = stated.partition(".")
         other = replaced.partition(".")[2]
         new, old = layer.get(section), merged.get(section)
-        if isinstance(new, dict) and isinstance(old, dict) and new.get(key) is not None and other not in new:
+        if isinstance(new, dict) and isinstance(old, dict) and new.get(key) is not None:
             old.pop(other, None)
 
 
