@@ -46,7 +46,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         return call
 
     modules: dict[str, dict[str, object]] = {
-        "cvft.pipeline": {"run_all": "done", "export_run": None, "evaluate_run": {"exact_match": 0.5}},
+        "cvft.pipeline": {"run_all": "done", "export_run": None, "evaluate_run": {"größe": 0.5}},
         "cvft.engine.train": {"train": types.SimpleNamespace(adapter=Path("runs/mine/adapter"))},
         "cvft.evaluate.infer": {"infer_one": "a réd ball", "infer_file": None},
     }
@@ -108,7 +108,7 @@ def test_each_command_calls_its_function(recipe: Path, calls: Calls, capsys: pyt
         ("run", "run_all", "done\n"),
         ("train", "train", "runs/mine/adapter\n"),
         ("export", "export_run", ""),
-        ("eval", "evaluate_run", '{\n  "exact_match": 0.5\n}\n'),
+        ("eval", "evaluate_run", '{\n  "größe": 0.5\n}\n'),
     ]:
         assert main([command, str(recipe), "lora.rank=4", "seed=1"]) == 0
         name, (loaded,), _ = calls.pop()

@@ -32,6 +32,7 @@ def test_exact_match(said: str, right: str, same: bool) -> None:
         ("blue", "red", 0.0),
         ("", "red", 0.0),
         ("A", "A", 1.0),  # a choice, not an article
+        ("a", "A", 1.0),
         ("B", "A", 0.0),
         ("the", "A", 0.0),
         ("", "A", 0.0),
@@ -63,7 +64,7 @@ def test_rouge_l(said: str, right: str, score: float) -> None:
 
 def test_rouge_l_is_the_librarys_own_on_english() -> None:
     """Our words change what other scripts score, and nothing about text that the library can cut itself."""
-    from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+    from rouge_score.rouge_scorer import RougeScorer
 
     library = RougeScorer(["rougeL"])
     for said, right in [

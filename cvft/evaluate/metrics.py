@@ -110,7 +110,7 @@ def rouge_l(prediction: str, *, expected: str) -> float:
 class _RougeL:
     def __init__(self) -> None:
         # Imported here: the package loads numpy and nltk, which whoever only wants the rules does not need.
-        from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+        from rouge_score.rouge_scorer import RougeScorer
 
         self._scorer = RougeScorer(["rougeL"], tokenizer=_Words())
 
