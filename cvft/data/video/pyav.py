@@ -239,7 +239,7 @@ def open_pyav(path: Path, *, on_duration: OnDuration) -> Iterator[PyAVReader]:
         import av
     except ImportError as error:
         raise clip_error(
-            path, decoder="pyav", got="no such package", need="the av package", hint="pip install 'av>=15.1'"
+            path, decoder="pyav", got="no such package", need="the av package", hint="pip install 'av>=17.1'"
         ) from error
     try:
         with _open_container(path) as container:
@@ -266,7 +266,7 @@ def _open_container(path: Path) -> Iterator[InputContainer]:
 
 def _find_stream(container: InputContainer, path: Path) -> VideoStream:
     stream = cast("VideoStream | None", container.streams.best("video"))
-    if stream is None or int(stream.disposition) & _ATTACHED_PICTURE:
+    if stream is None or stream.disposition.value & _ATTACHED_PICTURE:
         found = sorted({other.type for other in container.streams if other is not stream})
         got = f"no video stream, only {', '.join(found)}" if found else "no video stream"
         raise clip_error(path, decoder="pyav", got=got, need="a video stream")
