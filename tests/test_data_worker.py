@@ -329,10 +329,21 @@ def test_bad_clips_are_told_with_their_lines(data):
     with pytest.raises(DataError) as caught:
         check_clips(read_rows(data), sampling=CHAT)
     assert str(caught.value).replace(f"{data.parent}/", "") == (
-        "the clips has 1 problem\n"
+        "the check of clips has 1 problem\n"
         "  train.jsonl:2, 4 `videos`: bad.mp4 (decoder `pyav`): got a file that it cannot decode "
         "(Invalid data found when processing input), need a video file\n"
         "    hint: the file is damaged or cut off, or not a video"
+    )
+
+
+def test_missing_decoder_is_told_once(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(DataError) as caught:
+        check_clips(read_rows(data), sampling=CHAT, decoder="decord")
+    assert str(caught.value) == (
+        "the check of clips has 1 problem\n"
+        "  decoder `decord`: got no such package, need the decord package\n"
+        "    hint: pip install decord"
     )
 
 
@@ -384,6 +395,6 @@ def test_old_quarantine_goes_when_nothing_is_set_aside(data, tmp_path):
 def test_data_without_a_good_row_is_refused_also_with_quarantine(data, tmp_path):
     rows = [row for row in read_rows(data) if row.video is not None and row.video.name == "bad.mp4"]
     target = tmp_path / "quarantine.jsonl"
-    with pytest.raises(DataError, match=r"^the clips, none of which is left, has 1 problem"):
+    with pytest.raises(DataError, match=r"^the check of clips, which leaves no row, has 1 problem"):
         check_clips(rows, sampling=CHAT, on_bad_clip="quarantine", quarantine_file=target)
     assert len(target.read_text().splitlines()) == 2

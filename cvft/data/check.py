@@ -5,6 +5,7 @@ Refuses, or sets aside where asked to, every row whose clip does not decode; nev
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import queue
 from collections import defaultdict
@@ -81,12 +82,15 @@ def check_clips(
 
     Raises:
         DataError: Clips are bad and `on_bad_clip` is `error`: every one of them, with file, lines and reason. Or no
-            row is left.
+            row is left, or the decoder is not installed.
         RunError: The decode process cannot be started at all.
     """
     if on_bad_clip == "quarantine" and quarantine_file is None:
         need = "the name of a file to write"
         raise DataError("the check of clips", [Problem("quarantine_file", "null", need)])
+    if decoder == "decord" and importlib.util.find_spec("decord") is None:  # said once, not once per clip
+        problem = Problem("decoder `decord`", "no such package", "the decord package", "pip install decord")
+        raise DataError("the check of clips", [problem])
     rows_of: dict[Path, list[Row]] = defaultdict(list)
     for row in rows:
         if row.video is not None:
@@ -119,15 +123,15 @@ def check_clips(
 
     bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
     facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipFacts)}
-    problems = [_tell(path, error, rows_of[path]) for path, error in bad.items()]
+    problems = [_tell(error, rows_of[path]) for path, error in bad.items()]
     if bad and on_bad_clip == "error":
-        raise DataError("the clips", problems)
+        raise DataError("the check of clips", problems)
     good_rows = [row for row in rows if row.video not in bad]
     quarantined = [Quarantined(row, _explain(bad[row.video])) for row in rows if row.video in bad]
     if quarantine_file is not None and on_bad_clip == "quarantine":
         _write_quarantine(quarantined, quarantine_file)
     if bad and not good_rows:
-        raise DataError("the clips, none of which is left,", problems)
+        raise DataError("the check of clips, which leaves no row,", problems)
     return ClipCheck(good_rows, quarantined, facts)
 
 
@@ -135,7 +139,7 @@ def _explain(error: ClipError) -> str:
     return "; ".join(f"{problem.where}: got {problem.got}, need {problem.need}" for problem in error.problems)
 
 
-def _tell(path: Path, error: ClipError, rows: Sequence[Row]) -> Problem:
+def _tell(error: ClipError, rows: Sequence[Row]) -> Problem:
     """Names the rows of a bad clip as well as what is wrong with it."""
     same_file = [row for row in rows if row.source == rows[0].source][:_MAX_LINES_SHOWN]
     where = ", ".join([rows[0].place, *(str(row.line) for row in same_file[1:])])
