@@ -84,10 +84,16 @@ def export_run(loaded: LoadedRecipe) -> str:
     from cvft.export.verify import compare
 
     recipe, folder = loaded.recipe, _trained(loaded)
+    dtype = _merged_dtype(recipe)
     if (folder.merged / VERIFICATION_FILE).is_file():
-        return _verified_line(folder, json.loads((folder.merged / VERIFICATION_FILE).read_text(encoding="utf-8")))
+        verification = json.loads((folder.merged / VERIFICATION_FILE).read_text(encoding="utf-8"))
+        if verification["dtype"] != dtype:
+            problem = Problem(
+                "merged/", f"weights in {verification['dtype']}", dtype, "remove that folder to merge again"
+            )
+            raise RunError(f"run folder {loaded.recipe.run_dir}", [problem])
+        return _verified_line(folder, verification)
     base, contract = _base_and_contract(recipe)
-    dtype = recipe.model.dtype if recipe.export.dtype == "auto" else recipe.export.dtype
     aside = folder.path / "merged.partial"
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -230,6 +236,10 @@ def _base_and_contract(recipe: Recipe) -> tuple[Path, Contract]:
     return model.path, make_contract(recipe, model=model, feeding=decide_feeding(recipe, model))
 
 
+def _merged_dtype(recipe: Recipe) -> str:
+    return recipe.model.dtype if recipe.export.dtype == "auto" else recipe.export.dtype
+
+
 def _load(recipe: Recipe, which: Which, folder: RunFolder, *, merged_folder: Path | None = None) -> Answerer:
     import torch
 
@@ -243,13 +253,12 @@ def _load(recipe: Recipe, which: Which, folder: RunFolder, *, merged_folder: Pat
         hint = "cvft export makes it"
         raise RunError(f"run folder {folder.path}", [Problem("merged/", "no such folder", "a merged model", hint)])
     device, _ = decide_ranks(recipe, num_gpus_present=count_gpus())
-    merged_dtype = recipe.model.dtype if recipe.export.dtype == "auto" else recipe.export.dtype
     torch.set_num_threads(recipe.parallel.num_threads)
     return load_answerer(
         merged if which == "merged" else base,
         contract=stored,
         adapter_folder=folder.adapter if which == "adapter" else None,
-        dtype=merged_dtype if which == "merged" else recipe.model.dtype,
+        dtype=_merged_dtype(recipe) if which == "merged" else recipe.model.dtype,
         attention=None if recipe.model.attention == "auto" else recipe.model.attention,
         device=device,
         timeout_s=recipe.video.timeout_s,

@@ -158,6 +158,12 @@ def test_the_table_of_the_checkpoint_is_what_rotates(tmp_path, processor):
     torch.testing.assert_close(exact, usual, rtol=0, atol=1e-5)  # an exact table ignores the checkpoint's
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_tensor_is_loaded_in_the_precision_asked_for(dtype):
+    state = load_model(TINY, dtype=dtype).state_dict()
+    assert {tensor.dtype for tensor in state.values()} == {dtype}
+
+
 def test_missing_and_unexpected_tensors_are_told_together(tmp_path):
     from safetensors.torch import load_file, save_file
 

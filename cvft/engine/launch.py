@@ -73,13 +73,18 @@ def merge_environment(planned: dict[str, str] | object, shell: dict[str, str]) -
     """
     assert isinstance(planned, dict)
     problems = [
-        Problem(f"environment variable {name}", quote(shell[name]), quote(value), f"unset {name}")
+        Problem(f"environment variable {name}", quote(shell[name]), quote(value), _environment_hint(name))
         for name, value in planned.items()
         if shell.get(name, value) != value
     ]
     if problems:
         raise RunError("the shell", problems)
     return {**shell, **planned}
+
+
+def _environment_hint(name: str) -> str:
+    setting = {"OMP_NUM_THREADS": " or set parallel.num_threads"}.get(name, "")
+    return f"unset {name}{setting}"
 
 
 @contextmanager

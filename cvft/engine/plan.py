@@ -292,7 +292,7 @@ def _swift_arguments(
         "learning_rate": recipe.optim.learning_rate,
         "weight_decay": recipe.optim.weight_decay,
         "warmup_ratio": recipe.optim.warmup_ratio,
-        "lr_scheduler_type": recipe.optim.schedule,
+        "lr_scheduler_type": _scheduler(recipe.optim.schedule, warmup_ratio=recipe.optim.warmup_ratio),
         "max_grad_norm": recipe.optim.max_grad_norm,
         "adam_beta1": recipe.optim.adam_beta1,
         "adam_beta2": recipe.optim.adam_beta2,
@@ -329,6 +329,11 @@ def _swift_arguments(
     if recipe.parallel.strategy.startswith("zero"):
         arguments["deepspeed"] = recipe.parallel.strategy
     return arguments
+
+
+def _scheduler(schedule: str, *, warmup_ratio: float) -> str:
+    """transformers' name of a schedule: its `constant` would ignore the warm-up."""
+    return "constant_with_warmup" if schedule == "constant" and warmup_ratio > 0 else schedule
 
 
 def _environment(run_dir: Path, *, num_threads: int) -> dict[str, str]:

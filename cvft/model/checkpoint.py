@@ -68,7 +68,7 @@ def load_model(
     Raises:
         ModelError: when a tensor is missing, unexpected or of another shape.
     """
-    from cvft.model.modeling import CogVLM2VideoForCausalLM
+    from cvft.model.modeling import CogVLM2VideoForCausalLM, RotaryEmbedding
 
     folder = Path(folder)
     config = load_config(folder)
@@ -93,6 +93,9 @@ def load_model(
     ]
     if problems:
         raise ModelError(f"model {folder}", problems)
+    for module in model.modules():
+        if isinstance(module, RotaryEmbedding):
+            module.to(dtype)  # transformers casts parameters only
     return model.eval()
 
 

@@ -70,7 +70,10 @@ class RotaryEmbedding(nn.Module):
 
     def forward(self, position_ids: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Turns (B, L) positions into two (B, 1, L, head_dim / 2) tables of `dtype`."""
-        inv_freq = compute_inv_freq(self.head_dim).to(position_ids.device) if self.exact else self.inv_freq
+        # the table follows the activations: transformers casts parameters when it loads, but leaves buffers as they lie
+        inv_freq = self.inv_freq.to(dtype)
+        if self.exact:
+            inv_freq = compute_inv_freq(self.head_dim).to(position_ids.device)
         angles = (position_ids[..., None].to(inv_freq.dtype) * inv_freq)[:, None]
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
