@@ -119,8 +119,9 @@ def test_hang_costs_one_clip(clip_file):
             "  a.mp4 (decoder `pyav`): got a decoder that did not finish in 1 s, need frames in that time\n"
             "    hint: the process was stopped; re-encode the clip, or allow more time"
         )
-        assert 0.9 < time.monotonic() - begin < 5
+        assert 0.9 < time.monotonic() - begin < 15
         assert not is_alive(pid)
+        worker.timeout_s = 60  # a busy machine must not fail what follows
         assert worker.decode(clip_file, sampling=CHAT).frames.shape == (3, 96, 160, 3)
         assert worker.pid != pid
 
