@@ -49,6 +49,10 @@ class CvftError(ValueError):
         assert self.problems, "an error needs a problem"
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[type[CvftError], tuple[str, tuple[Problem, ...]]]:
+        """Lets the error cross from a data loader worker to the process that shows it."""
+        return type(self), (self.subject, self.problems)
+
     def __str__(self) -> str:
         count = len(self.problems)
         head = f"{self.subject} has {count} problem{'s' if count > 1 else ''}"
