@@ -30,8 +30,8 @@ NUM_TRAIN_KEPT = 3
 def encode_clip(frames: np.ndarray, path: Path) -> None:
     """Writes uint8 RGB frames (N, H, W, 3) as an h264 mp4 at `CLIP_FPS`."""
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-        # one thread: the bytes depend on the frames only
-        options = {"crf": "23", "preset": "medium", "threads": "1"}
+        # one thread and no assembler: with either, x264 gives other bytes for the same frames now and then
+        options = {"crf": "23", "preset": "medium", "x264-params": "threads=1:asm=0"}
         stream = container.add_stream("libx264", rate=CLIP_FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         for frame in frames:

@@ -21,8 +21,8 @@ from cvft.model.positions import position_ids_from_types
 from cvft.model.tiny.questions import BASE_FAMILIES, ask_some
 from cvft.model.tiny.world import COLOURS, MAX_SECONDS, SHAPES, Scene
 
-BLOCK_TOKENS = 17
-"""Tokens kept for one question with its answer; the longest takes 16."""
+BLOCK_TOKENS = 21
+"""Tokens kept for one question with its answer; the longest takes all."""
 
 
 @dataclass(frozen=True)

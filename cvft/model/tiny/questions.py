@@ -157,6 +157,12 @@ def _end(scene: Scene) -> Iterator[QuestionAnswer]:
     yield "At what second does the clip end?", str(scene.num_seconds - 1)
 
 
+def _first_and_last(scene: Scene) -> Iterator[QuestionAnswer]:
+    for seen in sightings(scene):
+        if seen.first_s < seen.last_s:
+            yield f"When is the {seen.name} first and last visible?", f"at {seen.first_s} then {seen.last_s}"
+
+
 def _interval(scene: Scene) -> Iterator[QuestionAnswer]:
     for seen in sightings(scene):
         if seen.first_s < seen.last_s:
@@ -179,6 +185,7 @@ FAMILIES: dict[str, Callable[[Scene], Iterator[QuestionAnswer]]] = {
     "event_at": _event_at,
     "event_order": _event_order,
     "end": _end,
+    "first_and_last": _first_and_last,
     HELD_OUT_FAMILY: _interval,
 }
 """Every family: from a scene to all its questions of that kind."""

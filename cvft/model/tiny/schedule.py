@@ -28,11 +28,11 @@ class Settings:
     """
 
     seed: int = 0
-    tower_steps: int = 1500
+    tower_steps: int = 400
     tower_frames: int = 192
-    lm_steps: int = 16000
+    lm_steps: int = 9000
     clips: int = 32
-    questions: int = 8
+    questions: int = 7
     reuse: int = 3
     muon_lr: float = 0.02
     adam_lr: float = 3e-3

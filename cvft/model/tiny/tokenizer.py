@@ -46,11 +46,15 @@ GENERAL_ENGLISH = (
 """A little text beyond the world, so that a user's own words split into fewer pieces."""
 
 
+TEXT_FAMILIES: tuple[str, ...] = tuple(name for name in FAMILIES if name != "first_and_last")
+"""Families whose text is learnt; the one left out came later and has no word of its own, so the ids could stay."""
+
+
 def _corpus(*, num_scenes: int, seed: int) -> Iterator[str]:
     rng = np.random.default_rng(seed)
     for _ in range(num_scenes):
         scene = sample_scene(rng, num_seconds=int(rng.integers(3, MAX_SECONDS + 1)))
-        for family in FAMILIES:
+        for family in TEXT_FAMILIES:
             for question, answer in ask(scene, family=family):
                 yield f"Question: {question} Answer:"
                 yield answer
