@@ -1,0 +1,128 @@
+"""The plan is a pure value: what a recipe turns into, checked without ms-swift, torch or a GPU."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cvft.engine.launch import merge_environment
+from cvft.engine.plan import ModelFacts, Plan, RowFacts, compile_plan, decide_feeding
+from cvft.engine.targets import target_regex
+from cvft.errors import RecipeError, RunError
+from cvft.recipe import recipe_from_dict
+
+MODEL = ModelFacts(
+    Path("model"), template_version="base", is_official=True, max_tokens=2048, num_tokens_per_frame=66, image_size=224
+)
+ROWS = RowFacts(num_train_rows=100, num_val_rows=10, max_row_tokens=1700)
+
+
+def make_recipe(**sections):
+    values = {"name": "x", "model": {"path": "folder/cogvlm2-video-llama3-chat"}, "data": {"train": "train.jsonl"}}
+    return recipe_from_dict({**values, **sections})
+
+
+def plan_of(num_gpus_present=0, rows=ROWS, **sections) -> Plan:
+    return compile_plan(make_recipe(**sections), model=MODEL, rows=rows, num_gpus_present=num_gpus_present)
+
+
+def test_a_plan_survives_its_file():
+    plan = plan_of()
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.to_json() == plan.to_json()
+
+
+def test_what_ms_swift_would_derive_is_stated():
+    arguments = plan_of(train={"global_batch_rows": 16, "micro_batch_rows": 2}).swift_arguments
+    assert arguments["gradient_accumulation_steps"] == 8
+    assert arguments["fp16"] is False
+    assert arguments["strict"] is True
+    assert arguments["check_model"] is False
+    assert arguments["gradient_checkpointing_kwargs"] == {"use_reentrant": False}
+    assert arguments["split_dataset_ratio"] == 0.0
+
+
+def test_steps_cover_every_row_of_an_epoch():
+    plan = plan_of(train={"global_batch_rows": 16, "epochs": 3})
+    assert (plan.steps_per_epoch, plan.num_steps) == (7, 21)
+    assert plan_of(train={"max_steps": 5}).num_steps == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "template", "feeding"),
+    [
+        ("a/cogvlm2-video-llama3-chat", "auto", ("chat", "chat")),
+        ("a/cogvlm2-video-llama3-base", "auto", ("base", "base")),
+        ("a/cogvlm2-llama3-caption", "auto", ("chat", "chat")),
+        ("a/cogvlm2-video-llama3-chat", "swift", ("swift", "base")),
+        ("a/cogvlm2-video-llama3-chat", "vqa", ("vqa", "chat")),
+    ],
+)
+def test_official_checkpoints_get_their_template_by_name(path, template, feeding):
+    decided = decide_feeding(make_recipe(model={"path": path, "template": template}), MODEL)
+    assert (decided.template, decided.sampling) == feeding
+
+
+def test_other_folders_are_believed():
+    model = ModelFacts(Path("m"), "chat", False, 2048, 6, 56)
+    assert decide_feeding(make_recipe(model={"path": "tiny"}), model).template == "chat"
+
+
+def test_the_worker_is_one_process_or_torchrun():
+    assert plan_of().command[:3] == (sys.executable, "-m", "cvft.engine.worker")
+    command = plan_of(
+        num_gpus_present=4,
+        parallel={"strategy": "zero2", "num_gpus": 4},
+        train={"global_batch_rows": 16, "micro_batch_rows": 1},
+    ).command
+    assert command[1:6] == ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4")
+
+
+def test_zero2_reaches_ms_swift_and_accumulation_follows_the_ranks():
+    plan = plan_of(num_gpus_present=4, parallel={"strategy": "zero2", "num_gpus": 4}, train={"global_batch_rows": 16})
+    assert plan.swift_arguments["deepspeed"] == "zero2"
+    assert (plan.num_ranks, plan.accumulation_steps) == (4, 4)
+    assert plan.swift_arguments["use_cpu"] is False
+
+
+def test_more_gpus_than_there_are_is_an_error():
+    with pytest.raises(RecipeError) as raised:
+        plan_of(num_gpus_present=2, parallel={"strategy": "ddp", "num_gpus": 3}, train={"global_batch_rows": 12})
+    assert "parallel.num_gpus: got `3`, need at most the 2 GPUs present" in str(raised.value)
+
+
+def test_warm_up_of_a_constant_schedule_is_not_lost():
+    assert plan_of(optim={"schedule": "constant", "warmup_ratio": 0.1}).swift_arguments["lr_scheduler_type"] == (
+        "constant_with_warmup"
+    )
+
+
+@pytest.mark.parametrize(
+    ("targets", "expression"),
+    [
+        ("qkv", r"^(model\.layers\.\d+\.(self_attn\.language_expert_query_key_value))$"),
+        (
+            ["gate_proj", "up_proj"],
+            r"^(model\.layers\.\d+\.(mlp\.language_mlp\.gate_proj|mlp\.language_mlp\.up_proj))$",
+        ),
+    ],
+)
+def test_targets_become_one_expression(targets, expression):
+    assert target_regex(targets) == expression
+
+
+def test_an_unknown_target_names_the_nearest():
+    with pytest.raises(RecipeError) as raised:
+        target_regex(["gate_porj"])
+    assert "lora.targets: got `gate_porj`, need linear layers of a decoder block" in str(raised.value)
+    assert "hint: did you mean `gate_proj` or `up_proj`?" in str(raised.value)
+
+
+def test_the_shell_may_not_contradict_the_plan():
+    assert merge_environment({"A": "1"}, {"A": "1", "B": "2"}) == {"A": "1", "B": "2"}
+    with pytest.raises(RunError) as raised:
+        merge_environment({"A": "1"}, {"A": "2"})
+    assert (
+        str(raised.value) == "the shell has 1 problem\n  environment variable A: got `2`, need `1`\n    hint: unset A"
+    )
