@@ -1,0 +1,139 @@
+"""The price of losing time: the same LoRA run with and without the model's time indices.
+
+    python benchmarks/time_layout.py [--seeds 3] [--recipe recipes/tiny_cpu.yaml]
+
+Two layouts, everything else equal (rows, adapter, steps, seeds):
+
+* `chat`: what the published model was trained on. One frame per second, each followed by its second, each on a position of
+  its own.
+* `swift`: what ms-swift 4.6's own `cogvlm2_video` template feeds. 24 frames evenly over the clip, no time indices, all
+  frames on one position. cvft keeps it as `model.template: swift` for adapters that were trained that way.
+
+Each run is the whole job of the recipe through the command line. Before a number counts, the run's own files are checked:
+the layout that was fed, the number of val rows, and that merged and adapter agree. The result goes to
+`benchmarks/results/time_layout--<device>.json`; exact match is in percent of val rows, on clips never trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+LAYOUTS = {"chat": ("chat", "chat"), "swift": ("swift", "base")}
+"""Layout -> the template and sampling that its contract must state."""
+
+SECONDS_FAMILIES = ("appear", "disappear", "change", "first_seen", "last_seen", "interval")
+"""Families whose answer is made of seconds."""
+
+
+def main() -> None:
+    """Runs every layout with every seed and writes the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds per layout (%(default)s)")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "tiny_cpu.yaml")
+    options = parser.parse_args()
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(options.seeds):
+            for layout in LAYOUTS:
+                runs.append(run_once(options.recipe, layout=layout, seed=seed, root=Path(folder)))
+                print(json.dumps(runs[-1]), flush=True)
+    result = {
+        "benchmark": "time_layout",
+        "device": f"cpu, {platform.machine()}",
+        "commit": git_commit(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "ms-swift", "av")},
+        "recipe": options.recipe.name,
+        "timed_region": "the whole of `cvft run`: check, train, merge, verify, evaluate base and merged, report",
+        "runs": runs,
+        "summary": {layout: summarise(runs, layout) for layout in LAYOUTS},
+    }
+    path = ROOT / "benchmarks" / "results" / f"time_layout--cpu-{platform.machine()}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(table(result["summary"]))
+
+
+def run_once(recipe: Path, *, layout: str, seed: int, root: Path) -> dict[str, Any]:
+    """Does the whole job once, checks what it fed, and returns its val numbers."""
+    name = f"{layout}_{seed}"
+    overrides = [f"name={name}", f"seed={seed}", f"model.template={layout}", f"output.root={root}"]
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "cvft", "run", str(recipe), *overrides], check=True, capture_output=True)
+    elapsed_s = time.perf_counter() - start
+    run = root / name
+    contract = json.loads((run / "adapter" / "cvft_contract.json").read_text())
+    assert (contract["template"], contract["sampling"]) == LAYOUTS[layout], contract
+    verification = json.loads((run / "merged" / "cvft_verification.json").read_text())
+    assert verification["num_equal_answers"] == verification["num_rows"] > 0, verification
+    metrics = {which: read_metrics(run, which) for which in ("base", "merged")}
+    assert metrics["base"]["num_rows"] == metrics["merged"]["num_rows"]
+    return {
+        "layout": layout,
+        "seed": seed,
+        "num_val_rows": metrics["merged"]["num_rows"],
+        "base": exact_match(metrics["base"]),
+        "tuned": exact_match(metrics["merged"]),
+        "max_logit_error": verification["max_logit_error"],
+        "elapsed_s": round(elapsed_s, 1),
+    }
+
+
+def read_metrics(run: Path, which: str) -> dict[str, Any]:
+    return json.loads((run / "eval" / f"metrics_{which}.json").read_text())["metrics"]
+
+
+def exact_match(metrics: dict[str, Any]) -> dict[str, float]:
+    """Exact match in percent per family, over the questions about seconds, and over the others."""
+    families = metrics["families"]
+
+    def mean(names: list[str]) -> float:
+        rows = sum(families[name]["num_rows"] for name in names)
+        return 100 * sum(families[name]["num_rows"] * families[name]["exact_match"] for name in names) / rows
+
+    seconds = [name for name in families if name in SECONDS_FAMILIES]
+    others = [name for name in families if name not in SECONDS_FAMILIES]
+    assert seconds and others
+    numbers = {"seconds": mean(seconds), "others": mean(others), **{name: mean([name]) for name in families}}
+    return {name: round(value, 2) for name, value in numbers.items()}
+
+
+def summarise(runs: list[dict[str, Any]], layout: str) -> dict[str, Any]:
+    """Median, lowest and highest exact match of the tuned model over the seeds."""
+    chosen = [run["tuned"] for run in runs if run["layout"] == layout]
+    return {
+        name: {
+            "median": statistics.median(run[name] for run in chosen),
+            "min": min(run[name] for run in chosen),
+            "max": max(run[name] for run in chosen),
+        }
+        for name in chosen[0]
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The summary as a Markdown table, for the README."""
+    lines = ["| val exact match, median (min to max) | " + " | ".join(summary) + " |", "|---|" + "---|" * len(summary)]
+    for name in next(iter(summary.values())):
+        cells = [f"{s[name]['median']:.1f} % ({s[name]['min']:.1f} to {s[name]['max']:.1f})" for s in summary.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def git_commit() -> str:
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
