@@ -43,7 +43,9 @@ type: $(VENV)/test.stamp ## check types
 	$(BIN)/mypy
 
 bench: $(VENV)/test.stamp ## measure again what benchmarks/ holds (takes long)
+	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/time_layout.py
+	$(BIN)/python benchmarks/readme.py
 
 clean: ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -103,7 +103,8 @@ def exact_match(metrics: dict[str, Any]) -> dict[str, float]:
 
     seconds = [name for name in families if name in SECONDS_FAMILIES]
     others = [name for name in families if name not in SECONDS_FAMILIES]
-    assert seconds and others
+    assert seconds
+    assert others
     numbers = {"seconds": mean(seconds), "others": mean(others), **{name: mean([name]) for name in families}}
     return {name: round(value, 2) for name, value in numbers.items()}
 

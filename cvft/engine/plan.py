@@ -332,7 +332,7 @@ def _swift_arguments(
 
 
 def _scheduler(schedule: str, *, warmup_ratio: float) -> str:
-    """transformers' name of a schedule: its `constant` would ignore the warm-up."""
+    """Names a schedule as transformers does, whose own `constant` would ignore the warm-up."""
     return "constant_with_warmup" if schedule == "constant" and warmup_ratio > 0 else schedule
 
 

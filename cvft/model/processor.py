@@ -32,7 +32,9 @@ PADDING = {"input_ids": None, "token_type_ids": 0, "labels": IGNORED_LABEL, "pos
 def special_tokens(config: CogVLM2VideoConfig) -> SpecialTokens:
     """Returns the ids that the layout writes itself."""
     bos, eos, vision = config.bos_token_id, config.eos_token_id, config.pad_token_id
-    assert isinstance(bos, int) and isinstance(eos, int) and isinstance(vision, int), "one id each, as published"
+    assert isinstance(bos, int), "one id each, as published"
+    assert isinstance(eos, int), "one id each, as published"
+    assert isinstance(vision, int), "one id each, as published"
     return SpecialTokens(bos=bos, eos=eos, vision=vision)
 
 
