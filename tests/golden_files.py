@@ -9,9 +9,11 @@ from typing import Any
 
 from safetensors import safe_open
 
+SHIPPED = Path(__file__).parent / "golden"
+
 
 def golden_folder() -> Path:
-    return Path(os.environ.get("CVFT_GOLDEN_DIR") or Path(__file__).parent / "golden")
+    return Path(os.environ.get("CVFT_GOLDEN_DIR") or SHIPPED)
 
 
 def golden_files(pattern: str) -> list[Path]:
@@ -19,6 +21,12 @@ def golden_files(pattern: str) -> list[Path]:
     found = sorted(golden_folder().glob(pattern))
     assert found, f"no {pattern} in {golden_folder()}"
     return found
+
+
+def golden_file(name: str) -> Path:
+    """One file of the golden folder; a folder with vectors of other kinds may lack it, and the shipped one serves."""
+    found = golden_folder() / name
+    return found if found.is_file() else SHIPPED / name
 
 
 class GoldenModel:

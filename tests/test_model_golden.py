@@ -46,31 +46,31 @@ def test_logits_loss_gradients_and_greedy_ids_equal_the_published_code(path: Pat
         is_bf16 = model.dtype == torch.bfloat16
         for name in golden.cases():
             case = golden.case(name)
-            inputs = {k: case[k] for k in ("input_ids", "token_type_ids", "pixel_values")}
+            inputs = {k: case[k] for k in ("input_ids", "token_type_ids", "pixel_values") if k in case}
             largest = case["logits"].abs().max().item()
             max_error = 2 * bf16_ulp(largest) if is_bf16 else MAX_FP32_LOGIT_ERROR
 
             model.zero_grad()
-            features = model.model.vision(case["pixel_values"]).float()
-            torch.testing.assert_close(
-                features, case["vision_features"].float(), rtol=0.02 if is_bf16 else 0, atol=0.02 if is_bf16 else 2e-5
-            )
+            if "vision_features" in case:
+                want = case["vision_features"].float()
+                scale = max(1.0, want.abs().max().item())
+                atol = 4 * bf16_ulp(scale) if is_bf16 else 1e-5 * scale
+                features = model.model.vision(case["pixel_values"]).float()
+                torch.testing.assert_close(features, want, rtol=0, atol=atol)
             out = model(**inputs, labels=case["labels"])
             assert (out.logits.float() - case["logits"]).abs().max().item() <= max_error
             assert out.loss.item() == pytest.approx(case["loss"].item(), abs=1e-2 if is_bf16 else 1e-5)
 
             out.loss.backward()
             gradients = {k.removeprefix("grad."): v for k, v in case.items() if k.startswith("grad.")}
-            assert len(gradients) >= 4
+            assert gradients
             for key, want in gradients.items():
                 error = relative_error(model.get_parameter(key).grad, want)
                 assert error <= (MAX_BF16_GRADIENT_ERROR if is_bf16 else MAX_FP32_GRADIENT_ERROR), key
 
             prompt_length = case["input_ids"].shape[1] - NUM_CUT_TOKENS
             generated = model.generate(
-                input_ids=case["input_ids"][:, :prompt_length],
-                token_type_ids=case["token_type_ids"][:, :prompt_length],
-                pixel_values=case["pixel_values"],
+                **{key: value[:, :prompt_length] if value.dim() == 2 else value for key, value in inputs.items()},
                 max_new_tokens=NUM_NEW_TOKENS,
                 do_sample=False,
                 eos_token_id=None,

@@ -105,7 +105,9 @@ def test_a_finished_run_is_not_trained_again(straight):
 def test_a_folder_of_another_recipe_is_refused(straight):
     result = cvft("train", straight, "optim.learning_rate=0.5")
     assert result.returncode == 2
-    assert "`optim.learning_rate`: got another value, need the settings that this folder was trained with" in result.stderr
+    assert (
+        "`optim.learning_rate`: got another value, need the settings that this folder was trained with" in result.stderr
+    )
     assert "hint: give this run a name of its own (name=...), or remove the folder" in result.stderr
 
 
@@ -148,7 +150,12 @@ def test_the_published_examples_train_as_they_stand(tmp_path):
     rows = [
         {"query": "55555", "response": "66666", "videos": ["video_path"]},
         {"query": "eeeee", "response": "fffff", "history": [], "videos": ["video_path"]},
-        {"query": "EEEEE", "response": "FFFFF", "history": [["AAAAA", "BBBBB"], ["CCCCC", "DDDDD"]], "videos": ["video_path"]},
+        {
+            "query": "EEEEE",
+            "response": "FFFFF",
+            "history": [["AAAAA", "BBBBB"], ["CCCCC", "DDDDD"]],
+            "videos": ["video_path"],
+        },
     ]
     recipe = make_project(
         tmp_path, rows=rows, train={"global_batch_rows": 16, "micro_batch_rows": 1, "max_steps": 2, "save_steps": 1}
