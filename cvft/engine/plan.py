@@ -312,6 +312,7 @@ def _swift_arguments(
         "eval_strategy": "steps" if has_val else "no",
         "eval_steps": min(eval_steps, num_steps),
         "dataloader_num_workers": recipe.train.num_workers,
+        "dataloader_persistent_workers": recipe.train.num_workers > 0,  # their decoded clips outlive an epoch
         "train_dataloader_shuffle": True,
         "dataloader_drop_last": False,
         "dataloader_pin_memory": device == "cuda",
@@ -324,8 +325,6 @@ def _swift_arguments(
         "callbacks": ["cvft"],
         "use_cpu": device == "cpu",
     }
-    if recipe.train.num_workers == 0:
-        arguments["dataloader_persistent_workers"] = False
     if recipe.parallel.strategy.startswith("zero"):
         arguments["deepspeed"] = recipe.parallel.strategy
     return arguments
