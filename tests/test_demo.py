@@ -1,0 +1,54 @@
+"""The demo, as `make demo` runs it, and with adapters on all linear layers: the promises of the README's first screen."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cvft.model.tiny.questions import HELD_OUT_FAMILY
+from tests.project import cvft_ok
+
+ROOT = Path(__file__).parent.parent
+SECONDS = ("appear", "change", "disappear", "first_seen", "last_seen")
+
+
+@pytest.mark.parametrize("targets", ["qkv", "all-linear"])
+def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, targets):
+    num_val_rows = len((ROOT / "datasets" / "tiny_shapes" / "val.jsonl").read_text().splitlines())
+    overrides = [
+        f"output.root={tmp_path}",
+        f"lora.targets={targets}",
+        f"export.verify_rows={num_val_rows}",
+        "name=demo",
+    ]
+    result = cvft_ok("run", "recipes/tiny_cpu.yaml", *overrides, cwd=ROOT)
+    run = tmp_path / "demo"
+    base, tuned = (
+        json.loads((run / "eval" / f"metrics_{which}.json").read_text())["metrics"] for which in ("base", "merged")
+    )
+    families = base["families"]
+    assert families[HELD_OUT_FAMILY]["exact_match"] <= 0.25
+    assert tuned["families"][HELD_OUT_FAMILY]["exact_match"] >= 0.90
+    for family in ("colour", "shape", "count"):
+        assert families[family]["exact_match"] >= 0.80, family
+    rows = sum(families[name]["num_rows"] for name in SECONDS)
+    right = sum(families[name]["num_rows"] * families[name]["exact_match"] for name in SECONDS)
+    assert right / rows >= 0.80
+    verification = json.loads((run / "merged" / "cvft_verification.json").read_text())
+    assert verification["num_equal_answers"] == verification["num_rows"] == num_val_rows
+    assert verification["max_logit_error"] <= verification["max_logit_error_allowed"]
+    assert "val exact match" in result.stdout
+    assert (run / "report.html").is_file()
+    assert {path.name for path in (run / "curves").glob("*.png")} == {"loss.png", "learning_rate.png"}
+
+
+def test_train_and_val_clips_of_the_demo_are_disjoint_and_questions_are_several_per_clip():
+    folder = ROOT / "datasets" / "tiny_shapes"
+    rows = {
+        name: [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "val")
+    }
+    clips = {name: {row["videos"][0] for row in rows[name]} for name in rows}
+    assert not clips["train"] & clips["val"]
+    assert all(len(rows[name]) >= 5 * len(clips[name]) for name in rows)
+    assert HELD_OUT_FAMILY in {row["family"] for row in rows["train"]}
