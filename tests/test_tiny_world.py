@@ -10,7 +10,7 @@ import torch
 
 from cvft.model.positions import position_ids_from_types
 from cvft.model.tiny import tiny_checkpoint_path
-from cvft.model.tiny.batches import BLOCK_TOKENS, Packer, frame_targets
+from cvft.model.tiny.batches import BLOCK_TOKENS, Packer, answer_topics, frame_targets, question_topic
 from cvft.model.tiny.questions import BASE_FAMILIES, FAMILIES, HELD_OUT_FAMILY, SECONDS_FAMILIES, ask, ask_some
 from cvft.model.tiny.tokenizer import build_tokenizer
 from cvft.model.tiny.world import (
@@ -86,6 +86,7 @@ def test_every_question_has_one_answer() -> None:
         ("event_at", "What happens at second 3?", "blue square turns green"),
         ("event_order", "What happens first?", "red circle appears at 2"),
         ("event_order", "What happens last?", "red circle disappears at 5"),
+        ("first_and_last", "When is the red circle first and last visible?", "at 2 then 4"),
         ("end", "At what second does the clip end?", "5"),
         ("interval", "When is the red circle visible?", "from 2 to 4"),
     ],
@@ -178,6 +179,16 @@ def test_packed_rows_follow_the_published_layout(tokenizer) -> None:
         tokenizer.decode(batch.label_ids[batch.label_block == slot], skip_special_tokens=True) for slot in range(3)
     ]
     assert set(answers) <= {"red", "2", "3"}
+
+
+def test_slots_of_an_answer_are_about_what_they_look_up() -> None:
+    topics = answer_topics(
+        "first_and_last", "When is the red circle first and last visible?", "at 2 then 4", second_places=[2, 5]
+    )
+    families = [(place, BASE_FAMILIES[topic[0]]) for place, topic in topics]
+    assert families == [(0, "first_seen"), (1, "first_seen"), (3, "last_seen"), (4, "last_seen")]
+    assert {tuple(topic[1:]) for _, topic in topics} == {(SHAPES.index("circle") + 1, COLOURS.index("red") + 1, 0)}
+    assert question_topic("count", "How many objects are visible at second 0?")[1:] == [0, 0, 1]
 
 
 def test_shipped_checkpoint_is_small_and_complete() -> None:

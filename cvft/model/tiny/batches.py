@@ -39,8 +39,9 @@ class PackedBatch:
         label_block: (N,) number of the question-answer block (0..B * K - 1) a label belongs to.
         families: Family of each block, "" for an empty one.
         index_places: (T,) places of the time indices in a row.
-        question_places: (Q,) places in the flattened grid of the last token of each question.
-        question_topics: (Q, 4) what each question is about, see `question_topic`.
+        topic_places: (Q,) places in the flattened grid where it is known what is to be looked up: the last token of each
+            question, and within an answer the tokens before a second.
+        topics: (Q, 4) what is to be looked up there, see `question_topic`.
     """
 
     input_ids: Tensor
@@ -52,8 +53,8 @@ class PackedBatch:
     label_block: Tensor
     families: list[str]
     index_places: Tensor
-    question_places: Tensor
-    question_topics: Tensor
+    topic_places: Tensor
+    topics: Tensor
 
 
 TOPIC_SIZES: tuple[int, ...] = (len(BASE_FAMILIES), len(SHAPES) + 1, len(COLOURS) + 1, MAX_SECONDS + 1)
@@ -67,6 +68,37 @@ def question_topic(family: str, question: str) -> list[int]:
     colour = next((i for i, name in enumerate(COLOURS, 1) if name in words), 0)
     second = int(words[-1]) + 1 if words[-1].isdigit() else 0
     return [BASE_FAMILIES.index(family), shape, colour, second]
+
+
+EVENT_FAMILY = {"appears": "appear", "disappears": "disappear", "turns": "change"}
+
+
+def answer_topics(family: str, question: str, answer: str, *, second_places: list[int]) -> list[tuple[int, list[int]]]:
+    """Tells what is to be looked up within an answer that names seconds.
+
+    Args:
+        family: Family of the question.
+        question: Its text.
+        answer: Its answer: "at 2 then 5" or "red circle appears at 3"; families of other answers give nothing.
+        second_places: Tokens of the answer that are seconds.
+
+    Returns:
+        (token of the answer, topic) for the two tokens before each second: the word and the space.
+    """
+    if family == "first_and_last":
+        events = ("appear", "disappear") if "disappear" in question else ("first_seen", "last_seen")
+        topics = [question_topic(name, question) for name in events]
+    elif family == "event_order":
+        colour, shape, verb = answer.split()[:3]
+        topics = [question_topic(EVENT_FAMILY[verb], f"{colour} {shape}")]
+    else:
+        return []
+    return [
+        (place - back, topic)
+        for place, topic in zip(second_places, topics, strict=True)
+        for back in (2, 1)
+        if place >= back
+    ]
 
 
 @dataclass
@@ -114,6 +146,7 @@ class Packer:
             The batch.
         """
         bos, eos, pad = (self.tokenizer.convert_tokens_to_ids(token) for token in self._special_tokens())
+        second_ids = {self.encode(str(second))[0] for second in range(MAX_SECONDS + 1)}
         prefix, types, index_places = [bos], [0], []
         for second in range(scenes[0].num_seconds):
             index_ids = self.encode(str(second))
@@ -124,7 +157,7 @@ class Packer:
         num_tokens = num_prefix + num_block
         ids = np.full((len(scenes), num_tokens), eos, dtype=np.int64)
         ids[:, :num_prefix] = prefix
-        places, labels, blocks, families, ends, topics = [], [], [], [], [], []
+        places, labels, blocks, families, topic_places, topics = [], [], [], [], [], []
         for row, scene in enumerate(scenes):
             asked = ask_some(scene, rng=rng, num_questions=self.num_questions, weights=weights)
             families += [family for family, _, _ in asked] + [""] * (self.num_questions - len(asked))
@@ -138,8 +171,12 @@ class Packer:
                 ids[row, start:end] = question_ids + answer_ids
                 places += range(row * num_tokens + first_label - 1, row * num_tokens + end - 1)
                 labels += answer_ids
-                ends.append(row * num_tokens + first_label - 1)
+                topic_places.append(row * num_tokens + first_label - 1)
                 topics.append(question_topic(family, question))
+                seconds = [place for place, token in enumerate(answer_ids) if token in second_ids]
+                for offset, topic in answer_topics(family, question, answer, second_places=seconds):
+                    topic_places.append(row * num_tokens + first_label + offset)
+                    topics.append(topic)
                 blocks += [row * self.num_questions + slot] * len(answer_ids)
         row_types = torch.tensor(types + [0] * num_block)
         prefix_positions = position_ids_from_types(row_types[None, : num_prefix + 1])[0]
@@ -156,8 +193,8 @@ class Packer:
             label_block=torch.tensor(blocks),
             families=families,
             index_places=torch.tensor(index_places),
-            question_places=torch.tensor(ends),
-            question_topics=torch.tensor(topics),
+            topic_places=torch.tensor(topic_places),
+            topics=torch.tensor(topics),
         )
 
     def _special_tokens(self) -> tuple[str, str, str]:

@@ -25,12 +25,13 @@ class Settings:
         adam_lr: Peak rate of embeddings, norms, output layer and biases.
         decay_share: Last share of a stage over which the rates fall to zero.
         event_loss: Weight of the dense loss.
+        vocab_loss: Weight of the loss that keeps every token sayable.
     """
 
     seed: int = 0
     tower_steps: int = 400
     tower_frames: int = 192
-    lm_steps: int = 9000
+    lm_steps: int = 11000
     clips: int = 32
     questions: int = 7
     reuse: int = 3
@@ -38,6 +39,7 @@ class Settings:
     adam_lr: float = 3e-3
     decay_share: float = 0.3
     event_loss: float = 0.5
+    vocab_loss: float = 0.1
 
 
 def rate_factor(step: int, *, num_steps: int, decay_share: float) -> float:

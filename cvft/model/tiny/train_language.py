@@ -1,8 +1,12 @@
 """Second stage of the pre-training: the language model behind the frozen tower.
 
 Packed questions about fresh random clips, short clips first. Beside the answers, two dense losses read from the second
-decoder layer: at each time index what is present, new and gone at that second, and at the end of each question what it
-asks about. With both at hand, finding a second is one look-up for the layers above; without them it takes hours to emerge.
+decoder layer: at each time index what is present, new and gone at that second, and where a look-up begins what is to be
+looked up. With both at hand, finding a second is one look-up for the layers above; without them it takes hours to emerge.
+
+The world uses a fraction of the vocabulary. A last small loss keeps every token sayable: its embedding, through a linear map,
+must lead the output layer back to it. Without it the rows of unused tokens all point the same way, and no adapter that
+leaves the output layer frozen could ever teach the model a user's own words.
 """
 
 from __future__ import annotations
@@ -147,6 +151,7 @@ class LanguageStage:
         self.present_head = nn.Linear(model.config.hidden_size, NUM_KINDS)
         self.event_head = nn.Linear(model.config.hidden_size, 3 * NUM_KINDS)
         self.topic_head = nn.Linear(model.config.hidden_size, sum(TOPIC_SIZES))
+        self.vocab_map = nn.Linear(model.config.hidden_size, model.config.hidden_size)
         heads = [p for head in self._heads() for p in head.parameters()]
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         matrices = [p for name, p in trained if p.dim() == 2 and ".layers." in name]
@@ -160,7 +165,13 @@ class LanguageStage:
         self.pool: list[RenderedClips] = []
 
     def _heads(self) -> list[nn.Linear]:
-        return [self.present_head, self.event_head, self.topic_head]
+        return [self.present_head, self.event_head, self.topic_head, self.vocab_map]
+
+    def _vocab_loss(self) -> Tensor:
+        """Cross-entropy of finding each token from its own embedding, through the output layer."""
+        embeddings = self.model.model.embed_tokens.weight
+        logits = self.model.lm_head(self.model.model.norm(self.vocab_map(embeddings)))
+        return F.cross_entropy(logits, torch.arange(len(embeddings)))
 
     def _held_out_clips(self) -> list[RenderedClips]:
         rng, bank = np.random.default_rng(10**6), SpriteBank(10**6)
@@ -192,17 +203,18 @@ class LanguageStage:
                 logits = run_model(self.model, batch, features=clips.features)
             present = self.present_head(first[0][:, batch.index_places].float())
             events = self.event_head(second[0][:, batch.index_places].float())
-            topics = self.topic_head(second[0].flatten(0, 1)[batch.question_places].float()).split(TOPIC_SIZES, dim=-1)
+            topics = self.topic_head(second[0].flatten(0, 1)[batch.topic_places].float()).split(TOPIC_SIZES, dim=-1)
         answer_loss = F.cross_entropy(logits.float(), batch.label_ids)
         dense_loss = 24 * (
             F.binary_cross_entropy_with_logits(events, clips.targets)
             + 0.3 * F.binary_cross_entropy_with_logits(present, clips.targets[..., :NUM_KINDS])
         )
         dense_loss = dense_loss + sum(
-            F.cross_entropy(logits, classes) for logits, classes in zip(topics, batch.question_topics.T, strict=True)
+            F.cross_entropy(logits, classes) for logits, classes in zip(topics, batch.topics.T, strict=True)
         )
-        (answer_loss + self.settings.event_loss * dense_loss).backward()
         settings = self.settings
+        loss = answer_loss + settings.event_loss * dense_loss + settings.vocab_loss * self._vocab_loss()
+        loss.backward()
         self.optimizer.step(rate_factor(self.step, num_steps=settings.lm_steps, decay_share=settings.decay_share))
         self.step += 1
         return answer_loss.item(), dense_loss.item()
