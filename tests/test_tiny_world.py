@@ -156,6 +156,13 @@ def test_every_time_index_is_one_token(tokenizer) -> None:
         assert len(tokenizer.encode(str(number), add_special_tokens=False)) == 1
 
 
+def test_the_shipped_tokenizer_is_the_one_that_the_script_builds(tokenizer) -> None:
+    shipped = json.loads((tiny_checkpoint_path() / "tokenizer.json").read_text())["model"]
+    built = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    assert built["vocab"] == shipped["vocab"]
+    assert built["merges"] == shipped["merges"]
+
+
 @pytest.mark.parametrize("text", ["from 2 to 4", "Grüße, 12345 ✓\n  tabs\tand spaces ", "What's that?"])
 def test_any_text_survives_the_tokenizer(tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text

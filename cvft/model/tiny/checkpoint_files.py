@@ -69,6 +69,7 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().float().contiguous() for name, value in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors.part", metadata={"format": "pt"})
+    (folder / "model.safetensors.part").chmod(0o644)  # safetensors writes for the owner only
     (folder / "model.safetensors.part").replace(folder / "model.safetensors")
     save_tokenizer(tokenizer, folder=folder)
     _write_json(TINY_CONFIG, folder / "config.json")

@@ -163,10 +163,10 @@ def _first_and_last(scene: Scene) -> Iterator[QuestionAnswer]:
         first_s, last_s = seen.first_s, seen.last_s
         if first_s < last_s:
             yield f"When is the {seen.name} first and last visible?", f"at {first_s} then {last_s}"
-            yield f"When is the {seen.name} visible first and last?", f"{first_s} until {last_s}"
+            yield f"When is the {seen.name} visible first and last?", f"on {first_s} until {last_s}"
             yield f"At what second is the {seen.name} first and last visible?", f"{first_s}, {last_s}"
-            yield f"How long is the {seen.name} visible?", f"{first_s} and then {last_s}"
-            yield f"When was the {seen.name} visible?", f"it was at {first_s} until {last_s}"
+            yield f"How long is the {seen.name} visible?", f"it is {first_s} and then {last_s}"
+            yield f"When was the {seen.name} visible?", f"it was {first_s} until {last_s}"
     for thing in scene.things:
         if thing.change_s is None and thing.first_s > 0 and thing.last_s + 1 < scene.num_seconds:
             question = f"When does the {thing.name_at(0)} appear and disappear?"

@@ -31,7 +31,7 @@ class Settings:
     seed: int = 0
     tower_steps: int = 400
     tower_frames: int = 192
-    lm_steps: int = 11000
+    lm_steps: int = 9600
     clips: int = 32
     questions: int = 7
     reuse: int = 3

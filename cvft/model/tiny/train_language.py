@@ -31,18 +31,18 @@ from cvft.model.tiny.world import MAX_SECONDS, NUM_KINDS, Scene, SpriteBank, sam
 FAMILY_WEIGHTS: dict[str, float] = {
     "colour": 0.4,
     "shape": 0.4,
-    "count": 2.0,
-    "colour_at": 0.7,
-    "what_at": 0.7,
-    "visible_at": 0.7,
-    "appear": 1.0,
-    "disappear": 1.5,
-    "change": 1.5,
-    "first_seen": 1.0,
-    "last_seen": 2.0,
-    "change_how": 0.7,
-    "event_at": 0.7,
-    "event_order": 0.7,
+    "count": 2.5,
+    "colour_at": 1.2,
+    "what_at": 1.2,
+    "visible_at": 1.0,
+    "appear": 0.7,
+    "disappear": 0.8,
+    "change": 0.9,
+    "first_seen": 0.9,
+    "last_seen": 1.2,
+    "change_how": 1.0,
+    "event_at": 1.2,
+    "event_order": 1.0,
     "end": 0.2,
     "first_and_last": 3.0,
 }
@@ -50,14 +50,18 @@ FAMILY_WEIGHTS: dict[str, float] = {
 
 
 @contextmanager
-def captured_outputs(model: CogVLM2VideoForCausalLM, layer: int) -> Iterator[list[Tensor]]:
-    """Collects the output of one decoder layer of every forward pass inside the block."""
+def captured_outputs(model: CogVLM2VideoForCausalLM, layers: tuple[int, ...]) -> Iterator[list[Tensor]]:
+    """Collects the outputs of some decoder layers of the one forward pass inside the block, lowest layer first."""
     outputs: list[Tensor] = []
-    hook = model.model.layers[layer].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    hooks = [
+        model.model.layers[layer].register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        for layer in layers
+    ]
     try:
         yield outputs
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True)
@@ -198,12 +202,12 @@ class LanguageStage:
         rng = np.random.default_rng((self.settings.seed, 7, self.step))
         clips = self._next_clips(rng)
         batch = self.packer.pack(clips.scenes, rng=rng, weights=FAMILY_WEIGHTS)
-        with captured_outputs(self.model, 0) as first, captured_outputs(self.model, 1) as second:
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = run_model(self.model, batch, features=clips.features)
-            present = self.present_head(first[0][:, batch.index_places].float())
-            events = self.event_head(second[0][:, batch.index_places].float())
-            topics = self.topic_head(second[0].flatten(0, 1)[batch.topic_places].float()).split(TOPIC_SIZES, dim=-1)
+        with captured_outputs(self.model, (0, 1)) as outputs, torch.autocast("cpu", torch.bfloat16):
+            logits = run_model(self.model, batch, features=clips.features)
+        first, second = (output.float() for output in outputs)
+        present = self.present_head(first[:, batch.index_places])
+        events = self.event_head(second[:, batch.index_places])
+        topics = self.topic_head(second.flatten(0, 1)[batch.topic_places]).split(TOPIC_SIZES, dim=-1)
         answer_loss = F.cross_entropy(logits.float(), batch.label_ids)
         dense_loss = 24 * (
             F.binary_cross_entropy_with_logits(events, clips.targets)
