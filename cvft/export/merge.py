@@ -46,7 +46,9 @@ def merge_adapter(
     check_contract(stored, wanted, folder=adapter_folder)
     base = load_model(base_folder, dtype=DTYPES[dtype], rope_precision=stored.rope_precision)
     merged = PeftModel.from_pretrained(base, str(adapter_folder)).merge_and_unload(safe_merge=True)
-    merged.config.template_version = stored.template  # the published files all say "base", whatever they were trained on
+    merged.config.template_version = (
+        stored.template
+    )  # the published files all say "base", whatever they were trained on
     merged.save_pretrained(str(output), max_shard_size=int(max_shard_gib * 2**30))
     for path in sorted(base_folder.iterdir()):
         is_weight = path.name.endswith(WEIGHT_SUFFIXES)
