@@ -7,7 +7,10 @@ from cvft.errors import ClipError, Problem, did_you_mean, quote
 
 def test_all_problems_are_told_with_their_hints():
     error = ClipError("clip x.mp4", [Problem("a", "`1`", "2"), Problem("b", "nothing", "something", "look there")])
-    assert str(error) == "clip x.mp4 has 2 problems\n  a: got `1`, need 2\n  b: got nothing, need something\n    hint: look there"
+    assert (
+        str(error)
+        == "clip x.mp4 has 2 problems\n  a: got `1`, need 2\n  b: got nothing, need something\n    hint: look there"
+    )
 
 
 def test_an_error_crosses_processes_whole():
