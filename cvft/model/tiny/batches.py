@@ -157,7 +157,12 @@ class Packer:
         num_tokens = num_prefix + num_block
         ids = np.full((len(scenes), num_tokens), eos, dtype=np.int64)
         ids[:, :num_prefix] = prefix
-        places, labels, blocks, families, topic_places, topics = [], [], [], [], [], []
+        places: list[int] = []
+        labels: list[int] = []
+        blocks: list[int] = []
+        families: list[str] = []
+        topic_places: list[int] = []
+        topics: list[list[int]] = []
         for row, scene in enumerate(scenes):
             asked = ask_some(scene, rng=rng, num_questions=self.num_questions, weights=weights)
             families += [family for family, _, _ in asked] + [""] * (self.num_questions - len(asked))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +58,7 @@ class TwoOptimizers:
         settings: Peak rates.
     """
 
-    def __init__(self, matrices: list[Tensor], others: list[Tensor], *, settings: Settings) -> None:
+    def __init__(self, matrices: Sequence[Tensor], others: Sequence[Tensor], *, settings: Settings) -> None:
         self.parts = (
             torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=0.01, momentum=0.95),
             torch.optim.AdamW(others, lr=settings.adam_lr, weight_decay=0.0, betas=(0.9, 0.98)),

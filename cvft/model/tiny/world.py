@@ -213,8 +213,8 @@ def render_clip(scene: Scene, *, rng: np.random.Generator) -> np.ndarray:
                 row, column = divmod(thing.cell, GRID_SIDE)
                 area = frame[row * side : (row + 1) * side, column * side : (column + 1) * side]
                 area += mask[..., None] * (rgb[thing.colour_at(second)] - area)
-        frame = frame * gain + rng.normal(0.0, 2.0, size=frame.shape)
-        frames.append(np.clip(np.rint(frame), 0, 255).astype(np.uint8))
+        noisy = frame * gain + rng.normal(0.0, 2.0, size=frame.shape)
+        frames.append(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
     return np.stack(frames)
 
 
