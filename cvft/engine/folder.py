@@ -14,6 +14,12 @@ from cvft.data.files import write_text_atomically
 from cvft.errors import CvftError, Problem, RunError, quote
 from cvft.recipe import LoadedRecipe, dump_recipe, load_recipe, weights_fingerprint
 
+COMPLETE_MARK = "cvft_complete.json"
+"""Written into a checkpoint after everything else, so that a half-written one is never resumed from."""
+
+PROGRESS_FILE = "progress.jsonl"
+"""Under `train/`: the worker's steps and losses, one JSON object per line, for the launcher's progress bar."""
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -23,6 +23,7 @@ from swift.template import Template, TemplateMeta, register_template
 from torch import Tensor
 
 from cvft.data.video.loader import ClipLoader, DecodeSettings
+from cvft.engine.folder import COMPLETE_MARK, PROGRESS_FILE
 from cvft.engine.plan import TRAIN_DATASET, VAL_DATASET, Plan
 from cvft.model.checkpoint import load_config, load_model
 from cvft.model.folder import ARCHITECTURE
@@ -31,10 +32,6 @@ from cvft.model.tokenizer import load_tokenizer
 
 NAME = "cvft_cogvlm2_video"
 """Model type, template and architecture under which everything is registered."""
-
-PROGRESS_FILE = "progress.jsonl"
-COMPLETE_MARK = "cvft_complete.json"
-"""Written into a checkpoint after everything else, so that a half-written one is never resumed from."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cvft.data.files import write_text_atomically
-from cvft.engine.folder import RunFolder, claim_run_folder
+from cvft.engine.folder import COMPLETE_MARK, PROGRESS_FILE, RunFolder, claim_run_folder
 from cvft.engine.launch import launch
 from cvft.engine.manifest import write_manifest
 from cvft.engine.plan import Plan, compile_plan
@@ -24,8 +24,6 @@ from cvft.model.folder import make_clean_view
 from cvft.recipe import LoadedRecipe
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-COMPLETE_MARK = "cvft_complete.json"
-PROGRESS_FILE = "progress.jsonl"
 
 
 def train(loaded: LoadedRecipe) -> RunFolder:

@@ -9,18 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.loader import ClipLoader, DecodeSettings
-from cvft.model.checkpoint import load_model
+from cvft.model.checkpoint import DTYPES, load_model
 from cvft.model.contract import Contract
 from cvft.model.generation import generate_answers
 from cvft.model.processor import CogVLM2VideoProcessor
-
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-"""Precisions by their names in recipes."""
 
 
 class Answerer:

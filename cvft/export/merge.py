@@ -9,13 +9,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import torch
-
-from cvft.model.checkpoint import load_model
+from cvft.model.checkpoint import DTYPES, load_model
 from cvft.model.contract import CONTRACT_FILE, Contract, check_contract, read_contract
 from cvft.model.folder import CODE_SUFFIXES
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
 NOT_COPIED = ("config.json", "args.json", "training_record.json")
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from cvft.errors import ModelError, Problem, quote
@@ -14,9 +15,10 @@ from cvft.model.configuration import CogVLM2VideoConfig
 from cvft.model.folder import ARCHITECTURE, read_config_json, weight_files
 
 if TYPE_CHECKING:
-    import torch
-
     from cvft.model.modeling import CogVLM2VideoForCausalLM
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""Precisions by their names in recipes."""
 
 NON_CONFIG_KEYS = ("architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version")
 
