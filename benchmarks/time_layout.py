@@ -18,17 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+from job import ROOT, read_metrics, read_verification, run_job, write_result
+
 LAYOUTS = {"chat": ("chat", "chat"), "swift": ("swift", "base")}
 """Layout -> the template and sampling that its contract must state."""
 
@@ -48,34 +44,18 @@ def main() -> None:
             for layout in LAYOUTS:
                 runs.append(run_once(options.recipe, layout=layout, seed=seed, root=Path(folder)))
                 print(json.dumps(runs[-1]), flush=True)
-    result = {
-        "benchmark": "time_layout",
-        "device": f"cpu, {platform.machine()}",
-        "commit": git_commit(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "ms-swift", "av")},
-        "recipe": options.recipe.name,
-        "timed_region": "the whole of `cvft run`: check, train, merge, verify, evaluate base and merged, report",
-        "runs": runs,
-        "summary": {layout: summarise(runs, layout) for layout in LAYOUTS},
-    }
-    path = ROOT / "benchmarks" / "results" / f"time_layout--cpu-{platform.machine()}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(table(result["summary"]))
+    summary = {layout: summarise(runs, layout) for layout in LAYOUTS}
+    write_result("time_layout", recipe=options.recipe.name, runs=runs, summary=summary)
+    print(table(summary))
 
 
 def run_once(recipe: Path, *, layout: str, seed: int, root: Path) -> dict[str, Any]:
     """Does the whole job once, checks what it fed, and returns its val numbers."""
-    name = f"{layout}_{seed}"
-    overrides = [f"name={name}", f"seed={seed}", f"model.template={layout}", f"output.root={root}"]
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "cvft", "run", str(recipe), *overrides], check=True, capture_output=True)
-    elapsed_s = time.perf_counter() - start
-    run = root / name
+    overrides = [f"seed={seed}", f"model.template={layout}"]
+    run, elapsed_s = run_job(recipe, name=f"{layout}_{seed}", root=root, overrides=overrides)
     contract = json.loads((run / "adapter" / "cvft_contract.json").read_text())
     assert (contract["template"], contract["sampling"]) == LAYOUTS[layout], contract
-    verification = json.loads((run / "merged" / "cvft_verification.json").read_text())
-    assert verification["num_equal_answers"] == verification["num_rows"] > 0, verification
+    verification = read_verification(run)
     metrics = {which: read_metrics(run, which) for which in ("base", "merged")}
     assert metrics["base"]["num_rows"] == metrics["merged"]["num_rows"]
     return {
@@ -85,12 +65,8 @@ def run_once(recipe: Path, *, layout: str, seed: int, root: Path) -> dict[str, A
         "base": exact_match(metrics["base"]),
         "tuned": exact_match(metrics["merged"]),
         "max_logit_error": verification["max_logit_error"],
-        "elapsed_s": round(elapsed_s, 1),
+        "elapsed_s": elapsed_s,
     }
-
-
-def read_metrics(run: Path, which: str) -> dict[str, Any]:
-    return json.loads((run / "eval" / f"metrics_{which}.json").read_text())["metrics"]
 
 
 def exact_match(metrics: dict[str, Any]) -> dict[str, float]:
@@ -129,11 +105,6 @@ def table(summary: dict[str, Any]) -> str:
         cells = [f"{s[name]['median']:.1f} % ({s[name]['min']:.1f} to {s[name]['max']:.1f})" for s in summary.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def git_commit() -> str:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":
