@@ -60,7 +60,7 @@ def make_project(folder: Path, *, rows=None, val_rows=None, **sections: dict[str
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / "train.jsonl", with_real_clips(ROWS) if rows is None else rows)
     write_jsonl(folder / "val.jsonl", with_real_clips(ROWS[:2] + ROWS[3:4]) if val_rows is None else val_rows)
-    recipe = {key: {**value, **sections.get(key, {})} for key, value in RECIPE.items()}
+    recipe = {key: {**RECIPE.get(key, {}), **sections.get(key, {})} for key in {**RECIPE, **sections}}
     recipe["output"] = {"root": str(folder / "runs")}
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(recipe))

@@ -17,7 +17,8 @@ from cvft.model.tiny import tiny_checkpoint_path
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip
 
-LONG_ENOUGH = {"max_steps": 20, "save_steps": 20}
+LONG_ENOUGH = {"max_steps": 100, "save_steps": 100, "eval_steps": 100, "global_batch_rows": 6, "micro_batch_rows": 6}
+"""Until the rows are known by heart: the answers of a half-trained model hang on the last bit of a logit."""
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,11 @@ def run(tmp_path_factory) -> Path:
     """The folder of a run that went through the whole job."""
     folder = tmp_path_factory.mktemp("whole")
     recipe = make_project(
-        folder, lora={"targets": "all-linear", "rank": 8, "alpha": 32, "dropout": 0.0}, train=LONG_ENOUGH,
-        optim={"learning_rate": 2e-3},
-    )  # fmt: skip
+        folder,
+        lora={"targets": "all-linear", "rank": 8, "alpha": 16, "dropout": 0.0},
+        optim={"learning_rate": 3e-3, "adam_beta2": 0.99, "weight_decay": 0.0},
+        train=LONG_ENOUGH,
+    )
     result = cvft_ok("run", recipe)
     assert "val exact match" in result.stdout
     return folder / "runs" / "small"
@@ -43,6 +46,7 @@ def test_the_merged_model_is_verified_on_the_val_rows(run):
     assert verification["num_rows"] == 3
     assert verification["max_logit_error"] <= 1e-4
     assert verification["num_equal_answers"] == 3
+    assert predictions(run, "merged") == ["a man", "in a car", "bikes"]
 
 
 def test_adapter_and_merged_answer_the_whole_val_set_alike(run):
@@ -59,7 +63,7 @@ def test_merged_weights_are_base_plus_scaled_update(run):
     for name, weight in merged.items():
         stem = f"base_model.model.{name.removesuffix('.weight')}"
         if f"{stem}.lora_A.weight" in adapter:
-            update = 32 / 8 * adapter[f"{stem}.lora_B.weight"] @ adapter[f"{stem}.lora_A.weight"]
+            update = 16 / 8 * adapter[f"{stem}.lora_B.weight"] @ adapter[f"{stem}.lora_A.weight"]
             torch.testing.assert_close(weight, base[name] + update, rtol=0, atol=1e-6)
             num_changed += 1
         else:

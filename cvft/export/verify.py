@@ -24,9 +24,9 @@ MAX_FP32_LOGIT_ERROR = 1e-4
 weights; in fp32 the forward pass itself adds more noise than that (measured on the tiny model: 7.6e-4 for the base alone,
 4.2e-4 between adapter and merged, against 5.3e-6 in fp64), and would hide a small fault."""
 
-MAX_BF16_ULPS = 16
+MAX_BF16_ULPS = 32
 """Largest difference in bf16, in units of the last place of the largest logit: every merged weight is rounded once to 8
-bits, and the differences add up over the layers. Measured by others here: 1.3 ulp on a small model."""
+bits, and the differences add up over the layers. Measured: 13 units on the tiny model's demo."""
 
 MIN_BF16_EQUAL_ANSWERS = 0.9
 """Share of greedy answers that must be identical in bf16, where two near-equal logits may swap."""
