@@ -45,10 +45,10 @@ def read(name: str) -> dict[str, Any]:
 
 def demo_table(demo: dict[str, Any]) -> str:
     run = demo["runs"]["qkv"]
-    lines = ["    val exact match        base    merged"]
+    lines = ["```", "val exact match        base    merged"]
     for name, value in run["base"].items():
-        lines.append(f"      {name:<17} {value:>6.1f}%   {run['merged'][name]:>6.1f}%")
-    return "\n".join(lines)
+        lines.append(f"  {name:<17} {value:>6.1f}%   {run['merged'][name]:>6.1f}%")
+    return "\n".join([*lines, "```"])
 
 
 def measured_table(demo: dict[str, Any]) -> str:
@@ -71,7 +71,7 @@ def measured_table(demo: dict[str, Any]) -> str:
     row(
         "merged against adapter, every val row",
         lambda run: (
-            f"answers identical, logits within {run['max_logit_error']:.1g} of up to {run['largest_logit']:.0f}"
+            f"answers identical, logits up to {run['largest_logit']:.0f} within {run['max_logit_error']:.1g} (in fp64)"
         ),
     )
     row("whole run: check, train, merge, verify, evaluate twice", lambda run: f"{run['elapsed_s']:.0f} s")
