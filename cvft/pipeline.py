@@ -54,17 +54,16 @@ def run_all(loaded: LoadedRecipe) -> str:
     folder = train(loaded)
     recipe = loaded.recipe
     tuned: Which = "adapter"
+    made = [f"adapter   {folder.adapter}"]
     if recipe.export.merge:
-        export_run(loaded)
+        made += export_run(loaded).splitlines()
         tuned = "merged"
     if not folder.val_rows.is_file():
-        return f"adapter   {folder.adapter}\nmerged    {folder.merged}\nno val rows: nothing was evaluated"
+        return "\n".join([*made, "no val rows: nothing was evaluated"])
     names: list[Which] = ["base", tuned] if recipe.eval.compare_base else [tuned]
     metrics: dict[str, dict[str, Any]] = {name: evaluate_run(loaded, which=name) for name in names}
     report = write_run_report(loaded, metrics=metrics)
-    return "\n".join(
-        [_table(metrics), f"adapter   {folder.adapter}", f"merged    {folder.merged}", f"report    {report}"]
-    )
+    return "\n".join([_table(metrics), *made, f"report    {report}"])
 
 
 def export_run(loaded: LoadedRecipe) -> str:
@@ -108,7 +107,7 @@ def export_run(loaded: LoadedRecipe) -> str:
         rows = _verification_rows(folder)[: recipe.export.verify_rows]
         with tqdm(total=2 * len(rows), desc="verifying", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
             adapter_trace = _trace(recipe, "adapter", folder, rows, bar)
-            merged_trace = _trace(recipe, "merged", RunFolder(folder.path), rows, bar, merged_folder=aside)
+            merged_trace = _trace(recipe, "merged", folder, rows, bar, merged_folder=aside)
         places = [f"val row {index + 1}" for index in range(len(rows))]
         verification = compare(adapter_trace, merged_trace, places=places, dtype=dtype).to_dict()
         write_text_atomically(aside / VERIFICATION_FILE, json.dumps(verification, indent=2) + "\n")

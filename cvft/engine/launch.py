@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def launch(plan: Plan, *, progress_file: Path) -> None:
     log_file = Path(plan.swift_arguments["output_dir"]) / LOG_FILE
     log_file.parent.mkdir(parents=True, exist_ok=True)
     progress_file.unlink(missing_ok=True)
-    environment = merge_environment(plan.environment, dict(os.environ))
+    environment = merge_environment(plan.environment, os.environ)
     with log_file.open("ab") as log:
         process = subprocess.Popen(
             plan.command,
@@ -58,7 +58,7 @@ def launch(plan: Plan, *, progress_file: Path) -> None:
         raise RunError("the training", [Problem(str(log_file), f"exit code {code}", "0", _tail(log_file))])
 
 
-def merge_environment(planned: dict[str, str] | object, shell: dict[str, str]) -> dict[str, str]:
+def merge_environment(planned: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, str]:
     """Adds a plan's variables to the shell's.
 
     Args:
@@ -71,7 +71,6 @@ def merge_environment(planned: dict[str, str] | object, shell: dict[str, str]) -
     Raises:
         RunError: when the shell sets one of them to something else: it would not have the effect that it seems to have.
     """
-    assert isinstance(planned, dict)
     problems = [
         Problem(f"environment variable {name}", quote(shell[name]), quote(value), _environment_hint(name))
         for name, value in planned.items()
@@ -102,19 +101,15 @@ def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _show_progress(process: subprocess.Popen[bytes], *, plan: Plan, progress_file: Path) -> None:
-    num_read = 0
+    num_bytes_read = 0
     shown: dict[str, str] = {}
     with tqdm(total=plan.num_steps, desc="training", unit="step", file=sys.stderr, dynamic_ncols=True) as bar:
         bar.set_postfix_str("loading the model")
         while True:
             ended = process.poll() is not None
-            lines = progress_file.read_text(encoding="utf-8").splitlines() if progress_file.is_file() else []
-            for line in lines[num_read:]:
-                try:
-                    report = json.loads(line)
-                except ValueError:  # the worker is writing this line right now
-                    break
-                num_read += 1
+            for line in _read_new_lines(progress_file, start=num_bytes_read):
+                num_bytes_read += len(line)
+                report = json.loads(line)
                 if not shown and not bar.n:
                     bar.initial = report["step"]  # a resumed training does not count the steps it did not do
                 bar.update(report["step"] - bar.n)
@@ -123,6 +118,15 @@ def _show_progress(process: subprocess.Popen[bytes], *, plan: Plan, progress_fil
             if ended:
                 return
             time.sleep(POLL_S)
+
+
+def _read_new_lines(path: Path, *, start: int) -> list[bytes]:
+    """Reads the whole lines after a place in a file that grows; a line still being written waits for the next call."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        file.seek(start)
+        return [line for line in file if line.endswith(b"\n")]
 
 
 def _tail(log_file: Path) -> str:

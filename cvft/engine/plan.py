@@ -146,10 +146,10 @@ def decide_feeding(recipe: Recipe, model: ModelFacts) -> Feeding:
     Returns:
         The decisions.
     """
-    template = recipe.model.template
+    template: str = recipe.model.template
     if template == "auto":
         by_name = "base" if BASE_CHECKPOINT_MARK in recipe.model.path else "chat"
-        template = by_name if model.is_official else model.template_version  # type: ignore[assignment]
+        template = by_name if model.is_official else model.template_version
     sampling = recipe.video.sampling
     if sampling == "auto":
         sampling = "base" if template in ("base", "swift") else "chat"

@@ -17,7 +17,7 @@ from cvft.data.check import Quarantined, check_clips
 from cvft.data.files import hash_file, write_text_atomically
 from cvft.data.rows import Row, extra_columns, read_rows, write_rows
 from cvft.data.split import split_by_clip
-from cvft.data.video.sample import Sampling
+from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.worker import ClipFacts
 from cvft.engine.folder import RunFolder
 from cvft.engine.plan import Feeding, ModelFacts, RowFacts, decide_feeding
@@ -128,14 +128,21 @@ def prepare(
     rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
     held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
     _refuse_lost_history([*rows, *held_out], template=feeding.template)
+    decode = DecodeSettings.of(
+        feeding.sampling,
+        max_frames=feeding.max_frames,
+        decoder=recipe.video.decoder,
+        timeout_s=recipe.video.timeout_s,
+        memory_gib=recipe.video.memory_gib,
+    )
     checked = check_clips(
         [*rows, *held_out],
-        sampling=Sampling(feeding.sampling, feeding.max_frames),  # type: ignore[arg-type]
-        decoder=recipe.video.decoder,
+        sampling=decode.sampling,
+        decoder=decode.decoder,
         on_bad_clip=recipe.data.on_bad_clip,
         quarantine_file=quarantine_file,
-        timeout_s=recipe.video.timeout_s,
-        memory_limit_gib=recipe.video.memory_gib,
+        timeout_s=decode.timeout_s,
+        memory_limit_gib=decode.memory_gib,
         on_progress=on_progress,
     )
     set_aside = {id(item.row) for item in checked.quarantined}
