@@ -1,7 +1,8 @@
 """The command line: one subcommand per step, results on stdout, everything else on stderr.
 
 Nothing but the standard library is imported until a command runs, so help appears at once.
-Exit codes: 0 done, 1 an error of ours (with its traceback), 2 a mistake in the input, 130 interrupted.
+Exit codes: 0 done, 1 an error of ours (with its traceback), 2 a mistake in the input, 75 a training that was asked to stop
+(Ctrl-C, SIGTERM, SIGHUP or its stop file) and has saved a checkpoint, 130 interrupted with nothing saved.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvft import __version__
-from cvft.errors import EXIT_USER_ERROR, CvftError, Problem, did_you_mean, quote
+from cvft.errors import EXIT_STOPPED, EXIT_USER_ERROR, CvftError, Problem, StoppedError, did_you_mean, quote
 
 if TYPE_CHECKING:
     from cvft.recipe import LoadedRecipe
@@ -54,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CvftError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        return EXIT_STOPPED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -96,6 +100,13 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="settings that replace the recipe's")
 
 
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    _add_recipe(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the commands of every machine, and check and start nothing"
+    )
+
+
 def _add_eval(parser: argparse.ArgumentParser) -> None:
     _add_recipe(parser)
     parser.add_argument(
@@ -125,9 +136,14 @@ def _run(options: argparse.Namespace) -> object:
 
 def _train(options: argparse.Namespace) -> object:
     loaded = _load(options)
+    if options.dry_run:
+        from cvft.engine.dry_run import describe_commands
+
+        return describe_commands(loaded.recipe, typed=["cvft", "train", str(options.recipe), *options.overrides])
     from cvft.engine.train import train
 
-    return train(loaded).adapter
+    folder = train(loaded)
+    return folder.adapter if folder is not None else "this machine's ranks are done: the first machine has the adapter"
 
 
 def _export(options: argparse.Namespace) -> object:
@@ -176,9 +192,10 @@ _COMMANDS: Mapping[
     "train": (
         "train the adapter only",
         _train,
-        _add_recipe,
+        _add_train,
         (
             "cvft train recipes/tiny_cpu.yaml lora.targets=all-linear",
+            "cvft train recipes/cogvlm2_video_lora_zero2_2nodes.yaml --dry-run",
             "cvft train recipes/tiny_cpu.yaml train.max_steps=20 name=short",
         ),
     ),

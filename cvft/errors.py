@@ -13,6 +13,9 @@ from dataclasses import dataclass
 EXIT_USER_ERROR = 2
 """Exit code of every command when the user's input is at fault."""
 
+EXIT_STOPPED = 75
+"""Exit code of a training that was asked to stop and has saved a checkpoint. Source: EX_TEMPFAIL of sysexits.h, "try again"."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -88,6 +91,14 @@ class VerifyError(CvftError):
 
 class RunError(CvftError):
     """A run folder or a worker process is not in the state that is needed."""
+
+
+class StoppedError(Exception):
+    """A training was asked to stop and can be continued; no mistake of anybody's.
+
+    Args:
+        message: Where it stopped and how it continues.
+    """
 
 
 def quote(value: object) -> str:

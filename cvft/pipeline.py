@@ -19,8 +19,9 @@ from tqdm import tqdm
 from cvft.data.files import write_text_atomically
 from cvft.data.rows import Row, read_rows
 from cvft.engine.folder import RunFolder, claim_run_folder
-from cvft.engine.plan import decide_feeding, decide_ranks
+from cvft.engine.plan import decide_feeding
 from cvft.engine.prepare import count_gpus, inspect_model, make_contract
+from cvft.engine.ranks import decide_ranks
 from cvft.engine.train import train
 from cvft.errors import Problem, RunError
 from cvft.evaluate.metrics import compute_metrics, is_exact_match
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from cvft.evaluate.answer import Answerer
 
 Which = Literal["base", "adapter", "merged"]
+
+NOT_THE_FIRST = "this machine's ranks are done: the first machine merges and evaluates"
 
 VERIFICATION_FILE = "cvft_verification.json"
 NUM_REPORT_EXAMPLES = 24
@@ -52,6 +55,8 @@ def run_all(loaded: LoadedRecipe) -> str:
         CvftError: when any step cannot be done; what was finished before stays.
     """
     folder = train(loaded)
+    if folder is None:
+        return NOT_THE_FIRST
     recipe = loaded.recipe
     tuned: Which = "adapter"
     made = [f"adapter   {folder.adapter}"]
@@ -251,7 +256,7 @@ def _load(recipe: Recipe, which: Which, folder: RunFolder, *, merged_folder: Pat
     if which == "merged" and not (merged / CONTRACT_FILE).is_file():
         hint = "cvft export makes it"
         raise RunError(f"run folder {folder.path}", [Problem("merged/", "no such folder", "a merged model", hint)])
-    device, _ = decide_ranks(recipe, num_gpus_present=count_gpus())
+    device = decide_ranks(recipe, num_gpus_present=count_gpus()).device
     torch.set_num_threads(recipe.parallel.num_threads)
     return load_answerer(
         merged if which == "merged" else base,

@@ -76,7 +76,7 @@ def test_the_worker_is_one_process_or_torchrun():
         parallel={"strategy": "zero2", "num_gpus": 4},
         train={"global_batch_rows": 16, "micro_batch_rows": 1},
     ).command
-    assert command[1:6] == ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4")
+    assert command[1:6] == ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4")
 
 
 def test_zero2_reaches_ms_swift_and_accumulation_follows_the_ranks():

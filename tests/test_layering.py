@@ -27,7 +27,7 @@ MAY_IMPORT = {
 """A room is a folder or a file of the package; importing inside a function counts like any other import."""
 
 WITHOUT_TORCH = ("errors", "recipe", "data", "report")
-SPEAKS_SWIFT = {"engine/swift_plugin.py", "engine/worker.py"}
+SPEAKS_SWIFT = {"engine/swift_plugin.py", "engine/trainer.py", "engine/worker.py"}
 
 
 def modules() -> list[Path]:

@@ -2,10 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -71,28 +67,6 @@ def test_training_twice_gives_bit_identical_adapters(straight, tmp_path):
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert losses_of(straight) == losses_of(again)
-
-
-def test_a_stopped_training_continues_to_the_same_weights(straight, tmp_path):
-    recipe = make_project(tmp_path)
-    run = recipe.parent / "runs" / "small"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cvft", "train", str(recipe)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 120
-    while not (run / "train" / "checkpoint-2" / "cvft_complete.json").is_file():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, (run / "train" / "worker.log").read_text()[-3000:]
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    process.wait(60)
-    # whatever came after the first checkpoint is lost, as if the machine had died there
-    shutil.rmtree(run / "train" / "checkpoint-4", ignore_errors=True)
-    shutil.rmtree(run / "adapter", ignore_errors=True)
-    result = cvft_ok("train", recipe)
-    assert "resume    checkpoint-2" in result.stderr
-    first, second = adapter_of(straight), adapter_of(recipe)
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_finished_run_is_not_trained_again(straight):
@@ -195,7 +169,7 @@ def test_a_failing_worker_is_told_with_the_end_of_its_log(tmp_path):
     recipe = make_project(tmp_path, model={"path": str(folder)}, train={"max_steps": 1})
     result = cvft("train", recipe)
     assert result.returncode == 2
-    assert "worker.log: got exit code 1, need 0" in result.stderr
+    assert "worker.log): got exit code 2, need exit code 0" in result.stderr
     assert "weights: missing keys: got `model.vision.boi`, need exactly the published tensors" in result.stderr
     assert not (tmp_path / "runs" / "small" / "adapter").exists()
 
@@ -207,6 +181,7 @@ def test_an_environment_variable_that_contradicts_the_plan_is_refused(tmp_path):
     result = cvft("train", recipe, env={**os.environ, "OMP_NUM_THREADS": "7"})
     assert result.returncode == 2
     assert "environment variable OMP_NUM_THREADS: got `7`, need `1`" in result.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_bad_clips_are_set_aside_when_asked_and_never_replaced(tmp_path):

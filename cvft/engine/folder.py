@@ -7,18 +7,30 @@ A folder belongs to one recipe. The same recipe continues in it; another one is 
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvft.data.files import write_text_atomically
 from cvft.errors import CvftError, Problem, RunError, quote
-from cvft.recipe import LoadedRecipe, dump_recipe, load_recipe, weights_fingerprint
-
-COMPLETE_MARK = "cvft_complete.json"
-"""Written into a checkpoint after everything else, so that a half-written one is never resumed from."""
+from cvft.recipe import LoadedRecipe, differing_settings, dump_recipe, load_recipe, weights_fingerprint
 
 PROGRESS_FILE = "progress.jsonl"
 """Under `train/`: the worker's steps and losses, one JSON object per line, for the launcher's progress bar."""
+
+START_HEADLINE = "=== cvft: a start"
+"""Line in every log where a start of the training begins; logs of earlier starts stay above it."""
+
+ERROR_HEADLINE = "=== cvft: an error"
+"""Line in a worker's log before the text of a `CvftError`, which is all that the user needs to see of it."""
+
+
+LOCK_FILE = ".lock"
+"""Held by the one process that trains in the folder; the system lets go of it when that process dies."""
+
+HINT_OTHER_NAME = "give this run a name of its own (name=...), or remove the folder"
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,19 @@ class RunFolder:
         return self.path / "train"
 
     @property
+    def progress_file(self) -> Path:
+        """The worker's steps and losses."""
+        return self.train / PROGRESS_FILE
+
+    def worker_log(self, node_rank: int) -> Path:
+        """What the worker of a node says; with several ranks, what their launcher says."""
+        return self.train / ("worker.log" if node_rank == 0 else f"worker-node-{node_rank}.log")
+
+    def rank_log(self, rank: int) -> Path:
+        """What one of several ranks says."""
+        return self.train / "logs" / f"rank-{rank}.log"
+
+    @property
     def adapter(self) -> Path:
         """The trained adapter with its contract."""
         return self.path / "adapter"
@@ -105,37 +130,52 @@ def claim_run_folder(loaded: LoadedRecipe) -> RunFolder:
         RunError: when the folder belongs to a recipe that would train other weights, or to no recipe at all.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    subject = f"run folder {loaded.recipe.run_dir}"
-    hint = "give this run a name of its own (name=...), or remove the folder"
-    if folder.recipe_file.is_file():
-        try:
-            earlier = load_recipe(folder.recipe_file).recipe
-        except CvftError as error:
-            problem = Problem("recipe.yaml", "a recipe that does not load", "the snapshot that cvft wrote", hint)
-            raise RunError(subject, [problem]) from error
-        if weights_fingerprint(earlier) != weights_fingerprint(loaded.recipe):
-            changed = ", ".join(quote(path) for path in differing_settings(earlier.to_dict(), loaded.recipe.to_dict()))
-            need = "the settings that this folder was trained with"
-            raise RunError(subject, [Problem(changed, "another value", need, hint)])
-    elif folder.path.is_dir() and any(folder.path.iterdir()):
+    if not is_claimed(loaded) and folder.path.is_dir() and any(folder.path.iterdir()):
         raise RunError(
-            subject, [Problem("folder", "files that no run of cvft wrote", "an empty or absent folder", hint)]
+            f"run folder {loaded.recipe.run_dir}",
+            [Problem("folder", "files that no run of cvft wrote", "an empty or absent folder", HINT_OTHER_NAME)],
         )
     folder.path.mkdir(parents=True, exist_ok=True)
     write_text_atomically(folder.recipe_file, dump_recipe(loaded.recipe))
     return folder
 
 
-def differing_settings(first: dict[str, object], second: dict[str, object], *, prefix: str = "") -> list[str]:
-    """Returns the key paths at which two recipes' values differ, `name` and `output` left out."""
-    paths: list[str] = []
-    for key, value in first.items():
-        path = f"{prefix}{key}"
-        if path in ("name", "output"):
-            continue
-        other = second.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            paths += differing_settings(value, other, prefix=f"{path}.")
-        elif value != other:
-            paths.append(path)
-    return paths
+def is_claimed(loaded: LoadedRecipe) -> bool:
+    """Tells whether a recipe's run folder is there and its own; writes nothing.
+
+    Raises:
+        RunError: when the folder belongs to a recipe that would train other weights.
+    """
+    folder = RunFolder(loaded.recipe.run_dir.absolute())
+    if not folder.recipe_file.is_file():
+        return False
+    subject = f"run folder {loaded.recipe.run_dir}"
+    try:
+        earlier = load_recipe(folder.recipe_file).recipe
+    except CvftError as error:
+        problem = Problem("recipe.yaml", "a recipe that does not load", "the snapshot that cvft wrote", HINT_OTHER_NAME)
+        raise RunError(subject, [problem]) from error
+    if weights_fingerprint(earlier) != weights_fingerprint(loaded.recipe):
+        changed = ", ".join(quote(path) for path in differing_settings(earlier, loaded.recipe))
+        need = "the settings that this folder was trained with"
+        raise RunError(subject, [Problem(changed, "another value", need, HINT_OTHER_NAME)])
+    return True
+
+
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Keeps other processes from training in a run folder at the same time.
+
+    Args:
+        folder: The run, claimed.
+
+    Raises:
+        RunError: when another process trains in it.
+    """
+    with (folder.path / LOCK_FILE).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            problem = Problem("folder", "another process that trains in it", "one at a time", "wait for it, or stop it")
+            raise RunError(f"run folder {folder.path}", [problem]) from None
+        yield

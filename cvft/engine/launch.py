@@ -1,61 +1,88 @@
-"""Starts the worker of a plan, shows its progress, and tells why it ended.
+"""Starts the worker of a plan, shows its progress, stops it when asked to, and tells why it ended.
 
-The worker's own output goes to RUN/train/worker.log; the terminal shows one progress bar and, after a failure, the end of
-that log. A launcher that is interrupted ends the worker with it.
+The worker's own output goes to RUN/train/worker.log, that of each rank to RUN/train/logs when there are several; the
+terminal shows one progress bar and, after a failure, the end of the log that tells most. A launcher that dies takes the
+worker with it: whatever happens, no process is left that writes into the run folder.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from cvft.engine.plan import Plan
+from cvft.engine.folder import ERROR_HEADLINE, START_HEADLINE, RunFolder
+from cvft.engine.stop import STOP_FILE, STOP_SIGNALS, die_with_parent
 from cvft.errors import Problem, RunError, quote
 
-LOG_FILE = "worker.log"
 NUM_LOG_LINES_SHOWN = 25
 POLL_S = 0.2
-GRACE_S = 20.0
-"""Seconds that a worker gets to end after it was told to, before it is killed."""
+
+STEERING_VARIABLES = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("NPROC_PER_NODE", "NNODES", "NODE_RANK", "DS_ACCELERATOR"),
+)
+"""Variables that torch, DeepSpeed, accelerate or ms-swift would take ranks from, beside all that start with ACCELERATE_."""
+
+ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*: (\d+) .*?exitcode\s*: (-?\d+)", re.DOTALL)
+"""What torch.distributed.run prints about the rank that failed first."""
 
 
-def launch(plan: Plan, *, progress_file: Path) -> None:
+def launch(
+    command: Sequence[str],
+    *,
+    variables: Mapping[str, str],
+    folder: RunFolder,
+    node_rank: int = 0,
+    num_steps: int | None = None,
+) -> None:
     """Runs a plan's worker to its end.
 
+    Ctrl-C, SIGTERM or SIGHUP asks it to save a checkpoint and stop; a second one ends it at once.
+
     Args:
-        plan: The plan; its files are in place.
-        progress_file: Where the worker reports its steps.
+        command: How the worker is started.
+        variables: Its whole environment, as `merge_environment` returns it.
+        folder: The run; the plan's files are in place.
+        node_rank: This machine's number; the first one shows the progress.
+        num_steps: Steps of the whole training, for the progress bar.
 
     Raises:
-        RunError: when the shell sets a variable otherwise than the plan, or when the worker fails.
+        RunError: when the worker fails.
+        KeyboardInterrupt: when a second signal came.
     """
-    log_file = Path(plan.swift_arguments["output_dir"]) / LOG_FILE
+    log_file = folder.worker_log(node_rank)
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    progress_file.unlink(missing_ok=True)
-    environment = merge_environment(plan.environment, os.environ)
+    if node_rank == 0:
+        for left_over in (folder.progress_file, folder.train / STOP_FILE):
+            left_over.unlink(missing_ok=True)
     with log_file.open("ab") as log:
+        log.write(f"{START_HEADLINE}\n".encode())
+        log.flush()
         process = subprocess.Popen(
-            plan.command,
+            command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=variables,
             start_new_session=True,  # so that all ranks and their decoders can be ended together
+            preexec_fn=die_with_parent,
         )
-        with _ended_with_us(process):
-            _show_progress(process, plan=plan, progress_file=progress_file)
+        with _killed_with_us(process), _asked_by_signals(folder.train):
+            _show_progress(process, num_steps=num_steps, progress_file=folder.progress_file)
             code = process.wait()
     if code != 0:
-        raise RunError("the training", [Problem(str(log_file), f"exit code {code}", "0", _tail(log_file))])
+        raise RunError("the training", [_why_it_failed(code, log_file=log_file, folder=folder)])
 
 
 def merge_environment(planned: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, str]:
@@ -69,12 +96,18 @@ def merge_environment(planned: Mapping[str, str], shell: Mapping[str, str]) -> d
         Both together.
 
     Raises:
-        RunError: when the shell sets one of them to something else: it would not have the effect that it seems to have.
+        RunError: when the shell sets one of them to something else, for it would not have the effect that it seems to
+            have; or when it sets one that decides about ranks, for that is the recipe's part.
     """
     problems = [
         Problem(f"environment variable {name}", quote(shell[name]), quote(value), _environment_hint(name))
         for name, value in planned.items()
         if shell.get(name, value) != value
+    ]
+    problems += [
+        Problem(f"environment variable {name}", quote(value), "it unset: the recipe's `parallel` section decides", "")
+        for name, value in shell.items()
+        if name in STEERING_VARIABLES or name.startswith("ACCELERATE_")
     ]
     if problems:
         raise RunError("the shell", problems)
@@ -87,23 +120,48 @@ def _environment_hint(name: str) -> str:
 
 
 @contextmanager
-def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
+def _killed_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        # at once and for good: nothing under a final name can be half-written
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def _show_progress(process: subprocess.Popen[bytes], *, plan: Plan, progress_file: Path) -> None:
+@contextmanager
+def _asked_by_signals(train_folder: Path) -> Iterator[None]:
+    """Turns the first signal into a request to stop, and the second into KeyboardInterrupt."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    num_signals = 0
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal num_signals
+        num_signals += 1
+        if num_signals > 1:
+            raise KeyboardInterrupt
+        (train_folder / STOP_FILE).touch()
+        name = signal.Signals(number).name
+        tqdm.write(f"{name}: saving a checkpoint after this step; once more to stop at once", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _show_progress(process: subprocess.Popen[bytes], *, num_steps: int | None, progress_file: Path) -> None:
+    if num_steps is None:
+        process.wait()
+        return
     num_bytes_read = 0
     shown: dict[str, str] = {}
-    with tqdm(total=plan.num_steps, desc="training", unit="step", file=sys.stderr, dynamic_ncols=True) as bar:
+    with tqdm(total=num_steps, desc="training", unit="step", file=sys.stderr, dynamic_ncols=True) as bar:
         bar.set_postfix_str("loading the model")
         while True:
             ended = process.poll() is not None
@@ -129,6 +187,21 @@ def _read_new_lines(path: Path, *, start: int) -> list[bytes]:
         return [line for line in file if line.endswith(b"\n")]
 
 
-def _tail(log_file: Path) -> str:
-    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(["the log ends with", *lines[-NUM_LOG_LINES_SHOWN:]])
+def _why_it_failed(code: int, *, log_file: Path, folder: RunFolder) -> Problem:
+    """Finds the rank that failed first, and what it said."""
+    said = _last_start(log_file)
+    where = "the worker"
+    found = ROOT_CAUSE.search(said)
+    if found:
+        rank, code = int(found[1]), int(found[2])
+        where, log_file = f"rank {rank}", folder.rank_log(rank)
+        said = _last_start(log_file) if log_file.is_file() else said
+    got = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    error = said.rpartition(ERROR_HEADLINE)[2] if ERROR_HEADLINE in said else ""
+    lines = error.strip().splitlines() or said.splitlines()[-NUM_LOG_LINES_SHOWN:]
+    about_memory = ["the system kills a process when memory runs out"] if code == -signal.SIGKILL else []
+    return Problem(f"{where} ({log_file})", got, "exit code 0", "\n".join([*about_memory, "it said", *lines]))
+
+
+def _last_start(log_file: Path) -> str:
+    return log_file.read_text(encoding="utf-8", errors="replace").rpartition(START_HEADLINE)[2]

@@ -2,23 +2,24 @@
 
 Recipe + `ModelFacts` + `RowFacts` + number of GPUs -> `Plan` (worker arguments, environment, command, files)
 
-Pure: no file is read, no GPU asked, neither torch nor ms-swift imported. What ms-swift would otherwise derive from the
-machine it runs on (gradient accumulation from the number of ranks, fp16 for fp32 weights, reentrant checkpointing) is
-stated here, and so is every environment variable that the worker gets.
+Pure: no GPU asked, neither torch nor ms-swift imported, and no file read but a DeepSpeed configuration of the user's own.
+What ms-swift would otherwise derive from the machine it runs on (gradient accumulation from the number of ranks, fp16 for
+fp32 weights, reentrant checkpointing) is stated here, and so is every environment variable that the worker gets.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cvft.engine.deepspeed_config import read_deepspeed_config
+from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
 from cvft.engine.targets import target_regex
-from cvft.errors import Problem, RecipeError, quote
+from cvft.errors import Problem, RecipeError
 from cvft.recipe import Recipe
 
 TRAIN_DATASET = "cvft_train"
@@ -60,11 +61,13 @@ class RowFacts:
         num_train_rows: Rows to train on.
         num_val_rows: Rows held out.
         max_row_tokens: Longest row in tokens.
+        num_text_rows: Rows without a clip among all of them.
     """
 
     num_train_rows: int
     num_val_rows: int
     max_row_tokens: int
+    num_text_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,15 @@ class Plan:
         decode_timeout_s: Seconds that a clip may take.
         decode_memory_gib: Address space that decoding may take.
         rope_precision: Precision of the rotary table.
-        num_ranks: Processes.
+        strategy: How the work is spread over the ranks.
+        num_ranks: Processes, over all nodes.
+        num_nodes: Machines.
+        global_batch_rows: Rows of an optimizer step, over all ranks.
+        micro_batch_rows: Rows of one pass of one rank.
         accumulation_steps: Micro batches per rank and optimizer step.
         num_steps: Optimizer steps of the whole training.
         steps_per_epoch: Optimizer steps of one pass over the rows.
+        keep_checkpoints: Newest checkpoints that stay; the best stays besides.
         swift_arguments: Arguments of ms-swift's `SftArguments`.
         environment: Variables that the worker gets beyond the shell's own.
         command: How the worker is started.
@@ -112,10 +120,15 @@ class Plan:
     decode_timeout_s: float
     decode_memory_gib: float
     rope_precision: str
+    strategy: str
     num_ranks: int
+    num_nodes: int
+    global_batch_rows: int
+    micro_batch_rows: int
     accumulation_steps: int
     num_steps: int
     steps_per_epoch: int
+    keep_checkpoints: int
     swift_arguments: Mapping[str, Any]
     environment: Mapping[str, str]
     command: tuple[str, ...]
@@ -157,36 +170,6 @@ def decide_feeding(recipe: Recipe, model: ModelFacts) -> Feeding:
     return Feeding(template=template, sampling=sampling, max_frames=recipe.video.max_frames, max_tokens=max_tokens)
 
 
-def decide_ranks(recipe: Recipe, *, num_gpus_present: int) -> tuple[str, int]:
-    """Decides the device and the number of ranks.
-
-    Args:
-        recipe: The recipe.
-        num_gpus_present: GPUs that this machine shows.
-
-    Returns:
-        `cpu` or `cuda`, and the number of ranks.
-
-    Raises:
-        RecipeError: when more GPUs are asked for than there are.
-    """
-    device = recipe.parallel.device
-    if device == "auto":
-        device = "cuda" if num_gpus_present else "cpu"
-    asked = recipe.parallel.num_gpus
-    if recipe.parallel.strategy == "single":
-        num_ranks = 1
-    elif asked == "auto":
-        num_ranks = num_gpus_present if device == "cuda" else 1
-    else:
-        num_ranks = asked
-    if device == "cuda" and num_ranks > num_gpus_present:
-        hint = "set parallel.num_gpus, or parallel.device=cpu to run without a GPU"
-        problem = Problem("parallel.num_gpus", quote(num_ranks), f"at most the {num_gpus_present} GPUs present", hint)
-        raise RecipeError("this machine", [problem])
-    return device, max(num_ranks, 1)
-
-
 def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_present: int) -> Plan:
     """Compiles a recipe into the plan of its training.
 
@@ -203,8 +186,10 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
         RecipeError: when the recipe cannot run on these rows or this machine.
     """
     feeding = decide_feeding(recipe, model)
-    device, num_ranks = decide_ranks(recipe, num_gpus_present=num_gpus_present)
-    accumulation_steps = recipe.accumulation_steps(num_ranks=num_ranks)
+    ranks = decide_ranks(recipe, num_gpus_present=num_gpus_present)
+    accumulation_steps = recipe.accumulation_steps(num_ranks=ranks.num)
+    if recipe.parallel.strategy == "zero3" and rows.num_text_rows:
+        raise RecipeError("the rows", [_zero3_needs_clips(rows.num_text_rows)])
     run_dir = recipe.run_dir.absolute()
     # the trainer keeps a last, smaller global batch; every row is seen once per epoch
     steps_per_epoch = math.ceil(rows.num_train_rows / recipe.train.global_batch_rows)
@@ -212,18 +197,16 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
     arguments = _swift_arguments(
         recipe,
         run_dir=run_dir,
-        device=device,
+        ranks=ranks,
         feeding=feeding,
         accumulation_steps=accumulation_steps,
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
         has_val=rows.num_val_rows > 0,
     )
-    plan_file = str(run_dir / "plan.json")
-    launcher: tuple[str, ...] = ()
-    if recipe.parallel.strategy != "single":
-        launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_ranks))
-    command = (sys.executable, *launcher, "-m", "cvft.engine.worker", plan_file)
+    command = worker_command(
+        recipe, num_per_node=ranks.num_per_node, node_rank=node_rank_of(recipe), plan_file=run_dir / "plan.json"
+    )
     return Plan(
         run_dir=run_dir,
         model_view=run_dir / "model_view",
@@ -232,12 +215,17 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
         decode_timeout_s=recipe.video.timeout_s,
         decode_memory_gib=recipe.video.memory_gib,
         rope_precision=recipe.model.rope_precision,
-        num_ranks=num_ranks,
+        strategy=recipe.parallel.strategy,
+        num_ranks=ranks.num,
+        num_nodes=ranks.num_nodes,
+        global_batch_rows=recipe.train.global_batch_rows,
+        micro_batch_rows=recipe.train.micro_batch_rows,
         accumulation_steps=accumulation_steps,
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
+        keep_checkpoints=recipe.train.keep_checkpoints,
         swift_arguments=arguments,
-        environment=_environment(run_dir, num_threads=recipe.parallel.num_threads),
+        environment=worker_environment(run_dir, num_threads=recipe.parallel.num_threads),
         command=command,
     )
 
@@ -246,7 +234,7 @@ def _swift_arguments(
     recipe: Recipe,
     *,
     run_dir: Path,
-    device: str,
+    ranks: Ranks,
     feeding: Feeding,
     accumulation_steps: int,
     steps_per_epoch: int,
@@ -308,40 +296,42 @@ def _swift_arguments(
         "logging_first_step": True,
         "save_strategy": "steps",
         "save_steps": min(save_steps, num_steps),
-        "save_total_limit": recipe.train.keep_checkpoints,
+        "average_tokens_across_devices": True,
         "eval_strategy": "steps" if has_val else "no",
         "eval_steps": min(eval_steps, num_steps),
         "dataloader_num_workers": recipe.train.num_workers,
         "dataloader_persistent_workers": recipe.train.num_workers > 0,  # their decoded clips outlive an epoch
         "train_dataloader_shuffle": True,
         "dataloader_drop_last": False,
-        "dataloader_pin_memory": device == "cuda",
+        "dataloader_pin_memory": ranks.device == "cuda",
         "output_dir": str(run_dir / "train"),
         "logging_dir": str(run_dir / "train" / "runs"),
         "add_version": False,
         "check_model": False,  # a call to a model hub, even for a local folder
-        "report_to": ["tensorboard"],
+        "report_to": ["none"],  # with "tensorboard", ms-swift spends seconds on plots of its own at every end
         "disable_tqdm": True,  # the launcher shows the one progress bar
-        "callbacks": ["cvft"],
-        "use_cpu": device == "cpu",
+        "callbacks": ["cvft", "cvft_tensorboard"],
+        "use_cpu": ranks.device == "cpu",
     }
-    if recipe.parallel.strategy.startswith("zero"):
+    if recipe.parallel.strategy == "ddp":
+        # a text-only row leaves tower and projector without gradients
+        arguments["ddp_find_unused_parameters"] = recipe.lora.train_vision_tower or recipe.lora.train_projector
+    if recipe.parallel.deepspeed_config is not None:
+        arguments["deepspeed"] = read_deepspeed_config(recipe, num_ranks=ranks.num)
+    elif recipe.parallel.strategy.startswith("zero"):
         arguments["deepspeed"] = recipe.parallel.strategy
     return arguments
+
+
+def _zero3_needs_clips(num_text_rows: int) -> Problem:
+    return Problem(
+        "parallel.strategy",
+        f"`zero3` with {num_text_rows} rows without a clip",
+        "a clip in every row: a rank whose rows have none would not gather the tower's weights, and the others wait for it",
+        "set parallel.strategy: zero2",
+    )
 
 
 def _scheduler(schedule: str, *, warmup_ratio: float) -> str:
     """Names a schedule as transformers does, whose own `constant` would ignore the warm-up."""
     return "constant_with_warmup" if schedule == "constant" and warmup_ratio > 0 else schedule
-
-
-def _environment(run_dir: Path, *, num_threads: int) -> dict[str, str]:
-    return {
-        "OMP_NUM_THREADS": str(num_threads),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "HF_DATASETS_CACHE": str(run_dir / "cache" / "datasets"),
-        "MODELSCOPE_CACHE": str(run_dir / "cache" / "modelscope"),
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
-    }

@@ -7,6 +7,7 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.worker import ClipFacts
 from cvft.engine.folder import RunFolder
 from cvft.engine.plan import Feeding, ModelFacts, RowFacts, decide_feeding
-from cvft.errors import DataError, Problem, quote
+from cvft.errors import DataError, Problem, RecipeError, quote
 from cvft.model.contract import Contract
 from cvft.model.folder import OFFICIAL_ARCHITECTURE, read_config_json, resolve_model_folder, weights_fingerprint
 from cvft.model.layout import TEMPLATES, SpecialTokens, build_layout
@@ -58,7 +59,9 @@ class Prepared:
     @property
     def row_facts(self) -> RowFacts:
         """The part that the plan needs."""
-        return RowFacts(len(self.train_rows), len(self.val_rows), max(self.num_tokens))
+        rows = (*self.train_rows, *self.val_rows)
+        num_text_rows = sum(row.video is None for row in rows)
+        return RowFacts(len(self.train_rows), len(self.val_rows), max(self.num_tokens), num_text_rows)
 
 
 def inspect_model(folder: Path) -> ModelFacts:
@@ -204,6 +207,18 @@ def count_gpus() -> int:
     except (OSError, subprocess.TimeoutExpired):
         return 0
     return sum(line.startswith("GPU ") for line in listing.stdout.splitlines()) if listing.returncode == 0 else 0
+
+
+def check_strategy_is_installed(recipe: Recipe) -> None:
+    """Checks that the library that a strategy needs is there.
+
+    Raises:
+        RecipeError: when DeepSpeed is not installed and the strategy is one of its stages.
+    """
+    strategy = recipe.parallel.strategy
+    if strategy.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
+        problem = Problem("parallel.strategy", quote(strategy), "DeepSpeed installed", "pip install 'cvft[deepspeed]'")
+        raise RecipeError("this machine", [problem])
 
 
 def _as_messages(row: Row) -> dict[str, object]:

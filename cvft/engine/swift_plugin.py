@@ -20,11 +20,15 @@ from swift.dataset import DatasetMeta, MessagesPreprocessor, register_dataset
 from swift.model import ModelMeta, MultiModelKeys, register_model, register_model_arch
 from swift.model.register import ModelLoader
 from swift.template import Template, TemplateMeta, register_template
+from swift.trainers.trainer_factory import TrainerFactory
 from torch import Tensor
+from transformers.integrations import TensorBoardCallback
 
 from cvft.data.video.loader import ClipLoader, DecodeSettings
-from cvft.engine.folder import COMPLETE_MARK, PROGRESS_FILE
+from cvft.engine.folder import PROGRESS_FILE
 from cvft.engine.plan import TRAIN_DATASET, VAL_DATASET, Plan
+from cvft.engine.stop import StopSignals
+from cvft.engine.trainer import CvftTrainer
 from cvft.model.checkpoint import load_config, load_model
 from cvft.model.folder import ARCHITECTURE
 from cvft.model.processor import CogVLM2VideoProcessor
@@ -119,9 +123,19 @@ class CvftTemplate(Template):
         rows = [{**row, **{key: torch.tensor(row[key]) for key in ("input_ids", "labels")}} for row in batch]
         return self.cvft_processor.collate(rows, padding_side="right")
 
+    def compute_sft_loss(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None, trainer: Any = None
+    ) -> Any:
+        """Runs the model on a micro-batch; called by ms-swift.
+
+        The sum over the labels is divided by their number in the whole step. ms-swift would take the mean over the
+        micro-batch and multiply it by its share, which is not a number where a rank has padding only.
+        """
+        return model(**inputs, num_items_in_batch=num_items_in_batch)
+
 
 class CvftCallback(TrainerCallback):
-    """Tells the launcher how far training is, and marks checkpoints that are whole."""
+    """Tells the launcher how far training is, and stops it when somebody asks for that."""
 
     def _tell(self, state: Any, **values: Any) -> None:
         if state.is_world_process_zero:
@@ -134,8 +148,10 @@ class CvftCallback(TrainerCallback):
         self._tell(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Reports every step."""
+        """Reports every step, and saves and stops after this one when asked to."""
         self._tell(state)
+        if self.trainer.must_stop():
+            control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Reports the losses."""
@@ -143,18 +159,13 @@ class CvftCallback(TrainerCallback):
         if losses:
             self._tell(state, **losses)
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Marks the checkpoint that was just written as whole."""
-        if state.is_world_process_zero:
-            folder = Path(self.args.output_dir) / f"checkpoint-{state.global_step}"
-            (folder / COMPLETE_MARK).write_text(json.dumps({"step": state.global_step}) + "\n", encoding="utf-8")
 
-
-def register(plan: Plan) -> None:
-    """Registers model, template, row files and callback with ms-swift, once per process.
+def register(plan: Plan, *, signals: StopSignals) -> None:
+    """Registers model, template, row files, trainer and callback with ms-swift, once per process.
 
     Args:
         plan: The plan that this worker carries out.
+        signals: Notes signals that ask this worker to stop.
     """
     decode = DecodeSettings.of(
         plan.feeding.sampling,
@@ -191,3 +202,7 @@ def register(plan: Plan) -> None:
         path = plan.run_dir / "data" / "swift" / file
         register_dataset(DatasetMeta(dataset_name=name, dataset_path=str(path), preprocess_func=MessagesPreprocessor()))
     callbacks_map["cvft"] = CvftCallback
+    callbacks_map["cvft_tensorboard"] = lambda args, trainer: TensorBoardCallback()
+    # ms-swift names classes and constructs them itself: what they need to know waits on the class
+    CvftTrainer.plan, CvftTrainer.signals = plan, signals
+    TrainerFactory.TRAINER_MAPPING["causal_lm"] = f"{CvftTrainer.__module__}.{CvftTrainer.__name__}"

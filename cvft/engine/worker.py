@@ -1,13 +1,19 @@
 """The worker: one process per rank that carries out a plan with ms-swift and ends.
 
-`python -m cvft.engine.worker RUN/plan.json`, started by `cvft.engine.launch` with the plan's environment. Each training
-is a process of its own because ms-swift keeps state between runs of one process.
+`python -m cvft.engine.worker RUN/plan.json`, started by `cvft.engine.launch` with the plan's environment, directly or
+through torch.distributed.run. Each training is a process of its own because ms-swift keeps state between runs of one process.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+from cvft.engine.folder import ERROR_HEADLINE, START_HEADLINE, RunFolder
+from cvft.engine.plan import Plan
+from cvft.engine.stop import StopSignals, die_with_parent
+from cvft.errors import EXIT_USER_ERROR, CvftError, Problem, RunError, quote
 
 
 def main(argv: list[str]) -> None:
@@ -17,15 +23,58 @@ def main(argv: list[str]) -> None:
         argv: The plan's file.
     """
     (plan_file,) = argv
+    die_with_parent()
+    plan = Plan.from_json(Path(plan_file).read_text(encoding="utf-8"))
+    if plan.num_ranks > 1:
+        _write_to_own_log(RunFolder(plan.run_dir).rank_log(int(os.environ["RANK"])))
+    signals = StopSignals(num_ranks=plan.num_ranks)
+    try:
+        _check_ranks(plan)
+        _train(plan, signals=signals)
+    except CvftError as error:
+        print(f"{ERROR_HEADLINE}\n{error}", file=sys.stderr, flush=True)
+        # no clean-up: it would wait for ranks that wait for this one
+        os._exit(EXIT_USER_ERROR)
+
+
+def _write_to_own_log(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.write(log, f"{START_HEADLINE}\n".encode())
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(log, stream.fileno())
+
+
+def _check_ranks(plan: Plan) -> None:
+    got = int(os.environ.get("WORLD_SIZE", "1"))
+    if got != plan.num_ranks:
+        hint = "all nodes need the same number of GPUs and the same recipe"
+        raise RunError("the ranks", [Problem("number of ranks", quote(got), quote(plan.num_ranks), hint)])
+
+
+def _train(plan: Plan, *, signals: StopSignals) -> None:
     # imported here: a data loader that starts by spawning imports this module again, and must not load ms-swift twice
     from swift import SftArguments, sft_main
 
-    from cvft.engine.plan import Plan
     from cvft.engine.swift_plugin import register
 
-    plan = Plan.from_json(Path(plan_file).read_text(encoding="utf-8"))
-    register(plan)
+    register(plan, signals=signals)
+    if plan.strategy.startswith("zero"):
+        _prepare_deepspeed(plan)
     sft_main(SftArguments(**plan.swift_arguments))
+
+
+def _prepare_deepspeed(plan: Plan) -> None:
+    import deepspeed
+
+    if not plan.swift_arguments["use_cpu"]:
+        return
+    # the shared-memory operator would be compiled now, which needs a C++ compiler; gloo does without it
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if plan.strategy == "zero3":
+        # ms-swift opens the configuration before it has counted the ranks
+        deepspeed.init_distributed("gloo")
 
 
 if __name__ == "__main__":

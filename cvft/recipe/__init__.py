@@ -1,6 +1,6 @@
 """Recipes: YAML -> one frozen, typed `Recipe`, with every problem told at once. Imports no torch and reads no data."""
 
-from cvft.recipe.fingerprint import dump_recipe, fingerprint, schema_json, weights_fingerprint
+from cvft.recipe.fingerprint import differing_settings, dump_recipe, fingerprint, schema_json, weights_fingerprint
 from cvft.recipe.load import LoadedRecipe, default_name, load_recipe, recipe_from_dict
 from cvft.recipe.schema import (
     Data,
@@ -30,6 +30,7 @@ __all__ = [
     "Train",
     "Video",
     "default_name",
+    "differing_settings",
     "dump_recipe",
     "fingerprint",
     "load_recipe",

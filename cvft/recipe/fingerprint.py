@@ -18,8 +18,16 @@ NOT_WEIGHTS: tuple[str, ...] = (
     "train.logging_steps",
     "train.keep_checkpoints",
     "train.num_workers",
+    "parallel.strategy",
+    "parallel.num_gpus",
+    "parallel.num_nodes",
+    "parallel.node_rank",
+    "parallel.rendezvous",
+    "parallel.rendezvous_timeout_s",
+    "parallel.deepspeed_config",
 )
-"""Settings that leave the trained weights bit for bit the same: they may change when a run is continued."""
+"""Settings that leave what is trained the same: they may change when a run is continued. Those of `parallel` add up the same
+numbers in another order, and each checkpoint says which ranks can continue it; the others leave every bit as it is."""
 
 
 def fingerprint(recipe: Recipe) -> str:
@@ -28,8 +36,25 @@ def fingerprint(recipe: Recipe) -> str:
 
 
 def weights_fingerprint(recipe: Recipe) -> str:
-    """Returns the sha256 of what decides the trained weights: two recipes that share it train the same adapter."""
+    """Returns the sha256 of what decides the trained weights: two recipes that share it train alike."""
     return _digest(_without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS)))
+
+
+def differing_settings(first: Recipe, second: Recipe) -> list[str]:
+    """Returns the key paths, such as `lora.rank`, at which two recipes would train other weights."""
+    values = [_without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS)) for recipe in (first, second)]
+    return _differing(*values)
+
+
+def _differing(first: dict[str, Any], second: dict[str, Any], *, prefix: str = "") -> list[str]:
+    paths: list[str] = []
+    for key, value in first.items():
+        other = second.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            paths += _differing(value, other, prefix=f"{prefix}{key}.")
+        elif value != other:
+            paths.append(f"{prefix}{key}")
+    return paths
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -50,6 +50,10 @@ def check_global_batch(recipe: Recipe, *, num_ranks: int) -> Problem | None:
     below, above = rows - rows % unit, rows - rows % unit + unit
     near = f"{quote(below)} or {quote(above)}" if below else quote(above)
     shares = f"train.micro_batch_rows {micro}" + (f" x {num_ranks} ranks" if num_ranks > 1 else "")
+    fitting = [ranks for ranks in range(1, rows // micro + 1) if rows % (micro * ranks) == 0]
+    if num_ranks > 1 and fitting:
+        by_distance = sorted(fitting, key=lambda ranks: abs(ranks - num_ranks))[:2]
+        near += f"; or {' or '.join(str(ranks) for ranks in sorted(by_distance))} ranks"
     return Problem("train.global_batch_rows", quote(rows), f"a multiple of {unit} ({shares})", f"nearest: {near}")
 
 
@@ -151,7 +155,7 @@ def _ranks_fit_strategy(recipe: Recipe) -> Iterable[Problem]:
             "the number of processes, for there are no GPUs to count",
             "set `parallel.num_gpus: 2`",
         )
-    elif num_gpus == 1 and strategy != "zero2_offload":
+    elif num_gpus == 1 and parallel.num_nodes == 1 and strategy != "zero2_offload":
         # Offloading moves optimizer state to the host with one rank too; the others have nothing to share.
         yield Problem(
             "parallel.strategy",
@@ -161,11 +165,54 @@ def _ranks_fit_strategy(recipe: Recipe) -> Iterable[Problem]:
         )
 
 
+def _nodes_can_meet(recipe: Recipe) -> Iterable[Problem]:
+    parallel = recipe.parallel
+    if parallel.num_nodes == 1:
+        for key in ("node_rank", "rendezvous", "rendezvous_timeout_s"):
+            value = getattr(parallel, key)
+            if value != type(parallel).model_fields[key].default:
+                need = "no such setting: there is one machine only"
+                got = f"{quote(value)} with `parallel.num_nodes` 1"
+                yield Problem(f"parallel.{key}", got, need, "remove it, or set `parallel.num_nodes`")
+        return
+    if parallel.strategy == "single":
+        got = f"`single` with `parallel.num_nodes` {parallel.num_nodes}"
+        yield Problem("parallel.strategy", got, "a strategy of several ranks", "set `parallel.strategy: zero2`")
+    if parallel.rendezvous is None:
+        yield Problem(
+            "parallel.rendezvous",
+            f"nothing with `parallel.num_nodes` {parallel.num_nodes}",
+            "`host:port` of the first machine",
+            "a port that no other program uses there, such as 29500",
+        )
+    if parallel.node_rank is not None and parallel.node_rank >= parallel.num_nodes:
+        need = f"0 to {parallel.num_nodes - 1}: there are {parallel.num_nodes} nodes"
+        yield Problem("parallel.node_rank", quote(parallel.node_rank), need)
+
+
+def _rendezvous_is_an_address(recipe: Recipe) -> Iterable[Problem]:
+    rendezvous = recipe.parallel.rendezvous
+    if rendezvous is None:
+        return
+    host, _, port = rendezvous.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        need = "`host:port` with a port from 1 to 65535"
+        yield Problem("parallel.rendezvous", quote(rendezvous), need, "such as `node0.cluster:29500`")
+
+
+def _config_has_effect(recipe: Recipe) -> Iterable[Problem]:
+    parallel = recipe.parallel
+    if parallel.deepspeed_config is not None and not parallel.strategy.startswith("zero"):
+        got = f"a file with `parallel.strategy` {parallel.strategy}"
+        need = "no such setting: DeepSpeed does not run"
+        yield Problem("parallel.deepspeed_config", got, need, "set `parallel.strategy: zero2`, or remove it")
+
+
 def _batch_divides(recipe: Recipe) -> Iterable[Problem]:
     parallel = recipe.parallel
     # With `auto` the number of ranks is known on the machine only; accumulation_steps() checks again there.
     one = parallel.strategy == "single" or parallel.num_gpus == "auto"
-    problem = check_global_batch(recipe, num_ranks=1 if one else int(parallel.num_gpus))
+    problem = check_global_batch(recipe, num_ranks=1 if one else int(parallel.num_gpus) * parallel.num_nodes)
     if problem is not None:
         yield problem
 
@@ -200,9 +247,28 @@ RULES: tuple[Rule, ...] = (
     Rule(("lora.targets",), _targets_are_modules),
     Rule(("lora.targets", "lora.train_vision_tower", "lora.train_projector"), _parts_need_all_linear),
     Rule(("model.attention", "model.dtype", "parallel.device"), _kernel_fits),
-    Rule(("parallel.strategy", "parallel.num_gpus", "parallel.device"), _ranks_fit_strategy),
+    Rule(("parallel.strategy", "parallel.num_gpus", "parallel.num_nodes", "parallel.device"), _ranks_fit_strategy),
     Rule(
-        ("train.global_batch_rows", "train.micro_batch_rows", "parallel.num_gpus", "parallel.strategy"), _batch_divides
+        (
+            "parallel.num_nodes",
+            "parallel.node_rank",
+            "parallel.rendezvous",
+            "parallel.rendezvous_timeout_s",
+            "parallel.strategy",
+        ),
+        _nodes_can_meet,
+    ),
+    Rule(("parallel.rendezvous",), _rendezvous_is_an_address),
+    Rule(("parallel.deepspeed_config", "parallel.strategy"), _config_has_effect),
+    Rule(
+        (
+            "train.global_batch_rows",
+            "train.micro_batch_rows",
+            "parallel.num_gpus",
+            "parallel.num_nodes",
+            "parallel.strategy",
+        ),
+        _batch_divides,
     ),
     Rule(("train.eval_steps", "data.val", "data.val_fraction"), _eval_has_rows),
     Rule(("export.merge", "export.dtype", "export.verify_rows", "export.max_shard_gib"), _export_has_effect),

@@ -171,7 +171,7 @@ class Train(Section):
     eval_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps between measurements of the val loss; without it, one at the end of each epoch."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Checkpoints kept on disk, the newest."""
+    """Newest checkpoints kept on disk; the one with the lowest val loss stays besides."""
     num_workers: int = Field(default=1, ge=0)
     """Processes per rank that prepare rows; 0 prepares them in the training process. Each takes memory."""
 
@@ -189,7 +189,17 @@ class Parallel(Section):
     strategy: Literal["single", "ddp", "zero1", "zero2", "zero2_offload", "zero3"] = "single"
     """One process, copies of the model, or DeepSpeed stages; a higher stage shards more memory and talks more."""
     num_gpus: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Ranks on this machine: one per GPU, or processes on a CPU. `auto` takes every GPU, or one with `single`."""
+    """Ranks on each machine: one per GPU, or processes on a CPU. `auto` takes every GPU, or one with `single`."""
+    num_nodes: int = Field(default=1, ge=1)
+    """Machines that train together, all with the same number of GPUs and one shared file system."""
+    node_rank: Annotated[int, Field(ge=0)] | None = None
+    """Which of them this one is, from 0; best given on the command line of each."""
+    rendezvous: Text | None = None
+    """`host:port` at which the first of several machines is reached by the others."""
+    rendezvous_timeout_s: float = Field(default=600, gt=0)
+    """Seconds that the machines wait for each other."""
+    deepspeed_config: FilePath | None = None
+    """DeepSpeed configuration of your own (JSON) in place of ms-swift's preset for the strategy."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` takes a GPU where there is one."""
     num_threads: int = Field(default=1, ge=1)

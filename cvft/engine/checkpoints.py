@@ -1,0 +1,194 @@
+"""Checkpoints on disk: published whole or not at all, pruned, and checked before a training continues from one.
+
+train/checkpoint.partial/checkpoint-N, written by all ranks -> synced and marked -> renamed to train/checkpoint-N
+
+A folder under a final name is always whole: the rename is the last thing that happens to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cvft.engine.plan import Plan
+from cvft.errors import Problem, RunError, quote
+
+MARK_FILE = "cvft_checkpoint.json"
+"""In every checkpoint: what `CheckpointMark` holds."""
+
+ASIDE = "checkpoint.partial"
+"""Under `train/`: where a checkpoint is written before it gets its final name."""
+
+FULL_DISK_BYTES = 2**20
+"""Less free space than this, right after a write failed, means that the disk was full."""
+
+
+@dataclass(frozen=True)
+class CheckpointMark:
+    """What a checkpoint says about itself.
+
+    Args:
+        step: Optimizer steps done.
+        strategy: How the work was spread over ranks; DeepSpeed's optimizer states are cut up accordingly.
+        num_ranks: Number of ranks that wrote it.
+        eval_loss: Val loss at this step, when it was measured there.
+    """
+
+    step: int
+    strategy: str
+    num_ranks: int
+    eval_loss: float | None
+
+
+def read_mark(checkpoint: Path) -> CheckpointMark:
+    """Reads what a published checkpoint says about itself."""
+    return CheckpointMark(**json.loads((checkpoint / MARK_FILE).read_text(encoding="utf-8")))
+
+
+def find_checkpoints(train_folder: Path) -> list[Path]:
+    """Returns the published checkpoints, oldest first."""
+    whole = [path.parent for path in train_folder.glob(f"checkpoint-*/{MARK_FILE}")]
+    return sorted(whole, key=step_of)
+
+
+def find_last_checkpoint(train_folder: Path) -> Path | None:
+    """Returns the newest published checkpoint, or None."""
+    return next(reversed(find_checkpoints(train_folder)), None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Returns the step in a checkpoint's name."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def publish(train_folder: Path, mark: CheckpointMark) -> Path:
+    """Gives the checkpoint that all ranks have written aside its final name.
+
+    Args:
+        train_folder: Folder of all checkpoints, holding `checkpoint.partial/checkpoint-N`.
+        mark: What the checkpoint says about itself.
+
+    Returns:
+        The checkpoint.
+    """
+    name = f"checkpoint-{mark.step}"
+    aside, final = train_folder / ASIDE / name, train_folder / name
+    (aside / MARK_FILE).write_text(json.dumps(asdict(mark)) + "\n", encoding="utf-8")
+    for path in (*aside.rglob("*"), aside):
+        _sync(path)
+    # the same step can be saved again only by a training that began before it: what lies there was superseded
+    shutil.rmtree(final, ignore_errors=True)
+    aside.rename(final)
+    _sync(train_folder)
+    shutil.rmtree(train_folder / ASIDE)
+    return final
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def prune(train_folder: Path, *, keep: int) -> None:
+    """Removes all checkpoints but the newest and the one with the best val loss.
+
+    Args:
+        train_folder: Folder of all checkpoints.
+        keep: Number of newest checkpoints that stay; the best stays besides.
+    """
+    checkpoints = find_checkpoints(train_folder)
+    best = find_best_checkpoint(train_folder)
+    for checkpoint in checkpoints[:-keep]:
+        if checkpoint == best:
+            continue
+        # a removal that is interrupted leaves no folder that looks like a checkpoint
+        doomed = checkpoint.with_name(f"removed-{checkpoint.name}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        checkpoint.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def find_best_checkpoint(train_folder: Path) -> Path | None:
+    """Returns the checkpoint with the lowest val loss, the earliest of equals, or None when none was measured."""
+    losses = {path: read_mark(path).eval_loss for path in find_checkpoints(train_folder)}
+    measured = {path: loss for path, loss in losses.items() if loss is not None}
+    return min(measured, key=lambda path: measured[path], default=None)
+
+
+def remove_leftovers(train_folder: Path) -> None:
+    """Removes what a training that was killed has left half-written or half-removed."""
+    shutil.rmtree(train_folder / ASIDE, ignore_errors=True)
+    for doomed in train_folder.glob("removed-checkpoint-*"):
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def check_can_continue(checkpoint: Path, plan: Plan) -> str | None:
+    """Checks that a plan's ranks can continue a checkpoint.
+
+    The weights and the optimizer state of `single` and `ddp` are whole in every checkpoint, so any number of ranks can
+    take them up. DeepSpeed cuts the optimizer state into one file per rank, in a form of its own for each stage.
+
+    Args:
+        checkpoint: The checkpoint.
+        plan: The plan that is to continue it.
+
+    Returns:
+        What changes, in a sentence for the user, or None when everything is as it was.
+
+    Raises:
+        RunError: when its optimizer state does not fit the plan's ranks.
+    """
+    mark = read_mark(checkpoint)
+    if (mark.strategy, mark.num_ranks) == (plan.strategy, plan.num_ranks):
+        return None
+    before, now = _name_ranks(mark.strategy, mark.num_ranks), _name_ranks(plan.strategy, plan.num_ranks)
+    if {mark.strategy, plan.strategy} <= {"single", "ddp"}:
+        return (
+            f"{checkpoint.name} was written by {before} and continues as {now}: the same rows in the same steps; "
+            "dropout draws other numbers, and sums round differently"
+        )
+    problem = Problem(
+        checkpoint.name,
+        quote(now),
+        f"{quote(before)}: an optimizer state of DeepSpeed fits only the ranks that wrote it, and no other",
+        "continue with that setting, or train anew under another name (name=...)",
+    )
+    raise RunError("the training to continue", [problem])
+
+
+def _name_ranks(strategy: str, num_ranks: int) -> str:
+    return f"{strategy} on {num_ranks} rank{'s' if num_ranks > 1 else ''}"
+
+
+def is_disk_full(error: BaseException, folder: Path) -> bool:
+    """Tells whether a failed write failed for want of space.
+
+    torch and safetensors hide the number of the system's error, so the free space itself is asked too.
+
+    Args:
+        error: What was raised by the write.
+        folder: A folder on the disk in question, its half-written files still in place.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left" in str(error) or has_no_space(folder)
+
+
+def has_no_space(folder: Path) -> bool:
+    """Tells whether the disk of a folder is full."""
+    return shutil.disk_usage(folder).free < FULL_DISK_BYTES
+
+
+def disk_full_error(train_folder: Path) -> RunError:
+    """Returns the error for a training whose disk is full, with what is left to continue from."""
+    last = find_last_checkpoint(train_folder)
+    kept = f"{last.name} is intact: " if last is not None else ""
+    hint = f"{kept}free some space and run the same command again"
+    return RunError("the training", [Problem(str(train_folder), "a full disk", "room for checkpoints and logs", hint)])

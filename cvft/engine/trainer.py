@@ -1,0 +1,190 @@
+"""ms-swift's trainer with four things done our way: the order of rows, the val loss, checkpoints, and stopping.
+
+Only the worker imports this file. `swift_plugin.register` puts `CvftTrainer` in ms-swift's place for it and hands it the plan.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from swift.dataloader import DataLoaderShard
+from swift.trainers import Seq2SeqTrainer
+from swift.utils import seed_worker
+
+from cvft.engine.checkpoints import (
+    ASIDE,
+    CheckpointMark,
+    disk_full_error,
+    is_disk_full,
+    prune,
+    publish,
+    remove_leftovers,
+)
+from cvft.engine.plan import Plan
+from cvft.engine.sampler import IGNORED_LABEL, GlobalBatchSampler, RowsOrPadding
+from cvft.engine.stop import STOP_FILE, StopSignals, forget_stop_signals
+
+
+def is_first_rank() -> bool:
+    """Tells whether this is the rank that reports and publishes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def wait_for_all_ranks() -> None:
+    """Returns when every rank has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Adds up a tensor over all ranks, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+class CvftTrainer(Seq2SeqTrainer):
+    """Trains the same rows in the same steps for any number of ranks, and publishes whole checkpoints only."""
+
+    plan: ClassVar[Plan]
+    signals: ClassVar[StopSignals]
+    """Both are set before ms-swift constructs the trainer."""
+
+    control: Any
+    _writes_aside = False
+    _group_for_flags: Any = None
+
+    def must_stop(self) -> bool:
+        """Tells whether any rank has been asked to stop; all ranks must call it together, and all get the same answer."""
+        stop_file = Path(self.args.output_dir) / STOP_FILE
+        asked = self.signals.asked or (is_first_rank() and stop_file.exists())
+        if dist.is_initialized():
+            if self._group_for_flags is None:
+                # on the host: a flag on the GPU would make every step wait for the device
+                self._group_for_flags = dist.new_group(backend="gloo")
+            flag = torch.tensor(int(asked))
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group_for_flags)
+            asked = bool(flag)
+        if asked and is_first_rank():
+            stop_file.touch()  # tells the launcher why training ends early
+        return asked
+
+    def get_train_dataloader(self, skip_batches: int = 0) -> Any:
+        """Deals out shuffled rows; called by ms-swift, with `skip_batches` after a resume."""
+        return self._make_loader(
+            self.train_dataset,
+            global_batch_rows=self.plan.global_batch_rows,
+            seed=self.args.data_seed,
+            skip_batches=skip_batches,
+        )
+
+    def _make_loader(self, rows: Any, *, global_batch_rows: int, seed: int | None, skip_batches: int = 0) -> Any:
+        args = self.args
+        sampler = GlobalBatchSampler(
+            len(rows),
+            global_batch_rows=global_batch_rows,
+            micro_batch_rows=self.plan.micro_batch_rows,
+            num_ranks=args.world_size,
+            rank=args.process_index,
+            seed=seed,
+            skip_batches=skip_batches,
+        )
+        return DataLoaderShard(
+            RowsOrPadding(rows),
+            device=self.accelerator.device,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=partial(
+                _start_loader_process, num_workers=args.dataloader_num_workers, rank=args.process_index
+            ),
+        )
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measures the loss per label token over the val rows, however they are cut into batches and ranks.
+
+        Args:
+            eval_dataset: Rows; None takes the trainer's own.
+            ignore_keys: Not used; part of the signature that transformers calls.
+            metric_key_prefix: Prefix of the names of the metrics.
+
+        Returns:
+            Loss and share of label tokens that are the likeliest ones.
+        """
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        batch_rows = self.plan.micro_batch_rows * self.args.world_size
+        model = self.model_wrapped if self.is_deepspeed_enabled else self.model
+        model.eval()
+        sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        for batch in self._make_loader(rows, global_batch_rows=batch_rows, seed=None):
+            inputs = self._prepare_inputs(batch)
+            inputs.pop("compute_loss_func")
+            with torch.no_grad(), self.compute_loss_context_manager(), self.template.forward_context(model, inputs):
+                outputs = self.template.compute_sft_loss(model, inputs, num_items_in_batch=1)
+            labels = inputs["labels"][:, 1:]
+            is_label = labels != IGNORED_LABEL
+            right = (outputs.logits[:, :-1].argmax(-1) == labels) & is_label
+            sums += torch.stack([outputs.loss.double(), right.sum(), is_label.sum()]).to(sums)
+        loss_sum, num_right, num_labels = sum_over_ranks(sums).tolist()
+        metrics = {
+            f"{metric_key_prefix}_loss": loss_sum / num_labels,
+            f"{metric_key_prefix}_token_acc": num_right / num_labels,
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _determine_best_metric(self, *args: Any, **kwargs: Any) -> bool:
+        """Keeps no best one in the trainer's state: the marks of the checkpoints say which it is."""
+        return False
+
+    def _get_output_dir(self, trial: Any) -> str:
+        # where transformers writes a checkpoint, and where it would prune
+        folder = Path(self.args.output_dir)
+        return str(folder / ASIDE if self._writes_aside else folder)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        folder = Path(self.args.output_dir)
+        if is_first_rank():
+            remove_leftovers(folder)
+            (folder / ASIDE).mkdir()
+        wait_for_all_ranks()
+        self._writes_aside = True
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+            wait_for_all_ranks()
+            if is_first_rank():
+                publish(folder, self._mark())
+                prune(folder, keep=self.plan.keep_checkpoints)
+        except Exception as error:
+            if is_disk_full(error, folder):
+                remove_leftovers(folder)
+                raise disk_full_error(folder) from error
+            raise
+        finally:
+            self._writes_aside = False
+        wait_for_all_ranks()
+
+    def _mark(self) -> CheckpointMark:
+        step = self.state.global_step
+        losses = [
+            entry["eval_loss"] for entry in self.state.log_history if entry["step"] == step and "eval_loss" in entry
+        ]
+        return CheckpointMark(step, self.plan.strategy, self.plan.num_ranks, losses[-1] if losses else None)
+
+    def _update_last_checkpoint_symlink(self, barrier: bool = True) -> None:
+        """Makes no link: it would be a second name for what `find_last_checkpoint` finds."""
+
+
+def _start_loader_process(worker_id: int, *, num_workers: int, rank: int) -> None:
+    forget_stop_signals()
+    seed_worker(worker_id, num_workers=num_workers, rank=rank)

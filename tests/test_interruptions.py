@@ -1,0 +1,311 @@
+"""Runs that are killed, stopped or starved: they end with the weights of a run that was left alone."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cvft.engine.checkpoints import ASIDE, find_checkpoints
+from tests.project import cvft, cvft_ok, make_project
+
+NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "10"))
+"""Two ranks start slowly: they get a third of these."""
+
+TRAIN = {"max_steps": 24, "save_steps": 2, "keep_checkpoints": 2}
+TWO_RANKS = ("parallel.strategy=zero2", "parallel.num_gpus=2")
+TIMEOUT_S = 240
+
+
+def start(recipe: Path, *settings: str, name: str = "small") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "cvft", "train", str(recipe), f"name={name}", *settings]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def train_folder(recipe: Path, name: str = "small") -> Path:
+    return recipe.parent / "runs" / name / "train"
+
+
+def adapter_of(recipe: Path, name: str = "small") -> dict[str, torch.Tensor]:
+    return load_file(recipe.parent / "runs" / name / "adapter" / "adapter_model.safetensors")
+
+
+def largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
+    """Waits for something that a training does; False when it ended first."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while process.poll() is None:
+        if is_so():
+            return True
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return False
+
+
+def num_steps_reported(folder: Path) -> int:
+    progress = folder / "progress.jsonl"
+    lines = progress.read_text().splitlines() if progress.is_file() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def kill_tree(process: subprocess.Popen[str]) -> None:
+    """Kills the worker, its ranks and its decoders at the same moment as the command that started them."""
+    children = descendants(process.pid)
+    for pid in (process.pid, *children):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def assert_all_gone(pids: list[int]) -> None:
+    """Decoders notice the end of their worker a moment later."""
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def assert_everything_named_is_whole(folder: Path) -> None:
+    for checkpoint in folder.glob("checkpoint-*"):
+        assert (checkpoint / "cvft_checkpoint.json").is_file(), checkpoint
+        state = json.loads((checkpoint / "trainer_state.json").read_text())
+        assert f"checkpoint-{state['global_step']}" == checkpoint.name
+        load_file(checkpoint / "adapter_model.safetensors")
+        for file in (*checkpoint.rglob("*.pt"), *checkpoint.rglob("*.pth")):
+            torch.load(file, weights_only=False)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    return make_project(tmp_path_factory.mktemp("interrupted"), train=TRAIN)
+
+
+@pytest.fixture(scope="module")
+def straight(recipe) -> dict[str, torch.Tensor]:
+    """The adapter of a run that nobody disturbed."""
+    cvft_ok("train", recipe, "name=straight")
+    return adapter_of(recipe, "straight")
+
+
+@pytest.fixture(scope="module")
+def straight_on_two_ranks(recipe) -> dict[str, torch.Tensor]:
+    cvft_ok("train", recipe, "name=straight2", *TWO_RANKS)
+    return adapter_of(recipe, "straight2")
+
+
+def kill_until_done(recipe: Path, *settings: str, name: str, num_kills: int, seed: int) -> int:
+    """Trains, killed at random moments; returns how many of the kills hit a checkpoint that was being written."""
+    dice = random.Random(seed)
+    folder = train_folder(recipe, name)
+    num_in_write = 0
+    for number in range(num_kills):
+        process = start(recipe, *settings, name=name)
+        if number % 3 == 2:
+            is_running = wait_until(lambda: (folder / ASIDE).exists(), process)
+        else:
+            # two steps on at most: the training must live to be killed again
+            first = num_steps_reported(folder) if number else 0
+            (folder / "progress.jsonl").unlink(missing_ok=True)
+            wanted = first + dice.randint(0, 2)
+            is_running = wait_until(lambda wanted=wanted: num_steps_reported(folder) > wanted, process)
+            time.sleep(dice.random() * 0.2)
+        assert is_running, f"the training was done after {number} kills"
+        kill_tree(process)
+        num_in_write += (folder / ASIDE).exists()
+        assert_everything_named_is_whole(folder)
+    cvft_ok("train", recipe, f"name={name}", *settings)
+    assert_everything_named_is_whole(folder)
+    assert not (folder / ASIDE).exists()
+    return num_in_write
+
+
+def test_killed_at_random_moments_one_process_ends_with_the_same_bits(recipe, straight):
+    assert kill_until_done(recipe, name="killed", num_kills=NUM_KILLS, seed=1) >= 1
+    assert largest_difference(adapter_of(recipe, "killed"), straight) == 0
+
+
+def test_killed_at_random_moments_two_ranks_end_with_the_same_weights(recipe, straight_on_two_ranks):
+    assert kill_until_done(recipe, *TWO_RANKS, name="killed2", num_kills=max(3, NUM_KILLS // 3), seed=2) >= 1
+    assert largest_difference(adapter_of(recipe, "killed2"), straight_on_two_ranks) <= 1e-6
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_a_checkpoint_and_the_resume_is_exact(recipe, straight, number):
+    name = f"stopped_by_{signal.Signals(number).name}"
+    folder = train_folder(recipe, name)
+    process = start(recipe, "train.save_steps=20", name=name)
+    assert wait_until(lambda: num_steps_reported(folder) >= 3, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 75, said
+    (saved,) = find_checkpoints(folder)
+    assert f"the training was asked to stop: {saved.name} is saved; the same command continues it" in said
+    result = cvft_ok("train", recipe, f"name={name}", "train.save_steps=20")
+    assert f"resume    {saved.name}" in result.stderr
+    assert largest_difference(adapter_of(recipe, name), straight) == 0
+
+
+def test_a_stop_file_stops_two_ranks_as_well_and_run_says_so(recipe, straight_on_two_ranks):
+    folder = train_folder(recipe, "stopped2")
+    process = start(recipe, *TWO_RANKS, name="stopped2")
+    assert wait_until(lambda: num_steps_reported(folder) >= 3, process)
+    (folder / "stop").touch()
+    _, said = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 75, said
+    cvft_ok("train", recipe, "name=stopped2", *TWO_RANKS)
+    assert largest_difference(adapter_of(recipe, "stopped2"), straight_on_two_ranks) <= 1e-6
+
+
+def test_a_second_signal_ends_it_at_once_and_leaves_no_process(recipe):
+    folder = train_folder(recipe, "impatient")
+    process = start(recipe, "train.max_steps=100000", name="impatient")
+    assert wait_until(lambda: num_steps_reported(folder) >= 1, process)
+    children = descendants(process.pid)
+    assert children
+    # the worker cannot answer the first one
+    os.kill(children[0], signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    assert wait_until(lambda: (folder / "stop").exists(), process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert_all_gone(children)
+
+
+def test_when_one_rank_dies_the_others_stop_and_its_name_is_told(recipe):
+    folder = train_folder(recipe, "one_dies")
+    process = start(recipe, *TWO_RANKS, "train.max_steps=100000", name="one_dies")
+    assert wait_until(lambda: num_steps_reported(folder) >= 2, process)
+    children = descendants(process.pid)
+    workers = [pid for pid in children if b"cvft.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    ranks = {environment_of(pid).get("RANK"): pid for pid in workers}
+    started = time.monotonic()
+    os.kill(ranks["1"], signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - started < 30
+    assert process.returncode == 2
+    assert "rank 1 (" in said
+    assert "got signal SIGKILL, need exit code 0" in said
+    assert_all_gone(children)
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    words = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def test_a_command_that_is_killed_takes_its_worker_with_it_and_the_folder_is_free(recipe):
+    folder = train_folder(recipe, "orphan")
+    process = start(recipe, *TWO_RANKS, "train.max_steps=100000", name="orphan")
+    assert wait_until(lambda: num_steps_reported(folder) >= 1, process)
+    children = descendants(process.pid)
+    second = cvft("train", recipe, "name=orphan", *TWO_RANKS, "train.max_steps=100000")
+    assert second.returncode == 2
+    assert "folder: got another process that trains in it, need one at a time" in second.stderr
+    process.kill()
+    process.communicate()
+    assert_all_gone(children)
+
+
+def test_ranks_may_change_where_the_optimizer_state_is_whole(recipe, straight):
+    folder = train_folder(recipe, "more_ranks")
+    process = start(recipe, name="more_ranks")
+    assert wait_until(lambda: len(find_checkpoints(folder)) >= 1, process)
+    kill_tree(process)
+    result = cvft_ok("train", recipe, "name=more_ranks", "parallel.strategy=ddp", "parallel.num_gpus=2")
+    assert "was written by single on 1 rank and continues as ddp on 2 ranks" in result.stderr
+    assert largest_difference(adapter_of(recipe, "more_ranks"), straight) < 0.1
+    refused = cvft("train", recipe, "name=straight2", "parallel.strategy=zero2", "parallel.num_gpus=3")
+    assert refused.returncode == 2
+    assert "train.global_batch_rows: got `4`, need a multiple of 6" in refused.stderr
+
+
+def test_other_rows_cannot_continue_a_training(tmp_path):
+    recipe = make_project(tmp_path, train={**TRAIN, "max_steps": 100000})
+    process = start(recipe)
+    assert wait_until(lambda: len(find_checkpoints(train_folder(recipe))) >= 1, process)
+    kill_tree(process)
+    rows = (tmp_path / "train.jsonl").read_text()
+    (tmp_path / "train.jsonl").write_text(rows.replace("a man", "a woman"))
+    refused = cvft("train", recipe)
+    assert refused.returncode == 2
+    assert "data.train: got other rows, need the rows that checkpoint-" in refused.stderr
+
+
+def test_two_ranks_of_deepspeed_cannot_be_continued_by_one(recipe):
+    folder = train_folder(recipe, "fewer_ranks")
+    process = start(recipe, *TWO_RANKS, name="fewer_ranks")
+    assert wait_until(lambda: len(find_checkpoints(folder)) >= 1, process)
+    kill_tree(process)
+    refused = cvft("train", recipe, "name=fewer_ranks")
+    assert refused.returncode == 2
+    assert (
+        "got `single on 1 rank`, need `zero2 on 2 ranks`: an optimizer state of DeepSpeed fits only" in refused.stderr
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 12 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small tmpfs")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("num_bytes_left", [0, 48 * 2**10], ids=["nothing_fits", "a_checkpoint_does_not_fit"])
+def test_a_full_disk_is_told_and_the_training_continues_when_there_is_room(
+    recipe, straight, small_disk, num_bytes_left
+):
+    settings = (f"output.root={small_disk}", "name=full")
+    folder = small_disk / "full" / "train"
+    process = start(recipe, f"output.root={small_disk}", name="full")
+    assert wait_until(lambda: len(find_checkpoints(folder)) >= 1, process)
+    filler = small_disk / "filler"
+    fill(filler, num_bytes_left=num_bytes_left)
+    _, said = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2, said
+    assert "got a full disk, need room for checkpoints and logs" in said, said[-3000:]
+    assert "is intact: free some space and run the same command again" in said
+    assert_everything_named_is_whole(folder)
+    filler.unlink()
+    cvft_ok("train", recipe, *settings)
+    after = load_file(small_disk / "full" / "adapter" / "adapter_model.safetensors")
+    assert largest_difference(after, straight) == 0
+
+
+def fill(path: Path, *, num_bytes_left: int) -> None:
+    """Writes until only so much fits."""
+    with path.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(b"\0" * size)
+        file.truncate(file.tell() - num_bytes_left)

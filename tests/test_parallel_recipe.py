@@ -1,0 +1,183 @@
+"""The `parallel` section: what it refuses, what it starts on each machine, and what a DeepSpeed file may say beside it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cvft.engine.deepspeed_config import read_deepspeed_config
+from cvft.engine.dry_run import describe_commands
+from cvft.errors import RecipeError
+from cvft.recipe import load_recipe, weights_fingerprint
+from tests.project import cvft, cvft_ok, make_project
+from tests.test_engine_plan import ROWS, make_recipe, plan_of
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+TWO_NODES = {"strategy": "zero2", "num_gpus": 4, "num_nodes": 2, "rendezvous": "node0:29500"}
+
+
+@pytest.mark.parametrize(
+    ("parallel", "told"),
+    [
+        ({"node_rank": 1}, "parallel.node_rank: got `1` with `parallel.num_nodes` 1, need no such setting"),
+        ({"rendezvous": "a:1"}, "parallel.rendezvous: got `a:1` with `parallel.num_nodes` 1, need no such setting"),
+        ({"rendezvous_timeout_s": 5.0}, "parallel.rendezvous_timeout_s: got `5.0` with `parallel.num_nodes` 1"),
+        ({**TWO_NODES, "rendezvous": None}, "parallel.rendezvous: got nothing with `parallel.num_nodes` 2, need"),
+        (
+            {**TWO_NODES, "strategy": "single", "num_gpus": 1},
+            "parallel.strategy: got `single` with `parallel.num_nodes` 2",
+        ),
+        ({**TWO_NODES, "node_rank": 2}, "parallel.node_rank: got `2`, need 0 to 1: there are 2 nodes"),
+        ({**TWO_NODES, "rendezvous": "node0"}, "parallel.rendezvous: got `node0`, need `host:port` with a port"),
+        ({**TWO_NODES, "rendezvous": "node0:70000"}, "parallel.rendezvous: got `node0:70000`, need `host:port`"),
+        (
+            {"strategy": "ddp", "num_gpus": 2, "deepspeed_config": "x.json"},
+            "parallel.deepspeed_config: got a file with `parallel.strategy` ddp, need no such setting",
+        ),
+    ],
+)
+def test_settings_without_effect_or_sense_are_refused(parallel, told):
+    with pytest.raises(RecipeError) as raised:
+        make_recipe(parallel=parallel)
+    assert told in str(raised.value)
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest_batches_and_ranks():
+    with pytest.raises(RecipeError) as raised:
+        make_recipe(parallel={**TWO_NODES, "num_gpus": 3}, train={"global_batch_rows": 16})
+    assert "train.global_batch_rows: got `16`, need a multiple of 6 (train.micro_batch_rows 1 x 6 ranks)" in str(
+        raised.value
+    )
+    assert "hint: nearest: `12` or `18`; or 4 or 8 ranks" in str(raised.value)
+
+
+def test_two_nodes_share_one_global_batch():
+    plan = plan_of(num_gpus_present=4, parallel={**TWO_NODES, "node_rank": 1}, train={"global_batch_rows": 16})
+    assert (plan.num_ranks, plan.num_nodes, plan.accumulation_steps) == (8, 2, 2)
+    words = " ".join(plan.command)
+    assert "--nnodes 2 --node-rank 1 --master-addr node0 --master-port 29500" in words
+    assert "--standalone" not in words
+
+
+def test_a_machine_must_know_which_of_the_nodes_it_is():
+    with pytest.raises(RecipeError) as raised:
+        plan_of(num_gpus_present=4, parallel=TWO_NODES)
+    assert "parallel.node_rank: got nothing, need which of the 2 nodes this machine is, from 0" in str(raised.value)
+
+
+def test_ranks_do_not_change_what_is_trained_but_the_batch_does():
+    one = make_recipe()
+    assert weights_fingerprint(make_recipe(parallel=TWO_NODES)) == weights_fingerprint(one)
+    assert weights_fingerprint(make_recipe(train={"global_batch_rows": 8})) != weights_fingerprint(one)
+
+
+def test_nodes_with_other_recipes_do_not_meet():
+    def meeting_id(**sections):
+        command = plan_of(num_gpus_present=4, parallel={**TWO_NODES, "node_rank": 0}, **sections).command
+        return command[command.index("--rdzv-id") + 1]
+
+    assert meeting_id() == meeting_id()
+    assert meeting_id(lora={"rank": 16}) != meeting_id()
+
+
+def test_zero3_is_refused_where_a_rank_could_wait_forever():
+    rows = ROWS.__class__(100, 10, 1700, num_text_rows=3)
+    settings = {"num_gpus_present": 2, "parallel": {"strategy": "zero3", "num_gpus": 2}}
+    plan_of(**settings)
+    with pytest.raises(RecipeError, match="got `zero3` with 3 rows without a clip"):
+        plan_of(rows=rows, **settings)
+
+
+def with_deepspeed(path: Path, config: object, **sections):
+    path.write_text(config if isinstance(config, str) else json.dumps(config))
+    parallel = {"strategy": "zero2", "num_gpus": 2, "deepspeed_config": path, **sections.pop("parallel", {})}
+    return make_recipe(parallel=parallel, **sections)
+
+
+def test_a_deepspeed_file_of_ones_own_reaches_the_plan(tmp_path):
+    config = {
+        "zero_optimization": {"stage": 2, "overlap_comm": True},
+        "train_batch_size": "auto",
+        "bf16": {"enabled": True},
+    }
+    recipe = with_deepspeed(tmp_path / "ds.json", config, model={"path": "m", "dtype": "bf16"})
+    plan = plan_of(
+        num_gpus_present=2,
+        model={"path": "m", "dtype": "bf16"},
+        parallel={"strategy": "zero2", "num_gpus": 2, "deepspeed_config": tmp_path / "ds.json"},
+    )
+    assert plan.swift_arguments["deepspeed"] == config == read_deepspeed_config(recipe, num_ranks=2)
+
+
+def test_everything_that_contradicts_the_recipe_is_told_at_once(tmp_path):
+    config = {
+        "train_batch_size": 32,
+        "gradient_clipping": 0.5,
+        "fp16": {"enabled": True},
+        "zero_optimization": {"stage": 3},
+        "optimizer": {"type": "Adam"},
+    }
+    with pytest.raises(RecipeError) as raised:
+        read_deepspeed_config(with_deepspeed(tmp_path / "ds.json", config), num_ranks=2)
+    told = str(raised.value)
+    assert "has 5 problems" in told
+    assert "train_batch_size: got `32`, need `16`, from the recipe's `train.global_batch_rows`" in told
+    assert "gradient_clipping: got `0.5`, need `1.0`" in told
+    assert "fp16.enabled: got `true`, need `false`" in told
+    assert "zero_optimization.stage: got `3`, need `2`, from the recipe's `parallel.strategy`" in told
+    assert "optimizer: got a section of its own, need no such section" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("{", "need JSON"), ("[1]", "got a JSON list, need a JSON object"), ("{}", "stage: got nothing")]
+)
+def test_a_file_that_is_no_configuration_is_told(tmp_path, text, told):
+    with pytest.raises(RecipeError) as raised:
+        read_deepspeed_config(with_deepspeed(tmp_path / "ds.json", text), num_ranks=2)
+    assert told in str(raised.value)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    recipe = with_deepspeed(tmp_path / "ds.json", "{}")
+    (tmp_path / "ds.json").unlink()
+    with pytest.raises(RecipeError, match="file: got No such file or directory"):
+        read_deepspeed_config(recipe, num_ranks=2)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_dry_run_says_what_every_machine_types_and_executes(path):
+    recipe = load_recipe(path).recipe
+    text = describe_commands(recipe, typed=["cvft", "train", path.name, "lora.rank=16", "parallel.node_rank=0"])
+    for node_rank in range(recipe.parallel.num_nodes):
+        assert f"machine {node_rank}\n  type      cvft train {path.name} lora.rank=16" in text
+    assert text.count("-m cvft.engine.worker") == recipe.parallel.num_nodes
+    assert f"batch     {recipe.train.global_batch_rows} rows per step = " in text
+    assert "OMP_NUM_THREADS=1" in text
+
+
+def test_the_dry_run_of_two_nodes_needs_neither_data_nor_gpus():
+    result = cvft_ok("train", RECIPES / "cogvlm2_video_lora_zero2_2nodes.yaml", "--dry-run", "parallel.num_gpus=auto")
+    assert "--nproc-per-node NUM_GPUS" in result.stdout
+    for node_rank in (0, 1):
+        assert f"--nnodes 2 --node-rank {node_rank} --master-addr node0.example --master-port 29500" in result.stdout
+        assert f"parallel.num_gpus=auto parallel.node_rank={node_rank}\n" in result.stdout
+
+
+def test_the_slurm_script_is_sound():
+    (script,) = (RECIPES / "slurm").iterdir()
+    subprocess.run(["bash", "-n", script], check=True)
+    text = script.read_text()
+    assert "recipes/cogvlm2_video_lora_zero2_2nodes.yaml" in text
+    assert "#SBATCH --signal=B:TERM@" in text
+
+
+def test_the_shell_may_not_decide_about_ranks(tmp_path, monkeypatch):
+    recipe = make_project(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    result = cvft("train", recipe)
+    assert result.returncode == 2
+    for name in ("WORLD_SIZE", "ACCELERATE_USE_DEEPSPEED"):
+        assert f"environment variable {name}: got" in result.stderr
+    assert "need it unset: the recipe's `parallel` section decides" in result.stderr
