@@ -50,17 +50,18 @@ def read_metrics(run: Path, which: str) -> dict[str, Any]:
     return metrics
 
 
-def write_result(benchmark: str, **values: Any) -> Path:
-    """Writes `results/<benchmark>--<device>.json` with the device, the commit and the versions."""
+def write_result(benchmark: str, *, gpu: str | None = None, **values: Any) -> Path:
+    """Writes `results/<benchmark>--<device>.json` with the device (a GPU's name, or this CPU), the commit and the versions."""
     result = {
         "benchmark": benchmark,
-        "device": f"cpu, {platform.machine()}, {os.cpu_count()} cores",
+        "device": gpu or f"cpu, {platform.machine()}, {os.cpu_count()} cores",
         "commit": git_commit(),
         "versions": {name: version(name) for name in ("torch", "transformers", "peft", "ms-swift", "av")},
         "timed_region": "the whole process of `cvft run`: check, train, merge, verify, evaluate base and merged, report",
         **values,
     }
-    path = RESULTS / f"{benchmark}--cpu-{platform.machine()}.json"
+    device = gpu.lower().replace(" ", "-") if gpu else f"cpu-{platform.machine()}"
+    path = RESULTS / f"{benchmark}--{device}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return path

@@ -29,7 +29,15 @@ TIMEOUT_S = 240
 
 def start(recipe: Path, *settings: str, name: str = "small") -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cvft", "train", str(recipe), f"name={name}", *settings]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heed_all_signals
+    )
+
+
+def heed_all_signals() -> None:
+    """A shell script that starts these tests in the background has SIGINT ignored, and what is ignored is inherited."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def train_folder(recipe: Path, name: str = "small") -> Path:
@@ -165,6 +173,19 @@ def test_a_signal_saves_a_checkpoint_and_the_resume_is_exact(recipe, straight, n
     result = cvft_ok("train", recipe, f"name={name}", "train.save_steps=20")
     assert f"resume    {saved.name}" in result.stderr
     assert largest_difference(adapter_of(recipe, name), straight) == 0
+
+
+def test_a_signal_that_the_shell_ignores_is_ignored(recipe):
+    folder = train_folder(recipe, "nohup")
+    command = ["nohup", sys.executable, "-m", "cvft", "train", str(recipe), "name=nohup"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert wait_until(lambda: num_steps_reported(folder) >= 1, process)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0
+    assert not (folder / "stop").exists()
 
 
 def test_a_stop_file_stops_two_ranks_as_well_and_run_says_so(recipe, straight_on_two_ranks):

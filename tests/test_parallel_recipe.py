@@ -8,6 +8,7 @@ import pytest
 
 from cvft.engine.deepspeed_config import read_deepspeed_config
 from cvft.engine.dry_run import describe_commands
+from cvft.engine.prepare import check_strategy_is_installed
 from cvft.errors import RecipeError
 from cvft.recipe import load_recipe, weights_fingerprint
 from tests.project import cvft, cvft_ok, make_project
@@ -87,6 +88,13 @@ def test_zero3_is_refused_where_a_rank_could_wait_forever():
     plan_of(**settings)
     with pytest.raises(RecipeError, match="got `zero3` with 3 rows without a clip"):
         plan_of(rows=rows, **settings)
+
+
+def test_offloading_says_which_tools_it_lacks(monkeypatch):
+    recipe = make_recipe(parallel={"strategy": "zero2_offload", "num_gpus": 2})
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(RecipeError, match="need `c\\+\\+` and `ninja` on PATH"):
+        check_strategy_is_installed(recipe)
 
 
 def with_deepspeed(path: Path, config: object, **sections):

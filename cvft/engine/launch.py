@@ -22,7 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cvft.engine.folder import ERROR_HEADLINE, START_HEADLINE, RunFolder
-from cvft.engine.stop import STOP_FILE, STOP_SIGNALS, die_with_parent
+from cvft.engine.stop import STOP_FILE, die_with_parent, heeded_signals
 from cvft.errors import Problem, RunError, quote
 
 NUM_LOG_LINES_SHOWN = 25
@@ -147,7 +147,7 @@ def _asked_by_signals(train_folder: Path) -> Iterator[None]:
         name = signal.Signals(number).name
         tqdm.write(f"{name}: saving a checkpoint after this step; once more to stop at once", file=sys.stderr)
 
-    before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
+    before = {number: signal.signal(number, ask) for number in heeded_signals()}
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -210,15 +211,25 @@ def count_gpus() -> int:
 
 
 def check_strategy_is_installed(recipe: Recipe) -> None:
-    """Checks that the library that a strategy needs is there.
+    """Checks that what a strategy needs beyond torch is there.
 
     Raises:
-        RecipeError: when DeepSpeed is not installed and the strategy is one of its stages.
+        RecipeError: when DeepSpeed is not installed and the strategy is one of its stages, or when the tools are missing with
+            which it compiles its optimizer for offloading.
     """
     strategy = recipe.parallel.strategy
-    if strategy.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
-        problem = Problem("parallel.strategy", quote(strategy), "DeepSpeed installed", "pip install 'cvft[deepspeed]'")
-        raise RecipeError("this machine", [problem])
+    if not strategy.startswith("zero"):
+        return
+    problems = []
+    if importlib.util.find_spec("deepspeed") is None:
+        problems.append(Problem("parallel.strategy", quote(strategy), "DeepSpeed", "pip install 'cvft[deepspeed]'"))
+    missing = [tool for tool in ("c++", "ninja") if shutil.which(tool) is None]
+    if strategy == "zero2_offload" and recipe.parallel.deepspeed_config is None and missing:
+        need = f"{' and '.join(quote(tool) for tool in missing)} on PATH: DeepSpeed compiles its optimizer for the CPU"
+        hint = "install them, or give a parallel.deepspeed_config with `zero_force_ds_cpu_optimizer: false`"
+        problems.append(Problem("parallel.strategy", quote(strategy), need, hint))
+    if problems:
+        raise RecipeError("this machine", problems)
 
 
 def _as_messages(row: Row) -> dict[str, object]:

@@ -24,6 +24,11 @@ LAST_SECONDS = 20.0
 waits for a dead one in a collective would otherwise sit there until it is killed."""
 
 
+def heeded_signals() -> list[signal.Signals]:
+    """Returns the stop signals that this process does not ignore: `nohup` and shell scripts have some ignored, and mean it."""
+    return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
 class StopSignals:
     """Notes signals that ask this worker to stop, even while the main thread is inside a collective.
 
@@ -38,7 +43,7 @@ class StopSignals:
         os.set_blocking(write_end, False)
         # the number of a signal arrives in the pipe at once; a Python handler would wait for the main thread
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        for number in STOP_SIGNALS:
+        for number in heeded_signals():
             signal.signal(number, lambda *_: None)
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -62,7 +67,7 @@ class StopSignals:
 def forget_stop_signals(*_: object) -> None:
     """Gives signals their usual meaning back, in a data loader's process that was forked from a worker."""
     signal.set_wakeup_fd(-1)
-    for number in STOP_SIGNALS:
+    for number in heeded_signals():
         signal.signal(number, signal.SIG_DFL)
 
 

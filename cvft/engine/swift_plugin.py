@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from swift.callbacks import TrainerCallback, callbacks_map
 from swift.dataset import DatasetMeta, MessagesPreprocessor, register_dataset
 from swift.model import ModelMeta, MultiModelKeys, register_model, register_model_arch
@@ -144,7 +145,9 @@ class CvftCallback(TrainerCallback):
                 file.write(json.dumps(line) + "\n")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Reports the first step of this start, which is not 0 after a resume."""
+        """Reports the first step of this start, which is not 0 after a resume, and how the ranks talk."""
+        if dist.is_initialized():
+            print(f"ranks     {dist.get_rank()} of {dist.get_world_size()} over {dist.get_backend()}", flush=True)
         self._tell(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
