@@ -230,3 +230,19 @@ def test_an_unfit_config_is_one_clear_error(tmp_path, change, message):
     with pytest.raises(ModelError, match="problem") as raised:
         load_config(folder)
     assert message in str(raised.value)
+
+
+def test_an_empty_frame_adds_nothing_and_gives_the_tower_gradients_of_zero(processor):
+    model = load_model(TINY, dtype=torch.float32)
+    text_only = processor.collate([make_rows(processor)[2]])
+    with torch.no_grad():
+        before = forward(model, text_only).logits
+    weight = model.model.vision.linear_proj.linear_proj.weight.requires_grad_(True)
+    forward(model, text_only).loss.backward()
+    assert weight.grad is None
+    model.model.runs_tower_always = True
+    outputs = forward(model, text_only)
+    outputs.loss.backward()
+    assert torch.equal(outputs.logits, before)
+    assert weight.grad is not None
+    assert not weight.grad.any()

@@ -12,7 +12,7 @@ from cvft.engine.prepare import check_strategy_is_installed
 from cvft.errors import RecipeError
 from cvft.recipe import load_recipe, weights_fingerprint
 from tests.project import cvft, cvft_ok, make_project
-from tests.test_engine_plan import ROWS, make_recipe, plan_of
+from tests.test_engine_plan import make_recipe, plan_of
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 TWO_NODES = {"strategy": "zero2", "num_gpus": 4, "num_nodes": 2, "rendezvous": "node0:29500"}
@@ -82,12 +82,16 @@ def test_nodes_with_other_recipes_do_not_meet():
     assert meeting_id(lora={"rank": 16}) != meeting_id()
 
 
-def test_zero3_is_refused_where_a_rank_could_wait_forever():
-    rows = ROWS.__class__(100, 10, 1700, num_text_rows=3)
-    settings = {"num_gpus_present": 2, "parallel": {"strategy": "zero3", "num_gpus": 2}}
-    plan_of(**settings)
-    with pytest.raises(RecipeError, match="got `zero3` with 3 rows without a clip"):
-        plan_of(rows=rows, **settings)
+def test_all_ranks_pass_through_a_tower_that_they_share():
+    def runs_tower_always(**sections):
+        return plan_of(num_gpus_present=2, **sections).runs_tower_always
+
+    trained = {"targets": "all-linear", "train_vision_tower": True}
+    assert runs_tower_always(lora=trained)
+    assert not runs_tower_always()
+    assert not runs_tower_always(parallel={"strategy": "zero2", "num_gpus": 2})
+    assert runs_tower_always(parallel={"strategy": "zero2", "num_gpus": 2}, lora=trained)
+    assert runs_tower_always(parallel={"strategy": "zero3", "num_gpus": 2})
 
 
 def test_offloading_says_which_tools_it_lacks(monkeypatch):

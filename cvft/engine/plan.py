@@ -19,7 +19,6 @@ from typing import Any
 from cvft.engine.deepspeed_config import read_deepspeed_config
 from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
 from cvft.engine.targets import target_regex
-from cvft.errors import Problem, RecipeError
 from cvft.recipe import Recipe
 
 TRAIN_DATASET = "cvft_train"
@@ -61,13 +60,11 @@ class RowFacts:
         num_train_rows: Rows to train on.
         num_val_rows: Rows held out.
         max_row_tokens: Longest row in tokens.
-        num_text_rows: Rows without a clip among all of them.
     """
 
     num_train_rows: int
     num_val_rows: int
     max_row_tokens: int
-    num_text_rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +96,7 @@ class Plan:
         decode_timeout_s: Seconds that a clip may take.
         decode_memory_gib: Address space that decoding may take.
         rope_precision: Precision of the rotary table.
+        runs_tower_always: Whether rows without a clip pass through the tower too, so that all ranks do.
         strategy: How the work is spread over the ranks.
         num_ranks: Processes, over all nodes.
         num_nodes: Machines.
@@ -120,6 +118,7 @@ class Plan:
     decode_timeout_s: float
     decode_memory_gib: float
     rope_precision: str
+    runs_tower_always: bool
     strategy: str
     num_ranks: int
     num_nodes: int
@@ -188,8 +187,6 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
     feeding = decide_feeding(recipe, model)
     ranks = decide_ranks(recipe, num_gpus_present=num_gpus_present)
     accumulation_steps = recipe.accumulation_steps(num_ranks=ranks.num)
-    if recipe.parallel.strategy == "zero3" and rows.num_text_rows:
-        raise RecipeError("the rows", [_zero3_needs_clips(rows.num_text_rows)])
     run_dir = recipe.run_dir.absolute()
     # the trainer keeps a last, smaller global batch; every row is seen once per epoch
     steps_per_epoch = math.ceil(rows.num_train_rows / recipe.train.global_batch_rows)
@@ -215,6 +212,8 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
         decode_timeout_s=recipe.video.timeout_s,
         decode_memory_gib=recipe.video.memory_gib,
         rope_precision=recipe.model.rope_precision,
+        # one process too: a gradient of zero and none at all are not the same to AdamW. ZeRO-3 gathers even a frozen tower
+        runs_tower_always=trains_tower(recipe) or recipe.parallel.strategy == "zero3",
         strategy=recipe.parallel.strategy,
         num_ranks=ranks.num,
         num_nodes=ranks.num_nodes,
@@ -314,8 +313,7 @@ def _swift_arguments(
         "use_cpu": ranks.device == "cpu",
     }
     if recipe.parallel.strategy == "ddp":
-        # a text-only row leaves tower and projector without gradients
-        arguments["ddp_find_unused_parameters"] = recipe.lora.train_vision_tower or recipe.lora.train_projector
+        arguments["ddp_find_unused_parameters"] = False  # every rank passes through every adapter
     if recipe.parallel.deepspeed_config is not None:
         arguments["deepspeed"] = read_deepspeed_config(recipe, num_ranks=ranks.num)
     elif recipe.parallel.strategy.startswith("zero"):
@@ -323,13 +321,9 @@ def _swift_arguments(
     return arguments
 
 
-def _zero3_needs_clips(num_text_rows: int) -> Problem:
-    return Problem(
-        "parallel.strategy",
-        f"`zero3` with {num_text_rows} rows without a clip",
-        "a clip in every row: a rank whose rows have none would not gather the tower's weights, and the others wait for it",
-        "set parallel.strategy: zero2",
-    )
+def trains_tower(recipe: Recipe) -> bool:
+    """Tells whether vision tower or projector get adapters."""
+    return recipe.lora.train_vision_tower or recipe.lora.train_projector
 
 
 def _scheduler(schedule: str, *, warmup_ratio: float) -> str:

@@ -60,9 +60,7 @@ class Prepared:
     @property
     def row_facts(self) -> RowFacts:
         """The part that the plan needs."""
-        rows = (*self.train_rows, *self.val_rows)
-        num_text_rows = sum(row.video is None for row in rows)
-        return RowFacts(len(self.train_rows), len(self.val_rows), max(self.num_tokens), num_text_rows)
+        return RowFacts(len(self.train_rows), len(self.val_rows), max(self.num_tokens))
 
 
 def inspect_model(folder: Path) -> ModelFacts:

@@ -59,9 +59,10 @@ class CvftLoader(ModelLoader):
 
     default_trust_remote_code = False
 
-    def __init__(self, *args: Any, rope_precision: str, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, rope_precision: str, runs_tower_always: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.rope_precision = rope_precision
+        self.runs_tower_always = runs_tower_always
 
     def get_config(self, model_dir: str) -> Any:
         """Reads config.json; called by ms-swift."""
@@ -75,13 +76,15 @@ class CvftLoader(ModelLoader):
 
     def get_model(self, model_dir: str, config: Any, processor: Any, model_kwargs: Mapping[str, Any]) -> Any:
         """Loads the weights; called by ms-swift."""
-        return load_model(
+        model = load_model(
             model_dir,
             dtype=model_kwargs["dtype"],
             attention=self.attn_impl,
             rope_precision=self.rope_precision,
             device_map=model_kwargs.get("device_map"),
         )
+        model.model.runs_tower_always = self.runs_tower_always
+        return model
 
 
 class CvftTemplate(Template):
@@ -190,7 +193,7 @@ def register(plan: Plan, *, signals: StopSignals) -> None:
         ModelMeta(
             NAME,
             [],
-            loader=partial(CvftLoader, rope_precision=plan.rope_precision),
+            loader=partial(CvftLoader, rope_precision=plan.rope_precision, runs_tower_always=plan.runs_tower_always),
             template=NAME,
             model_arch=NAME,
             architectures=[ARCHITECTURE],

@@ -57,6 +57,7 @@ class CvftTrainer(Seq2SeqTrainer):
     control: Any
     _writes_aside = False
     _group_for_flags: Any = None
+    _val_loader: Any = None
 
     def must_stop(self) -> bool:
         """Tells whether any rank has been asked to stop; all ranks must call it together, and all get the same answer."""
@@ -113,19 +114,22 @@ class CvftTrainer(Seq2SeqTrainer):
         """Measures the loss per label token over the val rows, however they are cut into batches and ranks.
 
         Args:
-            eval_dataset: Rows; None takes the trainer's own.
-            ignore_keys: Not used; part of the signature that transformers calls.
+            eval_dataset: None; this and the next are part of the signature that transformers calls.
+            ignore_keys: Not used.
             metric_key_prefix: Prefix of the names of the metrics.
 
         Returns:
             Loss and share of label tokens that are the likeliest ones.
         """
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        batch_rows = self.plan.micro_batch_rows * self.args.world_size
+        assert eval_dataset is None, "cvft never gives ms-swift other val rows than those of the run"
+        if self._val_loader is None:
+            # kept, so that the decoded clips in its processes are
+            batch_rows = self.plan.micro_batch_rows * self.args.world_size
+            self._val_loader = self._make_loader(self.eval_dataset, global_batch_rows=batch_rows, seed=None)
         model = self.model_wrapped if self.is_deepspeed_enabled else self.model
         model.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
-        for batch in self._make_loader(rows, global_batch_rows=batch_rows, seed=None):
+        for batch in self._val_loader:
             inputs = self._prepare_inputs(batch)
             inputs.pop("compute_loss_func")
             with torch.no_grad(), self.compute_loss_context_manager(), self.template.forward_context(model, inputs):

@@ -220,6 +220,9 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
         self.layers = nn.ModuleList(DecoderLayer(config, layer_idx=i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.vision = VisionTower(config)
+        self.runs_tower_always = False
+        """Whether a batch without clips runs the tower too, on an empty frame that adds nothing. Ranks that share the tower's
+        weights or sum its gradients talk to each other in its layers: all must pass through them, or the others wait forever."""
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -249,6 +252,10 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
             return inputs_embeds
         source = vision_embeds.to(inputs_embeds)
         return inputs_embeds.masked_scatter(is_vision[..., None], source)
+
+    def _empty_frame(self) -> Tensor:
+        side, boi = self.config.vision_config.image_size, self.vision.boi
+        return boi.new_zeros(1, 3, side, side)
 
     def forward(
         self,
@@ -286,8 +293,15 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
                 raise ValueError("at most one of pixel_values and vision_features can be given")
             if pixel_values is not None:
                 vision_features = self.vision.encode(pixel_values.to(self.vision.boi.dtype))
+            is_empty_frame = vision_features is None and self.runs_tower_always
+            if is_empty_frame:
+                vision_features = self.vision.encode(self._empty_frame())
             vision_embeds = None if vision_features is None else self.vision.project(vision_features)
-            inputs_embeds = self.embed(tokens, token_type_ids=token_type_ids, vision_embeds=vision_embeds)
+            shown = None if is_empty_frame else vision_embeds
+            inputs_embeds = self.embed(tokens, token_type_ids=token_type_ids, vision_embeds=shown)
+            if is_empty_frame:
+                assert vision_embeds is not None
+                inputs_embeds = inputs_embeds + 0 * vision_embeds.sum()
 
         # position_ids stay out of the mask: transformers would take positions that repeat (the patches of a frame)
         # for packed sequences and cut the row apart
