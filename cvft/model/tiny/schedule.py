@@ -27,6 +27,8 @@ class Settings:
         decay_share: Last share of a stage over which the rates fall to zero.
         event_loss: Weight of the dense loss.
         vocab_loss: Weight of the loss that keeps every token sayable.
+        attention_loss: Weight of the loss that keeps attention logits small.
+        max_attention_logit: Size from which that loss counts.
     """
 
     seed: int = 0
@@ -41,6 +43,8 @@ class Settings:
     decay_share: float = 0.3
     event_loss: float = 0.5
     vocab_loss: float = 0.1
+    attention_loss: float = 0.01
+    max_attention_logit: float = 25.0
 
 
 def rate_factor(step: int, *, num_steps: int, decay_share: float) -> float:

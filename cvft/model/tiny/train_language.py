@@ -7,6 +7,9 @@ looked up. With both at hand, finding a second is one look-up for the layers abo
 The world uses a fraction of the vocabulary. A last small loss keeps every token sayable: its embedding, through a linear map,
 must lead the output layer back to it. Without it the rows of unused tokens all point the same way, and no adapter that
 leaves the output layer frozen could ever teach the model a user's own words.
+
+Muon lets queries and keys grow without end. At attention logits of several hundred, rounding in fp32 shows in the third digit
+of an attention weight, and no merged model could equal its adapter. A loss on what is above 25 keeps that from happening.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvft.model.modeling import CogVLM2VideoForCausalLM
+from cvft.model.modeling import CogVLM2VideoForCausalLM, DecoderLayer
 from cvft.model.tiny.batches import TOPIC_SIZES, PackedBatch, Packer, frame_targets
 from cvft.model.tiny.questions import BASE_FAMILIES
 from cvft.model.tiny.schedule import Settings, TwoOptimizers, rate_factor
@@ -177,6 +180,22 @@ class LanguageStage:
         logits = self.model.lm_head(self.model.model.norm(self.vocab_map(embeddings)))
         return F.cross_entropy(logits, torch.arange(len(embeddings)))
 
+    def _attention_loss(self, outputs: list[Tensor]) -> Tensor:
+        """What squared queries and keys, scaled so that their product is the logit, have above the limit; by layer.
+
+        Every fourth token is looked at. The first layer is left out: it reads embeddings, and its logits stay small.
+        """
+        total = torch.zeros(())
+        for layer, hidden in zip(self.model.model.layers[1:], outputs, strict=True):
+            assert isinstance(layer, DecoderLayer)
+            attention = layer.self_attn
+            qkv = attention.language_expert_query_key_value(layer.input_layernorm(hidden[:, ::4]))
+            query, key, _ = qkv.split(attention.split_sizes, dim=-1)
+            for part in (query, key):
+                squares = attention.scaling * part.float().unflatten(-1, (-1, attention.head_dim)).pow(2).sum(-1)
+                total = total + F.relu(squares - self.settings.max_attention_logit).mean()
+        return total
+
     def _held_out_clips(self) -> list[RenderedClips]:
         rng, bank = np.random.default_rng(10**6), SpriteBank(10**6)
         return [
@@ -202,9 +221,11 @@ class LanguageStage:
         rng = np.random.default_rng((self.settings.seed, 7, self.step))
         clips = self._next_clips(rng)
         batch = self.packer.pack(clips.scenes, rng=rng, weights=FAMILY_WEIGHTS)
-        with captured_outputs(self.model, (0, 1)) as outputs, torch.autocast("cpu", torch.bfloat16):
+        below_last = tuple(range(len(self.model.model.layers) - 1))
+        with captured_outputs(self.model, below_last) as outputs, torch.autocast("cpu", torch.bfloat16):
             logits = run_model(self.model, batch, features=clips.features)
-        first, second = (output.float() for output in outputs)
+            attention_loss = self._attention_loss(outputs)
+        first, second = (output.float() for output in outputs[:2])
         present = self.present_head(first[:, batch.index_places])
         events = self.event_head(second[:, batch.index_places])
         topics = self.topic_head(second.flatten(0, 1)[batch.topic_places]).split(TOPIC_SIZES, dim=-1)
@@ -218,6 +239,7 @@ class LanguageStage:
         )
         settings = self.settings
         loss = answer_loss + settings.event_loss * dense_loss + settings.vocab_loss * self._vocab_loss()
+        loss = loss + settings.attention_loss * attention_loss
         loss.backward()
         self.optimizer.step(rate_factor(self.step, num_steps=settings.lm_steps, decay_share=settings.decay_share))
         self.step += 1
