@@ -4,7 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from cvft.data.rows import read_rows
+from cvft.evaluate.answer import load_answerer
+from cvft.model.contract import read_contract
+from cvft.model.tiny import tiny_checkpoint_path
 from cvft.model.tiny.questions import HELD_OUT_FAMILY
 from tests.project import cvft_ok
 
@@ -37,9 +42,28 @@ def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, targ
     verification = json.loads((run / "merged" / "cvft_verification.json").read_text())
     assert verification["num_equal_answers"] == verification["num_rows"] == num_val_rows
     assert verification["max_logit_error"] <= verification["max_logit_error_allowed"]
+    assert largest_fp32_difference(run) <= 1e-4
     assert "val exact match" in result.stdout
     assert (run / "report.html").is_file()
     assert {path.name for path in (run / "curves").glob("*.png")} == {"loss.png", "learning_rate.png"}
+
+
+def largest_fp32_difference(run: Path) -> float:
+    """Adapter against merged on every val row, scored as they are used: in fp32. `cvft export` itself scores in fp64."""
+    rows = read_rows(run / "data" / "val.jsonl")
+    contract = read_contract(run / "adapter")
+    logits = []
+    for model_folder, adapter in ((tiny_checkpoint_path(), run / "adapter"), (run / "merged", None)):
+        answerer = load_answerer(model_folder, contract=contract, adapter_folder=adapter, dtype="fp32")
+        of_rows = []
+        for row in rows:
+            batch = answerer.processor.collate([answerer.encode(row, with_response=True)])
+            is_label = batch.pop("labels")[0] != -100
+            with torch.inference_mode():
+                of_rows.append(answerer.model(**batch).logits[0, :-1][is_label[1:]])
+        answerer.close()
+        logits.append(torch.cat(of_rows))
+    return float((logits[0] - logits[1]).abs().max())
 
 
 def test_train_and_val_clips_of_the_demo_are_disjoint_and_questions_are_several_per_clip():
