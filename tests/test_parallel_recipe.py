@@ -1,7 +1,9 @@
 """The `parallel` section: what it refuses, what it starts on each machine, and what a DeepSpeed file may say beside it."""
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,38 @@ def test_the_slurm_script_is_sound():
     text = script.read_text()
     assert "recipes/cogvlm2_video_lora_zero2_2nodes.yaml" in text
     assert "#SBATCH --signal=B:TERM@" in text
+
+
+def test_the_slurm_script_starts_both_machines(tmp_path):
+    (script,) = (RECIPES / "slurm").iterdir()
+    stand_ins = {
+        "scontrol": "printf 'first\\nsecond\\n'",
+        # as SLURM does it: the same command on each machine, with its number
+        "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" || exit $?; done',
+        "cvft": f'exec {sys.executable} -m cvft "$@"',
+    }
+    for name, body in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_NODELIST": "first,second",
+        "SLURM_JOB_ID": "1",
+        "RUNS": str(tmp_path / "runs"),
+    }
+    result = subprocess.run(
+        ["bash", script, "lora.rank=16", "--dry-run"],
+        env=environment,
+        cwd=RECIPES.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    for node_rank in (0, 1):
+        assert result.stdout.count(f"--nnodes 2 --node-rank {node_rank} --master-addr first --master-port 29500") == 2
+    assert f"{tmp_path}/runs/cogvlm2_video_2nodes/plan.json" in result.stdout
 
 
 def test_the_shell_may_not_decide_about_ranks(tmp_path, monkeypatch):

@@ -16,6 +16,9 @@ STOP_FILE = "stop"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What a terminal, a scheduler and a lost connection send."""
 
+_LIBC = ctypes.CDLL(None)
+"""Opened here: between fork and exec as little as possible may happen."""
+
 PR_SET_PDEATHSIG = 1
 """Source: linux/prctl.h."""
 
@@ -73,4 +76,4 @@ def forget_stop_signals(*_: object) -> None:
 
 def die_with_parent() -> None:
     """Asks Linux to kill this process when the one that started it ends, however that comes about."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
