@@ -50,7 +50,7 @@ def check_global_batch(recipe: Recipe, *, num_ranks: int) -> Problem | None:
     below, above = rows - rows % unit, rows - rows % unit + unit
     near = f"{quote(below)} or {quote(above)}" if below else quote(above)
     shares = f"train.micro_batch_rows {micro}" + (f" x {num_ranks} ranks" if num_ranks > 1 else "")
-    fitting = [ranks for ranks in range(1, rows // micro + 1) if rows % (micro * ranks) == 0]
+    fitting = [ranks for ranks in range(2, rows // micro + 1) if rows % (micro * ranks) == 0]
     if num_ranks > 1 and fitting:
         by_distance = sorted(fitting, key=lambda ranks: abs(ranks - num_ranks))[:2]
         near += f"; or {' or '.join(str(ranks) for ranks in sorted(by_distance))} ranks"
