@@ -170,6 +170,8 @@ def test_a_signal_saves_a_checkpoint_and_the_resume_is_exact(recipe, straight, n
     assert process.returncode == 75, said
     (saved,) = find_checkpoints(folder)
     assert f"the training was asked to stop: {saved.name} is saved; the same command continues it" in said
+    if number == signal.SIGINT:
+        return
     result = cvft_ok("train", recipe, f"name={name}", "train.save_steps=20")
     assert f"resume    {saved.name}" in result.stderr
     assert largest_difference(adapter_of(recipe, name), straight) == 0
@@ -237,10 +239,10 @@ def environment_of(pid: int) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
-def test_a_command_that_is_killed_takes_its_worker_with_it_and_the_folder_is_free(recipe):
+def test_a_command_that_is_killed_takes_its_ranks_with_it_and_only_as_many_continue(recipe):
     folder = train_folder(recipe, "orphan")
     process = start(recipe, *TWO_RANKS, "train.max_steps=100000", name="orphan")
-    assert wait_until(lambda: num_steps_reported(folder) >= 1, process)
+    assert wait_until(lambda: len(find_checkpoints(folder)) >= 1, process)
     children = descendants(process.pid)
     second = cvft("train", recipe, "name=orphan", *TWO_RANKS, "train.max_steps=100000")
     assert second.returncode == 2
@@ -248,6 +250,11 @@ def test_a_command_that_is_killed_takes_its_worker_with_it_and_the_folder_is_fre
     process.kill()
     process.communicate()
     assert_all_gone(children)
+    refused = cvft("train", recipe, "name=orphan", "train.max_steps=100000")
+    assert refused.returncode == 2
+    assert (
+        "got `single on 1 rank`, need `zero2 on 2 ranks`: an optimizer state of DeepSpeed fits only" in refused.stderr
+    )
 
 
 def test_ranks_may_change_where_the_optimizer_state_is_whole(recipe, straight):
@@ -273,18 +280,6 @@ def test_other_rows_cannot_continue_a_training(tmp_path):
     refused = cvft("train", recipe)
     assert refused.returncode == 2
     assert "data.train: got other rows, need the rows that checkpoint-" in refused.stderr
-
-
-def test_two_ranks_of_deepspeed_cannot_be_continued_by_one(recipe):
-    folder = train_folder(recipe, "fewer_ranks")
-    process = start(recipe, *TWO_RANKS, name="fewer_ranks")
-    assert wait_until(lambda: len(find_checkpoints(folder)) >= 1, process)
-    kill_tree(process)
-    refused = cvft("train", recipe, "name=fewer_ranks")
-    assert refused.returncode == 2
-    assert (
-        "got `single on 1 rank`, need `zero2 on 2 ranks`: an optimizer state of DeepSpeed fits only" in refused.stderr
-    )
 
 
 @pytest.fixture
@@ -316,6 +311,8 @@ def test_a_full_disk_is_told_and_the_training_continues_when_there_is_room(
     assert "got a full disk, need room for checkpoints and logs" in said, said[-3000:]
     assert "is intact: free some space and run the same command again" in said
     assert_everything_named_is_whole(folder)
+    if num_bytes_left == 0:
+        return
     filler.unlink()
     cvft_ok("train", recipe, *settings)
     after = load_file(small_disk / "full" / "adapter" / "adapter_model.safetensors")
