@@ -70,7 +70,8 @@ def load_model(
     Raises:
         ModelError: when a tensor is missing, unexpected or of another shape.
     """
-    from cvft.model.modeling import CogVLM2VideoForCausalLM, RotaryEmbedding
+    from cvft.model.layers import RotaryEmbedding
+    from cvft.model.modeling import CogVLM2VideoForCausalLM
 
     folder = Path(folder)
     config = load_config(folder)

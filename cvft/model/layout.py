@@ -84,11 +84,13 @@ class Layout:
         input_ids: Token ids.
         token_type_ids: 1 under a frame's tokens, 0 elsewhere.
         labels: The answer's ids and EOS at their own places, -100 elsewhere.
+        num_prefix_tokens: BOS and the clip's tokens, which do not depend on the text.
     """
 
     input_ids: list[int]
     token_type_ids: list[int]
     labels: list[int]
+    num_prefix_tokens: int
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -128,10 +130,11 @@ def build_layout(
             digits = encode(str(index))
             ids += digits
             types += [0] * len(digits)
+    num_prefix_tokens = len(ids)
     ids += encode(template.write_prompt(query, history))
     num_prompt_tokens = len(ids)
     if response is not None:
         ids += [*encode(response), special.eos]
     types += [0] * (len(ids) - len(types))
     labels = [IGNORED_LABEL] * num_prompt_tokens + ids[num_prompt_tokens:]
-    return Layout(ids, types, labels)
+    return Layout(ids, types, labels, num_prefix_tokens)

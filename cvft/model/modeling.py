@@ -4,184 +4,28 @@ input_ids, token_type_ids (B, L) and pixel_values (T, 3, S, S) -> embeddings wit
 -> causal decoder (B, L, H) -> logits (B, K, V)
 
 B rows, L tokens, T frames of all rows in row order, S image side, H width, K kept positions, V vocabulary.
-Numerics follow the published code: RMS norm multiplies by its weight in fp32, the rotary angles are computed in the
-dtype of the checkpoint's frequency table. Any row of a batch may have its own number of frames, or none.
+Any row of a batch may have its own number of frames, or none.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
-from transformers.activations import ACT2FN
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from cvft._autoload import register_with_transformers
-from cvft.model.configuration import ROPE_THETA, CogVLM2VideoConfig
+from cvft.model.configuration import CogVLM2VideoConfig
+from cvft.model.groups import group_attention_mask
+from cvft.model.layers import DecoderLayer, RMSNorm, RotaryEmbedding, compute_inv_freq
+from cvft.model.layout import IGNORED_LABEL
+from cvft.model.loss import label_loss
 from cvft.model.positions import VISION_TYPE, position_ids_from_types
 from cvft.model.vision import VisionTower
-
-
-def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
-    """Returns the precision for sums and exponentials: fp32, or the model's own when that is wider."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm whose weight is multiplied in fp32, before the cast back (Llama's comes after it)."""
-
-    def __init__(self, hidden_size: int, *, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.eps = eps
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Keeps shape and dtype."""
-        wide = at_least_fp32(hidden_states.dtype)
-        x = hidden_states.to(wide)
-        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
-        return (self.weight.to(wide) * x).to(hidden_states.dtype)
-
-
-def compute_inv_freq(head_dim: int) -> Tensor:
-    """Returns the (head_dim / 2,) fp32 rotary frequencies."""
-    return 1.0 / ROPE_THETA ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-
-
-class RotaryEmbedding(nn.Module):
-    """Cosines and sines of the rotary angles.
-
-    The frequency table is a persistent buffer *of each layer*, because the published checkpoints hold one per layer and
-    the model was trained with its rounding: in bf16, position, frequency, product and angle are all bf16.
-    """
-
-    inv_freq: Tensor
-
-    def __init__(self, config: CogVLM2VideoConfig) -> None:
-        super().__init__()
-        self.head_dim = config.head_dim
-        self.exact = config.rope_precision == "fp32"
-        self.register_buffer("inv_freq", compute_inv_freq(self.head_dim), persistent=True)
-
-    def forward(self, position_ids: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Turns (B, L) positions into two (B, 1, L, head_dim / 2) tables of `dtype`."""
-        # the table follows the activations: transformers casts parameters when it loads, but leaves buffers as they lie
-        inv_freq = self.inv_freq.to(dtype)
-        if self.exact:
-            inv_freq = compute_inv_freq(self.head_dim).to(position_ids.device)
-        angles = (position_ids[..., None].to(inv_freq.dtype) * inv_freq)[:, None]
-        return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates the halves of each head, (B, heads, L, head_dim), in the dtype of `x`."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
-
-
-def eager_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    """Attention written out, softmax in fp32; (B, heads, L, head_dim) in, (B, L, heads, head_dim) and weights out."""
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    scores = (query * scaling) @ key.transpose(2, 3)
-    if attention_mask is not None:
-        scores = scores + attention_mask[..., : key.shape[-2]]
-    weights = scores.softmax(dim=-1, dtype=at_least_fp32(scores.dtype)).to(query.dtype)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-class Attention(nn.Module):
-    """Grouped-query causal attention with one fused query-key-value projection."""
-
-    def __init__(self, config: CogVLM2VideoConfig, *, layer_idx: int) -> None:
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = True
-        self.num_key_value_groups = config.num_attention_heads // config.num_multi_query_heads
-        self.split_sizes = [config.hidden_size, *[config.num_multi_query_heads * self.head_dim] * 2]
-        self.language_expert_query_key_value = nn.Linear(config.hidden_size, sum(self.split_sizes), bias=False)
-        self.language_expert_dense = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.rotary_emb = RotaryEmbedding(config)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        *,
-        position_ids: Tensor,
-        attention_mask: Tensor | None,
-        past_key_values: Cache | None,
-    ) -> Tensor:
-        """Keeps (B, L, H)."""
-        qkv = self.language_expert_query_key_value(hidden_states).split(self.split_sizes, dim=-1)
-        query, key, value = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in qkv)
-        cos, sin = self.rotary_emb(position_ids, dtype=query.dtype)
-        query, key = apply_rotary(query, cos, sin), apply_rotary(key, cos, sin)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        out, _ = attention(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling)
-        return self.language_expert_dense(out.flatten(2))
-
-
-class LanguageMLP(nn.Module):
-    """Gated MLP; the published code nests it one level deeper, and so do its keys."""
-
-    def __init__(self, config: CogVLM2VideoConfig) -> None:
-        super().__init__()
-        self.activation = ACT2FN[config.hidden_act]
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Keeps (B, L, H)."""
-        return self.down_proj(self.activation(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
-
-
-class DecoderLayer(GradientCheckpointingLayer):
-    """One pre-norm Llama block."""
-
-    def __init__(self, config: CogVLM2VideoConfig, *, layer_idx: int) -> None:
-        super().__init__()
-        self.self_attn = Attention(config, layer_idx=layer_idx)
-        self.mlp = nn.ModuleDict({"language_mlp": LanguageMLP(config)})
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        *,
-        position_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
-    ) -> Tensor:
-        """Keeps (B, L, H)."""
-        attended = self.self_attn(
-            self.input_layernorm(hidden_states),
-            position_ids=position_ids,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-        )
-        hidden_states = hidden_states + attended
-        return hidden_states + self.mlp["language_mlp"](self.post_attention_layernorm(hidden_states))
 
 
 class CogVLM2VideoPreTrainedModel(PreTrainedModel):
@@ -257,6 +101,12 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
         side, boi = self.config.vision_config.image_size, self.vision.boi
         return boi.new_zeros(1, 3, side, side)
 
+    def _group_mask(self, segment_ids: Tensor, *, dtype: torch.dtype) -> Tensor:
+        kernel = self.config._attn_implementation
+        if kernel not in ("sdpa", "eager"):
+            raise ValueError(f"segment_ids: attention {kernel!r} takes no mask of ours, need 'sdpa' or 'eager'")
+        return group_attention_mask(segment_ids, additive_dtype=dtype if kernel == "eager" else None)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -268,6 +118,7 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> BaseModelOutputWithPast:
@@ -279,6 +130,8 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
         num_past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if segment_ids is not None and (position_ids is None or past_key_values is not None):
+            raise ValueError("segment_ids need position_ids, which restart after the prefix, and no cache")
         if token_type_ids is None:
             token_type_ids = torch.zeros(tokens.shape[:2], dtype=torch.long, device=tokens.device)
         if position_ids is None:
@@ -303,14 +156,17 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
                 assert vision_embeds is not None
                 inputs_embeds = inputs_embeds + 0 * vision_embeds.sum()
 
-        # position_ids stay out of the mask: transformers would take positions that repeat (the patches of a frame)
-        # for packed sequences and cut the row apart
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-        )
+        if segment_ids is not None:
+            mask = self._group_mask(segment_ids, dtype=inputs_embeds.dtype)
+        else:
+            # position_ids stay out of the mask: transformers would take positions that repeat (the patches of a frame)
+            # for packed sequences and cut the row apart
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+            )
         hidden_states = inputs_embeds
         all_hidden_states = [hidden_states]
         for layer in self.layers:
@@ -325,6 +181,17 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
             past_key_values=past_key_values,
             hidden_states=(*all_hidden_states[:-1], last_hidden_state) if output_hidden_states else None,
         )
+
+
+@dataclass
+class CogVLM2VideoOutput(CausalLMOutputWithPast):
+    """Outputs of `CogVLM2VideoForCausalLM`.
+
+    Args:
+        num_right: Number of label tokens that are the likeliest ones; with `label_logits_only`.
+    """
+
+    num_right: Tensor | None = None
 
 
 class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
@@ -347,13 +214,15 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        label_logits_only: bool = False,
         num_items_in_batch: Tensor | int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
-    ) -> CausalLMOutputWithPast:
+    ) -> CogVLM2VideoOutput:
         """Scores a batch of rows.
 
         Args:
@@ -366,8 +235,11 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
             past_key_values: Cache of the tokens before; position_ids are then needed.
             inputs_embeds: (B, L, H) instead of input_ids and frames.
             labels: (B, L) ids to predict, -100 for none.
+            segment_ids: (B, L) 0 for a prefix that several questions share, n for the n-th of them, -1 for padding; None
+                for one question per row. Takes the place of attention_mask.
             use_cache: Whether to return a cache.
             logits_to_keep: Last n positions (0: all), or a 1-D index or boolean mask of positions.
+            label_logits_only: Whether to compute the logits of the label tokens only, and return none of them.
             num_items_in_batch: Number of label tokens of the whole optimizer step; the loss is the sum over this batch
                 divided by it. None divides by this batch's own number.
             output_hidden_states: Whether to return what goes into each layer and the final normed states.
@@ -375,7 +247,8 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
             return_dict: Accepted because peft passes it; the return value is always a `ModelOutput`.
 
         Returns:
-            Loss (when labels are given), logits (B, K, V) in the model's dtype, cache, hidden states when asked for.
+            Loss (when labels are given), logits (B, K, V) in the model's dtype unless only those of labels are computed,
+            cache, hidden states when asked for.
 
         Raises:
             ValueError: when inputs do not fit each other, or for `output_attentions=True` or `return_dict=False`.
@@ -391,9 +264,21 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            segment_ids=segment_ids,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
         )
+        if label_logits_only:
+            if labels is None:
+                raise ValueError("label_logits_only needs labels")
+            nll, num_right = label_loss(outputs.last_hidden_state, labels=labels, lm_head=self.lm_head)
+            num_items = (labels[:, 1:] != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+            return CogVLM2VideoOutput(
+                loss=nll / num_items,
+                num_right=num_right,
+                past_key_values=outputs.past_key_values,
+                hidden_states=outputs.hidden_states,
+            )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, keep])
         loss = None
@@ -401,7 +286,7 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
             loss = self.loss_function(
                 logits=logits, labels=labels, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
             )
-        return CausalLMOutputWithPast(
+        return CogVLM2VideoOutput(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,

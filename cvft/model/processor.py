@@ -1,8 +1,8 @@
 """The processor: a question and decoded frames become the model's inputs, and rows become a padded batch.
 
 query, history, response + frames uint8 (F, H, W, 3) + time indices
--> input_ids, token_type_ids, labels, position_ids (L,) + pixel_values (F, 3, S, S)        `encode`
--> the same keys (B, L), attention_mask (B, L), pixel_values (T, 3, S, S) of all rows      `collate`
+-> input_ids, token_type_ids, labels, position_ids, segment_ids (L,) + pixel_values (F, 3, S, S)   `encode`
+-> the same keys (B, L), attention_mask (B, L), pixel_values (T, 3, S, S) of all rows              `collate`
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cvft.model.checkpoint import load_config
 from cvft.model.configuration import CogVLM2VideoConfig
+from cvft.model.groups import PADDING_SEGMENT
 from cvft.model.layout import IGNORED_LABEL, TEMPLATES, Layout, SpecialTokens, build_layout
 from cvft.model.positions import position_ids_from_types
 from cvft.model.preprocess import preprocess_frames
@@ -25,7 +26,14 @@ from cvft.model.tokenizer import load_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PADDING = {"input_ids": None, "token_type_ids": 0, "labels": IGNORED_LABEL, "position_ids": 0, "attention_mask": 0}
+PADDING = {
+    "input_ids": None,
+    "token_type_ids": 0,
+    "labels": IGNORED_LABEL,
+    "position_ids": 0,
+    "segment_ids": PADDING_SEGMENT,
+    "attention_mask": 0,
+}
 """Value under padding for each sequence of a batch; None stands for the padding id."""
 
 
@@ -114,7 +122,8 @@ class CogVLM2VideoProcessor:
             response: The answer, for training.
 
         Returns:
-            `input_ids`, `token_type_ids`, `labels`, `position_ids` (L,), and `pixel_values` when there is a clip.
+            `input_ids`, `token_type_ids`, `labels`, `position_ids`, `segment_ids` (L,), and `pixel_values` when there is a
+            clip.
         """
         num_frames = 0 if pixel_values is None else pixel_values.shape[0]
         assert num_frames == len(time_indices), f"{num_frames} frames, {len(time_indices)} time indices"
@@ -125,6 +134,7 @@ class CogVLM2VideoProcessor:
             "labels": torch.tensor(layout.labels),
         }
         row["position_ids"] = position_ids_from_types(row["token_type_ids"][None])[0]
+        row["segment_ids"] = (torch.arange(len(layout)) >= layout.num_prefix_tokens).long()
         if pixel_values is not None:
             row["pixel_values"] = pixel_values
         return row
@@ -135,11 +145,12 @@ class CogVLM2VideoProcessor:
         """Pads rows to one batch.
 
         Args:
-            rows: Rows as `encode` returns them; some may have a clip and others none.
+            rows: Rows as `encode` or `group_rows` returns them; some may have a clip and others none.
             padding_side: "right" for training, "left" for generation.
 
         Returns:
-            The sequences (B, L), `attention_mask` (B, L), and `pixel_values` (T, 3, S, S) when any row has a clip.
+            The sequences (B, L), `attention_mask` (B, L), and `pixel_values` (T, 3, S, S) when any row has a clip. `segment_ids`
+            are left out where every sequence is a single row.
         """
         length = max(len(row["input_ids"]) for row in rows)
         batch: dict[str, Tensor] = {}
@@ -151,6 +162,8 @@ class CogVLM2VideoProcessor:
                 start = length - len(sequence) if padding_side == "left" else 0
                 padded[i, start : start + len(sequence)] = sequence
             batch[key] = padded
+        if batch["segment_ids"].max() <= 1:
+            batch.pop("segment_ids")
         clips = [row["pixel_values"] for row in rows if "pixel_values" in row]
         if clips:
             batch["pixel_values"] = torch.cat(clips)

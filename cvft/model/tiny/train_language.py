@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvft.model.modeling import CogVLM2VideoForCausalLM, DecoderLayer
+from cvft.model.layers import DecoderLayer
+from cvft.model.modeling import CogVLM2VideoForCausalLM
 from cvft.model.tiny.batches import TOPIC_SIZES, PackedBatch, Packer, frame_targets
 from cvft.model.tiny.questions import BASE_FAMILIES
 from cvft.model.tiny.schedule import Settings, TwoOptimizers, rate_factor

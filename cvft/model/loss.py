@@ -1,0 +1,64 @@
+"""The loss of a fine-tuning: logits and cross-entropy of the tokens that have a label, and of no others.
+
+hidden_states (B, L, H), labels (B, L) -> rows with a label (N, H) -> logits (chunk, V) at a time -> sum of -log p
+
+With a vocabulary of 128,256 and 1,600 vision tokens per clip, the logits of all tokens would be the largest tensor of a step.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from cvft.model.layers import at_least_fp32
+from cvft.model.layout import IGNORED_LABEL
+
+CHUNK_ROWS = 256
+"""Label tokens whose logits are in memory at a time: 131 MB in fp32 for the published vocabulary."""
+
+
+class LabelLoss(NamedTuple):
+    """What the label tokens of a batch say.
+
+    Args:
+        nll: Sum over the label tokens of the negative log-likelihood, fp32 or wider.
+        num_right: Number of label tokens that are the likeliest ones.
+    """
+
+    nll: Tensor
+    num_right: Tensor
+
+
+def label_loss(hidden_states: Tensor, *, labels: Tensor, lm_head: nn.Module, chunk_rows: int = CHUNK_ROWS) -> LabelLoss:
+    """Scores the label tokens.
+
+    Args:
+        hidden_states: (B, L, H) normed states of the last layer.
+        labels: (B, L) token ids, -100 for none; the state before a label predicts it.
+        lm_head: The output layer, (N, H) to (N, V).
+        chunk_rows: Label tokens scored at a time; more than so many are scored again in the backward pass.
+
+    Returns:
+        The sums; without any label token both are 0 and the gradient is too.
+    """
+    labels = labels[:, 1:]
+    has_label = labels != IGNORED_LABEL
+    states, targets = hidden_states[:, :-1][has_label], labels[has_label]
+
+    def score(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = lm_head(states)
+        logits = logits.to(at_least_fp32(logits.dtype))
+        num_right = (logits.detach().argmax(-1) == targets).sum()
+        return F.cross_entropy(logits, targets, reduction="sum"), num_right
+
+    if len(states) <= chunk_rows:
+        return LabelLoss(*score(states, targets))
+    parts = [
+        checkpoint(score, states[start : start + chunk_rows], targets[start : start + chunk_rows], use_reentrant=False)
+        for start in range(0, len(states), chunk_rows)
+    ]
+    return LabelLoss(torch.stack([nll for nll, _ in parts]).sum(), torch.stack([right for _, right in parts]).sum())
