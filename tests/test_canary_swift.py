@@ -13,6 +13,7 @@ from swift.dataset.utils import LazyLLMDataset
 from swift.model.register import ModelLoader
 from swift.template import Template
 
+from cvft.data.groups import RowShape
 from cvft.engine.plan import ModelFacts, RowFacts, compile_plan
 from cvft.engine.prepare import inspect_model
 from cvft.engine.targets import target_regex
@@ -23,7 +24,9 @@ from tests.tiny import TINY
 
 def test_every_argument_of_a_plan_exists():
     recipe = recipe_from_dict({"name": "x", "model": {"path": "tiny"}, "data": {"train": "t.jsonl"}})
-    plan = compile_plan(recipe, model=inspect_model(TINY), rows=RowFacts(10, 2, 50), num_gpus_present=0)
+    plan = compile_plan(
+        recipe, model=inspect_model(TINY), rows=RowFacts([RowShape(None, 1, 9)], []), num_gpus_present=0
+    )
     known = {field.name for field in fields(SftArguments)}
     assert set(plan.swift_arguments) <= known
     assert isinstance(inspect_model(TINY), ModelFacts)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cvft.data.groups import RowShape
 from cvft.engine.launch import merge_environment
 from cvft.engine.plan import ModelFacts, Plan, RowFacts, compile_plan, decide_feeding
 from cvft.engine.targets import target_regex
@@ -14,7 +15,8 @@ from cvft.recipe import recipe_from_dict
 MODEL = ModelFacts(
     Path("model"), template_version="base", is_official=True, max_tokens=2048, num_tokens_per_frame=66, image_size=224
 )
-ROWS = RowFacts(num_train_rows=100, num_val_rows=10, max_row_tokens=1700)
+ROWS = RowFacts([RowShape(number, 1609, 91) for number in range(100)], [RowShape(None, 1, 20)] * 10)
+SHARED = RowFacts([RowShape(number // 8, 1609, 91) for number in range(100)], [])
 
 
 def make_recipe(**sections):
@@ -35,7 +37,8 @@ def test_a_plan_survives_its_file():
 
 def test_what_ms_swift_would_derive_is_stated():
     arguments = plan_of(train={"global_batch_rows": 16, "micro_batch_rows": 2}).swift_arguments
-    assert arguments["gradient_accumulation_steps"] == 8
+    assert arguments["gradient_accumulation_steps"] == 1  # the trainer passes through a step by itself
+    assert arguments["use_logits_to_keep"] is False
     assert arguments["fp16"] is False
     assert arguments["strict"] is True
     assert arguments["check_model"] is False
@@ -82,8 +85,27 @@ def test_the_worker_is_one_process_or_torchrun():
 def test_zero2_reaches_ms_swift_and_accumulation_follows_the_ranks():
     plan = plan_of(num_gpus_present=4, parallel={"strategy": "zero2", "num_gpus": 4}, train={"global_batch_rows": 16})
     assert plan.swift_arguments["deepspeed"] == "zero2"
-    assert (plan.num_ranks, plan.accumulation_steps) == (4, 4)
+    assert plan.num_ranks == 4
     assert plan.swift_arguments["use_cpu"] is False
+
+
+def test_rows_that_share_a_clip_train_together_unless_told_otherwise():
+    limits = plan_of(rows=SHARED).limits
+    assert (limits.global_batch_rows, limits.max_rows_per_group, limits.micro_batch_tokens) == (16, 4, 1700)
+    assert plan_of(rows=SHARED, train={"global_batch_rows": 64}).limits.max_rows_per_group == 8
+    assert plan_of(rows=SHARED, train={"global_batch_rows": 4}).limits.max_rows_per_group == 1
+    assert plan_of(rows=SHARED, train={"group_by_clip": "on", "global_batch_rows": 4}).limits.max_rows_per_group == 2
+    assert plan_of(rows=SHARED, train={"max_rows_per_group": 3}).limits.max_rows_per_group == 3
+    assert plan_of(rows=SHARED, train={"group_by_clip": "off"}).limits.max_rows_per_group == 1
+    flash = {"path": "folder", "attention": "flash_attention_2"}
+    assert plan_of(rows=SHARED, model=flash).limits.max_rows_per_group == 1
+    assert plan_of().limits.max_rows_per_group == 1
+
+
+@pytest.mark.parametrize("settings", [{"group_by_clip": "on"}, {"max_rows_per_group": 4}])
+def test_groups_of_rows_that_share_nothing_are_refused(settings):
+    with pytest.raises(RecipeError, match=r"every clip has one row\n    hint: remove `train\."):
+        plan_of(train=settings)
 
 
 def test_more_gpus_than_there_are_is_an_error():

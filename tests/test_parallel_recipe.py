@@ -57,7 +57,7 @@ def test_a_batch_that_does_not_divide_names_the_nearest_batches_and_ranks():
 
 def test_two_nodes_share_one_global_batch():
     plan = plan_of(num_gpus_present=4, parallel={**TWO_NODES, "node_rank": 1}, train={"global_batch_rows": 16})
-    assert (plan.num_ranks, plan.num_nodes, plan.accumulation_steps) == (8, 2, 2)
+    assert (plan.num_ranks, plan.num_nodes) == (8, 2)
     words = " ".join(plan.command)
     assert "--nnodes 2 --node-rank 1 --master-addr node0 --master-port 29500" in words
     assert "--standalone" not in words

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from cvft.data.groups import RowShape, deal_steps
 from cvft.data.video.loader import ClipLoader, DecodeSettings
-from cvft.engine.sampler import GlobalBatchSampler
 from cvft.model.checkpoint import load_model
 from cvft.model.processor import CogVLM2VideoProcessor
 from cvft.model.tiny import tiny_checkpoint_path
@@ -115,6 +115,23 @@ def assert_optimizer_is_partitioned(checkpoint: Path) -> None:
     assert num_trained <= sum(sizes) < num_trained + 64
 
 
+def test_groups_train_like_their_rows_apart_on_one_rank_and_on_two(tmp_path):
+    """All rows are one step, so that grouping does not change which rows meet; three clips, and a row without one."""
+    shapes = [json.loads(line) for line in (SHAPES / "train.jsonl").read_text().splitlines()]
+    rows = [{**row, "videos": [str(SHAPES / row["videos"][0])]} for row in shapes[:12]]
+    rows.append({"query": "Say yes .", "response": "yes"})
+    assert len({str(row.get("videos")) for row in rows}) > 2
+    train = {**TRAIN, "epochs": 20, "global_batch_rows": 14}
+    recipe = make_project(tmp_path, rows=rows, val_rows=rows[3:8], lora={"dropout": 0.0}, train=train)
+    cvft_ok("train", recipe, "name=apart", "train.group_by_clip=off")
+    alone = cvft_ok("train", recipe, "name=grouped", "train.max_rows_per_group=5")
+    assert "grouped by clip with at most 5 rows a group" in alone.stderr
+    two = ("parallel.strategy=zero2", "parallel.num_gpus=2", "train.micro_batch_rows=7")
+    cvft_ok("train", recipe, "name=two", "train.group_by_clip=on", *two)
+    for name in ("grouped", "two"):
+        assert_same_training(recipe, name, "apart")
+
+
 def test_one_process_is_the_same_however_it_accumulates(recipe, one_process):
     cvft_ok("train", recipe, "name=whole", f"train.micro_batch_rows={GLOBAL_BATCH}")
     assert_same_training(recipe, "whole", one_process)
@@ -132,10 +149,9 @@ def test_the_loss_is_the_mean_over_the_tokens_of_the_global_batch(recipe, one_pr
 
 def first_global_batch() -> list[dict]:
     rows = mixed_rows()
-    sampler = GlobalBatchSampler(
-        len(rows), global_batch_rows=GLOBAL_BATCH, micro_batch_rows=GLOBAL_BATCH, num_ranks=1, rank=0, seed=42
-    )
-    return [rows[number] for number in next(iter(sampler))]
+    shapes = [RowShape(None, 1, 1)] * len(rows)
+    groups = next(deal_steps(shapes, global_batch_rows=GLOBAL_BATCH, max_rows_per_group=1, seed=42))
+    return [rows[number] for (number,) in groups]
 
 
 def nlls_of_answer(row: dict) -> torch.Tensor:

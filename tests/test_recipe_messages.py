@@ -74,6 +74,29 @@ SETTINGS: list[tuple[str, list[str]]] = [
     ("lora: {dora: yes}", ["lora.dora: got `yes`, need `true` or `false`", "  hint: write `true`"]),
     ("lora: {dora: False}", ["lora.dora: got `False`, need `true` or `false`", "  hint: write `false`"]),
     ("lora: {dora: 1}", ["lora.dora: got `1`, need `true` or `false`"]),
+    (
+        "train: {group_by_clip: true}",
+        ["train.group_by_clip: got `true`, need one of `auto`, `on` or `off`"],
+    ),
+    (
+        "train: {group_by_clip: off, max_rows_per_group: 4}",
+        [
+            "train.max_rows_per_group: got `4` with `train.group_by_clip` off, need no such setting: no rows are grouped",
+            "  hint: remove it, or set `train.group_by_clip: auto`",
+        ],
+    ),
+    (
+        "model: {path: m, attention: flash_attention_2}\ntrain: {group_by_clip: on}",
+        [
+            "train.group_by_clip: got `on` with `model.attention` flash_attention_2, need an attention that takes a mask, "
+            "which that kernel does not",
+            "  hint: set `model.attention: auto`",
+        ],
+    ),
+    (
+        "train: {max_rows_per_group: 40}",
+        ["train.max_rows_per_group: got `40`, need at most the 16 rows of a step (train.global_batch_rows)"],
+    ),
     ("train: {epochs: 0}", ["train.epochs: got `0`, need a number above 0 or `null`"]),
     (
         "parallel: {num_gpus: all}",

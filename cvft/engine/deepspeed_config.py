@@ -10,6 +10,8 @@ from typing import Any
 from cvft.errors import Problem, RecipeError, quote
 from cvft.recipe import Recipe
 
+BATCH_SIZES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
 STAGES = {"zero1": 1, "zero2": 2, "zero2_offload": 2, "zero3": 3}
 
 
@@ -23,7 +25,8 @@ def read_deepspeed_config(recipe: Recipe, *, num_ranks: int) -> dict[str, Any]:
         num_ranks: Ranks of the training.
 
     Returns:
-        The configuration, for the plan.
+        The configuration, for the plan, with the sizes of batches left to the trainer: it passes through a step in as many
+        micro-batches as it takes, and tells DeepSpeed which is the last.
 
     Raises:
         RecipeError: when the file cannot be read, or contradicts the recipe; all contradictions at once.
@@ -35,7 +38,7 @@ def read_deepspeed_config(recipe: Recipe, *, num_ranks: int) -> dict[str, Any]:
     problems = list(_contradictions(config, recipe, num_ranks=num_ranks))
     if problems:
         raise RecipeError(subject, problems)
-    return config
+    return {**config, **{key: "auto" for key in BATCH_SIZES if key in config}}
 
 
 def _read_object(path: Path, *, subject: str) -> dict[str, Any]:

@@ -74,6 +74,11 @@ class RunFolder:
         return self.data / "val.jsonl"
 
     @property
+    def row_shapes(self) -> Path:
+        """Lengths and clips of the rows, as the sampler needs them."""
+        return self.data / "row_shapes.json"
+
+    @property
     def model_view(self) -> Path:
         """Clean view of the base model's folder."""
         return self.path / "model_view"

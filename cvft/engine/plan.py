@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cvft.data.groups import RowShape, most_rows_per_clip
+from cvft.data.packing import BatchLimits
 from cvft.engine.deepspeed_config import read_deepspeed_config
 from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
 from cvft.engine.targets import target_regex
+from cvft.errors import Problem, RecipeError, quote
 from cvft.recipe import Recipe
 
 TRAIN_DATASET = "cvft_train"
@@ -29,6 +32,16 @@ BASE_CHECKPOINT_MARK = "video-llama3-base"
 """Part of a path or hub id that tells the published base checkpoint. Source: the published demo's own rule."""
 
 ATTENTION_DEFAULT = "sdpa"
+
+MASKLESS_ATTENTION = ("flash_attention_2",)
+"""Kernels that take no mask of ours, and so no groups."""
+
+MAX_ROWS_PER_GROUP = 8
+"""Rows of a clip that train together where the recipe does not say. With more, the prefix is a small part of a group already:
+16 times as many would save another fifth."""
+
+MIN_CLIPS_PER_STEP = 4
+"""Clips that a step holds rows of, at the least, where the recipe does not say: rows of one clip say similar things."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +70,26 @@ class RowFacts:
     """What the plan needs to know of the rows that will really train.
 
     Args:
-        num_train_rows: Rows to train on.
-        num_val_rows: Rows held out.
-        max_row_tokens: Longest row in tokens.
+        train: Shapes of the rows to train on.
+        val: Shapes of the rows held out.
     """
 
-    num_train_rows: int
-    num_val_rows: int
-    max_row_tokens: int
+    train: Sequence[RowShape]
+    val: Sequence[RowShape]
+
+    @property
+    def max_row_tokens(self) -> int:
+        """Longest row in tokens."""
+        return max(shape.num_tokens for shape in (*self.train, *self.val))
+
+    def to_json(self) -> str:
+        """Returns the text of `row_shapes.json`."""
+        return json.dumps(asdict(self)) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> RowFacts:
+        """Reads back what `to_json` wrote."""
+        return cls(**{key: [RowShape(**shape) for shape in shapes] for key, shapes in json.loads(text).items()})
 
 
 @dataclass(frozen=True)
@@ -100,9 +125,8 @@ class Plan:
         strategy: How the work is spread over the ranks.
         num_ranks: Processes, over all nodes.
         num_nodes: Machines.
-        global_batch_rows: Rows of an optimizer step, over all ranks.
-        micro_batch_rows: Rows of one pass of one rank.
-        accumulation_steps: Micro batches per rank and optimizer step.
+        limits: Which rows go together in a step, a group and a pass.
+        label_logits_only: Whether only label tokens get logits; benchmarks compute all of them for comparison.
         num_steps: Optimizer steps of the whole training.
         steps_per_epoch: Optimizer steps of one pass over the rows.
         keep_checkpoints: Newest checkpoints that stay; the best stays besides.
@@ -122,9 +146,8 @@ class Plan:
     strategy: str
     num_ranks: int
     num_nodes: int
-    global_batch_rows: int
-    micro_batch_rows: int
-    accumulation_steps: int
+    limits: BatchLimits
+    label_logits_only: bool
     num_steps: int
     steps_per_epoch: int
     keep_checkpoints: int
@@ -141,8 +164,8 @@ class Plan:
         """Reads back what `to_json` wrote."""
         values = json.loads(text)
         paths = {key: Path(values[key]) for key in ("run_dir", "model_view")}
-        feeding, command = Feeding(**values["feeding"]), tuple(values["command"])
-        return cls(**{**values, **paths, "feeding": feeding, "command": command})
+        parts = {"feeding": Feeding(**values["feeding"]), "limits": BatchLimits(**values["limits"])}
+        return cls(**{**values, **paths, **parts, "command": tuple(values["command"])})
 
 
 def decide_feeding(recipe: Recipe, model: ModelFacts) -> Feeding:
@@ -169,6 +192,41 @@ def decide_feeding(recipe: Recipe, model: ModelFacts) -> Feeding:
     return Feeding(template=template, sampling=sampling, max_frames=recipe.video.max_frames, max_tokens=max_tokens)
 
 
+def decide_limits(recipe: Recipe, *, rows: RowFacts) -> BatchLimits:
+    """Decides which rows go together.
+
+    Args:
+        recipe: The recipe.
+        rows: Facts of the rows that will train.
+
+    Returns:
+        The limits.
+
+    Raises:
+        RecipeError: when groups are asked for and no two rows share a clip.
+    """
+    train = recipe.train
+    shares_clips = most_rows_per_clip(rows.train) > 1
+    asked = {"train.group_by_clip": train.group_by_clip == "on", "train.max_rows_per_group": train.max_rows_per_group}
+    if not shares_clips and any(asked.values()):
+        key = next(key for key, value in asked.items() if value)
+        value = train.group_by_clip if key == "train.group_by_clip" else train.max_rows_per_group
+        need, hint = "rows that share a clip: every clip has one row", f"remove `{key}`"
+        raise RecipeError("the recipe and its rows", [Problem(key, quote(value), need, hint)])
+    takes_groups = recipe.model.attention not in MASKLESS_ATTENTION and train.group_by_clip != "off"
+    max_rows = 1
+    if shares_clips and takes_groups:
+        by_diversity = train.global_batch_rows // MIN_CLIPS_PER_STEP
+        least = 2 if train.group_by_clip == "on" else 1
+        max_rows = train.max_rows_per_group or max(least, min(MAX_ROWS_PER_GROUP, by_diversity))
+    return BatchLimits(
+        global_batch_rows=train.global_batch_rows,
+        max_rows_per_group=max_rows,
+        micro_batch_rows=train.micro_batch_rows,
+        micro_batch_tokens=train.micro_batch_rows * rows.max_row_tokens,
+    )
+
+
 def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_present: int) -> Plan:
     """Compiles a recipe into the plan of its training.
 
@@ -186,20 +244,20 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
     """
     feeding = decide_feeding(recipe, model)
     ranks = decide_ranks(recipe, num_gpus_present=num_gpus_present)
-    accumulation_steps = recipe.accumulation_steps(num_ranks=ranks.num)
+    recipe.accumulation_steps(num_ranks=ranks.num)  # refuses a global batch that cannot be shared out
+    limits = decide_limits(recipe, rows=rows)
     run_dir = recipe.run_dir.absolute()
     # the trainer keeps a last, smaller global batch; every row is seen once per epoch
-    steps_per_epoch = math.ceil(rows.num_train_rows / recipe.train.global_batch_rows)
+    steps_per_epoch = math.ceil(len(rows.train) / recipe.train.global_batch_rows)
     num_steps = recipe.train.max_steps or math.ceil((recipe.train.epochs or 0) * steps_per_epoch)
     arguments = _swift_arguments(
         recipe,
         run_dir=run_dir,
         ranks=ranks,
         feeding=feeding,
-        accumulation_steps=accumulation_steps,
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
-        has_val=rows.num_val_rows > 0,
+        has_val=len(rows.val) > 0,
     )
     command = worker_command(
         recipe, num_per_node=ranks.num_per_node, node_rank=node_rank_of(recipe), plan_file=run_dir / "plan.json"
@@ -217,9 +275,8 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
         strategy=recipe.parallel.strategy,
         num_ranks=ranks.num,
         num_nodes=ranks.num_nodes,
-        global_batch_rows=recipe.train.global_batch_rows,
-        micro_batch_rows=recipe.train.micro_batch_rows,
-        accumulation_steps=accumulation_steps,
+        limits=limits,
+        label_logits_only=True,
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
         keep_checkpoints=recipe.train.keep_checkpoints,
@@ -235,7 +292,6 @@ def _swift_arguments(
     run_dir: Path,
     ranks: Ranks,
     feeding: Feeding,
-    accumulation_steps: int,
     steps_per_epoch: int,
     num_steps: int,
     has_val: bool,
@@ -285,9 +341,10 @@ def _swift_arguments(
         "adam_beta2": recipe.optim.adam_beta2,
         "max_steps": num_steps,
         "num_train_epochs": math.ceil(num_steps / steps_per_epoch),
-        "per_device_train_batch_size": recipe.train.micro_batch_rows,
+        # the sampler deals out whole steps, and the trainer passes through each in as many micro-batches as it takes
+        "per_device_train_batch_size": recipe.train.global_batch_rows // ranks.num,
         "per_device_eval_batch_size": recipe.train.micro_batch_rows,
-        "gradient_accumulation_steps": accumulation_steps,
+        "gradient_accumulation_steps": 1,
         "gradient_checkpointing": recipe.train.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},  # reentrant drops the tower's gradients silently
         "vit_gradient_checkpointing": recipe.train.gradient_checkpointing and recipe.lora.train_vision_tower,
@@ -303,6 +360,7 @@ def _swift_arguments(
         "train_dataloader_shuffle": True,
         "dataloader_drop_last": False,
         "dataloader_pin_memory": ranks.device == "cuda",
+        "use_logits_to_keep": False,  # it cuts labels to a suffix that it reads from the device; see `label_logits_only`
         "output_dir": str(run_dir / "train"),
         "logging_dir": str(run_dir / "train" / "runs"),
         "add_version": False,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cvft.data.check import Quarantined, check_clips
 from cvft.data.files import hash_file, write_text_atomically
+from cvft.data.groups import RowShape
 from cvft.data.rows import Row, extra_columns, read_rows, write_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.loader import DecodeSettings
@@ -43,7 +44,7 @@ class Prepared:
         val_rows: Rows held out.
         quarantined: Rows set aside because of their clip.
         clips: Facts per clip.
-        num_tokens: Length of each train and val row, in that order.
+        row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
     """
 
@@ -54,13 +55,8 @@ class Prepared:
     val_rows: Sequence[Row]
     quarantined: Sequence[Quarantined]
     clips: Mapping[Path, ClipFacts]
-    num_tokens: Sequence[int]
+    row_facts: RowFacts
     notes: Sequence[str]
-
-    @property
-    def row_facts(self) -> RowFacts:
-        """The part that the plan needs."""
-        return RowFacts(len(self.train_rows), len(self.val_rows), max(self.num_tokens))
 
 
 def inspect_model(folder: Path) -> ModelFacts:
@@ -152,8 +148,8 @@ def prepare(
     held_out = [row for row in held_out if id(row) not in set_aside]
     if not recipe.data.val and recipe.data.val_fraction:
         rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
-    num_tokens = count_tokens([*rows, *held_out], model=model, feeding=feeding, clips=checked.facts)
-    _refuse_long_rows([*rows, *held_out], num_tokens, max_tokens=feeding.max_tokens)
+    shapes = measure_rows([*rows, *held_out], model=model, feeding=feeding, clips=checked.facts)
+    _refuse_long_rows([*rows, *held_out], shapes, max_tokens=feeding.max_tokens)
     return Prepared(
         model=model,
         feeding=feeding,
@@ -162,31 +158,36 @@ def prepare(
         val_rows=held_out,
         quarantined=checked.quarantined,
         clips=checked.facts,
-        num_tokens=num_tokens,
+        row_facts=RowFacts(shapes[: len(rows)], shapes[len(rows) :]),
         notes=_note(rows, held_out, checked.facts),
     )
 
 
-def count_tokens(
+def measure_rows(
     rows: Sequence[Row], *, model: ModelFacts, feeding: Feeding, clips: Mapping[Path, ClipFacts]
-) -> list[int]:
-    """Counts the tokens of each row, answer and EOS included, exactly as training lays them out."""
+) -> list[RowShape]:
+    """Counts the tokens of each row, answer and EOS included, exactly as training lays them out.
+
+    Clips are told apart by their content: two files with the same bytes are one clip.
+    """
     encode, special = load_encoder(model.path), special_tokens(model.path)
-    return [
-        len(
-            build_layout(
-                encode,
-                template=TEMPLATES[feeding.template],
-                special=special,
-                num_tokens_per_frame=model.num_tokens_per_frame,
-                time_indices=() if row.video is None else clips[row.video].time_indices,
-                query=row.query,
-                history=row.history,
-                response=row.response,
-            )
+    numbers: dict[str, int] = {}
+    shapes = []
+    for row in rows:
+        clip = None if row.video is None else clips[row.video]
+        layout = build_layout(
+            encode,
+            template=TEMPLATES[feeding.template],
+            special=special,
+            num_tokens_per_frame=model.num_tokens_per_frame,
+            time_indices=() if clip is None else clip.time_indices,
+            query=row.query,
+            history=row.history,
+            response=row.response,
         )
-        for row in rows
-    ]
+        number = None if clip is None else numbers.setdefault(clip.sha256, len(numbers))
+        shapes.append(RowShape(number, layout.num_prefix_tokens, len(layout) - layout.num_prefix_tokens))
+    return shapes
 
 
 def write_row_files(prepared: Prepared, folder: RunFolder) -> None:
@@ -197,6 +198,7 @@ def write_row_files(prepared: Prepared, folder: RunFolder) -> None:
             write_rows(rows, path)
             lines = [json.dumps(_as_messages(row), ensure_ascii=False) for row in rows]
             write_text_atomically(folder.data / "swift" / path.name, "".join(f"{line}\n" for line in lines))
+    write_text_atomically(folder.row_shapes, prepared.row_facts.to_json())
 
 
 def count_gpus() -> int:
@@ -274,12 +276,12 @@ def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, Cli
     return notes
 
 
-def _refuse_long_rows(rows: Sequence[Row], num_tokens: Sequence[int], *, max_tokens: int) -> None:
+def _refuse_long_rows(rows: Sequence[Row], shapes: Sequence[RowShape], *, max_tokens: int) -> None:
     hint = "lower video.max_frames, shorten the text, or raise data.max_tokens; rows are never cut"
     problems = [
-        Problem(row.place, f"{count} tokens", f"at most {max_tokens}", hint)
-        for row, count in zip(rows, num_tokens, strict=True)
-        if count > max_tokens
+        Problem(row.place, f"{shape.num_tokens} tokens", f"at most {max_tokens}", hint)
+        for row, shape in zip(rows, shapes, strict=True)
+        if shape.num_tokens > max_tokens
     ]
     if problems:
         raise DataError("the rows", problems)

@@ -1,6 +1,6 @@
-"""Which rows each rank trains in which micro-batch: the same rows in every step, for any number of ranks.
+"""Which groups each rank trains in which micro-batch: the same rows in every step, for any number of ranks.
 
-epoch's order of rows -> global batches, one per step -> micro-batches, dealt out to the ranks in turn
+step's groups (`cvft.data.groups`) -> this rank's micro-batches (`cvft.data.packing`) -> encoded and joined sequences
 
 What ms-swift and accelerate do instead leaves rows out or repeats some when their number does not divide, and the steps
 of two ranks then hold other rows than those of one.
@@ -9,46 +9,45 @@ of two ranks then hold other rows than those of one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-IGNORED_LABEL = -100
-"""Label of a token that is not trained on. Source: the default of torch's cross-entropy."""
+from cvft.data.groups import RowShape, deal_steps
+from cvft.data.packing import BatchLimits, MicroBatch, pack, padding_for
+from cvft.model.groups import group_rows
+from cvft.model.layout import IGNORED_LABEL
 
 
 class GlobalBatchSampler:
-    """Yields one rank's micro-batches of an epoch as lists of row numbers.
+    """Yields one rank's micro-batches of each step of an epoch.
 
-    Every row comes exactly once per epoch. The last global batch may be smaller; where it leaves a rank without rows,
-    that rank gets a row with all labels ignored (see `RowsOrPadding`), so that all ranks do the same number of passes.
+    Every row comes exactly once per epoch. The last step may hold fewer rows.
 
     Args:
-        num_rows: Number of rows.
-        global_batch_rows: Rows of a step, over all ranks.
-        micro_batch_rows: Rows of one pass of one rank.
+        shapes: All rows.
+        limits: What may go together.
         num_ranks: Number of ranks.
         rank: This rank.
         seed: Seed of the order, drawn anew in each epoch; None keeps the order of the file.
-        skip_batches: Micro-batches of this rank that are left out at the beginning, after a resume.
+        skip_batches: Steps that are left out at the beginning, after a resume.
     """
 
     def __init__(
         self,
-        num_rows: int,
+        shapes: Sequence[RowShape],
         *,
-        global_batch_rows: int,
-        micro_batch_rows: int,
+        limits: BatchLimits,
         num_ranks: int,
         rank: int,
         seed: int | None,
         skip_batches: int = 0,
     ) -> None:
-        self.num_rows = num_rows
-        self.global_batch_rows = global_batch_rows
-        self.micro_batch_rows = micro_batch_rows
+        self.shapes = shapes
+        self.limits = limits
         self.num_ranks = num_ranks
         self.rank = rank
         self.seed = seed
@@ -60,42 +59,26 @@ class GlobalBatchSampler:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        num_full, num_rest = divmod(self.num_rows, self.global_batch_rows)
-        rows_per_round = self.micro_batch_rows * self.num_ranks
-        num_rounds = num_full * (self.global_batch_rows // rows_per_round) + math.ceil(num_rest / rows_per_round)
-        return num_rounds - self.skip_batches
+        return math.ceil(len(self.shapes) / self.limits.global_batch_rows) - self.skip_batches
 
-    def __iter__(self) -> Iterator[list[int]]:
-        batches = (batch for step in self._steps() for batch in self._share_of(step))
-        for number, batch in enumerate(batches):
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        steps = deal_steps(
+            self.shapes,
+            global_batch_rows=self.limits.global_batch_rows,
+            max_rows_per_group=self.limits.max_rows_per_group,
+            seed=self.seed,
+            epoch=self.epoch,
+        )
+        for number, step in enumerate(steps):
             if number >= self.skip_batches:
-                yield batch
-
-    def _steps(self) -> Iterator[list[int]]:
-        order = list(range(self.num_rows))
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            order = torch.randperm(self.num_rows, generator=generator).tolist()
-        for start in range(0, self.num_rows, self.global_batch_rows):
-            yield order[start : start + self.global_batch_rows]
-
-    def _share_of(self, step: Sequence[int]) -> Iterator[list[int]]:
-        size = self.micro_batch_rows
-        for round_start in range(0, len(step), size * self.num_ranks):
-            start = round_start + size * self.rank
-            yield list(step[start : start + size]) or [padding_for(step[0])]
+                yield pack(step, self.shapes, limits=self.limits, num_ranks=self.num_ranks)[self.rank]
 
 
-def padding_for(row: int) -> int:
-    """Returns the number under which `RowsOrPadding` gives a row with all labels ignored."""
-    return -1 - row
-
-
-class RowsOrPadding(Dataset[dict[str, Any]]):
-    """A data set in which a negative number names a row with all labels ignored.
+class GroupedRows(Dataset[list[dict[str, Tensor]]]):
+    """A data set whose items are micro-batches: each group of rows as one sequence.
 
     Args:
-        rows: Encoded rows with `labels`, by number.
+        rows: Encoded rows by number: their sequences as lists or tensors, their clip as a tensor.
     """
 
     def __init__(self, rows: Any) -> None:
@@ -104,9 +87,13 @@ class RowsOrPadding(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        if number >= 0:
-            row: dict[str, Any] = self.rows[number]
-            return row
-        row = self.rows[padding_for(number)]
-        return {**row, "labels": [IGNORED_LABEL] * len(row["labels"])}
+    def __getitem__(self, batch: MicroBatch) -> list[dict[str, Tensor]]:
+        return [group_rows([self._row(number) for number in group]) for group in batch]
+
+    def _row(self, number: int) -> dict[str, Tensor]:
+        row: Mapping[str, Any] = self.rows[number if number >= 0 else padding_for(number)]
+        tensors = {key: torch.tensor(row[key]) for key in ("input_ids", "labels")}
+        tensors |= {key: value for key, value in row.items() if isinstance(value, Tensor)}
+        if number < 0:
+            tensors["labels"] = torch.full_like(tensors["labels"], IGNORED_LABEL)
+        return tensors

@@ -1,6 +1,6 @@
 """The seam: our model, template and row files registered with ms-swift, and what it must tell us while it trains.
 
-ms-swift row {messages, videos} -> `CvftTemplate._encode` -> our processor's row -> `_data_collator` -> our batch
+ms-swift row {messages, videos} -> `CvftTemplate._encode` -> our processor's row -> groups -> `_data_collator` -> our batches
 
 Only the worker imports this file. The template class takes everything from the plan, nothing from the environment.
 """
@@ -26,8 +26,8 @@ from torch import Tensor
 from transformers.integrations import TensorBoardCallback
 
 from cvft.data.video.loader import ClipLoader, DecodeSettings
-from cvft.engine.folder import PROGRESS_FILE
-from cvft.engine.plan import TRAIN_DATASET, VAL_DATASET, Plan
+from cvft.engine.folder import PROGRESS_FILE, RunFolder
+from cvft.engine.plan import TRAIN_DATASET, VAL_DATASET, Plan, RowFacts
 from cvft.engine.stop import StopSignals
 from cvft.engine.trainer import CvftTrainer
 from cvft.model.checkpoint import load_config, load_model
@@ -47,11 +47,13 @@ class TemplateSettings:
         model_view: Clean view of the model folder.
         template: Prompt template.
         decode: How clips become frames.
+        label_logits_only: Whether only label tokens get logits.
     """
 
     model_view: Path
     template: str
     decode: DecodeSettings
+    label_logits_only: bool
 
 
 class CvftLoader(ModelLoader):
@@ -92,6 +94,7 @@ class CvftTemplate(Template):
 
     def __init__(self, *args: Any, settings: TemplateSettings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.settings = settings
         self.cvft_processor = CogVLM2VideoProcessor.from_pretrained(settings.model_view, template=settings.template)
         self.clips: ClipLoader[Tensor] = ClipLoader(
             settings.decode,
@@ -122,10 +125,12 @@ class CvftTemplate(Template):
                 query, pixel_values=clip.value, time_indices=clip.time_indices, history=history, response=response
             )
 
-    def _data_collator(self, batch: list[dict[str, Any]], *, padding_to: int | None = None) -> dict[str, Tensor]:
+    def _data_collator(
+        self, batch: list[list[dict[str, Tensor]]], *, padding_to: int | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Pads each micro-batch of a step."""
         assert padding_to is None, "cvft never asks ms-swift to pad to a fixed length"
-        rows = [{**row, **{key: torch.tensor(row[key]) for key in ("input_ids", "labels")}} for row in batch]
-        return self.cvft_processor.collate(rows, padding_side="right")
+        return [self.cvft_processor.collate(sequences, padding_side="right") for sequences in batch]
 
     def compute_sft_loss(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None, trainer: Any = None
@@ -135,7 +140,8 @@ class CvftTemplate(Template):
         The sum over the labels is divided by their number in the whole step. ms-swift would take the mean over the
         micro-batch and multiply it by its share, which is not a number where a rank has padding only.
         """
-        return model(**inputs, num_items_in_batch=num_items_in_batch)
+        label_logits_only = self.settings.label_logits_only
+        return model(**inputs, label_logits_only=label_logits_only, num_items_in_batch=num_items_in_batch)
 
 
 class CvftCallback(TrainerCallback):
@@ -180,7 +186,7 @@ def register(plan: Plan, *, signals: StopSignals) -> None:
         timeout_s=plan.decode_timeout_s,
         memory_gib=plan.decode_memory_gib,
     )
-    settings = TemplateSettings(plan.model_view, plan.feeding.template, decode)
+    settings = TemplateSettings(plan.model_view, plan.feeding.template, decode, plan.label_logits_only)
     register_model_arch(
         MultiModelKeys(
             NAME,
@@ -210,5 +216,6 @@ def register(plan: Plan, *, signals: StopSignals) -> None:
     callbacks_map["cvft"] = CvftCallback
     callbacks_map["cvft_tensorboard"] = lambda args, trainer: TensorBoardCallback()
     # ms-swift names classes and constructs them itself: what they need to know waits on the class
-    CvftTrainer.plan, CvftTrainer.signals = plan, signals
+    rows = RowFacts.from_json(RunFolder(plan.run_dir).row_shapes.read_text(encoding="utf-8"))
+    CvftTrainer.plan, CvftTrainer.rows, CvftTrainer.signals = plan, rows, signals
     TrainerFactory.TRAINER_MAPPING["causal_lm"] = f"{CvftTrainer.__module__}.{CvftTrainer.__name__}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cvft.data.files import hash_file, write_text_atomically
+from cvft.data.groups import clips_per_step
 from cvft.engine.checkpoints import (
     check_can_continue,
     disk_full_error,
@@ -28,7 +29,7 @@ from cvft.engine.checkpoints import (
 from cvft.engine.folder import RunFolder, claim_run_folder, is_claimed, locked
 from cvft.engine.launch import launch, merge_environment
 from cvft.engine.manifest import write_manifest
-from cvft.engine.plan import Plan, compile_plan
+from cvft.engine.plan import Plan, RowFacts, compile_plan
 from cvft.engine.prepare import Prepared, check_strategy_is_installed, count_gpus, prepare, write_row_files
 from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
 from cvft.engine.rendezvous import check_port_is_free, wait_for_first_node
@@ -163,18 +164,36 @@ def _last_reported_step(folder: RunFolder) -> int:
 def describe(plan: Plan, prepared: Prepared) -> str:
     """Writes what a plan will do in a few lines for the terminal."""
     rows, arguments = prepared.row_facts, plan.swift_arguments
-    num_tokens = sorted(prepared.num_tokens)
+    num_tokens = sorted(shape.num_tokens for shape in (*rows.train, *rows.val))
     lines = [
-        f"rows      {rows.num_train_rows} train, {rows.num_val_rows} val, {len(prepared.quarantined)} quarantined; "
+        f"rows      {len(rows.train)} train, {len(rows.val)} val, {len(prepared.quarantined)} quarantined; "
         f"{len(prepared.clips)} clips",
         f"tokens    {num_tokens[0]} to {num_tokens[-1]} per row, median {num_tokens[len(num_tokens) // 2]}",
         f"feeding   template {plan.feeding.template}, sampling {plan.feeding.sampling}, decoder {plan.decoder}",
-        f"batch     {plan.global_batch_rows} rows per step = {plan.micro_batch_rows} rows x {plan.accumulation_steps} "
-        f"accumulated x {plan.num_ranks} ranks ({plan.strategy})",
+        f"batch     {_describe_batch(plan, rows)}",
         f"steps     {plan.num_steps} ({plan.steps_per_epoch} per epoch), {arguments['torch_dtype']}",
         *(f"note      {note}" for note in prepared.notes),
     ]
     return "\n".join(lines)
+
+
+def _describe_batch(plan: Plan, rows: RowFacts) -> str:
+    limits = plan.limits
+    spread = f"x {plan.num_ranks} ranks ({plan.strategy})"
+    if limits.max_rows_per_group == 1:
+        num_passes = limits.global_batch_rows // (limits.micro_batch_rows * plan.num_ranks)
+        micro = f"{limits.micro_batch_rows} rows x {num_passes} accumulated"
+        return f"{limits.global_batch_rows} rows per step = {micro} {spread}"
+    num_clips = clips_per_step(
+        rows.train,
+        global_batch_rows=limits.global_batch_rows,
+        max_rows_per_group=limits.max_rows_per_group,
+        seed=plan.swift_arguments["data_seed"],
+    )
+    return (
+        f"{limits.global_batch_rows} rows per step, grouped by clip with at most {limits.max_rows_per_group} rows a group: "
+        f"{num_clips:.1f} clips per step, at most {limits.micro_batch_tokens} tokens per pass {spread}"
+    )
 
 
 def _resumed(plan: Plan, checkpoint: Path) -> Plan:

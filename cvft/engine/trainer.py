@@ -1,10 +1,12 @@
-"""ms-swift's trainer with four things done our way: the order of rows, the val loss, checkpoints, and stopping.
+"""ms-swift's trainer with five things done our way: the order of rows, the passes of a step, the val loss, checkpoints, stopping.
 
 Only the worker imports this file. `swift_plugin.register` puts `CvftTrainer` in ms-swift's place for it and hands it the plan.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +17,8 @@ from swift.dataloader import DataLoaderShard
 from swift.trainers import Seq2SeqTrainer
 from swift.utils import seed_worker
 
+from cvft.data.groups import RowShape
+from cvft.data.packing import BatchLimits
 from cvft.engine.checkpoints import (
     ASIDE,
     CheckpointMark,
@@ -24,9 +28,10 @@ from cvft.engine.checkpoints import (
     publish,
     remove_leftovers,
 )
-from cvft.engine.plan import Plan
-from cvft.engine.sampler import IGNORED_LABEL, GlobalBatchSampler, RowsOrPadding
+from cvft.engine.plan import Plan, RowFacts
+from cvft.engine.sampler import GlobalBatchSampler, GroupedRows
 from cvft.engine.stop import STOP_FILE, StopSignals, forget_stop_signals
+from cvft.model.layout import IGNORED_LABEL
 
 
 def is_first_rank() -> bool:
@@ -51,8 +56,9 @@ class CvftTrainer(Seq2SeqTrainer):
     """Trains the same rows in the same steps for any number of ranks, and publishes whole checkpoints only."""
 
     plan: ClassVar[Plan]
+    rows: ClassVar[RowFacts]
     signals: ClassVar[StopSignals]
-    """Both are set before ms-swift constructs the trainer."""
+    """All three are set before ms-swift constructs the trainer."""
 
     control: Any
     _writes_aside = False
@@ -78,24 +84,26 @@ class CvftTrainer(Seq2SeqTrainer):
         """Deals out shuffled rows; called by ms-swift, with `skip_batches` after a resume."""
         return self._make_loader(
             self.train_dataset,
-            global_batch_rows=self.plan.global_batch_rows,
+            self.rows.train,
+            limits=self.plan.limits,
             seed=self.args.data_seed,
             skip_batches=skip_batches,
         )
 
-    def _make_loader(self, rows: Any, *, global_batch_rows: int, seed: int | None, skip_batches: int = 0) -> Any:
+    def _make_loader(
+        self, rows: Any, shapes: Sequence[RowShape], *, limits: BatchLimits, seed: int | None, skip_batches: int = 0
+    ) -> Any:
         args = self.args
         sampler = GlobalBatchSampler(
-            len(rows),
-            global_batch_rows=global_batch_rows,
-            micro_batch_rows=self.plan.micro_batch_rows,
+            shapes,
+            limits=limits,
             num_ranks=args.world_size,
             rank=args.process_index,
             seed=seed,
             skip_batches=skip_batches,
         )
         return DataLoaderShard(
-            RowsOrPadding(rows),
+            GroupedRows(rows),
             device=self.accelerator.device,
             batch_sampler=sampler,
             collate_fn=self.data_collator,
@@ -107,6 +115,34 @@ class CvftTrainer(Seq2SeqTrainer):
                 _start_loader_process, num_workers=args.dataloader_num_workers, rank=args.process_index
             ),
         )
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        # what the loader yields is a whole step
+        (step,) = batch_samples
+        return super()._get_num_items_in_batch(step, device)
+
+    def training_step(
+        self, model: Any, inputs: Sequence[Mapping[str, Any]], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Passes through the micro-batches of a step; ranks exchange gradients in the last one only.
+
+        Args:
+            model: The model as the trainer has wrapped it.
+            inputs: This rank's micro-batches, as many as on every other rank.
+            num_items_in_batch: Label tokens of the step over all ranks.
+
+        Returns:
+            The sum of the losses, detached.
+        """
+        losses = []
+        for number, batch in enumerate(inputs, 1):
+            is_last = number == len(inputs)
+            self.accelerator.gradient_state._set_sync_gradients(is_last)
+            # DeepSpeed learns from the line above which pass is the last
+            waits = is_last or self.is_deepspeed_enabled
+            with contextlib.nullcontext() if waits else self.accelerator.no_sync(model=model):
+                losses.append(super().training_step(model, batch, num_items_in_batch))
+        return torch.stack(losses).sum()
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -124,20 +160,17 @@ class CvftTrainer(Seq2SeqTrainer):
         assert eval_dataset is None, "cvft never gives ms-swift other val rows than those of the run"
         if self._val_loader is None:
             # kept, so that the decoded clips in its processes are
-            batch_rows = self.plan.micro_batch_rows * self.args.world_size
-            self._val_loader = self._make_loader(self.eval_dataset, global_batch_rows=batch_rows, seed=None)
+            self._val_loader = self._make_loader(self.eval_dataset, self.rows.val, limits=self.plan.limits, seed=None)
         model = self.model_wrapped if self.is_deepspeed_enabled else self.model
         model.eval()
         sums = torch.zeros(3, dtype=torch.float64, device=self.args.device)
-        for batch in self._val_loader:
+        for batch in (batch for step in self._val_loader for batch in step):
             inputs = self._prepare_inputs(batch)
             inputs.pop("compute_loss_func")
             with torch.no_grad(), self.compute_loss_context_manager(), self.template.forward_context(model, inputs):
-                outputs = self.template.compute_sft_loss(model, inputs, num_items_in_batch=1)
-            labels = inputs["labels"][:, 1:]
-            is_label = labels != IGNORED_LABEL
-            right = (outputs.logits[:, :-1].argmax(-1) == labels) & is_label
-            sums += torch.stack([outputs.loss.double(), right.sum(), is_label.sum()]).to(sums)
+                outputs = model(**inputs, label_logits_only=True, num_items_in_batch=1)
+            num_labels = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
+            sums += torch.stack([outputs.loss.double(), outputs.num_right, num_labels]).to(sums)
         loss_sum, num_right, num_labels = sum_over_ranks(sums).tolist()
         metrics = {
             f"{metric_key_prefix}_loss": loss_sum / num_labels,

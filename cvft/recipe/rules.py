@@ -217,6 +217,33 @@ def _batch_divides(recipe: Recipe) -> Iterable[Problem]:
         yield problem
 
 
+def _groups_have_effect(recipe: Recipe) -> Iterable[Problem]:
+    train = recipe.train
+    if train.group_by_clip == "off" and train.max_rows_per_group is not None:
+        yield Problem(
+            "train.max_rows_per_group",
+            f"{quote(train.max_rows_per_group)} with `train.group_by_clip` off",
+            "no such setting: no rows are grouped",
+            "remove it, or set `train.group_by_clip: auto`",
+        )
+    if recipe.model.attention == "flash_attention_2" and (
+        train.group_by_clip == "on" or train.max_rows_per_group is not None
+    ):
+        asked = "group_by_clip" if train.group_by_clip == "on" else "max_rows_per_group"
+        yield Problem(
+            f"train.{asked}",
+            f"{quote(getattr(train, asked))} with `model.attention` flash_attention_2",
+            "an attention that takes a mask, which that kernel does not",
+            "set `model.attention: auto`",
+        )
+    if train.max_rows_per_group is not None and train.max_rows_per_group > train.global_batch_rows:
+        yield Problem(
+            "train.max_rows_per_group",
+            quote(train.max_rows_per_group),
+            f"at most the {train.global_batch_rows} rows of a step (train.global_batch_rows)",
+        )
+
+
 def _eval_has_rows(recipe: Recipe) -> Iterable[Problem]:
     if recipe.data.val is None and recipe.data.val_fraction == 0 and recipe.train.eval_steps is not None:
         yield Problem(
@@ -269,6 +296,10 @@ RULES: tuple[Rule, ...] = (
             "parallel.strategy",
         ),
         _batch_divides,
+    ),
+    Rule(
+        ("train.group_by_clip", "train.max_rows_per_group", "train.global_batch_rows", "model.attention"),
+        _groups_have_effect,
     ),
     Rule(("train.eval_steps", "data.val", "data.val_fraction"), _eval_has_rows),
     Rule(("export.merge", "export.dtype", "export.verify_rows", "export.max_shard_gib"), _export_has_effect),

@@ -1,0 +1,119 @@
+"""Which rows train together: the rows of an epoch in shuffled steps, those of one clip side by side.
+
+rows with their clips -> chunks of rows that share a clip -> shuffled -> steps of a fixed number of rows, as groups
+
+A pure function of shapes and seed, so that a plan counts exactly what a run will do.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+Group = tuple[int, ...]
+"""Numbers of rows that share a clip and train as one sequence; or of one row."""
+
+
+@dataclass(frozen=True)
+class RowShape:
+    """What batching needs to know of a row.
+
+    Args:
+        clip: Number of its clip, or None for a row without one.
+        num_prefix_tokens: BOS and the clip's tokens.
+        num_question_tokens: The rest, answer and EOS included.
+    """
+
+    clip: int | None
+    num_prefix_tokens: int
+    num_question_tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the row alone."""
+        return self.num_prefix_tokens + self.num_question_tokens
+
+
+def group_tokens(group: Group, shapes: Sequence[RowShape]) -> int:
+    """Counts the tokens of a group: its prefix once, and every question."""
+    return shapes[group[0]].num_prefix_tokens + sum(shapes[row].num_question_tokens for row in group)
+
+
+def most_rows_per_clip(shapes: Sequence[RowShape]) -> int:
+    """Returns how many rows the clip with the most rows has; 1 when no two rows share one."""
+    counts: dict[int, int] = defaultdict(int)
+    for shape in shapes:
+        if shape.clip is not None:
+            counts[shape.clip] += 1
+    return max(counts.values(), default=1)
+
+
+def deal_steps(
+    shapes: Sequence[RowShape], *, global_batch_rows: int, max_rows_per_group: int, seed: int | None, epoch: int = 0
+) -> Iterator[list[Group]]:
+    """Deals out the rows of an epoch, each exactly once.
+
+    The rows of a clip are cut at random into chunks, the chunks are shuffled, and every `global_batch_rows` rows in that
+    order are a step; a chunk at the edge of two steps is cut there. The last step may hold fewer rows.
+
+    Args:
+        shapes: All rows.
+        global_batch_rows: Rows of a step.
+        max_rows_per_group: Most rows of a group; 1 shuffles single rows.
+        seed: Seed of the order, drawn anew in each epoch; None keeps the order of the rows as far as groups allow.
+        epoch: Which pass over the rows it is.
+
+    Yields:
+        The groups of each step.
+    """
+    order = list(range(len(shapes)))
+    chance = random.Random(f"rows {seed} {epoch}")
+    if seed is not None:
+        chance.shuffle(order)
+    chunks = _chunks(order, shapes, max_rows_per_group)
+    if seed is not None and max_rows_per_group > 1:
+        chance.shuffle(chunks)
+    step: list[Group] = []
+    num_free = global_batch_rows
+    for chunk in chunks:
+        rest = chunk
+        while rest:
+            step.append(tuple(rest[:num_free]))
+            num_free -= len(step[-1])
+            rest = rest[len(step[-1]) :]
+            if num_free == 0:
+                yield step
+                step, num_free = [], global_batch_rows
+    if step:
+        yield step
+
+
+def _chunks(order: Sequence[int], shapes: Sequence[RowShape], max_rows: int) -> list[list[int]]:
+    """Collects rows of one clip until a chunk is full; a clip's last chunk may be smaller."""
+    chunks: list[list[int]] = []
+    open_chunk: dict[int, list[int]] = {}
+    for row in order:
+        clip = shapes[row].clip
+        chunk = None if clip is None else open_chunk.get(clip)
+        if chunk is None or len(chunk) == max_rows:
+            chunk = []
+            chunks.append(chunk)
+            if clip is not None:
+                open_chunk[clip] = chunk
+        chunk.append(row)
+    return chunks
+
+
+def clips_per_step(shapes: Sequence[RowShape], *, global_batch_rows: int, max_rows_per_group: int, seed: int) -> float:
+    """Returns how many clips a step sees on average: the diversity that grouping costs a batch."""
+    steps = list(
+        deal_steps(shapes, global_batch_rows=global_batch_rows, max_rows_per_group=max_rows_per_group, seed=seed)
+    )
+    counts = []
+    for step in steps:
+        rows = [row for group in step for row in group]
+        clips = {shapes[row].clip for row in rows} - {None}
+        counts.append(len(clips) + sum(shapes[row].clip is None for row in rows))
+    return sum(counts) / len(counts)
