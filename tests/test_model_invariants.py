@@ -246,3 +246,24 @@ def test_an_empty_frame_adds_nothing_and_gives_the_tower_gradients_of_zero(proce
     assert torch.equal(outputs.logits, before)
     assert weight.grad is not None
     assert not weight.grad.any()
+
+
+@pytest.mark.parametrize("template", ["chat", "base", "vqa", "swift"])
+def test_rows_of_one_clip_share_its_prefix_and_answer_as_alone(template):
+    """Prefixes and questions of different length in one batch; the tower sees each clip once."""
+    model = load_model(TINY, dtype=torch.float64)
+    processor = tiny_processor(template)
+    generator = torch.Generator().manual_seed(2)
+    clips = {count: torch.randn(count, 3, 56, 56, generator=generator) for count in (2, 5)}
+    asked = [(5, "What colour is it?"), (2, "When?"), (5, "What?"), (0, "Say."), (2, "How many red shapes are there?")]
+    rows = [
+        processor.encode(query, pixel_values=clips.get(count), time_indices=range(count)) for count, query in asked
+    ]
+    alone = [generate_answers(model, processor, [row], max_new_tokens=8)[0] for row in rows]
+    seen = []
+    hook = model.model.vision.patch_embedding.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    together = generate_answers(model, processor, rows, max_new_tokens=8, clips=[count for count, _ in asked])
+    hook.remove()
+    assert together == alone
+    assert sum(seen) == 2 + 5
+    assert len(set(alone)) > 2

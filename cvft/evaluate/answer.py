@@ -67,10 +67,23 @@ class Answerer:
         Returns:
             One answer per row, in order.
         """
-        answers: list[str] = []
+        # rows of one clip side by side: its prefix is computed once for all of them in a batch
+        first_with: dict[Path | int, int] = {}
+        clips = [number if row.video is None else row.video for number, row in enumerate(rows)]
+        order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
+        answers = [""] * len(rows)
         for start in range(0, len(rows), batch_rows):
-            batch = [self.encode(row) for row in rows[start : start + batch_rows]]
-            answers += generate_answers(self.model, self.processor, batch, max_new_tokens=max_new_tokens)
+            numbers = order[start : start + batch_rows]
+            batch = [self.encode(rows[number]) for number in numbers]
+            texts = generate_answers(
+                self.model,
+                self.processor,
+                batch,
+                max_new_tokens=max_new_tokens,
+                clips=[clips[number] for number in numbers],
+            )
+            for number, text in zip(numbers, texts, strict=True):
+                answers[number] = text
             if on_progress is not None:
                 on_progress(len(batch))
         return answers

@@ -1,12 +1,17 @@
-"""Greedy answers: encoded prompts in, text out, in left-padded batches of rows with clips of any length."""
+"""Greedy answers: encoded prompts in, text out, in left-padded batches of rows with clips of any length.
+
+rows -> one prefix per clip, whose keys and values are computed once -> [prefix | question] per row -> new tokens -> text
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from cvft.model.groups import split_row
 
 if TYPE_CHECKING:
     from cvft.model.modeling import CogVLM2VideoForCausalLM
@@ -19,6 +24,7 @@ def generate_answers(
     rows: Sequence[Mapping[str, Tensor]],
     *,
     max_new_tokens: int,
+    clips: Sequence[Hashable] | None = None,
 ) -> list[str]:
     """Answers one batch of prompts greedily.
 
@@ -27,16 +33,29 @@ def generate_answers(
         processor: The processor that encoded the rows.
         rows: Prompts as `CogVLM2VideoProcessor.encode` returns them without a response.
         max_new_tokens: Longest answer in tokens; a longer one is cut there.
+        clips: What tells the rows' clips apart: rows with equal values share one clip, which is computed once. None for rows
+            that share none.
 
     Returns:
         One answer per row, without special tokens and without white space around it.
     """
-    batch = processor.collate(rows, padding_side="left")
-    batch.pop("labels")
-    batch = {key: value.to(model.device) for key, value in batch.items()}
+    names = list(range(len(rows))) if clips is None else list(clips)
+    firsts = list(dict.fromkeys(names))
+    parts = [split_row(row) for row in rows]
+    prefixes = processor.collate([parts[names.index(name)][0] for name in firsts], padding_side="left")
+    questions = processor.collate([question for _, question in parts], padding_side="left")
+    row_to_prefix = torch.tensor([firsts.index(name) for name in names], device=model.device)
+    prefixes, questions = (
+        {key: value.to(model.device) for key, value in batch.items() if key not in ("labels", "segment_ids")}
+        for batch in (prefixes, questions)
+    )
     with torch.inference_mode():
+        cache = model(**prefixes, use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_select_indices(row_to_prefix)
+        whole = {key: torch.cat((prefixes[key][row_to_prefix], value), dim=1) for key, value in questions.items()}
         sequences = model.generate(
-            **batch,
+            **whole,
+            past_key_values=cache,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
@@ -44,6 +63,6 @@ def generate_answers(
             pad_token_id=processor.special.vision,
             repetition_penalty=1.0,  # all stated, because a folder's generation_config.json may say otherwise
         )
-    new_ids = sequences[:, batch["input_ids"].shape[1] :]
+    new_ids = sequences[:, whole["input_ids"].shape[1] :]
     texts = processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [text.strip() for text in texts]

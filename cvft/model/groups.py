@@ -54,6 +54,13 @@ def group_rows(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return group
 
 
+def split_row(row: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Cuts a row into its prefix, which keeps the clip, and its question."""
+    num_prefix = int((row["segment_ids"] == PREFIX_SEGMENT).sum())
+    prefix = {key: value if key in CLIP_KEYS else value[:num_prefix] for key, value in row.items()}
+    return prefix, {key: value[num_prefix:] for key, value in row.items() if key not in CLIP_KEYS}
+
+
 def group_attention_mask(segment_ids: Tensor, *, additive_dtype: torch.dtype | None = None) -> Tensor:
     """Says which token sees which: what came before it in the prefix or in its own segment.
 
