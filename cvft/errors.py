@@ -77,6 +77,10 @@ class ClipError(CvftError):
     """One video file cannot be decoded into the frames that were asked for."""
 
 
+class FeatureError(CvftError):
+    """A store of vision features does not hold, or cannot take, what is asked of it."""
+
+
 class ModelError(CvftError):
     """A model folder, adapter or tokenizer does not fit."""
 

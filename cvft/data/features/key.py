@@ -1,0 +1,107 @@
+"""What features depend on besides the clip, as a value that names a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cvft.data.features.shard import ITEM_BYTES
+from cvft.data.files import write_text_atomically
+from cvft.errors import FeatureError, Problem, did_you_mean, quote
+
+KEY_FILE = "key.json"
+
+SCHEMA_VERSION = 1
+"""Version of the key's fields and of the files of a store."""
+
+PREPROCESSING_VERSION = 1
+"""Raised whenever the same frames reach the vision tower as other pixels: resized, cropped or normalised differently."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureKey:
+    """Everything but the clip that decides what its features are.
+
+    Args:
+        sampling: Frame sampling rule.
+        max_frames: Most frames of a clip.
+        decoder: Library that decodes.
+        decoder_version: Its version.
+        image_size_px: Side of a frame.
+        tower_sha256: Identifies the weights of the vision tower.
+        dtype: Of the features, as safetensors names it: `BF16`, `F16` or `F32`.
+        device: Kind of device that computes: `cpu` or `cuda`.
+        attention: Implementation of attention in the tower.
+        preprocessing_version: See `PREPROCESSING_VERSION`.
+        schema_version: See `SCHEMA_VERSION`.
+
+    Raises:
+        FeatureError: The dtype is none of those.
+    """
+
+    sampling: str
+    max_frames: int
+    decoder: str
+    decoder_version: str
+    image_size_px: int
+    tower_sha256: str
+    dtype: str
+    device: str
+    attention: str
+    preprocessing_version: int = PREPROCESSING_VERSION
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ITEM_BYTES:
+            need = f"one of {', '.join(map(quote, ITEM_BYTES))}"
+            problem = Problem("dtype", quote(self.dtype), need, did_you_mean(self.dtype, ITEM_BYTES))
+            raise FeatureError("the key of a feature store", [problem])
+
+    def digest(self) -> str:
+        """Returns the sha256 of the key's canonical JSON as 64 hex digits."""
+        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_key(folder: Path, key: FeatureKey) -> None:
+    """Writes a store's key beside its shards, whole or not at all.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    write_text_atomically(folder / KEY_FILE, json.dumps(asdict(key), indent=2) + "\n")
+
+
+def check_key(folder: Path, key: FeatureKey) -> None:
+    """Holds the key that a folder was made for against the one at hand.
+
+    A folder without a key passes: it is new, or whoever made it was killed before anything was in it.
+
+    Args:
+        folder: Folder of one store.
+        key: The key that leads there.
+
+    Raises:
+        FeatureError: with every field that differs.
+    """
+    subject = f"feature store {folder}"
+    hint = "remove this folder: its features are computed again"
+    try:
+        found = json.loads((folder / KEY_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        problem = Problem(KEY_FILE, f"a file that cannot be read ({error})", "the key of this store", hint)
+        raise FeatureError(subject, [problem]) from error
+    if not isinstance(found, dict):
+        raise FeatureError(subject, [Problem(KEY_FILE, quote(found), "the key of this store", hint)])
+    wanted = asdict(key)
+    problems = [
+        Problem(f"{KEY_FILE}: {name}", quote(found.get(name)), quote(wanted.get(name)), hint)
+        for name in sorted(found.keys() | wanted.keys())
+        if name not in found or name not in wanted or found[name] != wanted[name]
+    ]
+    if problems:
+        raise FeatureError(subject, problems)

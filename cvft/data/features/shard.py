@@ -1,0 +1,268 @@
+"""One file of a feature store: a safetensors file whose every entry carries a checksum.
+
+    8 bytes: length of the header | header: JSON, then spaces up to 256 KiB | entries, one behind the other
+
+The room for the header is set aside first, so entries go to disk as they come and nothing gathers in memory. Every
+reader of safetensors reads these files; the checksums stand in the header's metadata, by clip.
+
+Refuses: a file whose size is not what its header promises, and a header that leaves a byte unaccounted for.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import mmap
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
+"""Bytes of one number, by the name that safetensors gives its type."""
+
+HEADER_BYTES = 2**18
+"""Room for a header, its own length included; 256 KiB hold about 1000 entries, and the first one starts on a page."""
+
+METADATA = "__metadata__"
+"""Where a safetensors header holds free text. Source: the format's description in safetensors' README."""
+
+LENGTH_BYTES = 8
+"""A safetensors file starts with the length of its header, little-endian. Source: as above."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """The features of one clip, as raw bytes.
+
+    Args:
+        shape: (num_frames, patches, width) for features of a clip; any shape is taken.
+        dtype: As safetensors names it: `BF16`, `F16` or `F32`.
+        data: The numbers, little-endian, the last axis fastest. Read-only; it lives as long as it is referred to, also
+            when its file is removed.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    data: memoryview
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one clip's features lie in a shard.
+
+    Args:
+        dtype: As safetensors names it.
+        shape: Of the tensor.
+        begin: First byte, counted from the start of the file.
+        end: One past the last byte.
+        checksum: CRC-32 of the clip, dtype, shape and bytes. It tells every flip of a single bit.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+    checksum: int
+
+
+class DamagedShardError(Exception):
+    """A shard's header cannot be read, or does not fit its file.
+
+    Args:
+        reason: What the file is instead, as the `got` of a problem.
+        clips: Those of its entries, where the header could be read.
+    """
+
+    def __init__(self, reason: str, clips: tuple[str, ...] = ()) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.clips = clips
+
+
+def checksum_of(clip: str, dtype: str, shape: Sequence[int], data: memoryview) -> int:
+    """Returns the checksum of an entry: of its bytes, and of all that the header says about them."""
+    head = f"{clip} {dtype} {list(shape)}".encode()
+    return zlib.crc32(data, zlib.crc32(head))
+
+
+def as_bytes(data: object) -> memoryview:
+    """Returns a flat view of anything with contiguous bytes: `bytes`, a NumPy array, a memoryview.
+
+    Raises:
+        ValueError: Its bytes do not lie one behind the other.
+    """
+    view = memoryview(data)  # type: ignore[arg-type]
+    if not view.c_contiguous:
+        raise ValueError("its bytes do not lie one behind the other")
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+class ShardFile:
+    """A shard while it is being written, under a name that no reader looks at.
+
+    A lock on the file lasts as long as its writer lives: who can take it knows that the writer is dead.
+
+    Args:
+        path: The file to create.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written. This holds for every method.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._header_bytes = LENGTH_BYTES + 64
+        self._entries: list[tuple[str, Entry]] = []
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # written, not only reserved: a disk that fills up later still takes the header of what is whole
+            self._write(memoryview(b" " * HEADER_BYTES), at=0)
+        except OSError:
+            self.discard()
+            raise
+
+    @property
+    def num_entries(self) -> int:
+        """Entries that are whole."""
+        return len(self._entries)
+
+    @property
+    def _end(self) -> int:
+        return self._entries[-1][1].end if self._entries else HEADER_BYTES
+
+    def fits(self, clip: str, shape: Sequence[int], dtype: str, num_bytes: int, *, max_bytes: int) -> bool:
+        """Tells whether one more entry keeps the file within its limits; the first one always does."""
+        entry = Entry(dtype, tuple(shape), self._end, self._end + num_bytes, 0)
+        header_bytes = self._header_bytes + _count_header_bytes(clip, entry)
+        return not self._entries or (entry.end <= max_bytes and header_bytes <= HEADER_BYTES)
+
+    def add(self, clip: str, shape: Sequence[int], dtype: str, data: memoryview) -> None:
+        """Writes one entry behind the others. Whatever stops it, those others stay whole."""
+        begin = self._end
+        checksum = checksum_of(clip, dtype, shape, data)
+        self._write(data, at=begin)
+        entry = Entry(dtype, tuple(shape), begin, begin + data.nbytes, checksum)
+        self._header_bytes += _count_header_bytes(clip, entry)
+        self._entries.append((clip, entry))  # one step: a signal finds the entry whole or not there
+
+    def finish(self) -> None:
+        """Writes the header and sees that every byte is on the disk; the file then only needs its final name."""
+        os.ftruncate(self._file, self._end)  # what a failed write has left behind the last whole entry
+        checksums = {clip: f"{entry.checksum:08x}" for clip, entry in self._entries}
+        described = {clip: _describe(entry) for clip, entry in self._entries}
+        header = json.dumps({METADATA: checksums, **described}).encode()
+        room = HEADER_BYTES - LENGTH_BYTES
+        assert len(header) <= room, "fits() was not asked"
+        self._write(memoryview(room.to_bytes(LENGTH_BYTES, "little") + header.ljust(room)), at=0)
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Gives the file and its lock back; the file stays."""
+        os.close(self._file)
+
+    def discard(self) -> None:
+        """Removes the file."""
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+    def _write(self, data: memoryview, *, at: int) -> None:
+        while data:  # the system takes at most 2 GiB at once, and less when the disk is nearly full
+            num_written = os.pwrite(self._file, data, at)
+            data, at = data[num_written:], at + num_written
+
+
+def _describe(entry: Entry) -> dict[str, object]:
+    """Returns an entry as a safetensors header has it: its offsets count from the end of the header."""
+    offsets = [entry.begin - HEADER_BYTES, entry.end - HEADER_BYTES]
+    return {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
+
+
+def _count_header_bytes(clip: str, entry: Entry) -> int:
+    """Returns the most bytes by which an entry and its checksum lengthen a header."""
+    return len(json.dumps({clip: _describe(entry)})) + len(json.dumps({clip: "0" * 8}))
+
+
+def read_entries(path: Path) -> dict[str, Entry]:
+    """Reads a shard's header and holds it against the file's size.
+
+    Args:
+        path: The shard.
+
+    Returns:
+        The entries by clip.
+
+    Raises:
+        FileNotFoundError: The shard is gone.
+        PermissionError: We may not read it.
+        DamagedShardError: The file is not what was once published.
+    """
+    try:
+        with open(path, "rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            header_bytes = int.from_bytes(file.read(LENGTH_BYTES), "little")
+            if size_bytes < LENGTH_BYTES + header_bytes:
+                raise DamagedShardError(f"{size_bytes} bytes, too few for its header")
+            text = file.read(header_bytes)
+    except (FileNotFoundError, PermissionError):  # no damage to the bytes
+        raise
+    except OSError as error:
+        raise DamagedShardError(f"a file that cannot be read: {error.strerror}") from error
+    try:
+        entries = _parse_header(json.loads(text), begin=LENGTH_BYTES + header_bytes)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedShardError("a header that cannot be understood") from error
+    promised_bytes = max((entry.end for entry in entries.values()), default=LENGTH_BYTES + header_bytes)
+    if size_bytes != promised_bytes:
+        reason = f"{size_bytes} bytes where its header promises {promised_bytes}"
+        raise DamagedShardError(reason, tuple(entries))
+    return entries
+
+
+def _parse_header(header: dict[str, dict[str, object]], *, begin: int) -> dict[str, Entry]:
+    """Turns a header into entries; raises ValueError, KeyError or TypeError where it is not one that we write."""
+    checksums = header.pop(METADATA)
+    if checksums.keys() != header.keys():
+        raise ValueError("checksums of other clips")
+    entries = {}
+    end = begin
+    for clip, described in header.items():  # in the order in which they lie in the file
+        dtype, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
+        first, last = (begin + offset for offset in offsets)  # type: ignore[attr-defined]
+        entry = Entry(str(dtype), tuple(shape), first, last, int(str(checksums[clip]), 16))  # type: ignore[arg-type]
+        if first != end or last - first != ITEM_BYTES[entry.dtype] * math.prod(entry.shape):
+            raise ValueError("bytes that belong to no entry")
+        entries[clip] = entry
+        end = last
+    return entries
+
+
+def map_shard(path: Path, *, size_bytes: int) -> mmap.mmap:
+    """Maps a shard for reading: only what is looked at comes from the disk, and all processes share it.
+
+    Args:
+        path: The shard.
+        size_bytes: What it must hold; to look behind the end of a mapped file would end the process.
+
+    Raises:
+        FileNotFoundError: The shard is gone.
+        DamagedShardError: It holds another number of bytes.
+    """
+    with open(path, "rb") as file:
+        found_bytes = os.fstat(file.fileno()).st_size
+        if found_bytes != size_bytes:
+            raise DamagedShardError(f"{found_bytes} bytes where there were {size_bytes}")
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Tells whether the writer of a half-written shard is dead; False too when the file is gone."""
+    try:
+        with open(path, "r+b") as file:  # NFS gives this lock only to who may write
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return True

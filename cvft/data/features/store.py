@@ -1,0 +1,231 @@
+"""The store of one key: what is missing, reading, writing, and finding and dropping what is damaged."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cvft.data.features.index import Damage, StoreView, load_view, save_index
+from cvft.data.features.key import FeatureKey, check_key
+from cvft.data.features.locks import hold_lock
+from cvft.data.features.shard import DamagedShardError, Feature, checksum_of, map_shard
+from cvft.data.features.writer import MAX_SHARD_BYTES, FeatureWriter, StoreFolder
+from cvft.errors import FeatureError, Problem
+
+BUILD_LOCK = "build.lock"
+
+
+class FeatureStore:
+    """The features of one key. A store can be pickled, and used by the children of a fork.
+
+    What it answers is what its folder held when it last looked. `missing`, `check`, `verify` and a read of an unknown
+    clip look again, and so does a writer when it is done.
+
+    Args:
+        root: Folder of all stores. Nothing is made before something is written.
+        key: What the features depend on.
+
+    Raises:
+        FeatureError: The folder holds features of another key, or cannot be read.
+
+    Example:
+        ```
+        with store.build_lock():  # another process may have built what we lack, so ask inside
+            todo = store.missing(clips)
+            with store.writer() as writer:
+                for clip in todo:
+                    writer.add(clip, (24, 64, 1792), "BF16", encode(clip))
+        feature = store.read(clips[0])
+        ```
+    """
+
+    def __init__(self, root: Path, key: FeatureKey) -> None:
+        self.root = root
+        self.key = key
+        self.folder = root / key.digest()[:16]
+        self._disk = StoreFolder(self.folder, key)
+        self._maps: dict[str, mmap.mmap] = {}
+        check_key(self.folder, key)
+        with self._disk.explain_failure():
+            self._view = load_view(self.folder)
+
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path, FeatureKey]]:
+        """Lets the store cross into a data loader's worker; a mapped file cannot."""
+        return type(self), (self.root, self.key)
+
+    def __contains__(self, clip: str) -> bool:
+        return clip in self._view.places
+
+    def __len__(self) -> int:
+        return len(self._view.places)
+
+    def num_bytes(self) -> int:
+        """Returns the bytes that the store's whole shards take on the disk."""
+        return sum(self._view.facts[shard].size_bytes for shard in self._view.entries)
+
+    @property
+    def damage(self) -> tuple[Damage, ...]:
+        """The shards that could not be used when the store last looked; their clips count as missing."""
+        return self._view.damage
+
+    def missing(self, clips: Iterable[str]) -> list[str]:
+        """Returns the clips that have no features yet, each once, in the order given.
+
+        Args:
+            clips: sha256 of each clip's file, as 64 hex digits.
+
+        Raises:
+            FeatureError: The folder cannot be read.
+        """
+        self._look()
+        return [clip for clip in dict.fromkeys(clips) if clip not in self._view.places]
+
+    def read(self, clip: str) -> Feature:
+        """Returns the features of a clip, bit for bit as they were added, without a copy.
+
+        Args:
+            clip: sha256 of the clip's file.
+
+        Raises:
+            FeatureError: They are not there, or not any more.
+        """
+        with self._disk.explain_failure():
+            feature = self._find(clip)
+            if feature is None:  # published, or dropped and built again, since we last looked
+                self._look()
+                feature = self._find(clip)
+        if feature is not None:
+            return feature
+        problem = Problem(f"clip {clip}", "no features", "features", "compute the features of this clip first")
+        need = "the bytes that were published"
+        damaged = [Problem(item.shard.name, item.reason, need, "drop it: its clips are computed again")
+                   for item in self._view.damage]  # fmt: skip
+        raise FeatureError(f"feature store {self.folder}", [problem, *damaged])
+
+    @contextmanager
+    def writer(self, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> Iterator[FeatureWriter]:
+        """Takes features. What was added is published when a shard is full and at the end, also after an exception.
+
+        Args:
+            max_shard_bytes: A shard is published before it would grow larger; a single entry may be.
+
+        Raises:
+            FeatureError: The disk is full, or the folder cannot be written; nothing half-written is left.
+        """
+        writer = FeatureWriter(self._disk, is_known=self.__contains__, max_shard_bytes=max_shard_bytes)
+        try:
+            yield writer
+        finally:
+            writer.close()
+            self._look()
+
+    @contextmanager
+    def build_lock(self, *, timeout_s: float | None = None) -> Iterator[None]:
+        """Lets one process at a time compute features. It dies with its process.
+
+        It keeps work from being done twice; writers that do not hold it do no damage.
+
+        Args:
+            timeout_s: Seconds to wait for another builder; None waits as long as it takes.
+
+        Raises:
+            FeatureError: Another process still builds when the time is up, or the folder cannot be written.
+        """
+        with self._disk.explain_failure(), self._disk.lock():
+            pass  # makes the folder, with its key
+        with hold_lock(self.folder / BUILD_LOCK, timeout_s=timeout_s):
+            yield
+
+    def check(self) -> list[Damage]:
+        """Removes what dead writers have left, holds every shard's header against its file, and renews the index.
+
+        It reads headers only: `verify` finds a flipped bit among the features.
+
+        Returns:
+            The damaged shards. They stay where they are until they are given to `drop_damaged`.
+
+        Raises:
+            FeatureError: The folder cannot be written.
+        """
+        if not self.folder.is_dir():
+            return []
+        with self._disk.explain_failure(), self._disk.lock():
+            self._disk.remove_leftovers()
+            self._take(load_view(self.folder, trust_index=False))
+            save_index(self.folder, self._view)
+        return list(self._view.damage)
+
+    def verify(self, clips: Iterable[str] | None = None) -> list[Damage]:
+        """Reads features and compares them with their checksums.
+
+        Args:
+            clips: Those of them that are in the store are read; None takes all, at the price of reading every byte.
+
+        Returns:
+            The shards with features that differ, each with those clips, besides the shards that cannot be used at all.
+
+        Raises:
+            FeatureError: The folder cannot be read.
+        """
+        self._look()
+        flipped: dict[str, list[str]] = {}
+        wanted = dict.fromkeys(self._view.places if clips is None else clips)
+        for clip in [clip for clip in wanted if clip in self]:
+            feature = self.read(clip)
+            shard, entry = self._view.places[clip]
+            if checksum_of(clip, feature.dtype, feature.shape, feature.data) != entry.checksum:
+                flipped.setdefault(shard, []).append(clip)
+        reason = "bytes that do not match their checksum"
+        found = [Damage(self.folder / shard, reason, tuple(broken)) for shard, broken in sorted(flipped.items())]
+        return [*self._view.damage, *found]
+
+    def drop_damaged(self, damage: Iterable[Damage]) -> list[str]:
+        """Removes damaged shards, with all that is in them, so that their clips are computed again.
+
+        Args:
+            damage: From `check` or `verify`.
+
+        Returns:
+            The clips that have no features now, as far as their names can be read, in sorted order.
+
+        Raises:
+            FeatureError: The folder cannot be written.
+        """
+        dropped = {item.shard.name: item for item in damage}
+        if not dropped:
+            return []
+        before = {clip for item in dropped.values() for clip in item.clips}
+        before.update(*(self._view.entries.get(name, {}) for name in dropped))
+        with self._disk.explain_failure(), self._disk.lock():
+            for name in dropped:
+                (self.folder / name).unlink(missing_ok=True)
+            self._take(load_view(self.folder, self._view))
+            save_index(self.folder, self._view)
+        return sorted(before - self._view.places.keys())
+
+    def _find(self, clip: str) -> Feature | None:
+        place = self._view.places.get(clip)
+        if place is None:
+            return None
+        shard, entry = place
+        mapped = self._maps.get(shard)
+        if mapped is None:
+            try:
+                mapped = map_shard(self.folder / shard, size_bytes=self._view.facts[shard].size_bytes)
+            except (FileNotFoundError, DamagedShardError):
+                return None
+            self._maps[shard] = mapped
+        return Feature(entry.shape, entry.dtype, memoryview(mapped)[entry.begin : entry.end])
+
+    def _look(self) -> None:
+        """Takes in what was published or dropped since."""
+        with self._disk.explain_failure():
+            self._take(load_view(self.folder, self._view))
+
+    def _take(self, view: StoreView) -> None:
+        # what is gone or has changed must not be read through an old map; a feature in use keeps its map alive
+        same = {name for name in view.entries if view.facts[name] == self._view.facts.get(name)}
+        self._maps = {name: mapped for name, mapped in self._maps.items() if name in same}
+        self._view = view
