@@ -1,0 +1,659 @@
+"""The store of vision features: bit for bit, whole or absent, and never another key's, in processes that really die."""
+
+import dataclasses
+import errno
+import gc
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from cvft.data.features.index import INDEX_FILE, Damage
+from cvft.data.features.key import KEY_FILE, FeatureKey
+from cvft.data.features.shard import HEADER_BYTES
+from cvft.data.features.store import BUILD_LOCK, FeatureStore
+from cvft.errors import FeatureError
+from tests.feature_writing import KEY, bytes_of, clip_of, fill
+
+OTHER = {
+    "sampling": "chat",
+    "max_frames": 8,
+    "decoder": "decord",
+    "decoder_version": "18.0.0",
+    "image_size_px": 112,
+    "tower_sha256": "cd" * 32,
+    "dtype": "F32",
+    "device": "cuda",
+    "attention": "eager",
+    "preprocessing_version": 2,
+    "schema_version": 2,
+}
+REPOSITORY = Path(__file__).parent.parent
+
+
+def shards(store: FeatureStore) -> list[Path]:
+    return sorted(store.folder.glob("shard-*.safetensors"))
+
+
+def assert_holds(store: FeatureStore, names, num_bytes: int = 512) -> None:
+    names = list(names)
+    assert names
+    assert store.missing(map(clip_of, names)) == []
+    for name in names:
+        assert store.read(clip_of(name)).data == bytes_of(name, num_bytes)
+
+
+def assert_valid(store: FeatureStore) -> None:
+    """Nothing damaged, nothing left over, and every shard opens in the library itself."""
+    assert store.check() == []
+    assert store.verify() == []
+    known = {KEY_FILE, INDEX_FILE, "store.lock", BUILD_LOCK, *(path.name for path in shards(store))}
+    assert {path.name for path in store.folder.iterdir()} <= known
+    for path in shards(store):
+        with safe_open(path, framework="pt") as file:
+            assert list(file.keys())
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FeatureStore(tmp_path / "features", KEY)
+
+
+# --- what goes in comes out
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "BF16"), (torch.float16, "F16"), (torch.float32, "F32")])
+def test_every_bit_comes_back(tmp_path, dtype, name):
+    store = FeatureStore(tmp_path, dataclasses.replace(KEY, dtype=name))
+    item_bytes = dtype.itemsize
+    # every pattern of 16 bits: not-a-numbers, infinities, both zeros and subnormal numbers among them
+    data = b"".join(number.to_bytes(2, "little") for number in range(2**16))
+    shape = (4, 16, len(data) // 64 // item_bytes)
+    with store.writer() as writer:
+        assert writer.add(clip_of(1), shape, name, data)
+    feature = FeatureStore(tmp_path, store.key).read(clip_of(1))
+    assert (feature.shape, feature.dtype, feature.data.readonly) == (shape, name, True)
+    assert feature.data == data
+    tensor = torch.frombuffer(bytearray(feature.data), dtype=dtype).reshape(feature.shape)
+    with safe_open(shards(store)[0], framework="pt") as file:
+        theirs = file.get_tensor(clip_of(1))
+    assert theirs.dtype == dtype
+    assert torch.equal(theirs.view(torch.uint8), tensor.view(torch.uint8))
+
+
+@pytest.mark.parametrize("shape", [(0, 64, 1792), (3, 0), (0,), (), (1,)])
+def test_tensors_without_numbers_and_single_numbers_come_back(store, shape):
+    data = torch.ones(shape, dtype=torch.int16).numpy()  # an array, as the caller has one
+    with store.writer() as writer:
+        writer.add(clip_of("before"), (2,), "BF16", b"abcd")
+        writer.add(clip_of("this"), shape, "BF16", data)
+        writer.add(clip_of("behind"), (2,), "BF16", b"efgh")
+    feature = store.read(clip_of("this"))
+    assert (feature.shape, feature.data.tobytes()) == (shape, data.tobytes())
+    assert store.read(clip_of("before")).data == b"abcd"
+    assert store.read(clip_of("behind")).data == b"efgh"
+    assert_valid(store)
+
+
+def test_shards_are_published_when_full_and_at_the_end(store):
+    with store.writer(max_shard_bytes=HEADER_BYTES + 1100) as writer:
+        for name in range(5):
+            writer.add(clip_of(name), (256,), "BF16", bytes_of(name))
+        assert len(shards(store)) == 2
+        with pytest.raises(FeatureError):
+            store.read(clip_of(4))
+    assert len(shards(store)) == 3
+    assert (len(store), clip_of(4) in store, clip_of(5) in store) == (5, True, False)
+    assert store.num_bytes() == sum(path.stat().st_size for path in shards(store)) == 3 * HEADER_BYTES + 5 * 512
+    assert_holds(store, range(5))
+    assert_valid(store)
+
+
+def test_more_entries_than_a_header_holds_go_on_in_another_shard(store):
+    fill(store, range(2500), num_bytes=2)
+    assert len(shards(store)) > 1
+    assert_holds(store, range(2500), num_bytes=2)
+    assert_valid(store)
+
+
+def test_missing_clips_keep_their_order_and_come_once(store):
+    fill(store, [1, 2])
+    assert store.missing([clip_of(name) for name in (9, 1, 5, 9, 2, 5)]) == [clip_of(9), clip_of(5)]
+
+
+def test_a_store_sees_what_others_publish(store, tmp_path):
+    reader = FeatureStore(tmp_path / "features", KEY)
+    fill(store, [1])
+    assert reader.read(clip_of(1)).data == bytes_of(1)
+    fill(store, [2])
+    assert reader.missing([clip_of(2)]) == []
+
+
+def test_a_clip_is_kept_once(store):
+    with store.writer() as writer:
+        assert writer.add(clip_of(1), (1,), "BF16", b"ab")
+        assert not writer.add(clip_of(1), (1,), "BF16", b"cd")
+    with store.writer() as writer:
+        assert not writer.add(clip_of(1), (1,), "BF16", b"ef")
+    assert store.read(clip_of(1)).data == b"ab"
+    assert len(shards(store)) == 1
+
+
+def test_a_store_crosses_into_a_worker_process(store):
+    fill(store, [1])
+    store.read(clip_of(1))
+    assert pickle.loads(pickle.dumps(store)).read(clip_of(1)).data == bytes_of(1)
+
+
+def test_a_store_that_is_only_asked_makes_nothing(store):
+    assert store.missing([clip_of(1)]) == [clip_of(1)]
+    assert (len(store), store.num_bytes(), store.check(), store.verify()) == (0, 0, [], [])
+    with store.writer():
+        pass
+    assert not store.folder.parent.exists()
+
+
+# --- what is refused
+
+
+def test_a_clip_that_is_not_there_is_told(store):
+    with pytest.raises(FeatureError) as caught:
+        store.read(clip_of(1))
+    assert str(caught.value) == (
+        f"feature store {store.folder} has 1 problem\n"
+        f"  clip {clip_of(1)}: got no features, need features\n"
+        "    hint: compute the features of this clip first"
+    )
+
+
+def test_what_does_not_fit_is_refused_at_once(store):
+    strided = memoryview(bytes(8))[::2]
+    with store.writer() as writer:
+        with pytest.raises(FeatureError) as caught:
+            writer.add("clip.mp4", (2, 3), "F32", b"12345")
+        assert str(caught.value) == (
+            "features of clip clip.mp4 has 3 problems\n"
+            "  clip: got `clip.mp4`, need the sha256 of a file as 64 hex digits\n"
+            "  dtype: got `F32`, need `BF16` as in the key\n"
+            "  data: got 5 bytes, need 12 for [2, 3] in `BF16`"
+        )
+        for data in (strided, "text"):
+            with pytest.raises(FeatureError, match="bytes lie one behind the other"):
+                writer.add(clip_of(1), (2,), "BF16", data)
+    assert shards(store) == []
+
+
+def test_every_field_of_the_key_leads_to_a_folder_of_its_own(tmp_path):
+    assert OTHER.keys() == {field.name for field in dataclasses.fields(FeatureKey)}
+    keys = [KEY, *(dataclasses.replace(KEY, **{name: value}) for name, value in OTHER.items())]
+    assert len({key.digest() for key in keys}) == len(keys)
+    assert len({FeatureStore(tmp_path, key).folder for key in keys}) == len(keys)
+
+
+def test_a_digest_does_not_change_with_the_version_of_cvft():
+    text = json.dumps(dict(sorted(dataclasses.asdict(KEY).items())), separators=(",", ":"))
+    assert KEY.digest() == sha256(text.encode()).hexdigest()
+    assert KEY.digest()[:16] == "955dc467bf876bc1"
+
+
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(
+        FeatureError, match=r"dtype: got `BF61`, need one of `BF16`, `F16`, `F32`\n.*did you mean `BF16`"
+    ):
+        dataclasses.replace(KEY, dtype="BF61")
+
+
+def test_a_folder_of_another_key_is_refused(store, tmp_path):
+    fill(store, [1])
+    path = store.folder / KEY_FILE
+    assert json.loads(path.read_text()) == dataclasses.asdict(KEY)
+    path.write_text(json.dumps(dataclasses.asdict(KEY) | {"max_frames": 8}))
+    with pytest.raises(FeatureError) as caught:
+        FeatureStore(tmp_path / "features", KEY)
+    assert str(caught.value) == (
+        f"feature store {store.folder} has 1 problem\n"
+        "  key.json: max_frames: got `8`, need `24`\n"
+        "    hint: remove this folder: its features are computed again"
+    )
+    with pytest.raises(FeatureError, match=r"key.json: max_frames: got `8`"):
+        fill(store, [2])  # a store that was opened before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"text"', "\0"])
+def test_a_key_that_cannot_be_read_is_refused(store, tmp_path, text):
+    fill(store, [1])
+    (store.folder / KEY_FILE).write_text(text)
+    with pytest.raises(FeatureError, match=r"key.json: got .* need the key of this store"):
+        FeatureStore(tmp_path / "features", KEY)
+
+
+# --- damage
+
+
+def three_shards(store: FeatureStore) -> list[Path]:
+    """Clips 0 and 1, 2 and 3, 4 and 5."""
+    fill(store, range(6), max_shard_bytes=HEADER_BYTES + 1024)
+    assert len(shards(store)) == 3
+    return shards(store)
+
+
+@pytest.mark.parametrize("without_index", [False, True])
+@pytest.mark.parametrize("reopened", [False, True])
+@pytest.mark.parametrize("left_bytes", [0, 5, 100, HEADER_BYTES, HEADER_BYTES + 1023, HEADER_BYTES + 1025])
+def test_a_shard_of_another_size_is_named_and_its_clips_are_missing(
+    store, tmp_path, left_bytes, reopened, without_index
+):
+    _, broken, _ = three_shards(store)
+    assert_holds(store, range(6))
+    os.truncate(broken, left_bytes)
+    if without_index:
+        (store.folder / INDEX_FILE).unlink()
+    if reopened:
+        store = FeatureStore(tmp_path / "features", KEY)
+    lost = [clip_of(2), clip_of(3)]
+    assert store.missing(map(clip_of, range(6))) == lost
+    (damage,) = store.damage
+    assert damage.shard == broken
+    if left_bytes >= HEADER_BYTES or not (without_index and reopened):  # else nobody knows the names any more
+        assert set(damage.clips) == set(lost)
+    assert damage.reason.startswith(f"{left_bytes} bytes")
+    assert_holds(store, (0, 1, 4, 5))
+    with pytest.raises(FeatureError, match=f"{broken.name}: got {left_bytes} bytes"):
+        store.read(clip_of(2))
+    assert [item.shard for item in store.verify(map(clip_of, range(6)))] == [broken]
+
+    (found,) = store.check()
+    assert (found.shard, found.reason) == (broken, damage.reason)
+    store.drop_damaged([damage])
+    assert not broken.exists()
+    fill(store, range(6))
+    assert_holds(store, range(6))
+    assert_valid(store)
+
+
+def test_a_shard_that_is_cut_after_it_was_opened_is_told(store):
+    _, broken, _ = three_shards(store)
+    fresh = pickle.loads(pickle.dumps(store))  # has mapped nothing yet, and has read the index
+    os.truncate(broken, 10)
+    with pytest.raises(FeatureError, match=f"{broken.name}: got 10 bytes, too few for its header"):
+        fresh.read(clip_of(2))
+
+
+@pytest.mark.parametrize("at", [0, 7, 30, 200, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 511, HEADER_BYTES + 512])
+def test_a_flipped_bit_is_found_and_named(store, tmp_path, at):
+    _, broken, _ = three_shards(store)
+    data = bytearray(broken.read_bytes())
+    data[at] ^= 1
+    times_ns = broken.stat().st_atime_ns, broken.stat().st_mtime_ns
+    broken.write_bytes(data)
+    os.utime(broken, ns=times_ns)  # as a disk does it, that tells nobody
+    (store.folder / INDEX_FILE).unlink()
+    store = FeatureStore(tmp_path / "features", KEY)
+    (damage,) = store.verify()
+    assert damage.shard == broken
+    if at >= HEADER_BYTES:
+        first, second = clip_of(2), clip_of(3)
+        assert damage == Damage(
+            broken, "bytes that do not match their checksum", (first if at < HEADER_BYTES + 512 else second,)
+        )
+        assert store.verify([first, clip_of(0), clip_of("unknown")]) == ([damage] if damage.clips == (first,) else [])
+        assert store.drop_damaged([damage]) == sorted([first, second])
+    else:
+        store.drop_damaged([damage])
+    assert store.verify() == []
+    fill(store, range(6))
+    assert_holds(store, range(6))
+    assert_valid(store)
+
+
+def test_every_flip_in_a_header_is_found(store, tmp_path):
+    fill(store, [1])
+    (path,) = shards(store)
+    data = path.read_bytes()
+    header_bytes = len(data[:HEADER_BYTES].rstrip())
+    unseen = []
+    for at in range(header_bytes):
+        changed = bytearray(data)
+        changed[at] ^= 1 << at % 8
+        path.write_bytes(changed)
+        found = FeatureStore(tmp_path / "features", KEY)
+        if not found.verify() and found.missing([clip_of(1)]) == []:
+            assert found.read(clip_of(1)).data == bytes_of(1)
+            unseen.append(chr(data[at]))
+    # white space that became other white space, and letters of checksums that stand for the same number
+    assert set(unseen) <= {" ", *"abcdef"}
+    assert header_bytes > 200
+
+
+def test_a_copy_in_another_shard_takes_the_place_of_a_damaged_one(store, tmp_path):
+    one, two = store, FeatureStore(tmp_path / "features", KEY)
+    with one.writer() as first, two.writer() as second:  # neither knows of the other
+        first.add(clip_of(1), (1,), "BF16", b"ab")
+        second.add(clip_of(1), (1,), "BF16", b"cd")
+    assert len(shards(store)) == 2
+    assert store.read(clip_of(1)).data == two.read(clip_of(1)).data == b"cd"  # it was published first
+    assert store.drop_damaged([Damage(shards(store)[0], "flipped", (clip_of(1),))]) == []
+    assert two.missing([clip_of(1)]) == []
+    assert store.read(clip_of(1)).data == two.read(clip_of(1)).data == b"ab"
+
+
+# --- the index
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "null", '{"sha256": "", "shards": {}}', "\0" * 100])
+def test_an_index_that_is_lost_is_made_again(store, tmp_path, text):
+    three_shards(store)
+    path = store.folder / INDEX_FILE
+    whole = path.read_bytes()
+    path.unlink() if text is None else path.write_text(text)
+    again = FeatureStore(tmp_path / "features", KEY)
+    assert_holds(again, range(6))
+    assert again.check() == []
+    assert path.read_bytes() == whole
+
+
+def test_an_index_that_lies_is_not_believed(store, tmp_path):
+    first, second, _ = three_shards(store)
+    path = store.folder / INDEX_FILE
+    whole = path.read_text()
+    path.write_text(whole.replace(str(HEADER_BYTES + 512), str(HEADER_BYTES + 511)))
+    assert path.read_text() != whole
+    assert_holds(FeatureStore(tmp_path / "features", KEY), range(6))
+    path.write_text(whole)
+    second.unlink()  # older than the folder: it names a shard that is gone, and lacks another
+    shutil.copy(first, first.with_name("shard-000009-copy.safetensors"))
+    again = FeatureStore(tmp_path / "features", KEY)
+    assert again.missing(map(clip_of, range(6))) == [clip_of(2), clip_of(3)]
+    assert_holds(again, (0, 1, 4, 5))
+
+
+# --- processes
+
+
+PRELUDE = """
+import os, sys, time
+from pathlib import Path
+from cvft.data.features.store import FeatureStore
+from tests.feature_writing import KEY, bytes_of, clip_of, fill
+store = FeatureStore(Path(sys.argv[1]), KEY)
+"""
+
+
+def start(store: FeatureStore, code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Starts a process that has opened the same store."""
+    command = [sys.executable, "-c", PRELUDE + code, str(store.root), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+
+
+def tell(process: subprocess.Popen[str]) -> str:
+    """Waits for a line that the process prints."""
+    line = process.stdout.readline().strip()
+    assert line, f"ended with {process.wait()}"
+    return line
+
+
+def finish(*processes: subprocess.Popen[str]) -> list[str]:
+    """Lets processes go on that wait for their input to end, and returns what they printed."""
+    for process in processes:
+        process.stdin.close()
+    printed = []
+    for process in processes:
+        with process:
+            printed.append(process.stdout.read())
+    assert [process.returncode for process in processes] == [0] * len(processes)
+    return printed
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    process.stdout.close()
+    process.stdin.close()
+
+
+def test_a_writer_that_is_killed_leaves_nothing_half_written(store):
+    code = """
+with store.writer(max_shard_bytes=2**18 + 1024) as writer:
+    for name in range(3):
+        writer.add(clip_of(name), (256,), "BF16", bytes_of(name))
+    print("added", flush=True)
+    sys.stdin.read()
+"""
+    process = start(store, code)
+    assert tell(process) == "added"
+    (partial,) = store.folder.glob("*.partial")
+    store.check()
+    assert partial.exists()  # its writer lives
+    kill(process)
+    assert len(shards(store)) == 1
+    assert store.missing(map(clip_of, range(3))) == [clip_of(2)]
+    assert store.check() == []
+    assert not partial.exists()
+    assert_holds(store, (0, 1))
+    fill(store, range(3))
+    assert_valid(store)
+
+
+def test_a_writer_can_be_killed_at_any_moment(store):
+    code = """
+print("go", flush=True)
+for name in range(int(sys.argv[2]), 10**9):
+    fill(store, [f"{sys.argv[2]} {name}", name])
+"""
+    processes = [start(store, code, number) for number in range(4)]
+    for process in processes:
+        tell(process)
+    for process in processes:  # each is killed in the middle of naming, syncing, locking or writing
+        time.sleep(0.1)
+        kill(process)
+    (store.folder / ".index.json.1.tmp").write_text("left by one that was killed while it wrote the index")
+    assert store.check() == []
+    assert_valid(store)
+    assert len(store) > 4
+    known = {clip_of(name): name for name in range(10**4)}
+    known |= {clip_of(f"{number} {name}"): f"{number} {name}" for number in range(4) for name in range(10**4)}
+    assert_holds(store, [known[clip] for clip in store.verify() or list(store._view.places)])
+
+
+def test_two_builders_do_the_work_once(store):
+    code = """
+print("ready", flush=True)
+sys.stdin.read()
+with store.build_lock():
+    todo = store.missing(map(clip_of, range(20)))
+    with store.writer() as writer:
+        for name in range(20):
+            if clip_of(name) in todo:
+                time.sleep(0.01)
+                writer.add(clip_of(name), (256,), "BF16", bytes_of(name))
+print(len(todo))
+"""
+    processes = [start(store, code) for _ in range(2)]
+    for process in processes:
+        tell(process)
+    assert sorted(map(int, finish(*processes))) == [0, 20]
+    assert_holds(store, range(20))
+    assert len(shards(store)) == 1
+    assert_valid(store)
+
+
+def test_two_writers_without_a_lock_lose_nothing(store):
+    code = """
+print("ready", flush=True)
+sys.stdin.read()
+first, last = map(int, sys.argv[2:])
+fill(store, range(first, last), max_shard_bytes=2**18 + 3 * 512)
+print(len(store))
+"""
+    processes = [start(store, code, 0, 60), start(store, code, 30, 90)]
+    for process in processes:
+        tell(process)
+    assert "90" in {line.strip() for line in finish(*processes)}
+    assert_holds(store, range(90))
+    assert_valid(store)
+    numbers = [int(path.name.split("-")[1]) for path in shards(store)]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_the_build_lock_is_waited_for_and_dies_with_its_process(store, tmp_path):
+    code = """
+with store.build_lock():
+    print(os.getpid(), flush=True)
+    sys.stdin.read()
+"""
+    process = start(store, code)
+    assert int(tell(process)) == process.pid
+    with pytest.raises(FeatureError) as caught, store.build_lock(timeout_s=0.2):
+        pass
+    assert str(caught.value) == (
+        "the lock of a feature store has 1 problem\n"
+        f"  {store.folder / BUILD_LOCK}: got held by `process {process.pid} on {os.uname().nodename}`, "
+        "need nobody to hold it within 0.2 s\n"
+        "    hint: wait until that process is done"
+    )
+    fill(store, [1])  # writers need no lock, and readers neither
+    kill(process)
+    with store.build_lock(timeout_s=0):
+        pass
+
+
+def test_a_child_that_was_forked_under_the_build_lock_does_not_keep_it(store):
+    code = """
+with store.build_lock():
+    child = os.fork()
+    if child == 0:
+        sys.stdin.read()
+        os._exit(0)
+print("left", flush=True)
+os.waitpid(child, 0)
+"""
+    process = start(store, code)
+    assert tell(process) == "left"
+    with store.build_lock(timeout_s=0):
+        pass
+    finish(process)
+
+
+# --- size
+
+
+def test_reading_one_entry_of_a_large_shard_reads_only_that_entry(store):
+    num_bytes = 4 * 2**20
+    data = bytes(num_bytes - 4)
+    with store.writer() as writer:
+        for name in range(50):
+            writer.add(clip_of(name), (num_bytes // 2,), "BF16", data + name.to_bytes(4, "little"))
+    assert store.num_bytes() == HEADER_BYTES + 50 * num_bytes
+    code = """
+def peak_kib():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+before = peak_kib()
+feature = store.read(clip_of(33))
+assert int.from_bytes(feature.data[-4:], "little") == 33
+untouched = peak_kib()
+assert feature.data.tobytes()[:4] == bytes(4)
+print(untouched - before, peak_kib() - before)
+"""
+    (printed,) = finish(start(store, code))
+    untouched_kib, read_kib = map(int, printed.split())
+    assert untouched_kib < 2 * 2**10
+    assert read_kib < 10 * 2**10  # 4 MiB of the file and 4 MiB of the copy
+
+
+# --- failures
+
+
+def test_what_was_added_before_an_exception_is_kept(store):
+    def interrupt():
+        with store.writer() as writer:
+            writer.add(clip_of(1), (256,), "BF16", bytes_of(1))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert_holds(store, [1])
+    assert_valid(store)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small tmpfs")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    yield place
+    gc.collect()  # exceptions that refer to their own frames keep a store, and with it the files that it has mapped
+    subprocess.run(["umount", str(place)], check=True)
+
+
+FULL = (
+    "the feature store has 1 problem\n"
+    "  {folder}: got a full disk, need room for vision features\n"
+    "    hint: features published before are intact: free some space and run the same command again"
+)
+
+
+def test_a_full_disk_is_told_and_costs_nothing_that_was_whole(small_disk):
+    store = FeatureStore(small_disk, KEY)
+    fill(store, ["before"], num_bytes=2**19)
+    with pytest.raises(FeatureError) as caught:
+        fill(store, range(10), num_bytes=2**19)
+    assert str(caught.value) == FULL.format(folder=store.folder)
+    assert caught.value.__cause__.errno == errno.ENOSPC
+    assert len(shards(store)) == 2
+    assert 2 < len(store) < 10
+    assert_valid(store)
+    whole = len(store)
+    with pytest.raises(FeatureError, match="got a full disk"):  # not even a header fits after this
+        fill(store, range(100, 200), num_bytes=2**16)
+    with pytest.raises(FeatureError, match="got a full disk"):
+        fill(store, range(200, 300), num_bytes=2**12)
+    assert list(store.folder.glob("*.partial")) + list(store.folder.glob("*.tmp")) == []
+    assert_valid(store)
+    assert len(store) >= whole
+    assert_holds(store, ["before"], num_bytes=2**19)
+    store.drop_damaged([Damage(shards(store)[0], "in the way", ())])  # its space is free again
+    fill(store, ["after"], num_bytes=2**16)
+    assert_holds(store, ["after"], num_bytes=2**16)
+    assert store.missing([clip_of("before")]) == [clip_of("before")]
+    assert_valid(store)
+
+
+@pytest.mark.parametrize("limit_bytes", [1000, HEADER_BYTES + 1000])
+def test_a_file_that_may_not_grow_is_told_like_a_full_disk(store, limit_bytes):
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+try:
+    fill(store, range(9))
+except ValueError as error:
+    print(error)
+"""
+    (printed,) = finish(start(store, code, limit_bytes))
+    assert printed.strip() == FULL.format(folder=store.folder)
+    kept = [0] if limit_bytes > HEADER_BYTES else []
+    assert store.missing(map(clip_of, range(9))) == [clip_of(name) for name in range(9) if name not in kept]
+    assert_valid(store)
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "features").write_text("a file")
+    store = FeatureStore(tmp_path / "store", KEY)
+    store.folder.parent.write_text("a file")
+    with pytest.raises(FeatureError, match=r"got `.*`, need a folder that can be read, written and locked"):
+        fill(store, [1])
