@@ -1,0 +1,203 @@
+"""What a training step costs in arithmetic and in time, by counting. A model, not a measurement.
+
+`Architecture` + `Batch` -> `Flops` (by part) -> seconds on a named GPU
+
+One multiply-add is 2 FLOPs. Counted is what the hardware does, recomputation included; left out are norms, activations
+and the softmax (below one per cent of a step at the published sizes), the loss, AdamW, what DoRA computes beyond LoRA,
+and the frozen part of the first layer that needs no backward pass. Memory is in `memory.py`.
+Source of the accounting: each frozen linear layer with N weights costs a token 2N forward, 2N backward for the gradient of
+its input (none for its weights) and 2N again where it is recomputed; attention costs 4h forward and 10h backward per
+visible (query, key) pair and layer of width h, because the fused kernels compute the scores once more (5 products
+against 2; Dao, FlashAttention-2, arXiv 2307.08691, section 3.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cvft.engine.architecture import AdapterParameters, Architecture
+from cvft.engine.gpus import Gpu
+
+STOCK_UTILISATION = 0.40
+LANGUAGE_UTILISATION = 0.45
+TOWER_UTILISATION = 0.50
+"""Assumed shares of a GPU's peak that stock training, the decoder alone and the tower alone reach; not measured by us.
+
+Source: reported end-to-end numbers, not reproduced: NeMo AutoModel, LoRA of Llama-3 8B on an H100, 40.6 % and Qwen2.5-7B
+42.8 %; a plain matmul reaches 80 % there, 86 % on an A100 (stas00/ml-engineering). The tower has no small products.
+"""
+
+FORWARD_FLOPS = 2
+INPUT_GRADIENT_FLOPS = 2
+WEIGHT_GRADIENT_FLOPS = 2
+"""FLOPs per weight and token."""
+
+ATTENTION_FORWARD_FLOPS = 4
+ATTENTION_BACKWARD_FLOPS = 10
+"""FLOPs per visible pair, layer and unit of width."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one micro-batch of one rank feeds.
+
+    Args:
+        num_sequences: Rows of the tensors; several samples may share one.
+        num_tokens: Tokens that are computed, with padding.
+        num_pairs: (query, key) pairs that see each other; L (L + 1) / 2 for a causal sequence of L tokens.
+        num_label_tokens: Tokens that are trained on.
+        num_tower_frames: Frames that pass through the tower; 0 when their features are stored.
+        num_projected_frames: Frames that pass through the projector.
+        num_mask_cells: (query, key) cells of a mask that the attention kernel is given, over all sequences; 0 when the
+            kernel masks by itself, as with one sequence and no padding.
+    """
+
+    num_sequences: int
+    num_tokens: int
+    num_pairs: int
+    num_label_tokens: int
+    num_tower_frames: int = 0
+    num_projected_frames: int = 0
+    num_mask_cells: int = 0
+
+
+def causal_pairs(num_tokens: int) -> int:
+    """Returns the visible pairs of one causal sequence, each token seeing itself and those before."""
+    return num_tokens * (num_tokens + 1) // 2
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations by part.
+
+    Args:
+        tower: Patch embedding, blocks and pooling convolution.
+        projector: Its linear layers.
+        language: Linear layers of the decoder blocks.
+        attention: Scores and sums of the decoder's attention.
+        output_layer: Scores over the vocabulary.
+        adapter: The adapter's own products, on every part.
+    """
+
+    tower: int = 0
+    projector: int = 0
+    language: int = 0
+    attention: int = 0
+    output_layer: int = 0
+    adapter: int = 0
+
+    @property
+    def total(self) -> int:
+        """FLOPs of all parts."""
+        return self.tower + self.projector + self.language + self.attention + self.output_layer + self.adapter
+
+
+def training_flops(
+    architecture: Architecture,
+    batch: Batch,
+    *,
+    adapter: AdapterParameters,
+    recompute: bool,
+    scores_all_tokens: bool = False,
+) -> Flops:
+    """Counts forward and backward pass of one micro-batch.
+
+    Whether tower and projector have a backward pass follows from the adapter: the projector does when it or the tower is
+    trained. Recomputation covers the decoder blocks and, when it is trained, the tower, but not the projector.
+
+    Args:
+        architecture: The model's sizes.
+        batch: The micro-batch.
+        adapter: Trainable parameters by part.
+        recompute: Whether activations are computed again in the backward pass.
+        scores_all_tokens: Whether the output layer runs on every token, as in stock training, instead of on those that
+            are trained on.
+
+    Returns:
+        FLOPs by part.
+    """
+    again = FORWARD_FLOPS if recompute else 0
+    linear_flops = FORWARD_FLOPS + INPUT_GRADIENT_FLOPS + again
+    attention_again = ATTENTION_FORWARD_FLOPS if recompute else 0
+    attention_flops = ATTENTION_FORWARD_FLOPS + ATTENTION_BACKWARD_FLOPS + attention_again
+    layers, width = architecture.num_hidden_layers, architecture.hidden_size
+    num_rows = batch.num_tokens if scores_all_tokens else batch.num_label_tokens
+    has_projector_backward = adapter.tower > 0 or adapter.projector > 0
+    projector_flops = FORWARD_FLOPS + (INPUT_GRADIENT_FLOPS if has_projector_backward else 0)
+    return Flops(
+        tower=_tower_flops(architecture, batch.num_tower_frames, is_trained=adapter.tower > 0, recompute=recompute),
+        projector=projector_flops * architecture.projector_weights * _num_pooled(architecture, batch),
+        language=linear_flops * architecture.language_layer_weights * layers * batch.num_tokens,
+        attention=attention_flops * width * layers * batch.num_pairs,
+        output_layer=(FORWARD_FLOPS + INPUT_GRADIENT_FLOPS) * architecture.vocab_size * width * num_rows,
+        adapter=_adapter_flops(architecture, batch, adapter, recompute=recompute),
+    )
+
+
+def build_flops(architecture: Architecture, num_frames: int) -> Flops:
+    """Counts what it costs to encode frames once, up to the pooling convolution.
+
+    Args:
+        architecture: The model's sizes.
+        num_frames: Frames.
+
+    Returns:
+        FLOPs; all in the tower.
+    """
+    return Flops(tower=_tower_flops(architecture, num_frames, is_trained=False, recompute=False))
+
+
+def feature_bytes(architecture: Architecture, num_frames: int, *, dtype_bytes: int) -> int:
+    """Returns the bytes of stored features, taken between pooling convolution and projector.
+
+    Args:
+        architecture: The model's sizes.
+        num_frames: Frames.
+        dtype_bytes: Bytes of a value.
+
+    Returns:
+        Bytes, without the file's header.
+    """
+    return num_frames * architecture.vision.num_pooled_patches * architecture.vision.hidden_size * dtype_bytes
+
+
+def estimated_seconds(flops: int, gpu: Gpu, *, utilisation: float) -> float:
+    """Estimates how long a GPU computes; an assumption divided by a data sheet, so good for orders and comparisons.
+
+    Args:
+        flops: Floating-point operations.
+        gpu: The GPU.
+        utilisation: Share of its peak that is reached; see the constants of this module.
+
+    Returns:
+        Seconds, without decoding, loading and talk between ranks.
+    """
+    return flops / (gpu.bf16_flops_per_s * utilisation)
+
+
+def _num_pooled(architecture: Architecture, batch: Batch) -> int:
+    return batch.num_projected_frames * architecture.vision.num_pooled_patches
+
+
+def _tower_flops(architecture: Architecture, num_frames: int, *, is_trained: bool, recompute: bool) -> int:
+    """Counts the tower; a trained one has its gradients end at the first block, so patches are only embedded."""
+    vision = architecture.vision
+    again = recompute and is_trained
+    linear = FORWARD_FLOPS + is_trained * INPUT_GRADIENT_FLOPS + again * FORWARD_FLOPS
+    attention = ATTENTION_FORWARD_FLOPS + is_trained * ATTENTION_BACKWARD_FLOPS + again * ATTENTION_FORWARD_FLOPS
+    pooling = FORWARD_FLOPS + is_trained * INPUT_GRADIENT_FLOPS
+    layer = linear * architecture.tower_layer_weights * vision.num_positions
+    layer += attention * vision.num_positions**2 * vision.hidden_size
+    frame = vision.num_hidden_layers * layer
+    frame += FORWARD_FLOPS * vision.patch_weights * vision.num_patches
+    frame += pooling * vision.pooling_weights * vision.num_pooled_patches
+    return num_frames * frame
+
+
+def _adapter_flops(architecture: Architecture, batch: Batch, adapter: AdapterParameters, *, recompute: bool) -> int:
+    trained = FORWARD_FLOPS + INPUT_GRADIENT_FLOPS + WEIGHT_GRADIENT_FLOPS
+    recomputed = trained + (FORWARD_FLOPS if recompute else 0)
+    on_language = recomputed * adapter.language * batch.num_tokens
+    on_tower = recomputed * adapter.tower * batch.num_tower_frames * architecture.vision.num_positions
+    on_projector = trained * adapter.projector * _num_pooled(architecture, batch)
+    return on_language + on_tower + on_projector
