@@ -1,0 +1,182 @@
+"""What autograd keeps of one token in one block, read off `model/modeling.py`, `model/vision.py` and peft's `Linear`.
+
+The rules: a frozen linear layer keeps nothing, its weight is there anyway; an adapter keeps its input and the output of A; a
+product keeps its factors that need a gradient or multiply one that does; the fused attention keeps query, key, value,
+output and the logarithm of each softmax's sum. `tests/test_engine_memory.py` compares the sums with a real forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cvft.engine.architecture import Architecture, Linear
+from cvft.engine.targets import QKV
+
+FP32_BYTES = 4
+MASK_BYTES = 1
+"""Bytes of a value of a dropout mask. Source: torch's fused dropout on CUDA keeps booleans."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """In which precisions activations are kept.
+
+    Args:
+        dtype_bytes: Bytes of a value in the model's own precision.
+        is_autocast: Whether bf16 is computed under autocast beside fp32 adapters.
+        has_dropout: Whether adapters drop inputs.
+    """
+
+    dtype_bytes: int
+    is_autocast: bool = False
+    has_dropout: bool = False
+
+    @property
+    def wide_bytes(self) -> int:
+        """Bytes of a value that a layer norm returns, and so of the tower's residual stream: autocast makes them fp32 on CUDA."""
+        return FP32_BYTES if self.is_autocast else self.dtype_bytes
+
+    @property
+    def copies_inputs(self) -> bool:
+        """Whether each adapter keeps its own copy of an input that several read: after a cast, or after dropout."""
+        return self.is_autocast or self.has_dropout
+
+    def adapter_bytes(self, linear: Linear, *, rank: int, shares_input: bool = False) -> int:
+        """Returns bytes per token that an adapter keeps.
+
+        Args:
+            linear: The layer that it sits on.
+            rank: Its rank.
+            shares_input: Whether its input is kept by somebody else, unless it is copied.
+
+        Returns:
+            Bytes: input, output of A, mask of the dropout.
+        """
+        kept = 0 if shares_input and not self.copies_inputs else linear.num_in * self.dtype_bytes
+        mask = linear.num_in * MASK_BYTES if self.has_dropout else 0
+        return kept + rank * self.dtype_bytes + mask
+
+
+def wide_norm_bytes(width: int) -> int:
+    """Returns bytes per token that an RMS norm keeps: its input in fp32 and the reciprocal of its root mean square."""
+    return (width + 1) * FP32_BYTES
+
+
+def language_layer_bytes(
+    architecture: Architecture, *, precision: Precision, adapted: Sequence[str], rank: int, has_mask: bool
+) -> int:
+    """Counts what one decoder block keeps of one token.
+
+    Args:
+        architecture: The model's sizes.
+        precision: Precisions of activations.
+        adapted: Linear layers with an adapter.
+        rank: Rank of each.
+        has_mask: Whether attention gets a mask; then keys and values are repeated for every query head, because the kernel
+            that takes a mask knows no groups.
+
+    Returns:
+        Bytes.
+    """
+    width, value_bytes = architecture.hidden_size, precision.dtype_bytes
+    norms = 2 * wide_norm_bytes(width)
+    # value is a view of the fused projection, which therefore stays whole
+    unrepeated = architecture.key_value_width + architecture.language_linears[QKV].num_out
+    keys_and_values = 2 * width if has_mask else unrepeated
+    query_and_output = 2 * width
+    rotary = architecture.head_dim  # cosines and sines, one table per block
+    attention = (query_and_output + keys_and_values + rotary) * value_bytes
+    softmax_sums = architecture.num_attention_heads * FP32_BYTES
+    # silu keeps the gate, the product keeps silu's result and the up projection
+    gating = 3 * architecture.intermediate_size * value_bytes
+    adapters = sum(
+        precision.adapter_bytes(
+            architecture.language_linears[name], rank=rank, shares_input=name == "up_proj" and "gate_proj" in adapted
+        )
+        for name in adapted
+    )
+    return norms + attention + softmax_sums + gating + adapters
+
+
+def backward_bytes(architecture: Architecture, *, precision: Precision, adapted: Sequence[str]) -> int:
+    """Counts the intermediates of one token at the worst moment of a block, the MLP, beyond what is kept.
+
+    On the way back, two gradients of the MLP's inner width stand beside what is kept. On the way forward, which
+    recomputation repeats, a cast adapter on the down projection holds its input in both precisions instead. Around them lie the
+    residual stream and its gradient, and the copies of both that the norms made in fp32.
+
+    Args:
+        architecture: The model's sizes.
+        precision: Precisions of activations.
+        adapted: Linear layers with an adapter.
+
+    Returns:
+        Bytes.
+    """
+    value_bytes = precision.dtype_bytes
+    inner = 2 * value_bytes
+    if precision.is_autocast and "down_proj" in adapted:
+        inner = max(inner, value_bytes + FP32_BYTES)
+    residual = 2 * value_bytes if value_bytes == FP32_BYTES else 4 * value_bytes
+    return architecture.intermediate_size * inner + architecture.hidden_size * residual
+
+
+def tower_layer_bytes(architecture: Architecture, *, precision: Precision, rank: int) -> int:
+    """Counts what one block of a trained tower keeps of one token.
+
+    Args:
+        architecture: The model's sizes.
+        precision: Precisions of activations.
+        rank: Rank of its adapters.
+
+    Returns:
+        Bytes.
+    """
+    vision, value_bytes = architecture.vision, precision.dtype_bytes
+    width = vision.hidden_size
+    fused_and_output = architecture.tower_linears["query_key_value"].num_out + width
+    attention = fused_and_output * value_bytes + vision.num_heads * FP32_BYTES
+    norms = 2 * (width + 2) * precision.wide_bytes  # input, mean and reciprocal deviation
+    activation = vision.intermediate_size * value_bytes
+    adapters = sum(precision.adapter_bytes(linear, rank=rank) for linear in architecture.tower_linears.values())
+    return attention + norms + activation + adapters
+
+
+def tower_working_bytes(architecture: Architecture, *, precision: Precision) -> int:
+    """Counts what one token holds at the widest point of a tower that keeps nothing: the MLP's activation.
+
+    Args:
+        architecture: The model's sizes.
+        precision: Precisions of activations.
+
+    Returns:
+        Bytes: residual stream, its cast, and the inner width before and after the activation.
+    """
+    vision = architecture.vision
+    inner = 2 * vision.intermediate_size * precision.dtype_bytes
+    return inner + vision.hidden_size * (precision.wide_bytes + precision.dtype_bytes)
+
+
+def projector_bytes(architecture: Architecture, *, precision: Precision, rank: int, has_adapter: bool) -> int:
+    """Counts what a projector with a backward pass keeps of one pooled patch.
+
+    Args:
+        architecture: The model's sizes.
+        precision: Precisions of activations.
+        rank: Rank of its adapters.
+        has_adapter: Whether it has adapters, or only passes gradients on to the tower.
+
+    Returns:
+        Bytes.
+    """
+    width, value_bytes = architecture.hidden_size, precision.dtype_bytes
+    norm = (width + 2) * precision.wide_bytes
+    activations = width * precision.wide_bytes + 3 * architecture.intermediate_size * value_bytes
+    if not has_adapter:
+        return norm + activations
+    adapters = sum(
+        precision.adapter_bytes(linear, rank=rank, shares_input=name == "dense_h_to_4h")
+        for name, linear in architecture.projector_linears.items()
+    )
+    return norm + activations + adapters

@@ -1,0 +1,282 @@
+"""How much memory of a GPU a training step takes at its peak, by counting what lies there. A model, not a measurement.
+
+`Architecture` + `Batch` + how it is trained -> `Memory` (bytes by part of one rank)
+
+Counted are tensors. What the allocator loses to fragments and what kernels take inside (cuBLAS, attention backward) is
+not; leave room for it. Eager attention, which keeps every weight, and DoRA's own intermediates are not modelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cvft.engine.activations import (
+    Precision,
+    backward_bytes,
+    language_layer_bytes,
+    projector_bytes,
+    tower_layer_bytes,
+    tower_working_bytes,
+    wide_norm_bytes,
+)
+from cvft.engine.architecture import AdapterParameters, Architecture
+from cvft.engine.costs import Batch
+
+CONTEXT_BYTES = 700_000_000
+"""What CUDA, cuBLAS and their kernels take on the device before any tensor. An assumption: it depends on driver and GPU.
+
+Source: the 0.7 GB of the paper model in the project's performance notes; one run of `nvidia-smi` tells it for a machine.
+"""
+
+FP32_BYTES = 4
+ADAM_MOMENTS = 2
+
+LOGIT_BYTES = 3 * FP32_BYTES
+"""Bytes per (row, word of the vocabulary) at the head of the backward pass: the saved log-probabilities, the gradient with
+respect to them, and with respect to the logits, all fp32. More than the forward pass holds (logits, their fp32 copy and the
+log-probabilities). Source: torch's cross_entropy, log_softmax followed by nll_loss."""
+
+BUCKET_VALUES = 200_000_000
+"""Values of the buffer in which ZeRO-1 and ZeRO-2 collect gradients, taken whole however small the adapter is.
+
+Source: `reduce_bucket_size` of ms-swift's zero1.json and zero2.json; deepspeed/runtime/zero/stage_1_and_2.py, setup_buckets.
+"""
+
+GATHERED_VALUES = 1_000_000_000
+"""Most parameters that ZeRO-3 holds gathered. Source: `stage3_max_live_parameters` of ms-swift's zero3.json."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained, as far as memory goes.
+
+    Args:
+        dtype_bytes: Bytes of a frozen weight and of an activation: 2 for bf16, 4 for fp32.
+        adapted: Linear layers of a decoder block with an adapter; see `architecture.adapted_names`.
+        rank: Rank of each update.
+        adapter: Trainable parameters by part.
+        recompute: Whether activations of the blocks are computed again in the backward pass.
+        dropout: Share of adapter inputs zeroed; any but 0 keeps a mask and a copy per adapter.
+        strategy: `single`, `ddp`, `zero1`, `zero2`, `zero2_offload` or `zero3`.
+        num_ranks: Processes that share the work.
+        has_tower: Whether the tower is loaded; without it, only stored features can be fed.
+        chunk_rows: Label rows that are scored at a time, or None for all at once.
+        scores_all_tokens: Whether every token is scored, as in stock training; then nothing is cut into chunks.
+    """
+
+    dtype_bytes: int
+    adapted: Sequence[str]
+    rank: int
+    adapter: AdapterParameters
+    recompute: bool
+    dropout: float = 0.0
+    strategy: str = "single"
+    num_ranks: int = 1
+    has_tower: bool = True
+    chunk_rows: int | None = None
+    scores_all_tokens: bool = False
+
+    @property
+    def is_deepspeed(self) -> bool:
+        """Whether DeepSpeed holds adapter and optimizer."""
+        return self.strategy.startswith("zero")
+
+    @property
+    def precision(self) -> Precision:
+        """What lies beside the activations of the model's own precision.
+
+        peft makes the adapter of a bf16 model fp32 and casts its inputs, under autocast; DeepSpeed makes all bf16 and uses
+        no autocast.
+        """
+        return Precision(
+            self.dtype_bytes,
+            is_autocast=self.dtype_bytes < FP32_BYTES and not self.is_deepspeed,
+            has_dropout=self.dropout > 0,
+        )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one rank's GPU by part, and what lies on the host instead.
+
+    The last three come one after the other; the peak holds the largest of them, and the tower's turn comes before
+    activations are saved.
+
+    Args:
+        weights: Frozen weights, with what ZeRO-3 gathers of them.
+        adapter: Trainable weights in the precision they are computed in.
+        gradient: Their gradients.
+        optimizer: AdamW's moments, and fp32 weights where the trainable ones are bf16.
+        communication: Buffers in which gradients travel between ranks.
+        context: What CUDA itself takes.
+        saved: Activations that wait for the backward pass.
+        vision: The frozen tower while it runs.
+        logits: The loss, at the head of the backward pass.
+        layer: A block in its backward pass: its gradients, and with recomputation its activations.
+        host: Optimizer that is kept in the host's memory; not part of the peak.
+    """
+
+    weights: int
+    adapter: int
+    gradient: int
+    optimizer: int
+    communication: int
+    context: int
+    saved: int
+    vision: int
+    logits: int
+    layer: int
+    host: int = 0
+
+    @property
+    def peak(self) -> int:
+        """Most bytes at any moment of a step."""
+        fixed = self.weights + self.adapter + self.gradient + self.optimizer + self.communication + self.context
+        return fixed + max(self.vision, self.saved + max(self.logits, self.layer))
+
+
+def peak_memory(architecture: Architecture, batch: Batch, training: Training) -> Memory:
+    """Counts the memory of one rank.
+
+    Args:
+        architecture: The model's sizes.
+        batch: Its largest micro-batch.
+        training: How it is trained.
+
+    Returns:
+        Bytes by part.
+    """
+    gradient, optimizer, host = _adapter_state(training)
+    return Memory(
+        weights=_weight_bytes(architecture, training),
+        adapter=training.adapter.total * _adapter_value_bytes(training),
+        gradient=gradient,
+        optimizer=optimizer,
+        communication=_communication_bytes(architecture, training),
+        context=CONTEXT_BYTES,
+        saved=saved_bytes(architecture, batch, training),
+        vision=_vision_bytes(architecture, batch, training),
+        logits=_logit_bytes(architecture, batch, training),
+        layer=_layer_bytes(architecture, batch, training),
+        host=host,
+    )
+
+
+def saved_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
+    """Counts the activations that wait for the backward pass, without those of the loss.
+
+    Without recomputation all that `activations.py` lists, of every block; with it the input of every block. The first block's
+    first norm is among them, though it saves nothing when its input needs no gradient.
+
+    Args:
+        architecture: The model's sizes.
+        batch: The micro-batch.
+        training: How it is trained.
+
+    Returns:
+        Bytes.
+    """
+    precision = training.precision
+    num_bytes = batch.num_tokens * wide_norm_bytes(architecture.hidden_size)  # the norm after the last block
+    if training.recompute:
+        block_input = architecture.hidden_size * precision.dtype_bytes
+        num_bytes += architecture.num_hidden_layers * batch.num_tokens * block_input
+    else:
+        num_bytes += architecture.num_hidden_layers * _language_block_bytes(architecture, batch, training)
+        num_bytes += training.adapter.total * precision.dtype_bytes if precision.is_autocast else 0  # casts of A and B
+    return num_bytes + _saved_vision_bytes(architecture, batch, training)
+
+
+def _saved_vision_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
+    precision, vision, num_bytes = training.precision, architecture.vision, 0
+    if training.adapter.tower:
+        block = vision.hidden_size * precision.wide_bytes  # its input
+        if not training.recompute:
+            block = tower_layer_bytes(architecture, precision=precision, rank=training.rank)
+        pooled = vision.hidden_size * precision.wide_bytes  # input of the pooling convolution
+        per_position = vision.num_hidden_layers * block + pooled
+        num_bytes += batch.num_tower_frames * vision.num_positions * per_position
+    if training.adapter.tower or training.adapter.projector:
+        per_patch = projector_bytes(
+            architecture, precision=precision, rank=training.rank, has_adapter=training.adapter.projector > 0
+        )
+        num_bytes += batch.num_projected_frames * vision.num_pooled_patches * per_patch
+    return num_bytes
+
+
+def _language_block_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
+    per_token = language_layer_bytes(
+        architecture,
+        precision=training.precision,
+        adapted=training.adapted,
+        rank=training.rank,
+        has_mask=batch.num_mask_cells > 0,
+    )
+    # a boolean mask becomes an additive one in every block
+    return batch.num_tokens * per_token + batch.num_mask_cells * training.dtype_bytes
+
+
+def _layer_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
+    per_token = backward_bytes(architecture, precision=training.precision, adapted=training.adapted)
+    again = _language_block_bytes(architecture, batch, training) if training.recompute else 0
+    return batch.num_tokens * per_token + again
+
+
+def _vision_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
+    per_position = tower_working_bytes(architecture, precision=training.precision)
+    return batch.num_tower_frames * architecture.vision.num_positions * per_position
+
+
+def _logit_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
+    if training.scores_all_tokens:
+        return batch.num_tokens * architecture.vocab_size * LOGIT_BYTES
+    num_rows = batch.num_label_tokens
+    at_once = num_rows if training.chunk_rows is None else min(training.chunk_rows, num_rows)
+    # the rows that are scored are gathered, and have a gradient
+    gathered = 2 * num_rows * architecture.hidden_size * training.dtype_bytes
+    return at_once * architecture.vocab_size * LOGIT_BYTES + gathered
+
+
+def _weight_bytes(architecture: Architecture, training: Training) -> int:
+    parameters = architecture.count_parameters()
+    num_values = parameters.total + architecture.num_buffer_values - (0 if training.has_tower else parameters.tower)
+    if training.strategy != "zero3":
+        return num_values * training.dtype_bytes
+    gathered = min(GATHERED_VALUES, num_values)
+    return (_share(num_values, training.num_ranks) + gathered) * training.dtype_bytes
+
+
+def _adapter_value_bytes(training: Training) -> int:
+    return training.dtype_bytes if training.is_deepspeed else FP32_BYTES
+
+
+def _adapter_state(training: Training) -> tuple[int, int, int]:
+    """Returns bytes of gradients, of the optimizer, and of the optimizer on the host.
+
+    DDP keeps all on every rank. ZeRO-1 shards the optimizer, ZeRO-2 and 3 the gradients too. DeepSpeed keeps fp32 weights
+    beside bf16 ones for AdamW, and its gradients in the model's precision.
+    """
+    num_values, strategy = training.adapter.total, training.strategy
+    if not training.is_deepspeed:
+        return num_values * FP32_BYTES, num_values * ADAM_MOMENTS * FP32_BYTES, 0
+    shard = _share(num_values, training.num_ranks)
+    optimizer = shard * (1 + ADAM_MOMENTS) * FP32_BYTES
+    if strategy == "zero2_offload":
+        # the host holds the fp32 gradient of its shard too
+        return shard * training.dtype_bytes, 0, optimizer + shard * FP32_BYTES
+    gradient = num_values if strategy == "zero1" else shard
+    return gradient * training.dtype_bytes, optimizer, 0
+
+
+def _communication_bytes(architecture: Architecture, training: Training) -> int:
+    """Returns bytes of gradient buffers: a copy of the gradients for DDP, DeepSpeed's bucket for ZeRO."""
+    if training.strategy == "ddp":
+        return training.adapter.total * FP32_BYTES
+    if training.strategy == "zero3":
+        return architecture.hidden_size**2 * training.dtype_bytes  # what transformers fills in for "auto"
+    return BUCKET_VALUES * training.dtype_bytes if training.is_deepspeed else 0
+
+
+def _share(num_values: int, num_ranks: int) -> int:
+    return -(-num_values // num_ranks)
