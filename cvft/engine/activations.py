@@ -139,7 +139,10 @@ def tower_layer_bytes(architecture: Architecture, *, precision: Precision, rank:
     attention = fused_and_output * value_bytes + vision.num_heads * FP32_BYTES
     norms = 2 * (width + 2) * precision.wide_bytes  # input, mean and reciprocal deviation
     activation = vision.intermediate_size * value_bytes
-    adapters = sum(precision.adapter_bytes(linear, rank=rank) for linear in architecture.tower_linears.values())
+    adapters = sum(
+        precision.adapter_bytes(linear, rank=rank, shares_input=name == "dense")
+        for name, linear in architecture.tower_linears.items()
+    )
     return attention + norms + activation + adapters
 
 

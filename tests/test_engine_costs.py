@@ -1,0 +1,254 @@
+"""The counts of a plan: parameters equal the model's and peft's, FLOPs equal torch's own counter, GPUs are found by name."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from cvft.engine.architecture import AdapterParameters, Architecture, count_adapter_parameters
+from cvft.engine.costs import (
+    LANGUAGE_UTILISATION,
+    Batch,
+    build_flops,
+    causal_pairs,
+    estimated_seconds,
+    feature_bytes,
+    training_flops,
+)
+from cvft.engine.gpus import GPUS, find_gpu
+from cvft.engine.targets import target_regex
+from cvft.model.checkpoint import load_model
+from cvft.model.folder import read_config_json
+from tests.tiny import TINY, tiny_processor
+
+FULL = Architecture()
+SMALL = Architecture.from_config(read_config_json(TINY))
+SPEC = Path(__file__).parent / "golden" / "state_dict.json"
+
+PREFIX_TOKENS, ANSWER_TOKENS, LABELS = 1609, 100, 60
+"""A clip's tokens, and a question's and its answer's, for which the paper model of the performance notes prints numbers."""
+
+RANK_16 = count_adapter_parameters(FULL, targets="all-linear", rank=16)
+TFLOPS = 1e12
+
+
+def adapt(model, *, rank=4, dropout=0.0, dora=False, **targets):
+    config = peft.LoraConfig(target_modules=target_regex(**targets), r=rank, lora_dropout=dropout, use_dora=dora)
+    return peft.get_peft_model(model, config).train()
+
+
+def encode(*, num_frames=6):
+    processor = tiny_processor()
+    pixels = torch.randn(num_frames, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    times = range(num_frames)
+    row = processor.encode("What colour?", pixel_values=pixels, time_indices=times, response="red at second 2")
+    return processor.collate([row])
+
+
+# --- parameters
+
+
+def test_parameters_equal_those_of_the_real_tiny_model():
+    model = load_model(TINY, dtype=torch.float32)
+    parameters = SMALL.count_parameters()
+    assert parameters.total == sum(p.numel() for p in model.parameters())
+    assert SMALL.num_buffer_values == sum(b.numel() for b in model.buffers())
+    projector = [*model.model.vision.linear_proj.parameters(), model.model.vision.boi, model.model.vision.eoi]
+    assert parameters.projector == sum(p.numel() for p in projector)
+    assert parameters.tower + parameters.projector == sum(p.numel() for p in model.model.vision.parameters())
+    assert parameters.output_layer == model.lm_head.weight.numel()
+    assert parameters.embedding == model.model.embed_tokens.weight.numel()
+
+
+def test_parameters_equal_the_published_checkpoint():
+    shapes = {name: shape for name, (_, shape) in json.loads(SPEC.read_text()).items()}
+    num_values = sum(math.prod(shape) for shape in shapes.values())
+    assert FULL.count_parameters().total == 12_507_530_496
+    assert FULL.count_parameters().total + FULL.num_buffer_values == num_values
+    projector = [name for name in shapes if "linear_proj" in name or name.endswith(("boi", "eoi"))]
+    assert FULL.count_parameters().projector == sum(math.prod(shapes[name]) for name in projector)
+
+
+def test_missing_keys_have_the_published_values():
+    assert Architecture.from_config({}) == FULL
+    assert Architecture.from_config({"hidden_size": 8, "hidden_act": "silu"}).hidden_size == 8
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        {"targets": "qkv"},
+        {"targets": "all-linear"},
+        {"targets": ("up_proj", "language_expert_dense")},
+        {"targets": "qkv", "train_vision_tower": True},
+        {"targets": "all-linear", "train_projector": True},
+        {"targets": "all-linear", "train_vision_tower": True, "train_projector": True},
+    ],
+    ids=str,
+)
+def test_adapter_parameters_equal_pefts(targets, dora):
+    model = adapt(load_model(TINY, dtype=torch.float32), rank=3, dora=dora, **targets)
+    counted = count_adapter_parameters(SMALL, rank=3, dora=dora, **targets)
+    assert counted.total == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    in_vision = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and ".vision." in n)
+    assert counted.tower + counted.projector == in_vision
+
+
+# --- FLOPs
+
+
+def group_of(num_clips: int, num_answers: int) -> Batch:
+    """Clips whose questions share them: each answer sees the clip and itself."""
+    pairs_of_answer = ANSWER_TOKENS * PREFIX_TOKENS + causal_pairs(ANSWER_TOKENS)
+    return Batch(
+        num_sequences=1,
+        num_tokens=num_clips * PREFIX_TOKENS + num_answers * ANSWER_TOKENS,
+        num_pairs=num_clips * causal_pairs(PREFIX_TOKENS) + num_answers * pairs_of_answer,
+        num_label_tokens=num_answers * LABELS,
+    )
+
+
+@pytest.mark.parametrize(("recompute", "tflops"), [(True, 14.32), (False, 9.69)])
+def test_full_size_flops_of_shared_clips_equal_the_paper_models(recompute, tflops):
+    """Source: performance notes, section 7, rows `+prefix` and `+no-recompute` at 7.4 questions per clip; 37 = 5 x 7.4."""
+    flops = training_flops(FULL, group_of(5, 37), adapter=RANK_16, recompute=recompute)
+    assert flops.total / 37 / TFLOPS == pytest.approx(tflops, rel=0.001)  # printed with two decimals
+
+
+@pytest.mark.parametrize(("recompute", "tflops"), [(True, 79.12), (False, 54.37)])
+def test_full_size_flops_of_stock_training_equal_the_paper_models(recompute, tflops):
+    """Source: as above, rows `stock` and `stock-nogc`."""
+    flops = training_flops(FULL, group_of(1, 1), adapter=RANK_16, recompute=recompute, scores_all_tokens=True)
+    assert flops.total / TFLOPS == pytest.approx(tflops, rel=0.001)
+
+
+def test_full_size_flops_of_vision_equal_the_paper_models():
+    """Source: as above; its 54.10 TFLOP for a clip hold the projector's 0.56, which `build_flops` leaves out."""
+    built = build_flops(FULL, 24)
+    projected = training_flops(FULL, Batch(1, 0, 0, 0, 0, 24), adapter=RANK_16, recompute=True)
+    assert built.total / TFLOPS == pytest.approx(53.53, rel=0.001)
+    assert (built.total + projected.projector) / TFLOPS == pytest.approx(54.10, rel=0.001)
+
+
+def counted_by_torch(model, batch) -> int:
+    """FLOPs of forward and backward pass; torch's counter knows the fused attention of GPUs only, so its formula is lent."""
+
+    def forward(query, key, value, *args, out_shape=None, **kwargs):
+        return sdpa_flop_count(query, key, value)
+
+    def backward(gradient, query, key, value, *args, out_shape=None, **kwargs):
+        return sdpa_backward_flop_count(gradient, query, key, value)
+
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    lent = {on_cpu: forward, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward}
+    with FlopCounterMode(display=False, custom_mapping=lent) as counter:
+        model(**batch).loss.backward()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("targets", ["qkv", "all-linear"])
+@pytest.mark.parametrize("trains_vision", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_flops_equal_torchs_own_counter(targets, trains_vision, recompute):
+    chosen = {"targets": targets, "train_vision_tower": trains_vision, "train_projector": trains_vision}
+    model = adapt(load_model(TINY, dtype=torch.float32), **chosen)
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    batch = encode()
+    num_tokens = batch["input_ids"].numel()
+    fed = Batch(1, num_tokens, num_tokens**2, 0, num_tower_frames=6, num_projected_frames=6)  # torch counts no mask
+    adapter = count_adapter_parameters(SMALL, rank=4, **chosen)
+    flops = training_flops(SMALL, fed, adapter=adapter, recompute=recompute, scores_all_tokens=True)
+    # not equal: the first of the five blocks needs no gradient of its input, and recomputation stops before a block's last product
+    assert flops.total == pytest.approx(counted_by_torch(model, batch), rel=0.02)
+
+
+# --- bytes, seconds, GPUs
+
+
+def test_features_of_a_clip():
+    """Source: performance notes, section 2: 24 x 64 x 1792 in bf16 are 5.51 MB."""
+    assert feature_bytes(FULL, 24, dtype_bytes=2) == 24 * 64 * 1792 * 2 == 5_505_024
+
+
+def test_seconds_are_work_over_what_is_reached():
+    gpu = find_gpu("H200")
+    assert gpu is not None
+    assert estimated_seconds(int(989e12), gpu, utilisation=0.5) == pytest.approx(2)
+    # source: performance notes, section 7: 46.4 questions per second at 7.52 per clip; here 7.4
+    flops = training_flops(FULL, group_of(5, 37), adapter=RANK_16, recompute=False).total
+    seconds = estimated_seconds(flops, gpu, utilisation=LANGUAGE_UTILISATION)
+    assert 37 / seconds == pytest.approx(46, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("driver_name", "name"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+        ("NVIDIA A100-PCIE-40GB", "A100-40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
+        ("NVIDIA A100 80GB PCIe", "A100-80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100-SXM"),
+        ("NVIDIA H100 PCIe", "H100-PCIe"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA B200", "B200"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 3090", "RTX 3090"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA A10", "A10"),
+        ("a100-40gb", "A100-40GB"),
+        ("rtx4090", "RTX 4090"),
+        ("h100-pcie", "H100-PCIe"),
+    ],
+)
+def test_gpus_are_found_by_driver_and_short_name(driver_name, name):
+    gpu = find_gpu(driver_name)
+    assert gpu is not None
+    assert gpu.name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "NVIDIA",
+        "Tesla T4",
+        "NVIDIA A10G",
+        "NVIDIA L40",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA A100-SXM4-40GB MIG 1g.5gb",
+        "a100",
+    ],
+)
+def test_another_device_is_no_gpu_of_the_table(name):
+    assert find_gpu(name) is None
+
+
+def test_every_name_finds_its_own_gpu():
+    for gpu in GPUS:
+        assert all(find_gpu(name) is gpu for name in (gpu.name, *gpu.driver_names))
+        assert gpu.memory_bytes == int(gpu.memory_gib * 2**30)
+
+
+def test_counting_loads_no_torch():
+    code = (
+        "import sys, cvft.engine.memory\n"
+        "print([name for name in ('torch', 'numpy', 'transformers') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_an_empty_batch_costs_nothing():
+    assert training_flops(FULL, Batch(0, 0, 0, 0), adapter=AdapterParameters(1), recompute=True).total == 0
