@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from cvft.engine.architecture import AdapterParameters, Architecture, count_adapter_parameters
+from cvft.engine.architecture import AdapterParameters, Architecture, adapted_names, count_adapter_parameters
 from cvft.engine.costs import (
     LANGUAGE_UTILISATION,
     Batch,
@@ -35,6 +35,7 @@ PREFIX_TOKENS, ANSWER_TOKENS, LABELS = 1609, 100, 60
 """A clip's tokens, and a question's and its answer's, for which the paper model of the performance notes prints numbers."""
 
 RANK_16 = count_adapter_parameters(FULL, targets="all-linear", rank=16)
+ALL_LINEAR = {"adapter": RANK_16, "adapted": adapted_names("all-linear")}
 TFLOPS = 1e12
 
 
@@ -118,21 +119,21 @@ def group_of(num_clips: int, num_answers: int) -> Batch:
 @pytest.mark.parametrize(("recompute", "tflops"), [(True, 14.32), (False, 9.69)])
 def test_full_size_flops_of_shared_clips_equal_the_paper_models(recompute, tflops):
     """Source: performance notes, section 7, rows `+prefix` and `+no-recompute` at 7.4 questions per clip; 37 = 5 x 7.4."""
-    flops = training_flops(FULL, group_of(5, 37), adapter=RANK_16, recompute=recompute)
+    flops = training_flops(FULL, group_of(5, 37), **ALL_LINEAR, recompute=recompute)
     assert flops.total / 37 / TFLOPS == pytest.approx(tflops, rel=0.001)  # printed with two decimals
 
 
 @pytest.mark.parametrize(("recompute", "tflops"), [(True, 79.12), (False, 54.37)])
 def test_full_size_flops_of_stock_training_equal_the_paper_models(recompute, tflops):
     """Source: as above, rows `stock` and `stock-nogc`."""
-    flops = training_flops(FULL, group_of(1, 1), adapter=RANK_16, recompute=recompute, scores_all_tokens=True)
+    flops = training_flops(FULL, group_of(1, 1), **ALL_LINEAR, recompute=recompute, scores_all_tokens=True)
     assert flops.total / TFLOPS == pytest.approx(tflops, rel=0.001)
 
 
 def test_full_size_flops_of_vision_equal_the_paper_models():
     """Source: as above; its 54.10 TFLOP for a clip hold the projector's 0.56, which `build_flops` leaves out."""
     built = build_flops(FULL, 24)
-    projected = training_flops(FULL, Batch(1, 0, 0, 0, 0, 24), adapter=RANK_16, recompute=True)
+    projected = training_flops(FULL, Batch(1, 0, 0, 0, 0, 24), **ALL_LINEAR, recompute=True)
     assert built.total / TFLOPS == pytest.approx(53.53, rel=0.001)
     assert (built.total + projected.projector) / TFLOPS == pytest.approx(54.10, rel=0.001)
 
@@ -166,8 +167,10 @@ def test_flops_equal_torchs_own_counter(targets, trains_vision, recompute):
     num_tokens = batch["input_ids"].numel()
     fed = Batch(1, num_tokens, num_tokens**2, 0, num_tower_frames=6, num_projected_frames=6)  # torch counts no mask
     adapter = count_adapter_parameters(SMALL, rank=4, **chosen)
-    flops = training_flops(SMALL, fed, adapter=adapter, recompute=recompute, scores_all_tokens=True)
-    # not equal: the first of the five blocks needs no gradient of its input, and recomputation stops before a block's last product
+    flops = training_flops(
+        SMALL, fed, adapter=adapter, adapted=adapted_names(targets), recompute=recompute, scores_all_tokens=True
+    )
+    # not equal: the first of the five blocks needs no gradient of its input, and recomputation stops before the last product
     assert flops.total == pytest.approx(counted_by_torch(model, batch), rel=0.02)
 
 
@@ -184,7 +187,7 @@ def test_seconds_are_work_over_what_is_reached():
     assert gpu is not None
     assert estimated_seconds(int(989e12), gpu, utilisation=0.5) == pytest.approx(2)
     # source: performance notes, section 7: 46.4 questions per second at 7.52 per clip; here 7.4
-    flops = training_flops(FULL, group_of(5, 37), adapter=RANK_16, recompute=False).total
+    flops = training_flops(FULL, group_of(5, 37), **ALL_LINEAR, recompute=False).total
     seconds = estimated_seconds(flops, gpu, utilisation=LANGUAGE_UTILISATION)
     assert 37 / seconds == pytest.approx(46, rel=0.02)
 
@@ -251,4 +254,4 @@ def test_counting_loads_no_torch():
 
 
 def test_an_empty_batch_costs_nothing():
-    assert training_flops(FULL, Batch(0, 0, 0, 0), adapter=AdapterParameters(1), recompute=True).total == 0
+    assert training_flops(FULL, Batch(0, 0, 0, 0), adapter=AdapterParameters(1), adapted=(), recompute=True).total == 0

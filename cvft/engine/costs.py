@@ -13,6 +13,7 @@ against 2; Dao, FlashAttention-2, arXiv 2307.08691, section 3.1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cvft.engine.architecture import AdapterParameters, Architecture
@@ -97,18 +98,21 @@ def training_flops(
     batch: Batch,
     *,
     adapter: AdapterParameters,
+    adapted: Sequence[str],
     recompute: bool,
     scores_all_tokens: bool = False,
 ) -> Flops:
     """Counts forward and backward pass of one micro-batch.
 
     Whether tower and projector have a backward pass follows from the adapter: the projector does when it or the tower is
-    trained. Recomputation covers the decoder blocks and, when it is trained, the tower, but not the projector.
+    trained. Recomputation covers the decoder blocks and, when it is trained, the tower, but not the projector. It ends where all
+    that the backward pass needs is there (torch's early stop), so it leaves out a down projection without an adapter.
 
     Args:
         architecture: The model's sizes.
         batch: The micro-batch.
         adapter: Trainable parameters by part.
+        adapted: Linear layers of a decoder block with an adapter; see `architecture.adapted_names`.
         recompute: Whether activations are computed again in the backward pass.
         scores_all_tokens: Whether the output layer runs on every token, as in stock training, instead of on those that
             are trained on.
@@ -116,8 +120,9 @@ def training_flops(
     Returns:
         FLOPs by part.
     """
-    again = FORWARD_FLOPS if recompute else 0
-    linear_flops = FORWARD_FLOPS + INPUT_GRADIENT_FLOPS + again
+    weights = architecture.language_layer_weights
+    recomputed = weights - (0 if "down_proj" in adapted else architecture.language_linears["down_proj"].weights)
+    layer_flops = (FORWARD_FLOPS + INPUT_GRADIENT_FLOPS) * weights + (FORWARD_FLOPS * recomputed if recompute else 0)
     attention_again = ATTENTION_FORWARD_FLOPS if recompute else 0
     attention_flops = ATTENTION_FORWARD_FLOPS + ATTENTION_BACKWARD_FLOPS + attention_again
     layers, width = architecture.num_hidden_layers, architecture.hidden_size
@@ -127,7 +132,7 @@ def training_flops(
     return Flops(
         tower=_tower_flops(architecture, batch.num_tower_frames, is_trained=adapter.tower > 0, recompute=recompute),
         projector=projector_flops * architecture.projector_weights * _num_pooled(architecture, batch),
-        language=linear_flops * architecture.language_layer_weights * layers * batch.num_tokens,
+        language=layer_flops * layers * batch.num_tokens,
         attention=attention_flops * width * layers * batch.num_pairs,
         output_layer=(FORWARD_FLOPS + INPUT_GRADIENT_FLOPS) * architecture.vocab_size * width * num_rows,
         adapter=_adapter_flops(architecture, batch, adapter, recompute=recompute),

@@ -166,8 +166,9 @@ def peak_memory(architecture: Architecture, batch: Batch, training: Training) ->
 def saved_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
     """Counts the activations that wait for the backward pass, without those of the loss.
 
-    Without recomputation all that `activations.py` lists, of every block; with it the input of every block. The first block's
-    first norm is among them, though it saves nothing when its input needs no gradient.
+    Without recomputation all that `activations.py` lists, of every block; with it the input of every block and the embeddings,
+    which transformers makes a leaf then (`enable_input_require_grads`). The first block's first norm is among them, though it
+    saves nothing when its input needs no gradient.
 
     Args:
         architecture: The model's sizes.
@@ -181,10 +182,10 @@ def saved_bytes(architecture: Architecture, batch: Batch, training: Training) ->
     num_bytes = batch.num_tokens * wide_norm_bytes(architecture.hidden_size)  # the norm after the last block
     if training.recompute:
         block_input = architecture.hidden_size * precision.dtype_bytes
-        num_bytes += architecture.num_hidden_layers * batch.num_tokens * block_input
+        num_bytes += (architecture.num_hidden_layers + 1) * batch.num_tokens * block_input
     else:
         num_bytes += architecture.num_hidden_layers * _language_block_bytes(architecture, batch, training)
-        num_bytes += training.adapter.total * precision.dtype_bytes if precision.is_autocast else 0  # casts of A and B
+        num_bytes += _cast_bytes(training, num_values=training.adapter.total)
     return num_bytes + _saved_vision_bytes(architecture, batch, training)
 
 
@@ -219,8 +220,16 @@ def _language_block_bytes(architecture: Architecture, batch: Batch, training: Tr
 
 def _layer_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
     per_token = backward_bytes(architecture, precision=training.precision, adapted=training.adapted)
-    again = _language_block_bytes(architecture, batch, training) if training.recompute else 0
-    return batch.num_tokens * per_token + again
+    num_bytes = batch.num_tokens * per_token
+    if training.recompute:
+        num_bytes += _language_block_bytes(architecture, batch, training)
+        num_bytes += _cast_bytes(training, num_values=training.adapter.language // architecture.num_hidden_layers)
+    return num_bytes
+
+
+def _cast_bytes(training: Training, *, num_values: int) -> int:
+    """Returns bytes of the copies that autocast makes of the adapter's weights."""
+    return num_values * training.dtype_bytes if training.precision.is_autocast else 0
 
 
 def _vision_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
