@@ -146,6 +146,13 @@ def _train(options: argparse.Namespace) -> object:
     return folder.adapter if folder is not None else "this machine's ranks are done: the first machine has the adapter"
 
 
+def _features(options: argparse.Namespace) -> object:
+    loaded = _load(options)
+    from cvft.engine.features import build_ahead
+
+    return build_ahead(loaded)
+
+
 def _export(options: argparse.Namespace) -> object:
     loaded = _load(options)
     from cvft.pipeline import export_run
@@ -198,6 +205,12 @@ _COMMANDS: Mapping[
             "cvft train recipes/cogvlm2_video_lora_zero2_2nodes.yaml --dry-run",
             "cvft train recipes/tiny_cpu.yaml train.max_steps=20 name=short",
         ),
+    ),
+    "features": (
+        "encode every clip once, ahead of training",
+        _features,
+        _add_recipe,
+        ("cvft features recipes/tiny_cpu.yaml",),
     ),
     "export": (
         "merge a run's adapter into its base and verify the result",

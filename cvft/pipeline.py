@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from cvft.data.files import write_text_atomically
 from cvft.data.rows import Row, read_rows
+from cvft.engine.features import find_features
 from cvft.engine.folder import RunFolder, claim_run_folder
 from cvft.engine.plan import decide_feeding
 from cvft.engine.prepare import count_gpus, inspect_model, make_contract
@@ -244,7 +245,15 @@ def _merged_dtype(recipe: Recipe) -> str:
     return recipe.model.dtype if recipe.export.dtype == "auto" else recipe.export.dtype
 
 
-def _load(recipe: Recipe, which: Which, folder: RunFolder, *, merged_folder: Path | None = None) -> Answerer:
+def _load(
+    recipe: Recipe,
+    which: Which,
+    folder: RunFolder,
+    *,
+    merged_folder: Path | None = None,
+    uses_features: bool = True,
+) -> Answerer:
+    """Loads a model of a run; with features of its clips where they are kept, unless the tower itself is to be tried."""
     import torch
 
     from cvft.evaluate.answer import load_answerer
@@ -258,11 +267,14 @@ def _load(recipe: Recipe, which: Which, folder: RunFolder, *, merged_folder: Pat
         raise RunError(f"run folder {folder.path}", [Problem("merged/", "no such folder", "a merged model", hint)])
     device = decide_ranks(recipe, num_gpus_present=count_gpus()).device
     torch.set_num_threads(recipe.parallel.num_threads)
+    dtype = _merged_dtype(recipe) if which == "merged" else recipe.model.dtype
+    has_features = uses_features and dtype == recipe.model.dtype
     return load_answerer(
         merged if which == "merged" else base,
         contract=stored,
         adapter_folder=folder.adapter if which == "adapter" else None,
-        dtype=_merged_dtype(recipe) if which == "merged" else recipe.model.dtype,
+        dtype=dtype,
+        cached=find_features(recipe, folder, contract=stored, device=device) if has_features else None,
         attention=None if recipe.model.attention == "auto" else recipe.model.attention,
         device=device,
         timeout_s=recipe.video.timeout_s,
@@ -275,7 +287,8 @@ def _trace(
 ) -> Any:
     from cvft.export.verify import trace
 
-    answerer = _load(recipe, which, folder, merged_folder=merged_folder)
+    # a merged tower could be damaged: it has to encode frames itself
+    answerer = _load(recipe, which, folder, merged_folder=merged_folder, uses_features=False)
     result = trace(
         answerer.model,
         answerer.processor,

@@ -8,9 +8,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 
+from cvft.clips.source import DecodedClips
 from cvft.data.rows import read_rows
 from cvft.data.video.loader import DecodeSettings
-from cvft.evaluate.answer import Answerer, make_clip_loader
+from cvft.evaluate.answer import Answerer
 from cvft.model.checkpoint import load_model
 from cvft.model.groups import group_rows
 from cvft.model.layout import IGNORED_LABEL
@@ -117,7 +118,7 @@ def test_a_batch_of_groups_of_any_size_equals_its_rows(model):
 
 def test_groups_of_real_rows_equal_their_rows(model):
     processor = tiny_processor()
-    clips = make_clip_loader(processor, DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
+    clips = DecodedClips(processor, DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
     answerer = Answerer(model, processor, clips)
     groups = defaultdict(list)
     known = [row for row in read_rows(VAL_ROWS) if row.extra["family"] != "interval"]

@@ -256,9 +256,7 @@ def test_rows_of_one_clip_share_its_prefix_and_answer_as_alone(template):
     generator = torch.Generator().manual_seed(2)
     clips = {count: torch.randn(count, 3, 56, 56, generator=generator) for count in (2, 5)}
     asked = [(5, "What colour is it?"), (2, "When?"), (5, "What?"), (0, "Say."), (2, "How many red shapes are there?")]
-    rows = [
-        processor.encode(query, pixel_values=clips.get(count), time_indices=range(count)) for count, query in asked
-    ]
+    rows = [processor.encode(query, pixel_values=clips.get(count), time_indices=range(count)) for count, query in asked]
     alone = [generate_answers(model, processor, [row], max_new_tokens=8)[0] for row in rows]
     seen = []
     hook = model.model.vision.patch_embedding.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))

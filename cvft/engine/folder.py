@@ -74,6 +74,11 @@ class RunFolder:
         return self.data / "val.jsonl"
 
     @property
+    def clip_records(self) -> Path:
+        """Hash and time indices of each clip."""
+        return self.data / "clips.json"
+
+    @property
     def row_shapes(self) -> Path:
         """Lengths and clips of the rows, as the sampler needs them."""
         return self.data / "row_shapes.json"

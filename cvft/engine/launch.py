@@ -168,6 +168,9 @@ def _show_progress(process: subprocess.Popen[bytes], *, num_steps: int | None, p
             for line in _read_new_lines(progress_file, start=num_bytes_read):
                 num_bytes_read += len(line)
                 report = json.loads(line)
+                if "encoded" in report:
+                    bar.set_postfix_str(f"encoding clips, {report['encoded']} of {report['num_clips']}")
+                    continue
                 if not shown and not bar.n:
                     bar.initial = report["step"]  # a resumed training does not count the steps it did not do
                 bar.update(report["step"] - bar.n)

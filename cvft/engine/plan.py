@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cvft.data.features.key import FeatureKey
 from cvft.data.groups import RowShape, most_rows_per_clip
 from cvft.data.packing import BatchLimits
+from cvft.data.video.loader import DEFAULT_CACHE_BYTES, DecodeSettings
 from cvft.engine.deepspeed_config import read_deepspeed_config
 from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
 from cvft.engine.targets import target_regex
@@ -120,6 +122,10 @@ class Plan:
         decoder: Library that decodes.
         decode_timeout_s: Seconds that a clip may take.
         decode_memory_gib: Address space that decoding may take.
+        clip_cache_bytes: Most bytes of decoded clips kept per process; benchmarks keep none for comparison.
+        features: Key of the vision features that are computed once and kept, or None to encode clips as they come.
+        features_root: Folder of the stores of features.
+        device: `cpu` or `cuda`.
         rope_precision: Precision of the rotary table.
         runs_tower_always: Whether rows without a clip pass through the tower too, so that all ranks do.
         strategy: How the work is spread over the ranks.
@@ -141,6 +147,10 @@ class Plan:
     decoder: str
     decode_timeout_s: float
     decode_memory_gib: float
+    clip_cache_bytes: int
+    features: FeatureKey | None
+    features_root: Path
+    device: str
     rope_precision: str
     runs_tower_always: bool
     strategy: str
@@ -163,9 +173,24 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """Reads back what `to_json` wrote."""
         values = json.loads(text)
-        paths = {key: Path(values[key]) for key in ("run_dir", "model_view")}
-        parts = {"feeding": Feeding(**values["feeding"]), "limits": BatchLimits(**values["limits"])}
+        paths = {key: Path(values[key]) for key in ("run_dir", "model_view", "features_root")}
+        parts = {
+            "feeding": Feeding(**values["feeding"]),
+            "features": None if values["features"] is None else FeatureKey(**values["features"]),
+            "limits": BatchLimits(**values["limits"]),
+        }
         return cls(**{**values, **paths, **parts, "command": tuple(values["command"])})
+
+    @property
+    def decode(self) -> DecodeSettings:
+        """How clips become frames."""
+        return DecodeSettings.of(
+            self.feeding.sampling,
+            max_frames=self.feeding.max_frames,
+            decoder=self.decoder,
+            timeout_s=self.decode_timeout_s,
+            memory_gib=self.decode_memory_gib,
+        )
 
 
 def decide_feeding(recipe: Recipe, model: ModelFacts) -> Feeding:
@@ -227,7 +252,27 @@ def decide_limits(recipe: Recipe, *, rows: RowFacts) -> BatchLimits:
     )
 
 
-def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_present: int) -> Plan:
+def decide_features(recipe: Recipe, *, rows: RowFacts, limits: BatchLimits, num_steps: int) -> bool:
+    """Decides whether each clip is encoded once and its features are kept.
+
+    Where the recipe leaves it open: when the tower is frozen and some clip would be encoded twice in training.
+    """
+    asked = recipe.video.cache_features
+    if asked != "auto" or recipe.lora.train_vision_tower:
+        return asked == "on"
+    num_epochs = num_steps * limits.global_batch_rows / len(rows.train)
+    has_clips = any(shape.clip is not None for shape in rows.train)
+    return has_clips and (num_epochs > 1 or most_rows_per_clip(rows.train) > limits.max_rows_per_group)
+
+
+def compile_plan(
+    recipe: Recipe,
+    *,
+    model: ModelFacts,
+    rows: RowFacts,
+    num_gpus_present: int,
+    feature_key: Callable[[str], FeatureKey],
+) -> Plan:
     """Compiles a recipe into the plan of its training.
 
     Args:
@@ -235,6 +280,7 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
         model: Facts of its model folder.
         rows: Facts of the rows that will train.
         num_gpus_present: GPUs that this machine shows.
+        feature_key: Device -> key of the clips' features on it.
 
     Returns:
         The plan.
@@ -259,6 +305,7 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
         num_steps=num_steps,
         has_val=len(rows.val) > 0,
     )
+    caches = decide_features(recipe, rows=rows, limits=limits, num_steps=num_steps)
     command = worker_command(
         recipe, num_per_node=ranks.num_per_node, node_rank=node_rank_of(recipe), plan_file=run_dir / "plan.json"
     )
@@ -269,6 +316,10 @@ def compile_plan(recipe: Recipe, *, model: ModelFacts, rows: RowFacts, num_gpus_
         decoder=recipe.video.decoder,
         decode_timeout_s=recipe.video.timeout_s,
         decode_memory_gib=recipe.video.memory_gib,
+        clip_cache_bytes=DEFAULT_CACHE_BYTES,
+        features=feature_key(ranks.device) if caches else None,
+        features_root=features_root(recipe),
+        device=ranks.device,
         rope_precision=recipe.model.rope_precision,
         # one process too: a gradient of zero and none at all are not the same to AdamW. ZeRO-3 gathers even a frozen tower
         runs_tower_always=trains_tower(recipe) or recipe.parallel.strategy == "zero3",
@@ -377,6 +428,11 @@ def _swift_arguments(
     elif recipe.parallel.strategy.startswith("zero"):
         arguments["deepspeed"] = recipe.parallel.strategy
     return arguments
+
+
+def features_root(recipe: Recipe) -> Path:
+    """Returns the folder of the stores of features: beside the runs, under a name that no run can have."""
+    return (recipe.output.features or recipe.output.root / ".features").absolute()
 
 
 def trains_tower(recipe: Recipe) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvft.data.check import Quarantined, check_clips
+from cvft.data.features.key import FeatureKey
 from cvft.data.files import hash_file, write_text_atomically
 from cvft.data.groups import RowShape
 from cvft.data.rows import Row, extra_columns, read_rows, write_rows
@@ -26,7 +27,13 @@ from cvft.engine.folder import RunFolder
 from cvft.engine.plan import Feeding, ModelFacts, RowFacts, decide_feeding
 from cvft.errors import DataError, Problem, RecipeError, quote
 from cvft.model.contract import Contract
-from cvft.model.folder import OFFICIAL_ARCHITECTURE, read_config_json, resolve_model_folder, weights_fingerprint
+from cvft.model.folder import (
+    OFFICIAL_ARCHITECTURE,
+    read_config_json,
+    resolve_model_folder,
+    tower_fingerprint,
+    weights_fingerprint,
+)
 from cvft.model.layout import TEMPLATES, SpecialTokens, build_layout
 from cvft.model.tokenizer import TOKENIZER_FILE, load_encoder
 from cvft.recipe import Recipe
@@ -100,6 +107,21 @@ def make_contract(recipe: Recipe, *, model: ModelFacts, feeding: Feeding) -> Con
         rope_precision=recipe.model.rope_precision,
         base_fingerprint=weights_fingerprint(model.path),
         tokenizer_sha256=hash_file(model.path / TOKENIZER_FILE),
+    )
+
+
+def make_feature_key(recipe: Recipe, *, contract: Contract, model: ModelFacts, device: str) -> FeatureKey:
+    """States everything but the clip that decides what its features are."""
+    return FeatureKey(
+        sampling=contract.sampling,
+        max_frames=contract.max_frames,
+        decoder=contract.decoder,
+        decoder_version=contract.decoder_version,
+        image_size_px=contract.image_size,
+        tower_sha256=tower_fingerprint(model.path),
+        dtype={"bf16": "BF16", "fp32": "F32"}[recipe.model.dtype],
+        device=device,
+        attention="sdpa",  # the tower has no other
     )
 
 
@@ -198,6 +220,8 @@ def write_row_files(prepared: Prepared, folder: RunFolder) -> None:
             write_rows(rows, path)
             lines = [json.dumps(_as_messages(row), ensure_ascii=False) for row in rows]
             write_text_atomically(folder.data / "swift" / path.name, "".join(f"{line}\n" for line in lines))
+    records = {str(path): [facts.sha256, facts.time_indices] for path, facts in prepared.clips.items()}
+    write_text_atomically(folder.clip_records, json.dumps(records) + "\n")
     write_text_atomically(folder.row_shapes, prepared.row_facts.to_json())
 
 

@@ -25,7 +25,8 @@ from swift.trainers.trainer_factory import TrainerFactory
 from torch import Tensor
 from transformers.integrations import TensorBoardCallback
 
-from cvft.data.video.loader import ClipLoader, DecodeSettings
+from cvft.clips.source import CachedClips, ClipSource, DecodedClips
+from cvft.data.video.loader import DecodeSettings
 from cvft.engine.folder import PROGRESS_FILE, RunFolder
 from cvft.engine.plan import TRAIN_DATASET, VAL_DATASET, Plan, RowFacts
 from cvft.engine.stop import StopSignals
@@ -47,12 +48,16 @@ class TemplateSettings:
         model_view: Clean view of the model folder.
         template: Prompt template.
         decode: How clips become frames.
+        clip_cache_bytes: Most bytes of decoded clips kept per process.
+        features: Gives every clip's features in place of its frames, or None.
         label_logits_only: Whether only label tokens get logits.
     """
 
     model_view: Path
     template: str
     decode: DecodeSettings
+    clip_cache_bytes: int
+    features: CachedClips | None
     label_logits_only: bool
 
 
@@ -61,10 +66,13 @@ class CvftLoader(ModelLoader):
 
     default_trust_remote_code = False
 
-    def __init__(self, *args: Any, rope_precision: str, runs_tower_always: bool, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, rope_precision: str, runs_tower_always: bool, with_tower: bool, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.rope_precision = rope_precision
         self.runs_tower_always = runs_tower_always
+        self.with_tower = with_tower
 
     def get_config(self, model_dir: str) -> Any:
         """Reads config.json; called by ms-swift."""
@@ -84,6 +92,7 @@ class CvftLoader(ModelLoader):
             attention=self.attn_impl,
             rope_precision=self.rope_precision,
             device_map=model_kwargs.get("device_map"),
+            with_tower=self.with_tower,
         )
         model.model.runs_tower_always = self.runs_tower_always
         return model
@@ -96,10 +105,8 @@ class CvftTemplate(Template):
         super().__init__(*args, **kwargs)
         self.settings = settings
         self.cvft_processor = CogVLM2VideoProcessor.from_pretrained(settings.model_view, template=settings.template)
-        self.clips: ClipLoader[Tensor] = ClipLoader(
-            settings.decode,
-            prepare=lambda clip: self.cvft_processor.preprocess(clip.frames),
-            num_bytes=lambda pixels: pixels.nbytes,
+        self.clips: ClipSource = settings.features or DecodedClips(
+            self.cvft_processor, settings.decode, cache_bytes=settings.clip_cache_bytes
         )
 
     def _preprocess_inputs(self, inputs: Any) -> None:
@@ -122,7 +129,12 @@ class CvftTemplate(Template):
             (video,) = videos
             clip = self.clips.load(Path(video))
             return processor.encode(
-                query, pixel_values=clip.value, time_indices=clip.time_indices, history=history, response=response
+                query,
+                pixel_values=clip.tensors.get("pixel_values"),
+                vision_features=clip.tensors.get("vision_features"),
+                time_indices=clip.time_indices,
+                history=history,
+                response=response,
             )
 
     def _data_collator(
@@ -172,21 +184,22 @@ class CvftCallback(TrainerCallback):
             self._tell(state, **losses)
 
 
-def register(plan: Plan, *, signals: StopSignals) -> None:
+def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) -> None:
     """Registers model, template, row files, trainer and callback with ms-swift, once per process.
 
     Args:
         plan: The plan that this worker carries out.
+        features: Gives every clip's features; without them, clips are decoded and encoded as they come.
         signals: Notes signals that ask this worker to stop.
     """
-    decode = DecodeSettings.of(
-        plan.feeding.sampling,
-        max_frames=plan.feeding.max_frames,
-        decoder=plan.decoder,
-        timeout_s=plan.decode_timeout_s,
-        memory_gib=plan.decode_memory_gib,
+    settings = TemplateSettings(
+        plan.model_view,
+        plan.feeding.template,
+        decode=plan.decode,
+        clip_cache_bytes=plan.clip_cache_bytes,
+        features=features,
+        label_logits_only=plan.label_logits_only,
     )
-    settings = TemplateSettings(plan.model_view, plan.feeding.template, decode, plan.label_logits_only)
     register_model_arch(
         MultiModelKeys(
             NAME,
@@ -199,7 +212,12 @@ def register(plan: Plan, *, signals: StopSignals) -> None:
         ModelMeta(
             NAME,
             [],
-            loader=partial(CvftLoader, rope_precision=plan.rope_precision, runs_tower_always=plan.runs_tower_always),
+            loader=partial(
+                CvftLoader,
+                rope_precision=plan.rope_precision,
+                runs_tower_always=plan.runs_tower_always,
+                with_tower=features is None,
+            ),
             template=NAME,
             model_arch=NAME,
             architectures=[ARCHITECTURE],

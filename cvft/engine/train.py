@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cvft.data.features.store import FeatureStore
 from cvft.data.files import hash_file, write_text_atomically
 from cvft.data.groups import clips_per_step
 from cvft.engine.checkpoints import (
@@ -26,11 +27,19 @@ from cvft.engine.checkpoints import (
     remove_leftovers,
     step_of,
 )
+from cvft.engine.features import mend_store
 from cvft.engine.folder import RunFolder, claim_run_folder, is_claimed, locked
 from cvft.engine.launch import launch, merge_environment
 from cvft.engine.manifest import write_manifest
 from cvft.engine.plan import Plan, RowFacts, compile_plan
-from cvft.engine.prepare import Prepared, check_strategy_is_installed, count_gpus, prepare, write_row_files
+from cvft.engine.prepare import (
+    Prepared,
+    check_strategy_is_installed,
+    count_gpus,
+    make_feature_key,
+    prepare,
+    write_row_files,
+)
 from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
 from cvft.engine.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.engine.stop import STOP_FILE
@@ -75,7 +84,15 @@ def train(loaded: LoadedRecipe) -> RunFolder | None:
     if recipe.parallel.rendezvous is not None:
         check_port_is_free(recipe.parallel.rendezvous)
     prepared = _prepare_with_progress(loaded)
-    plan = compile_plan(recipe, model=prepared.model, rows=prepared.row_facts, num_gpus_present=num_gpus)
+    plan = compile_plan(
+        recipe,
+        model=prepared.model,
+        rows=prepared.row_facts,
+        num_gpus_present=num_gpus,
+        feature_key=lambda device: make_feature_key(
+            recipe, contract=prepared.contract, model=prepared.model, device=device
+        ),
+    )
     claim_run_folder(loaded)
     with locked(folder):
         _publish_quarantine(loaded, folder)
@@ -111,6 +128,8 @@ def _train_planned(
             note = check_can_continue(last, plan)
             print(f"resume    {note or last.name}", file=sys.stderr)
             plan = _resumed(plan, last)
+        if plan.features is not None:
+            mend_store(FeatureStore(plan.features_root, plan.features))
         write_text_atomically(folder.plan_file, plan.to_json())
         write_manifest(folder, loaded=loaded, prepared=prepared, plan=plan)
         print(describe(plan, prepared), file=sys.stderr)
@@ -158,7 +177,7 @@ def _last_saved_step(folder: RunFolder) -> int:
 
 def _last_reported_step(folder: RunFolder) -> int:
     lines = folder.progress_file.read_text(encoding="utf-8").splitlines() if folder.progress_file.is_file() else []
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    return int(json.loads(lines[-1]).get("step", 0)) if lines else 0
 
 
 def describe(plan: Plan, prepared: Prepared) -> str:
@@ -171,6 +190,7 @@ def describe(plan: Plan, prepared: Prepared) -> str:
         f"tokens    {num_tokens[0]} to {num_tokens[-1]} per row, median {num_tokens[len(num_tokens) // 2]}",
         f"feeding   template {plan.feeding.template}, sampling {plan.feeding.sampling}, decoder {plan.decoder}",
         f"batch     {_describe_batch(plan, rows)}",
+        f"features  {_describe_features(plan)}",
         f"steps     {plan.num_steps} ({plan.steps_per_epoch} per epoch), {arguments['torch_dtype']}",
         *(f"note      {note}" for note in prepared.notes),
     ]
@@ -194,6 +214,13 @@ def _describe_batch(plan: Plan, rows: RowFacts) -> str:
         f"{limits.global_batch_rows} rows per step, grouped by clip with at most {limits.max_rows_per_group} rows a group: "
         f"{num_clips:.1f} clips per step, at most {limits.micro_batch_tokens} tokens per pass {spread}"
     )
+
+
+def _describe_features(plan: Plan) -> str:
+    if plan.features is None:
+        return "not kept: the tower encodes clips as they come"
+    store = FeatureStore(plan.features_root, plan.features)
+    return f"each clip is encoded once and kept in {store.folder} ({len(store)} are there)"
 
 
 def _resumed(plan: Plan, checkpoint: Path) -> Plan:

@@ -6,14 +6,19 @@ through torch.distributed.run. Each training is a process of its own because ms-
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cvft.engine.folder import ERROR_HEADLINE, START_HEADLINE, RunFolder
 from cvft.engine.plan import Plan
-from cvft.engine.stop import StopSignals, die_with_parent
+from cvft.engine.stop import STOP_FILE, StopSignals, die_with_parent
 from cvft.errors import EXIT_USER_ERROR, CvftError, Problem, RunError, quote
+
+if TYPE_CHECKING:
+    from cvft.clips.source import CachedClips
 
 
 def main(argv: list[str]) -> None:
@@ -59,10 +64,36 @@ def _train(plan: Plan, *, signals: StopSignals) -> None:
 
     from cvft.engine.swift_plugin import register
 
-    register(plan, signals=signals)
+    features = None
+    if plan.features is not None:
+        features = _provide_features(plan, signals=signals)
+        if features is None:
+            return
+    register(plan, features=features, signals=signals)
     if plan.strategy.startswith("zero"):
         _prepare_deepspeed(plan)
     sft_main(SftArguments(**plan.swift_arguments))
+
+
+def _provide_features(plan: Plan, *, signals: StopSignals) -> CachedClips | None:
+    from cvft.engine.features import provide_features
+
+    folder = RunFolder(plan.run_dir)
+    rank = int(os.environ.get("RANK", "0"))
+    stop_file = folder.train / STOP_FILE
+
+    def tell(done: int, total: int) -> None:
+        if rank == 0:
+            with folder.progress_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"encoded": done, "num_clips": total}) + "\n")
+
+    def must_stop() -> bool:
+        if signals.asked:
+            stop_file.touch()  # tells the launcher why there will be no training
+        return stop_file.exists()
+
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if plan.device == "cuda" else "cpu"
+    return provide_features(plan, rank=rank, device=device, tell=tell, must_stop=must_stop)
 
 
 def _prepare_deepspeed(plan: Plan) -> None:

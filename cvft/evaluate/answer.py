@@ -1,18 +1,19 @@
 """Models that answer rows: a base, an adapter on its base, or a merged folder, always fed as their contract says.
 
-rows -> clips (decoded once) -> prompts -> greedy answers, in batches
+rows -> clips (decoded, or their features) -> prompts -> greedy answers, in batches
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from cvft.clips.source import ClipSource, DecodedClips
 from cvft.data.rows import Row
-from cvft.data.video.loader import ClipLoader, DecodeSettings
+from cvft.data.video.loader import DecodeSettings
 from cvft.model.checkpoint import DTYPES, load_model
 from cvft.model.contract import Contract
 from cvft.model.generation import generate_answers
@@ -25,10 +26,10 @@ class Answerer:
     Args:
         model: The model, or a peft model around it.
         processor: Its processor.
-        clips: Loads its clips.
+        clips: Gives its clips.
     """
 
-    def __init__(self, model: Any, processor: CogVLM2VideoProcessor, clips: ClipLoader[Tensor]) -> None:
+    def __init__(self, model: Any, processor: CogVLM2VideoProcessor, clips: ClipSource) -> None:
         self.model = model
         self.processor = processor
         self.clips = clips
@@ -40,9 +41,11 @@ class Answerer:
             ClipError: when its clip cannot be decoded.
         """
         clip = None if row.video is None else self.clips.load(row.video)
+        tensors: Mapping[str, Tensor] = {} if clip is None else clip.tensors
         return self.processor.encode(
             row.query,
-            pixel_values=None if clip is None else clip.value,
+            pixel_values=tensors.get("pixel_values"),
+            vision_features=tensors.get("vision_features"),
             time_indices=() if clip is None else clip.time_indices,
             history=row.history,
             response=row.response if with_response else None,
@@ -93,15 +96,6 @@ class Answerer:
         self.clips.close()
 
 
-def make_clip_loader(processor: CogVLM2VideoProcessor, settings: DecodeSettings) -> ClipLoader[Tensor]:
-    """Returns a loader that keeps pixel values as the processor makes them."""
-    return ClipLoader(
-        settings,
-        prepare=lambda clip: processor.preprocess(clip.frames),
-        num_bytes=lambda pixels: pixels.nbytes,
-    )
-
-
 def load_answerer(
     model_folder: Path,
     *,
@@ -112,6 +106,7 @@ def load_answerer(
     device: str = "cpu",
     timeout_s: float = 60.0,
     memory_gib: float = 4.0,
+    cached: ClipSource | None = None,
 ) -> Answerer:
     """Loads a base, an adapter on its base, or a merged folder.
 
@@ -124,6 +119,7 @@ def load_answerer(
         device: `cpu` or `cuda`.
         timeout_s: Seconds that a clip may take.
         memory_gib: Address space that decoding may take.
+        cached: Gives every clip's features; then neither decoder nor tower is loaded.
 
     Returns:
         The model, ready to answer.
@@ -132,7 +128,11 @@ def load_answerer(
         ModelError: when the folder does not hold exactly the model's tensors.
     """
     model: Any = load_model(
-        model_folder, dtype=DTYPES[dtype], attention=attention, rope_precision=contract.rope_precision
+        model_folder,
+        dtype=DTYPES[dtype],
+        attention=attention,
+        rope_precision=contract.rope_precision,
+        with_tower=cached is None,
     ).to(device)
     if adapter_folder is not None:
         from peft import PeftModel
@@ -146,4 +146,4 @@ def load_answerer(
         timeout_s=timeout_s,
         memory_gib=memory_gib,
     )
-    return Answerer(model, processor, make_clip_loader(processor, settings))
+    return Answerer(model, processor, cached or DecodedClips(processor, settings))

@@ -12,10 +12,11 @@ from huggingface_hub.errors import StrictDataclassError
 
 from cvft.errors import ModelError, Problem, quote
 from cvft.model.configuration import CogVLM2VideoConfig
-from cvft.model.folder import ARCHITECTURE, read_config_json, weight_files
+from cvft.model.folder import ARCHITECTURE, TOWER_PREFIX, read_config_json, weight_files
 
 if TYPE_CHECKING:
     from cvft.model.modeling import CogVLM2VideoForCausalLM
+    from cvft.model.vision import VisionTower
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Precisions by their names in recipes."""
@@ -54,6 +55,7 @@ def load_model(
     attention: str | None = None,
     rope_precision: str = "checkpoint",
     device_map: Any = None,
+    with_tower: bool = True,
 ) -> CogVLM2VideoForCausalLM:
     """Loads a model folder's weights by name.
 
@@ -63,6 +65,7 @@ def load_model(
         attention: transformers' name of the attention implementation; None lets it choose.
         rope_precision: "checkpoint" or "fp32"; see `CogVLM2VideoConfig`.
         device_map: transformers' placement of the weights; None leaves them on the CPU.
+        with_tower: Whether to load the vision tower; without it the model takes vision features in place of pixel values.
 
     Returns:
         The model in evaluation mode.
@@ -76,6 +79,7 @@ def load_model(
     folder = Path(folder)
     config = load_config(folder)
     config.rope_precision = rope_precision
+    config.encodes_frames = with_tower
     weight_files(folder)
     with _quiet_transformers():
         model, info = CogVLM2VideoForCausalLM.from_pretrained(
@@ -100,6 +104,43 @@ def load_model(
         if isinstance(module, RotaryEmbedding):
             module.to(dtype)  # transformers casts parameters only
     return model.eval()
+
+
+def load_tower(folder: str | Path, *, dtype: torch.dtype, device: str = "cpu") -> VisionTower:
+    """Loads a model folder's vision tower and projector, and nothing else.
+
+    Args:
+        folder: Official, merged or tiny model folder.
+        dtype: Precision of the weights in memory.
+        device: Where to put them.
+
+    Returns:
+        The tower, frozen and in evaluation mode.
+
+    Raises:
+        ModelError: when a tensor is missing or of another shape.
+    """
+    from safetensors import safe_open
+
+    from cvft.model.vision import VisionTower
+
+    folder = Path(folder)
+    with torch.device("meta"):
+        tower = VisionTower(load_config(folder))
+    weights = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt", device=device) as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                if name.startswith(TOWER_PREFIX):
+                    weights[name.removeprefix(TOWER_PREFIX)] = file.get_tensor(name).to(dtype)
+    need = {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if need != got:
+        differing = sorted(f"{TOWER_PREFIX}{name}" for name in need.keys() | got if need.get(name) != got.get(name))
+        problem = Problem("weights of the vision tower", _name_some(differing), "exactly the published tensors")
+        raise ModelError(f"model {folder}", [problem])
+    tower.load_state_dict(weights, assign=True)
+    return tower.requires_grad_(False).eval()
 
 
 @contextmanager

@@ -90,6 +90,8 @@ class CogVLM2VideoConfig(PreTrainedConfig):
         template_version: Prompt template that the file states ("base" in all published checkpoints).
         rope_precision: "checkpoint" multiplies position and frequency in the weights' dtype with the checkpoint's own
             table, as the published code does; "fp32" uses an exact fp32 table instead.
+        encodes_frames: Whether the vision tower is part of the model. Without it the model takes vision features in place of
+            pixel values; projector and frame markers stay.
         vision_config: The tower.
     """
 
@@ -125,6 +127,7 @@ class CogVLM2VideoConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
     template_version: str = "base"
     rope_precision: str = "checkpoint"
+    encodes_frames: bool = True
     vision_config: dict[str, Any] | CogVLM2VideoVisionConfig | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

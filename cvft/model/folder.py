@@ -27,6 +27,15 @@ OFFICIAL_ARCHITECTURE = "CogVLMVideoForCausalLM"
 
 CODE_SUFFIXES = (".py", ".pyc", ".so")
 NUM_SAMPLED_BYTES = 1 << 20
+NUM_SAMPLED_TENSOR_BYTES = 1 << 16
+
+TOWER_PREFIX = "model.vision."
+"""Where vision tower, projector and frame markers lie among the published keys."""
+
+TOWER_PARTS = ("patch_embedding", "transformer", "conv")
+"""Modules under `TOWER_PREFIX` that frames pass through before the projector."""
+
+TOWER_NAMES = tuple(f"{TOWER_PREFIX}{part}." for part in TOWER_PARTS)
 
 
 def resolve_model_folder(path: str) -> Path:
@@ -116,6 +125,45 @@ def weights_fingerprint(folder: Path) -> str:
             file.seek(max(0, num_bytes - NUM_SAMPLED_BYTES))
             digest.update(file.read())
     return digest.hexdigest()
+
+
+def tower_fingerprint(folder: Path) -> str:
+    """Identifies the weights of a folder's vision tower without reading all of them.
+
+    Hashes name, type, shape, first and last 64 KiB of every tensor up to the pooling convolution. Training changes all
+    elements of the tensors that it changes; a few flipped bits in the middle of one would not be seen.
+
+    Args:
+        folder: Model folder.
+
+    Returns:
+        Hexadecimal sha256, the same for any sharding.
+
+    Raises:
+        ModelError: when a weight file is damaged, or holds nothing of a tower.
+    """
+    digests: dict[str, bytes] = {}
+    for path in weight_files(folder):
+        with path.open("rb") as file:
+            try:
+                length = int.from_bytes(file.read(8), "little")
+                header: dict[str, Any] = json.loads(file.read(length))
+            except ValueError as error:
+                problem = Problem(path.name, f"a broken header ({error})", "a safetensors file", "download it again")
+                raise ModelError(f"model {folder}", [problem]) from error
+            for name, entry in header.items():
+                if not name.startswith(TOWER_NAMES):
+                    continue
+                begin, end = (8 + length + offset for offset in entry["data_offsets"])
+                digest = hashlib.sha256(f"{name} {entry['dtype']} {entry['shape']}\n".encode())
+                for start in (begin, max(begin, end - NUM_SAMPLED_TENSOR_BYTES)):
+                    file.seek(start)
+                    digest.update(file.read(min(NUM_SAMPLED_TENSOR_BYTES, end - start)))
+                digests[name] = digest.digest()
+    if not digests:
+        problem = Problem("weights", "no vision tower", "the published tensors", "is the download complete?")
+        raise ModelError(f"model {folder}", [problem])
+    return hashlib.sha256(b"".join(digests[name] for name in sorted(digests))).hexdigest()
 
 
 def make_clean_view(folder: Path, destination: Path) -> Path:

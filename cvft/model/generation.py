@@ -39,7 +39,7 @@ def generate_answers(
     Returns:
         One answer per row, without special tokens and without white space around it.
     """
-    names = list(range(len(rows))) if clips is None else list(clips)
+    names: list[Hashable] = list(range(len(rows))) if clips is None else list(clips)
     firsts = list(dict.fromkeys(names))
     parts = [split_row(row) for row in rows]
     prefixes = processor.collate([parts[names.index(name)][0] for name in firsts], padding_side="left")

@@ -20,6 +20,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from cvft._autoload import register_with_transformers
 from cvft.model.configuration import CogVLM2VideoConfig
+from cvft.model.folder import TOWER_PARTS
 from cvft.model.groups import group_attention_mask
 from cvft.model.layers import DecoderLayer, RMSNorm, RotaryEmbedding, compute_inv_freq
 from cvft.model.layout import IGNORED_LABEL
@@ -97,9 +98,21 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
         source = vision_embeds.to(inputs_embeds)
         return inputs_embeds.masked_scatter(is_vision[..., None], source)
 
-    def _empty_frame(self) -> Tensor:
-        side, boi = self.config.vision_config.image_size, self.vision.boi
-        return boi.new_zeros(1, 3, side, side)
+    def _encode_clips(self, pixel_values: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Runs the tower clip by clip: its results are then the same bits whatever shares a batch with a clip."""
+        pixel_values = pixel_values.to(self.vision.boi.dtype)
+        num_places = (token_type_ids == VISION_TYPE).sum(dim=1) // self.config.vision.num_tokens_per_frame
+        frames_per_clip = [count for count in num_places.tolist() if count]
+        if sum(frames_per_clip) != len(pixel_values):
+            frames_per_clip = [len(pixel_values)]  # `embed` tells what is wrong
+        return torch.cat([self.vision.encode(clip) for clip in pixel_values.split(frames_per_clip)])
+
+    def _empty_features(self) -> Tensor:
+        """Features of a frame that nobody sees, for ranks that must pass through the tower's layers."""
+        vision, boi = self.config.vision, self.vision.boi
+        if self.vision.encodes_frames:
+            return self.vision.encode(boi.new_zeros(1, 3, vision.image_size, vision.image_size))
+        return boi.new_zeros(1, vision.num_tokens_per_frame - 2, vision.hidden_size)
 
     def _group_mask(self, segment_ids: Tensor, *, dtype: torch.dtype) -> Tensor:
         kernel = self.config._attn_implementation
@@ -145,10 +158,12 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
             if pixel_values is not None and vision_features is not None:
                 raise ValueError("at most one of pixel_values and vision_features can be given")
             if pixel_values is not None:
-                vision_features = self.vision.encode(pixel_values.to(self.vision.boi.dtype))
+                vision_features = self._encode_clips(pixel_values, token_type_ids)
             is_empty_frame = vision_features is None and self.runs_tower_always
             if is_empty_frame:
-                vision_features = self.vision.encode(self._empty_frame())
+                vision_features = self._empty_features()
+            if vision_features is not None:
+                vision_features = vision_features.to(self.vision.boi.dtype)
             vision_embeds = None if vision_features is None else self.vision.project(vision_features)
             shown = None if is_empty_frame else vision_embeds
             inputs_embeds = self.embed(tokens, token_type_ids=token_type_ids, vision_embeds=shown)
@@ -200,6 +215,8 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
     def __init__(self, config: CogVLM2VideoConfig) -> None:
         super().__init__(config)
         self.model = CogVLM2VideoModel(config)
+        if not config.encodes_frames:
+            self._keys_to_ignore_on_load_unexpected = [rf"model\.vision\.({'|'.join(TOWER_PARTS)})\."]
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 

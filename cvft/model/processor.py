@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cvft.model.checkpoint import load_config
 from cvft.model.configuration import CogVLM2VideoConfig
-from cvft.model.groups import PADDING_SEGMENT
+from cvft.model.groups import CLIP_KEYS, PADDING_SEGMENT
 from cvft.model.layout import IGNORED_LABEL, TEMPLATES, Layout, SpecialTokens, build_layout
 from cvft.model.positions import position_ids_from_types
 from cvft.model.preprocess import preprocess_frames
@@ -108,6 +108,7 @@ class CogVLM2VideoProcessor:
         query: str,
         *,
         pixel_values: Tensor | None = None,
+        vision_features: Tensor | None = None,
         time_indices: Sequence[int] = (),
         history: Sequence[tuple[str, str]] = (),
         response: str | None = None,
@@ -117,15 +118,19 @@ class CogVLM2VideoProcessor:
         Args:
             query: The question.
             pixel_values: (F, 3, S, S) frames of the row's clip, or None for a text-only row.
+            vision_features: (F, P/4, D) what the tower made of them, in their place.
             time_indices: One integer per frame.
             history: Earlier (question, answer) turns.
             response: The answer, for training.
 
         Returns:
-            `input_ids`, `token_type_ids`, `labels`, `position_ids`, `segment_ids` (L,), and `pixel_values` when there is a
-            clip.
+            `input_ids`, `token_type_ids`, `labels`, `position_ids`, `segment_ids` (L,), and `pixel_values` or
+            `vision_features` when there is a clip.
         """
-        num_frames = 0 if pixel_values is None else pixel_values.shape[0]
+        clip = {"pixel_values": pixel_values, "vision_features": vision_features}
+        clip_tensors = {key: tensor for key, tensor in clip.items() if tensor is not None}
+        assert len(clip_tensors) <= 1, "frames or their features, not both"
+        num_frames = sum(len(tensor) for tensor in clip_tensors.values())
         assert num_frames == len(time_indices), f"{num_frames} frames, {len(time_indices)} time indices"
         layout = self.lay_out(query, time_indices=time_indices, history=history, response=response)
         row = {
@@ -135,9 +140,7 @@ class CogVLM2VideoProcessor:
         }
         row["position_ids"] = position_ids_from_types(row["token_type_ids"][None])[0]
         row["segment_ids"] = (torch.arange(len(layout)) >= layout.num_prefix_tokens).long()
-        if pixel_values is not None:
-            row["pixel_values"] = pixel_values
-        return row
+        return row | clip_tensors
 
     def collate(
         self, rows: Sequence[Mapping[str, Tensor]], *, padding_side: Literal["left", "right"] = "right"
@@ -149,8 +152,8 @@ class CogVLM2VideoProcessor:
             padding_side: "right" for training, "left" for generation.
 
         Returns:
-            The sequences (B, L), `attention_mask` (B, L), and `pixel_values` (T, 3, S, S) when any row has a clip. `segment_ids`
-            are left out where every sequence is a single row.
+            The sequences (B, L), `attention_mask` (B, L), and `pixel_values` (T, 3, S, S) or `vision_features` (T, P/4, D)
+            when any row has a clip. `segment_ids` are left out where every sequence is a single row.
         """
         length = max(len(row["input_ids"]) for row in rows)
         batch: dict[str, Tensor] = {}
@@ -164,7 +167,8 @@ class CogVLM2VideoProcessor:
             batch[key] = padded
         if batch["segment_ids"].max() <= 1:
             batch.pop("segment_ids")
-        clips = [row["pixel_values"] for row in rows if "pixel_values" in row]
-        if clips:
-            batch["pixel_values"] = torch.cat(clips)
+        for key in CLIP_KEYS:
+            clips = [row[key] for row in rows if key in row]
+            if clips:
+                batch[key] = torch.cat(clips)
         return batch

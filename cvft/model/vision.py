@@ -116,14 +116,16 @@ class Projector(nn.Module):
 
 
 class VisionTower(nn.Module):
-    """Tower, pooling convolution, projector and the two frame markers."""
+    """Tower, pooling convolution, projector and the two frame markers; without the first two where features are given."""
 
     def __init__(self, config: CogVLM2VideoConfig) -> None:
         super().__init__()
         vision = config.vision
-        self.patch_embedding = PatchEmbedding(vision)
-        self.transformer = VisionTransformer(vision)
-        self.conv = nn.Conv2d(vision.hidden_size, vision.hidden_size, kernel_size=2, stride=2)
+        self.encodes_frames = config.encodes_frames
+        if self.encodes_frames:
+            self.patch_embedding = PatchEmbedding(vision)
+            self.transformer = VisionTransformer(vision)
+            self.conv = nn.Conv2d(vision.hidden_size, vision.hidden_size, kernel_size=2, stride=2)
         self.linear_proj = Projector(config)
         self.boi = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
         self.eoi = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
@@ -136,7 +138,12 @@ class VisionTower(nn.Module):
 
         Returns:
             (T, P/4, D) features.
+
+        Raises:
+            ValueError: when the model was loaded without its tower.
         """
+        if not self.encodes_frames:
+            raise ValueError("the model was loaded without its vision tower: give vision_features, not pixel_values")
         hidden_states = self.transformer(self.patch_embedding(pixel_values))[:, 1:]
         side = int(hidden_states.shape[1] ** 0.5)
         grid = hidden_states.transpose(1, 2).unflatten(2, (side, side))

@@ -18,6 +18,7 @@ NOT_WEIGHTS: tuple[str, ...] = (
     "train.logging_steps",
     "train.keep_checkpoints",
     "train.num_workers",
+    "video.cache_features",
     "parallel.strategy",
     "parallel.num_gpus",
     "parallel.num_nodes",

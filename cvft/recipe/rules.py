@@ -217,6 +217,23 @@ def _batch_divides(recipe: Recipe) -> Iterable[Problem]:
         yield problem
 
 
+def _features_can_be_kept(recipe: Recipe) -> Iterable[Problem]:
+    if recipe.video.cache_features == "on" and recipe.lora.train_vision_tower:
+        yield Problem(
+            "video.cache_features",
+            "`on` with `lora.train_vision_tower` true",
+            "`auto` or `off`: features of a tower that learns change with every step",
+            "set `video.cache_features: auto`",
+        )
+    if recipe.video.cache_features == "off" and recipe.output.features is not None:
+        yield Problem(
+            "output.features",
+            "a folder with `video.cache_features` off",
+            "no such setting: no features are kept",
+            "remove it, or set `video.cache_features: auto`",
+        )
+
+
 def _groups_have_effect(recipe: Recipe) -> Iterable[Problem]:
     train = recipe.train
     if train.group_by_clip == "off" and train.max_rows_per_group is not None:
@@ -301,6 +318,7 @@ RULES: tuple[Rule, ...] = (
         ("train.group_by_clip", "train.max_rows_per_group", "train.global_batch_rows", "model.attention"),
         _groups_have_effect,
     ),
+    Rule(("video.cache_features", "lora.train_vision_tower", "output.features"), _features_can_be_kept),
     Rule(("train.eval_steps", "data.val", "data.val_fraction"), _eval_has_rows),
     Rule(("export.merge", "export.dtype", "export.verify_rows", "export.max_shard_gib"), _export_has_effect),
 )

@@ -105,6 +105,8 @@ class Video(Section):
     """Most frames of a clip. On the published checkpoint each costs 66 tokens of memory and time."""
     decoder: Literal["pyav", "decord"] = "pyav"
     """Library that decodes; never replaced by another behind your back."""
+    cache_features: Literal["auto", "on", "off"] = "auto"
+    """Encode each clip once and keep the features on disk. `auto` does where the tower is frozen and it saves work."""
     timeout_s: float = Field(default=60.0, gt=0)
     """Seconds one clip may take to decode before it counts as bad."""
     memory_gib: float = Field(default=4.0, gt=0)
@@ -241,6 +243,8 @@ class Output(Section):
 
     root: FilePath = Path("runs")
     """Folder that holds one folder per run, relative to the current directory."""
+    features: FilePath | None = None
+    """Folder that keeps vision features for all runs: 5.5 MB per clip of the published model. Without it, in `root`."""
 
 
 class Recipe(Section):

@@ -16,6 +16,8 @@ from cvft.errors import FeatureError, Problem
 
 BUILD_LOCK = "build.lock"
 
+OTHER_BYTES = "bytes that do not match their checksum"
+
 
 class FeatureStore:
     """The features of one key. A store can be pickled, and used by the children of a fork.
@@ -81,6 +83,23 @@ class FeatureStore:
         """
         self._look()
         return [clip for clip in dict.fromkeys(clips) if clip not in self._view.places]
+
+    def read_checked(self, clip: str) -> Feature:
+        """Returns the features of a clip after comparing them with their checksum.
+
+        Args:
+            clip: sha256 of the clip's file.
+
+        Raises:
+            FeatureError: They are not there, or not what was published.
+        """
+        feature = self.read(clip)
+        shard, entry = self._view.places[clip]
+        if checksum_of(clip, feature.dtype, feature.shape, feature.data) != entry.checksum:
+            hint = "`cvft features RECIPE` finds and replaces what is damaged"
+            problem = Problem(str(self.folder / shard), OTHER_BYTES, "the bytes that were published", hint)
+            raise FeatureError("the feature store", [problem])
+        return feature
 
     def read(self, clip: str) -> Feature:
         """Returns the features of a clip, bit for bit as they were added, without a copy.
@@ -177,8 +196,7 @@ class FeatureStore:
             shard, entry = self._view.places[clip]
             if checksum_of(clip, feature.dtype, feature.shape, feature.data) != entry.checksum:
                 flipped.setdefault(shard, []).append(clip)
-        reason = "bytes that do not match their checksum"
-        found = [Damage(self.folder / shard, reason, tuple(broken)) for shard, broken in sorted(flipped.items())]
+        found = [Damage(self.folder / shard, OTHER_BYTES, tuple(broken)) for shard, broken in sorted(flipped.items())]
         return [*self._view.damage, *found]
 
     def drop_damaged(self, damage: Iterable[Damage]) -> list[str]:

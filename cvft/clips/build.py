@@ -1,0 +1,79 @@
+"""Builds features: every clip that the store lacks is decoded, preprocessed and encoded by the frozen tower, once.
+
+path -> pixel_values (F, 3, S, S) -> tower, one clip per call -> features (F, P/4, D) -> store
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from cvft.clips.source import TORCH_DTYPES, ClipRecord, DecodedClips
+from cvft.data.features.store import FeatureStore
+from cvft.data.files import hash_file
+from cvft.data.video.loader import DecodeSettings
+from cvft.errors import ClipError, Problem
+from cvft.model.checkpoint import load_tower
+from cvft.model.processor import CogVLM2VideoProcessor
+
+
+def missing_clips(store: FeatureStore, records: Mapping[Path, ClipRecord]) -> list[Path]:
+    """Returns one path of each clip whose features the store lacks, in the order given."""
+    by_content = {record.sha256: path for path, record in reversed(list(records.items()))}
+    return [by_content[clip] for clip in store.missing(record.sha256 for record in records.values())]
+
+
+def build_features(
+    store: FeatureStore,
+    paths: Sequence[Path],
+    *,
+    records: Mapping[Path, ClipRecord],
+    model_folder: Path,
+    decode: DecodeSettings,
+    device: str,
+    on_progress: Callable[[int], object] | None = None,
+    must_stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Encodes clips into a store.
+
+    Args:
+        store: The store.
+        paths: Clips that it lacks.
+        records: What is known of each clip.
+        model_folder: Folder with the tower's weights.
+        decode: How to decode.
+        device: `cpu` or `cuda`.
+        on_progress: Called with 1 after each clip.
+        must_stop: Asked before each clip; what was encoded until then is kept.
+
+    Returns:
+        How many clips were encoded.
+
+    Raises:
+        CvftError: when a clip cannot be decoded, or is another one by now, or when the store cannot be written.
+    """
+    if not paths:
+        return 0
+    key = store.key
+    tower = load_tower(model_folder, dtype=TORCH_DTYPES[key.dtype], device=device)
+    processor = CogVLM2VideoProcessor.from_pretrained(model_folder, template="chat")
+    clips = DecodedClips(processor, decode, cache_bytes=0)
+    num_built = 0
+    with contextlib.closing(clips), store.writer() as writer, torch.inference_mode():
+        for path in paths:
+            if must_stop():
+                break
+            if hash_file(path) != records[path].sha256:
+                need, hint = "the clip that was checked before training", "run the same command again"
+                raise ClipError(f"clip {path}", [Problem(str(path), "another file by now", need, hint)])
+            pixels = clips.load(path).tensors["pixel_values"].to(device, TORCH_DTYPES[key.dtype])
+            features = tower.encode(pixels).cpu().contiguous()
+            # NumPy has no bf16: the bytes go by another name
+            writer.add(records[path].sha256, features.shape, key.dtype, features.view(torch.uint8).numpy())
+            num_built += 1
+            if on_progress is not None:
+                on_progress(1)
+    return num_built

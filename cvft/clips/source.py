@@ -1,0 +1,118 @@
+"""Where a clip's inputs come from: the decoder, or the store of features.
+
+DecodedClips   path -> frames -> pixel_values (F, 3, S, S)
+CachedClips    path -> sha256 -> vision_features (F, P/4, D), as the tower computed them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cvft.data.features.shard import Feature
+from cvft.data.features.store import FeatureStore
+from cvft.data.video.loader import DEFAULT_CACHE_BYTES, ClipLoader, DecodeSettings
+from cvft.model.processor import CogVLM2VideoProcessor
+
+TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+"""Dtypes by the names that safetensors gives them."""
+
+
+@dataclass(frozen=True)
+class ClipInputs:
+    """One clip as the processor takes it.
+
+    Args:
+        tensors: `pixel_values` or `vision_features`.
+        time_indices: The integer after each frame in templates that have one.
+    """
+
+    tensors: Mapping[str, Tensor]
+    time_indices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """What the check of the clips found and features need.
+
+    Args:
+        sha256: Hash of the file's bytes.
+        time_indices: The integer after each frame in templates that have one.
+    """
+
+    sha256: str
+    time_indices: tuple[int, ...]
+
+
+class ClipSource(Protocol):
+    """Path in, inputs out."""
+
+    def load(self, path: Path) -> ClipInputs:
+        """Returns one clip's inputs.
+
+        Raises:
+            CvftError: when it cannot be had.
+        """
+
+    def close(self) -> None:
+        """Ends what runs beside; it starts again when it is needed."""
+
+
+class DecodedClips:
+    """Decodes clips in a process of their own, and keeps pixel values as long as there is room.
+
+    Args:
+        processor: Turns frames into pixel values.
+        settings: How to decode.
+        cache_bytes: Most bytes of pixel values kept; 0 decodes a clip whenever it is asked for.
+    """
+
+    def __init__(
+        self, processor: CogVLM2VideoProcessor, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES
+    ) -> None:
+        self._loader: ClipLoader[Tensor] = ClipLoader(
+            settings,
+            prepare=lambda clip: processor.preprocess(clip.frames),
+            num_bytes=lambda pixels: pixels.nbytes,
+            cache_bytes=cache_bytes,
+        )
+
+    def load(self, path: Path) -> ClipInputs:
+        """Returns pixel values."""
+        clip = self._loader.load(path)
+        return ClipInputs({"pixel_values": clip.value}, clip.time_indices)
+
+    def close(self) -> None:
+        """Ends the decode process."""
+        self._loader.close()
+
+
+class CachedClips:
+    """Reads features from a store; neither decoder nor tower is needed.
+
+    Args:
+        store: The store, in which every clip of `records` is.
+        records: What is known of each clip.
+    """
+
+    def __init__(self, store: FeatureStore, records: Mapping[Path, ClipRecord]) -> None:
+        self._store = store
+        self._records = records
+
+    def load(self, path: Path) -> ClipInputs:
+        """Returns vision features."""
+        record = self._records[path]
+        return ClipInputs({"vision_features": to_tensor(self._store.read_checked(record.sha256))}, record.time_indices)
+
+    def close(self) -> None:
+        """Nothing runs beside."""
+
+
+def to_tensor(feature: Feature) -> Tensor:
+    """Copies a stored feature into a tensor of its own."""
+    return torch.frombuffer(bytearray(feature.data), dtype=TORCH_DTYPES[feature.dtype]).view(feature.shape)
