@@ -1,10 +1,14 @@
-"""Fills a store of vision features with bytes that everybody knows; without torch, for processes that start quickly."""
+"""A store of vision features with bytes that everybody knows, and what holds for it; no torch, to start quickly."""
 
 import random
 from hashlib import sha256
+from pathlib import Path
 
-from cvft.data.features.key import FeatureKey
-from cvft.data.features.store import FeatureStore
+from safetensors import safe_open
+
+from cvft.data.features.index import INDEX_FILE
+from cvft.data.features.key import KEY_FILE, FeatureKey
+from cvft.data.features.store import BUILD_LOCK, FeatureStore
 
 KEY = FeatureKey(
     sampling="uniform",
@@ -32,3 +36,26 @@ def fill(store: FeatureStore, names, *, max_shard_bytes: int = 2**30, num_bytes:
     with store.writer(max_shard_bytes=max_shard_bytes) as writer:
         for name in names:
             writer.add(clip_of(name), (1, num_bytes // 2), "BF16", bytes_of(name, num_bytes))
+
+
+def shards(store: FeatureStore) -> list[Path]:
+    return sorted(store.folder.glob("shard-*.safetensors"))
+
+
+def assert_holds(store: FeatureStore, names, num_bytes: int = 512) -> None:
+    names = list(names)
+    assert names
+    assert store.missing(map(clip_of, names)) == []
+    for name in names:
+        assert store.read(clip_of(name)).data == bytes_of(name, num_bytes)
+
+
+def assert_valid(store: FeatureStore) -> None:
+    """Nothing damaged, nothing left over, and every shard opens in the library itself."""
+    assert store.check() == []
+    assert store.verify() == []
+    known = {KEY_FILE, INDEX_FILE, "store.lock", BUILD_LOCK, *(path.name for path in shards(store))}
+    assert {path.name for path in store.folder.iterdir()} <= known
+    for path in shards(store):
+        with safe_open(path, framework="numpy") as file:
+            assert list(file.keys())
