@@ -1,0 +1,247 @@
+"""Vision features in use: the bits that the tower computes live, built once, read by trainings and evaluations."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cvft.clips.build import build_features, missing_clips
+from cvft.clips.source import CachedClips, ClipRecord, DecodedClips
+from cvft.data.features.key import FeatureKey
+from cvft.data.features.store import FeatureStore
+from cvft.data.files import hash_file
+from cvft.data.video.loader import DecodeSettings
+from cvft.engine.plan import decide_feeding
+from cvft.engine.prepare import inspect_model, make_contract, make_feature_key
+from cvft.errors import ClipError, FeatureError, ModelError
+from cvft.model.checkpoint import load_model, load_tower
+from cvft.model.folder import tower_fingerprint
+from cvft.recipe import load_recipe
+from tests.project import cvft, cvft_ok, make_project
+from tests.real_clips import real_clip
+from tests.tiny import TINY, copy_tiny, tiny_processor
+
+DECODE = DecodeSettings.of("chat", max_frames=24, decoder="pyav")
+CLIPS = ("bikes.mp4", "carphone_pristine.mp4")
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
+
+
+def make_store(root: Path, dtype: str) -> FeatureStore:
+    key = FeatureKey(
+        sampling="chat",
+        max_frames=24,
+        decoder="pyav",
+        decoder_version="17",
+        image_size_px=56,
+        tower_sha256=tower_fingerprint(TINY),
+        dtype=dtype,
+        device="cpu",
+        attention="sdpa",
+    )
+    return FeatureStore(root, key)
+
+
+def records_of(*names: str) -> dict[Path, ClipRecord]:
+    records = {}
+    for name in names:
+        source = DecodedClips(tiny_processor(), DECODE)
+        records[real_clip(name)] = ClipRecord(hash_file(real_clip(name)), source.load(real_clip(name)).time_indices)
+        source.close()
+    return records
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_cached_features_are_the_bits_that_the_model_computes_in_a_batch(tmp_path, dtype):
+    store, records, processor = make_store(tmp_path, dtype), records_of(*CLIPS), tiny_processor()
+    built = build_features(store, list(records), records=records, model_folder=TINY, decode=DECODE, device="cpu")
+    assert built == 2
+    assert missing_clips(store, records) == []
+    live, cached = DecodedClips(processor, DECODE), CachedClips(store, records)
+    model = load_model(TINY, dtype=DTYPES[dtype])
+    bare = load_model(TINY, dtype=DTYPES[dtype], with_tower=False)
+    assert not any("transformer" in name or "conv" in name for name in bare.state_dict())
+    computed = []
+    model.model.vision.conv.register_forward_hook(lambda module, args, out: computed.append(out.flatten(2).mT))
+    logits = []
+    for source, of_model in ((live, model), (cached, bare)):
+        rows = []
+        for path in records:
+            clip = source.load(path)
+            rows.append(processor.encode("What is shown?", **clip.tensors, time_indices=clip.time_indices))
+        batch = {key: value for key, value in processor.collate(rows).items() if key != "labels"}
+        with torch.no_grad():
+            logits.append(of_model(**batch).logits)
+    live.close()
+    for path, features in zip(records, computed, strict=True):
+        assert torch.equal(cached.load(path).tensors["vision_features"], features)
+    assert torch.equal(*logits)
+
+
+def test_a_model_without_its_tower_says_so():
+    bare = load_model(TINY, dtype=torch.float32, with_tower=False)
+    row = tiny_processor().encode("What?", pixel_values=torch.zeros(1, 3, 56, 56), time_indices=[0])
+    batch = tiny_processor().collate([row])
+    with pytest.raises(ValueError, match="loaded without its vision tower: give vision_features"):
+        bare(**{key: value for key, value in batch.items() if key != "labels"})
+
+
+def test_a_projector_learns_without_the_tower_and_rows_without_clips_pass_through_it():
+    bare = load_model(TINY, dtype=torch.float32, with_tower=False)
+    projector = bare.model.vision.linear_proj
+    row = tiny_processor().encode("Say.", response="yes")
+    batch = tiny_processor().collate([row])
+    for passes_always in (False, True):
+        bare.zero_grad()
+        bare.model.runs_tower_always = passes_always
+        bare(**batch, label_logits_only=True).loss.backward()
+        gradient = projector.linear_proj.weight.grad
+        assert (gradient is not None) == passes_always
+    assert not gradient.any()
+
+
+def test_the_tower_alone_is_the_tower_of_the_model():
+    tower, model = load_tower(TINY, dtype=torch.float32), load_model(TINY, dtype=torch.float32)
+    of_model = model.model.vision.state_dict()
+    assert all(torch.equal(weight, of_model[name]) for name, weight in tower.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
+
+
+def change_tensor(folder: Path, name: str, value: float | None) -> None:
+    """Writes one element of a tensor anew, or leaves the tensor out."""
+    from safetensors.torch import save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weight = weights.pop(name)
+    if value is not None:
+        weight.view(-1)[0] = value
+        weights[name] = weight
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_the_fingerprint_of_a_tower_is_that_of_the_tower_only(tmp_path):
+    folder = copy_tiny(tmp_path / "model")
+    before = tower_fingerprint(folder)
+    assert before == tower_fingerprint(TINY)
+    for name in (
+        "lm_head.weight",
+        "model.vision.linear_proj.linear_proj.weight",
+        "model.layers.0.mlp.language_mlp.up_proj.weight",
+    ):
+        change_tensor(folder, name, 3.0)
+        assert tower_fingerprint(folder) == before
+    change_tensor(folder, "model.vision.conv.bias", 3.0)
+    assert tower_fingerprint(folder) != before
+    change_tensor(folder, "model.vision.conv.bias", None)
+    with pytest.raises(ModelError, match=r"vision tower: got `model\.vision\.conv\.bias`"):
+        load_tower(folder, dtype=torch.float32)
+
+
+def test_a_clip_that_changed_since_its_check_is_refused(tmp_path):
+    records = {real_clip("bikes.mp4"): ClipRecord("0" * 64, (0,))}
+    store = make_store(tmp_path, "F32")
+    with pytest.raises(ClipError, match="another file by now"):
+        build_features(store, list(records), records=records, model_folder=TINY, decode=DECODE, device="cpu")
+    assert len(store) == 0
+
+
+def test_a_flipped_bit_is_told_when_it_is_read(tmp_path):
+    store, records = make_store(tmp_path, "F32"), records_of("bikes.mp4")
+    build_features(store, list(records), records=records, model_folder=TINY, decode=DECODE, device="cpu")
+    (shard,) = store.folder.glob("*.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(FeatureError, match=r"do not match their checksum(.|\n)*cvft features RECIPE"):
+        CachedClips(make_store(tmp_path, "F32"), records).load(real_clip("bikes.mp4"))
+
+
+# whole runs
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    return make_project(tmp_path_factory.mktemp("features"), train={"save_steps": 4, "eval_steps": 4})
+
+
+def run_folder(recipe: Path, name: str) -> Path:
+    return recipe.parent / "runs" / name
+
+
+def adapter_of(recipe: Path, name: str) -> bytes:
+    return (run_folder(recipe, name) / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def shards(recipe: Path) -> list[Path]:
+    return sorted((recipe.parent / "runs" / ".features").glob("*/shard-*.safetensors"))
+
+
+@pytest.fixture(scope="module")
+def live(recipe) -> str:
+    result = cvft_ok("run", recipe, "name=live", "video.cache_features=off")
+    assert "features  not kept" in result.stderr
+    assert not shards(recipe)
+    return "live"
+
+
+def test_a_run_from_features_ends_with_the_bits_of_a_live_one(recipe, live):
+    result = cvft_ok("run", recipe, "name=kept")
+    assert "each clip is encoded once" in result.stderr
+    assert len(shards(recipe)) == 1
+    assert adapter_of(recipe, "kept") == adapter_of(recipe, live)
+    for model in ("base", "merged"):
+        of_runs = [run_folder(recipe, name) / "eval" / f"predictions_{model}.jsonl" for name in ("kept", live)]
+        assert of_runs[0].read_bytes() == of_runs[1].read_bytes()
+    plan = json.loads((run_folder(recipe, "kept") / "plan.json").read_text())
+    assert plan["features"]["tower_sha256"] == tower_fingerprint(TINY)
+
+
+def test_a_truncated_shard_is_named_and_built_again(recipe, live):
+    cvft_ok("features", recipe, "name=ahead")
+    (shard,) = shards(recipe)
+    shard.write_bytes(shard.read_bytes()[:-10])
+    result = cvft_ok("train", recipe, "name=mended")
+    assert str(shard) in result.stderr
+    assert "encoded again" in result.stderr
+    assert shard not in shards(recipe)
+    assert adapter_of(recipe, "mended") == adapter_of(recipe, live)
+
+
+def test_what_changes_features_gets_a_store_of_its_own(recipe):
+    def digest(*overrides, folder=TINY, device="cpu"):
+        loaded = load_recipe(recipe, overrides=[f"model.path={folder}", *overrides]).recipe
+        model = inspect_model(folder)
+        contract = make_contract(loaded, model=model, feeding=decide_feeding(loaded, model))
+        return make_feature_key(loaded, contract=contract, model=model, device=device).digest()
+
+    other = copy_tiny(recipe.parent / "other_tower")
+    change_tensor(other, "model.vision.conv.bias", 3.0)
+    changes = ("video.sampling=uniform", "video.max_frames=3", "video.decoder=decord", "model.dtype=bf16")
+    digests = [digest(), digest(device="cuda"), digest(folder=other), *map(digest, changes)]
+    assert len(set(digests)) == len(digests)
+    same = ("lora.rank=2", "seed=1", "model.template=vqa", "video.sampling=chat", "train.group_by_clip=off")
+    assert {digest(change) for change in same} == {digest()}
+
+
+def test_two_builds_at_once_end_with_one_store(tmp_path):
+    recipe = make_project(tmp_path)
+    command = [sys.executable, "-m", "cvft", "features", str(recipe), "name=both"]
+    builds = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = sorted(build.communicate()[0].split(";")[0] for build in builds)
+    assert [build.returncode for build in builds] == [0, 0]
+    assert said == ["0 clips encoded, 2 were there", "2 clips encoded, 0 were there"]
+    assert len(shards(recipe)) == 1
+    assert cvft_ok("features", recipe, "name=both").stdout.startswith("0 clips encoded, 2 were there")
+    assert not list(tmp_path.glob("runs/both*"))
+
+
+def test_features_of_a_tower_that_learns_are_refused(recipe):
+    learning = ("lora.targets=all-linear", "lora.train_vision_tower=true")
+    result = cvft("features", recipe, *learning)
+    assert result.returncode == 2
+    assert "lora.train_vision_tower: got `true`, need a recipe whose features are kept" in result.stderr
+    result = cvft("train", recipe, *learning, "video.cache_features=on")
+    assert "got `on` with `lora.train_vision_tower` true, need `auto` or `off`" in result.stderr
