@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from cvft.data.files import write_text_atomically
 from cvft.data.rows import Row, read_rows
+from cvft.engine.decide import decide_feeding
 from cvft.engine.features import find_features
 from cvft.engine.folder import RunFolder, claim_run_folder
-from cvft.engine.plan import decide_feeding
-from cvft.engine.prepare import count_gpus, inspect_model, make_contract
+from cvft.engine.machine import count_gpus
+from cvft.engine.prepare import inspect_model, make_contract
 from cvft.engine.ranks import decide_ranks
 from cvft.engine.train import train
 from cvft.errors import Problem, RunError

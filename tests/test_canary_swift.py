@@ -14,18 +14,24 @@ from swift.model.register import ModelLoader
 from swift.template import Template
 
 from cvft.data.groups import RowShape
-from cvft.engine.plan import ModelFacts, RowFacts, compile_plan
+from cvft.engine.decide import ModelFacts, RowFacts
+from cvft.engine.plan import compile_plan
 from cvft.engine.prepare import inspect_model
 from cvft.engine.targets import target_regex
 from cvft.model.checkpoint import load_model
 from cvft.recipe import recipe_from_dict
+from tests.test_engine_plan import feature_key
 from tests.tiny import TINY
 
 
 def test_every_argument_of_a_plan_exists():
     recipe = recipe_from_dict({"name": "x", "model": {"path": "tiny"}, "data": {"train": "t.jsonl"}})
     plan = compile_plan(
-        recipe, model=inspect_model(TINY), rows=RowFacts([RowShape(None, 1, 9)], []), num_gpus_present=0
+        recipe,
+        model=inspect_model(TINY),
+        rows=RowFacts([RowShape(None, 1, 9)], []),
+        num_gpus_present=0,
+        feature_key=feature_key,
     )
     known = {field.name for field in fields(SftArguments)}
     assert set(plan.swift_arguments) <= known

@@ -172,7 +172,7 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["trian"],
             "command line has 1 problem\n"
-            "  command: got `trian`, need one of `run`, `train`, `export`, `eval`, `infer`, `schema`\n"
+            "  command: got `trian`, need one of `run`, `train`, `features`, `export`, `eval`, `infer`, `schema`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (

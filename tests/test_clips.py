@@ -15,7 +15,7 @@ from cvft.data.features.key import FeatureKey
 from cvft.data.features.store import FeatureStore
 from cvft.data.files import hash_file
 from cvft.data.video.loader import DecodeSettings
-from cvft.engine.plan import decide_feeding
+from cvft.engine.decide import decide_feeding
 from cvft.engine.prepare import inspect_model, make_contract, make_feature_key
 from cvft.errors import ClipError, FeatureError, ModelError
 from cvft.model.checkpoint import load_model, load_tower

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from cvft.engine.architecture import AdapterParameters, Architecture, adapted_names, count_adapter_parameters
-from cvft.engine.costs import (
+from cvft.engine.costs.architecture import AdapterParameters, Architecture, adapted_names, count_adapter_parameters
+from cvft.engine.costs.flops import (
     LANGUAGE_UTILISATION,
     Batch,
     build_flops,
@@ -21,7 +21,7 @@ from cvft.engine.costs import (
     feature_bytes,
     training_flops,
 )
-from cvft.engine.gpus import GPUS, find_gpu
+from cvft.engine.costs.gpus import GPUS, find_gpu
 from cvft.engine.targets import target_regex
 from cvft.model.checkpoint import load_model
 from cvft.model.folder import read_config_json
@@ -246,7 +246,7 @@ def test_every_name_finds_its_own_gpu():
 
 def test_counting_loads_no_torch():
     code = (
-        "import sys, cvft.engine.memory\n"
+        "import sys, cvft.engine.costs.memory\n"
         "print([name for name in ('torch', 'numpy', 'transformers') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

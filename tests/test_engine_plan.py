@@ -5,18 +5,48 @@ from pathlib import Path
 
 import pytest
 
+from cvft.data.features.key import FeatureKey
 from cvft.data.groups import RowShape
+from cvft.engine.costs.architecture import Architecture
+from cvft.engine.decide import ModelFacts, RowFacts, decide_feeding
 from cvft.engine.launch import merge_environment
-from cvft.engine.plan import ModelFacts, Plan, RowFacts, compile_plan, decide_feeding
+from cvft.engine.plan import Plan, compile_plan
 from cvft.engine.targets import target_regex
 from cvft.errors import RecipeError, RunError
 from cvft.recipe import recipe_from_dict
 
 MODEL = ModelFacts(
-    Path("model"), template_version="base", is_official=True, max_tokens=2048, num_tokens_per_frame=66, image_size=224
+    Path("model"),
+    template_version="base",
+    is_official=True,
+    max_tokens=2048,
+    num_tokens_per_frame=66,
+    image_size=224,
+    architecture=Architecture(),
 )
-ROWS = RowFacts([RowShape(number, 1609, 91) for number in range(100)], [RowShape(None, 1, 20)] * 10)
-SHARED = RowFacts([RowShape(number // 8, 1609, 91) for number in range(100)], [])
+
+
+def make_shapes(num_rows: int, *, rows_per_clip: int) -> list[RowShape]:
+    """Rows about clips of 24 frames in the chat layout, with 91 tokens of question and 60 of answer."""
+    return [RowShape(number // rows_per_clip, 1609, 91, 60, 24) for number in range(num_rows)]
+
+
+ROWS = RowFacts(make_shapes(100, rows_per_clip=1), [RowShape(None, 1, 20, 5)] * 10)
+SHARED = RowFacts(make_shapes(100, rows_per_clip=8), [])
+
+
+def feature_key(device: str) -> FeatureKey:
+    return FeatureKey(
+        sampling="chat",
+        max_frames=24,
+        decoder="pyav",
+        decoder_version="17",
+        image_size_px=224,
+        tower_sha256="0" * 64,
+        dtype="BF16",
+        device=device,
+        attention="sdpa",
+    )
 
 
 def make_recipe(**sections):
@@ -24,8 +54,15 @@ def make_recipe(**sections):
     return recipe_from_dict({**values, **sections})
 
 
-def plan_of(num_gpus_present=0, rows=ROWS, **sections) -> Plan:
-    return compile_plan(make_recipe(**sections), model=MODEL, rows=rows, num_gpus_present=num_gpus_present)
+def plan_of(num_gpus_present=0, rows=ROWS, memory_bytes=None, **sections) -> Plan:
+    return compile_plan(
+        make_recipe(**sections),
+        model=MODEL,
+        rows=rows,
+        num_gpus_present=num_gpus_present,
+        feature_key=feature_key,
+        memory_bytes=memory_bytes,
+    )
 
 
 def test_a_plan_survives_its_file():
@@ -68,7 +105,7 @@ def test_official_checkpoints_get_their_template_by_name(path, template, feeding
 
 
 def test_other_folders_are_believed():
-    model = ModelFacts(Path("m"), "chat", False, 2048, 6, 56)
+    model = ModelFacts(Path("m"), "chat", False, 2048, 6, 56, Architecture())
     assert decide_feeding(make_recipe(model={"path": "tiny"}), model).template == "chat"
 
 
@@ -100,6 +137,32 @@ def test_rows_that_share_a_clip_train_together_unless_told_otherwise():
     flash = {"path": "folder", "attention": "flash_attention_2"}
     assert plan_of(rows=SHARED, model=flash).limits.max_rows_per_group == 1
     assert plan_of().limits.max_rows_per_group == 1
+
+
+def test_clips_are_encoded_once_where_that_saves_work():
+    assert plan_of(rows=SHARED).features == feature_key("cpu")
+    once = {"epochs": 1.0}
+    assert plan_of(train=once).features is None
+    assert plan_of(rows=SHARED, train=once).features is not None  # 8 rows of a clip, in groups of 4
+    assert plan_of(rows=SHARED, train={**once, "max_rows_per_group": 8}).features is None
+    assert plan_of(train=once, video={"cache_features": "on"}).features is not None
+    assert plan_of(rows=SHARED, video={"cache_features": "off"}).features is None
+    learning = {"targets": "all-linear", "train_vision_tower": True}
+    assert plan_of(rows=SHARED, lora=learning).features is None
+    assert plan_of(rows=SHARED, lora={**learning, "train_vision_tower": False, "train_projector": True}).features
+    assert plan_of(rows=RowFacts([RowShape(None, 1, 9)] * 8, [])).features is None
+
+
+def test_activations_are_computed_again_only_where_they_would_not_fit():
+    def recomputes(**options):
+        return plan_of(rows=SHARED, **options).swift_arguments["gradient_checkpointing"]
+
+    assert recomputes() is True  # nobody knows the memory
+    assert recomputes(memory_bytes=24 * 2**30) is True
+    assert recomputes(memory_bytes=80 * 2**30) is False
+    assert recomputes(memory_bytes=80 * 2**30, train={"gradient_checkpointing": True}) is True
+    assert recomputes(memory_bytes=24 * 2**30, train={"gradient_checkpointing": False}) is False
+    assert recomputes(memory_bytes=80 * 2**30, train={"global_batch_rows": 64, "micro_batch_rows": 64}) is True
 
 
 @pytest.mark.parametrize("settings", [{"group_by_clip": "on"}, {"max_rows_per_group": 4}])

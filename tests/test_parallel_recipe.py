@@ -10,7 +10,7 @@ import pytest
 
 from cvft.engine.deepspeed_config import read_deepspeed_config
 from cvft.engine.dry_run import describe_commands
-from cvft.engine.prepare import check_strategy_is_installed
+from cvft.engine.machine import check_strategy_is_installed
 from cvft.errors import RecipeError
 from cvft.recipe import load_recipe, weights_fingerprint
 from tests.project import cvft, cvft_ok, make_project

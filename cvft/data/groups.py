@@ -24,11 +24,15 @@ class RowShape:
         clip: Number of its clip, or None for a row without one.
         num_prefix_tokens: BOS and the clip's tokens.
         num_question_tokens: The rest, answer and EOS included.
+        num_label_tokens: Answer and EOS.
+        num_frames: Frames of its clip.
     """
 
     clip: int | None
     num_prefix_tokens: int
     num_question_tokens: int
+    num_label_tokens: int = 0
+    num_frames: int = 0
 
     @property
     def num_tokens(self) -> int:

@@ -17,9 +17,11 @@ from tqdm import tqdm
 
 from cvft.data.features.store import FeatureStore
 from cvft.data.video.loader import DecodeSettings
+from cvft.engine.decide import features_root
 from cvft.engine.folder import RunFolder
-from cvft.engine.plan import Plan, features_root
-from cvft.engine.prepare import Prepared, count_gpus, inspect_model, make_feature_key, prepare
+from cvft.engine.machine import count_gpus
+from cvft.engine.plan import Plan
+from cvft.engine.prepare import Prepared, inspect_model, make_feature_key, prepare
 from cvft.engine.ranks import decide_ranks
 from cvft.errors import Problem, RecipeError, quote
 from cvft.model.contract import Contract

@@ -11,104 +11,36 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cvft.data.features.key import FeatureKey
-from cvft.data.groups import RowShape, most_rows_per_clip
 from cvft.data.packing import BatchLimits
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, DecodeSettings
+from cvft.engine.decide import (
+    Feeding,
+    ModelFacts,
+    RowFacts,
+    decide_features,
+    decide_feeding,
+    decide_limits,
+    decide_recompute,
+    features_root,
+    trains_tower,
+)
 from cvft.engine.deepspeed_config import read_deepspeed_config
 from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
 from cvft.engine.targets import target_regex
-from cvft.errors import Problem, RecipeError, quote
+from cvft.engine.workload import batches_of_epoch
 from cvft.recipe import Recipe
 
 TRAIN_DATASET = "cvft_train"
 VAL_DATASET = "cvft_val"
 """Names under which the worker registers the run's row files with ms-swift."""
 
-BASE_CHECKPOINT_MARK = "video-llama3-base"
-"""Part of a path or hub id that tells the published base checkpoint. Source: the published demo's own rule."""
-
 ATTENTION_DEFAULT = "sdpa"
-
-MASKLESS_ATTENTION = ("flash_attention_2",)
-"""Kernels that take no mask of ours, and so no groups."""
-
-MAX_ROWS_PER_GROUP = 8
-"""Rows of a clip that train together where the recipe does not say. With more, the prefix is a small part of a group already:
-16 times as many would save another fifth."""
-
-MIN_CLIPS_PER_STEP = 4
-"""Clips that a step holds rows of, at the least, where the recipe does not say: rows of one clip say similar things."""
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What the plan needs to know of the model folder.
-
-    Args:
-        path: The folder.
-        template_version: As its config.json states it.
-        is_official: Whether config.json is a published one (which states "base" in every checkpoint).
-        max_tokens: Longest row that the model was made for.
-        num_tokens_per_frame: Vision tokens of a frame.
-        image_size: Side of a frame in pixels.
-    """
-
-    path: Path
-    template_version: str
-    is_official: bool
-    max_tokens: int
-    num_tokens_per_frame: int
-    image_size: int
-
-
-@dataclass(frozen=True)
-class RowFacts:
-    """What the plan needs to know of the rows that will really train.
-
-    Args:
-        train: Shapes of the rows to train on.
-        val: Shapes of the rows held out.
-    """
-
-    train: Sequence[RowShape]
-    val: Sequence[RowShape]
-
-    @property
-    def max_row_tokens(self) -> int:
-        """Longest row in tokens."""
-        return max(shape.num_tokens for shape in (*self.train, *self.val))
-
-    def to_json(self) -> str:
-        """Returns the text of `row_shapes.json`."""
-        return json.dumps(asdict(self)) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> RowFacts:
-        """Reads back what `to_json` wrote."""
-        return cls(**{key: [RowShape(**shape) for shape in shapes] for key, shapes in json.loads(text).items()})
-
-
-@dataclass(frozen=True)
-class Feeding:
-    """How rows reach the model, with every `auto` decided.
-
-    Args:
-        template: Prompt template.
-        sampling: Frame sampling rule.
-        max_frames: Most frames of a clip.
-        max_tokens: Longest row allowed.
-    """
-
-    template: str
-    sampling: str
-    max_frames: int
-    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -193,78 +125,6 @@ class Plan:
         )
 
 
-def decide_feeding(recipe: Recipe, model: ModelFacts) -> Feeding:
-    """Decides template, sampling and length limit where the recipe says `auto` or nothing.
-
-    Official checkpoints all state template "base", so their name decides, as in the published demo: "base" for the base
-    checkpoint, "chat" for the others. A folder that is not official is believed.
-
-    Args:
-        recipe: The recipe.
-        model: Facts of its model folder.
-
-    Returns:
-        The decisions.
-    """
-    template: str = recipe.model.template
-    if template == "auto":
-        by_name = "base" if BASE_CHECKPOINT_MARK in recipe.model.path else "chat"
-        template = by_name if model.is_official else model.template_version
-    sampling = recipe.video.sampling
-    if sampling == "auto":
-        sampling = "base" if template in ("base", "swift") else "chat"
-    max_tokens = recipe.data.max_tokens or model.max_tokens
-    return Feeding(template=template, sampling=sampling, max_frames=recipe.video.max_frames, max_tokens=max_tokens)
-
-
-def decide_limits(recipe: Recipe, *, rows: RowFacts) -> BatchLimits:
-    """Decides which rows go together.
-
-    Args:
-        recipe: The recipe.
-        rows: Facts of the rows that will train.
-
-    Returns:
-        The limits.
-
-    Raises:
-        RecipeError: when groups are asked for and no two rows share a clip.
-    """
-    train = recipe.train
-    shares_clips = most_rows_per_clip(rows.train) > 1
-    asked = {"train.group_by_clip": train.group_by_clip == "on", "train.max_rows_per_group": train.max_rows_per_group}
-    if not shares_clips and any(asked.values()):
-        key = next(key for key, value in asked.items() if value)
-        value = train.group_by_clip if key == "train.group_by_clip" else train.max_rows_per_group
-        need, hint = "rows that share a clip: every clip has one row", f"remove `{key}`"
-        raise RecipeError("the recipe and its rows", [Problem(key, quote(value), need, hint)])
-    takes_groups = recipe.model.attention not in MASKLESS_ATTENTION and train.group_by_clip != "off"
-    max_rows = 1
-    if shares_clips and takes_groups:
-        by_diversity = train.global_batch_rows // MIN_CLIPS_PER_STEP
-        least = 2 if train.group_by_clip == "on" else 1
-        max_rows = train.max_rows_per_group or max(least, min(MAX_ROWS_PER_GROUP, by_diversity))
-    return BatchLimits(
-        global_batch_rows=train.global_batch_rows,
-        max_rows_per_group=max_rows,
-        micro_batch_rows=train.micro_batch_rows,
-        micro_batch_tokens=train.micro_batch_rows * rows.max_row_tokens,
-    )
-
-
-def decide_features(recipe: Recipe, *, rows: RowFacts, limits: BatchLimits, num_steps: int) -> bool:
-    """Decides whether each clip is encoded once and its features are kept.
-
-    Where the recipe leaves it open: when the tower is frozen and some clip would be encoded twice in training.
-    """
-    asked = recipe.video.cache_features
-    if asked != "auto" or recipe.lora.train_vision_tower:
-        return asked == "on"
-    num_epochs = num_steps * limits.global_batch_rows / len(rows.train)
-    has_clips = any(shape.clip is not None for shape in rows.train)
-    return has_clips and (num_epochs > 1 or most_rows_per_clip(rows.train) > limits.max_rows_per_group)
-
-
 def compile_plan(
     recipe: Recipe,
     *,
@@ -272,6 +132,7 @@ def compile_plan(
     rows: RowFacts,
     num_gpus_present: int,
     feature_key: Callable[[str], FeatureKey],
+    memory_bytes: int | None = None,
 ) -> Plan:
     """Compiles a recipe into the plan of its training.
 
@@ -281,6 +142,7 @@ def compile_plan(
         rows: Facts of the rows that will train.
         num_gpus_present: GPUs that this machine shows.
         feature_key: Device -> key of the clips' features on it.
+        memory_bytes: What the device of each rank has; None when it is not known.
 
     Returns:
         The plan.
@@ -296,16 +158,25 @@ def compile_plan(
     # the trainer keeps a last, smaller global batch; every row is seen once per epoch
     steps_per_epoch = math.ceil(len(rows.train) / recipe.train.global_batch_rows)
     num_steps = recipe.train.max_steps or math.ceil((recipe.train.epochs or 0) * steps_per_epoch)
+    caches = decide_features(recipe, rows=rows, limits=limits, num_epochs=num_steps / steps_per_epoch)
+    recompute = decide_recompute(
+        recipe,
+        model=model,
+        batches=batches_of_epoch(rows.train, limits=limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches),
+        caches=caches,
+        num_ranks=ranks.num,
+        memory_bytes=memory_bytes,
+    )
     arguments = _swift_arguments(
         recipe,
         run_dir=run_dir,
         ranks=ranks,
         feeding=feeding,
+        recompute=recompute,
         steps_per_epoch=steps_per_epoch,
         num_steps=num_steps,
         has_val=len(rows.val) > 0,
     )
-    caches = decide_features(recipe, rows=rows, limits=limits, num_steps=num_steps)
     command = worker_command(
         recipe, num_per_node=ranks.num_per_node, node_rank=node_rank_of(recipe), plan_file=run_dir / "plan.json"
     )
@@ -343,6 +214,7 @@ def _swift_arguments(
     run_dir: Path,
     ranks: Ranks,
     feeding: Feeding,
+    recompute: bool,
     steps_per_epoch: int,
     num_steps: int,
     has_val: bool,
@@ -396,9 +268,9 @@ def _swift_arguments(
         "per_device_train_batch_size": recipe.train.global_batch_rows // ranks.num,
         "per_device_eval_batch_size": recipe.train.micro_batch_rows,
         "gradient_accumulation_steps": 1,
-        "gradient_checkpointing": recipe.train.gradient_checkpointing,
+        "gradient_checkpointing": recompute,
         "gradient_checkpointing_kwargs": {"use_reentrant": False},  # reentrant drops the tower's gradients silently
-        "vit_gradient_checkpointing": recipe.train.gradient_checkpointing and recipe.lora.train_vision_tower,
+        "vit_gradient_checkpointing": recompute and recipe.lora.train_vision_tower,
         "logging_steps": recipe.train.logging_steps,
         "logging_first_step": True,
         "save_strategy": "steps",
@@ -428,16 +300,6 @@ def _swift_arguments(
     elif recipe.parallel.strategy.startswith("zero"):
         arguments["deepspeed"] = recipe.parallel.strategy
     return arguments
-
-
-def features_root(recipe: Recipe) -> Path:
-    """Returns the folder of the stores of features: beside the runs, under a name that no run can have."""
-    return (recipe.output.features or recipe.output.root / ".features").absolute()
-
-
-def trains_tower(recipe: Recipe) -> bool:
-    """Tells whether vision tower or projector get adapters."""
-    return recipe.lora.train_vision_tower or recipe.lora.train_projector
 
 
 def _scheduler(schedule: str, *, warmup_ratio: float) -> str:

@@ -7,10 +7,7 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import shutil
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +20,10 @@ from cvft.data.rows import Row, extra_columns, read_rows, write_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.worker import ClipFacts
+from cvft.engine.costs.architecture import Architecture
+from cvft.engine.decide import Feeding, ModelFacts, RowFacts, decide_feeding
 from cvft.engine.folder import RunFolder
-from cvft.engine.plan import Feeding, ModelFacts, RowFacts, decide_feeding
-from cvft.errors import DataError, Problem, RecipeError, quote
+from cvft.errors import DataError, Problem, quote
 from cvft.model.contract import Contract
 from cvft.model.folder import (
     OFFICIAL_ARCHITECTURE,
@@ -34,7 +32,7 @@ from cvft.model.folder import (
     tower_fingerprint,
     weights_fingerprint,
 )
-from cvft.model.layout import TEMPLATES, SpecialTokens, build_layout
+from cvft.model.layout import IGNORED_LABEL, TEMPLATES, SpecialTokens, build_layout
 from cvft.model.tokenizer import TOKENIZER_FILE, load_encoder
 from cvft.recipe import Recipe
 
@@ -82,6 +80,7 @@ def inspect_model(folder: Path) -> ModelFacts:
         max_tokens=config["max_position_embeddings"],
         num_tokens_per_frame=(patches_per_side // 2) ** 2 + 2,
         image_size=vision["image_size"],
+        architecture=Architecture.from_config(config),
     )
 
 
@@ -208,7 +207,15 @@ def measure_rows(
             response=row.response,
         )
         number = None if clip is None else numbers.setdefault(clip.sha256, len(numbers))
-        shapes.append(RowShape(number, layout.num_prefix_tokens, len(layout) - layout.num_prefix_tokens))
+        shapes.append(
+            RowShape(
+                number,
+                num_prefix_tokens=layout.num_prefix_tokens,
+                num_question_tokens=len(layout) - layout.num_prefix_tokens,
+                num_label_tokens=sum(label != IGNORED_LABEL for label in layout.labels),
+                num_frames=0 if clip is None else clip.num_frames,
+            )
+        )
     return shapes
 
 
@@ -223,37 +230,6 @@ def write_row_files(prepared: Prepared, folder: RunFolder) -> None:
     records = {str(path): [facts.sha256, facts.time_indices] for path, facts in prepared.clips.items()}
     write_text_atomically(folder.clip_records, json.dumps(records) + "\n")
     write_text_atomically(folder.row_shapes, prepared.row_facts.to_json())
-
-
-def count_gpus() -> int:
-    """Counts the GPUs that a worker on this machine would see, without loading torch."""
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines()) if listing.returncode == 0 else 0
-
-
-def check_strategy_is_installed(recipe: Recipe) -> None:
-    """Checks that what a strategy needs beyond torch is there.
-
-    Raises:
-        RecipeError: when DeepSpeed is not installed and the strategy is one of its stages, or when the tools are missing with
-            which it compiles its optimizer for offloading.
-    """
-    strategy = recipe.parallel.strategy
-    if not strategy.startswith("zero"):
-        return
-    problems = []
-    if importlib.util.find_spec("deepspeed") is None:
-        problems.append(Problem("parallel.strategy", quote(strategy), "DeepSpeed", "pip install 'cvft[deepspeed]'"))
-    missing = [tool for tool in ("c++", "ninja") if shutil.which(tool) is None]
-    if strategy == "zero2_offload" and recipe.parallel.deepspeed_config is None and missing:
-        need = f"{' and '.join(quote(tool) for tool in missing)} on PATH: DeepSpeed compiles its optimizer for the CPU"
-        hint = "install them, or give a parallel.deepspeed_config with `zero_force_ds_cpu_optimizer: false`"
-        problems.append(Problem("parallel.strategy", quote(strategy), need, hint))
-    if problems:
-        raise RecipeError("this machine", problems)
 
 
 def _as_messages(row: Row) -> dict[str, object]:

@@ -27,8 +27,9 @@ from transformers.integrations import TensorBoardCallback
 
 from cvft.clips.source import CachedClips, ClipSource, DecodedClips
 from cvft.data.video.loader import DecodeSettings
+from cvft.engine.decide import RowFacts
 from cvft.engine.folder import PROGRESS_FILE, RunFolder
-from cvft.engine.plan import TRAIN_DATASET, VAL_DATASET, Plan, RowFacts
+from cvft.engine.plan import TRAIN_DATASET, VAL_DATASET, Plan
 from cvft.engine.stop import StopSignals
 from cvft.engine.trainer import CvftTrainer
 from cvft.model.checkpoint import load_config, load_model

@@ -27,19 +27,14 @@ from cvft.engine.checkpoints import (
     remove_leftovers,
     step_of,
 )
+from cvft.engine.decide import RowFacts
 from cvft.engine.features import mend_store
 from cvft.engine.folder import RunFolder, claim_run_folder, is_claimed, locked
 from cvft.engine.launch import launch, merge_environment
+from cvft.engine.machine import check_strategy_is_installed, memory_per_rank, read_gpus
 from cvft.engine.manifest import write_manifest
-from cvft.engine.plan import Plan, RowFacts, compile_plan
-from cvft.engine.prepare import (
-    Prepared,
-    check_strategy_is_installed,
-    count_gpus,
-    make_feature_key,
-    prepare,
-    write_row_files,
-)
+from cvft.engine.plan import Plan, compile_plan
+from cvft.engine.prepare import Prepared, make_feature_key, prepare, write_row_files
 from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
 from cvft.engine.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.engine.stop import STOP_FILE
@@ -73,8 +68,8 @@ def train(loaded: LoadedRecipe) -> RunFolder | None:
         print(f"adapter   {folder.adapter} (trained before)", file=sys.stderr)
         return folder if is_first_node else None
     check_strategy_is_installed(recipe)
-    num_gpus = count_gpus()
-    ranks = decide_ranks(recipe, num_gpus_present=num_gpus)
+    gpus = read_gpus()
+    ranks = decide_ranks(recipe, num_gpus_present=len(gpus))
     recipe.accumulation_steps(num_ranks=ranks.num)
     environment = worker_environment(folder.path, num_threads=recipe.parallel.num_threads)
     variables = merge_environment(environment, os.environ)
@@ -88,7 +83,8 @@ def train(loaded: LoadedRecipe) -> RunFolder | None:
         recipe,
         model=prepared.model,
         rows=prepared.row_facts,
-        num_gpus_present=num_gpus,
+        num_gpus_present=len(gpus),
+        memory_bytes=memory_per_rank(ranks, gpus),
         feature_key=lambda device: make_feature_key(
             recipe, contract=prepared.contract, model=prepared.model, device=device
         ),
@@ -191,7 +187,8 @@ def describe(plan: Plan, prepared: Prepared) -> str:
         f"feeding   template {plan.feeding.template}, sampling {plan.feeding.sampling}, decoder {plan.decoder}",
         f"batch     {_describe_batch(plan, rows)}",
         f"features  {_describe_features(plan)}",
-        f"steps     {plan.num_steps} ({plan.steps_per_epoch} per epoch), {arguments['torch_dtype']}",
+        f"steps     {plan.num_steps} ({plan.steps_per_epoch} per epoch), {arguments['torch_dtype']}, "
+        f"activations {'computed again' if arguments['gradient_checkpointing'] else 'kept'} for the backward pass",
         *(f"note      {note}" for note in prepared.notes),
     ]
     return "\n".join(lines)

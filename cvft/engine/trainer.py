@@ -28,7 +28,8 @@ from cvft.engine.checkpoints import (
     publish,
     remove_leftovers,
 )
-from cvft.engine.plan import Plan, RowFacts
+from cvft.engine.decide import RowFacts
+from cvft.engine.plan import Plan
 from cvft.engine.sampler import GlobalBatchSampler, GroupedRows
 from cvft.engine.stop import STOP_FILE, StopSignals, forget_stop_signals
 from cvft.model.layout import IGNORED_LABEL

@@ -15,10 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cvft.model.layers import at_least_fp32
-from cvft.model.layout import IGNORED_LABEL
-
-CHUNK_ROWS = 256
-"""Label tokens whose logits are in memory at a time: 131 MB in fp32 for the published vocabulary."""
+from cvft.model.layout import IGNORED_LABEL, LABEL_CHUNK_ROWS
 
 
 class LabelLoss(NamedTuple):
@@ -33,7 +30,9 @@ class LabelLoss(NamedTuple):
     num_right: Tensor
 
 
-def label_loss(hidden_states: Tensor, *, labels: Tensor, lm_head: nn.Module, chunk_rows: int = CHUNK_ROWS) -> LabelLoss:
+def label_loss(
+    hidden_states: Tensor, *, labels: Tensor, lm_head: nn.Module, chunk_rows: int = LABEL_CHUNK_ROWS
+) -> LabelLoss:
     """Scores the label tokens.
 
     Args:

@@ -168,8 +168,8 @@ class Train(Section):
     """Train rows of one clip as one sequence that holds the clip once: the same loss, several times faster."""
     max_rows_per_group: Annotated[int, Field(ge=2)] | None = None
     """Most rows of a group. Without it, up to 8, and so few that a step holds rows of four clips. More is faster."""
-    gradient_checkpointing: bool = True
-    """Recompute activations in the backward pass: much less memory for about a third more time."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in the backward pass: less memory, a third more time. `auto` does when they would not fit."""
     logging_steps: int = Field(default=5, ge=1)
     """Steps between two points of the loss curve."""
     save_steps: Annotated[int, Field(ge=1)] | None = None

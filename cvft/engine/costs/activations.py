@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cvft.engine.architecture import Architecture, Linear
+from cvft.engine.costs.architecture import Architecture, Linear
 from cvft.engine.targets import QKV
 
 FP32_BYTES = 4

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cvft.engine.activations import (
+from cvft.engine.costs.activations import (
     Precision,
     backward_bytes,
     language_layer_bytes,
@@ -20,8 +20,8 @@ from cvft.engine.activations import (
     tower_working_bytes,
     wide_norm_bytes,
 )
-from cvft.engine.architecture import AdapterParameters, Architecture
-from cvft.engine.costs import Batch
+from cvft.engine.costs.architecture import AdapterParameters, Architecture
+from cvft.engine.costs.flops import Batch
 
 CONTEXT_BYTES = 700_000_000
 """What CUDA, cuBLAS and their kernels take on the device before any tensor. An assumption: it depends on driver and GPU.

@@ -1,0 +1,82 @@
+"""What this machine has: its GPUs, their memory, the tools that a strategy needs. Loads no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from cvft.engine.costs.gpus import find_gpu
+from cvft.engine.ranks import Ranks
+from cvft.errors import Problem, RecipeError, quote
+from cvft.recipe import Recipe
+
+USABLE_GPU_SHARE = 0.965
+"""Share of the memory that the driver states which a GPU out of our table leaves to programs; see `costs.gpus`."""
+
+
+@dataclass(frozen=True)
+class GpuFacts:
+    """A GPU of this machine.
+
+    Args:
+        name: What the driver calls it.
+        memory_bytes: What it leaves to programs.
+    """
+
+    name: str
+    memory_bytes: int
+
+
+def read_gpus() -> list[GpuFacts]:
+    """Asks the driver for the GPUs that a worker on this machine would see; none without a driver."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        listing = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    if listing.returncode != 0:
+        return []
+    gpus = []
+    for line in listing.stdout.splitlines():
+        name, _, memory_mib = line.rpartition(", ")
+        known = find_gpu(name)
+        stated_bytes = int(memory_mib) * 2**20 if memory_mib.isdecimal() else 0
+        gpus.append(GpuFacts(name, known.memory_bytes if known else int(USABLE_GPU_SHARE * stated_bytes)))
+    return gpus
+
+
+def count_gpus() -> int:
+    """Counts the GPUs that a worker on this machine would see, without loading torch."""
+    return len(read_gpus())
+
+
+def memory_per_rank(ranks: Ranks, gpus: list[GpuFacts]) -> int | None:
+    """Returns the bytes that each rank's device has; None when the driver does not say."""
+    if ranks.device == "cuda":
+        return min(gpu.memory_bytes for gpu in gpus[: ranks.num_per_node]) or None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks.num_per_node
+
+
+def check_strategy_is_installed(recipe: Recipe) -> None:
+    """Checks that what a strategy needs beyond torch is there.
+
+    Raises:
+        RecipeError: when DeepSpeed is not installed and the strategy is one of its stages, or when the tools are missing with
+            which it compiles its optimizer for offloading.
+    """
+    strategy = recipe.parallel.strategy
+    if not strategy.startswith("zero"):
+        return
+    problems = []
+    if importlib.util.find_spec("deepspeed") is None:
+        problems.append(Problem("parallel.strategy", quote(strategy), "DeepSpeed", "pip install 'cvft[deepspeed]'"))
+    missing = [tool for tool in ("c++", "ninja") if shutil.which(tool) is None]
+    if strategy == "zero2_offload" and recipe.parallel.deepspeed_config is None and missing:
+        need = f"{' and '.join(quote(tool) for tool in missing)} on PATH: DeepSpeed compiles its optimizer for the CPU"
+        hint = "install them, or give a parallel.deepspeed_config with `zero_force_ds_cpu_optimizer: false`"
+        problems.append(Problem("parallel.strategy", quote(strategy), need, hint))
+    if problems:
+        raise RecipeError("this machine", problems)
