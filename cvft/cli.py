@@ -107,6 +107,13 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    _add_recipe(parser)
+    parser.add_argument("--gpu", metavar="NAME", help="a GPU to plan for, such as A100-40GB; else this machine's")
+    parser.add_argument("--clips", metavar="N", type=int, help="most clips to decode for the numbers (300)")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
 def _add_eval(parser: argparse.ArgumentParser) -> None:
     _add_recipe(parser)
     parser.add_argument(
@@ -144,6 +151,28 @@ def _train(options: argparse.Namespace) -> object:
 
     folder = train(loaded)
     return folder.adapter if folder is not None else "this machine's ranks are done: the first machine has the adapter"
+
+
+def _plan(options: argparse.Namespace) -> object:
+    loaded = _load(options)
+    from tqdm import tqdm
+
+    from cvft.engine.describe import describe_forecast, forecast_json
+    from cvft.engine.forecast import MAX_CLIPS_READ, forecast
+
+    with tqdm(desc="clips", unit="clip", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = forecast(
+            loaded.recipe, gpu_name=options.gpu, max_clips=options.clips or MAX_CLIPS_READ, on_progress=show
+        )
+    print(forecast_json(result) if options.json else describe_forecast(result))
+    if result.refused:
+        raise CvftError(f"recipe {loaded.recipe.name} on this machine", result.refused)
+    return None
 
 
 def _features(options: argparse.Namespace) -> object:
@@ -194,6 +223,16 @@ _COMMANDS: Mapping[
         (
             "cvft run recipes/tiny_cpu.yaml",
             "cvft run recipes/cogvlm2_video_lora_1gpu.yaml data.train=my/train.jsonl name=first_try",
+        ),
+    ),
+    "plan": (
+        "tell what a training would do, take and refuse; needs no weights and no GPU",
+        _plan,
+        _add_plan,
+        (
+            "cvft plan recipes/tiny_cpu.yaml",
+            "cvft plan recipes/cogvlm2_video_lora_zero2_4gpu.yaml --gpu A100-40GB",
+            "cvft plan recipes/tiny_cpu.yaml --json > plan.json",
         ),
     ),
     "train": (

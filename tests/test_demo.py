@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cvft.data.rows import read_rows
 from cvft.evaluate.answer import load_answerer
@@ -43,9 +44,25 @@ def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, targ
     assert verification["num_equal_answers"] == verification["num_rows"] == num_val_rows
     assert verification["max_logit_error"] <= verification["max_logit_error_allowed"]
     assert largest_fp32_difference(run) <= 1e-4
+    assert_planned(run, overrides)
     assert "val exact match" in result.stdout
     assert (run / "report.html").is_file()
     assert {path.name for path in (run / "curves").glob("*.png")} == {"loss.png", "learning_rate.png"}
+
+
+def assert_planned(run: Path, overrides: list[str]) -> None:
+    """What `cvft plan` says beforehand is what the run did."""
+    forecast = json.loads(cvft_ok("plan", "recipes/tiny_cpu.yaml", *overrides, "--json", cwd=ROOT).stdout)
+    done = json.loads((run / "plan.json").read_text())
+    assert forecast["command"] == done["command"]
+    assert forecast["batch"]["max_rows_per_group"] == done["limits"]["max_rows_per_group"] > 1
+    assert forecast["recompute"] == done["swift_arguments"]["gradient_checkpointing"]
+    assert (forecast["features"] is None) == (done["features"] is None) is False
+    assert forecast["steps"] == {"all": done["num_steps"], "per_epoch": done["steps_per_epoch"]}
+    adapter = load_file(run / "adapter" / "adapter_model.safetensors")
+    assert forecast["parameters"]["trained"] == sum(weight.numel() for weight in adapter.values())
+    stored = sum(path.stat().st_size for path in (run.parent / ".features").glob("*/shard-*.safetensors"))
+    assert forecast["features"]["bytes"] <= stored < forecast["features"]["bytes"] + 2**19
 
 
 def largest_fp32_difference(run: Path) -> float:

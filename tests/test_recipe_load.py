@@ -261,5 +261,5 @@ def test_the_four_gpu_recipe_trains_like_the_one_gpu_recipe() -> None:
     assert (one.accumulation_steps(num_ranks=1), one.model.dtype, one.train.gradient_checkpointing) == (
         16,
         "bf16",
-        True,
+        "auto",
     )

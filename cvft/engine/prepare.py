@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from cvft.data.check import Quarantined, check_clips
+from cvft.data.check import ClipCheck, Quarantined, check_clips
 from cvft.data.features.key import FeatureKey
 from cvft.data.files import hash_file, write_text_atomically
 from cvft.data.groups import RowShape
@@ -38,13 +38,12 @@ from cvft.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What is known before training.
+class PreparedRows:
+    """What is known of rows and clips before training.
 
     Args:
         model: Facts of the model folder.
         feeding: How rows reach the model.
-        contract: The same, as it is stored beside the weights.
         train_rows: Rows to train on.
         val_rows: Rows held out.
         quarantined: Rows set aside because of their clip.
@@ -55,13 +54,23 @@ class Prepared:
 
     model: ModelFacts
     feeding: Feeding
-    contract: Contract
     train_rows: Sequence[Row]
     val_rows: Sequence[Row]
     quarantined: Sequence[Quarantined]
     clips: Mapping[Path, ClipFacts]
     row_facts: RowFacts
     notes: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Prepared(PreparedRows):
+    """What is known before training, the weights included.
+
+    Args:
+        contract: How rows reach the model, as it is stored beside the weights.
+    """
+
+    contract: Contract
 
 
 def inspect_model(folder: Path) -> ModelFacts:
@@ -141,9 +150,41 @@ def prepare(
         CvftError: with all problems of the model, or of the rows, or of the clips, or of the lengths.
     """
     model = inspect_model(resolve_model_folder(recipe.model.path))
-    feeding = decide_feeding(recipe, model)
-    contract = make_contract(recipe, model=model, feeding=feeding)
+    contract = make_contract(recipe, model=model, feeding=decide_feeding(recipe, model))
 
+    def check(rows: Sequence[Row], decode: DecodeSettings) -> ClipCheck:
+        return check_clips(
+            rows,
+            sampling=decode.sampling,
+            decoder=decode.decoder,
+            on_bad_clip=recipe.data.on_bad_clip,
+            quarantine_file=quarantine_file,
+            timeout_s=decode.timeout_s,
+            memory_limit_gib=decode.memory_gib,
+            on_progress=on_progress,
+        )
+
+    rows = prepare_rows(recipe, model=model, check=check)
+    return Prepared(**{field.name: getattr(rows, field.name) for field in fields(rows)}, contract=contract)
+
+
+def prepare_rows(
+    recipe: Recipe, *, model: ModelFacts, check: Callable[[Sequence[Row], DecodeSettings], ClipCheck]
+) -> PreparedRows:
+    """Reads rows and measures them; needs config.json and tokenizer of the model, but no weights.
+
+    Args:
+        recipe: The recipe.
+        model: Facts of its model folder.
+        check: Finds out about the clips of rows.
+
+    Returns:
+        Rows, clips and lengths.
+
+    Raises:
+        CvftError: with all problems of the rows, or of the clips, or of the lengths.
+    """
+    feeding = decide_feeding(recipe, model)
     rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
     held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
     _refuse_lost_history([*rows, *held_out], template=feeding.template)
@@ -154,16 +195,7 @@ def prepare(
         timeout_s=recipe.video.timeout_s,
         memory_gib=recipe.video.memory_gib,
     )
-    checked = check_clips(
-        [*rows, *held_out],
-        sampling=decode.sampling,
-        decoder=decode.decoder,
-        on_bad_clip=recipe.data.on_bad_clip,
-        quarantine_file=quarantine_file,
-        timeout_s=decode.timeout_s,
-        memory_limit_gib=decode.memory_gib,
-        on_progress=on_progress,
-    )
+    checked = check([*rows, *held_out], decode)
     set_aside = {id(item.row) for item in checked.quarantined}
     rows = [row for row in rows if id(row) not in set_aside]
     held_out = [row for row in held_out if id(row) not in set_aside]
@@ -171,10 +203,9 @@ def prepare(
         rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
     shapes = measure_rows([*rows, *held_out], model=model, feeding=feeding, clips=checked.facts)
     _refuse_long_rows([*rows, *held_out], shapes, max_tokens=feeding.max_tokens)
-    return Prepared(
+    return PreparedRows(
         model=model,
         feeding=feeding,
-        contract=contract,
         train_rows=rows,
         val_rows=held_out,
         quarantined=checked.quarantined,

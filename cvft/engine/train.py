@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from cvft.data.features.store import FeatureStore
 from cvft.data.files import hash_file, write_text_atomically
-from cvft.data.groups import clips_per_step
 from cvft.engine.checkpoints import (
     check_can_continue,
     disk_full_error,
@@ -27,7 +26,7 @@ from cvft.engine.checkpoints import (
     remove_leftovers,
     step_of,
 )
-from cvft.engine.decide import RowFacts
+from cvft.engine.describe import describe_plan
 from cvft.engine.features import mend_store
 from cvft.engine.folder import RunFolder, claim_run_folder, is_claimed, locked
 from cvft.engine.launch import launch, merge_environment
@@ -128,7 +127,7 @@ def _train_planned(
             mend_store(FeatureStore(plan.features_root, plan.features))
         write_text_atomically(folder.plan_file, plan.to_json())
         write_manifest(folder, loaded=loaded, prepared=prepared, plan=plan)
-        print(describe(plan, prepared), file=sys.stderr)
+        print(describe_plan(plan, prepared), file=sys.stderr)
         last = _launch(plan, folder, variables=variables)
     _publish_adapter(last, folder, prepared=prepared)
     best = find_best_checkpoint(folder.train)
@@ -174,50 +173,6 @@ def _last_saved_step(folder: RunFolder) -> int:
 def _last_reported_step(folder: RunFolder) -> int:
     lines = folder.progress_file.read_text(encoding="utf-8").splitlines() if folder.progress_file.is_file() else []
     return int(json.loads(lines[-1]).get("step", 0)) if lines else 0
-
-
-def describe(plan: Plan, prepared: Prepared) -> str:
-    """Writes what a plan will do in a few lines for the terminal."""
-    rows, arguments = prepared.row_facts, plan.swift_arguments
-    num_tokens = sorted(shape.num_tokens for shape in (*rows.train, *rows.val))
-    lines = [
-        f"rows      {len(rows.train)} train, {len(rows.val)} val, {len(prepared.quarantined)} quarantined; "
-        f"{len(prepared.clips)} clips",
-        f"tokens    {num_tokens[0]} to {num_tokens[-1]} per row, median {num_tokens[len(num_tokens) // 2]}",
-        f"feeding   template {plan.feeding.template}, sampling {plan.feeding.sampling}, decoder {plan.decoder}",
-        f"batch     {_describe_batch(plan, rows)}",
-        f"features  {_describe_features(plan)}",
-        f"steps     {plan.num_steps} ({plan.steps_per_epoch} per epoch), {arguments['torch_dtype']}, "
-        f"activations {'computed again' if arguments['gradient_checkpointing'] else 'kept'} for the backward pass",
-        *(f"note      {note}" for note in prepared.notes),
-    ]
-    return "\n".join(lines)
-
-
-def _describe_batch(plan: Plan, rows: RowFacts) -> str:
-    limits = plan.limits
-    spread = f"x {plan.num_ranks} ranks ({plan.strategy})"
-    if limits.max_rows_per_group == 1:
-        num_passes = limits.global_batch_rows // (limits.micro_batch_rows * plan.num_ranks)
-        micro = f"{limits.micro_batch_rows} rows x {num_passes} accumulated"
-        return f"{limits.global_batch_rows} rows per step = {micro} {spread}"
-    num_clips = clips_per_step(
-        rows.train,
-        global_batch_rows=limits.global_batch_rows,
-        max_rows_per_group=limits.max_rows_per_group,
-        seed=plan.swift_arguments["data_seed"],
-    )
-    return (
-        f"{limits.global_batch_rows} rows per step, grouped by clip with at most {limits.max_rows_per_group} rows a group: "
-        f"{num_clips:.1f} clips per step, at most {limits.micro_batch_tokens} tokens per pass {spread}"
-    )
-
-
-def _describe_features(plan: Plan) -> str:
-    if plan.features is None:
-        return "not kept: the tower encodes clips as they come"
-    store = FeatureStore(plan.features_root, plan.features)
-    return f"each clip is encoded once and kept in {store.folder} ({len(store)} are there)"
 
 
 def _resumed(plan: Plan, checkpoint: Path) -> Plan:

@@ -1,0 +1,217 @@
+"""Plans and forecasts in words, for the terminal."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from cvft.data.features.store import FeatureStore
+from cvft.data.groups import clips_per_step
+from cvft.engine.decide import RowFacts
+from cvft.engine.forecast import Forecast
+from cvft.engine.plan import Plan
+from cvft.engine.prepare import PreparedRows
+
+PERCENTILES = (0, 50, 90, 99, 100)
+GIGA = 1e9
+
+
+def describe_plan(plan: Plan, prepared: PreparedRows) -> str:
+    """Writes what a plan will do in a few lines for the terminal."""
+    rows, arguments = prepared.row_facts, plan.swift_arguments
+    num_tokens = sorted(shape.num_tokens for shape in (*rows.train, *rows.val))
+    lines = [
+        f"rows      {len(rows.train)} train, {len(rows.val)} val, {len(prepared.quarantined)} quarantined; "
+        f"{len(prepared.clips)} clips",
+        f"tokens    {num_tokens[0]} to {num_tokens[-1]} per row, median {num_tokens[len(num_tokens) // 2]}",
+        f"feeding   template {plan.feeding.template}, sampling {plan.feeding.sampling}, decoder {plan.decoder}",
+        f"batch     {_describe_batch(plan, rows)}",
+        f"features  {_describe_features(plan)}",
+        f"steps     {plan.num_steps} ({plan.steps_per_epoch} per epoch), {arguments['torch_dtype']}, "
+        f"activations {'computed again' if arguments['gradient_checkpointing'] else 'kept'} for the backward pass",
+        *(f"note      {note}" for note in prepared.notes),
+    ]
+    return "\n".join(lines)
+
+
+def _describe_batch(plan: Plan, rows: RowFacts) -> str:
+    limits = plan.limits
+    spread = f"x {plan.num_ranks} ranks ({plan.strategy})"
+    if limits.max_rows_per_group == 1:
+        num_passes = limits.global_batch_rows // (limits.micro_batch_rows * plan.num_ranks)
+        micro = f"{limits.micro_batch_rows} rows x {num_passes} accumulated"
+        return f"{limits.global_batch_rows} rows per step = {micro} {spread}"
+    num_clips = clips_per_step(
+        rows.train,
+        global_batch_rows=limits.global_batch_rows,
+        max_rows_per_group=limits.max_rows_per_group,
+        seed=plan.swift_arguments["data_seed"],
+    )
+    return (
+        f"{limits.global_batch_rows} rows per step, grouped by clip with at most {limits.max_rows_per_group} rows a group: "
+        f"{num_clips:.1f} clips per step, at most {limits.micro_batch_tokens} tokens per pass {spread}"
+    )
+
+
+def _describe_features(plan: Plan) -> str:
+    if plan.features is None:
+        return "not kept: the tower encodes clips as they come"
+    if not plan.features.tower_sha256:  # a forecast, which reads no weights
+        return f"each clip is encoded once and kept under {plan.features_root}"
+    store = FeatureStore(plan.features_root, plan.features)
+    return f"each clip is encoded once and kept in {store.folder} ({len(store)} are there)"
+
+
+def describe_forecast(forecast: Forecast) -> str:
+    """Writes a forecast."""
+    plan, prepared = forecast.plan, forecast.prepared
+    values = summarize_forecast(forecast)
+    tokens = [
+        f"          {name:<9}{'  '.join(f'{count:>6}' for count in counts.values())}"
+        for name, counts in values["tokens_per_row"].items()
+    ]
+    passes, parameters = values["passes_per_epoch"], values["parameters"]
+    lines = [
+        *describe_plan(plan, prepared).splitlines(),
+        f"clips     {forecast.num_clips_read} of {forecast.num_clips} decoded for these numbers; "
+        f"rows per clip {_spread(values['rows_per_clip'])}",
+        f"tokens    {'':<9}{'  '.join(f'{name:>6}' for name in values['tokens_per_row']['row'])}",
+        *tokens,
+        f"passes    {passes['count']} per epoch over all ranks, at most {passes['largest_tokens']} tokens in one; "
+        f"{passes['physical_tokens']} tokens are computed for {passes['logical_tokens']} of the rows apart",
+        f"weights   {parameters['total']:,} of which {parameters['trained']:,} are trained",
+        f"memory    by the model, per rank: {_describe_memory(forecast)}",
+        f"FLOPs     {values['flops_per_epoch']['total']:.3g} per epoch: "
+        + ", ".join(
+            f"{key} {value:.2g}" for key, value in values["flops_per_epoch"].items() if key != "total" and value
+        ),
+        f"time      by the model: {_describe_time(forecast)}",
+    ]
+    if plan.features is not None:
+        lines.append(
+            f"disk      the features take {forecast.feature_bytes / GIGA:.3g} GB for {forecast.num_frames} frames"
+        )
+    lines += ["", "executes", f"  {shlex.join(plan.command)}", "with these variables beside the shell's own"]
+    lines += [f"  {name}={shlex.quote(value)}" for name, value in plan.environment.items()]
+    return "\n".join(lines)
+
+
+def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
+    """Returns the numbers of a forecast, for programs."""
+    plan, rows = forecast.plan, forecast.prepared.row_facts
+    shapes = [*rows.train, *rows.val]
+    lengths = {
+        "prefix": [shape.num_prefix_tokens for shape in shapes],
+        "question": [shape.num_question_tokens - shape.num_label_tokens for shape in shapes],
+        "answer": [shape.num_label_tokens for shape in shapes],
+        "row": [shape.num_tokens for shape in shapes],
+    }
+    per_clip = Counter(shape.clip for shape in rows.train if shape.clip is not None)
+    flops, memory, epoch_s = forecast.flops, forecast.memory, forecast.epoch_s
+    num_epochs = plan.num_steps / plan.steps_per_epoch
+    parts = ("tower", "projector", "language", "attention", "output_layer", "adapter")
+    memory_parts = (
+        "weights",
+        "adapter",
+        "gradient",
+        "optimizer",
+        "communication",
+        "context",
+        "saved",
+        "vision",
+        "logits",
+    )
+    return {
+        "rows": {"train": len(rows.train), "val": len(rows.val)},
+        "clips": {"all": forecast.num_clips, "decoded": forecast.num_clips_read},
+        "rows_per_clip": sorted(per_clip.values()),
+        "tokens_per_row": {name: _percentiles(values) for name, values in lengths.items()},
+        "batch": {
+            "rows_per_step": plan.limits.global_batch_rows,
+            "max_rows_per_group": plan.limits.max_rows_per_group,
+            "ranks": forecast.ranks.num,
+        },
+        "steps": {"all": plan.num_steps, "per_epoch": plan.steps_per_epoch},
+        "passes_per_epoch": {
+            "count": len(forecast.batches),
+            "largest_tokens": max(batch.num_tokens for batch in forecast.batches),
+            "physical_tokens": sum(batch.num_tokens for batch in forecast.batches),
+            "logical_tokens": sum(shape.num_tokens for shape in rows.train),
+        },
+        "parameters": {
+            "total": forecast.prepared.model.architecture.count_parameters().total,
+            "trained": forecast.num_trained,
+        },
+        "recompute": plan.swift_arguments["gradient_checkpointing"],
+        "memory_bytes": {
+            **{part: getattr(memory, part) for part in (*memory_parts, "layer", "host")},
+            "peak": memory.peak,
+            "device": forecast.memory_bytes,
+        },
+        "flops_per_epoch": {**{part: getattr(flops, part) for part in parts}, "total": flops.total},
+        "gpu": forecast.gpu.name if forecast.gpu else None,
+        "seconds": {
+            "epoch": epoch_s,
+            "training": None if epoch_s is None else epoch_s * num_epochs,
+            "features": forecast.build_s,
+        },
+        "features": None
+        if plan.features is None
+        else {"bytes": forecast.feature_bytes, "flops": forecast.build.total if forecast.build else None},
+        "command": list(plan.command),
+        "environment": dict(plan.environment),
+        "notes": list(forecast.prepared.notes),
+        "refused": [f"{item.where}: got {item.got}, need {item.need}" for item in forecast.refused],
+    }
+
+
+def forecast_json(forecast: Forecast) -> str:
+    """Returns a forecast as JSON."""
+    return json.dumps(summarize_forecast(forecast), indent=2)
+
+
+def _percentiles(values: Sequence[int]) -> dict[str, int]:
+    ordered = sorted(values)
+    names = {0: "min", 100: "max"}
+    return {names.get(p, f"p{p}"): ordered[(len(ordered) - 1) * p // 100] for p in PERCENTILES}
+
+
+def _spread(values: Sequence[int]) -> str:
+    return f"{values[0]} to {values[-1]}, mean {sum(values) / len(values):.1f}" if values else "none"
+
+
+def _describe_memory(forecast: Forecast) -> str:
+    memory = forecast.memory
+    parts = {
+        "weights": memory.weights,
+        "adapter": memory.adapter + memory.gradient + memory.optimizer + memory.communication,
+        "activations": memory.saved + memory.layer,
+        "logits": memory.logits,
+        "tower at work": memory.vision,
+        "CUDA": memory.context,
+    }
+    shown = ", ".join(f"{name} {num_bytes / GIGA:.2f}" for name, num_bytes in parts.items() if num_bytes >= GIGA / 1000)
+    known = f" of {forecast.memory_bytes / GIGA:.1f}" if forecast.memory_bytes else ""
+    return f"{memory.peak / GIGA:.2f}{known} GB at the peak ({shown})"
+
+
+def _describe_time(forecast: Forecast) -> str:
+    epoch_s = forecast.epoch_s
+    if epoch_s is None or forecast.gpu is None:
+        return "name a GPU with --gpu, such as --gpu A100-40GB"
+    num_epochs = forecast.plan.num_steps / forecast.plan.steps_per_epoch
+    num_rows = len(forecast.prepared.row_facts.train)
+    built = f", after {_duration(forecast.build_s)} of encoding clips" if forecast.build_s else ""
+    return (
+        f"{_duration(epoch_s * num_epochs)} on {forecast.ranks.num} x {forecast.gpu.name}, "
+        f"{num_rows / epoch_s:.1f} rows per second{built}; val passes not counted"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.2g} s"

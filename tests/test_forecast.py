@@ -1,0 +1,111 @@
+"""`cvft plan`: its counts are those of the real encode, and nothing but rows, config.json and tokenizer is needed for them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from cvft.clips.source import DecodedClips
+from cvft.data.rows import read_rows
+from cvft.data.video.loader import DecodeSettings
+from cvft.engine.costs.architecture import Architecture
+from cvft.engine.forecast import forecast
+from cvft.evaluate.answer import Answerer
+from cvft.model.layout import IGNORED_LABEL
+from cvft.recipe import load_recipe
+from tests.project import cvft, cvft_ok
+from tests.tiny import TINY, tiny_processor
+
+ROOT = Path(__file__).parent.parent
+SHAPES = ROOT / "datasets" / "tiny_shapes"
+FOUR_GPUS = "recipes/cogvlm2_video_lora_zero2_4gpu.yaml"
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory) -> list[str]:
+    """Settings for a model of the published sizes of which config.json and a tokenizer are there, and no weights."""
+    folder = tmp_path_factory.mktemp("model")
+    sizes = asdict(Architecture())
+    vision = {**sizes.pop("vision"), "image_size": 224}
+    config = json.loads((TINY / "config.json").read_text())
+    config |= {**sizes, "vision_config": vision, "architectures": ["CogVLMVideoForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    shutil.copy(TINY / "tokenizer.json", folder)
+    rows = [f"data.{name}={SHAPES / f'{name}.jsonl'}" for name in ("train", "val")]
+    return [f"model.path={folder}", *rows]
+
+
+def plan_json(*words: str) -> dict:
+    return json.loads(cvft_ok("plan", *words, "--json", cwd=ROOT).stdout)
+
+
+def test_token_counts_are_those_of_the_real_encode():
+    found = forecast(load_recipe(ROOT / "recipes" / "tiny_cpu.yaml").recipe)
+    clips = DecodedClips(tiny_processor(), DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
+    answerer = Answerer(None, tiny_processor(), clips)
+    for name, shapes in (("train", found.prepared.row_facts.train), ("val", found.prepared.row_facts.val)):
+        rows = read_rows(SHAPES / f"{name}.jsonl")
+        assert len(rows) == len(shapes) > 300
+        for row, shape in zip(rows, shapes, strict=True):
+            encoded = answerer.encode(row, with_response=True)
+            assert shape.num_tokens == len(encoded["input_ids"])
+            assert shape.num_prefix_tokens == int((encoded["segment_ids"] == 0).sum())
+            assert shape.num_label_tokens == int((encoded["labels"] != IGNORED_LABEL).sum())
+            assert shape.num_frames == len(encoded["pixel_values"])
+    answerer.close()
+
+
+def test_the_four_gpu_recipe_is_planned_without_weights_and_without_torch(full_size):
+    words = ["plan", FOUR_GPUS, "--gpu", "A100-40GB", *full_size]
+    code = (
+        "import sys; from cvft.cli import main; code = main(sys.argv[1:]); "
+        "print(sorted({'torch', 'transformers', 'swift'} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr.splitlines()[-1] == "[]"
+    for part in ("4 x A100-40GB", "12,507,530,496 of which 2,621,440 are trained", "--nproc-per-node 4", "x 4 ranks"):
+        assert part in done.stdout, part
+    values = plan_json(*words[1:])
+    assert values["recompute"] is False
+    assert 16e9 < values["memory_bytes"]["peak"] < values["memory_bytes"]["device"]
+    assert values["seconds"]["training"] == pytest.approx(3 * values["seconds"]["epoch"])
+    assert values["passes_per_epoch"]["physical_tokens"] < values["passes_per_epoch"]["logical_tokens"]
+    assert values["features"]["bytes"] == 637 * 64 * 1792 * 2
+    assert not list(ROOT.glob("runs/cogvlm2_video_lora_zero2_4gpu*"))
+
+
+def test_a_sample_of_the_clips_stands_for_all(full_size):
+    values = plan_json(FOUR_GPUS, "--gpu", "H200", "--clips", "9", *full_size)
+    assert values["clips"] == {"all": 96, "decoded": 9}
+    assert values["rows"] == {"train": 374, "val": 330}
+    assert values["recompute"] is False
+
+
+def test_what_this_machine_or_its_memory_refuses_is_told_after_the_plan(full_size):
+    much = ["train.global_batch_rows=64", "train.micro_batch_rows=64", "train.gradient_checkpointing=false"]
+    result = cvft("plan", "recipes/cogvlm2_video_lora_1gpu.yaml", "--gpu", "RTX 3090", *full_size, *much, cwd=ROOT)
+    assert result.returncode == 2
+    assert "steps     18 (6 per epoch)" in result.stdout
+    assert "memory: got" in result.stderr
+    assert "need at most the 23.1 GiB that each rank's device has" in result.stderr
+    assert "hint: train.gradient_checkpointing=true" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([FOUR_GPUS, "--gpu", "A200"], "--gpu: got `A200`, need one of `RTX 3090`"),
+        (
+            ["recipes/tiny_cpu.yaml", "--gpu", "L4"],
+            "--gpu: got `L4` for a recipe with `parallel.device` cpu, need no GPU",
+        ),
+    ],
+)
+def test_a_gpu_that_cannot_be_planned_for_is_refused(words, told):
+    result = cvft("plan", *words, cwd=ROOT)
+    assert result.returncode == 2
+    assert told in result.stderr
