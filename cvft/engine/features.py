@@ -186,6 +186,7 @@ class _Counter:
 
     def __init__(self, total: int, tell: Callable[[int, int], object]) -> None:
         self.done, self.total, self.tell = 0, total, tell
+        tell(0, total)
 
     def update(self, count: int) -> None:
         self.done += count

@@ -8,6 +8,7 @@ Only the worker imports this file. The template class takes everything from the 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -162,7 +163,7 @@ class CvftCallback(TrainerCallback):
 
     def _tell(self, state: Any, **values: Any) -> None:
         if state.is_world_process_zero:
-            line = {"step": state.global_step, "num_steps": state.max_steps, **values}
+            line = {"time_s": time.time(), "step": state.global_step, "num_steps": state.max_steps, **values}
             with (Path(self.args.output_dir) / PROGRESS_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
@@ -174,9 +175,14 @@ class CvftCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reports every step, and saves and stops after this one when asked to."""
-        self._tell(state)
+        self._tell(state, waited_s=round(self.trainer.waited_s, 4))
         if self.trainer.must_stop():
             control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Reports the memory of a GPU, and leaves the rest of the ending to others."""
+        if torch.cuda.is_initialized():
+            self._tell(state, peak_gpu_bytes=torch.cuda.max_memory_reserved())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Reports the losses."""

@@ -6,6 +6,7 @@ Only the worker imports this file. `swift_plugin.register` puts `CvftTrainer` in
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -65,6 +66,8 @@ class CvftTrainer(Seq2SeqTrainer):
     _writes_aside = False
     _group_for_flags: Any = None
     _val_loader: Any = None
+    waited_s = 0.0
+    """Seconds that steps have waited for their rows."""
 
     def must_stop(self) -> bool:
         """Tells whether any rank has been asked to stop; all ranks must call it together, and all get the same answer."""
@@ -116,6 +119,13 @@ class CvftTrainer(Seq2SeqTrainer):
                 _start_loader_process, num_workers=args.dataloader_num_workers, rank=args.process_index
             ),
         )
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes the rows of a step from the loader, and notes how long that took; called by transformers."""
+        start = time.perf_counter()
+        samples = super().get_batch_samples(*args, **kwargs)
+        self.waited_s += time.perf_counter() - start
+        return samples
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         # what the loader yields is a whole step

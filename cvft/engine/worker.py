@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,7 @@ def _provide_features(plan: Plan, *, signals: StopSignals) -> CachedClips | None
     def tell(done: int, total: int) -> None:
         if rank == 0:
             with folder.progress_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"encoded": done, "num_clips": total}) + "\n")
+                file.write(json.dumps({"time_s": time.time(), "encoded": done, "num_clips": total}) + "\n")
 
     def must_stop() -> bool:
         if signals.asked:
