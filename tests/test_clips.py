@@ -65,7 +65,12 @@ def test_cached_features_are_the_bits_that_the_model_computes_in_a_batch(tmp_pat
     bare = load_model(TINY, dtype=DTYPES[dtype], with_tower=False)
     assert not any("transformer" in name or "conv" in name for name in bare.state_dict())
     computed = []
-    model.model.vision.conv.register_forward_hook(lambda module, args, out: computed.append(out.flatten(2).mT))
+
+    def note(module, args, out):
+        assert not torch.is_autocast_enabled("cpu")
+        computed.append(out.flatten(2).mT)
+
+    model.requires_grad_(False).model.vision.conv.register_forward_hook(note)
     logits = []
     for source, of_model in ((live, model), (cached, bare)):
         rows = []
@@ -73,7 +78,8 @@ def test_cached_features_are_the_bits_that_the_model_computes_in_a_batch(tmp_pat
             clip = source.load(path)
             rows.append(processor.encode("What is shown?", **clip.tensors, time_indices=clip.time_indices))
         batch = {key: value for key, value in processor.collate(rows).items() if key != "labels"}
-        with torch.no_grad():
+        # as the trainer does: a frozen tower must compute the same bits under autocast
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "BF16"):
             logits.append(of_model(**batch).logits)
     live.close()
     for path, features in zip(records, computed, strict=True):

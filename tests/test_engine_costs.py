@@ -41,7 +41,11 @@ TFLOPS = 1e12
 
 def adapt(model, *, rank=4, dropout=0.0, dora=False, **targets):
     config = peft.LoraConfig(target_modules=target_regex(**targets), r=rank, lora_dropout=dropout, use_dora=dora)
-    return peft.get_peft_model(model, config).train()
+    model = peft.get_peft_model(model, config).train()
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False  # as training does
+    return model
 
 
 def encode(*, num_frames=6):

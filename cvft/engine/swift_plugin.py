@@ -171,6 +171,10 @@ class CvftCallback(TrainerCallback):
         """Reports the first step of this start, which is not 0 after a resume, and how the ranks talk."""
         if dist.is_initialized():
             print(f"ranks     {dist.get_rank()} of {dist.get_world_size()} over {dist.get_backend()}", flush=True)
+        for module in kwargs["model"].modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                # peft would copy every input to fp32 for autocast to copy it back to bf16
+                module.cast_input_dtype_enabled = False
         self._tell(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -105,7 +105,12 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
         frames_per_clip = [count for count in num_places.tolist() if count]
         if sum(frames_per_clip) != len(pixel_values):
             frames_per_clip = [len(pixel_values)]  # `embed` tells what is wrong
-        return torch.cat([self.vision.encode(clip) for clip in pixel_values.split(frames_per_clip)])
+        clips = pixel_values.split(frames_per_clip)
+        if any(parameter.requires_grad for parameter in self.vision.parameters()):
+            return torch.cat([self.vision.encode(clip) for clip in clips])
+        # a frozen tower computes in training what it computes in evaluation: autocast would make its norms fp32 on a GPU
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            return torch.cat([self.vision.encode(clip) for clip in clips])
 
     def _empty_features(self) -> Tensor:
         """Features of a frame that nobody sees, for ranks that must pass through the tower's layers."""

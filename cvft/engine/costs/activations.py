@@ -39,8 +39,8 @@ class Precision:
 
     @property
     def copies_inputs(self) -> bool:
-        """Whether each adapter keeps its own copy of an input that several read: after a cast, or after dropout."""
-        return self.is_autocast or self.has_dropout
+        """Whether each adapter keeps its own copy of an input that several read: after dropout."""
+        return self.has_dropout
 
     def adapter_bytes(self, linear: Linear, *, rank: int, shares_input: bool = False) -> int:
         """Returns bytes per token that an adapter keeps.
@@ -102,9 +102,8 @@ def language_layer_bytes(
 def backward_bytes(architecture: Architecture, *, precision: Precision, adapted: Sequence[str]) -> int:
     """Counts the intermediates of one token at the worst moment of a block, the MLP, beyond what is kept.
 
-    On the way back, two gradients of the MLP's inner width stand beside what is kept. On the way forward, which
-    recomputation repeats, a cast adapter on the down projection holds its input in both precisions instead. Around them lie the
-    residual stream and its gradient, and the copies of both that the norms made in fp32.
+    On the way back, two gradients of the MLP's inner width stand beside what is kept. Around them lie the residual stream and
+    its gradient, and the copies of both that the norms made in fp32.
 
     Args:
         architecture: The model's sizes.
@@ -116,8 +115,6 @@ def backward_bytes(architecture: Architecture, *, precision: Precision, adapted:
     """
     value_bytes = precision.dtype_bytes
     inner = 2 * value_bytes
-    if precision.is_autocast and "down_proj" in adapted:
-        inner = max(inner, value_bytes + FP32_BYTES)
     residual = 2 * value_bytes if value_bytes == FP32_BYTES else 4 * value_bytes
     return architecture.intermediate_size * inner + architecture.hidden_size * residual
 

@@ -9,7 +9,7 @@ not; leave room for it. Eager attention, which keeps every weight, and DoRA's ow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cvft.engine.costs.activations import (
     Precision,
@@ -233,7 +233,10 @@ def _cast_bytes(training: Training, *, num_values: int) -> int:
 
 
 def _vision_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
-    per_position = tower_working_bytes(architecture, precision=training.precision)
+    precision = training.precision
+    if not training.adapter.tower:
+        precision = replace(precision, is_autocast=False)  # a frozen tower computes in its own precision
+    per_position = tower_working_bytes(architecture, precision=precision)
     return batch.num_tower_frames * architecture.vision.num_positions * per_position
 
 
