@@ -45,6 +45,8 @@ type: $(VENV)/test.stamp ## check types
 bench: $(VENV)/test.stamp ## measure again what benchmarks/ holds (takes long)
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/time_layout.py
+	$(BIN)/python benchmarks/ladder.py
+	$(BIN)/python benchmarks/predictions.py
 	$(BIN)/python benchmarks/readme.py
 
 clean: ## remove the environment and caches; runs/ stays

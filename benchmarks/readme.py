@@ -30,7 +30,13 @@ def main() -> int:
 def fill(text: str) -> str:
     """Returns the README with every generated block renewed."""
     demo, layout = read("demo"), read("time_layout")
-    blocks = {"demo": demo_table(demo), "measured": measured_table(demo), "time_layout": layout_table(layout)}
+    blocks = {
+        "demo": demo_table(demo),
+        "measured": measured_table(demo),
+        "ladder": ladder_table(read("ladder")),
+        "predictions": predictions_table(read("predictions")),
+        "time_layout": layout_table(layout),
+    }
     for name, body in blocks.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         before, rest = text.split(begin)
@@ -75,6 +81,46 @@ def measured_table(demo: dict[str, Any]) -> str:
         ),
     )
     row("whole run: check, train, merge, verify, evaluate twice", lambda run: f"{run['elapsed_s']:.0f} s")
+    return "\n".join(lines)
+
+
+def ladder_table(ladder: dict[str, Any]) -> str:
+    lines = [f"`benchmarks/ladder.py` on {ladder['device']}."]
+    for name, case in ladder["cases"].items():
+        losses = max(rung["largest_loss_difference"] for rung in case["rungs"].values())
+        lines += [
+            "",
+            f"| {name} ({case['num_rows']} rows, losses within {losses:.0e}) | rows/s | times stock | tokens/s computed "
+            "| tokens/s of the rows | waiting for rows | peak memory |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for label, rung in case["rungs"].items():
+            per_epoch = rung["seconds"] / case["epochs"]
+            cells = [
+                f"{rung['rows_per_s']:.1f}",
+                f"**{rung['times_stock']:.1f}**",
+                f"{rung['physical_tokens_per_epoch'] / per_epoch:.0f}",
+                f"{rung['logical_tokens_per_epoch'] / per_epoch:.0f}",
+                f"{100 * rung['waited_s'] / rung['seconds']:.0f} %",
+                f"{rung['peak_bytes'] / 2**30:.2f} GiB",
+            ]
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def predictions_table(predictions: dict[str, Any]) -> str:
+    lines = [
+        "| one pass of the tiny model, 24 frames | kept activations, model | counted by torch | error | FLOPs, model "
+        "| counted by torch | error |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for label, case in predictions["cases"].items():
+        memory, flops = case["saved_bytes"], case["flops"]
+        cells = [f"{memory[key] / 1e6:.2f} MB" for key in ("predicted", "measured")] + [
+            f"{100 * memory['error']:+.1f} %"
+        ]
+        cells += [f"{flops[key] / 1e9:.2f} G" for key in ("predicted", "measured")] + [f"{100 * flops['error']:+.1f} %"]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -154,6 +154,14 @@ def test_a_clip_that_changed_since_its_check_is_refused(tmp_path):
     assert len(store) == 0
 
 
+def test_a_build_that_is_asked_to_stop_keeps_what_it_has(tmp_path):
+    store, records = make_store(tmp_path, "F32"), records_of(*CLIPS)
+    asked = iter([False, True])
+    options = {"records": records, "model_folder": TINY, "decode": DECODE, "device": "cpu"}
+    assert build_features(store, list(records), **options, must_stop=lambda: next(asked)) == 1
+    assert missing_clips(store, records) == [list(records)[1]]
+
+
 def test_a_flipped_bit_is_told_when_it_is_read(tmp_path):
     store, records = make_store(tmp_path, "F32"), records_of("bikes.mp4")
     build_features(store, list(records), records=records, model_folder=TINY, decode=DECODE, device="cpu")

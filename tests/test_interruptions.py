@@ -67,7 +67,7 @@ def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> boo
 def num_steps_reported(folder: Path) -> int:
     progress = folder / "progress.jsonl"
     lines = progress.read_text().splitlines() if progress.is_file() else []
-    return json.loads(lines[-1])["step"] if lines else 0
+    return json.loads(lines[-1]).get("step", 0) if lines else 0
 
 
 def kill_tree(process: subprocess.Popen[str]) -> None:
