@@ -164,13 +164,13 @@ def test_a_failing_worker_is_told_with_the_end_of_its_log(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_checkpoint_path(), folder)
     weights = load_file(folder / "model.safetensors")
-    del weights["model.vision.boi"]
+    del weights["model.norm.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     recipe = make_project(tmp_path, model={"path": str(folder)}, train={"max_steps": 1})
     result = cvft("train", recipe)
     assert result.returncode == 2
     assert "worker.log): got exit code 2, need exit code 0" in result.stderr
-    assert "weights: missing keys: got `model.vision.boi`, need exactly the published tensors" in result.stderr
+    assert "weights: missing keys: got `model.norm.weight`, need exactly the published tensors" in result.stderr
     assert not (tmp_path / "runs" / "small" / "adapter").exists()
 
 
