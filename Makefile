@@ -25,7 +25,7 @@ $(VENV)/test.stamp: $(VENV)/cvft.stamp
 	$(BIN)/pip install --quiet -e '.[test]'
 	touch $@
 
-demo: $(VENV)/cvft.stamp ## train a LoRA on real mp4 files, merge, verify, evaluate; CPU, about 3 minutes
+demo: $(VENV)/cvft.stamp ## train a LoRA on real mp4 files, merge, verify, evaluate; CPU, about 2 minutes
 	$(BIN)/cvft run recipes/tiny_cpu.yaml
 
 test: $(VENV)/test.stamp ## run the tests

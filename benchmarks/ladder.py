@@ -27,7 +27,8 @@ from workload import make_rows
 
 from cvft.data.files import write_text_atomically
 from cvft.data.rows import read_rows
-from cvft.engine.costs.flops import training_flops
+from cvft.engine.costs.flops import LANGUAGE_UTILISATION, STOCK_UTILISATION, estimated_seconds, training_flops
+from cvft.engine.costs.gpus import find_gpu
 from cvft.engine.decide import describe_training, peak_of
 from cvft.engine.folder import RunFolder
 from cvft.engine.plan import Plan, compile_plan
@@ -267,11 +268,14 @@ def predict(recipe: Recipe, plan: Plan, prepared: Any) -> dict[str, Any]:
         ).total
         for batch in batches
     )
+    gpu = find_gpu(torch.cuda.get_device_name()) if plan.device == "cuda" else None
+    utilisation = LANGUAGE_UTILISATION if plan.label_logits_only else STOCK_UTILISATION
     return {
         "num_passes_per_epoch": len(batches),
         "physical_tokens_per_epoch": sum(batch.num_tokens for batch in batches),
         "logical_tokens_per_epoch": sum(shape.num_tokens for shape in shapes),
         "predicted_flops_per_epoch": flops,
+        "predicted_seconds_per_epoch": estimated_seconds(flops, gpu, utilisation=utilisation) if gpu else None,
         "predicted_peak_bytes": peak_of(prepared.model.architecture, batches, training).peak,
     }
 

@@ -91,8 +91,8 @@ def ladder_table(ladder: dict[str, Any]) -> str:
         lines += [
             "",
             f"| {name} ({case['num_rows']} rows, losses within {losses:.0e}) | rows/s | times stock | tokens/s computed "
-            "| tokens/s of the rows | waiting for rows | peak memory |",
-            "|---|---|---|---|---|---|---|",
+            "| tokens/s of the rows | waiting for rows | peak memory | FLOPs of a step by the model |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for label, rung in case["rungs"].items():
             per_epoch = rung["seconds"] / case["epochs"]
@@ -103,6 +103,7 @@ def ladder_table(ladder: dict[str, Any]) -> str:
                 f"{rung['logical_tokens_per_epoch'] / per_epoch:.0f}",
                 f"{100 * rung['waited_s'] / rung['seconds']:.0f} %",
                 f"{rung['peak_bytes'] / 2**30:.2f} GiB",
+                f"{rung['predicted_flops_per_epoch']:.2g}",
             ]
             lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)

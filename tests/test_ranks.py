@@ -123,13 +123,21 @@ def test_groups_train_like_their_rows_apart_on_one_rank_and_on_two(tmp_path):
     assert len({str(row.get("videos")) for row in rows}) > 2
     train = {**TRAIN, "epochs": 20, "global_batch_rows": 14}
     recipe = make_project(tmp_path, rows=rows, val_rows=rows[3:8], lora={"dropout": 0.0}, train=train)
-    cvft_ok("train", recipe, "name=apart", "train.group_by_clip=off")
-    alone = cvft_ok("train", recipe, "name=grouped", "train.max_rows_per_group=5")
+    runs = {
+        "apart": ("train.group_by_clip=off", "video.cache_features=off"),
+        "grouped": ("train.max_rows_per_group=5",),
+    }
+    cvft_ok("train", recipe, "name=apart", *runs["apart"])
+    alone = cvft_ok("train", recipe, "name=grouped", *runs["grouped"])
     assert "grouped by clip with at most 5 rows a group" in alone.stderr
     two = ("parallel.strategy=zero2", "parallel.num_gpus=2", "train.micro_batch_rows=7")
     cvft_ok("train", recipe, "name=two", "train.group_by_clip=on", *two)
     for name in ("grouped", "two"):
         assert_same_training(recipe, name, "apart")
+    metrics = [json.loads(cvft_ok("eval", recipe, f"name={name}", *own).stdout) for name, own in runs.items()]
+    assert metrics[0] == metrics[1]
+    predictions = [run_folder(recipe, name) / "eval" / "predictions_adapter.jsonl" for name in runs]
+    assert predictions[0].read_text() == predictions[1].read_text()
 
 
 def test_one_process_is_the_same_however_it_accumulates(recipe, one_process):
