@@ -90,7 +90,7 @@ def ladder_table(ladder: dict[str, Any]) -> str:
         losses = max(rung["largest_loss_difference"] for rung in case["rungs"].values())
         lines += [
             "",
-            f"| {name} ({case['num_rows']} rows, losses within {losses:.0e}) | rows/s | times stock | tokens/s computed "
+            f"| {name} ({case['num_rows']} rows, losses within {losses:.0e}) | rows/s | times the first | tokens/s computed "
             "| tokens/s of the rows | waiting for rows | peak memory | FLOPs of a step by the model |",
             "|---|---|---|---|---|---|---|---|",
         ]
