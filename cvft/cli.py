@@ -205,6 +205,13 @@ def _infer(options: argparse.Namespace) -> object:
     return infer_one(options.model, video=options.video, query=options.query, history=history)
 
 
+def _models(options: argparse.Namespace) -> object:
+    del options
+    from cvft.model.registry import describe_checkpoints
+
+    return describe_checkpoints()
+
+
 def _schema(options: argparse.Namespace) -> object:
     del options
     from cvft.recipe import schema_json
@@ -275,6 +282,12 @@ _COMMANDS: Mapping[
             'cvft infer --model runs/tiny_cpu/merged --video clip.mp4 --query "What happens?"',
             "cvft infer --model runs/tiny_cpu/adapter --data rows.jsonl --output predictions.jsonl",
         ),
+    ),
+    "models": (
+        "list the checkpoints that cvft knows, and how to get them",
+        _models,
+        _add_nothing,
+        ("cvft models",),
     ),
     "schema": (
         "print the JSON schema of a recipe, for editors",

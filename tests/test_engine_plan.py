@@ -10,6 +10,7 @@ from cvft.data.groups import RowShape
 from cvft.engine.costs.architecture import Architecture
 from cvft.engine.decide import ModelFacts, RowFacts, decide_feeding
 from cvft.engine.launch import merge_environment
+from cvft.engine.machine import GpuFacts, visible_gpus
 from cvft.engine.plan import Plan, compile_plan
 from cvft.engine.targets import target_regex
 from cvft.errors import RecipeError, RunError
@@ -211,3 +212,21 @@ def test_the_shell_may_not_contradict_the_plan():
     assert (
         str(raised.value) == "the shell has 1 problem\n  environment variable A: got `2`, need `1`\n    hint: unset A"
     )
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        (None, ["a", "b", "c"]),
+        ("", []),
+        ("-1", []),
+        ("2", ["c"]),
+        ("1, 0", ["b", "a"]),
+        ("0,7,1", ["a"]),
+        ("GPU-8f6d,GPU-11aa", ["a", "a"]),
+    ],
+)
+def test_gpus_that_the_shell_hides_are_not_counted(chosen, names):
+    gpus = [GpuFacts(name, 1) for name in "abc"]
+    assert [gpu.name for gpu in visible_gpus(gpus, chosen)] == names
+    assert visible_gpus([], chosen) == []

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "export": {"recipe", "model", "errors"},
     "report": {"recipe", "errors"},
     "pipeline": {"recipe", "data", "model", "engine", "evaluate", "export", "report", "errors"},
-    "cli": {"recipe", "engine", "evaluate", "pipeline", "errors"},
+    "cli": {"recipe", "model", "engine", "evaluate", "pipeline", "errors"},
     "__main__": {"cli"},
     "__init__": {"_autoload"},
 }

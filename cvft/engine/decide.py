@@ -17,10 +17,8 @@ from cvft.engine.costs.flops import Batch
 from cvft.engine.costs.memory import Memory, Training, peak_memory
 from cvft.errors import Problem, RecipeError, quote
 from cvft.model.layout import LABEL_CHUNK_ROWS
+from cvft.model.registry import find_published
 from cvft.recipe import Recipe
-
-BASE_CHECKPOINT_MARK = "video-llama3-base"
-"""Part of a path or hub id that tells the published base checkpoint. Source: the published demo's own rule."""
 
 MASKLESS_ATTENTION = ("flash_attention_2",)
 """Kernels that take no mask of ours, and so no groups."""
@@ -121,7 +119,8 @@ def decide_feeding(recipe: Recipe, model: ModelFacts) -> Feeding:
     """
     template: str = recipe.model.template
     if template == "auto":
-        by_name = "base" if BASE_CHECKPOINT_MARK in recipe.model.path else "chat"
+        published = find_published(recipe.model.path)
+        by_name = published.template if published is not None else "chat"
         template = by_name if model.is_official else model.template_version
     sampling = recipe.video.sampling
     if sampling == "auto":

@@ -45,7 +45,27 @@ def read_gpus() -> list[GpuFacts]:
         known = find_gpu(name)
         stated_bytes = int(memory_mib) * 2**20 if memory_mib.isdecimal() else 0
         gpus.append(GpuFacts(name, known.memory_bytes if known else int(USABLE_GPU_SHARE * stated_bytes)))
-    return gpus
+    return visible_gpus(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible_gpus(gpus: list[GpuFacts], chosen: str | None) -> list[GpuFacts]:
+    """Leaves the GPUs that CUDA would show.
+
+    Args:
+        gpus: All GPUs, in the driver's order.
+        chosen: `CUDA_VISIBLE_DEVICES`: numbers or UUIDs; what follows an unknown number is not shown. None shows all.
+    """
+    if chosen is None:
+        return gpus
+    shown = []
+    for word in chosen.split(","):
+        is_number = word.strip().lstrip("-").isdecimal()
+        number = int(word) if is_number else 0
+        # a UUID tells nothing here of which card it is: machines with cards of several kinds are rare
+        if not word.strip() or not 0 <= number < len(gpus):
+            break
+        shown.append(gpus[number])
+    return shown
 
 
 def count_gpus() -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft.errors import ModelError, Problem, quote
+from cvft.model.registry import download_commands, find_published
 from cvft.model.tiny import tiny_checkpoint_path
 
 TINY = "tiny"
@@ -54,7 +55,9 @@ def resolve_model_folder(path: str) -> Path:
         return tiny_checkpoint_path()
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        hint = "download the checkpoint with `modelscope download` or `hf download` and give its folder"
+        published = find_published(path)
+        name = published.name if published is not None else "NAME"
+        hint = "download it first: " + " or ".join(f"`{command}`" for command in download_commands(name))
         problem = Problem("model.path", quote(path), f"a local model folder, or {quote(TINY)}", hint)
         raise ModelError("the recipe's model", [problem])
     return folder
