@@ -16,6 +16,7 @@ from cvft.data.features.store import FeatureStore
 from cvft.data.files import hash_file
 from cvft.data.video.loader import DecodeSettings
 from cvft.engine.decide import decide_feeding
+from cvft.engine.features import share_of
 from cvft.engine.prepare import inspect_model, make_contract, make_feature_key
 from cvft.errors import ClipError, FeatureError, ModelError
 from cvft.model.checkpoint import load_model, load_tower
@@ -160,6 +161,16 @@ def test_a_build_that_is_asked_to_stop_keeps_what_it_has(tmp_path):
     options = {"records": records, "model_folder": TINY, "decode": DECODE, "device": "cpu"}
     assert build_features(store, list(records), **options, must_stop=lambda: next(asked)) == 1
     assert missing_clips(store, records) == [list(records)[1]]
+
+
+def test_ranks_share_the_clips_whatever_the_store_lacks_when_each_of_them_looks():
+    records = {Path(f"{number}.mp4"): ClipRecord(f"{number % 7:064x}", (0,)) for number in range(10)}
+    shares = [share_of(records, rank=rank, num_ranks=3) for rank in range(3)]
+    assert sum(map(len, shares)) == len(records)
+    assert {path: record for share in shares for path, record in share.items()} == records
+    of_ranks = [{record.sha256 for record in share.values()} for share in shares]
+    assert [len(clips) for clips in of_ranks] == [3, 2, 2]
+    assert not of_ranks[0] & of_ranks[1] | of_ranks[0] & of_ranks[2] | of_ranks[1] & of_ranks[2]
 
 
 def test_a_flipped_bit_is_told_when_it_is_read(tmp_path):

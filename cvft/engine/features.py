@@ -9,7 +9,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +70,7 @@ def provide_features(
     # several ranks share the work; of several runs, one does it and the others wait
     alone = plan.num_ranks == 1 and missing_clips(store, records)
     with store.build_lock() if alone else contextlib.nullcontext():
-        mine = missing_clips(store, records)[rank :: plan.num_ranks]
+        mine = missing_clips(store, share_of(records, rank=rank, num_ranks=plan.num_ranks))
         bar = _Counter(len(mine), tell)
         build_features(
             store,
@@ -87,6 +87,21 @@ def provide_features(
             return None
         time.sleep(POLL_S)
     return CachedClips(store, records)
+
+
+def share_of(records: Mapping[Path, ClipRecord], *, rank: int, num_ranks: int) -> dict[Path, ClipRecord]:
+    """Returns the clips that one rank encodes.
+
+    It depends on the clips alone, not on what the store lacks: a rank that starts late finds less missing than the others did,
+    and a share of that would leave clips that nobody encodes.
+
+    Args:
+        records: All clips.
+        rank: The rank.
+        num_ranks: Number of ranks.
+    """
+    mine = set(sorted({record.sha256 for record in records.values()})[rank::num_ranks])
+    return {path: record for path, record in records.items() if record.sha256 in mine}
 
 
 def mend_store(store: FeatureStore, *, reads_all: bool = False) -> None:
