@@ -31,3 +31,13 @@ def llama3_encode() -> Callable[[str], list[int]]:
         ranks[base64.b64decode(token)] = int(rank)
     encoding = tiktoken.Encoding("llama3", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
     return lambda text: encoding.encode(text, disallowed_special=())
+
+
+def write_tokenizer_json(folder: Path) -> None:
+    """Writes the vocabulary as the `tokenizer.json` of a published checkpoint holds it, special tokens included."""
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
+    special = ["<|begin_of_text|>", "<|end_of_text|>", *(f"<|reserved_special_token_{i}|>" for i in range(254))]
+    vocabulary = str(tokenizer_model_file())
+    converter = TikTokenConverter(vocabulary, pattern=SPLIT_PATTERN, extra_special_tokens=special)
+    converter.converted().save(str(folder / "tokenizer.json"))
