@@ -39,7 +39,7 @@ def run_job(recipe: Path, *, name: str, root: Path, overrides: list[str]) -> tup
 
 def read_verification(run: Path) -> dict[str, Any]:
     """Reads what the merge was held to, and insists that every answer was identical."""
-    verification: dict[str, Any] = json.loads((run / "merged" / "cvft_verification.json").read_text())
+    verification: dict[str, Any] = json.loads((run / "merged" / "cvft_verification.json").read_text())["logits"]
     assert verification["num_equal_answers"] == verification["num_rows"] > 0, verification
     return verification
 

@@ -27,8 +27,10 @@ from cvft.engine.ranks import decide_ranks
 from cvft.engine.train import train
 from cvft.errors import Problem, RunError
 from cvft.evaluate.metrics import compute_metrics, is_exact_match
+from cvft.export import VERIFICATION_FILE
 from cvft.model.contract import CONTRACT_FILE, Contract, check_contract, read_contract
 from cvft.model.folder import resolve_model_folder
+from cvft.model.shards import weight_files
 from cvft.recipe import LoadedRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -38,7 +40,6 @@ Which = Literal["base", "adapter", "merged"]
 
 NOT_THE_FIRST = "this machine's ranks are done: the first machine merges and evaluates"
 
-VERIFICATION_FILE = "cvft_verification.json"
 NUM_REPORT_EXAMPLES = 24
 NUM_REPORT_FRAMES = 8
 THUMBNAIL_PX = 112
@@ -86,8 +87,8 @@ def export_run(loaded: LoadedRecipe) -> str:
         RunError: when there is no adapter yet.
         VerifyError: when the merged model does not answer like the adapter; nothing is left under the final name.
     """
+    from cvft.export.layers import compare_tensors
     from cvft.export.merge import merge_adapter
-    from cvft.export.verify import compare
 
     recipe, folder = loaded.recipe, _trained(loaded)
     dtype = _merged_dtype(recipe)
@@ -103,20 +104,21 @@ def export_run(loaded: LoadedRecipe) -> str:
     aside = folder.path / "merged.partial"
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        merge_adapter(
-            base,
-            adapter_folder=folder.adapter,
-            output=aside,
-            dtype=dtype,
-            max_shard_gib=recipe.export.max_shard_gib,
-            wanted=contract,
-        )
-        rows = _verification_rows(folder)[: recipe.export.verify_rows]
-        with tqdm(total=2 * len(rows), desc="verifying", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
-            adapter_trace = _trace(recipe, "adapter", folder, rows, bar)
-            merged_trace = _trace(recipe, "merged", folder, rows, bar, merged_folder=aside)
-        places = [f"val row {index + 1}" for index in range(len(rows))]
-        verification = compare(adapter_trace, merged_trace, places=places, dtype=dtype).to_dict()
+        num_bytes = sum(path.stat().st_size for path in weight_files(base))
+        with tqdm(
+            total=num_bytes, desc="merging", unit="B", unit_scale=True, file=sys.stderr, dynamic_ncols=True
+        ) as bar:
+            merge_adapter(
+                base,
+                adapter_folder=folder.adapter,
+                output=aside,
+                dtype=dtype,
+                keep_remote_code=recipe.export.keep_remote_code,
+                wanted=contract,
+                on_progress=bar.update,
+            )
+        tensors = compare_tensors(base, adapter_folder=folder.adapter, merged_folder=aside)
+        verification = {"dtype": dtype, "tensors": tensors.to_dict(), **_compare_logits(recipe, folder, aside)}
         write_text_atomically(aside / VERIFICATION_FILE, json.dumps(verification, indent=2) + "\n")
         shutil.rmtree(folder.merged, ignore_errors=True)
         aside.rename(folder.merged)
@@ -302,6 +304,25 @@ def _trace(
     return result
 
 
+def _compare_logits(recipe: Recipe, folder: RunFolder, merged: Path) -> dict[str, Any]:
+    """Lets adapter and merged model answer the same rows, where the device has room for them."""
+    from cvft.export.verify import compare, why_logits_do_not_fit
+
+    dtype = _merged_dtype(recipe)
+    model = inspect_model(resolve_model_folder(recipe.model.path))
+    device = decide_ranks(recipe, num_gpus_present=count_gpus()).device
+    num_values = model.architecture.count_parameters().total
+    why_not = why_logits_do_not_fit(num_values, dtype=dtype, device=device)
+    if why_not:
+        return {"logits": None, "note": why_not}
+    rows = _verification_rows(folder)[: recipe.export.verify_rows]
+    with tqdm(total=2 * len(rows), desc="verifying", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
+        adapter_trace = _trace(recipe, "adapter", folder, rows, bar)
+        merged_trace = _trace(recipe, "merged", folder, rows, bar, merged_folder=merged)
+    places = [f"val row {index + 1}" for index in range(len(rows))]
+    return {"logits": compare(adapter_trace, merged_trace, places=places, dtype=dtype).to_dict(), "note": ""}
+
+
 def _read_predictions(folder: RunFolder, which: str) -> list[str]:
     lines = (folder.eval / f"predictions_{which}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["prediction"] for line in lines]
@@ -366,18 +387,22 @@ def _summary(recipe: Recipe, folder: RunFolder) -> dict[str, object]:
     }
     if (folder.merged / VERIFICATION_FILE).is_file():
         checked = json.loads((folder.merged / VERIFICATION_FILE).read_text(encoding="utf-8"))
-        summary["merged equals adapter"] = (
-            f"{checked['num_equal_answers']} of {checked['num_rows']} answers identical, "
-            f"largest logit difference {checked['max_logit_error']:.2g} (limit {checked['max_logit_error_allowed']:.2g})"
-        )
+        summary["merged equals adapter"] = _describe_verification(checked)
     return summary
 
 
 def _verified_line(folder: RunFolder, verification: Mapping[str, Any]) -> str:
+    return f"merged    {folder.merged}\nverified  {_describe_verification(verification)}"
+
+
+def _describe_verification(verification: Mapping[str, Any]) -> str:
+    tensors, logits = verification["tensors"], verification["logits"]
+    text = f"{tensors['num_compared']} tensors are base + adapter"
+    if logits is None:
+        return f"{text}; {verification['note']}"
     return (
-        f"merged    {folder.merged}\n"
-        f"verified  {verification['num_equal_answers']} of {verification['num_rows']} answers identical, largest logit "
-        f"difference {verification['max_logit_error']:.2g} (limit {verification['max_logit_error_allowed']:.2g})"
+        f"{text}, {logits['num_equal_answers']} of {logits['num_rows']} answers identical, largest logit difference "
+        f"{logits['max_logit_error']:.2g} (limit {logits['max_logit_error_allowed']:.2g})"
     )
 
 

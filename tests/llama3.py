@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,13 @@ SPLIT_PATTERN = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """How Llama 3 cuts text before merging. Source: Meta's Llama 3 tokenizer."""
+
+SPECIAL_TOKENS = [
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    *(f"<|reserved_special_token_{number}|>" for number in range(254)),
+]
+"""Tokens from id 128000 on, as far as the published layouts show them."""
 
 
 def tokenizer_model_file() -> Path:
@@ -37,7 +45,9 @@ def write_tokenizer_json(folder: Path) -> None:
     """Writes the vocabulary as the `tokenizer.json` of a published checkpoint holds it, special tokens included."""
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
-    special = ["<|begin_of_text|>", "<|end_of_text|>", *(f"<|reserved_special_token_{i}|>" for i in range(254))]
     vocabulary = str(tokenizer_model_file())
-    converter = TikTokenConverter(vocabulary, pattern=SPLIT_PATTERN, extra_special_tokens=special)
-    converter.converted().save(str(folder / "tokenizer.json"))
+    converter = TikTokenConverter(vocabulary, pattern=SPLIT_PATTERN, extra_special_tokens=SPECIAL_TOKENS)
+    tokenizer = json.loads(converter.converted().to_str())
+    # older releases of the tokenizers library, such as wrote the published file, join the two halves of a merge
+    tokenizer["model"]["merges"] = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False), encoding="utf-8")

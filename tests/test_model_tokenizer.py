@@ -9,6 +9,7 @@ from cvft.errors import ModelError
 from cvft.model.tokenizer import load_encoder, load_tokenizer
 from tests.golden_files import golden_files
 from tests.llama3 import write_tokenizer_json
+from tests.official_folder import CONFIG
 from tests.test_model_layout import lay_out, unroll
 
 
@@ -17,8 +18,7 @@ def folder(tmp_path_factory):
     """What transformers 5 takes for a Mistral folder: a config of transformers 4 without a `model_type`."""
     folder = tmp_path_factory.mktemp("official")
     write_tokenizer_json(folder)
-    config = {"architectures": ["CogVLMVideoForCausalLM"], "transformers_version": "4.43.1"}
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(CONFIG))
     return folder
 
 

@@ -77,5 +77,5 @@ def test_real_clips_are_memorised_and_answered_by_the_merged_model(tmp_path):
     ]
     assert tuned["exact_match"] == 1.0, wrong
     assert base["exact_match"] < 0.5
-    assert json.loads((run / "merged" / "cvft_verification.json").read_text())["num_equal_answers"] == 27
+    assert json.loads((run / "merged" / "cvft_verification.json").read_text())["logits"]["num_equal_answers"] == 27
     assert "clips of the val rows are trained on too" in result.stderr

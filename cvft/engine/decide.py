@@ -44,7 +44,7 @@ class ModelFacts:
     Args:
         path: The folder.
         template_version: As its config.json states it.
-        is_official: Whether config.json is a published one (which states "base" in every checkpoint).
+        is_official: Whether config.json is a published one (which states "base" in every checkpoint), not one that cvft wrote.
         max_tokens: Longest row that the model was made for.
         num_tokens_per_frame: Vision tokens of a frame.
         image_size: Side of a frame in pixels.

@@ -23,8 +23,8 @@ from cvft.data.video.worker import ClipFacts
 from cvft.engine.costs.architecture import Architecture
 from cvft.engine.decide import Feeding, ModelFacts, RowFacts, decide_feeding
 from cvft.engine.folder import RunFolder
-from cvft.errors import DataError, Problem, quote
-from cvft.model.contract import Contract
+from cvft.errors import DataError, ModelError, Problem, quote
+from cvft.model.contract import CONTRACT_FILE, Contract
 from cvft.model.folder import (
     OFFICIAL_ARCHITECTURE,
     read_config_json,
@@ -33,6 +33,7 @@ from cvft.model.folder import (
     weights_fingerprint,
 )
 from cvft.model.layout import IGNORED_LABEL, TEMPLATES, SpecialTokens, build_layout
+from cvft.model.shards import read_shards
 from cvft.model.tokenizer import TOKENIZER_FILE, load_encoder
 from cvft.recipe import Recipe
 
@@ -85,7 +86,7 @@ def inspect_model(folder: Path) -> ModelFacts:
     return ModelFacts(
         path=folder,
         template_version=config.get("template_version", "base"),
-        is_official=config["architectures"] == [OFFICIAL_ARCHITECTURE],
+        is_official=config["architectures"] == [OFFICIAL_ARCHITECTURE] and not (folder / CONTRACT_FILE).is_file(),
         max_tokens=config["max_position_embeddings"],
         num_tokens_per_frame=(patches_per_side // 2) ** 2 + 2,
         image_size=vision["image_size"],
@@ -150,6 +151,7 @@ def prepare(
         CvftError: with all problems of the model, or of the rows, or of the clips, or of the lengths.
     """
     model = inspect_model(resolve_model_folder(recipe.model.path))
+    read_shards(model.path, read_config_json(model.path))
     contract = make_contract(recipe, model=model, feeding=decide_feeding(recipe, model))
 
     def check(rows: Sequence[Row], decode: DecodeSettings) -> ClipCheck:
@@ -185,6 +187,7 @@ def prepare_rows(
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     feeding = decide_feeding(recipe, model)
+    _refuse_missing_code(recipe, model.path)
     rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
     held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
     _refuse_lost_history([*rows, *held_out], template=feeding.template)
@@ -271,6 +274,13 @@ def _as_messages(row: Row) -> dict[str, object]:
         for role, text in zip(("user", "assistant"), turn, strict=True)
     ]
     return {"messages": messages, "videos": [] if row.video is None else [str(row.video)]}
+
+
+def _refuse_missing_code(recipe: Recipe, folder: Path) -> None:
+    if recipe.export.keep_remote_code and not any(folder.glob("*.py")):
+        hint = "remove `export.keep_remote_code`, or give a folder with the whole published repository"
+        problem = Problem("export.keep_remote_code", f"no *.py file in {folder}", "the code to keep", hint)
+        raise ModelError(f"model {folder}", [problem])
 
 
 def _refuse_lost_history(rows: Sequence[Row], *, template: str) -> None:

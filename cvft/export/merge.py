@@ -1,24 +1,49 @@
-"""Merging: base + adapter -> one model folder under the published key names.
+"""Merging: base + adapter -> one model folder, file by file; the whole model is never in memory.
 
-The folder is written beside its final name; whoever calls this verifies it there and renames it. It holds safetensors,
-config.json without `auto_map`, the tokenizer files, the contract and the recipe.
+The folder holds what the base's holds, in the same files and under the same names: safetensors with a list of their
+sha256, index, config.json, tokenizer files, and besides them the contract and the recipe. Code files come along only
+when asked for; without them config.json is one that transformers opens without running code.
+
+It is written beside its final name; whoever calls this verifies it there and renames it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from cvft.model.checkpoint import DTYPES, load_model
+import torch
+from torch import Tensor
+
+from cvft.errors import Problem, RunError
+from cvft.export import CHECKSUM_FILE, VERIFICATION_FILE
+from cvft.export.adapter import Adapter
+from cvft.model.checkpoint import DTYPES
 from cvft.model.contract import CONTRACT_FILE, Contract, check_contract, read_contract
-from cvft.model.folder import CODE_SUFFIXES
+from cvft.model.folder import ARCHITECTURE, CODE_SUFFIXES, MODEL_TYPE, read_config_json
+from cvft.model.shards import INDEX_FILE, ITEM_BYTES, Entry, Shard, make_header, read_shards
 
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".index.json")
-NOT_COPIED = ("config.json", "args.json", "training_record.json")
+NOT_COPIED = ("config.json", "args.json", "training_record.json", INDEX_FILE, CHECKSUM_FILE, VERIFICATION_FILE)
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+PIECE_ITEMS = 1 << 23
+STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
+"""Precisions by the names that safetensors gives them."""
 
 
 def merge_adapter(
-    base_folder: Path, *, adapter_folder: Path, output: Path, dtype: str, max_shard_gib: float, wanted: Contract
+    base_folder: Path,
+    *,
+    adapter_folder: Path,
+    output: Path,
+    dtype: str,
+    keep_remote_code: bool,
+    wanted: Contract,
+    on_progress: Callable[[int], object] | None = None,
 ) -> Path:
     """Writes base and adapter as one model folder.
 
@@ -27,31 +52,118 @@ def merge_adapter(
         adapter_folder: The adapter.
         output: Folder to write; must not exist.
         dtype: `bf16` or `fp32`, the precision of the merged weights.
-        max_shard_gib: Largest weight file in GiB.
+        keep_remote_code: Take over the base's code files and its way to name them, for tools that run them.
         wanted: The contract of the base and recipe at hand, held against the adapter's.
+        on_progress: Called with the bytes of weights read since the last call.
 
     Returns:
         `output`.
 
     Raises:
         ContractError: when the adapter was trained on another base or with other preprocessing.
-        ModelError: when the base cannot be loaded.
+        ModelError: when base or adapter are damaged or do not fit each other.
+        RunError: when the disk has no room for the result.
     """
-    from peft import PeftModel
-
     stored = read_contract(adapter_folder)
     check_contract(stored, wanted, folder=adapter_folder)
-    base = load_model(base_folder, dtype=DTYPES[dtype], rope_precision=stored.rope_precision)
-    merged = PeftModel.from_pretrained(base, str(adapter_folder)).merge_and_unload(safe_merge=True)
-    merged.config.template_version = (
-        stored.template
-    )  # the published files all say "base", whatever they were trained on
-    merged.save_pretrained(str(output), max_shard_size=int(max_shard_gib * 2**30))
+    config = read_config_json(base_folder)
+    shards = read_shards(base_folder, config)
+    shapes = {entry.name: entry.shape for shard in shards for entry in shard.entries}
+    adapter = Adapter(adapter_folder, shapes=shapes)
+    stored_dtype = {"bf16": "BF16", "fp32": "F32"}[dtype]
+    _refuse_full_disk(shards, output.parent, stored_dtype)
+    output.mkdir()
+    sums = []
+    for shard in shards:
+        digest = _merge_shard(shard, adapter, output / shard.path.name, stored_dtype, on_progress or (lambda _: None))
+        sums.append(f"{digest}  {shard.path.name}\n")
+    (output / CHECKSUM_FILE).write_text("".join(sums), encoding="utf-8")
+    if (base_folder / INDEX_FILE).is_file():
+        num_bytes = sum(_num_bytes(entry, stored_dtype) for shard in shards for entry in shard.entries)
+        places = {entry.name: shard.path.name for shard in shards for entry in shard.entries}
+        _write_json(
+            output / INDEX_FILE,
+            {"metadata": {"total_size": num_bytes}, "weight_map": {name: places[name] for name in sorted(places)}},
+        )
+    if not keep_remote_code:
+        config.pop("auto_map", None)
+        config.update(architectures=[ARCHITECTURE], model_type=MODEL_TYPE)
+        if stored.rope_precision != "checkpoint":
+            config["rope_precision"] = stored.rope_precision
+    # the published files all say "base", whatever they were trained on
+    config.update(template_version=stored.template, torch_dtype=str(DTYPES[dtype]).removeprefix("torch."))
+    config.pop("dtype", None)
+    _write_json(output / "config.json", config)
     for path in sorted(base_folder.iterdir()):
-        is_weight = path.name.endswith(WEIGHT_SUFFIXES)
-        if path.is_file() and not is_weight and path.suffix not in CODE_SUFFIXES and path.name not in NOT_COPIED:
+        is_code = path.suffix in CODE_SUFFIXES and not (keep_remote_code and path.suffix == ".py")
+        if path.is_file() and not is_code and path.suffix not in WEIGHT_SUFFIXES and path.name not in NOT_COPIED:
             shutil.copyfile(path, output / path.name)
     for name in (CONTRACT_FILE, "recipe.yaml"):
         if (adapter_folder / name).is_file():
             shutil.copyfile(adapter_folder / name, output / name)
     return output
+
+
+def read_tensor(shard: Shard, entry: Entry) -> Tensor:
+    """Reads one tensor of a weight file, without mapping the file into memory."""
+    with shard.path.open("rb") as file:
+        file.seek(entry.begin)
+        data = bytearray(file.read(entry.num_bytes))
+    return torch.frombuffer(data, dtype=STORED[entry.dtype]).reshape(entry.shape)
+
+
+def read_pieces(shard: Shard, entry: Entry) -> Iterator[Tensor]:
+    """Reads one tensor of a weight file in flat pieces of up to `PIECE_ITEMS` numbers."""
+    item_bytes = ITEM_BYTES[entry.dtype]
+    with shard.path.open("rb") as file:
+        file.seek(entry.begin)
+        for start in range(0, entry.num_bytes, PIECE_ITEMS * item_bytes):
+            data = bytearray(file.read(min(PIECE_ITEMS * item_bytes, entry.num_bytes - start)))
+            yield torch.frombuffer(data, dtype=STORED[entry.dtype])
+
+
+def _merge_shard(
+    shard: Shard, adapter: Adapter, destination: Path, dtype: str, on_progress: Callable[[int], object]
+) -> str:
+    """Writes one weight file and returns its sha256."""
+    changed = set(adapter.changed)
+    digest = hashlib.sha256()
+    with destination.open("xb") as file:
+
+        def write(data: bytes | memoryview) -> None:
+            digest.update(data)
+            file.write(data)
+
+        write(make_header([(entry.name, dtype, entry.shape) for entry in shard.entries], shard.metadata))
+        for entry in shard.entries:
+            if entry.name in changed:
+                merged = adapter.merge(entry.name, read_tensor(shard, entry).to(STORED[dtype]))
+                write(_as_bytes(merged))
+                on_progress(entry.num_bytes)
+                continue
+            for piece in read_pieces(shard, entry):
+                write(_as_bytes(piece.to(STORED[dtype])))
+                on_progress(piece.nbytes)
+    return digest.hexdigest()
+
+
+def _as_bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
+
+
+def _num_bytes(entry: Entry, dtype: str) -> int:
+    return entry.num_bytes // ITEM_BYTES[entry.dtype] * ITEM_BYTES[dtype]
+
+
+def _refuse_full_disk(shards: Sequence[Shard], folder: Path, dtype: str) -> None:
+    need = sum(_num_bytes(entry, dtype) for shard in shards for entry in shard.entries)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        problem = Problem(
+            f"disk of {folder}", f"{free / 1e9:.1f} GB free", f"{need / 1e9:.1f} GB for the merged weights"
+        )
+        raise RunError("the merged model", [problem])
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ MAX_BF16_ULPS = 32
 """Largest difference in bf16, in units of the last place of the largest logit: every merged weight is rounded once to 8
 bits, and the differences add up over the layers. Measured: 13 units on the tiny model's demo."""
 
+WEIGHTS_SHARE = 1.02
+RESERVE_BYTES = 2 << 30
+"""Memory for scoring besides the weights: the adapter is a hundredth of them, activations of one row take up to 2 GiB."""
+
 MIN_BF16_EQUAL_ANSWERS = 0.9
 """Share of greedy answers that must be identical in bf16, where two near-equal logits may swap."""
 
@@ -46,7 +51,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class Verification:
+class LogitCheck:
     """The outcome of a comparison, stored beside the merged weights.
 
     Args:
@@ -55,7 +60,6 @@ class Verification:
         max_logit_error_allowed: The limit.
         largest_logit: Largest absolute logit of the adapter.
         num_equal_answers: Rows whose greedy answers are identical.
-        dtype: Precision of the merged weights.
     """
 
     num_rows: int
@@ -63,7 +67,6 @@ class Verification:
     max_logit_error_allowed: float
     largest_logit: float
     num_equal_answers: int
-    dtype: str
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values for JSON."""
@@ -110,7 +113,7 @@ def trace(
     return Trace(logits, answers)
 
 
-def compare(adapter: Trace, merged: Trace, *, places: Sequence[str], dtype: str) -> Verification:
+def compare(adapter: Trace, merged: Trace, *, places: Sequence[str], dtype: str) -> LogitCheck:
     """Holds a merged model's trace against its adapter's.
 
     Args:
@@ -145,7 +148,33 @@ def compare(adapter: Trace, merged: Trace, *, places: Sequence[str], dtype: str)
         ]
     if problems:
         raise VerifyError("the merged model", problems)
-    return Verification(len(errors), max(errors), limit, largest, sum(equal), dtype)
+    return LogitCheck(len(errors), max(errors), limit, largest, sum(equal))
+
+
+def why_logits_do_not_fit(num_values: int, *, dtype: str, device: str) -> str:
+    """Says why a model cannot be scored here.
+
+    Args:
+        num_values: Its parameters.
+        dtype: Precision of its weights, `bf16` or `fp32`; the latter are scored in fp64.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        A sentence with what it needs and what is free, or nothing when it fits.
+    """
+    need = num_values * {"bf16": 2, "fp32": 8}[dtype] * WEIGHTS_SHARE + RESERVE_BYTES
+    free = free_memory(device)
+    if need <= free:
+        return ""
+    return f"logits were not compared: that takes {need / 2**30:.1f} GiB on {device}, {free / 2**30:.1f} GiB are free"
+
+
+def free_memory(device: str) -> int:
+    """Bytes that a device has left for new tensors."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    (line,) = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:")]
+    return int(line.split()[1]) * 1024
 
 
 def bf16_ulp(value: float) -> float:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from cvft.errors import ModelError, Problem, quote
+from cvft.errors import ModelError, Problem
 from cvft.model.configuration import CogVLM2VideoConfig
-from cvft.model.folder import ARCHITECTURE, TOWER_PREFIX, read_config_json, weight_files
+from cvft.model.folder import ARCHITECTURE, TOWER_PREFIX, read_config_json
+from cvft.model.shards import read_shards
 
 if TYPE_CHECKING:
     from cvft.model.modeling import CogVLM2VideoForCausalLM
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Precisions by their names in recipes."""
+
+LOADING_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 NON_CONFIG_KEYS = ("architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version")
 
@@ -71,7 +74,7 @@ def load_model(
         The model in evaluation mode.
 
     Raises:
-        ModelError: when a tensor is missing, unexpected or of another shape.
+        ModelError: when weight files are missing or damaged, or do not hold exactly the model's tensors.
     """
     from cvft.model.layers import RotaryEmbedding
     from cvft.model.modeling import CogVLM2VideoForCausalLM
@@ -80,7 +83,7 @@ def load_model(
     config = load_config(folder)
     config.rope_precision = rope_precision
     config.encodes_frames = with_tower
-    weight_files(folder)
+    read_shards(folder, read_config_json(folder))
     with _quiet_transformers():
         model, info = CogVLM2VideoForCausalLM.from_pretrained(
             str(folder),
@@ -89,17 +92,11 @@ def load_model(
             attn_implementation=attention,
             device_map=device_map,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that they are told below with all the rest
             use_safetensors=True,
             local_files_only=True,
         )
-    problems = [
-        Problem(f"weights: {kind.replace('_', ' ')}", _name_some(info[kind]), "exactly the published tensors")
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        if info[kind]
-    ]
-    if problems:
-        raise ModelError(f"model {folder}", problems)
+    unfit = {kind: keys for kind, keys in info.items() if kind in LOADING_KINDS and keys}
+    assert not unfit, unfit  # the headers said that all of them fit
     for module in model.modules():
         if isinstance(module, RotaryEmbedding):
             module.to(dtype)  # transformers casts parameters only
@@ -118,7 +115,7 @@ def load_tower(folder: str | Path, *, dtype: torch.dtype, device: str = "cpu") -
         The tower, frozen and in evaluation mode.
 
     Raises:
-        ModelError: when a tensor is missing or of another shape.
+        ModelError: as `load_model`.
     """
     from safetensors import safe_open
 
@@ -128,17 +125,11 @@ def load_tower(folder: str | Path, *, dtype: torch.dtype, device: str = "cpu") -
     with torch.device("meta"):
         tower = VisionTower(load_config(folder))
     weights = {}
-    for path in weight_files(folder):
-        with safe_open(path, framework="pt", device=device) as file:
-            for name in file.keys():  # noqa: SIM118 - no mapping
-                if name.startswith(TOWER_PREFIX):
-                    weights[name.removeprefix(TOWER_PREFIX)] = file.get_tensor(name).to(dtype)
-    need = {name: tuple(tensor.shape) for name, tensor in tower.state_dict().items()}
-    got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    if need != got:
-        differing = sorted(f"{TOWER_PREFIX}{name}" for name in need.keys() | got if need.get(name) != got.get(name))
-        problem = Problem("weights of the vision tower", _name_some(differing), "exactly the published tensors")
-        raise ModelError(f"model {folder}", [problem])
+    for shard in read_shards(folder, read_config_json(folder)):
+        with safe_open(shard.path, framework="pt", device=device) as file:
+            for entry in shard.entries:
+                if entry.name.startswith(TOWER_PREFIX):
+                    weights[entry.name.removeprefix(TOWER_PREFIX)] = file.get_tensor(entry.name).to(dtype)
     tower.load_state_dict(weights, assign=True)
     return tower.requires_grad_(False).eval()
 
@@ -157,9 +148,3 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bar:
             logging.enable_progress_bar()
-
-
-def _name_some(keys: Any, *, count: int = 3) -> str:
-    names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(quote(name) for name in names[:count]) + more

@@ -16,6 +16,7 @@ from typing import Any
 
 from cvft.errors import ModelError, Problem, quote
 from cvft.model.registry import download_commands, find_published
+from cvft.model.shards import read_shard, weight_files
 from cvft.model.tiny import tiny_checkpoint_path
 
 TINY = "tiny"
@@ -94,19 +95,6 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     return dict(values)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Returns a folder's safetensors files in name order.
-
-    Raises:
-        ModelError: when there is none.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        hint = "is the download complete? Only safetensors are read, never pickles"
-        raise ModelError(f"model {folder}", [Problem("weights", "no *.safetensors file", "the model's weights", hint)])
-    return files
-
-
 def weights_fingerprint(folder: Path) -> str:
     """Identifies a folder's weights without reading all of them.
 
@@ -146,23 +134,17 @@ def tower_fingerprint(folder: Path) -> str:
         ModelError: when a weight file is damaged, or holds nothing of a tower.
     """
     digests: dict[str, bytes] = {}
-    for path in weight_files(folder):
-        with path.open("rb") as file:
-            try:
-                length = int.from_bytes(file.read(8), "little")
-                header: dict[str, Any] = json.loads(file.read(length))
-            except ValueError as error:
-                problem = Problem(path.name, f"a broken header ({error})", "a safetensors file", "download it again")
-                raise ModelError(f"model {folder}", [problem]) from error
-            for name, entry in header.items():
-                if not name.startswith(TOWER_NAMES):
+    for shard in map(read_shard, weight_files(folder)):
+        with shard.path.open("rb") as file:
+            for entry in shard.entries:
+                if not entry.name.startswith(TOWER_NAMES):
                     continue
-                begin, end = (8 + length + offset for offset in entry["data_offsets"])
-                digest = hashlib.sha256(f"{name} {entry['dtype']} {entry['shape']}\n".encode())
-                for start in (begin, max(begin, end - NUM_SAMPLED_TENSOR_BYTES)):
+                digest = hashlib.sha256(f"{entry.name} {entry.dtype} {list(entry.shape)}\n".encode())
+                end = entry.begin + entry.num_bytes
+                for start in (entry.begin, max(entry.begin, end - NUM_SAMPLED_TENSOR_BYTES)):
                     file.seek(start)
                     digest.update(file.read(min(NUM_SAMPLED_TENSOR_BYTES, end - start)))
-                digests[name] = digest.digest()
+                digests[entry.name] = digest.digest()
     if not digests:
         problem = Problem("weights", "no vision tower", "the published tensors", "is the download complete?")
         raise ModelError(f"model {folder}", [problem])

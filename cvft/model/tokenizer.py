@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvft.errors import ModelError, Problem, quote
+from cvft.model.folder import read_config_json
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 NUM_CHECKED_INTEGERS = 24
 """Time indices that must be single tokens: the published sampling shows at most seconds 0 to 23."""
 
 TOKENIZER_FILE = "tokenizer.json"
+
+HINT = "use the tokenizer files that the checkpoint was published with"
 
 
 def load_encoder(folder: Path) -> Callable[[str], list[int]]:
@@ -27,19 +31,25 @@ def load_encoder(folder: Path) -> Callable[[str], list[int]]:
         A function from text to ids, without special tokens.
 
     Raises:
-        ModelError: when there is no tokenizer, or when it does not encode each time index as one token.
+        ModelError: when there is no tokenizer, when it does not encode each time index as one token, or when it is not the one
+            that the folder's config.json speaks of.
     """
     from tokenizers import Tokenizer
 
     if not (folder / TOKENIZER_FILE).is_file():
         problem = Problem(TOKENIZER_FILE, "no such file", "the folder's fast tokenizer", "is the download complete?")
         raise ModelError(f"model {folder}", [problem])
-    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    except Exception as error:  # the library raises nothing narrower
+        problem = Problem(TOKENIZER_FILE, f"a broken file ({error})", "the folder's fast tokenizer", HINT)
+        raise ModelError(f"model {folder}", [problem]) from error
 
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     _check_digits(encode, folder)
+    _check_ids(tokenizer, folder)
     return encode
 
 
@@ -66,12 +76,26 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def _check_ids(tokenizer: Tokenizer, folder: Path) -> None:
+    config = read_config_json(folder)
+    special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    problems = [
+        Problem(f"config.json: {key}", quote(config.get(key)), f"the id of a special token of {TOKENIZER_FILE}", HINT)
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+        if config.get(key) not in special
+    ]
+    num_ids = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    if num_ids > config["vocab_size"]:
+        need = f"at most {config['vocab_size']}, by config.json"
+        problems.append(Problem(TOKENIZER_FILE, f"{num_ids} tokens", need, HINT))
+    if problems:
+        raise ModelError(f"model {folder}", problems)
+
+
 def _check_digits(encode: Callable[[str], list[int]], folder: Path) -> None:
     for number in range(NUM_CHECKED_INTEGERS):
         ids = encode(str(number))
         if len(ids) != 1:
             need = f"one token for each integer 0..{NUM_CHECKED_INTEGERS - 1}: they are the time indices"
-            hint = "use the tokenizer files that the checkpoint was published with"
-            raise ModelError(
-                f"model {folder}", [Problem(TOKENIZER_FILE, f"{quote(number)} in {len(ids)} tokens", need, hint)]
-            )
+            problem = Problem(TOKENIZER_FILE, f"{quote(number)} in {len(ids)} tokens", need, HINT)
+            raise ModelError(f"model {folder}", [problem])

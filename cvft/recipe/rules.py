@@ -285,6 +285,16 @@ def _export_has_effect(recipe: Recipe) -> Iterable[Problem]:
             )
 
 
+def _remote_code_computes_the_same(recipe: Recipe) -> Iterable[Problem]:
+    if recipe.export.keep_remote_code and recipe.model.rope_precision == "fp32":
+        yield Problem(
+            "export.keep_remote_code",
+            "`True` with `model.rope_precision` fp32",
+            "`checkpoint`: the published code computes the rotary table in the weights' precision",
+            "remove one of the two",
+        )
+
+
 RULES: tuple[Rule, ...] = (
     Rule(("data.val", "data.val_fraction"), _one_val_source),
     Rule(("train.epochs", "train.max_steps"), _one_length),
@@ -320,5 +330,6 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(("video.cache_features", "lora.train_vision_tower", "output.features"), _features_can_be_kept),
     Rule(("train.eval_steps", "data.val", "data.val_fraction"), _eval_has_rows),
-    Rule(("export.merge", "export.dtype", "export.verify_rows", "export.max_shard_gib"), _export_has_effect),
+    Rule(("export.merge", "export.dtype", "export.verify_rows", "export.keep_remote_code"), _export_has_effect),
+    Rule(("export.keep_remote_code", "model.rope_precision"), _remote_code_computes_the_same),
 )

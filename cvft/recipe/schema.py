@@ -221,8 +221,8 @@ class Export(Section):
     """Precision of the merged weights; `auto` keeps the model's."""
     verify_rows: int = Field(default=8, ge=1)
     """Val rows on which adapter and merged model must agree; time grows in proportion."""
-    max_shard_gib: float = Field(default=4.5, gt=0)
-    """Largest weight file of the merged folder, in GiB."""
+    keep_remote_code: bool = False
+    """Take the base's code files and `auto_map` along, for tools that run them; without, transformers needs cvft."""
 
 
 class Eval(Section):

@@ -1,0 +1,80 @@
+"""The tensors of a checkpoint by their published names, with shapes that follow from config.json. No torch.
+
+They stand in the order in which the published code defines its modules: that order decides what lies in which shard.
+Source: the published state-dict keys and shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Shape = tuple[int, ...]
+
+POOLED_SIDE = 2
+"""Side of the pooling convolution in patches. Source: the published `visual.py`."""
+
+
+def published_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
+    """Lists what a checkpoint holds, buffers included.
+
+    Args:
+        config: Values of a config.json as `read_config_json` returns them; every size is stated there.
+
+    Returns:
+        Name -> shape, in the published order.
+
+    Raises:
+        KeyError: when config.json lacks a size.
+    """
+    return dict(_published(config))
+
+
+def _published(config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
+    width, inner, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    head_dim = width // config["num_attention_heads"]
+    yield "model.embed_tokens.weight", (vocabulary, width)
+    for number in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{number}"
+        yield f"{layer}.self_attn.rotary_emb.inv_freq", (head_dim // 2,)
+        num_rows = width + 2 * config["num_multi_query_heads"] * head_dim
+        yield f"{layer}.self_attn.language_expert_query_key_value.weight", (num_rows, width)
+        yield f"{layer}.self_attn.language_expert_dense.weight", (width, width)
+        yield f"{layer}.mlp.language_mlp.gate_proj.weight", (inner, width)
+        yield f"{layer}.mlp.language_mlp.up_proj.weight", (inner, width)
+        yield f"{layer}.mlp.language_mlp.down_proj.weight", (width, inner)
+        yield f"{layer}.input_layernorm.weight", (width,)
+        yield f"{layer}.post_attention_layernorm.weight", (width,)
+    yield "model.norm.weight", (width,)
+    yield from _vision(config["vision_config"], language_width=width, language_inner=inner)
+    yield "lm_head.weight", (vocabulary, width)
+
+
+def _vision(config: Mapping[str, Any], *, language_width: int, language_inner: int) -> Iterator[tuple[str, Shape]]:
+    width, inner, patch = config["hidden_size"], config["intermediate_size"], config["patch_size"]
+    vision = "model.vision"
+    yield f"{vision}.boi", (1, 1, language_width)
+    yield f"{vision}.eoi", (1, 1, language_width)
+    yield f"{vision}.patch_embedding.cls_embedding", (1, width)
+    yield from _with_bias(f"{vision}.patch_embedding.proj", (width, config["in_channels"], patch, patch))
+    yield f"{vision}.patch_embedding.position_embedding.weight", (config["num_positions"], width)
+    for number in range(config["num_hidden_layers"]):
+        layer = f"{vision}.transformer.layers.{number}"
+        yield from _with_bias(f"{layer}.input_layernorm", (width,))
+        yield from _with_bias(f"{layer}.attention.query_key_value", (3 * width, width))
+        yield from _with_bias(f"{layer}.attention.dense", (width, width))
+        yield from _with_bias(f"{layer}.mlp.fc1", (inner, width))
+        yield from _with_bias(f"{layer}.mlp.fc2", (width, inner))
+        yield from _with_bias(f"{layer}.post_attention_layernorm", (width,))
+    projector = f"{vision}.linear_proj"
+    yield f"{projector}.linear_proj.weight", (language_width, width)
+    yield from _with_bias(f"{projector}.norm1", (language_width,))
+    yield f"{projector}.gate_proj.weight", (language_inner, language_width)
+    yield f"{projector}.dense_h_to_4h.weight", (language_inner, language_width)
+    yield f"{projector}.dense_4h_to_h.weight", (language_width, language_inner)
+    yield from _with_bias(f"{vision}.conv", (width, width, POOLED_SIDE, POOLED_SIDE))
+
+
+def _with_bias(name: str, shape: Shape) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[:1]

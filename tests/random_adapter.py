@@ -1,0 +1,52 @@
+"""Adapters with random weights for a base of any size: the base's weights are not read."""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from cvft.engine.targets import target_regex
+from cvft.export.adapter import WEIGHTS_FILE
+from cvft.model.checkpoint import load_config
+from cvft.model.contract import CONTRACT_FILE, Contract
+from cvft.model.folder import weights_fingerprint
+from cvft.model.modeling import CogVLM2VideoForCausalLM
+
+
+def contract_of(base: Path, **changes) -> Contract:
+    values = {
+        "template": "chat",
+        "sampling": "chat",
+        "max_frames": 24,
+        "decoder": "pyav",
+        "decoder_version": "17",
+        "image_size": 224,
+        "num_tokens_per_frame": 66,
+        "rope_precision": "checkpoint",
+        "base_fingerprint": weights_fingerprint(base),
+        "tokenizer_sha256": "0",
+    }
+    return Contract(**(values | changes))
+
+
+def write_random_adapter(base: Path, folder: Path, *, targets, tower=False, seed=0, **kinds) -> Path:
+    """Writes an adapter as peft writes it: A and B are normal, magnitudes lie around 1."""
+    regex = target_regex(targets, train_vision_tower=tower, train_projector=tower)
+    with torch.device("meta"):
+        model = get_peft_model(
+            CogVLM2VideoForCausalLM(load_config(base)),
+            LoraConfig(r=4, lora_alpha=12, target_modules=regex, **kinds),
+            low_cpu_mem_usage=True,
+        )
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items():
+        noise = torch.randn(tensor.shape, generator=generator)
+        weights[name] = 1 + 0.1 * noise if "magnitude" in name else 0.1 * noise
+    folder.mkdir(parents=True)
+    model.peft_config["default"].save_pretrained(str(folder))
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    (folder / CONTRACT_FILE).write_text(contract_of(base).to_json())
+    return folder
