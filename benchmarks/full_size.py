@@ -83,7 +83,8 @@ def measure(folder: Path) -> None:
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=merged, check=True)
     print(f"{num_equal} merged tensors bit for bit as computed here; {check}")
     shutil.rmtree(merged)
-    copying = run(["cp", "--sparse=never", *map(str, base.glob("*.safetensors")), str(folder / "view")])
+    (folder / "copy").mkdir()
+    copying = run(["cp", "--sparse=never", *map(str, base.glob("*.safetensors")), str(folder / "copy")])
     print(f"merged in {merging['seconds']} s with {merging['peak_gib']} GiB; copied in {copying['seconds']} s")
     path = write_result(
         "full_size",

@@ -126,6 +126,9 @@ def _add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video", metavar="FILE", type=Path, help="the clip to ask about")
     parser.add_argument("--query", metavar="TEXT", help="the question")
     parser.add_argument("--history", metavar="JSON", help='earlier turns: [["question", "answer"], ...]')
+    parser.add_argument(
+        "--quantize", choices=("none", "nf4", "int8"), help="hold the decoder blocks in 4 or 8 bits; else as trained"
+    )
     parser.add_argument("--data", metavar="FILE", type=Path, help="rows to answer instead of one question")
     parser.add_argument("--output", metavar="FILE", type=Path, help="where the answers to the rows go")
 
@@ -201,8 +204,10 @@ def _infer(options: argparse.Namespace) -> object:
     from cvft.evaluate.infer import infer_file, infer_one
 
     if options.data is not None:
-        return infer_file(options.model, data=options.data, output=options.output)
-    return infer_one(options.model, video=options.video, query=options.query, history=history)
+        return infer_file(options.model, data=options.data, output=options.output, quantize=options.quantize)
+    return infer_one(
+        options.model, video=options.video, query=options.query, history=history, quantize=options.quantize
+    )
 
 
 def _models(options: argparse.Namespace) -> object:

@@ -143,7 +143,12 @@ def evaluate_run(loaded: LoadedRecipe, *, which: Which) -> dict[str, Any]:
     """
     recipe, folder = loaded.recipe, _trained(loaded)
     rows = _val_rows(folder)[: recipe.eval.num_rows]
-    settings = {"num_rows": len(rows), "max_new_tokens": recipe.eval.max_new_tokens, "model": which}
+    settings = {
+        "num_rows": len(rows),
+        "max_new_tokens": recipe.eval.max_new_tokens,
+        "model": which,
+        "quantize": recipe.model.quantize,
+    }
     metrics_file = folder.eval / f"metrics_{which}.json"
     if metrics_file.is_file():
         stored = json.loads(metrics_file.read_text(encoding="utf-8"))
@@ -254,9 +259,12 @@ def _load(
     folder: RunFolder,
     *,
     merged_folder: Path | None = None,
-    uses_features: bool = True,
+    is_plain: bool = False,
 ) -> Answerer:
-    """Loads a model of a run; with features of its clips where they are kept, unless the tower itself is to be tried."""
+    """Loads a model of a run: fed with features where they are kept, and quantised where the recipe says so.
+
+    A plain one is neither: its tower and every weight are to be tried.
+    """
     import torch
 
     from cvft.evaluate.answer import load_answerer
@@ -271,12 +279,13 @@ def _load(
     device = decide_ranks(recipe, num_gpus_present=count_gpus()).device
     torch.set_num_threads(recipe.parallel.num_threads)
     dtype = _merged_dtype(recipe) if which == "merged" else recipe.model.dtype
-    has_features = uses_features and dtype == recipe.model.dtype
+    has_features = not is_plain and dtype == recipe.model.dtype
     return load_answerer(
         merged if which == "merged" else base,
         contract=stored,
         adapter_folder=folder.adapter if which == "adapter" else None,
         dtype=dtype,
+        quantize="none" if is_plain else recipe.model.quantize,
         cached=find_features(recipe, folder, contract=stored, device=device) if has_features else None,
         attention=None if recipe.model.attention == "auto" else recipe.model.attention,
         device=device,
@@ -291,7 +300,7 @@ def _trace(
     from cvft.export.verify import trace
 
     # a merged tower could be damaged: it has to encode frames itself
-    answerer = _load(recipe, which, folder, merged_folder=merged_folder, uses_features=False)
+    answerer = _load(recipe, which, folder, merged_folder=merged_folder, is_plain=True)
     result = trace(
         answerer.model,
         answerer.processor,

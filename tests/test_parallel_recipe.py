@@ -10,7 +10,7 @@ import pytest
 
 from cvft.engine.deepspeed_config import read_deepspeed_config
 from cvft.engine.dry_run import describe_commands
-from cvft.engine.machine import check_strategy_is_installed
+from cvft.engine.machine import check_packages
 from cvft.errors import RecipeError
 from cvft.recipe import load_recipe, weights_fingerprint
 from tests.project import cvft, cvft_ok, make_project
@@ -100,7 +100,7 @@ def test_offloading_says_which_tools_it_lacks(monkeypatch):
     recipe = make_recipe(parallel={"strategy": "zero2_offload", "num_gpus": 2})
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RecipeError, match="need `c\\+\\+` and `ninja` on PATH"):
-        check_strategy_is_installed(recipe)
+        check_packages(recipe)
 
 
 def with_deepspeed(path: Path, config: object, **sections):

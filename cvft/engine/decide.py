@@ -228,6 +228,7 @@ def describe_training(recipe: Recipe, model: ModelFacts, *, caches: bool, num_ra
         num_ranks=num_ranks,
         has_tower=not caches,
         chunk_rows=LABEL_CHUNK_ROWS,
+        quantize=recipe.model.quantize,
     )
 
 

@@ -30,7 +30,7 @@ from cvft.engine.costs.gpus import GPUS, Gpu, find_gpu
 from cvft.engine.costs.memory import Memory
 from cvft.engine.decide import describe_training, peak_of
 from cvft.engine.launch import merge_environment
-from cvft.engine.machine import GpuFacts, check_strategy_is_installed, memory_per_rank, read_gpus
+from cvft.engine.machine import GpuFacts, check_packages, memory_per_rank, read_gpus
 from cvft.engine.plan import Plan, compile_plan
 from cvft.engine.prepare import PreparedRows, inspect_model, prepare_rows
 from cvft.engine.ranks import Ranks, decide_ranks
@@ -258,7 +258,7 @@ def _find_refusals(recipe: Recipe, plan: Plan, *, memory: Memory, memory_bytes: 
     """Collects what training would refuse on this machine, and a memory that the model says is too small."""
     problems: list[Problem] = []
     for check in (
-        lambda: check_strategy_is_installed(recipe),
+        lambda: check_packages(recipe),
         lambda: merge_environment(plan.environment, os.environ),
     ):
         try:

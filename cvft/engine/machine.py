@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cvft.engine.costs.gpus import find_gpu
 from cvft.engine.ranks import Ranks
 from cvft.errors import Problem, RecipeError, quote
+from cvft.model.quantization import find_missing_package
 from cvft.recipe import Recipe
 
 USABLE_GPU_SHARE = 0.965
@@ -80,22 +81,21 @@ def memory_per_rank(ranks: Ranks, gpus: list[GpuFacts]) -> int | None:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks.num_per_node
 
 
-def check_strategy_is_installed(recipe: Recipe) -> None:
-    """Checks that what a strategy needs beyond torch is there.
+def check_packages(recipe: Recipe) -> None:
+    """Checks that what a recipe needs beyond torch is there.
 
     Raises:
         RecipeError: when DeepSpeed is not installed and the strategy is one of its stages, or when the tools are missing with
-            which it compiles its optimizer for offloading.
+            which it compiles its optimizer for offloading; when weights are to be quantised without bitsandbytes.
     """
     strategy = recipe.parallel.strategy
-    if not strategy.startswith("zero"):
-        return
-    problems = []
-    if importlib.util.find_spec("deepspeed") is None:
+    missing_package = find_missing_package(recipe.model.quantize)
+    problems = [] if missing_package is None else [missing_package]
+    if strategy.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         problems.append(Problem("parallel.strategy", quote(strategy), "DeepSpeed", "pip install 'cvft[deepspeed]'"))
-    missing = [tool for tool in ("c++", "ninja") if shutil.which(tool) is None]
-    if strategy == "zero2_offload" and recipe.parallel.deepspeed_config is None and missing:
-        need = f"{' and '.join(quote(tool) for tool in missing)} on PATH: DeepSpeed compiles its optimizer for the CPU"
+    missing_tools = [tool for tool in ("c++", "ninja") if shutil.which(tool) is None]
+    if strategy == "zero2_offload" and recipe.parallel.deepspeed_config is None and missing_tools:
+        need = f"{' and '.join(quote(tool) for tool in missing_tools)} on PATH: DeepSpeed compiles its optimizer for the CPU"
         hint = "install them, or give a parallel.deepspeed_config with `zero_force_ds_cpu_optimizer: false`"
         problems.append(Problem("parallel.strategy", quote(strategy), need, hint))
     if problems:

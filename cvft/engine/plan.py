@@ -59,6 +59,7 @@ class Plan:
         features_root: Folder of the stores of features.
         device: `cpu` or `cuda`.
         rope_precision: Precision of the rotary table.
+        quantize: How the frozen decoder blocks are held: `none`, `nf4` or `int8`.
         runs_tower_always: Whether rows without a clip pass through the tower too, so that all ranks do.
         strategy: How the work is spread over the ranks.
         num_ranks: Processes, over all nodes.
@@ -84,6 +85,7 @@ class Plan:
     features_root: Path
     device: str
     rope_precision: str
+    quantize: str
     runs_tower_always: bool
     strategy: str
     num_ranks: int
@@ -192,6 +194,7 @@ def compile_plan(
         features_root=features_root(recipe),
         device=ranks.device,
         rope_precision=recipe.model.rope_precision,
+        quantize=recipe.model.quantize,
         # one process too: a gradient of zero and none at all are not the same to AdamW. ZeRO-3 gathers even a frozen tower
         runs_tower_always=trains_tower(recipe) or recipe.parallel.strategy == "zero3",
         strategy=recipe.parallel.strategy,

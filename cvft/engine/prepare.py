@@ -33,6 +33,7 @@ from cvft.model.folder import (
     weights_fingerprint,
 )
 from cvft.model.layout import IGNORED_LABEL, TEMPLATES, SpecialTokens, build_layout
+from cvft.model.quantization import find_unfit_width
 from cvft.model.shards import read_shards
 from cvft.model.tokenizer import TOKENIZER_FILE, load_encoder
 from cvft.recipe import Recipe
@@ -188,6 +189,7 @@ def prepare_rows(
     """
     feeding = decide_feeding(recipe, model)
     _refuse_missing_code(recipe, model.path)
+    _refuse_unfit_widths(recipe, model)
     rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
     held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
     _refuse_lost_history([*rows, *held_out], template=feeding.template)
@@ -281,6 +283,12 @@ def _refuse_missing_code(recipe: Recipe, folder: Path) -> None:
         hint = "remove `export.keep_remote_code`, or give a folder with the whole published repository"
         problem = Problem("export.keep_remote_code", f"no *.py file in {folder}", "the code to keep", hint)
         raise ModelError(f"model {folder}", [problem])
+
+
+def _refuse_unfit_widths(recipe: Recipe, model: ModelFacts) -> None:
+    widths = (model.architecture.hidden_size, model.architecture.intermediate_size)
+    if problem := find_unfit_width(recipe.model.quantize, widths):
+        raise ModelError(f"model {model.path}", [problem])
 
 
 def _refuse_lost_history(rows: Sequence[Row], *, template: str) -> None:

@@ -69,10 +69,17 @@ class CvftLoader(ModelLoader):
     default_trust_remote_code = False
 
     def __init__(
-        self, *args: Any, rope_precision: str, runs_tower_always: bool, with_tower: bool, **kwargs: Any
+        self,
+        *args: Any,
+        rope_precision: str,
+        quantize: str,
+        runs_tower_always: bool,
+        with_tower: bool,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.rope_precision = rope_precision
+        self.quantize = quantize
         self.runs_tower_always = runs_tower_always
         self.with_tower = with_tower
 
@@ -95,6 +102,7 @@ class CvftLoader(ModelLoader):
             rope_precision=self.rope_precision,
             device_map=model_kwargs.get("device_map"),
             with_tower=self.with_tower,
+            quantize=self.quantize,
         )
         model.model.runs_tower_always = self.runs_tower_always
         return model
@@ -226,6 +234,7 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
             loader=partial(
                 CvftLoader,
                 rope_precision=plan.rope_precision,
+                quantize=plan.quantize,
                 runs_tower_always=plan.runs_tower_always,
                 with_tower=features is None,
             ),

@@ -30,7 +30,7 @@ from cvft.engine.describe import describe_plan
 from cvft.engine.features import mend_store
 from cvft.engine.folder import RunFolder, claim_run_folder, is_claimed, locked
 from cvft.engine.launch import launch, merge_environment
-from cvft.engine.machine import check_strategy_is_installed, memory_per_rank, read_gpus
+from cvft.engine.machine import check_packages, memory_per_rank, read_gpus
 from cvft.engine.manifest import write_manifest
 from cvft.engine.plan import Plan, compile_plan
 from cvft.engine.prepare import Prepared, make_feature_key, prepare, write_row_files
@@ -66,7 +66,7 @@ def train(loaded: LoadedRecipe) -> RunFolder | None:
     if is_claimed(loaded) and (folder.adapter / ADAPTER_FILES[1]).is_file():
         print(f"adapter   {folder.adapter} (trained before)", file=sys.stderr)
         return folder if is_first_node else None
-    check_strategy_is_installed(recipe)
+    check_packages(recipe)
     gpus = read_gpus()
     ranks = decide_ranks(recipe, num_gpus_present=len(gpus))
     recipe.accumulation_steps(num_ranks=ranks.num)

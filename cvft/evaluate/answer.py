@@ -102,6 +102,7 @@ def load_answerer(
     contract: Contract,
     adapter_folder: Path | None = None,
     dtype: str,
+    quantize: str = "none",
     attention: str | None = None,
     device: str = "cpu",
     timeout_s: float = 60.0,
@@ -115,6 +116,7 @@ def load_answerer(
         contract: How rows reach the model.
         adapter_folder: Adapter to put on the base, or None.
         dtype: `bf16` or `fp32`.
+        quantize: `nf4` or `int8` for coarse weights of the decoder blocks; see `load_model`.
         attention: transformers' name of the attention implementation.
         device: `cpu` or `cuda`.
         timeout_s: Seconds that a clip may take.
@@ -133,7 +135,9 @@ def load_answerer(
         attention=attention,
         rope_precision=contract.rope_precision,
         with_tower=cached is None,
-    ).to(device)
+        device_map={"": device},
+        quantize=quantize,
+    )
     if adapter_folder is not None:
         from peft import PeftModel
 

@@ -27,7 +27,13 @@ BATCH_ROWS = 4
 
 
 def infer_one(
-    model: Path, *, video: Path | None, query: str, history: Sequence[tuple[str, str]] = (), max_new_tokens: int = 512
+    model: Path,
+    *,
+    video: Path | None,
+    query: str,
+    history: Sequence[tuple[str, str]] = (),
+    max_new_tokens: int = 512,
+    quantize: str | None = None,
 ) -> str:
     """Answers one question.
 
@@ -37,6 +43,7 @@ def infer_one(
         query: The question.
         history: Earlier (question, answer) turns.
         max_new_tokens: Longest answer in tokens.
+        quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
 
     Returns:
         The answer.
@@ -44,7 +51,7 @@ def infer_one(
     Raises:
         CvftError: when the folder or the clip cannot be used.
     """
-    answerer = _open(model)
+    answerer = _open(model, quantize=quantize)
     source = Path("command line")
     row = Row(query, "", tuple(history), None if video is None else video.resolve(), source=source, line=1)
     (answer,) = answerer.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
@@ -52,7 +59,7 @@ def infer_one(
     return answer
 
 
-def infer_file(model: Path, *, data: Path, output: Path, max_new_tokens: int = 512) -> str:
+def infer_file(model: Path, *, data: Path, output: Path, max_new_tokens: int = 512, quantize: str | None = None) -> str:
     """Answers every row of a file.
 
     Args:
@@ -60,6 +67,7 @@ def infer_file(model: Path, *, data: Path, output: Path, max_new_tokens: int = 5
         data: JSON or JSONL rows; responses are kept and not looked at.
         output: JSONL to write: each row with its `prediction`. It appears whole or not at all.
         max_new_tokens: Longest answer in tokens.
+        quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
 
     Returns:
         How many rows were answered, for the terminal.
@@ -68,7 +76,7 @@ def infer_file(model: Path, *, data: Path, output: Path, max_new_tokens: int = 5
         CvftError: when the folder, a row or a clip cannot be used; then nothing is written.
     """
     rows = read_rows(data, require_response=False)
-    answerer = _open(model)
+    answerer = _open(model, quantize=quantize)
     with tqdm(total=len(rows), desc="answering", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
         answers = answerer.answer(rows, batch_rows=BATCH_ROWS, max_new_tokens=max_new_tokens, on_progress=bar.update)
     answerer.close()
@@ -80,7 +88,7 @@ def infer_file(model: Path, *, data: Path, output: Path, max_new_tokens: int = 5
     return f"{len(rows)} rows answered in {output}"
 
 
-def _open(folder: Path) -> Answerer:
+def _open(folder: Path, *, quantize: str | None) -> Answerer:
     import torch
 
     from cvft.evaluate.answer import load_answerer
@@ -96,6 +104,7 @@ def _open(folder: Path) -> Answerer:
         contract=contract,
         adapter_folder=folder if is_adapter else None,
         dtype=recipe.model.dtype if is_adapter or recipe.export.dtype == "auto" else recipe.export.dtype,
+        quantize=quantize or (recipe.model.quantize if is_adapter else "none"),
         attention=None if recipe.model.attention == "auto" else recipe.model.attention,
         device=device,
         timeout_s=recipe.video.timeout_s,

@@ -59,6 +59,7 @@ def load_model(
     rope_precision: str = "checkpoint",
     device_map: Any = None,
     with_tower: bool = True,
+    quantize: str = "none",
 ) -> CogVLM2VideoForCausalLM:
     """Loads a model folder's weights by name.
 
@@ -69,12 +70,14 @@ def load_model(
         rope_precision: "checkpoint" or "fp32"; see `CogVLM2VideoConfig`.
         device_map: transformers' placement of the weights; None leaves them on the CPU.
         with_tower: Whether to load the vision tower; without it the model takes vision features in place of pixel values.
+        quantize: `nf4` or `int8` for coarse weights of the decoder blocks, `none` for weights as they are. Quantised ones have to
+            be placed by `device_map`: they cannot be moved.
 
     Returns:
         The model in evaluation mode.
 
     Raises:
-        ModelError: when weight files are missing or damaged, or do not hold exactly the model's tensors.
+        ModelError: when weight files are missing or damaged, do not hold exactly the model's tensors, or cannot be quantised.
     """
     from cvft.model.layers import RotaryEmbedding
     from cvft.model.modeling import CogVLM2VideoForCausalLM
@@ -84,6 +87,14 @@ def load_model(
     config.rope_precision = rope_precision
     config.encodes_frames = with_tower
     read_shards(folder, read_config_json(folder))
+    coarse = None
+    if quantize != "none":
+        from cvft.model.quantization import quantization_config
+
+        device_map = device_map or "cpu"
+        widths = (config.hidden_size, config.intermediate_size)
+        on_cpu = device_map in ("cpu", {"": "cpu"})
+        coarse = quantization_config(quantize, dtype=dtype, widths=widths, on_cpu=on_cpu)
     with _quiet_transformers():
         model, info = CogVLM2VideoForCausalLM.from_pretrained(
             str(folder),
@@ -91,6 +102,7 @@ def load_model(
             dtype=dtype,
             attn_implementation=attention,
             device_map=device_map,
+            quantization_config=coarse,
             output_loading_info=True,
             use_safetensors=True,
             local_files_only=True,

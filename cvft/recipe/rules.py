@@ -295,12 +295,25 @@ def _remote_code_computes_the_same(recipe: Recipe) -> Iterable[Problem]:
         )
 
 
+def _weights_can_be_quantized(recipe: Recipe) -> Iterable[Problem]:
+    kind = recipe.model.quantize
+    if kind == "none":
+        return
+    if recipe.model.dtype != "bf16":
+        got = f"{quote(kind)} with `model.dtype` {recipe.model.dtype}"
+        yield Problem("model.quantize", got, "`model.dtype: bf16`, the precision that the kernels compute in")
+    if recipe.parallel.strategy == "zero3":
+        need = "a strategy that leaves weights whole: ZeRO-3 cannot cut packed ones"
+        yield Problem("model.quantize", f"{quote(kind)} with `parallel.strategy` zero3", need, "use zero2")
+
+
 RULES: tuple[Rule, ...] = (
     Rule(("data.val", "data.val_fraction"), _one_val_source),
     Rule(("train.epochs", "train.max_steps"), _one_length),
     Rule(("lora.targets",), _targets_are_modules),
     Rule(("lora.targets", "lora.train_vision_tower", "lora.train_projector"), _parts_need_all_linear),
     Rule(("model.attention", "model.dtype", "parallel.device"), _kernel_fits),
+    Rule(("model.quantize", "model.dtype", "parallel.strategy"), _weights_can_be_quantized),
     Rule(("parallel.strategy", "parallel.num_gpus", "parallel.num_nodes", "parallel.device"), _ranks_fit_strategy),
     Rule(
         (

@@ -68,6 +68,8 @@ class Model(Section):
     """Precision of the frozen weights and of the computation. fp32 takes twice the memory and more time."""
     rope_precision: Literal["checkpoint", "fp32"] = "checkpoint"
     """Precision of the rotary table: as in the published code, or exact, which changes the logits slightly."""
+    quantize: Literal["none", "nf4", "int8"] = "none"
+    """Hold the frozen decoder blocks in 4 or 8 bits, in training and in answers: less memory, slower, and a coarser model."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention kernel. `eager` is slow and keeps every weight in memory."""
 

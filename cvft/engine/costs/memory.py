@@ -43,6 +43,10 @@ BUCKET_VALUES = 200_000_000
 Source: `reduce_bucket_size` of ms-swift's zero1.json and zero2.json; deepspeed/runtime/zero/stage_1_and_2.py, setup_buckets.
 """
 
+COARSE_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+"""Bytes per weight with its scales: nf4 has a scale of 8 bits per 64 weights and one of 32 per 256 of those; int8 has one per
+row, which is nothing. Source: the QLoRA and LLM.int8() papers, the defaults of bitsandbytes."""
+
 GATHERED_VALUES = 1_000_000_000
 """Most parameters that ZeRO-3 holds gathered. Source: `stage3_max_live_parameters` of ms-swift's zero3.json."""
 
@@ -63,6 +67,7 @@ class Training:
         has_tower: Whether the tower is loaded; without it, only stored features can be fed.
         chunk_rows: Label rows that are scored at a time, or None for all at once.
         scores_all_tokens: Whether every token is scored, as in stock training; then nothing is cut into chunks.
+        quantize: `nf4` or `int8` where the decoder blocks' weights are coarse, else `none`.
     """
 
     dtype_bytes: int
@@ -76,6 +81,7 @@ class Training:
     has_tower: bool = True
     chunk_rows: int | None = None
     scores_all_tokens: bool = False
+    quantize: str = "none"
 
     @property
     def is_deepspeed(self) -> bool:
@@ -221,6 +227,8 @@ def _language_block_bytes(architecture: Architecture, batch: Batch, training: Tr
 def _layer_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
     per_token = backward_bytes(architecture, precision=training.precision, adapted=training.adapted)
     num_bytes = batch.num_tokens * per_token
+    if training.quantize != "none":  # one layer's weights at a time are unpacked for the products
+        num_bytes += max(linear.weights for linear in architecture.language_linears.values()) * training.dtype_bytes
     if training.recompute:
         num_bytes += _language_block_bytes(architecture, batch, training)
         num_bytes += _cast_bytes(training, num_values=training.adapter.language // architecture.num_hidden_layers)
@@ -254,7 +262,9 @@ def _weight_bytes(architecture: Architecture, training: Training) -> int:
     parameters = architecture.count_parameters()
     num_values = parameters.total + architecture.num_buffer_values - (0 if training.has_tower else parameters.tower)
     if training.strategy != "zero3":
-        return num_values * training.dtype_bytes
+        num_coarse = architecture.num_hidden_layers * architecture.language_layer_weights
+        saved_per_value = 0.0 if training.quantize == "none" else training.dtype_bytes - COARSE_BYTES[training.quantize]
+        return num_values * training.dtype_bytes - round(num_coarse * saved_per_value)
     gathered = min(GATHERED_VALUES, num_values)
     return (_share(num_values, training.num_ranks) + gathered) * training.dtype_bytes
 
