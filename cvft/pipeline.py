@@ -286,6 +286,7 @@ def _load(
         adapter_folder=folder.adapter if which == "adapter" else None,
         dtype=dtype,
         quantize="none" if is_plain else recipe.model.quantize,
+        embeddings_on_cpu=recipe.model.embeddings_on_cpu and not is_plain,
         cached=find_features(recipe, folder, contract=stored, device=device) if has_features else None,
         attention=None if recipe.model.attention == "auto" else recipe.model.attention,
         device=device,

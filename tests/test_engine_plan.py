@@ -230,3 +230,16 @@ def test_gpus_that_the_shell_hides_are_not_counted(chosen, names):
     gpus = [GpuFacts(name, 1) for name in "abc"]
     assert [gpu.name for gpu in visible_gpus(gpus, chosen)] == names
     assert visible_gpus([], chosen) == []
+
+
+def test_an_embedding_stays_on_the_host_of_one_gpu_only():
+    hosted = {"path": "m", "embeddings_on_cpu": True}
+    assert plan_of(num_gpus_present=1, model=hosted).embeddings_on_cpu
+    with pytest.raises(RecipeError, match="model.embeddings_on_cpu: got `true` on a machine without a GPU"):
+        plan_of(num_gpus_present=0, model=hosted)
+    for parallel, got in (
+        ({"device": "cpu"}, "`parallel.device` cpu"),
+        ({"strategy": "ddp", "num_gpus": 2}, "`parallel.strategy` ddp"),
+    ):
+        with pytest.raises(RecipeError, match=f"model.embeddings_on_cpu: got `true` with {got}"):
+            plan_of(num_gpus_present=2, model=hosted, parallel=parallel)

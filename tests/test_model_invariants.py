@@ -177,9 +177,9 @@ def test_missing_and_unexpected_tensors_are_told_together(tmp_path):
     text = str(raised.value)
     assert "3 problems" in text
     for line in (
-        "weights: missing keys: got `model.vision.boi`",
-        "weights: unexpected keys: got `model.vision.extra`",
-        "weights: mismatched keys: got `model.norm.weight`",
+        "weights: got `model.vision.boi` missing, need exactly the published tensors",
+        "weights: got `model.vision.extra` unknown, need exactly the published tensors",
+        "model.safetensors: model.norm.weight: got shape [127], need [128], by config.json",
     ):
         assert line in text
 
@@ -265,3 +265,17 @@ def test_rows_of_one_clip_share_its_prefix_and_answer_as_alone(template):
     assert together == alone
     assert sum(seen) == 2 + 5
     assert len(set(alone)) > 2
+
+
+def test_an_embedding_on_the_host_changes_nothing_and_stays_there(processor):
+    batch = processor.collate(make_rows(processor))
+    plain = load_model(TINY, dtype=torch.float32)
+    hosted = load_model(TINY, dtype=torch.float32, embeddings_on_cpu=True)
+    assert torch.equal(forward(hosted, batch).logits, forward(plain, batch).logits)
+    assert hosted.double().model.embed_tokens.weight.dtype == torch.float64
+    moved = hosted.to("meta")  # stands for a GPU
+    assert moved.model.embed_tokens.weight.device.type == "cpu"
+    assert {name for name, weight in moved.named_parameters() if weight.device.type == "cpu"} == {
+        "model.embed_tokens.weight"
+    }
+    assert moved.device.type == "meta"

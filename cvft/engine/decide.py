@@ -229,6 +229,7 @@ def describe_training(recipe: Recipe, model: ModelFacts, *, caches: bool, num_ra
         has_tower=not caches,
         chunk_rows=LABEL_CHUNK_ROWS,
         quantize=recipe.model.quantize,
+        embeddings_on_cpu=recipe.model.embeddings_on_cpu,
     )
 
 

@@ -30,11 +30,18 @@ def describe_plan(plan: Plan, prepared: PreparedRows) -> str:
         f"feeding   template {plan.feeding.template}, sampling {plan.feeding.sampling}, decoder {plan.decoder}",
         f"batch     {_describe_batch(plan, rows)}",
         f"features  {_describe_features(plan)}",
-        f"steps     {plan.num_steps} ({plan.steps_per_epoch} per epoch), {arguments['torch_dtype']}, "
-        f"activations {'computed again' if arguments['gradient_checkpointing'] else 'kept'} for the backward pass",
+        f"steps     {plan.num_steps} ({plan.steps_per_epoch} per epoch), {arguments['torch_dtype']}, {_describe_kernels(plan)}",
         *(f"note      {note}" for note in prepared.notes),
     ]
     return "\n".join(lines)
+
+
+def _describe_kernels(plan: Plan) -> str:
+    arguments = plan.swift_arguments
+    coarse = "" if plan.quantize == "none" else f"decoder blocks in {plan.quantize}, "
+    hosted = "input embedding on the CPU, " if plan.embeddings_on_cpu else ""
+    kept = "computed again" if arguments["gradient_checkpointing"] else "kept"
+    return f"{coarse}{hosted}attention {arguments['attn_impl']}, activations {kept} for the backward pass"
 
 
 def _describe_batch(plan: Plan, rows: RowFacts) -> str:

@@ -34,6 +34,7 @@ from cvft.engine.deepspeed_config import read_deepspeed_config
 from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
 from cvft.engine.targets import target_regex
 from cvft.engine.workload import batches_of_epoch
+from cvft.errors import Problem, RecipeError
 from cvft.recipe import Recipe
 
 TRAIN_DATASET = "cvft_train"
@@ -60,6 +61,7 @@ class Plan:
         device: `cpu` or `cuda`.
         rope_precision: Precision of the rotary table.
         quantize: How the frozen decoder blocks are held: `none`, `nf4` or `int8`.
+        embeddings_on_cpu: Whether the input embedding stays in the host's memory.
         runs_tower_always: Whether rows without a clip pass through the tower too, so that all ranks do.
         strategy: How the work is spread over the ranks.
         num_ranks: Processes, over all nodes.
@@ -86,6 +88,7 @@ class Plan:
     device: str
     rope_precision: str
     quantize: str
+    embeddings_on_cpu: bool
     runs_tower_always: bool
     strategy: str
     num_ranks: int
@@ -154,6 +157,11 @@ def compile_plan(
     """
     feeding = decide_feeding(recipe, model)
     ranks = decide_ranks(recipe, num_gpus_present=num_gpus_present)
+    if recipe.model.embeddings_on_cpu and ranks.device == "cpu":
+        problem = Problem(
+            "model.embeddings_on_cpu", "`true` on a machine without a GPU", "no such setting", "remove it"
+        )
+        raise RecipeError("this machine", [problem])
     recipe.accumulation_steps(num_ranks=ranks.num)  # refuses a global batch that cannot be shared out
     limits = decide_limits(recipe, rows=rows)
     run_dir = recipe.run_dir.absolute()
@@ -195,6 +203,7 @@ def compile_plan(
         device=ranks.device,
         rope_precision=recipe.model.rope_precision,
         quantize=recipe.model.quantize,
+        embeddings_on_cpu=recipe.model.embeddings_on_cpu,
         # one process too: a gradient of zero and none at all are not the same to AdamW. ZeRO-3 gathers even a frozen tower
         runs_tower_always=trains_tower(recipe) or recipe.parallel.strategy == "zero3",
         strategy=recipe.parallel.strategy,

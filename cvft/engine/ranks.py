@@ -111,6 +111,10 @@ def worker_command(recipe: Recipe, *, num_per_node: int | str, node_rank: int, p
     return (sys.executable, "-m", "torch.distributed.run", *options, *worker)
 
 
+ALLOCATOR_SETTINGS = "expandable_segments:True"
+"""Lets torch's allocator on GPUs grow its segments: passes of many lengths otherwise leave holes that no later one fits in."""
+
+
 def worker_environment(run_dir: Path, *, num_threads: int) -> dict[str, str]:
     """Returns the variables that a worker gets beyond the shell's own.
 
@@ -119,6 +123,7 @@ def worker_environment(run_dir: Path, *, num_threads: int) -> dict[str, str]:
         num_threads: CPU threads of each rank.
     """
     return {
+        "PYTORCH_ALLOC_CONF": ALLOCATOR_SETTINGS,
         "OMP_NUM_THREADS": str(num_threads),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",

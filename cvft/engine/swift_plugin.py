@@ -73,6 +73,7 @@ class CvftLoader(ModelLoader):
         *args: Any,
         rope_precision: str,
         quantize: str,
+        embeddings_on_cpu: bool,
         runs_tower_always: bool,
         with_tower: bool,
         **kwargs: Any,
@@ -80,6 +81,7 @@ class CvftLoader(ModelLoader):
         super().__init__(*args, **kwargs)
         self.rope_precision = rope_precision
         self.quantize = quantize
+        self.embeddings_on_cpu = embeddings_on_cpu
         self.runs_tower_always = runs_tower_always
         self.with_tower = with_tower
 
@@ -103,6 +105,7 @@ class CvftLoader(ModelLoader):
             device_map=model_kwargs.get("device_map"),
             with_tower=self.with_tower,
             quantize=self.quantize,
+            embeddings_on_cpu=self.embeddings_on_cpu,
         )
         model.model.runs_tower_always = self.runs_tower_always
         return model
@@ -235,6 +238,7 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
                 CvftLoader,
                 rope_precision=plan.rope_precision,
                 quantize=plan.quantize,
+                embeddings_on_cpu=plan.embeddings_on_cpu,
                 runs_tower_always=plan.runs_tower_always,
                 with_tower=features is None,
             ),

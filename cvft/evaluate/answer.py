@@ -103,6 +103,7 @@ def load_answerer(
     adapter_folder: Path | None = None,
     dtype: str,
     quantize: str = "none",
+    embeddings_on_cpu: bool = False,
     attention: str | None = None,
     device: str = "cpu",
     timeout_s: float = 60.0,
@@ -117,6 +118,7 @@ def load_answerer(
         adapter_folder: Adapter to put on the base, or None.
         dtype: `bf16` or `fp32`.
         quantize: `nf4` or `int8` for coarse weights of the decoder blocks; see `load_model`.
+        embeddings_on_cpu: Whether the input embedding stays in the host's memory.
         attention: transformers' name of the attention implementation.
         device: `cpu` or `cuda`.
         timeout_s: Seconds that a clip may take.
@@ -137,6 +139,7 @@ def load_answerer(
         with_tower=cached is None,
         device_map={"": device},
         quantize=quantize,
+        embeddings_on_cpu=embeddings_on_cpu,
     )
     if adapter_folder is not None:
         from peft import PeftModel

@@ -104,6 +104,7 @@ def _open(folder: Path, *, quantize: str | None) -> Answerer:
         contract=contract,
         adapter_folder=folder if is_adapter else None,
         dtype=recipe.model.dtype if is_adapter or recipe.export.dtype == "auto" else recipe.export.dtype,
+        embeddings_on_cpu=recipe.model.embeddings_on_cpu and device == "cuda",
         quantize=quantize or (recipe.model.quantize if is_adapter else "none"),
         attention=None if recipe.model.attention == "auto" else recipe.model.attention,
         device=device,

@@ -60,6 +60,7 @@ def load_model(
     device_map: Any = None,
     with_tower: bool = True,
     quantize: str = "none",
+    embeddings_on_cpu: bool = False,
 ) -> CogVLM2VideoForCausalLM:
     """Loads a model folder's weights by name.
 
@@ -72,6 +73,7 @@ def load_model(
         with_tower: Whether to load the vision tower; without it the model takes vision features in place of pixel values.
         quantize: `nf4` or `int8` for coarse weights of the decoder blocks, `none` for weights as they are. Quantised ones have to
             be placed by `device_map`: they cannot be moved.
+        embeddings_on_cpu: Whether the input embedding stays in the host's memory, wherever the model is moved to.
 
     Returns:
         The model in evaluation mode.
@@ -79,6 +81,7 @@ def load_model(
     Raises:
         ModelError: when weight files are missing or damaged, do not hold exactly the model's tensors, or cannot be quantised.
     """
+    from cvft.model.host_embedding import HostEmbedding
     from cvft.model.layers import RotaryEmbedding
     from cvft.model.modeling import CogVLM2VideoForCausalLM
 
@@ -109,6 +112,8 @@ def load_model(
         )
     unfit = {kind: keys for kind, keys in info.items() if kind in LOADING_KINDS and keys}
     assert not unfit, unfit  # the headers said that all of them fit
+    if embeddings_on_cpu:
+        model.set_input_embeddings(HostEmbedding.of(model.get_input_embeddings()))
     for module in model.modules():
         if isinstance(module, RotaryEmbedding):
             module.to(dtype)  # transformers casts parameters only

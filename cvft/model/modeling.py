@@ -44,6 +44,13 @@ class CogVLM2VideoPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = False
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches go: where the decoder is, also when the embedding, which comes first, stays on the host."""
+        return next(
+            module for module in self.modules() if isinstance(module, DecoderLayer)
+        ).input_layernorm.weight.device
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)

@@ -15,6 +15,7 @@ NOT_IDENTITY: tuple[str, ...] = ("name", "output")
 NOT_WEIGHTS: tuple[str, ...] = (
     "export",
     "eval",
+    "model.embeddings_on_cpu",
     "train.logging_steps",
     "train.keep_checkpoints",
     "train.num_workers",

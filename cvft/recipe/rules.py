@@ -307,6 +307,18 @@ def _weights_can_be_quantized(recipe: Recipe) -> Iterable[Problem]:
         yield Problem("model.quantize", f"{quote(kind)} with `parallel.strategy` zero3", need, "use zero2")
 
 
+def _embedding_can_stay(recipe: Recipe) -> Iterable[Problem]:
+    if not recipe.model.embeddings_on_cpu:
+        return
+    if recipe.parallel.strategy != "single":
+        got = f"`true` with `parallel.strategy` {recipe.parallel.strategy}"
+        need = "`single`: ranks that work together hold all weights on their GPUs"
+        yield Problem("model.embeddings_on_cpu", got, need, "remove one of the two")
+    if recipe.parallel.device == "cpu":
+        got = "`true` with `parallel.device` cpu"
+        yield Problem("model.embeddings_on_cpu", got, "a GPU: everything is on the CPU already", "remove it")
+
+
 RULES: tuple[Rule, ...] = (
     Rule(("data.val", "data.val_fraction"), _one_val_source),
     Rule(("train.epochs", "train.max_steps"), _one_length),
@@ -314,6 +326,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("lora.targets", "lora.train_vision_tower", "lora.train_projector"), _parts_need_all_linear),
     Rule(("model.attention", "model.dtype", "parallel.device"), _kernel_fits),
     Rule(("model.quantize", "model.dtype", "parallel.strategy"), _weights_can_be_quantized),
+    Rule(("model.embeddings_on_cpu", "parallel.strategy", "parallel.device"), _embedding_can_stay),
     Rule(("parallel.strategy", "parallel.num_gpus", "parallel.num_nodes", "parallel.device"), _ranks_fit_strategy),
     Rule(
         (

@@ -70,6 +70,8 @@ class Model(Section):
     """Precision of the rotary table: as in the published code, or exact, which changes the logits slightly."""
     quantize: Literal["none", "nf4", "int8"] = "none"
     """Hold the frozen decoder blocks in 4 or 8 bits, in training and in answers: less memory, slower, and a coarser model."""
+    embeddings_on_cpu: bool = False
+    """Keep the input embedding in the host's memory: 1 GB less on the GPU with the published model, a copy per pass."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention kernel. `eager` is slow and keeps every weight in memory."""
 

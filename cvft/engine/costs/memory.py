@@ -68,6 +68,7 @@ class Training:
         chunk_rows: Label rows that are scored at a time, or None for all at once.
         scores_all_tokens: Whether every token is scored, as in stock training; then nothing is cut into chunks.
         quantize: `nf4` or `int8` where the decoder blocks' weights are coarse, else `none`.
+        embeddings_on_cpu: Whether the input embedding lies on the host.
     """
 
     dtype_bytes: int
@@ -82,6 +83,7 @@ class Training:
     chunk_rows: int | None = None
     scores_all_tokens: bool = False
     quantize: str = "none"
+    embeddings_on_cpu: bool = False
 
     @property
     def is_deepspeed(self) -> bool:
@@ -261,6 +263,7 @@ def _logit_bytes(architecture: Architecture, batch: Batch, training: Training) -
 def _weight_bytes(architecture: Architecture, training: Training) -> int:
     parameters = architecture.count_parameters()
     num_values = parameters.total + architecture.num_buffer_values - (0 if training.has_tower else parameters.tower)
+    num_values -= parameters.embedding if training.embeddings_on_cpu else 0
     if training.strategy != "zero3":
         num_coarse = architecture.num_hidden_layers * architecture.language_layer_weights
         saved_per_value = 0.0 if training.quantize == "none" else training.dtype_bytes - COARSE_BYTES[training.quantize]
