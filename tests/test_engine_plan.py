@@ -235,7 +235,7 @@ def test_gpus_that_the_shell_hides_are_not_counted(chosen, names):
 def test_an_embedding_stays_on_the_host_of_one_gpu_only():
     hosted = {"path": "m", "embeddings_on_cpu": True}
     assert plan_of(num_gpus_present=1, model=hosted).embeddings_on_cpu
-    with pytest.raises(RecipeError, match="model.embeddings_on_cpu: got `true` on a machine without a GPU"):
+    with pytest.raises(RecipeError, match=r"model.embeddings_on_cpu: got `true` on a machine without a GPU"):
         plan_of(num_gpus_present=0, model=hosted)
     for parallel, got in (
         ({"device": "cpu"}, "`parallel.device` cpu"),
