@@ -2,6 +2,7 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,6 @@ def workbench(tmp_path_factory) -> Workbench:
     return Workbench(tmp_path_factory.mktemp("plans"))
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
-    config = small_config(hidden_size=128, intermediate_size=256)
-    return write_official_folder(tmp_path_factory.mktemp("small") / "mock", config=config, seed=0)
-
-
 def test_every_recipe_but_the_demo_states_its_plan():
     assert {path for path in (ROOT / "recipes").glob("*.yaml") if path not in RECIPES} == {
         ROOT / "recipes" / "tiny_cpu.yaml"
@@ -40,14 +35,27 @@ def test_the_plan_in_the_head_is_what_cvft_plans(workbench, recipe):
     assert PLAN_LINE.search(recipe.read_text(encoding="utf-8"))[0] == workbench.plan_line(recipe)
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_trains_at_small_size(small, tmp_path, recipe):
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[Path, Path]:
+    """Run folders of all recipes, each trained for a step; two at a time, since most of it is imports."""
+    folder = tmp_path_factory.mktemp("small")
+    small = write_official_folder(folder / "mock", config=small_config(hidden_size=128, intermediate_size=256), seed=0)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return dict(
+            zip(
+                RECIPES, pool.map(lambda recipe: train_small(recipe, folder / recipe.stem, small), RECIPES), strict=True
+            )
+        )
+
+
+def train_small(recipe: Path, folder: Path, small: Path) -> Path:
     loaded = load_recipe(recipe).recipe
-    model = tmp_path / Path(loaded.model.path).name
+    folder.mkdir()
+    model = folder / Path(loaded.model.path).name
     model.symlink_to(small)
     rows = [row for row in ROWS if "history" not in row]  # the base template has no place for it
-    train = write_jsonl(tmp_path / "train.jsonl", with_real_clips(rows * 8))
-    val = write_jsonl(tmp_path / "val.jsonl", with_real_clips(rows[:2]))
+    train = write_jsonl(folder / "train.jsonl", with_real_clips(rows * 8))
+    val = write_jsonl(folder / "val.jsonl", with_real_clips(rows[:2]))
     overrides = [
         f"model.path={model}",
         f"data.train={train}",
@@ -57,15 +65,19 @@ def test_every_recipe_trains_at_small_size(small, tmp_path, recipe):
         "train.epochs=null",
         "train.max_steps=1",
         "parallel.device=cpu",
-        f"output.root={tmp_path / 'runs'}",
+        f"output.root={folder / 'runs'}",
     ]
     if loaded.parallel.num_nodes > 1:
         overrides += ONE_MACHINE
     if loaded.parallel.strategy != "single":
         overrides += ["parallel.num_gpus=2"]
     cvft_ok("train", recipe, *overrides)
-    run = tmp_path / "runs" / recipe.stem
-    plan = json.loads((run / "plan.json").read_text())
+    return folder / "runs" / recipe.stem
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_trains_at_small_size(runs, recipe):
+    plan = json.loads((runs[recipe] / "plan.json").read_text())
     assert plan["feeding"]["template"] == ("base" if "base" in recipe.stem else "chat")
     assert plan["quantize"] == ("nf4" if "qlora" in recipe.stem else "none")
-    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+    assert (runs[recipe] / "adapter" / "adapter_model.safetensors").is_file()
