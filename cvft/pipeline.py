@@ -22,14 +22,13 @@ from cvft.engine.decide import decide_feeding
 from cvft.engine.features import find_features
 from cvft.engine.folder import RunFolder, claim_run_folder
 from cvft.engine.machine import count_gpus
-from cvft.engine.prepare import inspect_model, make_contract
+from cvft.engine.prepare import find_model, inspect_model, make_contract
 from cvft.engine.ranks import decide_ranks
 from cvft.engine.train import train
 from cvft.errors import Problem, RunError
 from cvft.evaluate.metrics import compute_metrics, is_exact_match
 from cvft.export import VERIFICATION_FILE
 from cvft.model.contract import CONTRACT_FILE, Contract, check_contract, read_contract
-from cvft.model.folder import resolve_model_folder
 from cvft.model.shards import weight_files
 from cvft.recipe import LoadedRecipe, Recipe
 
@@ -245,7 +244,7 @@ def _verification_rows(folder: RunFolder) -> list[Row]:
 
 
 def _base_and_contract(recipe: Recipe) -> tuple[Path, Contract]:
-    model = inspect_model(resolve_model_folder(recipe.model.path))
+    model = inspect_model(find_model(recipe).folder)
     return model.path, make_contract(recipe, model=model, feeding=decide_feeding(recipe, model))
 
 
@@ -319,7 +318,7 @@ def _compare_logits(recipe: Recipe, folder: RunFolder, merged: Path) -> dict[str
     from cvft.export.verify import compare, why_logits_do_not_fit
 
     dtype = _merged_dtype(recipe)
-    model = inspect_model(resolve_model_folder(recipe.model.path))
+    model = inspect_model(find_model(recipe).folder)
     device = decide_ranks(recipe, num_gpus_present=count_gpus()).device
     num_values = model.architecture.count_parameters().total
     why_not = why_logits_do_not_fit(num_values, dtype=dtype, device=device)

@@ -34,6 +34,6 @@ def test_the_list_names_all_with_size_and_licence():
     assert abs(TINY.num_bytes - shipped) < 200_000
 
 
-def test_a_hub_id_is_refused_with_the_commands_that_get_it():
+def test_a_folder_that_is_not_there_is_told_with_the_commands_that_get_it():
     with pytest.raises(ModelError, match=r"hf download zai-org/cogvlm2-video-llama3-chat --local-dir checkpoints/"):
-        resolve_model_folder("THUDM/cogvlm2-video-llama3-chat")
+        resolve_model_folder("checkpoints/THUDM/cogvlm2-video-llama3-chat")

@@ -14,9 +14,17 @@ from cvft.engine.decide import RowFacts
 from cvft.engine.forecast import Forecast
 from cvft.engine.plan import Plan
 from cvft.engine.prepare import PreparedRows
+from cvft.model.hub import Source
 
 PERCENTILES = (0, 50, 90, 99, 100)
 GIGA = 1e9
+
+
+def describe_source(source: Source) -> str:
+    """Writes where a model comes from."""
+    if source.hub is None:
+        return f"model     {source.folder}"
+    return f"model     {source.model_id} at {source.commit} ({source.hub}), in {source.folder}"
 
 
 def describe_plan(plan: Plan, prepared: PreparedRows) -> str:

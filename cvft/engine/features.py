@@ -21,11 +21,10 @@ from cvft.engine.decide import features_root
 from cvft.engine.folder import RunFolder
 from cvft.engine.machine import count_gpus
 from cvft.engine.plan import Plan
-from cvft.engine.prepare import Prepared, inspect_model, make_feature_key, prepare
+from cvft.engine.prepare import Prepared, find_model, inspect_model, make_feature_key, prepare
 from cvft.engine.ranks import decide_ranks
 from cvft.errors import Problem, RecipeError, quote
 from cvft.model.contract import Contract
-from cvft.model.folder import resolve_model_folder
 from cvft.recipe import LoadedRecipe, Recipe
 
 if TYPE_CHECKING:
@@ -181,7 +180,7 @@ def find_features(recipe: Recipe, folder: RunFolder, *, contract: Contract, devi
 
 
 def _open_store(recipe: Recipe, *, contract: Contract, device: str) -> FeatureStore:
-    model = inspect_model(resolve_model_folder(recipe.model.path))
+    model = inspect_model(find_model(recipe).folder)
     key = make_feature_key(recipe, contract=contract, model=model, device=device)
     return FeatureStore(features_root(recipe), key)
 

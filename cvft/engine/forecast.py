@@ -32,11 +32,10 @@ from cvft.engine.decide import describe_training, peak_of
 from cvft.engine.launch import merge_environment
 from cvft.engine.machine import GpuFacts, check_packages, memory_per_rank, read_gpus
 from cvft.engine.plan import Plan, compile_plan
-from cvft.engine.prepare import PreparedRows, inspect_model, prepare_rows
+from cvft.engine.prepare import PreparedRows, find_model, inspect_model, prepare_rows
 from cvft.engine.ranks import Ranks, decide_ranks
 from cvft.engine.workload import batches_of_epoch
 from cvft.errors import CvftError, Problem, did_you_mean, quote
-from cvft.model.folder import resolve_model_folder
 from cvft.recipe import Recipe
 
 MAX_CLIPS_READ = 300
@@ -128,7 +127,7 @@ def forecast(
         CvftError: when model, rows or clips do not allow any training, or when the GPU is not known.
     """
     ranks, gpus, notes = _decide_machine(recipe, gpu_name)
-    model = inspect_model(resolve_model_folder(recipe.model.path))
+    model = inspect_model(find_model(recipe, needs_weights=False).folder)
     sample = _Sample(recipe, max_clips=max_clips, on_progress=on_progress)
     prepared = prepare_rows(recipe, model=model, check=sample.check)
     prepared = replace(prepared, notes=[*prepared.notes, *notes])

@@ -13,7 +13,7 @@ from cvft import __version__
 from cvft.data.files import hash_file, write_text_atomically
 from cvft.engine.folder import RunFolder
 from cvft.engine.plan import Plan
-from cvft.engine.prepare import Prepared
+from cvft.engine.prepare import Prepared, find_model
 from cvft.recipe import LoadedRecipe
 
 PACKAGES = ("torch", "transformers", "peft", "ms-swift", "accelerate", "deepspeed", "datasets", "av", "decord", "numpy")
@@ -28,6 +28,7 @@ def write_manifest(folder: RunFolder, *, loaded: LoadedRecipe, prepared: Prepare
         prepared: Its rows and clips.
         plan: What its worker does.
     """
+    source = find_model(loaded.recipe)
     values: dict[str, Any] = {
         "cvft": __version__,
         "git_commit": _git_commit(),
@@ -38,6 +39,12 @@ def write_manifest(folder: RunFolder, *, loaded: LoadedRecipe, prepared: Prepare
         "num_ranks": plan.num_ranks,
         "seed": loaded.recipe.seed,
         "recipe_fingerprint": loaded.fingerprint,
+        "base": {
+            "path": loaded.recipe.model.path,
+            "hub": source.hub,
+            "id": source.model_id,
+            "commit": source.commit,
+        },
         "contract": json.loads(prepared.contract.to_json()),
         "rows": {
             "num_train": len(prepared.train_rows),

@@ -28,10 +28,10 @@ from cvft.model.contract import CONTRACT_FILE, Contract
 from cvft.model.folder import (
     OFFICIAL_ARCHITECTURE,
     read_config_json,
-    resolve_model_folder,
     tower_fingerprint,
     weights_fingerprint,
 )
+from cvft.model.hub import Source, locate_model
 from cvft.model.layout import IGNORED_LABEL, TEMPLATES, SpecialTokens, build_layout
 from cvft.model.quantization import find_unfit_width
 from cvft.model.shards import read_shards
@@ -73,6 +73,12 @@ class Prepared(PreparedRows):
     """
 
     contract: Contract
+
+
+def find_model(recipe: Recipe, *, needs_weights: bool = True) -> Source:
+    """Finds, or fetches, the model that a recipe names; see `locate_model`."""
+    model = recipe.model
+    return locate_model(model.path, hub=model.hub, revision=model.revision, needs_weights=needs_weights)
 
 
 def inspect_model(folder: Path) -> ModelFacts:
@@ -151,7 +157,7 @@ def prepare(
     Raises:
         CvftError: with all problems of the model, or of the rows, or of the clips, or of the lengths.
     """
-    model = inspect_model(resolve_model_folder(recipe.model.path))
+    model = inspect_model(find_model(recipe).folder)
     read_shards(model.path, read_config_json(model.path))
     contract = make_contract(recipe, model=model, feeding=decide_feeding(recipe, model))
 

@@ -26,14 +26,14 @@ from cvft.engine.checkpoints import (
     remove_leftovers,
     step_of,
 )
-from cvft.engine.describe import describe_plan
+from cvft.engine.describe import describe_plan, describe_source
 from cvft.engine.features import mend_store
 from cvft.engine.folder import RunFolder, claim_run_folder, is_claimed, locked
 from cvft.engine.launch import launch, merge_environment
 from cvft.engine.machine import check_packages, memory_per_rank, read_gpus
 from cvft.engine.manifest import write_manifest
 from cvft.engine.plan import Plan, compile_plan
-from cvft.engine.prepare import Prepared, make_feature_key, prepare, write_row_files
+from cvft.engine.prepare import Prepared, find_model, make_feature_key, prepare, write_row_files
 from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
 from cvft.engine.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.engine.stop import STOP_FILE
@@ -77,6 +77,9 @@ def train(loaded: LoadedRecipe) -> RunFolder | None:
         return None
     if recipe.parallel.rendezvous is not None:
         check_port_is_free(recipe.parallel.rendezvous)
+    source = find_model(recipe)
+    if source.hub is not None:
+        print(describe_source(source), file=sys.stderr)
     prepared = _prepare_with_progress(loaded)
     plan = compile_plan(
         recipe,

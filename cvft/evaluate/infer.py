@@ -17,7 +17,8 @@ from cvft.data.files import write_text_atomically
 from cvft.data.rows import Row, read_rows
 from cvft.errors import ContractError, Problem, quote
 from cvft.model.contract import read_contract
-from cvft.model.folder import resolve_model_folder, weights_fingerprint
+from cvft.model.folder import weights_fingerprint
+from cvft.model.hub import locate_model
 from cvft.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _open(folder: Path, *, quantize: str | None) -> Answerer:
 
 
 def _base_of(adapter_folder: Path, recipe: Recipe, *, expected: str) -> Path:
-    base = resolve_model_folder(recipe.model.path)
+    base = locate_model(recipe.model.path, hub=recipe.model.hub, revision=recipe.model.revision).folder
     if weights_fingerprint(base) != expected:
         hint = "merge the adapter where its base lies (cvft export), or put the base back"
         problem = Problem(

@@ -50,7 +50,7 @@ def resolve_model_folder(path: str) -> Path:
         The folder.
 
     Raises:
-        ModelError: when there is no such folder; hub ids are not fetched.
+        ModelError: when there is no such folder; `hub.locate_model` fetches what lies elsewhere.
     """
     if path == TINY:
         return tiny_checkpoint_path()
@@ -59,7 +59,9 @@ def resolve_model_folder(path: str) -> Path:
         published = find_published(path)
         name = published.name if published is not None else "NAME"
         hint = "download it first: " + " or ".join(f"`{command}`" for command in download_commands(name))
-        problem = Problem("model.path", quote(path), f"a local model folder, or {quote(TINY)}", hint)
+        problem = Problem(
+            "model.path", quote(path), f"a local model folder, a hub id (owner/name), or {quote(TINY)}", hint
+        )
         raise ModelError("the recipe's model", [problem])
     return folder
 

@@ -70,7 +70,11 @@ def describe_checkpoints() -> str:
         f"{each.name:<27}{each.num_bytes / 1e9:>5.2f} GB  {each.template:<10}{each.purpose} ({each.licence})"
         for each in (TINY, *PUBLISHED)
     ]
-    lines += ["", "get one, then write its folder as model.path:", *(f"  {line}" for line in download_commands("NAME"))]
+    lines += [
+        "",
+        "write OWNER/NAME as model.path, or get one and write its folder:",
+        *(f"  {line}" for line in download_commands("NAME")),
+    ]
     return "\n".join(lines)
 
 

@@ -61,7 +61,11 @@ class Model(Section):
     """The checkpoint to start from, and how it computes."""
 
     path: Text
-    """Model folder, the word `tiny` for the small trained model inside the package, or a hub id."""
+    """Model folder, the word `tiny` for the small trained model inside the package, or a hub id (`owner/name`) to fetch."""
+    hub: Literal["huggingface", "modelscope"] = "huggingface"
+    """Where a hub id is fetched from."""
+    revision: Text | None = None
+    """Branch, tag or commit of a hub id; without it, the main branch of today. The run's manifest holds its commit."""
     template: Literal["auto", "chat", "base", "vqa", "swift"] = "auto"
     """Token layout of a conversation. `auto` follows the checkpoint; `swift` is what ms-swift's own template feeds."""
     dtype: Literal["bf16", "fp32"] = "bf16"

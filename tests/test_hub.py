@@ -1,0 +1,147 @@
+"""Model ids: fetched by the real client from a hub on this machine, pinned to a commit, and never asked for again."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.hub_server import Hub
+from tests.official_folder import small_config, write_official_folder
+from tests.project import cvft, cvft_ok, make_project
+
+ID = "zai-org/cogvlm2-video-llama3-chat"
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory) -> Path:
+    config = small_config(hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    return write_official_folder(tmp_path_factory.mktemp("official") / "folder", config=config, seed=0)
+
+
+@pytest.fixture
+def hub(tmp_path):
+    running = Hub(tmp_path / "hub")
+    yield running
+    running.close()
+
+
+def environment(hub: Hub, tmp_path: Path, **more: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    return {
+        **kept,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "cache"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "5",
+        **more,
+    }
+
+
+def model_section(**more) -> dict:
+    return {"path": ID, "dtype": "bf16", **more}
+
+
+def test_an_id_is_fetched_pinned_and_recorded(hub, official, tmp_path):
+    commit = hub.publish(ID, official)
+    env = environment(hub, tmp_path)
+    recipe = make_project(tmp_path / "job", model=model_section(), train={"max_steps": 1})
+
+    cvft_ok("plan", recipe, env=env)
+    assert not [request for request in hub.requests if "safetensors" in request and "index" not in request]
+
+    result = cvft_ok("train", recipe, env=env)
+    assert f"model     {ID} at {commit} (huggingface)" in result.stderr
+    manifest = json.loads((tmp_path / "job" / "runs" / "small" / "manifest.json").read_text())
+    assert manifest["base"] == {"path": ID, "hub": "huggingface", "id": ID, "commit": commit}
+    assert manifest["contract"]["template"] == "chat"
+    assert not list(tmp_path.rglob("CODE_RAN"))
+    assert not (official / "CODE_RAN").exists()
+
+    # a commit needs no hub any more
+    seen = len(hub.requests)
+    pinned = make_project(tmp_path / "pinned", model=model_section(revision=commit))
+    cvft_ok("plan", pinned, env=env)
+    assert hub.requests[seen:] == []
+
+    # the main branch moves, the pinned recipe does not
+    (tmp_path / "changed").mkdir()
+    moved = write_official_folder(
+        tmp_path / "changed" / "folder",
+        config=small_config(hidden_size=32, intermediate_size=64, num_hidden_layers=1),
+        seed=1,
+    )
+    hub.publish(ID, moved)
+    layers = [
+        json.loads(cvft_ok("plan", each, "--json", env=env).stdout)["parameters"]["total"] for each in (pinned, recipe)
+    ]
+    assert layers[0] > layers[1]
+
+
+def test_pickles_are_not_fetched(hub, official, tmp_path):
+    (official / "pytorch_model.bin").write_bytes(b"a pickle")
+    try:
+        hub.publish(ID, official)
+    finally:
+        (official / "pytorch_model.bin").unlink()
+    cvft_ok("plan", make_project(tmp_path / "job", model=model_section()), env=environment(hub, tmp_path))
+    assert not [request for request in hub.requests if "pytorch_model.bin" in request]
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {"path": "nobody/nothing"},
+            "model.path: nobody/nothing: got no such repository, need a repository on the hub",
+        ),
+        ({"revision": "v9"}, "revision `v9`: got no such revision, need a repository on the hub"),
+        ({"path": "owner/gated"}, "model.path: owner/gated: got a repository that asks for consent"),
+        ({"path": "a/b/c"}, "model.path: got `a/b/c`, need a local model folder, a hub id (owner/name), or `tiny`"),
+        (
+            {"path": "tiny", "revision": "main"},
+            "model.revision: got `main` beside a local folder, need no such setting",
+        ),
+        (
+            {"path": "tiny", "hub": "modelscope"},
+            "model.hub: got `modelscope` beside a local folder, need no such setting",
+        ),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_clear_error(hub, official, tmp_path, section, message):
+    hub.publish(ID, official)
+    hub.publish("owner/gated", official)
+    hub.gated.add("owner/gated")
+    recipe = make_project(tmp_path / "job", model={"path": ID, "dtype": "bf16", **section})
+    result = cvft("train", recipe, env=environment(hub, tmp_path))
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert not (tmp_path / "job" / "runs").exists()
+
+
+def test_a_repository_without_weights_is_refused(hub, official, tmp_path):
+    half = tmp_path / "half"
+    half.mkdir()
+    for path in official.iterdir():
+        if path.name != "model-00003-of-00006.safetensors":
+            (half / path.name).write_bytes(path.read_bytes())
+    hub.publish(ID, half)
+    result = cvft("train", make_project(tmp_path / "job", model=model_section()), env=environment(hub, tmp_path))
+    assert result.returncode == 2
+    assert f"{ID}: got no model-00003-of-00006.safetensors, need the files of a published checkpoint" in result.stderr
+
+
+def test_without_a_network_the_commands_are_told_and_what_is_there_serves(hub, official, tmp_path):
+    commit = hub.publish(ID, official)
+    env = environment(hub, tmp_path)
+    recipe = make_project(tmp_path / "job", model=model_section())
+    cvft_ok("plan", recipe, env=env)
+    hub.close()
+    result = cvft_ok("plan", recipe, "--json", env=env)  # the branch as it was last seen
+    assert json.loads(result.stdout)["parameters"]["total"] > 0
+    other = make_project(tmp_path / "other", model=model_section(path="zai-org/cogvlm2-llama3-caption"))
+    result = cvft("plan", other, env=env)
+    assert result.returncode == 2
+    assert "need a folder here, or a hub that answers" in result.stderr
+    assert "`hf download zai-org/cogvlm2-llama3-caption" in result.stderr
+    assert commit
