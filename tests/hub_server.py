@@ -1,4 +1,5 @@
-"""A small hub on this machine: the part of the Hugging Face API that its client uses to fetch and to publish models.
+"""A small hub on this machine: what the clients of Hugging Face and ModelScope ask for to fetch models, and the former to
+publish them.
 
 Repositories are folders; every commit is a copy. Paths and headers are those that the client asks for and reads.
 """
@@ -11,7 +12,7 @@ import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Hub:
@@ -77,6 +78,8 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, *, head_only=False):
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
+        if path.startswith("/api/v1/"):
+            return self.answer_modelscope(path)
         api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         match = api or file
@@ -111,6 +114,30 @@ class Handler(BaseHTTPRequestHandler):
             )
         siblings = [{"rfilename": str(path.relative_to(root))} for path in files]
         return self.reply_json({"id": match[1], "sha": commit, "siblings": siblings, "private": False, "tags": []})
+
+    def answer_modelscope(self, path: str):
+        """The part of ModelScope's API that its client uses to fetch."""
+        match = re.fullmatch(r"/api/v1/models/([^/]+/[^/]+)/(repo|repo/files)", path)
+        if match is None:
+            return self.reply_json({"Code": 200, "Success": True, "Data": {}})
+        asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        commit = self.hub.branches.get(match[1], {}).get(asked["Revision"])
+        if commit is None:
+            return self.reply_json({"Code": 404, "Success": False, "Message": "not found"}, status=404)
+        if match[2] == "repo":
+            return self.reply((self.hub.folder / commit / asked["FilePath"]).read_bytes())
+        files = [
+            {
+                "Name": path.name,
+                "Path": path.name,
+                "Type": "blob",
+                "Size": path.stat().st_size,
+                "Sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "Revision": commit,
+            }
+            for path in self.hub.files(commit)
+        ]
+        return self.reply_json({"Code": 200, "Success": True, "Data": {"Files": files}})
 
     def do_POST(self):
         path = unquote(urlsplit(self.path).path)

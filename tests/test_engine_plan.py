@@ -207,6 +207,8 @@ def test_an_unknown_target_names_the_nearest():
 
 def test_the_shell_may_not_contradict_the_plan():
     assert merge_environment({"A": "1"}, {"A": "1", "B": "2"}) == {"A": "1", "B": "2"}
+    assert merge_environment({"MODELSCOPE_CACHE": "run"}, {"MODELSCOPE_CACHE": "home"}) == {"MODELSCOPE_CACHE": "run"}
+    assert merge_environment({"PYTORCH_ALLOC_CONF": "a"}, {"PYTORCH_ALLOC_CONF": "b"}) == {"PYTORCH_ALLOC_CONF": "b"}
     with pytest.raises(RunError) as raised:
         merge_environment({"A": "1"}, {"A": "2"})
     assert (

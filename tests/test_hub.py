@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,27 @@ def test_without_a_network_the_commands_are_told_and_what_is_there_serves(hub, o
     assert "need a folder here, or a hub that answers" in result.stderr
     assert "`hf download zai-org/cogvlm2-llama3-caption" in result.stderr
     assert commit
+
+
+def test_an_id_is_fetched_from_modelscope(hub, official, tmp_path):
+    hub.publish("ZhipuAI/cogvlm2-video-llama3-chat", official, branch="master")
+    address = {"MODELSCOPE_ENDPOINT": hub.url, "MODELSCOPE_CACHE": str(tmp_path / "modelscope")}
+    env = environment(hub, tmp_path, **address)
+    section = model_section(path="ZhipuAI/cogvlm2-video-llama3-chat", hub="modelscope")
+    cvft_ok("plan", make_project(tmp_path / "job", model=section), env=env)
+    assert not [request for request in hub.requests if "safetensors" in request]
+    code = (
+        "import sys; from cvft.model.hub import locate_model; from cvft.model.shards import read_shards; "
+        "from cvft.model.folder import read_config_json; "
+        "source = locate_model(sys.argv[1], hub='modelscope', revision=None); "
+        "read_shards(source.folder, read_config_json(source.folder)); print(source.commit, source.hub)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, section["path"]], env=env, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "master modelscope"
+    recipe = make_project(tmp_path / "other", model=model_section(path="ZhipuAI/nothing", hub="modelscope"))
+    result = cvft("plan", recipe, env=env)
+    assert result.returncode == 2
+    assert "model.path: ZhipuAI/nothing: got" in result.stderr

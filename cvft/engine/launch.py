@@ -85,6 +85,13 @@ def launch(
         raise RunError("the training", [_why_it_failed(code, log_file=log_file, folder=folder)])
 
 
+WORKER_ONLY = ("HF_DATASETS_CACHE", "MODELSCOPE_CACHE")
+"""Scratch folders of the worker: what a shell says of them is for downloads, and holds there."""
+
+SHELL_FIRST = ("PYTORCH_ALLOC_CONF",)
+"""Variables that a shell may set to something else: they change no result."""
+
+
 def merge_environment(planned: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, str]:
     """Adds a plan's variables to the shell's.
 
@@ -102,7 +109,7 @@ def merge_environment(planned: Mapping[str, str], shell: Mapping[str, str]) -> d
     problems = [
         Problem(f"environment variable {name}", quote(shell[name]), quote(value), _environment_hint(name))
         for name, value in planned.items()
-        if shell.get(name, value) != value
+        if shell.get(name, value) != value and name not in (*WORKER_ONLY, *SHELL_FIRST)
     ]
     problems += [
         Problem(f"environment variable {name}", quote(value), "it unset: the recipe's `parallel` section decides", "")
@@ -111,7 +118,7 @@ def merge_environment(planned: Mapping[str, str], shell: Mapping[str, str]) -> d
     ]
     if problems:
         raise RunError("the shell", problems)
-    return {**shell, **planned}
+    return {**shell, **planned, **{name: shell[name] for name in SHELL_FIRST if name in shell}}
 
 
 def _environment_hint(name: str) -> str:
