@@ -133,6 +133,16 @@ def _add_infer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", metavar="FILE", type=Path, help="where the answers to the rows go")
 
 
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    _add_recipe(parser)
+    parser.add_argument("--to", metavar="OWNER/NAME", required=True, help="the repository on Hugging Face")
+    parser.add_argument(
+        "--model", choices=("adapter", "merged"), default="merged", help="which model to publish (%(default)s)"
+    )
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--card", metavar="FILE", type=Path, help="only write the model card, and upload nothing")
+
+
 def _add_nothing(parser: argparse.ArgumentParser) -> None:
     del parser
 
@@ -207,6 +217,15 @@ def _infer(options: argparse.Namespace) -> object:
         return infer_file(options.model, data=options.data, output=options.output, quantize=options.quantize)
     return infer_one(
         options.model, video=options.video, query=options.query, history=history, quantize=options.quantize
+    )
+
+
+def _push(options: argparse.Namespace) -> object:
+    loaded = _load(options)
+    from cvft.publish import push_run
+
+    return push_run(
+        loaded, model_id=options.to, which=options.model, is_private=options.private, card_file=options.card
     )
 
 
@@ -286,6 +305,15 @@ _COMMANDS: Mapping[
         (
             'cvft infer --model runs/tiny_cpu/merged --video clip.mp4 --query "What happens?"',
             "cvft infer --model runs/tiny_cpu/adapter --data rows.jsonl --output predictions.jsonl",
+        ),
+    ),
+    "push": (
+        "publish a run's adapter or verified merged model, with a card that says what it is",
+        _push,
+        _add_push,
+        (
+            "cvft push runs/tiny_cpu --to me/my-model --private",
+            "cvft push runs/tiny_cpu --to me/my-adapter --model adapter --card card.md",
         ),
     ),
     "models": (

@@ -152,6 +152,8 @@ class Handler(BaseHTTPRequestHandler):
             empty.mkdir()
             self.hub.publish(model_id, empty)
             return self.reply_json({"url": f"{self.hub.url}/{model_id}", "name": model_id})
+        if path == "/api/validate-yaml":
+            return self.reply_json({"errors": [], "warnings": []})
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/([^/]+)", path)
         if match is None or match[1] not in self.hub.branches:
             return self.refuse(404, "RepoNotFound")

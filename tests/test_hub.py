@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.hub_server import Hub
 from tests.official_folder import small_config, write_official_folder
@@ -171,3 +173,80 @@ def test_an_id_is_fetched_from_modelscope(hub, official, tmp_path):
     result = cvft("plan", recipe, env=env)
     assert result.returncode == 2
     assert "model.path: ZhipuAI/nothing: got" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def run(official, tmp_path_factory) -> Path:
+    """A finished run on a folder that is named after a published checkpoint."""
+    folder = tmp_path_factory.mktemp("run")
+    base = folder / "cogvlm2-video-llama3-chat"
+    base.symlink_to(official)
+    recipe = make_project(
+        folder, model={"path": str(base), "dtype": "bf16"}, train={"max_steps": 1}, eval={"max_new_tokens": 2}
+    )
+    cvft_ok("run", recipe)
+    return folder / "runs" / "small"
+
+
+def test_a_merged_model_is_published_whole_with_its_card(hub, run, tmp_path):
+    result = cvft_ok("push", run, "--to", "me/tuned", "--private", env=environment(hub, tmp_path))
+    commit = hub.branches["me/tuned"]["main"]
+    assert f"published me/tuned (merged)\ncommit    {hub.url}/me/tuned/commit/{commit}" in result.stdout
+    sent = {path.name: path.read_bytes() for path in hub.files(commit)}
+    ours = {path.name: path.read_bytes() for path in (run / "merged").iterdir()}
+    assert sent.keys() == ours.keys() - {"README_zh.md", ".gitattributes"}
+    assert [name for name in sent if sent[name] != ours[name]] == ["README.md", "recipe.yaml"]
+    assert str(run.parent.parent).encode() not in b"".join(sent.values())
+
+    card = sent["README.md"].decode()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["base_model"] == ID
+    assert head["pipeline_tag"] == "video-text-to-text"
+    for said in (
+        "| val rows: 3 | base | merged |",
+        "answers of adapter and merged model are identical",
+        "Template `chat`",
+    ):
+        assert said in card
+    assert f"model:\n  path: {ID}\n" in card
+
+    # what is published is found by its id like any base
+    recipe = make_project(tmp_path / "again", model={"path": "me/tuned", "dtype": "bf16"}, train={"max_steps": 1})
+    cvft_ok("train", recipe, env=environment(hub, tmp_path))
+
+
+def test_an_adapter_is_published_with_its_base_by_name(hub, run, tmp_path):
+    cvft_ok("push", run, "--to", "me/adapter", "--model", "adapter", env=environment(hub, tmp_path))
+    sent = {path.name: path.read_bytes() for path in hub.files(hub.branches["me/adapter"]["main"])}
+    assert sent.keys() == {path.name for path in (run / "adapter").iterdir()} | {"README.md"}
+    assert json.loads(sent["adapter_config.json"])["base_model_name_or_path"] == ID
+    assert sent["adapter_model.safetensors"] == (run / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert str(run.parent.parent).encode() not in b"".join(sent.values())
+
+
+def test_a_card_is_written_without_a_hub(run, tmp_path):
+    cvft_ok("push", run, "--to", "me/tuned", "--card", tmp_path / "card.md")
+    text = (tmp_path / "card.md").read_text()
+    assert text.startswith("---\nlicense:")
+    assert str(run.parent.parent) not in text
+
+
+def test_what_is_not_verified_is_not_published(hub, run, tmp_path):
+    other = tmp_path / "small"
+    shutil.copytree(run, other)
+    (other / "merged" / "cvft_verification.json").unlink()
+    env = environment(hub, tmp_path)
+    result = cvft("push", other, "--to", "me/tuned", env=env)
+    assert result.returncode == 2
+    assert "merged/: got no verification, need cvft_verification.json" in result.stderr
+    shutil.rmtree(other / "merged")
+    result = cvft("push", other, "--to", "tuned", env=env)
+    assert result.returncode == 2
+    assert "merged/: got no such folder" in result.stderr
+    assert "--to: got `tuned`, need owner/name on the hub" in result.stderr
+    assert hub.requests == []
+    hub.close()
+    result = cvft("push", run, "--to", "me/tuned", env=env)
+    assert result.returncode == 2
+    assert "me/tuned: got " in result.stderr
+    assert "need a repository to write to" in result.stderr

@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "export": {"recipe", "model", "errors"},
     "report": {"recipe", "errors"},
     "pipeline": {"recipe", "data", "model", "engine", "evaluate", "export", "report", "errors"},
-    "cli": {"recipe", "model", "engine", "evaluate", "pipeline", "errors"},
+    "publish": {"recipe", "data", "model", "engine", "export", "errors"},
+    "cli": {"recipe", "model", "engine", "evaluate", "pipeline", "publish", "errors"},
     "__main__": {"cli"},
     "__init__": {"_autoload"},
 }

@@ -1,0 +1,159 @@
+"""The model card of a published adapter or merged model: what it was made of and held to. Pure: values in, text out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells.
+
+    Args:
+        model_id: Where the model is published.
+        kind: `adapter` or `merged`.
+        base: What the recipe calls the base; a name, never a path of the machine that trained.
+        base_id: Its id on a hub, or None for a folder that nobody else has.
+        base_commit: The commit that it was fetched at, or None.
+        recipe_text: The recipe as YAML, without paths of the machine that trained.
+        contract: How rows reach the model.
+        rows: Numbers and hashes of the rows, as the run's manifest has them.
+        metrics: Metrics per model by `base`, `adapter`, `merged`; those that were measured.
+        verification: What the merge was held to, or None for an adapter.
+        versions: Packages that trained it.
+    """
+
+    model_id: str
+    kind: str
+    base: str
+    base_id: str | None
+    base_commit: str | None
+    recipe_text: str
+    contract: Mapping[str, Any]
+    rows: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, Any]]
+    verification: Mapping[str, Any] | None
+    versions: Mapping[str, str | None]
+
+
+def make_card(facts: CardFacts) -> str:
+    """Writes the card.
+
+    Args:
+        facts: What it tells.
+
+    Returns:
+        Markdown with the hubs' YAML head.
+    """
+    sections = [_head(facts), _summary(facts), _metrics(facts), _use(facts)]
+    if facts.verification is not None:
+        sections.append(_verification(facts.verification))
+    sections += [_contract(facts), _data(facts), f"## Recipe\n\n```yaml\n{facts.recipe_text.strip()}\n```"]
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(facts: CardFacts) -> str:
+    values: dict[str, Any] = {
+        "license": "other",
+        "license_name": "that-of-the-base-model",
+        "library_name": "cvft" if facts.kind == "merged" else "peft",
+        "pipeline_tag": "video-text-to-text",
+        "tags": ["video", "cogvlm2-video", "cvft", *(["lora"] if facts.kind == "adapter" else [])],
+    }
+    if facts.base_id is not None:
+        values |= {
+            "base_model": facts.base_id,
+            "base_model_relation": "adapter" if facts.kind == "adapter" else "finetune",
+        }
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in values.items()), "---"])
+
+
+def _summary(facts: CardFacts) -> str:
+    what = "LoRA adapter for" if facts.kind == "adapter" else "merged fine-tuning of"
+    commit = f" at commit `{facts.base_commit}`" if facts.base_commit else ""
+    return (
+        f"# {facts.model_id.rpartition('/')[2]}\n\n"
+        f"A {what} `{facts.base_id or facts.base}`{commit}, made with cvft. The base's licences hold for this one too.\n\n"
+        f"Base weights: sha256 `{facts.contract['base_fingerprint']}` (of names, sizes and samples of its files)."
+    )
+
+
+def _metrics(facts: CardFacts) -> str:
+    if not facts.metrics:
+        return "## Evaluation\n\nNot evaluated."
+    names = [name for name in ("base", "adapter", "merged") if name in facts.metrics]
+    first = facts.metrics[names[0]]
+    lines = [
+        f"| val rows: {first['num_rows']} | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    labels = {"exact_match": "exact match", "token_f1": "token F1", "rouge_l": "ROUGE-L"}
+    for key, label in labels.items():
+        if key in first:
+            values = " | ".join(f"{100 * facts.metrics[name][key]:.1f} %" for name in names)
+            lines.append(f"| {label} | {values} |")
+    for family, values_of_first in first.get("families", {}).items():
+        values = " | ".join(f"{100 * facts.metrics[name]['families'][family]['exact_match']:.1f} %" for name in names)
+        lines.append(f"| exact match, {family} ({values_of_first['num_rows']} rows) | {values} |")
+    return "\n".join(["## Evaluation", "", *lines])
+
+
+def _use(facts: CardFacts) -> str:
+    lines = [
+        "## Use",
+        "",
+        "```",
+        f"hf download {facts.model_id} --local-dir model",
+        'cvft infer --model model --video clip.mp4 --query "What happens at second 4?"',
+        "```",
+    ]
+    if facts.kind == "merged":
+        lines += [
+            "",
+            "```python",
+            "import cvft",
+            "from transformers import AutoModelForCausalLM",
+            "",
+            f'model = AutoModelForCausalLM.from_pretrained("{facts.model_id}")',
+            "```",
+        ]
+    return "\n".join(lines)
+
+
+def _verification(checked: Mapping[str, Any]) -> str:
+    tensors, logits = checked["tensors"], checked["logits"]
+    text = (
+        f"## Merge\n\n{tensors['num_changed']} tensors in {checked['dtype']} are base + adapter; {tensors['num_compared']} "
+        f"of all were computed anew and differ by at most {tensors['max_error_share']:.2f} of what rounding explains. "
+    )
+    if logits is None:
+        return text + f"{checked['note'].capitalize()}."
+    return text + (
+        f"On {logits['num_rows']} rows, {logits['num_equal_answers']} answers of adapter and merged model are identical and "
+        f"logits differ by at most {logits['max_logit_error']:.2g} (limit {logits['max_logit_error_allowed']:.2g})."
+    )
+
+
+def _contract(facts: CardFacts) -> str:
+    contract = facts.contract
+    return (
+        "## How it is fed\n\n"
+        f"Template `{contract['template']}`, sampling `{contract['sampling']}`, up to {contract['max_frames']} frames of "
+        f"{contract['image_size']} pixels with {contract['num_tokens_per_frame']} tokens each, decoder {contract['decoder']} "
+        f"{contract['decoder_version']}, rotary table `{contract['rope_precision']}`. `cvft_contract.json` says it to "
+        "programs, and cvft refuses to feed it otherwise."
+    )
+
+
+def _data(facts: CardFacts) -> str:
+    rows = facts.rows
+    lines = [f"* train: {rows['num_train']} rows, sha256 `{rows['train_sha256']}`"]
+    if rows["num_val"]:
+        lines.append(f"* val: {rows['num_val']} rows, sha256 `{rows['val_sha256']}`")
+    if rows["num_quarantined"]:
+        lines.append(f"* set aside because their clip could not be used: {rows['num_quarantined']} rows")
+    packages = ", ".join(f"{name} {version}" for name, version in facts.versions.items() if version)
+    return "\n".join(["## Data and software", "", *lines, f"* {packages}"])

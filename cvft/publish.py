@@ -1,0 +1,136 @@
+"""`cvft push`: a run's adapter or merged model, with a card that says what it is, to a hub."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cvft.data.files import write_text_atomically
+from cvft.engine.folder import RunFolder
+from cvft.errors import Problem, RunError, quote
+from cvft.export import VERIFICATION_FILE
+from cvft.export.card import CardFacts, make_card
+from cvft.export.push import upload
+from cvft.model.contract import CONTRACT_FILE
+from cvft.model.hub import ID
+from cvft.model.registry import HUGGING_FACE_OWNER, find_published
+from cvft.recipe import LoadedRecipe
+from cvft.recipe.yaml_text import dump_yaml
+
+ADAPTER_CONFIG = "adapter_config.json"
+NOT_PUBLISHED = ("README.md", "README_zh.md", ".gitattributes")
+"""What a base's repository says of itself; the card takes its place."""
+
+
+def push_run(
+    loaded: LoadedRecipe, *, model_id: str, which: str, is_private: bool, card_file: Path | None = None
+) -> str:
+    """Publishes one of a run's models, or only writes its card.
+
+    Args:
+        loaded: The recipe of a finished run.
+        model_id: Where to: `owner/name` on Hugging Face.
+        which: `adapter` or `merged`.
+        is_private: Whether a new repository is private.
+        card_file: Where to write the card instead of uploading anything.
+
+    Returns:
+        What was made, for the terminal.
+
+    Raises:
+        RunError: when the run has no such model, or one that was never verified.
+        CvftError: when the hub refuses.
+    """
+    folder = RunFolder(loaded.recipe.run_dir.absolute())
+    model = folder.adapter if which == "adapter" else folder.merged
+    _check(loaded, model, model_id=model_id, which=which)
+    recipe, base_id, base_commit = _without_paths(loaded, folder)
+    card = make_card(
+        CardFacts(
+            model_id=model_id,
+            kind=which,
+            base=recipe["model"]["path"],
+            base_id=base_id,
+            base_commit=base_commit,
+            recipe_text=dump_yaml(recipe),
+            contract=_read(model / CONTRACT_FILE),
+            rows=_read(folder.manifest_file)["rows"],
+            metrics=_metrics(folder),
+            verification=_read(model / VERIFICATION_FILE) if which == "merged" else None,
+            versions={"cvft": _read(folder.manifest_file)["cvft"], **_read(folder.manifest_file)["packages"]},
+        )
+    )
+    if card_file is not None:
+        write_text_atomically(card_file, card)
+        return f"card      {card_file}"
+    with tempfile.TemporaryDirectory() as name:
+        staged = Path(name)
+        for path in sorted(model.iterdir()):
+            if path.is_file() and path.name not in NOT_PUBLISHED:
+                (staged / path.name).symlink_to(path)
+        _replace(staged / "recipe.yaml", dump_yaml(recipe))
+        if which == "adapter":
+            config = _read(model / ADAPTER_CONFIG) | {"base_model_name_or_path": base_id or recipe["model"]["path"]}
+            _replace(staged / ADAPTER_CONFIG, json.dumps(config, indent=2) + "\n")
+        (staged / "README.md").write_text(card, encoding="utf-8")
+        address = upload(staged, model_id=model_id, is_private=is_private)
+    return f"published {model_id} ({which})\ncommit    {address}"
+
+
+def _check(loaded: LoadedRecipe, model: Path, *, model_id: str, which: str) -> None:
+    subject, problems = f"run folder {loaded.recipe.run_dir}", []
+    if not ID.fullmatch(model_id):
+        problems.append(Problem("--to", quote(model_id), "owner/name on the hub"))
+    if not (model / CONTRACT_FILE).is_file():
+        command = "train" if which == "adapter" else "export"
+        hint = f"make it first: cvft {command} {loaded.path}"
+        problems.append(Problem(f"{model.name}/", "no such folder", f"the run's {which} model", hint))
+    elif which == "merged" and not (model / VERIFICATION_FILE).is_file():
+        need, hint = f"{VERIFICATION_FILE}: only verified merges are published", f"cvft export {loaded.path}"
+        problems.append(Problem(f"{model.name}/", "no verification", need, hint))
+    if problems:
+        raise RunError(subject, problems)
+
+
+def _without_paths(loaded: LoadedRecipe, folder: RunFolder) -> tuple[dict[str, Any], str | None, str | None]:
+    """Returns the recipe with names in place of this machine's folders, and the base's id and commit on a hub."""
+    recipe = loaded.recipe.to_dict()
+    source = _read(folder.manifest_file)["base"]
+    base_id, base_commit = source["id"], source["commit"]
+    path = recipe["model"]["path"]
+    published = find_published(path)
+    if base_id is not None:
+        recipe["model"]["revision"] = base_commit
+    elif published is not None:
+        base_id = f"{HUGGING_FACE_OWNER}/{published.name}"
+        recipe["model"]["path"] = base_id
+    else:
+        recipe["model"]["path"] = Path(path).name
+    for section, key in (
+        ("data", "train"),
+        ("data", "val"),
+        ("data", "video_root"),
+        ("output", "root"),
+        ("output", "features"),
+        ("parallel", "deepspeed_config"),
+    ):
+        if recipe[section][key] is not None:
+            recipe[section][key] = Path(recipe[section][key]).name
+    recipe["parallel"].update(rendezvous=None if recipe["parallel"]["num_nodes"] == 1 else "node0.example:29500")
+    return recipe, base_id, base_commit
+
+
+def _metrics(folder: RunFolder) -> dict[str, Any]:
+    files = {name: folder.eval / f"metrics_{name}.json" for name in ("base", "adapter", "merged")}
+    return {name: _read(path)["metrics"] for name, path in files.items() if path.is_file()}
+
+
+def _replace(link: Path, text: str) -> None:
+    link.unlink(missing_ok=True)
+    link.write_text(text, encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
