@@ -146,16 +146,17 @@ def test_infer_one(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert calls.pop() == (
         "infer_one",
         (Path("m"),),
-        {"video": Path("v.mp4"), "query": "Why?", "history": [("Who?", "A man.")]},
+        {"video": Path("v.mp4"), "query": "Why?", "history": [("Who?", "A man.")], "quantize": None},
     )
     assert capsys.readouterr().out == "a réd ball\n"
-    assert main(["infer", "--model", "m", "--query", "Why?"]) == 0
-    assert calls.pop()[2] == {"video": None, "query": "Why?", "history": []}
+    assert main(["infer", "--model", "m", "--query", "Why?", "--quantize", "nf4"]) == 0
+    assert calls.pop()[2] == {"video": None, "query": "Why?", "history": [], "quantize": "nf4"}
 
 
 def test_infer_file(calls: Calls) -> None:
     assert main(["infer", "--model", "m", "--data", "rows.jsonl", "--output", "p.jsonl"]) == 0
-    assert calls.pop() == ("infer_file", (Path("m"),), {"data": Path("rows.jsonl"), "output": Path("p.jsonl")})
+    given = {"data": Path("rows.jsonl"), "output": Path("p.jsonl"), "quantize": None}
+    assert calls.pop() == ("infer_file", (Path("m"),), given)
 
 
 def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,8 +173,8 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["trian"],
             "command line has 1 problem\n"
-            "  command: got `trian`, need one of `run`, `plan`, `train`, `features`, `export`, `eval`, `infer`, `models`, "
-            "`schema`\n"
+            "  command: got `trian`, need one of `run`, `plan`, `train`, `features`, `export`, `eval`, `infer`, `push`, "
+            "`models`, `schema`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (

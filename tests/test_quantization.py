@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cvft.engine.costs.memory import COARSE_BYTES
 from cvft.errors import ModelError
 from cvft.model.checkpoint import load_model
+from cvft.model.quantization import COARSE_BYTES, bytes_per_value
 from tests.official_folder import small_config, write_official_folder
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip
@@ -56,6 +56,9 @@ def test_the_memory_model_counts_what_is_stored(base):
     state = weight.quant_state
     stored = weight.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
     num_values = SIZES["hidden_size"] * SIZES["intermediate_size"]
+    assert bytes_per_value("model.layers.0.mlp.language_mlp.gate_proj.weight", dtype="bf16", quantize="nf4") < 1
+    assert bytes_per_value("model.layers.0.input_layernorm.weight", dtype="bf16", quantize="nf4") == 2
+    assert bytes_per_value("model.layers.0.self_attn.language_expert_dense.weight", dtype="bf16", quantize="none") == 2
     assert stored == pytest.approx(num_values * COARSE_BYTES["nf4"], rel=0.01)
     weight = (
         load_model(base, dtype=torch.bfloat16, quantize="int8").model.layers[0].mlp["language_mlp"].gate_proj.weight

@@ -5,19 +5,26 @@ rows -> clips (decoded, or their features) -> prompts -> greedy answers, in batc
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cvft.clips.source import ClipSource, DecodedClips
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
+from cvft.evaluate.placement import spreads_over_gpus
 from cvft.model.checkpoint import DTYPES, load_model
 from cvft.model.contract import Contract
+from cvft.model.folder import TOWER_NAMES, read_config_json
 from cvft.model.generation import generate_answers
 from cvft.model.processor import CogVLM2VideoProcessor
+from cvft.model.quantization import bytes_per_value
+from cvft.model.shards import read_shards
 
 
 class Answerer:
@@ -137,7 +144,7 @@ def load_answerer(
         attention=attention,
         rope_precision=contract.rope_precision,
         with_tower=cached is None,
-        device_map={"": device},
+        device_map=_device_map(model_folder, device=device, dtype=dtype, quantize=quantize, with_tower=cached is None),
         quantize=quantize,
         embeddings_on_cpu=embeddings_on_cpu,
     )
@@ -154,3 +161,23 @@ def load_answerer(
         memory_gib=memory_gib,
     )
     return Answerer(model, processor, cached or DecodedClips(processor, settings))
+
+
+def _device_map(folder: Path, *, device: str, dtype: str, quantize: str, with_tower: bool) -> Any:
+    """Puts a model where it fits: on the device, or on all GPUs when it is too large for one."""
+    if device != "cuda":
+        return {"": device}
+    entries = [entry for shard in read_shards(folder, read_config_json(folder)) for entry in shard.entries]
+    weight_bytes = sum(
+        math.prod(entry.shape) * bytes_per_value(entry.name, dtype=dtype, quantize=quantize)
+        for entry in entries
+        if with_tower or not entry.name.startswith(TOWER_NAMES)
+    )
+    free_bytes = [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
+    if not spreads_over_gpus(round(weight_bytes), free_bytes):
+        return {"": device}
+    print(
+        f"model     spread over {len(free_bytes)} GPUs: one has no room for {weight_bytes / 1e9:.1f} GB",
+        file=sys.stderr,
+    )
+    return "balanced"

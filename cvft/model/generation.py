@@ -44,7 +44,7 @@ def generate_answers(
     parts = [split_row(row) for row in rows]
     prefixes = processor.collate([parts[names.index(name)][0] for name in firsts], padding_side="left")
     questions = processor.collate([question for _, question in parts], padding_side="left")
-    row_to_prefix = torch.tensor([firsts.index(name) for name in names], device=model.device)
+    row_to_prefix = torch.tensor([firsts.index(name) for name in names])  # on the CPU: layers may lie on several GPUs
     prefixes, questions = (
         {key: value.to(model.device) for key, value in batch.items() if key not in ("labels", "segment_ids")}
         for batch in (prefixes, questions)

@@ -37,7 +37,7 @@ class CogVLM2VideoPreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
     supports_gradient_checkpointing = True
-    _no_split_modules = ("DecoderLayer", "VisionLayer", "PatchEmbedding")
+    _no_split_modules = ("DecoderLayer", "VisionLayer", "PatchEmbedding", "Projector")
     _skip_keys_device_placement = ("past_key_values",)
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -93,7 +93,7 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
             ValueError: when the placeholders and the frames' tokens differ in number.
         """
         inputs_embeds = self.embed_tokens(input_ids)
-        is_vision = token_type_ids == VISION_TYPE
+        is_vision = (token_type_ids == VISION_TYPE).to(inputs_embeds.device)
         num_places = int(is_vision.sum())
         num_tokens = 0 if vision_embeds is None else vision_embeds.shape[0] * vision_embeds.shape[1]
         if num_places != num_tokens:

@@ -28,6 +28,11 @@ BLOCK_WEIGHTS = 64
 """Weights that share a scale in nf4. Source: the QLoRA paper; bitsandbytes' CPU kernels need rows of whole blocks."""
 
 
+COARSE_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+"""Bytes per weight with its scales: nf4 has a scale of 8 bits per 64 weights and one of 32 per 256 of those; int8 has one per
+row, which is nothing. Source: the QLoRA and LLM.int8() papers, the defaults of bitsandbytes."""
+
+
 def quantization_config(kind: str, *, dtype: torch.dtype, widths: Sequence[int], on_cpu: bool) -> BitsAndBytesConfig:
     """Says to transformers how to quantise while it loads.
 
@@ -71,6 +76,12 @@ def quantization_config(kind: str, *, dtype: torch.dtype, widths: Sequence[int],
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(KEPT_MODULES),
     )
+
+
+def bytes_per_value(name: str, *, dtype: str, quantize: str) -> float:
+    """Returns what a value of a tensor takes in memory, by the tensor's published name."""
+    is_coarse = name.startswith("model.layers.") and "norm" not in name and "inv_freq" not in name
+    return COARSE_BYTES[quantize] if is_coarse and quantize != "none" else {"bf16": 2, "fp32": 4}[dtype]
 
 
 def find_unfit_width(kind: str, widths: Sequence[int]) -> Problem | None:

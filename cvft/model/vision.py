@@ -158,9 +158,10 @@ class VisionTower(nn.Module):
         Returns:
             (T, P/4 + 2, H) inputs of the language model.
         """
-        num_frames = features.shape[0]
-        boi, eoi = self.boi.expand(num_frames, -1, -1), self.eoi.expand(num_frames, -1, -1)
-        return torch.cat((boi, self.linear_proj(features), eoi), dim=1)
+        patches = self.linear_proj(features)
+        # the markers belong to no layer, so that a model spread over GPUs may hold them on another one than the projector
+        boi, eoi = (marker.to(patches.device).expand(len(patches), -1, -1) for marker in (self.boi, self.eoi))
+        return torch.cat((boi, patches, eoi), dim=1)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Turns (T, 3, S, S) into (T, P/4 + 2, H)."""

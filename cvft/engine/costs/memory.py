@@ -22,6 +22,7 @@ from cvft.engine.costs.activations import (
 )
 from cvft.engine.costs.architecture import AdapterParameters, Architecture
 from cvft.engine.costs.flops import Batch
+from cvft.model.quantization import COARSE_BYTES
 
 CONTEXT_BYTES = 700_000_000
 """What CUDA, cuBLAS and their kernels take on the device before any tensor. An assumption: it depends on driver and GPU.
@@ -42,10 +43,6 @@ BUCKET_VALUES = 200_000_000
 
 Source: `reduce_bucket_size` of ms-swift's zero1.json and zero2.json; deepspeed/runtime/zero/stage_1_and_2.py, setup_buckets.
 """
-
-COARSE_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
-"""Bytes per weight with its scales: nf4 has a scale of 8 bits per 64 weights and one of 32 per 256 of those; int8 has one per
-row, which is nothing. Source: the QLoRA and LLM.int8() papers, the defaults of bitsandbytes."""
 
 GATHERED_VALUES = 1_000_000_000
 """Most parameters that ZeRO-3 holds gathered. Source: `stage3_max_live_parameters` of ms-swift's zero3.json."""
