@@ -36,6 +36,7 @@ def fill(text: str) -> str:
         "ladder": ladder_table(read("ladder")),
         "predictions": predictions_table(read("predictions")),
         "time_layout": layout_table(layout),
+        "full_size": full_size_line(read("full_size")),
     }
     for name, body in blocks.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
@@ -47,6 +48,16 @@ def fill(text: str) -> str:
 def read(name: str) -> dict[str, Any]:
     (path,) = RESULTS.glob(f"{name}--*.json")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def full_size_line(result: dict[str, Any]) -> str:
+    inspect, merge, copy = result["inspect"], result["merge"], result["copy"]
+    return (
+        f"`benchmarks/full_size.py` on {result['device']}: a folder of {result['gigabytes']} GB is inspected in "
+        f"{inspect['seconds']:.0f} s with {inspect['peak_gib']:.1f} GiB; an all-linear adapter merges into it with "
+        f"{merge['peak_gib']:.1f} GiB resident in {merge['seconds'] / copy['seconds']:.1f} times what copying the files takes "
+        f"({merge['seconds']:.0f} s), with {result['num_bit_equal_tensors']} tensors compared bit for bit."
+    )
 
 
 def demo_table(demo: dict[str, Any]) -> str:

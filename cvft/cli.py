@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     # The result goes to stdout, so nothing else may.
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # peft imports it wherever it is installed, and it chatters
     parser = build_parser()
     try:
         _check_command(args)
