@@ -143,7 +143,7 @@ def test_the_fingerprint_of_a_tower_is_that_of_the_tower_only(tmp_path):
     change_tensor(folder, "model.vision.conv.bias", 3.0)
     assert tower_fingerprint(folder) != before
     change_tensor(folder, "model.vision.conv.bias", None)
-    with pytest.raises(ModelError, match=r"vision tower: got `model\.vision\.conv\.bias`"):
+    with pytest.raises(ModelError, match=r"weights: got `model\.vision\.conv\.bias` missing"):
         load_tower(folder, dtype=torch.float32)
 
 
