@@ -170,7 +170,7 @@ def test_a_failing_worker_is_told_with_the_end_of_its_log(tmp_path):
     result = cvft("train", recipe)
     assert result.returncode == 2
     assert "worker.log): got exit code 2, need exit code 0" in result.stderr
-    assert "weights: missing keys: got `model.norm.weight`, need exactly the published tensors" in result.stderr
+    assert "weights: got `model.norm.weight` missing, need exactly the published tensors" in result.stderr
     assert not (tmp_path / "runs" / "small" / "adapter").exists()
 
 
