@@ -1,7 +1,9 @@
 """Training through ms-swift, as a user starts it: what is trained, what stays, and that it repeats and resumes."""
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,17 +163,28 @@ def test_code_in_a_model_folder_never_runs(tmp_path):
 
 
 def test_a_failing_worker_is_told_with_the_end_of_its_log(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif 'cvft.engine.worker' in sys.orig_argv:\n    os.environ['WORLD_SIZE'] = '3'\n"
+    )
+    recipe = make_project(tmp_path / "job", train={"max_steps": 1})
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    result = cvft("train", recipe, env={**os.environ, "PYTHONPATH": path})
+    assert result.returncode == 2
+    assert "worker.log): got exit code 2, need exit code 0" in result.stderr
+    assert "number of ranks: got `3`, need `1`" in result.stderr
+    assert not (tmp_path / "job" / "runs" / "small" / "adapter").exists()
+
+
+def test_a_damaged_model_is_told_before_anything_starts(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(tiny_checkpoint_path(), folder)
     weights = load_file(folder / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    recipe = make_project(tmp_path, model={"path": str(folder)}, train={"max_steps": 1})
-    result = cvft("train", recipe)
+    result = cvft("train", make_project(tmp_path, model={"path": str(folder)}))
     assert result.returncode == 2
-    assert "worker.log): got exit code 2, need exit code 0" in result.stderr
     assert "weights: got `model.norm.weight` missing, need exactly the published tensors" in result.stderr
-    assert not (tmp_path / "runs" / "small" / "adapter").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_environment_variable_that_contradicts_the_plan_is_refused(tmp_path):
