@@ -12,6 +12,7 @@ from cvft.evaluate.answer import load_answerer
 from cvft.model.contract import read_contract
 from cvft.model.tiny import tiny_checkpoint_path
 from cvft.model.tiny.questions import HELD_OUT_FAMILY
+from tests.demo_golden import assert_like_golden
 from tests.project import cvft_ok
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +45,7 @@ def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, targ
     assert verification["num_equal_answers"] == verification["num_rows"] == num_val_rows
     assert verification["max_logit_error"] <= verification["max_logit_error_allowed"]
     if targets == "qkv":
+        assert_like_golden(run)
         assert largest_fp32_difference(run) <= 1e-4
     assert_planned(run, overrides)
     assert "val exact match" in result.stdout
