@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 from cvft.export.adapter import Adapter
 from cvft.export.layers import compare_tensors
 from cvft.export.merge import merge_adapter, read_tensor
-from cvft.model.folder import read_config_json
-from cvft.model.shards import Entry, Shard, read_shards
+from cvft.weights.folder import read_config_json
+from cvft.weights.shards import Entry, Shard, read_shards
 from tests.official_folder import write_official_folder
 from tests.random_adapter import contract_of, write_random_adapter
 
@@ -36,11 +36,11 @@ INSPECT = """
 import sys
 from pathlib import Path
 import torch
-from cvft.model.checkpoint import load_config
-from cvft.model.folder import make_clean_view, read_config_json, tower_fingerprint, weights_fingerprint
-from cvft.model.modeling import CogVLM2VideoForCausalLM
-from cvft.model.processor import CogVLM2VideoProcessor
-from cvft.model.shards import read_shards
+from cvft.families.cogvlm2_video.network.load import load_config
+from cvft.weights.folder import make_clean_view, read_config_json, tower_fingerprint, weights_fingerprint
+from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.weights.shards import read_shards
 folder = Path(sys.argv[1])
 read_shards(folder, read_config_json(folder)), weights_fingerprint(folder), tower_fingerprint(folder)
 with torch.device("meta"):

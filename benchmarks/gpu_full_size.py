@@ -20,9 +20,9 @@ from workload import make_rows
 
 sys.path.insert(0, str(ROOT))
 
-from cvft.model.configuration import CogVLM2VideoConfig
-from cvft.model.modeling import CogVLM2VideoForCausalLM
-from cvft.model.shards import Entry, read_shards
+from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
+from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.weights.shards import Entry, read_shards
 from tests.golden_files import golden_files, open_golden_model
 from tests.official_folder import CONFIG, small_config, write_official_folder
 

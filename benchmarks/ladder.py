@@ -26,17 +26,17 @@ import torch
 from job import write_result
 from workload import make_rows
 
-from cvft.data.files import write_text_atomically
 from cvft.data.rows import read_rows
-from cvft.engine.costs.flops import LANGUAGE_UTILISATION, STOCK_UTILISATION, estimated_seconds, training_flops
 from cvft.engine.costs.gpus import find_gpu
 from cvft.engine.decide import describe_training, peak_of
 from cvft.engine.folder import RunFolder
 from cvft.engine.plan import Plan, compile_plan
 from cvft.engine.prepare import make_feature_key, prepare, write_row_files
 from cvft.engine.workload import batches_of_epoch
-from cvft.model.folder import make_clean_view
+from cvft.families.cogvlm2_video.flops import LANGUAGE_UTILISATION, STOCK_UTILISATION, estimated_seconds, training_flops
+from cvft.files import write_text_atomically
 from cvft.recipe import Recipe, recipe_from_dict
+from cvft.weights.folder import make_clean_view
 
 SMALL_CARD_GIB = 22.5
 """What a 24 GB card leaves to torch's allocator beside the CUDA context."""
@@ -134,10 +134,10 @@ def make_random_model(folder: Path, *, full_size: bool) -> Path:
     """Writes a model folder of random weights with the tiny tokenizer; the published sizes, or tiny ones."""
     import shutil
 
-    from cvft.model.checkpoint import load_config
-    from cvft.model.configuration import CogVLM2VideoConfig
-    from cvft.model.modeling import CogVLM2VideoForCausalLM
-    from cvft.model.tiny import tiny_checkpoint_path
+    from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
+    from cvft.families.cogvlm2_video.network.load import load_config
+    from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+    from cvft.weights.folder import tiny_checkpoint_path
 
     tiny = load_config(tiny_checkpoint_path())
     ids = {name: getattr(tiny, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

@@ -15,16 +15,15 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from cvft.data.groups import RowShape
-from cvft.engine.costs.architecture import Architecture, adapted_names, count_adapter_parameters
-from cvft.engine.costs.flops import training_flops
-from cvft.engine.costs.memory import Training, saved_bytes
-from cvft.engine.targets import target_regex
 from cvft.engine.workload import count_batch
-from cvft.model.checkpoint import load_model
-from cvft.model.folder import read_config_json
-from cvft.model.groups import group_rows
-from cvft.model.processor import CogVLM2VideoProcessor
-from cvft.model.tiny import tiny_checkpoint_path
+from cvft.families.cogvlm2_video.architecture import Architecture, adapted_names, count_adapter_parameters
+from cvft.families.cogvlm2_video.flops import training_flops
+from cvft.families.cogvlm2_video.memory import Training, saved_bytes
+from cvft.families.cogvlm2_video.network.grouping import group_rows
+from cvft.families.cogvlm2_video.network.load import load_model
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.families.cogvlm2_video.targets import target_regex
+from cvft.weights.folder import read_config_json, tiny_checkpoint_path
 
 TINY = tiny_checkpoint_path()
 RANK = 8

@@ -15,8 +15,8 @@ from types import ModuleType
 
 AWAITED = "transformers"
 DEFINING_MODULES = {
-    "cvft.model.configuration": "CogVLM2VideoConfig",
-    "cvft.model.modeling": "CogVLM2VideoForCausalLM",
+    "cvft.families.cogvlm2_video.network.configuration": "CogVLM2VideoConfig",
+    "cvft.families.cogvlm2_video.network.modeling": "CogVLM2VideoForCausalLM",
 }
 """Modules that define what is registered, with the class that each defines last."""
 
@@ -36,8 +36,8 @@ def _register() -> None:
             return  # it is being imported right now, and its own last line comes back here
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from cvft.model.configuration import CogVLM2VideoConfig
-    from cvft.model.modeling import CogVLM2VideoForCausalLM
+    from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
+    from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 
     AutoConfig.register(CogVLM2VideoConfig.model_type, CogVLM2VideoConfig, exist_ok=True)
     AutoModelForCausalLM.register(CogVLM2VideoConfig, CogVLM2VideoForCausalLM, exist_ok=True)

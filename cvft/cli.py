@@ -234,7 +234,7 @@ def _push(options: argparse.Namespace) -> object:
 
 def _models(options: argparse.Namespace) -> object:
     del options
-    from cvft.model.registry import describe_checkpoints
+    from cvft.families.cogvlm2_video.checkpoints import describe_checkpoints
 
     return describe_checkpoints()
 

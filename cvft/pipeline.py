@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from cvft.data.files import write_text_atomically
 from cvft.data.rows import Row, read_rows
 from cvft.engine.decide import decide_feeding
 from cvft.engine.features import find_features
@@ -28,9 +27,10 @@ from cvft.engine.train import train
 from cvft.errors import Problem, RunError
 from cvft.evaluate.metrics import compute_metrics, is_exact_match
 from cvft.export import VERIFICATION_FILE
-from cvft.model.contract import CONTRACT_FILE, Contract, check_contract, read_contract
-from cvft.model.shards import weight_files
+from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
+from cvft.files import write_text_atomically
 from cvft.recipe import LoadedRecipe, Recipe
+from cvft.weights.shards import weight_files
 
 if TYPE_CHECKING:
     from cvft.evaluate.answer import Answerer

@@ -7,17 +7,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cvft.data.files import write_text_atomically
 from cvft.engine.folder import RunFolder
 from cvft.errors import Problem, RunError, quote
 from cvft.export import VERIFICATION_FILE
 from cvft.export.card import CardFacts, make_card
 from cvft.export.push import upload
-from cvft.model.contract import CONTRACT_FILE
-from cvft.model.hub import ID
-from cvft.model.registry import HUGGING_FACE_OWNER, find_published
+from cvft.families.cogvlm2_video.checkpoints import HUGGING_FACE_OWNER, find_published
+from cvft.families.contract import CONTRACT_FILE
+from cvft.files import write_text_atomically
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
+from cvft.weights.hub import ID
 
 ADAPTER_CONFIG = "adapter_config.json"
 NOT_PUBLISHED = ("README.md", "README_zh.md", ".gitattributes")

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from cvft.model.shards import INDEX_FILE, ITEM_BYTES, make_header
-from cvft.model.tensors import Shape, published_shapes
+from cvft.families.cogvlm2_video.tensors import Shape, published_shapes
+from cvft.weights.shards import INDEX_FILE, ITEM_BYTES, make_header
 from tests.llama3 import SPECIAL_TOKENS, write_tokenizer_json
 
 SHARD_BYTES = 5_000_000_000

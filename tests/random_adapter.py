@@ -7,12 +7,12 @@ from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from cvft.engine.targets import target_regex
 from cvft.export.adapter import WEIGHTS_FILE
-from cvft.model.checkpoint import load_config
-from cvft.model.contract import CONTRACT_FILE, Contract
-from cvft.model.folder import weights_fingerprint
-from cvft.model.modeling import CogVLM2VideoForCausalLM
+from cvft.families.cogvlm2_video.network.load import load_config
+from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.families.cogvlm2_video.targets import target_regex
+from cvft.families.contract import CONTRACT_FILE, Contract
+from cvft.weights.folder import weights_fingerprint
 
 
 def contract_of(base: Path, **changes) -> Contract:

@@ -17,8 +17,8 @@ from cvft.data.groups import RowShape
 from cvft.engine.decide import ModelFacts, RowFacts
 from cvft.engine.plan import compile_plan
 from cvft.engine.prepare import inspect_model
-from cvft.engine.targets import target_regex
-from cvft.model.checkpoint import load_model
+from cvft.families.cogvlm2_video.network.load import load_model
+from cvft.families.cogvlm2_video.targets import target_regex
 from cvft.recipe import recipe_from_dict
 from tests.test_engine_plan import feature_key
 from tests.tiny import TINY

@@ -13,15 +13,15 @@ from cvft.clips.build import build_features, missing_clips
 from cvft.clips.source import CachedClips, ClipRecord, DecodedClips
 from cvft.data.features.key import FeatureKey
 from cvft.data.features.store import FeatureStore
-from cvft.data.files import hash_file
 from cvft.data.video.loader import DecodeSettings
 from cvft.engine.decide import decide_feeding
 from cvft.engine.features import share_of
 from cvft.engine.prepare import inspect_model, make_contract, make_feature_key
 from cvft.errors import ClipError, FeatureError, ModelError
-from cvft.model.checkpoint import load_model, load_tower
-from cvft.model.folder import tower_fingerprint
+from cvft.families.cogvlm2_video.network.load import load_model, load_tower
+from cvft.files import hash_file
 from cvft.recipe import load_recipe
+from cvft.weights.folder import tower_fingerprint
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip
 from tests.tiny import TINY, copy_tiny, tiny_processor

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from cvft.data.check import check_clips
-from cvft.data.files import hash_file
 from cvft.data.rows import read_rows
 from cvft.data.video import worker as worker_module
 from cvft.data.video.decode import decode_clip
@@ -23,6 +22,7 @@ from cvft.data.video.pipe import limit_time
 from cvft.data.video.sample import Sampling
 from cvft.data.video.worker import DecodeWorker
 from cvft.errors import ClipError, DataError, RunError
+from cvft.files import hash_file
 from tests.fixtures_video import make_clip, rotate_header
 from tests.real_clips import real_clips
 

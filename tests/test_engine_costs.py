@@ -11,8 +11,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from cvft.engine.costs.architecture import AdapterParameters, Architecture, adapted_names, count_adapter_parameters
-from cvft.engine.costs.flops import (
+from cvft.engine.costs.gpus import GPUS, find_gpu
+from cvft.families.cogvlm2_video.architecture import (
+    AdapterParameters,
+    Architecture,
+    adapted_names,
+    count_adapter_parameters,
+)
+from cvft.families.cogvlm2_video.flops import (
     LANGUAGE_UTILISATION,
     Batch,
     build_flops,
@@ -21,10 +27,9 @@ from cvft.engine.costs.flops import (
     feature_bytes,
     training_flops,
 )
-from cvft.engine.costs.gpus import GPUS, find_gpu
-from cvft.engine.targets import target_regex
-from cvft.model.checkpoint import load_model
-from cvft.model.folder import read_config_json
+from cvft.families.cogvlm2_video.network.load import load_model
+from cvft.families.cogvlm2_video.targets import target_regex
+from cvft.weights.folder import read_config_json
 from tests.tiny import TINY, tiny_processor
 
 FULL = Architecture()
@@ -250,7 +255,7 @@ def test_every_name_finds_its_own_gpu():
 
 def test_counting_loads_no_torch():
     code = (
-        "import sys, cvft.engine.costs.memory\n"
+        "import sys, cvft.families.cogvlm2_video.memory\n"
         "print([name for name in ('torch', 'numpy', 'transformers') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,10 +10,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cvft.engine.costs.architecture import AdapterParameters, adapted_names, count_adapter_parameters
-from cvft.engine.costs.flops import Batch, causal_pairs
-from cvft.engine.costs.memory import CONTEXT_BYTES, Training, peak_memory, saved_bytes
-from cvft.model.checkpoint import load_model
+from cvft.families.cogvlm2_video.architecture import AdapterParameters, adapted_names, count_adapter_parameters
+from cvft.families.cogvlm2_video.flops import Batch, causal_pairs
+from cvft.families.cogvlm2_video.memory import CONTEXT_BYTES, Training, peak_memory, saved_bytes
+from cvft.families.cogvlm2_video.network.load import load_model
 from tests.test_engine_costs import FULL, RANK_16, SMALL, adapt, encode
 from tests.tiny import TINY, tiny_processor
 

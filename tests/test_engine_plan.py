@@ -7,13 +7,13 @@ import pytest
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.groups import RowShape
-from cvft.engine.costs.architecture import Architecture
 from cvft.engine.decide import ModelFacts, RowFacts, decide_feeding
 from cvft.engine.launch import merge_environment
 from cvft.engine.machine import GpuFacts, visible_gpus
 from cvft.engine.plan import Plan, compile_plan
-from cvft.engine.targets import target_regex
 from cvft.errors import RecipeError, RunError
+from cvft.families.cogvlm2_video.architecture import Architecture
+from cvft.families.cogvlm2_video.targets import target_regex
 from cvft.recipe import recipe_from_dict
 
 MODEL = ModelFacts(

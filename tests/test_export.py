@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from cvft.errors import VerifyError
 from cvft.export.verify import Trace, compare
-from cvft.model.checkpoint import load_model
-from cvft.model.tiny import tiny_checkpoint_path
+from cvft.families.cogvlm2_video.network.load import load_model
+from cvft.weights.folder import tiny_checkpoint_path
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip
 

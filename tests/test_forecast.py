@@ -12,10 +12,10 @@ import pytest
 from cvft.clips.source import DecodedClips
 from cvft.data.rows import read_rows
 from cvft.data.video.loader import DecodeSettings
-from cvft.engine.costs.architecture import Architecture
 from cvft.engine.forecast import forecast
 from cvft.evaluate.answer import Answerer
-from cvft.model.layout import IGNORED_LABEL
+from cvft.families.cogvlm2_video.architecture import Architecture
+from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
 from cvft.recipe import load_recipe
 from tests.project import cvft, cvft_ok
 from tests.tiny import TINY, tiny_processor

@@ -159,8 +159,8 @@ def test_an_id_is_fetched_from_modelscope(hub, official, tmp_path):
     cvft_ok("plan", make_project(tmp_path / "job", model=section), env=env)
     assert not [request for request in hub.requests if "safetensors" in request]
     code = (
-        "import sys; from cvft.model.hub import locate_model; from cvft.model.shards import read_shards; "
-        "from cvft.model.folder import read_config_json; "
+        "import sys; from cvft.weights.hub import locate_model; from cvft.weights.shards import read_shards; "
+        "from cvft.weights.folder import read_config_json; "
         "source = locate_model(sys.argv[1], hub='modelscope', revision=None); "
         "read_shards(source.folder, read_config_json(source.folder)); print(source.commit, source.hub)"
     )

@@ -76,7 +76,15 @@ def test_torch_free_rooms_do_not_import_torch(room):
 
 
 @pytest.mark.parametrize(
-    "module", ["cvft", "cvft.cli", "cvft.engine.train", "cvft.pipeline", "cvft.model.layout", "cvft.model.folder"]
+    "module",
+    [
+        "cvft",
+        "cvft.cli",
+        "cvft.engine.train",
+        "cvft.pipeline",
+        "cvft.families.cogvlm2_video.layout",
+        "cvft.weights.folder",
+    ],
 )
 def test_importing_the_parent_side_loads_no_torch(module):
     code = f"import sys, {module}\nprint([name for name in ('torch', 'transformers', 'swift') if name in sys.modules])"

@@ -4,8 +4,8 @@ import peft
 import pytest
 import torch
 
-from cvft.engine.targets import target_regex
-from cvft.model.checkpoint import load_model
+from cvft.families.cogvlm2_video.network.load import load_model
+from cvft.families.cogvlm2_video.targets import target_regex
 from tests.test_model_invariants import forward, make_rows
 from tests.tiny import TINY, tiny_processor
 

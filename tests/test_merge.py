@@ -17,9 +17,9 @@ from cvft.export import CHECKSUM_FILE
 from cvft.export.adapter import WEIGHTS_FILE
 from cvft.export.layers import compare_tensors
 from cvft.export.merge import merge_adapter
-from cvft.model.checkpoint import DTYPES, load_model
-from cvft.model.folder import read_config_json
-from cvft.model.shards import INDEX_FILE, read_shards
+from cvft.families.cogvlm2_video.network.load import DTYPES, load_model
+from cvft.weights.folder import read_config_json
+from cvft.weights.shards import INDEX_FILE, read_shards
 from tests.official_folder import small_config, write_official_folder
 from tests.random_adapter import contract_of, write_random_adapter
 from tests.tiny import TINY

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cvft.model.configuration import CogVLM2VideoConfig
-from cvft.model.modeling import CogVLM2VideoForCausalLM
-from cvft.model.positions import position_ids_from_types
-from cvft.model.preprocess import preprocess_frames
+from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
+from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
+from cvft.families.cogvlm2_video.network.preprocess import preprocess_frames
 from tests.golden_files import golden_files, open_golden_model
 
 NUM_CUT_TOKENS = 6  # the golden prompt is the sequence without its last six tokens

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from cvft.errors import ModelError
-from cvft.model.checkpoint import load_config, load_model
-from cvft.model.configuration import CogVLM2VideoConfig
-from cvft.model.folder import make_clean_view, read_config_json
-from cvft.model.generation import generate_answers
-from cvft.model.modeling import CogVLM2VideoForCausalLM
-from cvft.model.processor import CogVLM2VideoProcessor
+from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
+from cvft.families.cogvlm2_video.network.generation import generate_answers
+from cvft.families.cogvlm2_video.network.load import load_config, load_model
+from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.weights.folder import make_clean_view, read_config_json
 from tests.tiny import TINY, copy_tiny, tiny_processor
 
 SPEC = Path(__file__).parent / "golden" / "state_dict.json"

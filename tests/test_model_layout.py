@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from cvft.model.layout import TEMPLATES, SpecialTokens, build_layout
-from cvft.model.positions import position_ids_from_types
+from cvft.families.cogvlm2_video.layout import TEMPLATES, SpecialTokens, build_layout
+from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
 from tests.golden_files import SHIPPED, golden_files
 from tests.llama3 import llama3_encode
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvft.model.preprocess import CLIP_MEAN, CLIP_STD, preprocess_frames, resized_size
+from cvft.families.cogvlm2_video.network.preprocess import CLIP_MEAN, CLIP_STD, preprocess_frames, resized_size
 
 
 def load_short_side_scale():

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cvft.errors import ModelError
-from cvft.model.checkpoint import load_config, load_model, load_tower
-from cvft.model.folder import make_clean_view, read_config_json
-from cvft.model.modeling import CogVLM2VideoForCausalLM
-from cvft.model.shards import INDEX_FILE, read_shards
-from cvft.model.tensors import published_shapes
-from cvft.model.tokenizer import load_encoder
+from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tower
+from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.families.cogvlm2_video.tensors import published_shapes
+from cvft.families.cogvlm2_video.tokenizer import load_encoder
+from cvft.weights.folder import make_clean_view, read_config_json
+from cvft.weights.shards import INDEX_FILE, read_shards
 from tests.official_folder import CONFIG, small_config, write_official_folder
 from tests.project import cvft, make_project
 from tests.tiny import TINY
@@ -74,11 +74,11 @@ INSPECT = """
 import resource, sys
 from pathlib import Path
 import torch
-from cvft.model.checkpoint import load_config
-from cvft.model.folder import make_clean_view, read_config_json, tower_fingerprint, weights_fingerprint
-from cvft.model.modeling import CogVLM2VideoForCausalLM
-from cvft.model.processor import CogVLM2VideoProcessor
-from cvft.model.shards import read_shards
+from cvft.families.cogvlm2_video.network.load import load_config
+from cvft.weights.folder import make_clean_view, read_config_json, tower_fingerprint, weights_fingerprint
+from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.weights.shards import read_shards
 from transformers import AutoConfig, AutoTokenizer
 folder, view = map(Path, sys.argv[1:])
 read_shards(folder, read_config_json(folder)), weights_fingerprint(folder), tower_fingerprint(folder)

@@ -6,7 +6,7 @@ import subprocess
 import torch
 from safetensors.torch import load_file
 
-from cvft.model.contract import read_contract
+from cvft.families.contract import read_contract
 from tests.official_folder import small_config, write_official_folder
 from tests.project import cvft_ok, make_project
 from tests.real_clips import real_clip

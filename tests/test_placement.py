@@ -7,8 +7,8 @@ from transformers import DynamicCache
 
 from cvft.errors import ModelError
 from cvft.evaluate.placement import RESERVE_BYTES, WEIGHTS_SHARE, spreads_over_gpus
-from cvft.model.checkpoint import load_config, load_model
-from cvft.model.vision import VisionTower
+from cvft.families.cogvlm2_video.network.load import load_config, load_model
+from cvft.families.cogvlm2_video.network.vision import VisionTower
 from tests.tiny import TINY
 
 GIB = 1 << 30

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from cvft.errors import ModelError
-from cvft.model.checkpoint import load_model
-from cvft.model.quantization import COARSE_BYTES, bytes_per_value
+from cvft.families.cogvlm2_video.network.load import load_model
+from cvft.families.cogvlm2_video.network.quantization import COARSE_BYTES, bytes_per_value
 from tests.official_folder import small_config, write_official_folder
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip

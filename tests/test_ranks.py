@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from cvft.data.groups import RowShape, deal_steps
 from cvft.data.video.loader import ClipLoader, DecodeSettings
-from cvft.model.checkpoint import load_model
-from cvft.model.processor import CogVLM2VideoProcessor
-from cvft.model.tiny import tiny_checkpoint_path
+from cvft.families.cogvlm2_video.network.load import load_model
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.weights.folder import tiny_checkpoint_path
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip
 

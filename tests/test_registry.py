@@ -3,9 +3,8 @@
 import pytest
 
 from cvft.errors import ModelError
-from cvft.model.folder import resolve_model_folder
-from cvft.model.registry import PUBLISHED, TINY, describe_checkpoints, find_published
-from cvft.model.tiny import tiny_checkpoint_path
+from cvft.families.cogvlm2_video.checkpoints import PUBLISHED, TINY, describe_checkpoints, find_published
+from cvft.weights.folder import resolve_model_folder, tiny_checkpoint_path
 
 
 @pytest.mark.parametrize(

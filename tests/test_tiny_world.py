@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from cvft.model.positions import position_ids_from_types
-from cvft.model.tiny import tiny_checkpoint_path
-from cvft.model.tiny.batches import BLOCK_TOKENS, Packer, answer_topics, frame_targets, question_topic
-from cvft.model.tiny.questions import BASE_FAMILIES, FAMILIES, HELD_OUT_FAMILY, SECONDS_FAMILIES, ask, ask_some
-from cvft.model.tiny.tokenizer import build_tokenizer
-from cvft.model.tiny.world import (
+from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
+from cvft.tiny.batches import BLOCK_TOKENS, Packer, answer_topics, frame_targets, question_topic
+from cvft.tiny.questions import BASE_FAMILIES, FAMILIES, HELD_OUT_FAMILY, SECONDS_FAMILIES, ask, ask_some
+from cvft.tiny.tokenizer import build_tokenizer
+from cvft.tiny.world import (
     CLIP_FPS,
     COLOURS,
     MAX_SECONDS,
@@ -27,6 +26,7 @@ from cvft.model.tiny.world import (
     sample_scene,
     scene_cells,
 )
+from cvft.weights.folder import tiny_checkpoint_path
 
 SCENE = Scene(
     num_seconds=6,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cvft.model.tiny import tiny_checkpoint_path
+from cvft.weights.folder import tiny_checkpoint_path
 from tests.project import ROWS, cvft, cvft_ok, files_under, make_project, with_real_clips, write_jsonl
 from tests.real_clips import real_clip
 

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from cvft.model.processor import CogVLM2VideoProcessor
-from cvft.model.tiny import tiny_checkpoint_path
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.weights.folder import tiny_checkpoint_path
 
 TINY = tiny_checkpoint_path()
 

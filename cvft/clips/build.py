@@ -13,11 +13,11 @@ import torch
 
 from cvft.clips.source import TORCH_DTYPES, ClipRecord, DecodedClips
 from cvft.data.features.store import FeatureStore
-from cvft.data.files import hash_file
 from cvft.data.video.loader import DecodeSettings
 from cvft.errors import ClipError, Problem
-from cvft.model.checkpoint import load_tower
-from cvft.model.processor import CogVLM2VideoProcessor
+from cvft.families.cogvlm2_video.network.load import load_tower
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.files import hash_file
 
 
 def missing_clips(store: FeatureStore, records: Mapping[Path, ClipRecord]) -> list[Path]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from cvft.data.features.shard import Feature
 from cvft.data.features.store import FeatureStore
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, ClipLoader, DecodeSettings
-from cvft.model.processor import CogVLM2VideoProcessor
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """Dtypes by the names that safetensors gives them."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cvft.data.files import write_text_atomically
 from cvft.data.rows import Row
 from cvft.data.video.sample import Sampling
 from cvft.data.video.worker import ClipFacts, DecodeWorker
 from cvft.errors import ClipError, DataError, Problem
+from cvft.files import write_text_atomically
 
 _MAX_LINES_SHOWN = 5
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvft.data.files import write_text_atomically
 from cvft.data.row_columns import KNOWN_COLUMNS, ColumnReader, Misread
 from cvft.errors import DataError, Problem, quote
+from cvft.files import write_text_atomically
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 

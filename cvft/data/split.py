@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvft.data.files import hash_file
 from cvft.data.rows import Row
 from cvft.errors import DataError, Problem, quote
+from cvft.files import hash_file
 
 
 def split_by_clip(rows: Sequence[Row], *, val_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from cvft.data.groups import RowShape, most_rows_per_clip
 from cvft.data.packing import BatchLimits
-from cvft.engine.costs.architecture import Architecture, adapted_names, count_adapter_parameters
-from cvft.engine.costs.flops import Batch
-from cvft.engine.costs.memory import Memory, Training, peak_memory
 from cvft.errors import Problem, RecipeError, quote
-from cvft.model.layout import LABEL_CHUNK_ROWS
-from cvft.model.registry import find_published
+from cvft.families.cogvlm2_video.architecture import Architecture, adapted_names, count_adapter_parameters
+from cvft.families.cogvlm2_video.checkpoints import find_published
+from cvft.families.cogvlm2_video.flops import Batch
+from cvft.families.cogvlm2_video.layout import LABEL_CHUNK_ROWS
+from cvft.families.cogvlm2_video.memory import Memory, Training, peak_memory
 from cvft.recipe import Recipe
 
 MASKLESS_ATTENTION = ("flash_attention_2",)

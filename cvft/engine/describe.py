@@ -14,7 +14,7 @@ from cvft.engine.decide import RowFacts
 from cvft.engine.forecast import Forecast
 from cvft.engine.plan import Plan
 from cvft.engine.prepare import PreparedRows
-from cvft.model.hub import Source
+from cvft.weights.hub import Source
 
 PERCENTILES = (0, 50, 90, 99, 100)
 GIGA = 1e9

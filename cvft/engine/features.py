@@ -24,7 +24,7 @@ from cvft.engine.plan import Plan
 from cvft.engine.prepare import Prepared, find_model, inspect_model, make_feature_key, prepare
 from cvft.engine.ranks import decide_ranks
 from cvft.errors import Problem, RecipeError, quote
-from cvft.model.contract import Contract
+from cvft.families.contract import Contract
 from cvft.recipe import LoadedRecipe, Recipe
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvft.data.files import write_text_atomically
 from cvft.errors import CvftError, Problem, RunError, quote
+from cvft.files import write_text_atomically
 from cvft.recipe import LoadedRecipe, differing_settings, dump_recipe, load_recipe, weights_fingerprint
 
 PROGRESS_FILE = "progress.jsonl"

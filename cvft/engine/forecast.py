@@ -16,7 +16,16 @@ from cvft.data.check import ClipCheck, check_clips
 from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
-from cvft.engine.costs.flops import (
+from cvft.engine.costs.gpus import GPUS, Gpu, find_gpu
+from cvft.engine.decide import describe_training, peak_of
+from cvft.engine.launch import merge_environment
+from cvft.engine.machine import GpuFacts, check_packages, memory_per_rank, read_gpus
+from cvft.engine.plan import Plan, compile_plan
+from cvft.engine.prepare import PreparedRows, find_model, inspect_model, prepare_rows
+from cvft.engine.ranks import Ranks, decide_ranks
+from cvft.engine.workload import batches_of_epoch
+from cvft.errors import CvftError, Problem, did_you_mean, quote
+from cvft.families.cogvlm2_video.flops import (
     LANGUAGE_UTILISATION,
     TOWER_UTILISATION,
     Batch,
@@ -26,16 +35,7 @@ from cvft.engine.costs.flops import (
     feature_bytes,
     training_flops,
 )
-from cvft.engine.costs.gpus import GPUS, Gpu, find_gpu
-from cvft.engine.costs.memory import Memory
-from cvft.engine.decide import describe_training, peak_of
-from cvft.engine.launch import merge_environment
-from cvft.engine.machine import GpuFacts, check_packages, memory_per_rank, read_gpus
-from cvft.engine.plan import Plan, compile_plan
-from cvft.engine.prepare import PreparedRows, find_model, inspect_model, prepare_rows
-from cvft.engine.ranks import Ranks, decide_ranks
-from cvft.engine.workload import batches_of_epoch
-from cvft.errors import CvftError, Problem, did_you_mean, quote
+from cvft.families.cogvlm2_video.memory import Memory
 from cvft.recipe import Recipe
 
 MAX_CLIPS_READ = 300

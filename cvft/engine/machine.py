@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cvft.engine.costs.gpus import find_gpu
 from cvft.engine.ranks import Ranks
 from cvft.errors import Problem, RecipeError, quote
-from cvft.model.quantization import find_missing_package
+from cvft.families.cogvlm2_video.network.quantization import find_missing_package
 from cvft.recipe import Recipe
 
 USABLE_GPU_SHARE = 0.965

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cvft import __version__
-from cvft.data.files import hash_file, write_text_atomically
 from cvft.engine.folder import RunFolder
 from cvft.engine.plan import Plan
 from cvft.engine.prepare import Prepared, find_model
+from cvft.files import hash_file, write_text_atomically
 from cvft.recipe import LoadedRecipe
 
 PACKAGES = ("torch", "transformers", "peft", "ms-swift", "accelerate", "deepspeed", "datasets", "av", "decord", "numpy")

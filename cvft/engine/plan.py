@@ -32,9 +32,9 @@ from cvft.engine.decide import (
 )
 from cvft.engine.deepspeed_config import read_deepspeed_config
 from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
-from cvft.engine.targets import target_regex
 from cvft.engine.workload import batches_of_epoch
 from cvft.errors import Problem, RecipeError
+from cvft.families.cogvlm2_video.targets import target_regex
 from cvft.recipe import Recipe
 
 TRAIN_DATASET = "cvft_train"

@@ -14,29 +14,29 @@ from pathlib import Path
 
 from cvft.data.check import ClipCheck, Quarantined, check_clips
 from cvft.data.features.key import FeatureKey
-from cvft.data.files import hash_file, write_text_atomically
 from cvft.data.groups import RowShape
 from cvft.data.rows import Row, extra_columns, read_rows, write_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.worker import ClipFacts
-from cvft.engine.costs.architecture import Architecture
 from cvft.engine.decide import Feeding, ModelFacts, RowFacts, decide_feeding
 from cvft.engine.folder import RunFolder
 from cvft.errors import DataError, ModelError, Problem, quote
-from cvft.model.contract import CONTRACT_FILE, Contract
-from cvft.model.folder import (
+from cvft.families.cogvlm2_video.architecture import Architecture
+from cvft.families.cogvlm2_video.layout import IGNORED_LABEL, TEMPLATES, SpecialTokens, build_layout
+from cvft.families.cogvlm2_video.network.quantization import find_unfit_width
+from cvft.families.cogvlm2_video.tokenizer import TOKENIZER_FILE, load_encoder
+from cvft.families.contract import CONTRACT_FILE, Contract
+from cvft.files import hash_file, write_text_atomically
+from cvft.recipe import Recipe
+from cvft.weights.folder import (
     OFFICIAL_ARCHITECTURE,
     read_config_json,
     tower_fingerprint,
     weights_fingerprint,
 )
-from cvft.model.hub import Source, locate_model
-from cvft.model.layout import IGNORED_LABEL, TEMPLATES, SpecialTokens, build_layout
-from cvft.model.quantization import find_unfit_width
-from cvft.model.shards import read_shards
-from cvft.model.tokenizer import TOKENIZER_FILE, load_encoder
-from cvft.recipe import Recipe
+from cvft.weights.hub import Source, locate_model
+from cvft.weights.shards import read_shards
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from cvft.data.groups import RowShape, deal_steps
 from cvft.data.packing import BatchLimits, MicroBatch, pack, padding_for
-from cvft.model.groups import group_rows
-from cvft.model.layout import IGNORED_LABEL
+from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
+from cvft.families.cogvlm2_video.network.grouping import group_rows
 
 
 class GlobalBatchSampler:

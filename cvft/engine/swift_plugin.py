@@ -33,10 +33,10 @@ from cvft.engine.folder import PROGRESS_FILE, RunFolder
 from cvft.engine.plan import TRAIN_DATASET, VAL_DATASET, Plan
 from cvft.engine.stop import StopSignals
 from cvft.engine.trainer import CvftTrainer
-from cvft.model.checkpoint import load_config, load_model
-from cvft.model.folder import ARCHITECTURE
-from cvft.model.processor import CogVLM2VideoProcessor
-from cvft.model.tokenizer import load_tokenizer
+from cvft.families.cogvlm2_video.network.load import load_config, load_model
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.families.cogvlm2_video.tokenizer import load_tokenizer
+from cvft.weights.folder import ARCHITECTURE
 
 NAME = "cvft_cogvlm2_video"
 """Model type, template and architecture under which everything is registered."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cvft.data.features.store import FeatureStore
-from cvft.data.files import hash_file, write_text_atomically
 from cvft.engine.checkpoints import (
     check_can_continue,
     disk_full_error,
@@ -38,9 +37,10 @@ from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command,
 from cvft.engine.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.engine.stop import STOP_FILE
 from cvft.errors import Problem, RunError, StoppedError
-from cvft.model.contract import CONTRACT_FILE
-from cvft.model.folder import make_clean_view
+from cvft.families.contract import CONTRACT_FILE
+from cvft.files import hash_file, write_text_atomically
 from cvft.recipe import LoadedRecipe
+from cvft.weights.folder import make_clean_view
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 

@@ -33,7 +33,7 @@ from cvft.engine.decide import RowFacts
 from cvft.engine.plan import Plan
 from cvft.engine.sampler import GlobalBatchSampler, GroupedRows
 from cvft.engine.stop import STOP_FILE, StopSignals, forget_stop_signals
-from cvft.model.layout import IGNORED_LABEL
+from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
 
 
 def is_first_rank() -> bool:

@@ -18,13 +18,13 @@ from cvft.clips.source import ClipSource, DecodedClips
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.evaluate.placement import spreads_over_gpus
-from cvft.model.checkpoint import DTYPES, load_model
-from cvft.model.contract import Contract
-from cvft.model.folder import TOWER_NAMES, read_config_json
-from cvft.model.generation import generate_answers
-from cvft.model.processor import CogVLM2VideoProcessor
-from cvft.model.quantization import bytes_per_value
-from cvft.model.shards import read_shards
+from cvft.families.cogvlm2_video.network.generation import generate_answers
+from cvft.families.cogvlm2_video.network.load import DTYPES, load_model
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.families.cogvlm2_video.network.quantization import bytes_per_value
+from cvft.families.contract import Contract
+from cvft.weights.folder import TOWER_NAMES, read_config_json
+from cvft.weights.shards import read_shards
 
 
 class Answerer:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from cvft.data.files import write_text_atomically
 from cvft.data.rows import Row, read_rows
 from cvft.errors import ContractError, Problem, quote
-from cvft.model.contract import read_contract
-from cvft.model.folder import weights_fingerprint
-from cvft.model.hub import locate_model
+from cvft.families.contract import read_contract
+from cvft.files import write_text_atomically
 from cvft.recipe import Recipe, load_recipe
+from cvft.weights.folder import weights_fingerprint
+from cvft.weights.hub import locate_model
 
 if TYPE_CHECKING:
     from cvft.evaluate.answer import Answerer

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.model.shards import name_some
+from cvft.weights.shards import name_some
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."

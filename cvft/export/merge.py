@@ -22,10 +22,10 @@ from torch import Tensor
 from cvft.errors import Problem, RunError
 from cvft.export import CHECKSUM_FILE, VERIFICATION_FILE
 from cvft.export.adapter import Adapter
-from cvft.model.checkpoint import DTYPES
-from cvft.model.contract import CONTRACT_FILE, Contract, check_contract, read_contract
-from cvft.model.folder import ARCHITECTURE, CODE_SUFFIXES, MODEL_TYPE, read_config_json
-from cvft.model.shards import INDEX_FILE, ITEM_BYTES, Entry, Shard, make_header, read_shards
+from cvft.families.cogvlm2_video.network.load import DTYPES
+from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
+from cvft.weights.folder import ARCHITECTURE, CODE_SUFFIXES, MODEL_TYPE, read_config_json
+from cvft.weights.shards import INDEX_FILE, ITEM_BYTES, Entry, Shard, make_header, read_shards
 
 NOT_COPIED = ("config.json", "args.json", "training_record.json", INDEX_FILE, CHECKSUM_FILE, VERIFICATION_FILE)
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")

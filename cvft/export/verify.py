@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from cvft.errors import Problem, VerifyError, quote
-from cvft.model.generation import generate_answers
-from cvft.model.layout import IGNORED_LABEL
-from cvft.model.processor import CogVLM2VideoProcessor
+from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
+from cvft.families.cogvlm2_video.network.generation import generate_answers
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 
 MAX_FP32_LOGIT_ERROR = 1e-4
 """Largest difference of any answer logit of fp32 weights, scored in fp64: what is left then is the rounding of the merged

@@ -17,8 +17,8 @@ from pathlib import Path
 import av
 import numpy as np
 
-from cvft.model.tiny.questions import HELD_OUT_FAMILY, SECONDS_FAMILIES, ask
-from cvft.model.tiny.world import CLIP_FPS, MAX_SECONDS, Scene, render_clip, sample_scene
+from cvft.tiny.questions import HELD_OUT_FAMILY, SECONDS_FAMILIES, ask
+from cvft.tiny.world import CLIP_FPS, MAX_SECONDS, Scene, render_clip, sample_scene
 
 SEED = 20240829
 NUM_CLIPS = {"train": 64, "val": 32}

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cvft.data.features.shard import DamagedShardError, Entry, read_entries
-from cvft.data.files import write_text_atomically
+from cvft.files import write_text_atomically
 
 INDEX_FILE = "index.json"
 

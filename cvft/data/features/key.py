@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cvft.data.features.shard import ITEM_BYTES
-from cvft.data.files import write_text_atomically
 from cvft.errors import FeatureError, Problem, did_you_mean, quote
+from cvft.files import write_text_atomically
 
 KEY_FILE = "key.json"
 

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cvft.data.files import hash_file
 from cvft.data.video.decode import Frames, clip_error, decode_clip
 from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, write_all
 from cvft.data.video.sample import Sampling
 from cvft.errors import ClipError
+from cvft.files import hash_file
 
 _ALARM_SLACK_S = 10.0
 """The parent stops a decode in time; only when it cannot, because it is gone, the alarm ends this process."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.model.folder import TINY, resolve_model_folder
-from cvft.model.registry import download_commands
-from cvft.model.shards import INDEX_FILE
+from cvft.families.cogvlm2_video.checkpoints import download_commands
+from cvft.weights.folder import TINY, resolve_model_folder
+from cvft.weights.shards import INDEX_FILE
 
 HUGGING_FACE = "huggingface"
 MODELSCOPE = "modelscope"

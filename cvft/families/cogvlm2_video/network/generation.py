@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from cvft.model.groups import split_row
+from cvft.families.cogvlm2_video.network.grouping import split_row
 
 if TYPE_CHECKING:
-    from cvft.model.modeling import CogVLM2VideoForCausalLM
-    from cvft.model.processor import CogVLM2VideoProcessor
+    from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+    from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 
 
 def generate_answers(

@@ -11,13 +11,13 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from cvft.errors import ModelError, Problem
-from cvft.model.configuration import CogVLM2VideoConfig
-from cvft.model.folder import ARCHITECTURE, TOWER_PREFIX, read_config_json
-from cvft.model.shards import read_shards
+from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
+from cvft.weights.folder import ARCHITECTURE, TOWER_PREFIX, read_config_json
+from cvft.weights.shards import read_shards
 
 if TYPE_CHECKING:
-    from cvft.model.modeling import CogVLM2VideoForCausalLM
-    from cvft.model.vision import VisionTower
+    from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+    from cvft.families.cogvlm2_video.network.vision import VisionTower
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """Precisions by their names in recipes."""
@@ -81,9 +81,9 @@ def load_model(
     Raises:
         ModelError: when weight files are missing or damaged, do not hold exactly the model's tensors, or cannot be quantised.
     """
-    from cvft.model.host_embedding import HostEmbedding
-    from cvft.model.layers import RotaryEmbedding
-    from cvft.model.modeling import CogVLM2VideoForCausalLM
+    from cvft.families.cogvlm2_video.network.cpu_embedding import HostEmbedding
+    from cvft.families.cogvlm2_video.network.layers import RotaryEmbedding
+    from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 
     folder = Path(folder)
     config = load_config(folder)
@@ -92,7 +92,7 @@ def load_model(
     read_shards(folder, read_config_json(folder))
     coarse = None
     if quantize != "none":
-        from cvft.model.quantization import quantization_config
+        from cvft.families.cogvlm2_video.network.quantization import quantization_config
 
         device_map = device_map or "cpu"
         widths = (config.hidden_size, config.intermediate_size)
@@ -136,7 +136,7 @@ def load_tower(folder: str | Path, *, dtype: torch.dtype, device: str = "cpu") -
     """
     from safetensors import safe_open
 
-    from cvft.model.vision import VisionTower
+    from cvft.families.cogvlm2_video.network.vision import VisionTower
 
     folder = Path(folder)
     with torch.device("meta"):

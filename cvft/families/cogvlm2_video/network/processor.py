@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvft.model.checkpoint import load_config
-from cvft.model.configuration import CogVLM2VideoConfig
-from cvft.model.groups import CLIP_KEYS, PADDING_SEGMENT
-from cvft.model.layout import IGNORED_LABEL, TEMPLATES, Layout, SpecialTokens, build_layout
-from cvft.model.positions import position_ids_from_types
-from cvft.model.preprocess import preprocess_frames
-from cvft.model.tokenizer import load_tokenizer
+from cvft.families.cogvlm2_video.layout import IGNORED_LABEL, TEMPLATES, Layout, SpecialTokens, build_layout
+from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
+from cvft.families.cogvlm2_video.network.grouping import CLIP_KEYS, PADDING_SEGMENT
+from cvft.families.cogvlm2_video.network.load import load_config
+from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
+from cvft.families.cogvlm2_video.network.preprocess import preprocess_frames
+from cvft.families.cogvlm2_video.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
-from cvft.engine.targets import LANGUAGE_MODULES, QKV
+from cvft.families.cogvlm2_video.targets import LANGUAGE_MODULES, QKV
 
 POOLED_SIDE = 2
 """Patches that the pooling convolution joins along each side. Source: the published `visual.py`, a 2x2 convolution."""
@@ -156,7 +156,7 @@ class Architecture:
         """Takes the sizes out of a config.json; what it does not state has the published value.
 
         Args:
-            values: Keys and values as `cvft.model.folder.read_config_json` returns them.
+            values: Keys and values as `cvft.weights.folder.read_config_json` returns them.
 
         Returns:
             The sizes.

@@ -17,8 +17,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from cvft.model.tiny.questions import FAMILIES, ask
-from cvft.model.tiny.world import MAX_SECONDS, sample_scene
+from cvft.tiny.questions import FAMILIES, ask
+from cvft.tiny.world import MAX_SECONDS, sample_scene
 
 VOCAB_SIZE = 768
 BOS_TOKEN = "<|begin_of_text|>"

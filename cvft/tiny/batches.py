@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from cvft.model.positions import position_ids_from_types
-from cvft.model.tiny.questions import BASE_FAMILIES, ask_some
-from cvft.model.tiny.world import COLOURS, MAX_SECONDS, SHAPES, Scene
+from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
+from cvft.tiny.questions import BASE_FAMILIES, ask_some
+from cvft.tiny.world import COLOURS, MAX_SECONDS, SHAPES, Scene
 
 BLOCK_TOKENS = 21
 """Tokens kept for one question with its answer; the longest takes all."""

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvft.model.layers import DecoderLayer
-from cvft.model.modeling import CogVLM2VideoForCausalLM
-from cvft.model.tiny.batches import TOPIC_SIZES, PackedBatch, Packer, frame_targets
-from cvft.model.tiny.questions import BASE_FAMILIES
-from cvft.model.tiny.schedule import Settings, TwoOptimizers, rate_factor
-from cvft.model.tiny.world import MAX_SECONDS, NUM_KINDS, Scene, SpriteBank, sample_scene, scene_cells
+from cvft.families.cogvlm2_video.network.layers import DecoderLayer
+from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.tiny.batches import TOPIC_SIZES, PackedBatch, Packer, frame_targets
+from cvft.tiny.questions import BASE_FAMILIES
+from cvft.tiny.schedule import Settings, TwoOptimizers, rate_factor
+from cvft.tiny.world import MAX_SECONDS, NUM_KINDS, Scene, SpriteBank, sample_scene, scene_cells
 
 FAMILY_WEIGHTS: dict[str, float] = {
     "colour": 0.4,

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from cvft.model.configuration import CogVLM2VideoConfig, CogVLM2VideoVisionConfig
+from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig, CogVLM2VideoVisionConfig
 
 
 class PatchEmbedding(nn.Module):

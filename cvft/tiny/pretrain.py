@@ -1,4 +1,4 @@
-"""Pre-trains the tiny CogVLM2-Video that ships with cvft: `python -m cvft.model.tiny.pretrain --help`.
+"""Pre-trains the tiny CogVLM2-Video that ships with cvft: `python -m cvft.tiny.pretrain --help`.
 
 First the tower alone (`train_tower`), then the language model behind it (`train_language`). The run resumes from its work
 folder and writes a loadable checkpoint folder at every report.
@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from cvft.model.configuration import CogVLM2VideoConfig
-from cvft.model.modeling import CogVLM2VideoForCausalLM
-from cvft.model.tiny.batches import Packer
-from cvft.model.tiny.checkpoint_files import TINY_CONFIG, write_checkpoint
-from cvft.model.tiny.schedule import Settings
-from cvft.model.tiny.tokenizer import build_tokenizer
-from cvft.model.tiny.train_language import LanguageStage, exact_match
-from cvft.model.tiny.train_tower import train_tower
+from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
+from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.tiny.batches import Packer
+from cvft.tiny.checkpoint_files import TINY_CONFIG, write_checkpoint
+from cvft.tiny.schedule import Settings
+from cvft.tiny.tokenizer import build_tokenizer
+from cvft.tiny.train_language import LanguageStage, exact_match
+from cvft.tiny.train_tower import train_tower
 
 
 def _save_whole(value: Any, path: Path) -> None:

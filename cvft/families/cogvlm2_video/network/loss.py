@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cvft.model.layers import at_least_fp32
-from cvft.model.layout import IGNORED_LABEL, LABEL_CHUNK_ROWS
+from cvft.families.cogvlm2_video.layout import IGNORED_LABEL, LABEL_CHUNK_ROWS
+from cvft.families.cogvlm2_video.network.layers import at_least_fp32
 
 
 class LabelLoss(NamedTuple):

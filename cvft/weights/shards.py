@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.model.tensors import published_shapes
+from cvft.families.cogvlm2_video.tensors import published_shapes
 
 INDEX_FILE = "model.safetensors.index.json"
 """Says which tensor lies in which file. Source: the published folders."""

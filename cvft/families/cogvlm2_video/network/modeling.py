@@ -19,14 +19,14 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from cvft._autoload import register_with_transformers
-from cvft.model.configuration import CogVLM2VideoConfig
-from cvft.model.folder import TOWER_PARTS
-from cvft.model.groups import group_attention_mask
-from cvft.model.layers import DecoderLayer, RMSNorm, RotaryEmbedding, compute_inv_freq
-from cvft.model.layout import IGNORED_LABEL
-from cvft.model.loss import label_loss
-from cvft.model.positions import VISION_TYPE, position_ids_from_types
-from cvft.model.vision import VisionTower
+from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
+from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
+from cvft.families.cogvlm2_video.network.grouping import group_attention_mask
+from cvft.families.cogvlm2_video.network.layers import DecoderLayer, RMSNorm, RotaryEmbedding, compute_inv_freq
+from cvft.families.cogvlm2_video.network.loss import label_loss
+from cvft.families.cogvlm2_video.network.positions import VISION_TYPE, position_ids_from_types
+from cvft.families.cogvlm2_video.network.vision import VisionTower
+from cvft.weights.folder import TOWER_PARTS
 
 
 class CogVLM2VideoPreTrainedModel(PreTrainedModel):

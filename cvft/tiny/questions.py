@@ -15,7 +15,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from cvft.model.tiny.world import COLOURS, SHAPES, Scene
+from cvft.tiny.world import COLOURS, SHAPES, Scene
 
 QuestionAnswer = tuple[str, str]
 

@@ -17,7 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from cvft.model.configuration import ROPE_THETA, CogVLM2VideoConfig
+from cvft.families.cogvlm2_video.network.configuration import ROPE_THETA, CogVLM2VideoConfig
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:

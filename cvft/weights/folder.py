@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.model.registry import download_commands, find_published
-from cvft.model.shards import read_shard, weight_files
-from cvft.model.tiny import tiny_checkpoint_path
+from cvft.families.cogvlm2_video.checkpoints import download_commands, find_published
+from cvft.weights.shards import read_shard, weight_files
 
 TINY = "tiny"
 """What a recipe writes for the model that ships in the package."""
@@ -38,6 +37,11 @@ TOWER_PARTS = ("patch_embedding", "transformer", "conv")
 """Modules under `TOWER_PREFIX` that frames pass through before the projector."""
 
 TOWER_NAMES = tuple(f"{TOWER_PREFIX}{part}." for part in TOWER_PARTS)
+
+
+def tiny_checkpoint_path() -> Path:
+    """Returns the folder of the shipped checkpoint: published file names, 6 MB, loads offline."""
+    return Path(__file__).parent / "tiny"
 
 
 def resolve_model_folder(path: str) -> Path:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cvft.model.layout import IGNORED_LABEL
+from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
 
 PREFIX_SEGMENT = 0
 """Segment of BOS and clip, which every question of the group sees."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cvft.engine.costs.activations import (
+from cvft.families.cogvlm2_video.activations import (
     Precision,
     backward_bytes,
     language_layer_bytes,
@@ -20,9 +20,9 @@ from cvft.engine.costs.activations import (
     tower_working_bytes,
     wide_norm_bytes,
 )
-from cvft.engine.costs.architecture import AdapterParameters, Architecture
-from cvft.engine.costs.flops import Batch
-from cvft.model.quantization import COARSE_BYTES
+from cvft.families.cogvlm2_video.architecture import AdapterParameters, Architecture
+from cvft.families.cogvlm2_video.flops import Batch
+from cvft.families.cogvlm2_video.network.quantization import COARSE_BYTES
 
 CONTEXT_BYTES = 700_000_000
 """What CUDA, cuBLAS and their kernels take on the device before any tensor. An assumption: it depends on driver and GPU.

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cvft.engine.costs.architecture import Architecture, Linear
-from cvft.engine.targets import QKV
+from cvft.families.cogvlm2_video.architecture import Architecture, Linear
+from cvft.families.cogvlm2_video.targets import QKV
 
 FP32_BYTES = 4
 MASK_BYTES = 1

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cvft.model.modeling import CogVLM2VideoForCausalLM
-from cvft.model.tiny.schedule import Settings, TwoOptimizers, rate_factor
-from cvft.model.tiny.world import NUM_CELLS, NUM_KINDS, SpriteBank
+from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.tiny.schedule import Settings, TwoOptimizers, rate_factor
+from cvft.tiny.world import NUM_CELLS, NUM_KINDS, SpriteBank
 
 
 def random_cells(rng: np.random.Generator, *, num_frames: int) -> np.ndarray:

@@ -9,8 +9,8 @@ from typing import Any
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
-from cvft.model.modeling import CogVLM2VideoForCausalLM
-from cvft.model.tiny.tokenizer import VOCAB_SIZE, save_tokenizer
+from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.tiny.tokenizer import VOCAB_SIZE, save_tokenizer
 
 BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
 

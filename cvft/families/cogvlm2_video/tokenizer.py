@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.model.folder import read_config_json
+from cvft.weights.folder import read_config_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
