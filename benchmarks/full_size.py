@@ -22,8 +22,8 @@ from job import ROOT, write_result
 sys.path.insert(0, str(ROOT))
 
 from cvft.export.adapter import Adapter
-from cvft.export.layers import compare_tensors
 from cvft.export.merge import merge_adapter, read_tensor
+from cvft.export.tensors import compare_tensors
 from cvft.weights.folder import read_config_json
 from cvft.weights.shards import Entry, Shard, read_shards
 from tests.official_folder import write_official_folder

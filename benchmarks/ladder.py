@@ -27,15 +27,15 @@ from job import write_result
 from workload import make_rows
 
 from cvft.data.rows import read_rows
-from cvft.engine.costs.gpus import find_gpu
-from cvft.engine.decide import describe_training, peak_of
-from cvft.engine.folder import RunFolder
-from cvft.engine.plan import Plan, compile_plan
-from cvft.engine.prepare import make_feature_key, prepare, write_row_files
-from cvft.engine.workload import batches_of_epoch
 from cvft.families.cogvlm2_video.flops import LANGUAGE_UTILISATION, STOCK_UTILISATION, estimated_seconds, training_flops
 from cvft.files import write_text_atomically
+from cvft.plan.batching import describe_training, peak_of
+from cvft.plan.gpus import find_gpu
+from cvft.plan.passes import batches_of_epoch
+from cvft.plan.plan import Plan, compile_plan
+from cvft.plan.prepare import make_feature_key, prepare, write_row_files
 from cvft.recipe import Recipe, recipe_from_dict
+from cvft.runs import RunFolder
 from cvft.weights.folder import make_clean_view
 
 SMALL_CARD_GIB = 22.5

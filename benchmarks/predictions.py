@@ -15,7 +15,6 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from cvft.data.groups import RowShape
-from cvft.engine.workload import count_batch
 from cvft.families.cogvlm2_video.architecture import Architecture, adapted_names, count_adapter_parameters
 from cvft.families.cogvlm2_video.flops import training_flops
 from cvft.families.cogvlm2_video.memory import Training, saved_bytes
@@ -23,6 +22,7 @@ from cvft.families.cogvlm2_video.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.targets import target_regex
+from cvft.plan.passes import count_batch
 from cvft.weights.folder import read_config_json, tiny_checkpoint_path
 
 TINY = tiny_checkpoint_path()

@@ -16,8 +16,8 @@ from workload import make_rows
 
 sys.path.insert(0, str(ROOT))
 
-from cvft.engine.costs.gpus import find_gpu
-from cvft.engine.forecast import Forecast, forecast
+from cvft.plan.forecast import Forecast, forecast
+from cvft.plan.gpus import find_gpu
 from cvft.recipe import load_recipe
 from tests.official_folder import write_official_folder
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from cvft.cli import main
+from cvft.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

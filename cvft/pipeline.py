@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
+from cvft.clips.provide import find_features
 from cvft.data.rows import Row, read_rows
-from cvft.engine.decide import decide_feeding
-from cvft.engine.features import find_features
-from cvft.engine.folder import RunFolder, claim_run_folder
-from cvft.engine.machine import count_gpus
-from cvft.engine.prepare import find_model, inspect_model, make_contract
-from cvft.engine.ranks import decide_ranks
-from cvft.engine.train import train
 from cvft.errors import Problem, RunError
 from cvft.evaluate.metrics import compute_metrics, is_exact_match
 from cvft.export import VERIFICATION_FILE
 from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
 from cvft.files import write_text_atomically
+from cvft.plan.batching import decide_feeding
+from cvft.plan.machine import count_gpus
+from cvft.plan.prepare import find_model, inspect_model, make_contract
+from cvft.plan.ranks import decide_ranks
 from cvft.recipe import LoadedRecipe, Recipe
+from cvft.runs import RunFolder, claim_run_folder
+from cvft.train.run import train
 from cvft.weights.shards import weight_files
 
 if TYPE_CHECKING:
-    from cvft.evaluate.answer import Answerer
+    from cvft.predict.predictor import Answerer
 
 Which = Literal["base", "adapter", "merged"]
 
@@ -86,8 +86,8 @@ def export_run(loaded: LoadedRecipe) -> str:
         RunError: when there is no adapter yet.
         VerifyError: when the merged model does not answer like the adapter; nothing is left under the final name.
     """
-    from cvft.export.layers import compare_tensors
     from cvft.export.merge import merge_adapter
+    from cvft.export.tensors import compare_tensors
 
     recipe, folder = loaded.recipe, _trained(loaded)
     dtype = _merged_dtype(recipe)
@@ -266,7 +266,7 @@ def _load(
     """
     import torch
 
-    from cvft.evaluate.answer import load_answerer
+    from cvft.predict.predictor import load_answerer
 
     base, wanted = _base_and_contract(recipe)
     stored = read_contract(folder.adapter)

@@ -14,11 +14,11 @@ from swift.model.register import ModelLoader
 from swift.template import Template
 
 from cvft.data.groups import RowShape
-from cvft.engine.decide import ModelFacts, RowFacts
-from cvft.engine.plan import compile_plan
-from cvft.engine.prepare import inspect_model
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.targets import target_regex
+from cvft.plan.batching import ModelFacts, RowFacts
+from cvft.plan.plan import compile_plan
+from cvft.plan.prepare import inspect_model
 from cvft.recipe import recipe_from_dict
 from tests.test_engine_plan import feature_key
 from tests.tiny import TINY

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cvft.engine.checkpoints import (
+from cvft.errors import RunError
+from cvft.train.checkpoints import (
     ASIDE,
     CheckpointMark,
     check_can_continue,
@@ -19,7 +20,6 @@ from cvft.engine.checkpoints import (
     read_mark,
     remove_leftovers,
 )
-from cvft.errors import RunError
 from tests.test_engine_plan import plan_of
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cvft import __version__
-from cvft.cli import build_parser, main
+from cvft.cli.main import build_parser, main
 
 BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
 COMMANDS = ("run", "plan", "train", "features", "export", "eval", "infer", "models", "schema")
@@ -47,8 +47,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
     modules: dict[str, dict[str, object]] = {
         "cvft.pipeline": {"run_all": "done", "export_run": None, "evaluate_run": {"größe": 0.5}},
-        "cvft.engine.train": {"train": types.SimpleNamespace(adapter=Path("runs/mine/adapter"))},
-        "cvft.evaluate.infer": {"infer_one": "a réd ball", "infer_file": None},
+        "cvft.train.run": {"train": types.SimpleNamespace(adapter=Path("runs/mine/adapter"))},
+        "cvft.predict.infer": {"infer_one": "a réd ball", "infer_file": None},
     }
     for module, functions in modules.items():
         fake = types.ModuleType(module)
@@ -60,7 +60,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 def test_help_is_quick_and_needs_only_the_standard_library() -> None:
     code = (
-        "import sys; from cvft.cli import build_parser; text = build_parser().format_help(); "
+        "import sys; from cvft.cli.main import build_parser; text = build_parser().format_help(); "
         f"print(sorted(set({HEAVY!r}) & set(sys.modules)))"
     )
     seconds = []
@@ -232,7 +232,7 @@ def test_an_interrupt(recipe: Path, calls: Calls, capsys: pytest.CaptureFixture[
     def interrupt(loaded: object) -> None:
         raise KeyboardInterrupt
 
-    sys.modules["cvft.engine.train"].train = interrupt  # type: ignore[attr-defined]
+    sys.modules["cvft.train.run"].train = interrupt  # type: ignore[attr-defined]
     assert main(["train", str(recipe)]) == 130
     assert capsys.readouterr() == ("", "interrupted\n")
 
@@ -241,7 +241,7 @@ def test_an_error_of_ours_keeps_its_traceback(recipe: Path, calls: Calls) -> Non
     def fail(loaded: object) -> None:
         raise ZeroDivisionError("ours")
 
-    sys.modules["cvft.engine.train"].train = fail  # type: ignore[attr-defined]
+    sys.modules["cvft.train.run"].train = fail  # type: ignore[attr-defined]
     with pytest.raises(ZeroDivisionError, match="ours"):
         main(["train", str(recipe)])
 

@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from cvft.clips.build import build_features, missing_clips
+from cvft.clips.provide import share_of
 from cvft.clips.source import CachedClips, ClipRecord, DecodedClips
 from cvft.data.features.key import FeatureKey
 from cvft.data.features.store import FeatureStore
 from cvft.data.video.loader import DecodeSettings
-from cvft.engine.decide import decide_feeding
-from cvft.engine.features import share_of
-from cvft.engine.prepare import inspect_model, make_contract, make_feature_key
 from cvft.errors import ClipError, FeatureError, ModelError
 from cvft.families.cogvlm2_video.network.load import load_model, load_tower
 from cvft.files import hash_file
+from cvft.plan.batching import decide_feeding
+from cvft.plan.prepare import inspect_model, make_contract, make_feature_key
 from cvft.recipe import load_recipe
 from cvft.weights.folder import tower_fingerprint
 from tests.project import cvft, cvft_ok, make_project

@@ -15,7 +15,7 @@ import pytest
 from cvft.data.video import decode, pyav
 from cvft.data.video.decode import decode_clip
 from cvft.data.video.sample import Sampling, choose_frames, coverage, time_indices
-from cvft.data.video.whole import count_missing_bytes
+from cvft.data.video.truncation import count_missing_bytes
 from cvft.errors import ClipError, DataError
 from tests.fixtures_video import (
     cut_without_decoding,

@@ -19,8 +19,8 @@ from cvft.data.rows import read_rows
 from cvft.data.video import worker as worker_module
 from cvft.data.video.decode import decode_clip
 from cvft.data.video.pipe import limit_time
+from cvft.data.video.process import DecodeWorker
 from cvft.data.video.sample import Sampling
-from cvft.data.video.worker import DecodeWorker
 from cvft.errors import ClipError, DataError, RunError
 from cvft.files import hash_file
 from tests.fixtures_video import make_clip, rotate_header
@@ -203,7 +203,7 @@ def test_time_grows_with_the_length_that_a_container_promises():
 def start_noisy(monkeypatch, body):
     """Makes workers start a child whose `decode_clip` runs `body` first."""
     code = (
-        "import os, signal, sys, time\nimport cvft.data.video.child as child\nreal = child.decode_clip\n"
+        "import os, signal, sys, time\nimport cvft.data.video.worker_main as child\nreal = child.decode_clip\n"
         f"def decode(*args, **options):\n    {body}\n    return real(*args, **options)\n"
         "child.decode_clip = decode\nchild._ALARM_SLACK_S = 0.5\nchild.main()"
     )
@@ -267,7 +267,7 @@ def test_process_starts_when_needed_and_ends_with_the_context(clip_file):
 
 def test_process_ends_when_its_parent_is_killed(clip_file):
     code = (
-        "import os, signal, sys\nfrom cvft.data.video.worker import DecodeWorker\n"
+        "import os, signal, sys\nfrom cvft.data.video.process import DecodeWorker\n"
         "from cvft.data.video.sample import Sampling\nworker = DecodeWorker()\n"
         "worker.decode(sys.argv[1], sampling=Sampling())\nprint(worker.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from cvft.data.rows import read_rows
-from cvft.evaluate.answer import load_answerer
 from cvft.families.contract import read_contract
+from cvft.predict.predictor import load_answerer
 from cvft.tiny.questions import HELD_OUT_FAMILY
 from cvft.weights.folder import tiny_checkpoint_path
 from tests.demo_golden import assert_like_golden

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from cvft.engine.costs.gpus import GPUS, find_gpu
 from cvft.families.cogvlm2_video.architecture import (
     AdapterParameters,
     Architecture,
@@ -29,6 +28,7 @@ from cvft.families.cogvlm2_video.flops import (
 )
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.targets import target_regex
+from cvft.plan.gpus import GPUS, find_gpu
 from cvft.weights.folder import read_config_json
 from tests.tiny import TINY, tiny_processor
 

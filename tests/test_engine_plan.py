@@ -7,14 +7,14 @@ import pytest
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.groups import RowShape
-from cvft.engine.decide import ModelFacts, RowFacts, decide_feeding
-from cvft.engine.launch import merge_environment
-from cvft.engine.machine import GpuFacts, visible_gpus
-from cvft.engine.plan import Plan, compile_plan
 from cvft.errors import RecipeError, RunError
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.targets import target_regex
+from cvft.plan.batching import ModelFacts, RowFacts, decide_feeding
+from cvft.plan.machine import GpuFacts, visible_gpus
+from cvft.plan.plan import Plan, compile_plan
 from cvft.recipe import recipe_from_dict
+from cvft.train.launch import merge_environment
 
 MODEL = ModelFacts(
     Path("model"),
@@ -111,7 +111,7 @@ def test_other_folders_are_believed():
 
 
 def test_the_worker_is_one_process_or_torchrun():
-    assert plan_of().command[:3] == (sys.executable, "-m", "cvft.engine.worker")
+    assert plan_of().command[:3] == (sys.executable, "-m", "cvft.train.worker")
     command = plan_of(
         num_gpus_present=4,
         parallel={"strategy": "zero2", "num_gpus": 4},

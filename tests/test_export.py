@@ -101,7 +101,7 @@ def test_a_damaged_merge_is_refused_and_leaves_nothing(run, tmp_path):
         "    weights['model.layers.2.mlp.language_mlp.up_proj.weight'][7] *= 1.5\n"
         "    save_file(weights, output / 'model.safetensors', metadata={'format': 'pt'})\n"
         "merge.merge_adapter = damaged\n"
-        "from cvft.cli import main\n"
+        "from cvft.cli.main import main\n"
         "sys.exit(main(['export', sys.argv[1]]))\n"
     )
     result = subprocess.run([sys.executable, "-c", code, str(copy)], capture_output=True, text=True, check=False)

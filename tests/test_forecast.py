@@ -12,10 +12,10 @@ import pytest
 from cvft.clips.source import DecodedClips
 from cvft.data.rows import read_rows
 from cvft.data.video.loader import DecodeSettings
-from cvft.engine.forecast import forecast
-from cvft.evaluate.answer import Answerer
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
+from cvft.plan.forecast import forecast
+from cvft.predict.predictor import Answerer
 from cvft.recipe import load_recipe
 from tests.project import cvft, cvft_ok
 from tests.tiny import TINY, tiny_processor
@@ -62,7 +62,7 @@ def test_token_counts_are_those_of_the_real_encode():
 def test_the_four_gpu_recipe_is_planned_without_weights_and_without_torch(full_size):
     words = ["plan", FOUR_GPUS, "--gpu", "A100-40GB", *full_size]
     code = (
-        "import sys; from cvft.cli import main; code = main(sys.argv[1:]); "
+        "import sys; from cvft.cli.main import main; code = main(sys.argv[1:]); "
         "print(sorted({'torch', 'transformers', 'swift'} & set(sys.modules)), file=sys.stderr); sys.exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cvft.engine.checkpoints import ASIDE, find_checkpoints
+from cvft.train.checkpoints import ASIDE, find_checkpoints
 from tests.project import cvft, cvft_ok, make_project
 
 NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "10"))
@@ -222,7 +222,7 @@ def test_when_one_rank_dies_the_others_stop_and_its_name_is_told(recipe):
     process = start(recipe, *TWO_RANKS, "train.max_steps=100000", name="one_dies")
     assert wait_until(lambda: num_steps_reported(folder) >= 2, process)
     children = descendants(process.pid)
-    workers = [pid for pid in children if b"cvft.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = [pid for pid in children if b"cvft.train.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     ranks = {environment_of(pid).get("RANK"): pid for pid in workers}
     started = time.monotonic()
     os.kill(ranks["1"], signal.SIGKILL)

@@ -79,8 +79,8 @@ def test_torch_free_rooms_do_not_import_torch(room):
     "module",
     [
         "cvft",
-        "cvft.cli",
-        "cvft.engine.train",
+        "cvft.cli.main",
+        "cvft.train.run",
         "cvft.pipeline",
         "cvft.families.cogvlm2_video.layout",
         "cvft.weights.folder",

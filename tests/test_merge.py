@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from cvft.errors import ModelError, RunError, VerifyError
 from cvft.export import CHECKSUM_FILE
 from cvft.export.adapter import WEIGHTS_FILE
-from cvft.export.layers import compare_tensors
 from cvft.export.merge import merge_adapter
+from cvft.export.tensors import compare_tensors
 from cvft.families.cogvlm2_video.network.load import DTYPES, load_model
 from cvft.weights.folder import read_config_json
 from cvft.weights.shards import INDEX_FILE, read_shards
@@ -226,11 +226,11 @@ def test_the_update_of_another_scale_is_found(official, adapter, merged, tmp_pat
 MEASURE = """
 import resource, sys
 from pathlib import Path
-import cvft.export.layers, cvft.export.merge, peft
+import cvft.export.tensors, cvft.export.merge, peft
 from tests.test_merge import merge
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 merge(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), dtype="bf16")
-cvft.export.layers.compare_tensors(Path(sys.argv[1]), adapter_folder=Path(sys.argv[2]), merged_folder=Path(sys.argv[3]))
+cvft.export.tensors.compare_tensors(Path(sys.argv[1]), adapter_folder=Path(sys.argv[2]), merged_folder=Path(sys.argv[3]))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 

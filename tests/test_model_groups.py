@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from cvft.clips.source import DecodedClips
 from cvft.data.rows import read_rows
 from cvft.data.video.loader import DecodeSettings
-from cvft.evaluate.answer import Answerer
 from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
 from cvft.families.cogvlm2_video.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.network.loss import label_loss
+from cvft.predict.predictor import Answerer
 from tests.tiny import TINY, tiny_processor
 
 VAL_ROWS = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "val.jsonl"

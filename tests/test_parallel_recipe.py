@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from cvft.engine.deepspeed_config import read_deepspeed_config
 from cvft.engine.dry_run import describe_commands
-from cvft.engine.machine import check_packages
+
 from cvft.errors import RecipeError
+from cvft.plan.deepspeed_config import read_deepspeed_config
+from cvft.plan.machine import check_packages
 from cvft.recipe import load_recipe, weights_fingerprint
 from tests.project import cvft, cvft_ok, make_project
 from tests.test_engine_plan import make_recipe, plan_of
@@ -165,7 +165,7 @@ def test_a_dry_run_says_what_every_machine_types_and_executes(path):
     text = describe_commands(recipe, typed=["cvft", "train", path.name, "lora.rank=16", "parallel.node_rank=0"])
     for node_rank in range(recipe.parallel.num_nodes):
         assert f"machine {node_rank}\n  type      cvft train {path.name} lora.rank=16" in text
-    assert text.count("-m cvft.engine.worker") == recipe.parallel.num_nodes
+    assert text.count("-m cvft.train.worker") == recipe.parallel.num_nodes
     assert f"batch     {recipe.train.global_batch_rows} rows per step = " in text
     assert "OMP_NUM_THREADS=1" in text
 

@@ -6,9 +6,9 @@ from accelerate import infer_auto_device_map
 from transformers import DynamicCache
 
 from cvft.errors import ModelError
-from cvft.evaluate.placement import RESERVE_BYTES, WEIGHTS_SHARE, spreads_over_gpus
 from cvft.families.cogvlm2_video.network.load import load_config, load_model
 from cvft.families.cogvlm2_video.network.vision import VisionTower
+from cvft.predict.placement import RESERVE_BYTES, WEIGHTS_SHARE, spreads_over_gpus
 from tests.tiny import TINY
 
 GIB = 1 << 30

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from cvft.engine.rendezvous import check_port_is_free, split_rendezvous, wait_for_first_node
 from cvft.errors import RunError
+from cvft.train.rendezvous import check_port_is_free, split_rendezvous, wait_for_first_node
 
 
 @pytest.fixture

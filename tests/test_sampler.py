@@ -7,8 +7,8 @@ import torch
 
 from cvft.data.groups import RowShape, clips_per_step, deal_steps, group_tokens, most_rows_per_clip
 from cvft.data.packing import BatchLimits, pack, padding_for
-from cvft.engine.sampler import GlobalBatchSampler, GroupedRows
 from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
+from cvft.train.sampler import GlobalBatchSampler, GroupedRows
 
 CASES = [
     (num_rows, global_batch, micro_batch, num_ranks, max_rows)

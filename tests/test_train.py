@@ -164,7 +164,7 @@ def test_code_in_a_model_folder_never_runs(tmp_path):
 
 def test_a_failing_worker_is_told_with_the_end_of_its_log(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif 'cvft.engine.worker' in sys.orig_argv:\n    os.environ['WORLD_SIZE'] = '3'\n"
+        "import os, sys\nif 'cvft.train.worker' in sys.orig_argv:\n    os.environ['WORLD_SIZE'] = '3'\n"
     )
     recipe = make_project(tmp_path / "job", train={"max_steps": 1})
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])

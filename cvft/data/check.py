@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cvft.data.rows import Row
+from cvft.data.video.process import ClipFacts, DecodeWorker
 from cvft.data.video.sample import Sampling
-from cvft.data.video.worker import ClipFacts, DecodeWorker
 from cvft.errors import ClipError, DataError, Problem
 from cvft.files import write_text_atomically
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvft.data.video.sample import Float32s, Sampling, choose_frames, time_indices
-from cvft.data.video.whole import count_missing_bytes
+from cvft.data.video.truncation import count_missing_bytes
 from cvft.errors import ClipError, Problem, did_you_mean, quote
 
 DECODERS = ("pyav", "decord")
@@ -96,7 +96,7 @@ def decode_clip(
 ) -> Clip:
     """Decodes the frames that a sampling rule chooses, in this process.
 
-    Decoders are C code that reads untrusted files: use `cvft.data.video.worker.DecodeWorker` where a hang or a crash
+    Decoders are C code that reads untrusted files: use `cvft.data.video.process.DecodeWorker` where a hang or a crash
     must cost one clip only.
 
     Args:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from cvft.data.video.decode import Clip
+from cvft.data.video.process import DecodeWorker
 from cvft.data.video.sample import Sampling
-from cvft.data.video.worker import DecodeWorker
 
 Prepared = TypeVar("Prepared")
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cvft.engine.costs.gpus import Gpu
 from cvft.families.cogvlm2_video.architecture import AdapterParameters, Architecture
+from cvft.plan.gpus import Gpu
 
 STOCK_UTILISATION = 0.40
 LANGUAGE_UTILISATION = 0.45

@@ -15,8 +15,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cvft.clips.provide import mend_store
 from cvft.data.features.store import FeatureStore
-from cvft.engine.checkpoints import (
+from cvft.errors import Problem, RunError, StoppedError
+from cvft.families.contract import CONTRACT_FILE
+from cvft.files import hash_file, write_text_atomically
+from cvft.plan.describe import describe_plan, describe_source
+from cvft.plan.machine import check_packages, memory_per_rank, read_gpus
+from cvft.plan.plan import Plan, compile_plan
+from cvft.plan.prepare import Prepared, find_model, make_feature_key, prepare, write_row_files
+from cvft.plan.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
+from cvft.recipe import LoadedRecipe
+from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked
+from cvft.train.checkpoints import (
     check_can_continue,
     disk_full_error,
     find_best_checkpoint,
@@ -25,21 +36,10 @@ from cvft.engine.checkpoints import (
     remove_leftovers,
     step_of,
 )
-from cvft.engine.describe import describe_plan, describe_source
-from cvft.engine.features import mend_store
-from cvft.engine.folder import RunFolder, claim_run_folder, is_claimed, locked
-from cvft.engine.launch import launch, merge_environment
-from cvft.engine.machine import check_packages, memory_per_rank, read_gpus
-from cvft.engine.manifest import write_manifest
-from cvft.engine.plan import Plan, compile_plan
-from cvft.engine.prepare import Prepared, find_model, make_feature_key, prepare, write_row_files
-from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
-from cvft.engine.rendezvous import check_port_is_free, wait_for_first_node
-from cvft.engine.stop import STOP_FILE
-from cvft.errors import Problem, RunError, StoppedError
-from cvft.families.contract import CONTRACT_FILE
-from cvft.files import hash_file, write_text_atomically
-from cvft.recipe import LoadedRecipe
+from cvft.train.launch import launch, merge_environment
+from cvft.train.manifest import write_manifest
+from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
+from cvft.train.stop import STOP_FILE
 from cvft.weights.folder import make_clean_view
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

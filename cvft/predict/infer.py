@@ -22,7 +22,7 @@ from cvft.weights.folder import weights_fingerprint
 from cvft.weights.hub import locate_model
 
 if TYPE_CHECKING:
-    from cvft.evaluate.answer import Answerer
+    from cvft.predict.predictor import Answerer
 
 BATCH_ROWS = 4
 
@@ -92,7 +92,7 @@ def infer_file(model: Path, *, data: Path, output: Path, max_new_tokens: int = 5
 def _open(folder: Path, *, quantize: str | None) -> Answerer:
     import torch
 
-    from cvft.evaluate.answer import load_answerer
+    from cvft.predict.predictor import load_answerer
 
     contract = read_contract(folder)
     recipe = load_recipe(folder / "recipe.yaml").recipe

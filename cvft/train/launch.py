@@ -21,9 +21,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cvft.engine.folder import ERROR_HEADLINE, START_HEADLINE, RunFolder
-from cvft.engine.stop import STOP_FILE, die_with_parent, heeded_signals
 from cvft.errors import Problem, RunError, quote
+from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
+from cvft.train.stop import STOP_FILE, die_with_parent, heeded_signals
 
 NUM_LOG_LINES_SHOWN = 25
 POLL_S = 0.2

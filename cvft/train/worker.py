@@ -1,6 +1,6 @@
 """The worker: one process per rank that carries out a plan with ms-swift and ends.
 
-`python -m cvft.engine.worker RUN/plan.json`, started by `cvft.engine.launch` with the plan's environment, directly or
+`python -m cvft.train.worker RUN/plan.json`, started by `cvft.train.launch` with the plan's environment, directly or
 through torch.distributed.run. Each training is a process of its own because ms-swift keeps state between runs of one process.
 """
 
@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvft.engine.folder import ERROR_HEADLINE, START_HEADLINE, RunFolder
-from cvft.engine.plan import Plan
-from cvft.engine.stop import STOP_FILE, StopSignals, die_with_parent
 from cvft.errors import EXIT_USER_ERROR, CvftError, Problem, RunError, quote
+from cvft.plan.plan import Plan
+from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
+from cvft.train.stop import STOP_FILE, StopSignals, die_with_parent
 
 if TYPE_CHECKING:
     from cvft.clips.source import CachedClips
@@ -63,7 +63,7 @@ def _train(plan: Plan, *, signals: StopSignals) -> None:
     # imported here: a data loader that starts by spawning imports this module again, and must not load ms-swift twice
     from swift import SftArguments, sft_main
 
-    from cvft.engine.swift_plugin import register
+    from cvft.train.swift_plugin import register
 
     features = None
     if plan.features is not None:
@@ -77,7 +77,7 @@ def _train(plan: Plan, *, signals: StopSignals) -> None:
 
 
 def _provide_features(plan: Plan, *, signals: StopSignals) -> CachedClips | None:
-    from cvft.engine.features import provide_features
+    from cvft.clips.provide import provide_features
 
     folder = RunFolder(plan.run_dir)
     rank = int(os.environ.get("RANK", "0"))

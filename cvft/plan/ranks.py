@@ -6,9 +6,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvft.engine.rendezvous import split_rendezvous
 from cvft.errors import Problem, RecipeError, quote
 from cvft.recipe import Recipe, weights_fingerprint
+from cvft.train.rendezvous import split_rendezvous
 
 SHUTDOWN_TIMEOUT_S = 15
 """Seconds that torch's launcher gives the other ranks to end when one has failed, before it kills them."""
@@ -94,7 +94,7 @@ def worker_command(recipe: Recipe, *, num_per_node: int | str, node_rank: int, p
     Returns:
         The words of the command.
     """
-    worker = ("-m", "cvft.engine.worker", str(plan_file))
+    worker = ("-m", "cvft.train.worker", str(plan_file))
     parallel = recipe.parallel
     if parallel.strategy == "single":
         return (sys.executable, *worker)

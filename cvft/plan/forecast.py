@@ -16,14 +16,6 @@ from cvft.data.check import ClipCheck, check_clips
 from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
-from cvft.engine.costs.gpus import GPUS, Gpu, find_gpu
-from cvft.engine.decide import describe_training, peak_of
-from cvft.engine.launch import merge_environment
-from cvft.engine.machine import GpuFacts, check_packages, memory_per_rank, read_gpus
-from cvft.engine.plan import Plan, compile_plan
-from cvft.engine.prepare import PreparedRows, find_model, inspect_model, prepare_rows
-from cvft.engine.ranks import Ranks, decide_ranks
-from cvft.engine.workload import batches_of_epoch
 from cvft.errors import CvftError, Problem, did_you_mean, quote
 from cvft.families.cogvlm2_video.flops import (
     LANGUAGE_UTILISATION,
@@ -36,7 +28,15 @@ from cvft.families.cogvlm2_video.flops import (
     training_flops,
 )
 from cvft.families.cogvlm2_video.memory import Memory
+from cvft.plan.batching import describe_training, peak_of
+from cvft.plan.gpus import GPUS, Gpu, find_gpu
+from cvft.plan.machine import GpuFacts, check_packages, memory_per_rank, read_gpus
+from cvft.plan.passes import batches_of_epoch
+from cvft.plan.plan import Plan, compile_plan
+from cvft.plan.prepare import PreparedRows, find_model, inspect_model, prepare_rows
+from cvft.plan.ranks import Ranks, decide_ranks
 from cvft.recipe import Recipe
+from cvft.train.launch import merge_environment
 
 MAX_CLIPS_READ = 300
 """Clips that are decoded for a plan; of more, a sample stands for all."""

@@ -163,7 +163,7 @@ def _train(options: argparse.Namespace) -> object:
         from cvft.engine.dry_run import describe_commands
 
         return describe_commands(loaded.recipe, typed=["cvft", "train", str(options.recipe), *options.overrides])
-    from cvft.engine.train import train
+    from cvft.train.run import train
 
     folder = train(loaded)
     return folder.adapter if folder is not None else "this machine's ranks are done: the first machine has the adapter"
@@ -173,8 +173,8 @@ def _plan(options: argparse.Namespace) -> object:
     loaded = _load(options)
     from tqdm import tqdm
 
-    from cvft.engine.describe import describe_forecast, forecast_json
-    from cvft.engine.forecast import MAX_CLIPS_READ, forecast
+    from cvft.plan.describe import describe_forecast, forecast_json
+    from cvft.plan.forecast import MAX_CLIPS_READ, forecast
 
     with tqdm(desc="clips", unit="clip", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
 
@@ -193,7 +193,7 @@ def _plan(options: argparse.Namespace) -> object:
 
 def _features(options: argparse.Namespace) -> object:
     loaded = _load(options)
-    from cvft.engine.features import build_ahead
+    from cvft.clips.provide import build_ahead
 
     return build_ahead(loaded)
 
@@ -214,7 +214,7 @@ def _eval(options: argparse.Namespace) -> object:
 
 def _infer(options: argparse.Namespace) -> object:
     history = _check_infer(options)
-    from cvft.evaluate.infer import infer_file, infer_one
+    from cvft.predict.infer import infer_file, infer_one
 
     if options.data is not None:
         return infer_file(options.model, data=options.data, output=options.output, quantize=options.quantize)
@@ -225,7 +225,7 @@ def _infer(options: argparse.Namespace) -> object:
 
 def _push(options: argparse.Namespace) -> object:
     loaded = _load(options)
-    from cvft.publish import push_run
+    from cvft.export.publish import push_run
 
     return push_run(
         loaded, model_id=options.to, which=options.model, is_private=options.private, card_file=options.card

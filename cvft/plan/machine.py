@@ -8,10 +8,10 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from cvft.engine.costs.gpus import find_gpu
-from cvft.engine.ranks import Ranks
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.cogvlm2_video.network.quantization import find_missing_package
+from cvft.plan.gpus import find_gpu
+from cvft.plan.ranks import Ranks
 from cvft.recipe import Recipe
 
 USABLE_GPU_SHARE = 0.965

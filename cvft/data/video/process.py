@@ -254,7 +254,7 @@ class DecodeWorker:
             package_root = str(Path(__file__).resolve().parents[3])
             python_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cvft.data.video.child", str(self.memory_limit_gib)],
+                [sys.executable, "-m", "cvft.data.video.worker_main", str(self.memory_limit_gib)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,

@@ -19,7 +19,9 @@ from typing import Any
 from cvft.data.features.key import FeatureKey
 from cvft.data.packing import BatchLimits
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, DecodeSettings
-from cvft.engine.decide import (
+from cvft.errors import Problem, RecipeError
+from cvft.families.cogvlm2_video.targets import target_regex
+from cvft.plan.batching import (
     Feeding,
     ModelFacts,
     RowFacts,
@@ -30,11 +32,9 @@ from cvft.engine.decide import (
     features_root,
     trains_tower,
 )
-from cvft.engine.deepspeed_config import read_deepspeed_config
-from cvft.engine.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
-from cvft.engine.workload import batches_of_epoch
-from cvft.errors import Problem, RecipeError
-from cvft.families.cogvlm2_video.targets import target_regex
+from cvft.plan.deepspeed_config import read_deepspeed_config
+from cvft.plan.passes import batches_of_epoch
+from cvft.plan.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
 from cvft.recipe import Recipe
 
 TRAIN_DATASET = "cvft_train"

@@ -17,15 +17,15 @@ from tqdm import tqdm
 
 from cvft.data.features.store import FeatureStore
 from cvft.data.video.loader import DecodeSettings
-from cvft.engine.decide import features_root
-from cvft.engine.folder import RunFolder
-from cvft.engine.machine import count_gpus
-from cvft.engine.plan import Plan
-from cvft.engine.prepare import Prepared, find_model, inspect_model, make_feature_key, prepare
-from cvft.engine.ranks import decide_ranks
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.contract import Contract
+from cvft.plan.batching import features_root
+from cvft.plan.machine import count_gpus
+from cvft.plan.plan import Plan
+from cvft.plan.prepare import Prepared, find_model, inspect_model, make_feature_key, prepare
+from cvft.plan.ranks import decide_ranks
 from cvft.recipe import LoadedRecipe, Recipe
+from cvft.runs import RunFolder
 
 if TYPE_CHECKING:
     from cvft.clips.source import CachedClips, ClipRecord

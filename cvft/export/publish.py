@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cvft.engine.folder import RunFolder
 from cvft.errors import Problem, RunError, quote
 from cvft.export import VERIFICATION_FILE
 from cvft.export.card import CardFacts, make_card
@@ -17,6 +16,7 @@ from cvft.families.contract import CONTRACT_FILE
 from cvft.files import write_text_atomically
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
+from cvft.runs import RunFolder
 from cvft.weights.hub import ID
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -28,14 +28,14 @@ from transformers.integrations import TensorBoardCallback
 
 from cvft.clips.source import CachedClips, ClipSource, DecodedClips
 from cvft.data.video.loader import DecodeSettings
-from cvft.engine.decide import RowFacts
-from cvft.engine.folder import PROGRESS_FILE, RunFolder
-from cvft.engine.plan import TRAIN_DATASET, VAL_DATASET, Plan
-from cvft.engine.stop import StopSignals
-from cvft.engine.trainer import CvftTrainer
 from cvft.families.cogvlm2_video.network.load import load_config, load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.tokenizer import load_tokenizer
+from cvft.plan.batching import RowFacts
+from cvft.plan.plan import TRAIN_DATASET, VAL_DATASET, Plan
+from cvft.runs import PROGRESS_FILE, RunFolder
+from cvft.train.stop import StopSignals
+from cvft.train.trainer import CvftTrainer
 from cvft.weights.folder import ARCHITECTURE
 
 NAME = "cvft_cogvlm2_video"

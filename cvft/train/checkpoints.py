@@ -14,8 +14,8 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cvft.engine.plan import Plan
 from cvft.errors import Problem, RunError, quote
+from cvft.plan.plan import Plan
 
 MARK_FILE = "cvft_checkpoint.json"
 """In every checkpoint: what `CheckpointMark` holds."""

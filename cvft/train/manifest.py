@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from cvft import __version__
-from cvft.engine.folder import RunFolder
-from cvft.engine.plan import Plan
-from cvft.engine.prepare import Prepared, find_model
 from cvft.files import hash_file, write_text_atomically
+from cvft.plan.plan import Plan
+from cvft.plan.prepare import Prepared, find_model
 from cvft.recipe import LoadedRecipe
+from cvft.runs import RunFolder
 
 PACKAGES = ("torch", "transformers", "peft", "ms-swift", "accelerate", "deepspeed", "datasets", "av", "decord", "numpy")
 

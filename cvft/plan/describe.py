@@ -10,10 +10,10 @@ from typing import Any
 
 from cvft.data.features.store import FeatureStore
 from cvft.data.groups import clips_per_step
-from cvft.engine.decide import RowFacts
-from cvft.engine.forecast import Forecast
-from cvft.engine.plan import Plan
-from cvft.engine.prepare import PreparedRows
+from cvft.plan.batching import RowFacts
+from cvft.plan.forecast import Forecast
+from cvft.plan.plan import Plan
+from cvft.plan.prepare import PreparedRows
 from cvft.weights.hub import Source
 
 PERCENTILES = (0, 50, 90, 99, 100)

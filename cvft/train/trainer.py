@@ -20,7 +20,10 @@ from swift.utils import seed_worker
 
 from cvft.data.groups import RowShape
 from cvft.data.packing import BatchLimits
-from cvft.engine.checkpoints import (
+from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
+from cvft.plan.batching import RowFacts
+from cvft.plan.plan import Plan
+from cvft.train.checkpoints import (
     ASIDE,
     CheckpointMark,
     disk_full_error,
@@ -29,11 +32,8 @@ from cvft.engine.checkpoints import (
     publish,
     remove_leftovers,
 )
-from cvft.engine.decide import RowFacts
-from cvft.engine.plan import Plan
-from cvft.engine.sampler import GlobalBatchSampler, GroupedRows
-from cvft.engine.stop import STOP_FILE, StopSignals, forget_stop_signals
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
+from cvft.train.sampler import GlobalBatchSampler, GroupedRows
+from cvft.train.stop import STOP_FILE, StopSignals, forget_stop_signals
 
 
 def is_first_rank() -> bool:

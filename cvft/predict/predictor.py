@@ -17,12 +17,12 @@ from torch import Tensor
 from cvft.clips.source import ClipSource, DecodedClips
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
-from cvft.evaluate.placement import spreads_over_gpus
 from cvft.families.cogvlm2_video.network.generation import generate_answers
 from cvft.families.cogvlm2_video.network.load import DTYPES, load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.quantization import bytes_per_value
 from cvft.families.contract import Contract
+from cvft.predict.placement import spreads_over_gpus
 from cvft.weights.folder import TOWER_NAMES, read_config_json
 from cvft.weights.shards import read_shards
 

@@ -1,6 +1,6 @@
 """The decode process itself: answers one request after the other until its parent closes the pipe.
 
-Started by `cvft.data.video.worker`; see `cvft.data.video.pipe` for what is said.
+Started by `cvft.data.video.process`; see `cvft.data.video.pipe` for what is said.
 """
 
 from __future__ import annotations

@@ -18,9 +18,7 @@ from cvft.data.groups import RowShape
 from cvft.data.rows import Row, extra_columns, read_rows, write_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.loader import DecodeSettings
-from cvft.data.video.worker import ClipFacts
-from cvft.engine.decide import Feeding, ModelFacts, RowFacts, decide_feeding
-from cvft.engine.folder import RunFolder
+from cvft.data.video.process import ClipFacts
 from cvft.errors import DataError, ModelError, Problem, quote
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.layout import IGNORED_LABEL, TEMPLATES, SpecialTokens, build_layout
@@ -28,7 +26,9 @@ from cvft.families.cogvlm2_video.network.quantization import find_unfit_width
 from cvft.families.cogvlm2_video.tokenizer import TOKENIZER_FILE, load_encoder
 from cvft.families.contract import CONTRACT_FILE, Contract
 from cvft.files import hash_file, write_text_atomically
+from cvft.plan.batching import Feeding, ModelFacts, RowFacts, decide_feeding
 from cvft.recipe import Recipe
+from cvft.runs import RunFolder
 from cvft.weights.folder import (
     OFFICIAL_ARCHITECTURE,
     read_config_json,
