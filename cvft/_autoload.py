@@ -1,7 +1,8 @@
 """Registers the model with transformers' auto classes as soon as transformers is there, without importing it.
 
-The command line must answer in a blink, so `import cvft` imports neither torch nor transformers. When transformers is
-imported already, the model is registered at once; otherwise right after it was imported.
+The command line must answer in a blink, so `import cvft` imports neither torch nor transformers. A finder watches for three
+modules, transformers and the two that define the model; when one of them has been imported and none is still being
+imported, the model is registered. So it does not matter which of them comes first, and no module of the model knows of this.
 """
 
 from __future__ import annotations
@@ -13,27 +14,23 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-AWAITED = "transformers"
-DEFINING_MODULES = {
-    "cvft.families.cogvlm2_video.network.configuration": "CogVLM2VideoConfig",
-    "cvft.families.cogvlm2_video.network.modeling": "CogVLM2VideoForCausalLM",
-}
-"""Modules that define what is registered, with the class that each defines last."""
+NETWORK = "cvft.families.cogvlm2_video.network"
+WATCHED = ("transformers", f"{NETWORK}.configuration", f"{NETWORK}.modeling")
+
+_loading: set[str] = set()
+"""Watched modules whose import has begun and not ended."""
 
 
 def register_with_transformers() -> None:
     """Registers configuration and model now, or once transformers is imported; more calls change nothing."""
-    if AWAITED in sys.modules:
-        _register()
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
+    _register()
 
 
 def _register() -> None:
-    for name, last_class in DEFINING_MODULES.items():
-        module = sys.modules.get(name)
-        if module is not None and not hasattr(module, last_class):
-            return  # it is being imported right now, and its own last line comes back here
+    if _loading or "transformers" not in sys.modules:
+        return
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
@@ -44,27 +41,35 @@ def _register() -> None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Stands aside for everything but the first import of transformers, which it lets through and then registers."""
+    """Stands aside for everything but the watched modules, which it lets through and whose end it notes."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != AWAITED:
+        if fullname not in WATCHED or fullname in _loading:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        _loading.add(fullname)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            _loading.discard(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader, name=fullname)
         return spec
 
 
 class _Loader(importlib.abc.Loader):
-    def __init__(self, loader: importlib.abc.Loader) -> None:
+    def __init__(self, loader: importlib.abc.Loader, *, name: str) -> None:
         self.loader = loader
+        self.name = name
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
+        _loading.add(self.name)
+        try:
+            self.loader.exec_module(module)
+        finally:
+            _loading.discard(self.name)
         _register()

@@ -7,17 +7,36 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from cvft.clips.source import TORCH_DTYPES, ClipRecord, DecodedClips
 from cvft.data.features.store import FeatureStore
-from cvft.data.video.loader import DecodeSettings
 from cvft.errors import ClipError, Problem
-from cvft.families.cogvlm2_video.network.load import load_tower
-from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.families.family import Preprocessing, Runtime
 from cvft.files import hash_file
+from cvft.weights.folder import ModelFolder
+
+
+@dataclass(frozen=True)
+class TowerSource:
+    """What encodes clips.
+
+    Args:
+        runtime: Torch half of the model's family.
+        folder: Folder with the tower's weights.
+        how: How clips reach the tower.
+        dtype: `bf16` or `fp32`.
+        device: Where to compute, such as `cpu` or `cuda:1`.
+    """
+
+    runtime: Runtime
+    folder: ModelFolder
+    how: Preprocessing
+    dtype: str
+    device: str
 
 
 def missing_clips(store: FeatureStore, records: Mapping[Path, ClipRecord]) -> list[Path]:
@@ -31,9 +50,7 @@ def build_features(
     paths: Sequence[Path],
     *,
     records: Mapping[Path, ClipRecord],
-    model_folder: Path,
-    decode: DecodeSettings,
-    device: str,
+    source: TowerSource,
     on_progress: Callable[[int], object] | None = None,
     must_stop: Callable[[], bool] = lambda: False,
 ) -> int:
@@ -43,9 +60,7 @@ def build_features(
         store: The store.
         paths: Clips that it lacks.
         records: What is known of each clip.
-        model_folder: Folder with the tower's weights.
-        decode: How to decode.
-        device: `cpu` or `cuda`.
+        source: What encodes them.
         on_progress: Called with 1 after each clip.
         must_stop: Asked before each clip; what was encoded until then is kept.
 
@@ -58,9 +73,8 @@ def build_features(
     if not paths:
         return 0
     key = store.key
-    tower = load_tower(model_folder, dtype=TORCH_DTYPES[key.dtype], device=device)
-    processor = CogVLM2VideoProcessor.from_pretrained(model_folder, template="chat")
-    clips = DecodedClips(processor, decode, cache_bytes=0)
+    tower = source.runtime.tower(source.folder, dtype=source.dtype, device=source.device)
+    clips = DecodedClips(source.runtime.encoder(source.folder, source.how), source.how.decode, cache_bytes=0)
     num_built = 0
     with contextlib.closing(clips), store.writer() as writer, torch.inference_mode():
         for path in paths:
@@ -69,7 +83,8 @@ def build_features(
             if hash_file(path) != records[path].sha256:
                 need, hint = "the clip that was checked before training", "run the same command again"
                 raise ClipError(f"clip {path}", [Problem(str(path), "another file by now", need, hint)])
-            pixels = clips.load(path).tensors["pixel_values"].to(device, TORCH_DTYPES[key.dtype])
+            (pixels,) = clips.load(path).tensors.values()
+            pixels = pixels.to(source.device, TORCH_DTYPES[key.dtype])
             features = tower.encode(pixels).cpu().contiguous()
             # NumPy has no bf16: the bytes go by another name
             writer.add(records[path].sha256, features.shape, key.dtype, features.view(torch.uint8).numpy())

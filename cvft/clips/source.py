@@ -1,11 +1,12 @@
 """Where a clip's inputs come from: the decoder, or the store of features.
 
-DecodedClips   path -> frames -> pixel_values (F, 3, S, S)
-CachedClips    path -> sha256 -> vision_features (F, P/4, D), as the tower computed them
+DecodedClips   path -> frames -> the encoder's pixel values
+CachedClips    path -> sha256 -> vision_features, as the tower computed them
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import Tensor
 
 from cvft.data.features.shard import Feature
 from cvft.data.features.store import FeatureStore
+from cvft.data.video.decode import Clip
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, ClipLoader, DecodeSettings
-from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.families.family import Encoder
 
 TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 """Dtypes by the names that safetensors gives them."""
@@ -25,10 +27,10 @@ TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float
 
 @dataclass(frozen=True)
 class ClipInputs:
-    """One clip as the processor takes it.
+    """One clip as the encoder takes it.
 
     Args:
-        tensors: `pixel_values` or `vision_features`.
+        tensors: Pixel values or `vision_features`, by the model's names.
         time_indices: The integer after each frame in templates that have one.
     """
 
@@ -49,6 +51,16 @@ class ClipRecord:
     time_indices: tuple[int, ...]
 
 
+def read_records(path: Path) -> dict[Path, ClipRecord]:
+    """Reads what a run noted of its clips.
+
+    Args:
+        path: `RUN/data/clips.json`.
+    """
+    records = json.loads(path.read_text(encoding="utf-8"))
+    return {Path(clip): ClipRecord(sha256, tuple(indices)) for clip, (sha256, indices) in records.items()}
+
+
 class ClipSource(Protocol):
     """Path in, inputs out."""
 
@@ -67,25 +79,28 @@ class DecodedClips:
     """Decodes clips in a process of their own, and keeps pixel values as long as there is room.
 
     Args:
-        processor: Turns frames into pixel values.
+        encoder: Turns frames into pixel values.
         settings: How to decode.
         cache_bytes: Most bytes of pixel values kept; 0 decodes a clip whenever it is asked for.
     """
 
     def __init__(
-        self, processor: CogVLM2VideoProcessor, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES
+        self, encoder: Encoder, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES
     ) -> None:
-        self._loader: ClipLoader[Tensor] = ClipLoader(
+        def prepare(clip: Clip) -> dict[str, Tensor]:
+            return encoder.clip(clip)
+
+        self._loader: ClipLoader[dict[str, Tensor]] = ClipLoader(
             settings,
-            prepare=lambda clip: processor.preprocess(clip.frames),
-            num_bytes=lambda pixels: pixels.nbytes,
+            prepare=prepare,
+            num_bytes=lambda tensors: sum(tensor.nbytes for tensor in tensors.values()),
             cache_bytes=cache_bytes,
         )
 
     def load(self, path: Path) -> ClipInputs:
         """Returns pixel values."""
         clip = self._loader.load(path)
-        return ClipInputs({"pixel_values": clip.value}, clip.time_indices)
+        return ClipInputs(clip.value, clip.time_indices)
 
     def close(self) -> None:
         """Ends the decode process."""

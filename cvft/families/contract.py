@@ -1,4 +1,4 @@
-"""The preprocessing contract: what a model was fed in training, stored beside its weights and enforced ever after.
+"""The preprocessing contract: how rows reached a model in training, stored beside its weights and enforced ever after.
 
 An adapter answers well only when clips and text reach it exactly as they did in training. The contract travels as
 `cvft_contract.json` in the adapter folder and in the merged folder; evaluation, inference and export read it from there.
@@ -7,8 +7,10 @@ An adapter answers well only when clips and text reach it exactly as they did in
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from cvft.errors import ContractError, Problem, quote
 
@@ -25,12 +27,10 @@ class Contract:
         sampling: Frame sampling rule.
         max_frames: Most frames of a clip.
         decoder: Library that decodes.
-        decoder_version: Its version, for the record: versions are not held equal.
-        image_size: Side of a frame in pixels.
-        num_tokens_per_frame: Vision tokens of a frame.
-        rope_precision: Precision of the rotary table.
+        decoder_version: Its version, for the record: versions are not compared.
         base_fingerprint: Identifies the base weights; see `weights_fingerprint`.
         tokenizer_sha256: Identifies tokenizer.json.
+        fields: The family's own fields; in the file they stand beside the others.
         schema_version: Version of this list of fields.
     """
 
@@ -39,19 +39,26 @@ class Contract:
     max_frames: int
     decoder: str
     decoder_version: str
-    image_size: int
-    num_tokens_per_frame: int
-    rope_precision: str
     base_fingerprint: str
     tokenizer_sha256: str
+    fields: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the contract as plain values, all fields side by side."""
+        values = asdict(self)
+        own = values.pop("fields")
+        version = values.pop("schema_version")
+        return {**values, **own, "schema_version": version}
 
     def to_json(self) -> str:
         """Returns the text of the contract's file."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
 RECORDED_ONLY = ("decoder_version",)
+
+COMMON = tuple(each.name for each in fields(Contract) if each.name != "fields")
 
 
 def read_contract(folder: Path) -> Contract:
@@ -71,17 +78,19 @@ def read_contract(folder: Path) -> Contract:
         raise ContractError(subject, [Problem(CONTRACT_FILE, "no such file", need, hint)])
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        contract = Contract(**values)
-    except (ValueError, TypeError) as error:
-        problem = Problem(
-            CONTRACT_FILE, f"{error}", f"the fields of version {SCHEMA_VERSION}", "was it edited by hand?"
-        )
+        common = {name: values[name] for name in COMMON}
+        own = {name: value for name, value in values.items() if name not in COMMON}
+        if common["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"version {common['schema_version']}")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        need = f"the fields of version {SCHEMA_VERSION}"
+        problem = Problem(CONTRACT_FILE, f"{error!r}", need, "was it edited by hand?")
         raise ContractError(subject, [problem]) from error
-    return contract
+    return Contract(**common, fields=own)
 
 
 def check_contract(stored: Contract, wanted: Contract, *, folder: Path) -> None:
-    """Holds what would be used now against what was used in training.
+    """Compares what would be used now with what was used in training.
 
     Args:
         stored: From the adapter's folder.
@@ -91,10 +100,11 @@ def check_contract(stored: Contract, wanted: Contract, *, folder: Path) -> None:
     Raises:
         ContractError: with every field that differs.
     """
+    before, now = stored.to_dict(), wanted.to_dict()
     problems = [
-        Problem(field.name, quote(getattr(wanted, field.name)), f"{quote(getattr(stored, field.name))} as in training")
-        for field in fields(Contract)
-        if field.name not in RECORDED_ONLY and getattr(stored, field.name) != getattr(wanted, field.name)
+        Problem(name, quote(now.get(name)), f"{quote(before.get(name))} as in training")
+        for name in dict.fromkeys([*now, *before])
+        if name not in RECORDED_ONLY and before.get(name) != now.get(name)
     ]
     if problems:
         raise ContractError(f"adapter {folder}", problems)

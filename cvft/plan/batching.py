@@ -1,23 +1,22 @@
-"""What a recipe leaves open, decided from facts of model, rows and machine: feeding, groups, features, recomputation.
+"""What a recipe leaves open about batches, decided from the job and its rows: groups, cached features, recomputation.
 
-Recipe + `ModelFacts` + `RowFacts` -> `Feeding`, `BatchLimits`, yes or no. Pure, like the plan that is made of it.
+`Job` + `RowFacts` -> `BatchLimits`, yes or no. Pure, like the plan that is made of it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter
 
 from cvft.data.groups import RowShape, most_rows_per_clip
 from cvft.data.packing import BatchLimits
 from cvft.errors import Problem, RecipeError, quote
-from cvft.families.cogvlm2_video.architecture import Architecture, adapted_names, count_adapter_parameters
-from cvft.families.cogvlm2_video.checkpoints import find_published
-from cvft.families.cogvlm2_video.flops import Batch
-from cvft.families.cogvlm2_video.layout import LABEL_CHUNK_ROWS
-from cvft.families.cogvlm2_video.memory import Memory, Training, peak_memory
+from cvft.families.costs import Batch, CostModel, Memory, Training
+from cvft.families.family import LABEL_CHUNK_TOKENS
+from cvft.families.parts import adapted_names
+from cvft.plan.job import Job
 from cvft.recipe import Recipe
 
 MASKLESS_ATTENTION = ("flash_attention_2",)
@@ -37,27 +36,6 @@ NUM_LARGEST = 20
 """Longest passes of an epoch among which the one that needs most memory is looked for."""
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """What the plan needs to know of the model folder.
-
-    Args:
-        path: The folder.
-        template_version: As its config.json states it.
-        is_official: Whether config.json is a published one (which states "base" in every checkpoint), not one that cvft wrote.
-        max_tokens: Longest row that the model was made for.
-        num_tokens_per_frame: Vision tokens of a frame.
-        image_size: Side of a frame in pixels.
-        architecture: Its sizes.
-    """
-
-    path: Path
-    template_version: str
-    is_official: bool
-    max_tokens: int
-    num_tokens_per_frame: int
-    image_size: int
-    architecture: Architecture
 
 
 @dataclass(frozen=True)
@@ -79,61 +57,23 @@ class RowFacts:
 
     def to_json(self) -> str:
         """Returns the text of `row_shapes.json`."""
-        return json.dumps(asdict(self)) + "\n"
+        return ROW_FACTS.dump_json(self).decode() + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> RowFacts:
         """Reads back what `to_json` wrote."""
-        return cls(**{key: [RowShape(**shape) for shape in shapes] for key, shapes in json.loads(text).items()})
+        return ROW_FACTS.validate_json(text)
 
 
-@dataclass(frozen=True)
-class Feeding:
-    """How rows reach the model, with every `auto` decided.
-
-    Args:
-        template: Prompt template.
-        sampling: Frame sampling rule.
-        max_frames: Most frames of a clip.
-        max_tokens: Longest row allowed.
-    """
-
-    template: str
-    sampling: str
-    max_frames: int
-    max_tokens: int
+ROW_FACTS = TypeAdapter(RowFacts)
+"""Writes and reads row facts."""
 
 
-def decide_feeding(recipe: Recipe, model: ModelFacts) -> Feeding:
-    """Decides template, sampling and length limit where the recipe says `auto` or nothing.
-
-    Official checkpoints all state template "base", so their name decides, as in the published demo: "base" for the base
-    checkpoint, "chat" for the others. A folder that is not official is believed.
-
-    Args:
-        recipe: The recipe.
-        model: Facts of its model folder.
-
-    Returns:
-        The decisions.
-    """
-    template: str = recipe.model.template
-    if template == "auto":
-        published = find_published(recipe.model.path)
-        by_name = published.template if published is not None else "chat"
-        template = by_name if model.is_official else model.template_version
-    sampling = recipe.video.sampling
-    if sampling == "auto":
-        sampling = "base" if template in ("base", "swift") else "chat"
-    max_tokens = recipe.data.max_tokens or model.max_tokens
-    return Feeding(template=template, sampling=sampling, max_frames=recipe.video.max_frames, max_tokens=max_tokens)
-
-
-def decide_limits(recipe: Recipe, *, rows: RowFacts) -> BatchLimits:
+def decide_limits(job: Job, *, rows: RowFacts) -> BatchLimits:
     """Decides which rows go together.
 
     Args:
-        recipe: The recipe.
+        job: The job.
         rows: Facts of the rows that will train.
 
     Returns:
@@ -142,7 +82,7 @@ def decide_limits(recipe: Recipe, *, rows: RowFacts) -> BatchLimits:
     Raises:
         RecipeError: when groups are asked for and no two rows share a clip.
     """
-    train = recipe.train
+    recipe, train = job.recipe, job.recipe.train
     shares_clips = most_rows_per_clip(rows.train) > 1
     asked = {"train.group_by_clip": train.group_by_clip == "on", "train.max_rows_per_group": train.max_rows_per_group}
     if not shares_clips and any(asked.values()):
@@ -150,7 +90,8 @@ def decide_limits(recipe: Recipe, *, rows: RowFacts) -> BatchLimits:
         value = train.group_by_clip if key == "train.group_by_clip" else train.max_rows_per_group
         need, hint = "rows that share a clip: every clip has one row", f"remove `{key}`"
         raise RecipeError("the recipe and its rows", [Problem(key, quote(value), need, hint)])
-    takes_groups = recipe.model.attention not in MASKLESS_ATTENTION and train.group_by_clip != "off"
+    has_groups = job.family.capabilities.groups and recipe.model.attention not in MASKLESS_ATTENTION
+    takes_groups = has_groups and train.group_by_clip != "off"
     max_rows = 1
     if shares_clips and takes_groups:
         by_diversity = train.global_batch_rows // MIN_CLIPS_PER_STEP
@@ -164,84 +105,68 @@ def decide_limits(recipe: Recipe, *, rows: RowFacts) -> BatchLimits:
     )
 
 
-def decide_features(recipe: Recipe, *, rows: RowFacts, limits: BatchLimits, num_epochs: float) -> bool:
-    """Decides whether each clip is encoded once and its features are kept.
+def decide_features(job: Job, *, rows: RowFacts, limits: BatchLimits, num_epochs: float) -> bool:
+    """Decides whether each clip is encoded once and its features are cached.
 
     Where the recipe leaves it open: when the tower is frozen and some clip would be encoded twice in training.
     """
-    asked = recipe.video.cache_features
-    if asked != "auto" or recipe.lora.train_vision_tower:
+    asked = job.recipe.video.cache_features
+    if asked != "auto" or not job.may_cache_features:
         return asked == "on"
     has_clips = any(shape.clip is not None for shape in rows.train)
     return has_clips and (num_epochs > 1 or most_rows_per_clip(rows.train) > limits.max_rows_per_group)
 
 
-def decide_recompute(
-    recipe: Recipe,
-    *,
-    model: ModelFacts,
-    batches: Sequence[Batch],
-    caches: bool,
-    num_ranks: int,
-    memory_bytes: int | None,
-) -> bool:
-    """Decides whether activations are computed again in the backward pass.
+def decide_recompute(job: Job, *, batches: Sequence[Batch], caches: bool) -> bool:
+    """Decides whether activations are recomputed in the backward pass.
 
-    Where the recipe leaves it open: when a pass would not fit otherwise, as the memory model counts, with room for what it
-    does not count; and when the memory is not known.
+    Where the recipe leaves it open: when a micro-batch would not fit otherwise, as the memory model counts, with room for what
+    it does not count; and when the memory is not known, or not modelled.
 
     Args:
-        recipe: The recipe.
-        model: Facts of its model folder.
-        batches: The passes of an epoch.
-        caches: Whether features are kept.
-        num_ranks: Processes, over all nodes.
-        memory_bytes: What each rank's device has, or None.
+        job: The job.
+        batches: The micro-batches of an epoch.
+        caches: Whether features are cached.
     """
-    asked = recipe.train.gradient_checkpointing
+    asked = job.recipe.train.gradient_checkpointing
     if asked != "auto":
         return asked
-    if memory_bytes is None:
+    memory_bytes, costs = job.memory_bytes, job.family.costs(job.model.folder.config)
+    if memory_bytes is None or costs is None:
         return True
-    training = describe_training(recipe, model, caches=caches, num_ranks=num_ranks, recompute=False)
-    return peak_of(model.architecture, batches, training).peak > USABLE_SHARE * memory_bytes
+    training = describe_training(job, caches=caches, recompute=False)
+    return peak_of(costs, batches, training).peak > USABLE_SHARE * memory_bytes
 
 
-def describe_training(recipe: Recipe, model: ModelFacts, *, caches: bool, num_ranks: int, recompute: bool) -> Training:
-    """States how a recipe trains, as far as memory and FLOPs go."""
-    lora = recipe.lora
+def describe_training(job: Job, *, caches: bool, recompute: bool) -> Training:
+    """Says how a recipe trains, for the memory model.
+
+    Args:
+        job: The job.
+        caches: Whether features are cached.
+        recompute: Whether activations are recomputed.
+    """
+    recipe, lora = job.recipe, job.recipe.lora
     return Training(
         dtype_bytes=2 if recipe.model.dtype == "bf16" else 4,
-        adapted=adapted_names(lora.targets),
+        adapted=adapted_names(job.family.parts, lora.targets),
         rank=lora.rank,
-        adapter=count_adapter_parameters(
-            model.architecture,
-            targets=lora.targets,
-            rank=lora.rank,
-            dora=lora.dora,
-            train_vision_tower=lora.train_vision_tower,
-            train_projector=lora.train_projector,
-        ),
+        adapter=job.adapter_parameters,
         recompute=recompute,
         dropout=lora.dropout,
         strategy=recipe.parallel.strategy,
-        num_ranks=num_ranks,
+        num_ranks=job.ranks.num,
         has_tower=not caches,
-        chunk_rows=LABEL_CHUNK_ROWS,
+        chunk_tokens=LABEL_CHUNK_TOKENS,
         quantize=recipe.model.quantize,
         embeddings_on_cpu=recipe.model.embeddings_on_cpu,
     )
 
 
-def peak_of(architecture: Architecture, batches: Sequence[Batch], training: Training) -> Memory:
-    """Returns the memory of the pass that needs most."""
+def peak_of(costs: CostModel, batches: Sequence[Batch], training: Training) -> Memory:
+    """Returns the memory of the micro-batch that needs most."""
     largest = sorted(set(batches), key=lambda batch: (batch.num_tokens, batch.num_label_tokens))[-NUM_LARGEST:]
-    return max((peak_memory(architecture, batch, training) for batch in largest), key=lambda memory: memory.peak)
-
-
-def features_root(recipe: Recipe) -> Path:
-    """Returns the folder of the stores of features: beside the runs, under a name that no run can have."""
-    return (recipe.output.features or recipe.output.root / ".features").absolute()
+    return max((costs.peak_memory(batch, training) for batch in largest), key=lambda memory: memory.peak)
 
 
 def trains_tower(recipe: Recipe) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvft.data.features.store import FeatureStore
@@ -14,70 +14,64 @@ from cvft.plan.batching import RowFacts
 from cvft.plan.forecast import Forecast
 from cvft.plan.plan import Plan
 from cvft.plan.prepare import PreparedRows
-from cvft.weights.hub import Source
+from cvft.plan.ranks import worker_command
 
 PERCENTILES = (0, 50, 90, 99, 100)
 GIGA = 1e9
 
 
-def describe_source(source: Source) -> str:
-    """Writes where a model comes from."""
-    if source.hub is None:
-        return f"model     {source.folder}"
-    return f"model     {source.model_id} at {source.commit} ({source.hub}), in {source.folder}"
-
-
 def describe_plan(plan: Plan, prepared: PreparedRows) -> str:
     """Writes what a plan will do in a few lines for the terminal."""
-    rows, arguments = prepared.row_facts, plan.swift_arguments
+    rows, worker = prepared.row_facts, plan.worker
     num_tokens = sorted(shape.num_tokens for shape in (*rows.train, *rows.val))
     lines = [
         f"rows      {len(rows.train)} train, {len(rows.val)} val, {len(prepared.quarantined)} quarantined; "
         f"{len(prepared.clips)} clips",
         f"tokens    {num_tokens[0]} to {num_tokens[-1]} per row, median {num_tokens[len(num_tokens) // 2]}",
-        f"feeding   template {plan.feeding.template}, sampling {plan.feeding.sampling}, decoder {plan.decoder}",
+        f"inputs    {worker.preprocessing}",
         f"batch     {_describe_batch(plan, rows)}",
         f"features  {_describe_features(plan)}",
-        f"steps     {plan.num_steps} ({plan.steps_per_epoch} per epoch), {arguments['torch_dtype']}, {_describe_kernels(plan)}",
+        f"steps     {worker.num_steps} ({worker.steps_per_epoch} per epoch), {plan.swift['torch_dtype']}, {_describe_kernels(plan)}",
         *(f"note      {note}" for note in prepared.notes),
     ]
     return "\n".join(lines)
 
 
 def _describe_kernels(plan: Plan) -> str:
-    arguments = plan.swift_arguments
-    coarse = "" if plan.quantize == "none" else f"decoder blocks in {plan.quantize}, "
-    hosted = "input embedding on the CPU, " if plan.embeddings_on_cpu else ""
-    kept = "computed again" if arguments["gradient_checkpointing"] else "kept"
-    return f"{coarse}{hosted}attention {arguments['attn_impl']}, activations {kept} for the backward pass"
+    loading = plan.worker.loading
+    quantized = "" if loading.quantize == "none" else f"decoder blocks in {loading.quantize}, "
+    hosted = "input embedding on the CPU, " if loading.embeddings_on_cpu else ""
+    kept = "recomputed" if plan.swift["gradient_checkpointing"] else "kept"
+    return f"{quantized}{hosted}attention {loading.attention}, activations {kept} for the backward pass"
 
 
 def _describe_batch(plan: Plan, rows: RowFacts) -> str:
-    limits = plan.limits
-    spread = f"x {plan.num_ranks} ranks ({plan.strategy})"
+    worker, limits = plan.worker, plan.worker.limits
+    spread = f"x {worker.num_ranks} ranks ({worker.strategy})"
     if limits.max_rows_per_group == 1:
-        num_passes = limits.global_batch_rows // (limits.micro_batch_rows * plan.num_ranks)
+        num_passes = limits.global_batch_rows // (limits.micro_batch_rows * worker.num_ranks)
         micro = f"{limits.micro_batch_rows} rows x {num_passes} accumulated"
         return f"{limits.global_batch_rows} rows per step = {micro} {spread}"
     num_clips = clips_per_step(
         rows.train,
         global_batch_rows=limits.global_batch_rows,
         max_rows_per_group=limits.max_rows_per_group,
-        seed=plan.swift_arguments["data_seed"],
+        seed=plan.swift["data_seed"],
     )
     return (
         f"{limits.global_batch_rows} rows per step, grouped by clip with at most {limits.max_rows_per_group} rows a group: "
-        f"{num_clips:.1f} clips per step, at most {limits.micro_batch_tokens} tokens per pass {spread}"
+        f"{num_clips:.1f} clips per step, at most {limits.micro_batch_tokens} tokens per micro-batch {spread}"
     )
 
 
 def _describe_features(plan: Plan) -> str:
-    if plan.features is None:
-        return "not kept: the tower encodes clips as they come"
-    if not plan.features.tower_sha256:  # a forecast, which reads no weights
-        return f"each clip is encoded once and kept under {plan.features_root}"
-    store = FeatureStore(plan.features_root, plan.features)
-    return f"each clip is encoded once and kept in {store.folder} ({len(store)} are there)"
+    worker, key = plan.worker, plan.worker.feature_key
+    if worker.features is None:
+        return "not cached: the tower encodes clips as they come"
+    if key is None:  # a forecast, which reads no weights
+        return f"each clip is encoded once and cached under {worker.features_root}"
+    store = FeatureStore(worker.features_root, key)
+    return f"each clip is encoded once and cached in {store.folder} ({len(store)} are there)"
 
 
 def describe_forecast(forecast: Forecast) -> str:
@@ -91,27 +85,52 @@ def describe_forecast(forecast: Forecast) -> str:
     passes, parameters = values["passes_per_epoch"], values["parameters"]
     lines = [
         *describe_plan(plan, prepared).splitlines(),
+        *(f"note      {note}" for note in forecast.notes),
         f"clips     {forecast.num_clips_read} of {forecast.num_clips} decoded for these numbers; "
         f"rows per clip {_spread(values['rows_per_clip'])}",
         f"tokens    {'':<9}{'  '.join(f'{name:>6}' for name in values['tokens_per_row']['row'])}",
         *tokens,
-        f"passes    {passes['count']} per epoch over all ranks, at most {passes['largest_tokens']} tokens in one; "
+        f"micro     {passes['count']} batches per epoch over all ranks, at most {passes['largest_tokens']} tokens in one; "
         f"{passes['physical_tokens']} tokens are computed for {passes['logical_tokens']} of the rows apart",
         f"weights   {parameters['total']:,} of which {parameters['trained']:,} are trained",
         f"memory    by the model, per rank: {_describe_memory(forecast)}",
-        f"FLOPs     {values['flops_per_epoch']['total']:.3g} per epoch: "
-        + ", ".join(
-            f"{key} {value:.2g}" for key, value in values["flops_per_epoch"].items() if key != "total" and value
-        ),
+        f"FLOPs     {_describe_flops(values['flops_per_epoch'])}",
         f"time      by the model: {_describe_time(forecast)}",
     ]
-    if plan.features is not None:
+    if plan.worker.features is not None:
         lines.append(
             f"disk      the features take {forecast.feature_bytes / GIGA:.3g} GB for {forecast.num_frames} frames"
         )
-    lines += ["", "executes", f"  {shlex.join(plan.command)}", "with these variables beside the shell's own"]
-    lines += [f"  {name}={shlex.quote(value)}" for name, value in plan.environment.items()]
+    lines += _describe_machines(forecast)
+    lines += ["", "with these variables beside the shell's own"]
+    lines += [f"  {name}={shlex.quote(value)}" for name, value in plan.launch.environment.items()]
     return "\n".join(lines)
+
+
+def _describe_machines(forecast: Forecast) -> list[str]:
+    """Says what every machine executes, and what to type there when there are several."""
+    recipe, loaded = forecast.job.recipe, forecast.job.loaded
+    lines = []
+    for node_rank in range(recipe.parallel.num_nodes):
+        command = worker_command(
+            recipe,
+            num_per_node=forecast.ranks.num_per_node,
+            node_rank=node_rank,
+            plan_file=forecast.job.run.plan_file,
+        )
+        if recipe.parallel.num_nodes == 1:
+            return ["", "executes", f"  {shlex.join(command)}"]
+        kept = [word for word in loaded.overrides if not word.startswith("parallel.node_rank=")]
+        typed = ["cvft", "train", str(loaded.path), *kept, f"parallel.node_rank={node_rank}"]
+        lines += ["", f"machine {node_rank}", f"  type      {shlex.join(typed)}", f"  executes  {shlex.join(command)}"]
+    return lines
+
+
+def _describe_flops(flops: Mapping[str, int] | None) -> str:
+    if flops is None:
+        return "not modelled for this family"
+    parts = ", ".join(f"{key} {value:.2g}" for key, value in flops.items() if key != "total" and value)
+    return f"{flops['total']:.3g} per epoch: {parts}"
 
 
 def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
@@ -126,7 +145,7 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
     }
     per_clip = Counter(shape.clip for shape in rows.train if shape.clip is not None)
     flops, memory, epoch_s = forecast.flops, forecast.memory, forecast.epoch_s
-    num_epochs = plan.num_steps / plan.steps_per_epoch
+    num_epochs = plan.worker.num_steps / plan.worker.steps_per_epoch
     parts = ("tower", "projector", "language", "attention", "output_layer", "adapter")
     memory_parts = (
         "weights",
@@ -145,11 +164,11 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
         "rows_per_clip": sorted(per_clip.values()),
         "tokens_per_row": {name: _percentiles(values) for name, values in lengths.items()},
         "batch": {
-            "rows_per_step": plan.limits.global_batch_rows,
-            "max_rows_per_group": plan.limits.max_rows_per_group,
+            "rows_per_step": plan.worker.limits.global_batch_rows,
+            "max_rows_per_group": plan.worker.limits.max_rows_per_group,
             "ranks": forecast.ranks.num,
         },
-        "steps": {"all": plan.num_steps, "per_epoch": plan.steps_per_epoch},
+        "steps": {"all": plan.worker.num_steps, "per_epoch": plan.worker.steps_per_epoch},
         "passes_per_epoch": {
             "count": len(forecast.batches),
             "largest_tokens": max(batch.num_tokens for batch in forecast.batches),
@@ -157,16 +176,20 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
             "logical_tokens": sum(shape.num_tokens for shape in rows.train),
         },
         "parameters": {
-            "total": forecast.prepared.model.architecture.count_parameters().total,
+            "total": forecast.num_parameters,
             "trained": forecast.num_trained,
         },
-        "recompute": plan.swift_arguments["gradient_checkpointing"],
-        "memory_bytes": {
+        "recompute": plan.swift["gradient_checkpointing"],
+        "memory_bytes": None
+        if memory is None
+        else {
             **{part: getattr(memory, part) for part in (*memory_parts, "layer", "host")},
             "peak": memory.peak,
             "device": forecast.memory_bytes,
         },
-        "flops_per_epoch": {**{part: getattr(flops, part) for part in parts}, "total": flops.total},
+        "flops_per_epoch": None
+        if flops is None
+        else {**{part: getattr(flops, part) for part in parts}, "total": flops.total},
         "gpu": forecast.gpu.name if forecast.gpu else None,
         "seconds": {
             "epoch": epoch_s,
@@ -174,11 +197,11 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
             "features": forecast.build_s,
         },
         "features": None
-        if plan.features is None
+        if plan.worker.features is None
         else {"bytes": forecast.feature_bytes, "flops": forecast.build.total if forecast.build else None},
-        "command": list(plan.command),
-        "environment": dict(plan.environment),
-        "notes": list(forecast.prepared.notes),
+        "command": list(plan.launch.command),
+        "environment": dict(plan.launch.environment),
+        "notes": [*forecast.prepared.notes, *forecast.notes],
         "refused": [f"{item.where}: got {item.got}, need {item.need}" for item in forecast.refused],
     }
 
@@ -200,6 +223,8 @@ def _spread(values: Sequence[int]) -> str:
 
 def _describe_memory(forecast: Forecast) -> str:
     memory = forecast.memory
+    if memory is None:
+        return "not modelled for this family"
     parts = {
         "weights": memory.weights,
         "adapter": memory.adapter + memory.gradient + memory.optimizer + memory.communication,
@@ -217,7 +242,7 @@ def _describe_time(forecast: Forecast) -> str:
     epoch_s = forecast.epoch_s
     if epoch_s is None or forecast.gpu is None:
         return "name a GPU with --gpu, such as --gpu A100-40GB"
-    num_epochs = forecast.plan.num_steps / forecast.plan.steps_per_epoch
+    num_epochs = forecast.plan.worker.num_steps / forecast.plan.worker.steps_per_epoch
     num_rows = len(forecast.prepared.row_facts.train)
     built = f", after {_duration(forecast.build_s)} of encoding clips" if forecast.build_s else ""
     return (

@@ -2,7 +2,7 @@
 
 recipe -> rows and a sample of the clips -> the plan that training would follow -> passes, memory, FLOPs, time -> `Forecast`
 
-Token counts are those of the real layout. Memory and time come from a model (`cvft.engine.costs`), not from a measurement.
+Token counts are those of the real layout. Memory and time come from a model (`Family.costs`), not from a measurement.
 """
 
 from __future__ import annotations
@@ -13,30 +13,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cvft.data.check import ClipCheck, check_clips
-from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
-from cvft.data.video.loader import DecodeSettings
 from cvft.errors import CvftError, Problem, did_you_mean, quote
-from cvft.families.cogvlm2_video.flops import (
-    LANGUAGE_UTILISATION,
-    TOWER_UTILISATION,
-    Batch,
-    Flops,
-    build_flops,
-    estimated_seconds,
-    feature_bytes,
-    training_flops,
-)
-from cvft.families.cogvlm2_video.memory import Memory
+from cvft.families.costs import Batch, CostModel, Flops, Memory
+from cvft.families.parts import count_parameters
 from cvft.plan.batching import describe_training, peak_of
+from cvft.plan.environment import merge_environment
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
-from cvft.plan.machine import GpuFacts, check_packages, memory_per_rank, read_gpus
+from cvft.plan.job import Job, check_batch, open_job
+from cvft.plan.machine import GpuFacts, Machine, check_packages, read_machine
 from cvft.plan.passes import batches_of_epoch
 from cvft.plan.plan import Plan, compile_plan
-from cvft.plan.prepare import PreparedRows, find_model, inspect_model, prepare_rows
+from cvft.plan.prepare import PreparedRows, prepare_rows
 from cvft.plan.ranks import Ranks, decide_ranks
-from cvft.recipe import Recipe
-from cvft.train.launch import merge_environment
+from cvft.recipe import LoadedRecipe, Recipe
+
+STOCK_UTILISATION = 0.40
+LANGUAGE_UTILISATION = 0.45
+TOWER_UTILISATION = 0.50
+"""Assumed shares of a GPU's peak that stock training, the decoder alone and the tower alone reach; not measured by us.
+
+Source: reported end-to-end numbers, not reproduced: NeMo AutoModel, LoRA of Llama-3 8B on an H100, 40.6 % and Qwen2.5-7B
+42.8 %; a plain matmul reaches 80 % there, 86 % on an A100 (stas00/ml-engineering). The tower has no small products.
+"""
 
 MAX_CLIPS_READ = 300
 """Clips that are decoded for a plan; of more, a sample stands for all."""
@@ -47,40 +46,67 @@ class Forecast:
     """What a training would do.
 
     Args:
+        job: The job, planned without weights.
         plan: What it would follow.
         prepared: Rows and clips.
         num_clips_read: Distinct clips that were decoded; the lengths of the others are assumed to be like theirs.
         num_clips: Distinct clips of all rows.
-        ranks: Where it would run.
         gpu: The GPU that time is estimated for, or None.
-        memory_bytes: What each rank's device has, or None.
-        batches: The passes of the first epoch, over all ranks.
-        flops: Their FLOPs, and those of recomputation.
-        memory: The pass that needs most.
-        num_trained: Trainable parameters.
-        build: FLOPs of encoding each clip once, or None where features are not kept.
+        batches: The micro-batches of the first epoch, over all ranks.
+        costs: The family's formulas, or None where nothing is modelled; then the numbers that follow are None too.
+        flops: FLOPs of the micro-batches, and those of recomputation.
+        memory: The micro-batch that needs most.
+        notes: Sentences about where this machine differs from the planned one.
         refused: What would be refused on this machine.
     """
 
+    job: Job
     plan: Plan
     prepared: PreparedRows
     num_clips_read: int
     num_clips: int
-    ranks: Ranks
     gpu: Gpu | None
-    memory_bytes: int | None
     batches: Sequence[Batch]
-    flops: Flops
-    memory: Memory
-    num_trained: int
-    build: Flops | None
+    costs: CostModel | None
+    flops: Flops | None
+    memory: Memory | None
+    notes: Sequence[str]
     refused: Sequence[Problem]
 
     @property
+    def ranks(self) -> Ranks:
+        """Where it would run."""
+        return self.job.ranks
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What each rank's device has, or None."""
+        return self.job.memory_bytes
+
+    @property
+    def num_trained(self) -> int:
+        """Trainable parameters."""
+        return self.job.adapter_parameters.total
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the whole model."""
+        return count_parameters(self.job.family.parts, self.job.model.shapes).total
+
+    @property
+    def build(self) -> Flops | None:
+        """FLOPs of encoding each clip once, or None where features are not cached."""
+        if self.costs is None or self.plan.worker.features is None:
+            return None
+        return self.costs.build_flops(self.num_frames)
+
+    @property
     def feature_bytes(self) -> int:
-        """Size of all clips' features."""
-        dtype_bytes = {"BF16": 2, "F32": 4}[self.plan.features.dtype] if self.plan.features else 0
-        return feature_bytes(self.prepared.model.architecture, self.num_frames, dtype_bytes=dtype_bytes)
+        """Size of all clips' cached features."""
+        if self.costs is None or self.plan.worker.features is None:
+            return 0
+        dtype_bytes = {"bf16": 2, "fp32": 4}[self.plan.worker.loading.dtype]
+        return self.costs.feature_bytes(self.num_frames, dtype_bytes=dtype_bytes)
 
     @property
     def num_frames(self) -> int:
@@ -91,7 +117,7 @@ class Forecast:
     @property
     def epoch_s(self) -> float | None:
         """Estimated seconds of an epoch, without val passes; None when no GPU is named."""
-        if self.gpu is None:
+        if self.gpu is None or self.flops is None:
             return None
         tower = estimated_seconds(self.flops.tower, self.gpu, utilisation=TOWER_UTILISATION)
         rest = estimated_seconds(self.flops.total - self.flops.tower, self.gpu, utilisation=LANGUAGE_UTILISATION)
@@ -100,13 +126,28 @@ class Forecast:
     @property
     def build_s(self) -> float | None:
         """Estimated seconds of encoding each clip once, by all ranks."""
-        if self.gpu is None or self.build is None:
+        build = self.build
+        if self.gpu is None or build is None:
             return None
-        return estimated_seconds(self.build.total, self.gpu, utilisation=TOWER_UTILISATION) / self.ranks.num
+        return estimated_seconds(build.total, self.gpu, utilisation=TOWER_UTILISATION) / self.ranks.num
+
+
+def estimated_seconds(flops: int, gpu: Gpu, *, utilisation: float) -> float:
+    """Estimates how long a GPU computes; an assumption divided by a data sheet, so good for orders and comparisons.
+
+    Args:
+        flops: Floating-point operations.
+        gpu: The GPU.
+        utilisation: Share of its peak that is reached; see the constants of this module.
+
+    Returns:
+        Seconds, without decoding, loading and talk between ranks.
+    """
+    return flops / (gpu.bf16_flops_per_s * utilisation)
 
 
 def forecast(
-    recipe: Recipe,
+    loaded: LoadedRecipe,
     *,
     gpu_name: str | None = None,
     max_clips: int = MAX_CLIPS_READ,
@@ -115,7 +156,7 @@ def forecast(
     """Plans a training without starting anything.
 
     Args:
-        recipe: The recipe; its `name` must be set.
+        loaded: The recipe; its `name` must be set.
         gpu_name: GPU to plan for; None takes those of this machine.
         max_clips: Most clips to decode.
         on_progress: Called with clips done and clips in all.
@@ -126,81 +167,46 @@ def forecast(
     Raises:
         CvftError: when model, rows or clips do not allow any training, or when the GPU is not known.
     """
-    ranks, gpus, notes = _decide_machine(recipe, gpu_name)
-    model = inspect_model(find_model(recipe, needs_weights=False).folder)
-    sample = _Sample(recipe, max_clips=max_clips, on_progress=on_progress)
-    prepared = prepare_rows(recipe, model=model, check=sample.check)
-    prepared = replace(prepared, notes=[*prepared.notes, *notes])
-    memory_bytes = memory_per_rank(ranks, gpus) if ranks.device == "cpu" or gpus else None
-    feeding = prepared.feeding
-
-    def feature_key(device: str) -> FeatureKey:
-        return FeatureKey(
-            sampling=feeding.sampling,
-            max_frames=feeding.max_frames,
-            decoder=recipe.video.decoder,
-            decoder_version="",
-            image_size_px=model.image_size,
-            tower_sha256="",
-            dtype={"bf16": "BF16", "fp32": "F32"}[recipe.model.dtype],
-            device=device,
-            attention="sdpa",
-        )
-
-    plan = compile_plan(
-        recipe,
-        model=model,
-        rows=prepared.row_facts,
-        num_gpus_present=ranks.num_per_node if ranks.device == "cuda" else 0,
-        feature_key=feature_key,
-        memory_bytes=memory_bytes,
-    )
-    caches = plan.features is not None
+    recipe = loaded.recipe
+    machine, ranks, notes = _decide_machine(recipe, gpu_name)
+    job = open_job(loaded, needs_weights=False, machine=machine, ranks=ranks)
+    check_batch(recipe, ranks)
+    sample = _Sample(job, max_clips=max_clips, on_progress=on_progress)
+    prepared = prepare_rows(job, check=sample.check)
+    plan = compile_plan(job, prepared.row_facts)
+    caches = plan.worker.features is not None
     batches = batches_of_epoch(
-        prepared.row_facts.train, limits=plan.limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches
+        prepared.row_facts.train, limits=plan.worker.limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches
     )
-    training = describe_training(
-        recipe,
-        model,
-        caches=caches,
-        num_ranks=ranks.num,
-        recompute=plan.swift_arguments["gradient_checkpointing"],
-    )
-    memory = peak_of(model.architecture, batches, training)
-    if ranks.device == "cpu":
-        memory = replace(memory, context=0)
-    result = Forecast(
+    costs = job.family.costs(job.model.folder.config)
+    flops = memory = None
+    if costs is not None:
+        training = describe_training(job, caches=caches, recompute=plan.swift["gradient_checkpointing"])
+        memory = peak_of(costs, batches, training)
+        flops = _sum_flops([costs.training_flops(batch, training) for batch in batches])
+        if ranks.device == "cpu":
+            memory = replace(memory, context=0)
+    rows = prepared.row_facts
+    return Forecast(
+        job=job,
         plan=plan,
         prepared=prepared,
         num_clips_read=sample.num_read,
-        num_clips=len({shape.clip for shape in (*prepared.row_facts.train, *prepared.row_facts.val)} - {None}),
-        ranks=ranks,
-        gpu=find_gpu(gpus[0].name) if gpus and ranks.device == "cuda" else None,
-        memory_bytes=memory_bytes,
+        num_clips=len({shape.clip for shape in (*rows.train, *rows.val)} - {None}),
+        gpu=find_gpu(machine.gpus[0].name) if machine.gpus and ranks.device == "cuda" else None,
         batches=batches,
-        flops=_sum_flops(
-            [
-                training_flops(
-                    model.architecture,
-                    batch,
-                    adapter=training.adapter,
-                    adapted=training.adapted,
-                    recompute=training.recompute,
-                )
-                for batch in batches
-            ]
-        ),
+        costs=costs,
+        flops=flops,
         memory=memory,
-        num_trained=training.adapter.total,
-        build=None,
-        refused=_find_refusals(recipe, plan, memory=memory, memory_bytes=memory_bytes),
+        notes=notes,
+        refused=_find_refusals(recipe, plan, memory=memory, memory_bytes=job.memory_bytes),
     )
-    return replace(result, build=build_flops(model.architecture, result.num_frames) if caches else None)
 
 
-def _decide_machine(recipe: Recipe, gpu_name: str | None) -> tuple[Ranks, list[GpuFacts], list[str]]:
-    """Returns the ranks to plan for, their GPUs (none when they are not known), and a note where this machine differs."""
-    parallel, present = recipe.parallel, read_gpus()
+def _decide_machine(recipe: Recipe, gpu_name: str | None) -> tuple[Machine, Ranks, list[str]]:
+    """Returns the machine and the ranks to plan for, and a note where this machine differs."""
+    parallel, here = recipe.parallel, read_machine()
+    present = len(here.gpus)
     asked = parallel.num_gpus if parallel.strategy != "single" and parallel.num_gpus != "auto" else 1
     if gpu_name is not None:
         gpu = find_gpu(gpu_name)
@@ -211,30 +217,31 @@ def _decide_machine(recipe: Recipe, gpu_name: str | None) -> tuple[Ranks, list[G
         if parallel.device == "cpu":
             got = f"{quote(gpu.name)} for a recipe with `parallel.device` cpu"
             raise CvftError("command line", [Problem("--gpu", got, "no GPU", "set parallel.device=auto")])
-        num_gpus = max(asked, len(present)) if parallel.num_gpus == "auto" else asked
-        gpus = [GpuFacts(gpu.name, gpu.memory_bytes)] * num_gpus
-        return decide_ranks(recipe, num_gpus_present=num_gpus), gpus, []
+        num_gpus = max(asked, present) if parallel.num_gpus == "auto" else asked
+        gpus = (GpuFacts(gpu.name, gpu.memory_bytes),) * num_gpus
+        return replace(here, gpus=gpus), decide_ranks(recipe, num_gpus_present=num_gpus), []
     if present or parallel.device == "cpu" or (parallel.device == "auto" and parallel.strategy == "single"):
-        return decide_ranks(recipe, num_gpus_present=len(present)), present, []
+        return here, decide_ranks(recipe, num_gpus_present=present), []
     note = f"this machine has no GPU; planned for {asked} of a kind that is not known (--gpu names one)"
-    return decide_ranks(recipe, num_gpus_present=asked), [], [note]
+    return replace(here, gpus=()), decide_ranks(recipe, num_gpus_present=asked), [note]
 
 
 class _Sample:
     """Decodes some of the clips, and takes the others to be like them."""
 
     def __init__(
-        self, recipe: Recipe, *, max_clips: int, on_progress: Callable[[int, int], None] | None = None
+        self, job: Job, *, max_clips: int, on_progress: Callable[[int, int], None] | None = None
     ) -> None:
-        self.recipe = recipe
+        self.job = job
         self.max_clips = max_clips
         self.on_progress = on_progress
         self.num_read = 0
 
-    def check(self, rows: Sequence[Row], decode: DecodeSettings) -> ClipCheck:
-        """Finds out about the clips of rows; bad clips among those that are read are told."""
+    def check(self, rows: Sequence[Row]) -> ClipCheck:
+        """Finds out about the clips of rows; bad clips among those that are read are reported."""
+        decode = self.job.preprocessing.decode
         paths = sorted({row.video for row in rows if row.video is not None})
-        chance = random.Random(f"clips {self.recipe.seed}")
+        chance = random.Random(f"clips {self.job.recipe.seed}")
         chosen = set(paths if len(paths) <= self.max_clips else chance.sample(paths, self.max_clips))
         self.num_read = len(chosen)
         checked = check_clips(
@@ -253,18 +260,18 @@ class _Sample:
         return ClipCheck(list(rows), [], {**checked.facts, **others})
 
 
-def _find_refusals(recipe: Recipe, plan: Plan, *, memory: Memory, memory_bytes: int | None) -> list[Problem]:
+def _find_refusals(recipe: Recipe, plan: Plan, *, memory: Memory | None, memory_bytes: int | None) -> list[Problem]:
     """Collects what training would refuse on this machine, and a memory that the model says is too small."""
     problems: list[Problem] = []
     for check in (
         lambda: check_packages(recipe),
-        lambda: merge_environment(plan.environment, os.environ),
+        lambda: merge_environment(plan.launch.environment, os.environ),
     ):
         try:
             check()
         except CvftError as error:
             problems += error.problems
-    if memory_bytes is not None and memory.peak > memory_bytes:
+    if memory_bytes is not None and memory is not None and memory.peak > memory_bytes:
         got = f"{memory.peak / 2**30:.1f} GiB by the memory model"
         need = f"at most the {memory_bytes / 2**30:.1f} GiB that each rank's device has"
         hint = (

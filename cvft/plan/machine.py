@@ -8,8 +8,10 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+import psutil
+
 from cvft.errors import Problem, RecipeError, quote
-from cvft.families.cogvlm2_video.network.quantization import find_missing_package
+from cvft.families.packages import find_missing_package
 from cvft.plan.gpus import find_gpu
 from cvft.plan.ranks import Ranks
 from cvft.recipe import Recipe
@@ -29,6 +31,19 @@ class GpuFacts:
 
     name: str
     memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a machine has.
+
+    Args:
+        gpus: Its GPUs, as far as they are shown.
+        host_bytes: Memory of the host.
+    """
+
+    gpus: tuple[GpuFacts, ...]
+    host_bytes: int
 
 
 def read_gpus() -> list[GpuFacts]:
@@ -69,16 +84,16 @@ def visible_gpus(gpus: list[GpuFacts], chosen: str | None) -> list[GpuFacts]:
     return shown
 
 
-def count_gpus() -> int:
-    """Counts the GPUs that a worker on this machine would see, without loading torch."""
-    return len(read_gpus())
+def read_machine() -> Machine:
+    """Looks at this machine once."""
+    return Machine(tuple(read_gpus()), host_bytes=psutil.virtual_memory().total)
 
 
-def memory_per_rank(ranks: Ranks, gpus: list[GpuFacts]) -> int | None:
-    """Returns the bytes that each rank's device has; None when the driver does not say."""
+def memory_per_rank(ranks: Ranks, machine: Machine) -> int | None:
+    """Returns the bytes that each rank's device has; None when they are not known."""
     if ranks.device == "cuda":
-        return min(gpu.memory_bytes for gpu in gpus[: ranks.num_per_node]) or None
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks.num_per_node
+        return min((gpu.memory_bytes for gpu in machine.gpus[: ranks.num_per_node]), default=0) or None
+    return machine.host_bytes // ranks.num_per_node
 
 
 def check_packages(recipe: Recipe) -> None:

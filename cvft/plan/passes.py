@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from cvft.data.groups import RowShape, deal_steps, group_tokens
 from cvft.data.packing import BatchLimits, MicroBatch, pack
-from cvft.families.cogvlm2_video.flops import Batch, causal_pairs
+from cvft.families.costs import Batch, causal_pairs
 
 
 def batches_of_epoch(

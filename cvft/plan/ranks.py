@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cvft.errors import Problem, RecipeError, quote
 from cvft.recipe import Recipe, weights_fingerprint
-from cvft.train.rendezvous import split_rendezvous
 
 SHUTDOWN_TIMEOUT_S = 15
 """Seconds that torch's launcher gives the other ranks to end when one has failed, before it kills them."""
@@ -111,24 +110,7 @@ def worker_command(recipe: Recipe, *, num_per_node: int | str, node_rank: int, p
     return (sys.executable, "-m", "torch.distributed.run", *options, *worker)
 
 
-ALLOCATOR_SETTINGS = "expandable_segments:True"
-"""Lets torch's allocator on GPUs grow its segments: passes of many lengths otherwise leave holes that no later one fits in."""
-
-
-def worker_environment(run_dir: Path, *, num_threads: int) -> dict[str, str]:
-    """Returns the variables that a worker gets beyond the shell's own.
-
-    Args:
-        run_dir: The run's folder.
-        num_threads: CPU threads of each rank.
-    """
-    return {
-        "PYTORCH_ALLOC_CONF": ALLOCATOR_SETTINGS,
-        "OMP_NUM_THREADS": str(num_threads),
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "HF_DATASETS_CACHE": str(run_dir / "cache" / "datasets"),
-        "MODELSCOPE_CACHE": str(run_dir / "cache" / "modelscope"),
-        "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONUNBUFFERED": "1",
-    }
+def split_rendezvous(rendezvous: str) -> tuple[str, int]:
+    """Splits a `host:port` that the recipe has validated."""
+    host, _, port = rendezvous.rpartition(":")
+    return host, int(port)

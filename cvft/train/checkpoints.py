@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cvft.errors import Problem, RunError, quote
-from cvft.plan.plan import Plan
+from cvft.plan.plan import WorkerPlan
 
 MARK_FILE = "cvft_checkpoint.json"
 """In every checkpoint: what `CheckpointMark` holds."""
@@ -129,7 +129,7 @@ def remove_leftovers(train_folder: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
 
 
-def check_can_continue(checkpoint: Path, plan: Plan) -> str | None:
+def check_can_continue(checkpoint: Path, plan: WorkerPlan) -> str | None:
     """Checks that a plan's ranks can continue a checkpoint.
 
     The weights and the optimizer state of `single` and `ddp` are whole in every checkpoint, so any number of ranks can

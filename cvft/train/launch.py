@@ -21,18 +21,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cvft.errors import Problem, RunError, quote
+from cvft.errors import Problem, RunError
 from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
 from cvft.train.stop import STOP_FILE, die_with_parent, heeded_signals
 
 NUM_LOG_LINES_SHOWN = 25
 POLL_S = 0.2
-
-STEERING_VARIABLES = (
-    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    *("NPROC_PER_NODE", "NNODES", "NODE_RANK", "DS_ACCELERATOR"),
-)
-"""Variables that torch, DeepSpeed, accelerate or ms-swift would take ranks from, beside all that start with ACCELERATE_."""
 
 ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*: (\d+) .*?exitcode\s*: (-?\d+)", re.DOTALL)
 """What torch.distributed.run prints about the rank that failed first."""
@@ -83,47 +77,6 @@ def launch(
             code = process.wait()
     if code != 0:
         raise RunError("the training", [_why_it_failed(code, log_file=log_file, folder=folder)])
-
-
-WORKER_ONLY = ("HF_DATASETS_CACHE", "MODELSCOPE_CACHE")
-"""Scratch folders of the worker: what a shell says of them is for downloads, and holds there."""
-
-SHELL_FIRST = ("PYTORCH_ALLOC_CONF",)
-"""Variables that a shell may set to something else: they change no result."""
-
-
-def merge_environment(planned: Mapping[str, str], shell: Mapping[str, str]) -> dict[str, str]:
-    """Adds a plan's variables to the shell's.
-
-    Args:
-        planned: The plan's variables.
-        shell: The shell's.
-
-    Returns:
-        Both together.
-
-    Raises:
-        RunError: when the shell sets one of them to something else, for it would not have the effect that it seems to
-            have; or when it sets one that decides about ranks, for that is the recipe's part.
-    """
-    problems = [
-        Problem(f"environment variable {name}", quote(shell[name]), quote(value), _environment_hint(name))
-        for name, value in planned.items()
-        if shell.get(name, value) != value and name not in (*WORKER_ONLY, *SHELL_FIRST)
-    ]
-    problems += [
-        Problem(f"environment variable {name}", quote(value), "it unset: the recipe's `parallel` section decides", "")
-        for name, value in shell.items()
-        if name in STEERING_VARIABLES or name.startswith("ACCELERATE_")
-    ]
-    if problems:
-        raise RunError("the shell", problems)
-    return {**shell, **planned, **{name: shell[name] for name in SHELL_FIRST if name in shell}}
-
-
-def _environment_hint(name: str) -> str:
-    setting = {"OMP_NUM_THREADS": " or set parallel.num_threads"}.get(name, "")
-    return f"unset {name}{setting}"
 
 
 @contextmanager

@@ -11,41 +11,39 @@ from typing import Any
 
 from cvft import __version__
 from cvft.files import hash_file, write_text_atomically
+from cvft.plan.job import Job
 from cvft.plan.plan import Plan
-from cvft.plan.prepare import Prepared, find_model
-from cvft.recipe import LoadedRecipe
-from cvft.runs import RunFolder
+from cvft.plan.prepare import PreparedRows
 
 PACKAGES = ("torch", "transformers", "peft", "ms-swift", "accelerate", "deepspeed", "datasets", "av", "decord", "numpy")
 
 
-def write_manifest(folder: RunFolder, *, loaded: LoadedRecipe, prepared: Prepared, plan: Plan) -> None:
+def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan) -> None:
     """Writes versions, device, hashes of rows and clips, and seeds.
 
     Args:
-        folder: The run.
-        loaded: Its recipe.
+        job: The job.
         prepared: Its rows and clips.
         plan: What its worker does.
     """
-    source = find_model(loaded.recipe)
+    folder, source, recipe = job.run, job.model.source, job.recipe
     values: dict[str, Any] = {
         "cvft": __version__,
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "machine": platform.machine(),
-        "device": "cpu" if plan.swift_arguments["use_cpu"] else "cuda",
-        "num_ranks": plan.num_ranks,
-        "seed": loaded.recipe.seed,
-        "recipe_fingerprint": loaded.fingerprint,
+        "device": plan.worker.device,
+        "num_ranks": plan.worker.num_ranks,
+        "seed": recipe.seed,
+        "recipe_fingerprint": job.loaded.fingerprint,
         "base": {
-            "path": loaded.recipe.model.path,
+            "path": recipe.model.path,
             "hub": source.hub,
             "id": source.model_id,
             "commit": source.commit,
         },
-        "contract": json.loads(prepared.contract.to_json()),
+        "contract": job.contract.to_dict(),
         "rows": {
             "num_train": len(prepared.train_rows),
             "num_val": len(prepared.val_rows),

@@ -7,14 +7,9 @@ import sys
 import time
 
 from cvft.errors import Problem, RunError, quote
+from cvft.plan.ranks import split_rendezvous
 
 POLL_S = 1.0
-
-
-def split_rendezvous(rendezvous: str) -> tuple[str, int]:
-    """Splits a `host:port` that the recipe has validated."""
-    host, _, port = rendezvous.rpartition(":")
-    return host, int(port)
 
 
 def check_port_is_free(rendezvous: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import sys
@@ -15,16 +16,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cvft.clips.provide import mend_store
+from cvft.clips.provide import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
 from cvft.families.contract import CONTRACT_FILE
 from cvft.files import hash_file, write_text_atomically
-from cvft.plan.describe import describe_plan, describe_source
-from cvft.plan.machine import check_packages, memory_per_rank, read_gpus
+from cvft.plan.describe import describe_plan
+from cvft.plan.environment import merge_environment, worker_environment
+from cvft.plan.job import Job, describe_source
 from cvft.plan.plan import Plan, compile_plan
-from cvft.plan.prepare import Prepared, find_model, make_feature_key, prepare, write_row_files
-from cvft.plan.ranks import Ranks, decide_ranks, node_rank_of, worker_command, worker_environment
+from cvft.plan.prepare import PreparedRows, prepare
+from cvft.plan.ranks import node_rank_of, worker_command
 from cvft.recipe import LoadedRecipe
 from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked
 from cvft.train.checkpoints import (
@@ -36,20 +38,33 @@ from cvft.train.checkpoints import (
     remove_leftovers,
     step_of,
 )
-from cvft.train.launch import launch, merge_environment
+from cvft.train.launch import launch
 from cvft.train.manifest import write_manifest
 from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
+from cvft.train.row_files import write_row_files
 from cvft.train.stop import STOP_FILE
 from cvft.weights.folder import make_clean_view
+
+LOG = logging.getLogger(__name__)
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
-def train(loaded: LoadedRecipe) -> RunFolder | None:
-    """Trains a recipe's adapter, or continues a training that was stopped, or returns one that is done.
+def is_trained(loaded: LoadedRecipe) -> bool:
+    """Tells whether a recipe's adapter is there; writes nothing.
+
+    Raises:
+        RunError: when the run folder belongs to a recipe that would train other weights.
+    """
+    folder = RunFolder(loaded.recipe.run_dir.absolute())
+    return is_claimed(loaded) and (folder.adapter / ADAPTER_FILES[1]).is_file()
+
+
+def train(job: Job) -> RunFolder | None:
+    """Trains a job's adapter, or continues a training that was stopped, or returns one that is done.
 
     Args:
-        loaded: The recipe.
+        job: The job, opened to train.
 
     Returns:
         The run folder, holding `adapter/`; None on every machine but the first, whose part ends here.
@@ -59,83 +74,72 @@ def train(loaded: LoadedRecipe) -> RunFolder | None:
         RunError: when the folder belongs to another recipe or another process, or when the worker fails.
         StoppedError: when it was asked to stop before it was done.
     """
-    recipe = loaded.recipe
-    folder = RunFolder(recipe.run_dir.absolute())
+    recipe, folder = job.recipe, job.run
     is_first_node = node_rank_of(recipe) == 0
     # before any clip is decoded: what is wrong with folder or machine is told, and what is done is not prepared again
-    if is_claimed(loaded) and (folder.adapter / ADAPTER_FILES[1]).is_file():
-        print(f"adapter   {folder.adapter} (trained before)", file=sys.stderr)
+    if is_trained(job.loaded):
+        LOG.info("adapter   %s (trained before)", folder.adapter)
         return folder if is_first_node else None
-    check_packages(recipe)
-    gpus = read_gpus()
-    ranks = decide_ranks(recipe, num_gpus_present=len(gpus))
-    recipe.accumulation_steps(num_ranks=ranks.num)
-    environment = worker_environment(folder.path, num_threads=recipe.parallel.num_threads)
+    environment = worker_environment(
+        folder.path,
+        num_threads=recipe.parallel.num_threads,
+        of_family=job.family.environment(job.preprocessing),
+    )
     variables = merge_environment(environment, os.environ)
     if not is_first_node:
-        _join_first_node(loaded, folder, ranks=ranks, variables=variables)
+        _join_first_node(job, variables=variables)
         return None
     if recipe.parallel.rendezvous is not None:
         check_port_is_free(recipe.parallel.rendezvous)
-    source = find_model(recipe)
-    if source.hub is not None:
-        print(describe_source(source), file=sys.stderr)
-    prepared = _prepare_with_progress(loaded)
-    plan = compile_plan(
-        recipe,
-        model=prepared.model,
-        rows=prepared.row_facts,
-        num_gpus_present=len(gpus),
-        memory_bytes=memory_per_rank(ranks, gpus),
-        feature_key=lambda device: make_feature_key(
-            recipe, contract=prepared.contract, model=prepared.model, device=device
-        ),
-    )
-    claim_run_folder(loaded)
+    if job.model.source.hub is not None:
+        LOG.info(describe_source(job.model.source))
+    prepared = _prepare_with_progress(job)
+    plan = compile_plan(job, prepared.row_facts)
+    claim_run_folder(job.loaded)
     with locked(folder):
-        _publish_quarantine(loaded, folder)
-        _train_planned(plan, folder, loaded=loaded, prepared=prepared, variables=variables)
+        _publish_quarantine(job)
+        _train_planned(plan, job, prepared=prepared, variables=variables)
     return folder
 
 
-def _join_first_node(loaded: LoadedRecipe, folder: RunFolder, *, ranks: Ranks, variables: Mapping[str, str]) -> None:
+def _join_first_node(job: Job, *, variables: Mapping[str, str]) -> None:
     """Runs the ranks of a node that is not the first, which prepares the run and publishes its results."""
-    recipe, node_rank = loaded.recipe, node_rank_of(loaded.recipe)
+    recipe, node_rank = job.recipe, node_rank_of(job.recipe)
     assert recipe.parallel.rendezvous is not None
     # it listens when its folder is ready; the ranks read their plan after all nodes have met
     wait_for_first_node(recipe.parallel.rendezvous, timeout_s=recipe.parallel.rendezvous_timeout_s)
-    if not is_claimed(loaded):
+    if not is_claimed(job.loaded):
         need = f"the folder that the first node has made: {recipe.run_dir} on a file system that all nodes share"
         raise RunError(
             "the nodes", [Problem("run folder", "nothing there", need, "set output.root to a shared folder")]
         )
-    command = worker_command(recipe, num_per_node=ranks.num_per_node, node_rank=node_rank, plan_file=folder.plan_file)
-    launch(command, variables=variables, folder=folder, node_rank=node_rank)
+    command = worker_command(
+        recipe, num_per_node=job.ranks.num_per_node, node_rank=node_rank, plan_file=job.run.plan_file
+    )
+    launch(command, variables=variables, folder=job.run, node_rank=node_rank)
 
 
-def _train_planned(
-    plan: Plan, folder: RunFolder, *, loaded: LoadedRecipe, prepared: Prepared, variables: Mapping[str, str]
-) -> None:
+def _train_planned(plan: Plan, job: Job, *, prepared: PreparedRows, variables: Mapping[str, str]) -> None:
+    folder, worker = job.run, plan.worker
     write_row_files(prepared, folder)
-    make_clean_view(prepared.model.path, folder.model_view)
+    make_clean_view(job.model.path, folder.model_view, config=job.family.clean_config(job.model.folder.config))
     remove_leftovers(folder.train)
     last = find_last_checkpoint(folder.train)
-    if last is None or step_of(last) < plan.num_steps:
+    if last is None or step_of(last) < worker.num_steps:
         if last is not None:
             _refuse_other_rows(folder, last)
-            note = check_can_continue(last, plan)
-            print(f"resume    {note or last.name}", file=sys.stderr)
+            LOG.info("resume    %s", check_can_continue(last, worker) or last.name)
             plan = _resumed(plan, last)
-        if plan.features is not None:
-            mend_store(FeatureStore(plan.features_root, plan.features))
+        if worker.feature_key is not None:
+            repair_store(FeatureStore(worker.features_root, worker.feature_key))
         write_text_atomically(folder.plan_file, plan.to_json())
-        write_manifest(folder, loaded=loaded, prepared=prepared, plan=plan)
-        print(describe_plan(plan, prepared), file=sys.stderr)
+        write_manifest(job, prepared=prepared, plan=plan)
+        LOG.info(describe_plan(plan, prepared))
         last = _launch(plan, folder, variables=variables)
-    _publish_adapter(last, folder, prepared=prepared)
+    _publish_adapter(last, job)
     best = find_best_checkpoint(folder.train)
     if best is not None and best != last:
-        print(f"best      {best} has the lowest val loss; adapter/ is the last one", file=sys.stderr)
+        LOG.info("best      %s has the lowest val loss; adapter/ is the last one", best)
 
 
 def _refuse_other_rows(folder: RunFolder, last: Path) -> None:
@@ -150,7 +154,7 @@ def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> P
     """Runs the worker and returns the checkpoint of the last step."""
     stop_file = folder.train / STOP_FILE
     try:
-        launch(plan.command, variables=variables, folder=folder, num_steps=plan.num_steps)
+        launch(plan.launch.command, variables=variables, folder=folder, num_steps=plan.worker.num_steps)
     except RunError:
         # a scheduler that signals every process also ends torch's launcher, whose exit code then says nothing
         if has_no_space(folder.train):
@@ -159,13 +163,13 @@ def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> P
         if not (stop_file.exists() and _last_reported_step(folder) == _last_saved_step(folder)):
             raise
     last = find_last_checkpoint(folder.train)
-    if last is not None and step_of(last) == plan.num_steps:
+    if last is not None and step_of(last) == plan.worker.num_steps:
         return last
     if stop_file.exists():
         saved = f"{last.name} is saved" if last is not None else "it had done no step yet"
         raise StoppedError(f"the training was asked to stop: {saved}; the same command continues it")
     got = "no checkpoint" if last is None else f"{last.name} as the last one"
-    raise RunError("the training", [Problem(str(folder.train), got, f"checkpoint-{plan.num_steps}")])
+    raise RunError("the training", [Problem(str(folder.train), got, f"checkpoint-{plan.worker.num_steps}")])
 
 
 def _last_saved_step(folder: RunFolder) -> int:
@@ -179,39 +183,39 @@ def _last_reported_step(folder: RunFolder) -> int:
 
 
 def _resumed(plan: Plan, checkpoint: Path) -> Plan:
-    arguments = {**plan.swift_arguments, "resume_from_checkpoint": str(checkpoint)}
-    return dataclasses.replace(plan, swift_arguments=arguments)
+    return dataclasses.replace(plan, swift={**plan.swift, "resume_from_checkpoint": str(checkpoint)})
 
 
-def _prepare_with_progress(loaded: LoadedRecipe) -> Prepared:
+def _prepare_with_progress(job: Job) -> PreparedRows:
     with tqdm(desc="clips", unit="clip", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        return prepare(loaded.recipe, quarantine_file=_quarantine_aside(loaded), on_progress=show)
+        return prepare(job, quarantine_file=_quarantine_aside(job), on_progress=show)
 
 
-def _quarantine_aside(loaded: LoadedRecipe) -> Path:
+def _quarantine_aside(job: Job) -> Path:
     """Where rows are set aside before the run folder is claimed; a refused run leaves nothing in the folder."""
-    run_dir = loaded.recipe.run_dir
+    run_dir = job.recipe.run_dir
     return run_dir.with_name(f".{run_dir.name}.quarantine.jsonl")
 
 
-def _publish_quarantine(loaded: LoadedRecipe, folder: RunFolder) -> None:
-    aside = _quarantine_aside(loaded)
+def _publish_quarantine(job: Job) -> None:
+    aside = _quarantine_aside(job)
     if aside.is_file():
-        aside.replace(folder.path / "quarantine.jsonl")
+        aside.replace(job.run.path / "quarantine.jsonl")
 
 
-def _publish_adapter(checkpoint: Path, folder: RunFolder, *, prepared: Prepared) -> None:
+def _publish_adapter(checkpoint: Path, job: Job) -> None:
+    folder = job.run
     aside = folder.adapter.with_name("adapter.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     for name in ADAPTER_FILES:
         shutil.copyfile(checkpoint / name, aside / name)
-    (aside / CONTRACT_FILE).write_text(prepared.contract.to_json(), encoding="utf-8")
+    (aside / CONTRACT_FILE).write_text(job.contract.to_json(), encoding="utf-8")
     shutil.copyfile(folder.recipe_file, aside / "recipe.yaml")
     shutil.rmtree(folder.adapter, ignore_errors=True)
     aside.rename(folder.adapter)

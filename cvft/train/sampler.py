@@ -18,8 +18,7 @@ from torch.utils.data import Dataset
 
 from cvft.data.groups import RowShape, deal_steps
 from cvft.data.packing import BatchLimits, MicroBatch, pack, padding_for
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
-from cvft.families.cogvlm2_video.network.grouping import group_rows
+from cvft.families.family import IGNORED_LABEL, Encoder
 
 
 class GlobalBatchSampler:
@@ -79,16 +78,18 @@ class GroupedRows(Dataset[list[dict[str, Tensor]]]):
 
     Args:
         rows: Encoded rows by number: their sequences as lists or tensors, their clip as a tensor.
+        encoder: Joins rows of one clip.
     """
 
-    def __init__(self, rows: Any) -> None:
+    def __init__(self, rows: Any, *, encoder: Encoder) -> None:
         self.rows = rows
+        self.encoder = encoder
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, batch: MicroBatch) -> list[dict[str, Tensor]]:
-        return [group_rows([self._row(number) for number in group]) for group in batch]
+        return [self.encoder.join([self._row(number) for number in group]) for group in batch]
 
     def _row(self, number: int) -> dict[str, Tensor]:
         row: Mapping[str, Any] = self.rows[number if number >= 0 else padding_for(number)]

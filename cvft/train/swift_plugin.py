@@ -1,8 +1,9 @@
-"""The seam: our model, template and row files registered with ms-swift, and what it must tell us while it trains.
+"""The seam: a family's model and inputs and our row files registered with ms-swift, and what it must tell us while it trains.
 
-ms-swift row {messages, videos} -> `CvftTemplate._encode` -> our processor's row -> groups -> `_data_collator` -> our batches
+ms-swift row {messages, videos} -> `FamilyTemplate._encode` -> the family's encoder -> groups -> `_data_collator` -> our batches
 
-Only the worker imports this file. The template class takes everything from the plan, nothing from the environment.
+Only the worker imports this file. The template class takes everything from the plan, nothing from the environment; nothing of
+ms-swift's own vision code is used, for any family.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,21 +26,20 @@ from swift.template import Template, TemplateMeta, register_template
 from swift.trainers.trainer_factory import TrainerFactory
 from torch import Tensor
 from transformers.integrations import TensorBoardCallback
+from transformers.modeling_outputs import CausalLMOutput
 
 from cvft.clips.source import CachedClips, ClipSource, DecodedClips
+from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
-from cvft.families.cogvlm2_video.network.load import load_config, load_model
-from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
-from cvft.families.cogvlm2_video.tokenizer import load_tokenizer
+from cvft.families.family import Encoder, Family, Loading, Preprocessing, Runtime, load_runtime
+from cvft.families.table import family_named
 from cvft.plan.batching import RowFacts
-from cvft.plan.plan import TRAIN_DATASET, VAL_DATASET, Plan
+from cvft.plan.plan import Plan
+from cvft.plan.swift_arguments import TRAIN_DATASET, VAL_DATASET, registered_name
 from cvft.runs import PROGRESS_FILE, RunFolder
 from cvft.train.stop import StopSignals
 from cvft.train.trainer import CvftTrainer
-from cvft.weights.folder import ARCHITECTURE
-
-NAME = "cvft_cogvlm2_video"
-"""Model type, template and architecture under which everything is registered."""
+from cvft.weights.folder import ModelFolder
 
 
 @dataclass(frozen=True)
@@ -47,79 +47,59 @@ class TemplateSettings:
     """What the template needs from the plan, picklable for data loader workers.
 
     Args:
-        model_view: Clean view of the model folder.
-        template: Prompt template.
+        runtime: Torch half of the model's family.
+        encoder: Turns rows into inputs.
         decode: How clips become frames.
         clip_cache_bytes: Most bytes of decoded clips kept per process.
         features: Gives every clip's features in place of its frames, or None.
         label_logits_only: Whether only label tokens get logits.
     """
 
-    model_view: Path
-    template: str
+    runtime: Runtime
+    encoder: Encoder
     decode: DecodeSettings
     clip_cache_bytes: int
     features: CachedClips | None
     label_logits_only: bool
 
 
-class CvftLoader(ModelLoader):
-    """Loads configuration, tokenizer and weights through the model room; never any code of the folder."""
+class FamilyLoader(ModelLoader):
+    """Loads configuration, tokenizer and weights through a family's runtime; never any code of the folder."""
 
     default_trust_remote_code = False
 
     def __init__(
-        self,
-        *args: Any,
-        rope_precision: str,
-        quantize: str,
-        embeddings_on_cpu: bool,
-        runs_tower_always: bool,
-        with_tower: bool,
-        **kwargs: Any,
+        self, *args: Any, runtime: Runtime, how: Preprocessing, loading: Loading, folder: ModelFolder, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.rope_precision = rope_precision
-        self.quantize = quantize
-        self.embeddings_on_cpu = embeddings_on_cpu
-        self.runs_tower_always = runs_tower_always
-        self.with_tower = with_tower
+        self.runtime = runtime
+        self.how = how
+        self.loading = loading
+        self.folder = folder
 
     def get_config(self, model_dir: str) -> Any:
-        """Reads config.json; called by ms-swift."""
-        return load_config(Path(model_dir))
+        """Builds the configuration; called by ms-swift."""
+        assert Path(model_dir) == self.folder.path, "ms-swift opens the plan's folder"
+        return self.runtime.config(self.folder)
 
     def get_processor(self, model_dir: str, config: Any) -> Any:
         """Loads the tokenizer; called by ms-swift, whose word for it is processor."""
-        tokenizer = load_tokenizer(Path(model_dir))
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
-        return tokenizer
+        return self.runtime.tokenizer(self.folder)
 
     def get_model(self, model_dir: str, config: Any, processor: Any, model_kwargs: Mapping[str, Any]) -> Any:
-        """Loads the weights; called by ms-swift."""
-        model = load_model(
-            model_dir,
-            dtype=model_kwargs["dtype"],
-            attention=self.attn_impl,
-            rope_precision=self.rope_precision,
-            device_map=model_kwargs.get("device_map"),
-            with_tower=self.with_tower,
-            quantize=self.quantize,
-            embeddings_on_cpu=self.embeddings_on_cpu,
-        )
-        model.model.runs_tower_always = self.runs_tower_always
-        return model
+        """Loads the weights; called by ms-swift, which decides where they go."""
+        loading = replace(self.loading, device_map=model_kwargs.get("device_map"))
+        return self.runtime.load(self.folder, self.how, loading)
 
 
-class CvftTemplate(Template):
-    """Encodes and collates rows exactly as evaluation does: through `CogVLM2VideoProcessor`."""
+class FamilyTemplate(Template):
+    """Encodes and collates rows exactly as evaluation does: through the family's encoder."""
 
     def __init__(self, *args: Any, settings: TemplateSettings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings = settings
-        self.cvft_processor = CogVLM2VideoProcessor.from_pretrained(settings.model_view, template=settings.template)
         self.clips: ClipSource = settings.features or DecodedClips(
-            self.cvft_processor, settings.decode, cache_bytes=settings.clip_cache_bytes
+            settings.encoder, settings.decode, cache_bytes=settings.clip_cache_bytes
         )
 
     def _preprocess_inputs(self, inputs: Any) -> None:
@@ -127,35 +107,21 @@ class CvftTemplate(Template):
 
     def _encode(self, inputs: Any) -> dict[str, Any]:
         turns = [message["content"] for message in inputs.messages]
-        history = list(zip(turns[:-2:2], turns[1:-2:2], strict=True))
-        encoded = self._encode_row(turns[-2], history, turns[-1], inputs.videos)
-        return {**encoded, "input_ids": encoded["input_ids"].tolist(), "labels": encoded["labels"].tolist()}
-
-    def _encode_row(
-        self, query: str, history: list[tuple[str, str]], response: str, videos: list[str]
-    ) -> dict[str, Tensor]:
-        processor = self.cvft_processor
+        history = tuple(zip(turns[:-2:2], turns[1:-2:2], strict=True))
+        video = Path(*inputs.videos) if inputs.videos else None
+        row = Row(turns[-2], turns[-1], history, video, source=Path(), line=0)
         # ms-swift encodes under inference mode; a tensor made there could not take part in a backward pass
         with torch.inference_mode(False), torch.no_grad():
-            if not videos:
-                return processor.encode(query, history=history, response=response)
-            (video,) = videos
-            clip = self.clips.load(Path(video))
-            return processor.encode(
-                query,
-                pixel_values=clip.tensors.get("pixel_values"),
-                vision_features=clip.tensors.get("vision_features"),
-                time_indices=clip.time_indices,
-                history=history,
-                response=response,
-            )
+            clip = None if video is None else self.clips.load(video)
+            encoded = self.settings.encoder.encode(row, clip, with_response=True)
+        return {**encoded, "input_ids": encoded["input_ids"].tolist(), "labels": encoded["labels"].tolist()}
 
     def _data_collator(
         self, batch: list[list[dict[str, Tensor]]], *, padding_to: int | None = None
     ) -> list[dict[str, Tensor]]:
         """Pads each micro-batch of a step."""
         assert padding_to is None, "cvft never asks ms-swift to pad to a fixed length"
-        return [self.cvft_processor.collate(sequences, padding_side="right") for sequences in batch]
+        return [self.settings.encoder.collate(sequences, padding_side="right") for sequences in batch]
 
     def compute_sft_loss(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None, trainer: Any = None
@@ -165,8 +131,11 @@ class CvftTemplate(Template):
         The sum over the labels is divided by their number in the whole step. ms-swift would take the mean over the
         micro-batch and multiply it by its share, which is not a number where a rank has padding only.
         """
-        label_logits_only = self.settings.label_logits_only
-        return model(**inputs, label_logits_only=label_logits_only, num_items_in_batch=num_items_in_batch)
+        settings = self.settings
+        scored = settings.runtime.loss(
+            model, inputs, num_items=num_items_in_batch, label_logits_only=settings.label_logits_only
+        )
+        return CausalLMOutput(loss=scored.loss)
 
 
 class CvftCallback(TrainerCallback):
@@ -214,50 +183,54 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
         features: Gives every clip's features; without them, clips are decoded and encoded as they come.
         signals: Notes signals that ask this worker to stop.
     """
+    worker = plan.worker
+    family = family_named(worker.family)
+    runtime, folder = load_runtime(family), ModelFolder.of(worker.model_view)
     settings = TemplateSettings(
-        plan.model_view,
-        plan.feeding.template,
-        decode=plan.decode,
-        clip_cache_bytes=plan.clip_cache_bytes,
+        runtime=runtime,
+        encoder=runtime.encoder(folder, worker.preprocessing),
+        decode=worker.preprocessing.decode,
+        clip_cache_bytes=worker.clip_cache_bytes,
         features=features,
-        label_logits_only=plan.label_logits_only,
+        label_logits_only=worker.label_logits_only,
     )
-    register_model_arch(
-        MultiModelKeys(
-            NAME,
-            language_model="model.layers",
-            vision_tower="model.vision",
-            aligner="model.vision.linear_proj",
-        )
+    _register_family(
+        family,
+        loader=partial(
+            FamilyLoader, runtime=runtime, how=worker.preprocessing, loading=worker.loading, folder=folder
+        ),
+        settings=settings,
     )
-    register_model(
-        ModelMeta(
-            NAME,
-            [],
-            loader=partial(
-                CvftLoader,
-                rope_precision=plan.rope_precision,
-                quantize=plan.quantize,
-                embeddings_on_cpu=plan.embeddings_on_cpu,
-                runs_tower_always=plan.runs_tower_always,
-                with_tower=features is None,
-            ),
-            template=NAME,
-            model_arch=NAME,
-            architectures=[ARCHITECTURE],
-            is_multimodal=True,
-        )
-    )
-    # prefix, prompt and suffix are ms-swift's own way to a prompt; CvftTemplate does not use them
-    template_class = partial(CvftTemplate, settings=settings)
-    template_class.use_model = CvftTemplate.use_model  # type: ignore[attr-defined]
-    register_template(TemplateMeta(NAME, prefix=[], prompt=["{{QUERY}}"], chat_sep=None, template_cls=template_class))
     for name, file in ((TRAIN_DATASET, "train.jsonl"), (VAL_DATASET, "val.jsonl")):
-        path = plan.run_dir / "data" / "swift" / file
+        path = worker.run_dir / "data" / "swift" / file
         register_dataset(DatasetMeta(dataset_name=name, dataset_path=str(path), preprocess_func=MessagesPreprocessor()))
     callbacks_map["cvft"] = CvftCallback
     callbacks_map["cvft_tensorboard"] = lambda args, trainer: TensorBoardCallback()
     # ms-swift names classes and constructs them itself: what they need to know waits on the class
-    rows = RowFacts.from_json(RunFolder(plan.run_dir).row_shapes.read_text(encoding="utf-8"))
-    CvftTrainer.plan, CvftTrainer.rows, CvftTrainer.signals = plan, rows, signals
+    rows = RowFacts.from_json(RunFolder(worker.run_dir).row_shapes.read_text(encoding="utf-8"))
+    CvftTrainer.plan, CvftTrainer.rows, CvftTrainer.signals = worker, rows, signals
+    CvftTrainer.encoder, CvftTrainer.runtime = settings.encoder, runtime
     TrainerFactory.TRAINER_MAPPING["causal_lm"] = f"{CvftTrainer.__module__}.{CvftTrainer.__name__}"
+
+
+def _register_family(family: Family, *, loader: Any, settings: TemplateSettings) -> None:
+    name, parts = registered_name(family), family.parts
+    vision = parts.vision.removesuffix(".")
+    register_model_arch(
+        MultiModelKeys(name, language_model=parts.layers, vision_tower=vision, aligner=parts.projector)
+    )
+    register_model(
+        ModelMeta(
+            name,
+            [],
+            loader=loader,
+            template=name,
+            model_arch=name,
+            architectures=list(family.architectures),
+            is_multimodal=True,
+        )
+    )
+    # prefix, prompt and suffix are ms-swift's own way to a prompt; FamilyTemplate does not use them
+    template_class = partial(FamilyTemplate, settings=settings)
+    template_class.use_model = FamilyTemplate.use_model  # type: ignore[attr-defined]
+    register_template(TemplateMeta(name, prefix=[], prompt=["{{QUERY}}"], chat_sep=None, template_cls=template_class))

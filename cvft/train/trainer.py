@@ -20,9 +20,9 @@ from swift.utils import seed_worker
 
 from cvft.data.groups import RowShape
 from cvft.data.packing import BatchLimits
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
+from cvft.families.family import IGNORED_LABEL, Encoder, Runtime
 from cvft.plan.batching import RowFacts
-from cvft.plan.plan import Plan
+from cvft.plan.plan import WorkerPlan
 from cvft.train.checkpoints import (
     ASIDE,
     CheckpointMark,
@@ -57,10 +57,12 @@ def sum_over_ranks(values: torch.Tensor) -> torch.Tensor:
 class CvftTrainer(Seq2SeqTrainer):
     """Trains the same rows in the same steps for any number of ranks, and publishes whole checkpoints only."""
 
-    plan: ClassVar[Plan]
+    plan: ClassVar[WorkerPlan]
     rows: ClassVar[RowFacts]
     signals: ClassVar[StopSignals]
-    """All three are set before ms-swift constructs the trainer."""
+    encoder: ClassVar[Encoder]
+    runtime: ClassVar[Runtime]
+    """All are set before ms-swift constructs the trainer."""
 
     control: Any
     _writes_aside = False
@@ -107,7 +109,7 @@ class CvftTrainer(Seq2SeqTrainer):
             skip_batches=skip_batches,
         )
         return DataLoaderShard(
-            GroupedRows(rows),
+            GroupedRows(rows, encoder=self.encoder),
             device=self.accelerator.device,
             batch_sampler=sampler,
             collate_fn=self.data_collator,
@@ -179,9 +181,9 @@ class CvftTrainer(Seq2SeqTrainer):
             inputs = self._prepare_inputs(batch)
             inputs.pop("compute_loss_func")
             with torch.no_grad(), self.compute_loss_context_manager(), self.template.forward_context(model, inputs):
-                outputs = model(**inputs, label_logits_only=True, num_items_in_batch=1)
+                scored = self.runtime.loss(model, inputs, num_items=1)
             num_labels = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
-            sums += torch.stack([outputs.loss.double(), outputs.num_right, num_labels]).to(sums)
+            sums += torch.stack([scored.loss.double(), scored.num_right, num_labels]).to(sums)
         loss_sum, num_right, num_labels = sum_over_ranks(sums).tolist()
         metrics = {
             f"{metric_key_prefix}_loss": loss_sum / num_labels,

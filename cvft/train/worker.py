@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cvft.data.features.key import FeatureKey
+from cvft.data.features.store import FeatureStore
 from cvft.errors import EXIT_USER_ERROR, CvftError, Problem, RunError, quote
-from cvft.plan.plan import Plan
+from cvft.plan.plan import Plan, WorkerPlan
 from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
 from cvft.train.stop import STOP_FILE, StopSignals, die_with_parent
 
@@ -31,11 +33,11 @@ def main(argv: list[str]) -> None:
     (plan_file,) = argv
     die_with_parent()
     plan = Plan.from_json(Path(plan_file).read_text(encoding="utf-8"))
-    if plan.num_ranks > 1:
-        _write_to_own_log(RunFolder(plan.run_dir).rank_log(int(os.environ["RANK"])))
-    signals = StopSignals(num_ranks=plan.num_ranks)
+    if plan.worker.num_ranks > 1:
+        _write_to_own_log(RunFolder(plan.worker.run_dir).rank_log(int(os.environ["RANK"])))
+    signals = StopSignals(num_ranks=plan.worker.num_ranks)
     try:
-        _check_ranks(plan)
+        _check_ranks(plan.worker.num_ranks)
         _train(plan, signals=signals)
     except CvftError as error:
         print(f"{ERROR_HEADLINE}\n{error}", file=sys.stderr, flush=True)
@@ -52,11 +54,11 @@ def _write_to_own_log(path: Path) -> None:
         os.dup2(log, stream.fileno())
 
 
-def _check_ranks(plan: Plan) -> None:
+def _check_ranks(num_ranks: int) -> None:
     got = int(os.environ.get("WORLD_SIZE", "1"))
-    if got != plan.num_ranks:
+    if got != num_ranks:
         hint = "all nodes need the same number of GPUs and the same recipe"
-        raise RunError("the ranks", [Problem("number of ranks", quote(got), quote(plan.num_ranks), hint)])
+        raise RunError("the ranks", [Problem("number of ranks", quote(got), quote(num_ranks), hint)])
 
 
 def _train(plan: Plan, *, signals: StopSignals) -> None:
@@ -66,24 +68,29 @@ def _train(plan: Plan, *, signals: StopSignals) -> None:
     from cvft.train.swift_plugin import register
 
     features = None
-    if plan.features is not None:
-        features = _provide_features(plan, signals=signals)
+    if plan.worker.feature_key is not None:
+        features = _provide_features(plan.worker, key=plan.worker.feature_key, signals=signals)
         if features is None:
             return
     register(plan, features=features, signals=signals)
-    if plan.strategy.startswith("zero"):
+    if plan.worker.strategy.startswith("zero"):
         _prepare_deepspeed(plan)
-    sft_main(SftArguments(**plan.swift_arguments))
+    sft_main(SftArguments(**plan.swift))
 
 
-def _provide_features(plan: Plan, *, signals: StopSignals) -> CachedClips | None:
+def _provide_features(plan: WorkerPlan, *, key: FeatureKey, signals: StopSignals) -> CachedClips | None:
+    from cvft.clips.build import TowerSource
     from cvft.clips.provide import provide_features
+    from cvft.clips.source import read_records
+    from cvft.families.family import load_runtime
+    from cvft.families.table import family_named
+    from cvft.weights.folder import ModelFolder
 
     folder = RunFolder(plan.run_dir)
     rank = int(os.environ.get("RANK", "0"))
     stop_file = folder.train / STOP_FILE
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         if rank == 0:
             with folder.progress_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"time_s": time.time(), "encoded": done, "num_clips": total}) + "\n")
@@ -94,17 +101,32 @@ def _provide_features(plan: Plan, *, signals: StopSignals) -> CachedClips | None
         return stop_file.exists()
 
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if plan.device == "cuda" else "cpu"
-    return provide_features(plan, rank=rank, device=device, tell=tell, must_stop=must_stop)
+    source = TowerSource(
+        load_runtime(family_named(plan.family)),
+        ModelFolder.of(plan.model_view),
+        plan.preprocessing,
+        dtype=plan.loading.dtype,
+        device=device,
+    )
+    return provide_features(
+        FeatureStore(plan.features_root, key),
+        read_records(folder.clip_records),
+        source=source,
+        rank=rank,
+        num_ranks=plan.num_ranks,
+        report=report,
+        must_stop=must_stop,
+    )
 
 
 def _prepare_deepspeed(plan: Plan) -> None:
     import deepspeed
 
-    if not plan.swift_arguments["use_cpu"]:
+    if not plan.swift["use_cpu"]:
         return
     # the shared-memory operator would be compiled now, which needs a C++ compiler; gloo does without it
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if plan.strategy == "zero3":
+    if plan.worker.strategy == "zero3":
         # ms-swift opens the configuration before it has counted the ranks
         deepspeed.init_distributed("gloo")
 

@@ -11,8 +11,11 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cvft.errors import ModelError, Problem, quote
 from cvft.families.cogvlm2_video.checkpoints import download_commands, find_published
@@ -21,22 +24,41 @@ from cvft.weights.shards import read_shard, weight_files
 TINY = "tiny"
 """What a recipe writes for the model that ships in the package."""
 
-MODEL_TYPE = "cogvlm2_video"
-ARCHITECTURE = "CogVLM2VideoForCausalLM"
-OFFICIAL_ARCHITECTURE = "CogVLMVideoForCausalLM"
-"""`architectures` entry of the four published checkpoints. Source: their config.json."""
-
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
 CODE_SUFFIXES = (".py", ".pyc", ".so")
 NUM_SAMPLED_BYTES = 1 << 20
 NUM_SAMPLED_TENSOR_BYTES = 1 << 16
 
-TOWER_PREFIX = "model.vision."
-"""Where vision tower, projector and frame markers lie among the published keys."""
 
-TOWER_PARTS = ("patch_embedding", "transformer", "conv")
-"""Modules under `TOWER_PREFIX` that frames pass through before the projector."""
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model folder that was opened: nothing of its config.json is read again.
 
-TOWER_NAMES = tuple(f"{TOWER_PREFIX}{part}." for part in TOWER_PARTS)
+    Args:
+        path: The folder.
+        config: Its config.json.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, folder: Self | Path | str) -> Self:
+        """Opens a folder by reading its config.json; one that is open already is returned as it is.
+
+        Raises:
+            ModelError: when config.json is missing or broken.
+        """
+        if isinstance(folder, cls):
+            return folder
+        path = Path(str(folder))
+        return cls(path, read_config_json(path))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the weights; see `weights_fingerprint`."""
+        return weights_fingerprint(self.path)
 
 
 def tiny_checkpoint_path() -> Path:
@@ -71,34 +93,31 @@ def resolve_model_folder(path: str) -> Path:
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
-    """Reads a folder's config.json as plain JSON and checks that it describes this model.
+    """Reads a folder's config.json as plain JSON.
 
     Args:
-        folder: Official, merged or tiny model folder.
+        folder: Model folder.
 
     Returns:
         The file's keys and values.
 
     Raises:
-        ModelError: when it is missing, broken or of another architecture.
+        ModelError: when it is missing or broken.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG_FILE
     subject = f"model {folder}"
     if not path.is_file():
         hint = "is the path right, and the download complete?"
-        raise ModelError(subject, [Problem("config.json", "no such file", "a CogVLM2-Video model folder", hint)])
+        raise ModelError(subject, [Problem(CONFIG_FILE, "no such file", "a model folder", hint)])
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelError(
-            subject, [Problem("config.json", f"broken JSON ({error})", "the published config.json")]
+            subject, [Problem(CONFIG_FILE, f"broken JSON ({error})", "the published config.json")]
         ) from error
-    names = values.get("architectures") if isinstance(values, dict) else None
-    if names not in ([ARCHITECTURE], [OFFICIAL_ARCHITECTURE]):
-        need = f"{quote(OFFICIAL_ARCHITECTURE)} or {quote(ARCHITECTURE)}"
-        hint = "cvft trains CogVLM2-Video checkpoints (chat, base, caption, VisionReward-Video)"
-        raise ModelError(subject, [Problem("config.json: architectures", quote(names), need, hint)])
-    return dict(values)
+    if not isinstance(values, dict):
+        raise ModelError(subject, [Problem(CONFIG_FILE, quote(values), "a JSON object")])
+    return values
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -124,14 +143,15 @@ def weights_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def tower_fingerprint(folder: Path) -> str:
+def tower_fingerprint(folder: Path, prefixes: tuple[str, ...]) -> str:
     """Identifies the weights of a folder's vision tower without reading all of them.
 
-    Hashes name, type, shape, first and last 64 KiB of every tensor up to the pooling convolution. Training changes all
-    elements of the tensors that it changes; a few flipped bits in the middle of one would not be seen.
+    Hashes name, type, shape, first and last 64 KiB of every tensor of the tower. Training changes all elements of the tensors
+    that it changes; a few flipped bits in the middle of one would not be seen.
 
     Args:
         folder: Model folder.
+        prefixes: What the names of the tower's tensors start with.
 
     Returns:
         Hexadecimal sha256, the same for any sharding.
@@ -143,7 +163,7 @@ def tower_fingerprint(folder: Path) -> str:
     for shard in map(read_shard, weight_files(folder)):
         with shard.path.open("rb") as file:
             for entry in shard.entries:
-                if not entry.name.startswith(TOWER_NAMES):
+                if not entry.name.startswith(prefixes):
                     continue
                 digest = hashlib.sha256(f"{entry.name} {entry.dtype} {list(entry.shape)}\n".encode())
                 end = entry.begin + entry.num_bytes
@@ -157,30 +177,28 @@ def tower_fingerprint(folder: Path) -> str:
     return hashlib.sha256(b"".join(digests[name] for name in sorted(digests))).hexdigest()
 
 
-def make_clean_view(folder: Path, destination: Path) -> Path:
+def make_clean_view(folder: Path, destination: Path, *, config: Mapping[str, Any]) -> Path:
     """Makes a folder that other libraries can open without meeting the model's own code.
 
     Args:
-        folder: Official, merged or tiny model folder.
+        folder: Model folder.
         destination: Folder to make; replaced when it exists.
+        config: What its config.json says there.
 
     Returns:
         `destination`.
 
     Raises:
-        ModelError: when config.json cannot be used or weights are missing.
+        ModelError: when weights are missing.
     """
-    values = read_config_json(folder)
     weight_files(folder)
-    values.pop("auto_map", None)
-    values.update(architectures=[ARCHITECTURE], model_type=MODEL_TYPE)
     aside = destination.with_name(f"{destination.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     for entry in sorted(folder.iterdir()):
-        if entry.is_file() and entry.suffix not in CODE_SUFFIXES and entry.name != "config.json":
+        if entry.is_file() and entry.suffix not in CODE_SUFFIXES and entry.name != CONFIG_FILE:
             (aside / entry.name).symlink_to(os.path.relpath(entry.resolve(), aside.resolve()))
-    (aside / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    (aside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(destination, ignore_errors=True)
     aside.rename(destination)
     return destination

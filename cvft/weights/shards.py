@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.families.cogvlm2_video.tensors import published_shapes
 
 INDEX_FILE = "model.safetensors.index.json"
 """Says which tensor lies in which file. Source: the published folders."""
@@ -126,12 +125,12 @@ def _read_entry(name: str, values: Mapping[str, Any], first_byte: int) -> Entry:
     return Entry(name, dtype, shape, first_byte + begin, end - begin)
 
 
-def read_shards(folder: Path, config: Mapping[str, Any]) -> list[Shard]:
+def read_shards(folder: Path, need: Mapping[str, tuple[int, ...]] | None) -> list[Shard]:
     """Reads the headers of a folder's weight files and proves that together they are exactly the model.
 
     Args:
         folder: Model folder.
-        config: Its config.json as `read_config_json` returns it.
+        need: What they must hold, name -> shape; None believes the headers and the index.
 
     Returns:
         The files in name order.
@@ -163,7 +162,7 @@ def read_shards(folder: Path, config: Mapping[str, Any]) -> list[Shard]:
     elif len(present) > 1:
         problems.append(Problem(INDEX_FILE, "no such file", f"it beside {len(present)} weight files", INCOMPLETE))
     if not problems:  # tensors of a damaged or missing file would all be told again as missing
-        problems += _check_tensors(shards, listed, published_shapes(config))
+        problems += _check_tensors(shards, listed, _shapes_of(shards) if need is None else need)
     if problems:
         raise ModelError(f"model {folder}", problems)
     return shards
@@ -179,6 +178,10 @@ def _read_index(folder: Path, problems: list[Problem]) -> dict[str, str] | None:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         problems.append(Problem(INDEX_FILE, f"broken ({error!r})", "`weight_map`, from tensors to files", INCOMPLETE))
         return None
+
+
+def _shapes_of(shards: Sequence[Shard]) -> dict[str, tuple[int, ...]]:
+    return {entry.name: entry.shape for shard in shards for entry in shard.entries}
 
 
 def _check_tensors(

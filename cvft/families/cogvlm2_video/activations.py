@@ -8,54 +8,9 @@ output and the logarithm of each softmax's sum. `tests/test_engine_memory.py` co
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from cvft.families.cogvlm2_video.architecture import Architecture, Linear
-from cvft.families.cogvlm2_video.targets import QKV
-
-FP32_BYTES = 4
-MASK_BYTES = 1
-"""Bytes of a value of a dropout mask. Source: torch's fused dropout on CUDA keeps booleans."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """In which precisions activations are kept.
-
-    Args:
-        dtype_bytes: Bytes of a value in the model's own precision.
-        is_autocast: Whether bf16 is computed under autocast beside fp32 adapters.
-        has_dropout: Whether adapters drop inputs.
-    """
-
-    dtype_bytes: int
-    is_autocast: bool = False
-    has_dropout: bool = False
-
-    @property
-    def wide_bytes(self) -> int:
-        """Bytes of a value that a layer norm returns, and so of the tower's residual stream: autocast makes them fp32 on CUDA."""
-        return FP32_BYTES if self.is_autocast else self.dtype_bytes
-
-    @property
-    def copies_inputs(self) -> bool:
-        """Whether each adapter keeps its own copy of an input that several read: after dropout."""
-        return self.has_dropout
-
-    def adapter_bytes(self, linear: Linear, *, rank: int, shares_input: bool = False) -> int:
-        """Returns bytes per token that an adapter keeps.
-
-        Args:
-            linear: The layer that it sits on.
-            rank: Its rank.
-            shares_input: Whether its input is kept by somebody else, unless it is copied.
-
-        Returns:
-            Bytes: input, output of A, mask of the dropout.
-        """
-        kept = 0 if shares_input and not self.copies_inputs else linear.num_in * self.dtype_bytes
-        mask = linear.num_in * MASK_BYTES if self.has_dropout else 0
-        return kept + rank * self.dtype_bytes + mask
+from cvft.families.cogvlm2_video.architecture import QKV, Architecture
+from cvft.families.costs import FP32_BYTES, Precision
 
 
 def wide_norm_bytes(width: int) -> int:

@@ -14,19 +14,9 @@ against 2; Dao, FlashAttention-2, arXiv 2307.08691, section 3.1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from cvft.families.cogvlm2_video.architecture import AdapterParameters, Architecture
-from cvft.plan.gpus import Gpu
-
-STOCK_UTILISATION = 0.40
-LANGUAGE_UTILISATION = 0.45
-TOWER_UTILISATION = 0.50
-"""Assumed shares of a GPU's peak that stock training, the decoder alone and the tower alone reach; not measured by us.
-
-Source: reported end-to-end numbers, not reproduced: NeMo AutoModel, LoRA of Llama-3 8B on an H100, 40.6 % and Qwen2.5-7B
-42.8 %; a plain matmul reaches 80 % there, 86 % on an A100 (stas00/ml-engineering). The tower has no small products.
-"""
+from cvft.families.cogvlm2_video.architecture import Architecture
+from cvft.families.costs import AdapterParameters, Batch, Flops
 
 FORWARD_FLOPS = 2
 INPUT_GRADIENT_FLOPS = 2
@@ -38,59 +28,10 @@ ATTENTION_BACKWARD_FLOPS = 10
 """FLOPs per visible pair, layer and unit of width."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one micro-batch of one rank feeds.
-
-    Args:
-        num_sequences: Rows of the tensors; several samples may share one.
-        num_tokens: Tokens that are computed, with padding.
-        num_pairs: (query, key) pairs that see each other; L (L + 1) / 2 for a causal sequence of L tokens.
-        num_label_tokens: Tokens that are trained on.
-        num_tower_frames: Frames that pass through the tower; 0 when their features are stored.
-        num_projected_frames: Frames that pass through the projector.
-        num_mask_cells: (query, key) cells of a mask that the attention kernel is given, over all sequences; 0 when the
-            kernel masks by itself, as with one sequence and no padding.
-    """
-
-    num_sequences: int
-    num_tokens: int
-    num_pairs: int
-    num_label_tokens: int
-    num_tower_frames: int = 0
-    num_projected_frames: int = 0
-    num_mask_cells: int = 0
 
 
-def causal_pairs(num_tokens: int) -> int:
-    """Returns the visible pairs of one causal sequence, each token seeing itself and those before."""
-    return num_tokens * (num_tokens + 1) // 2
 
 
-@dataclass(frozen=True)
-class Flops:
-    """Floating-point operations by part.
-
-    Args:
-        tower: Patch embedding, blocks and pooling convolution.
-        projector: Its linear layers.
-        language: Linear layers of the decoder blocks.
-        attention: Scores and sums of the decoder's attention.
-        output_layer: Scores over the vocabulary.
-        adapter: The adapter's own products, on every part.
-    """
-
-    tower: int = 0
-    projector: int = 0
-    language: int = 0
-    attention: int = 0
-    output_layer: int = 0
-    adapter: int = 0
-
-    @property
-    def total(self) -> int:
-        """FLOPs of all parts."""
-        return self.tower + self.projector + self.language + self.attention + self.output_layer + self.adapter
 
 
 def training_flops(
@@ -166,18 +107,6 @@ def feature_bytes(architecture: Architecture, num_frames: int, *, dtype_bytes: i
     return num_frames * architecture.vision.num_pooled_patches * architecture.vision.hidden_size * dtype_bytes
 
 
-def estimated_seconds(flops: int, gpu: Gpu, *, utilisation: float) -> float:
-    """Estimates how long a GPU computes; an assumption divided by a data sheet, so good for orders and comparisons.
-
-    Args:
-        flops: Floating-point operations.
-        gpu: The GPU.
-        utilisation: Share of its peak that is reached; see the constants of this module.
-
-    Returns:
-        Seconds, without decoding, loading and talk between ranks.
-    """
-    return flops / (gpu.bf16_flops_per_s * utilisation)
 
 
 def _num_pooled(architecture: Architecture, batch: Batch) -> int:

@@ -11,14 +11,11 @@ Source: `build_conversation_input_ids` of the published modelling file; golden v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-LABEL_CHUNK_ROWS = 256
-"""Label tokens whose logits are in memory at a time: 131 MB in fp32 for the published vocabulary."""
-
-IGNORED_LABEL = -100
-"""Label of a token that is not trained on. Source: torch's cross-entropy default."""
+from cvft.families.family import IGNORED_LABEL, Layout
 
 
 @dataclass(frozen=True)
@@ -79,24 +76,9 @@ class SpecialTokens:
     vision: int
 
 
-@dataclass(frozen=True)
-class Layout:
-    """One row as the model takes it; all three lists have the row's length in tokens.
-
-    Args:
-        input_ids: Token ids.
-        token_type_ids: 1 under a frame's tokens, 0 elsewhere.
-        labels: The answer's ids and EOS at their own places, -100 elsewhere.
-        num_prefix_tokens: BOS and the clip's tokens, which do not depend on the text.
-    """
-
-    input_ids: list[int]
-    token_type_ids: list[int]
-    labels: list[int]
-    num_prefix_tokens: int
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
+def special_tokens(config: Mapping[str, Any]) -> SpecialTokens:
+    """Reads the ids that the layout writes itself from the values of a config.json."""
+    return SpecialTokens(bos=config["bos_token_id"], eos=config["eos_token_id"], vision=config["pad_token_id"])
 
 
 def build_layout(

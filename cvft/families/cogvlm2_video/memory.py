@@ -8,11 +8,9 @@ not; leave room for it. Eager attention, which keeps every weight, and DoRA's ow
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from cvft.families.cogvlm2_video.activations import (
-    Precision,
     backward_bytes,
     language_layer_bytes,
     projector_bytes,
@@ -20,9 +18,10 @@ from cvft.families.cogvlm2_video.activations import (
     tower_working_bytes,
     wide_norm_bytes,
 )
-from cvft.families.cogvlm2_video.architecture import AdapterParameters, Architecture
-from cvft.families.cogvlm2_video.flops import Batch
-from cvft.families.cogvlm2_video.network.quantization import COARSE_BYTES
+from cvft.families.cogvlm2_video.architecture import Architecture
+from cvft.families.cogvlm2_video.tensors import PARTS
+from cvft.families.costs import FP32_BYTES, Batch, Memory, Training
+from cvft.families.parts import weight_bytes
 
 CONTEXT_BYTES = 700_000_000
 """What CUDA, cuBLAS and their kernels take on the device before any tensor. An assumption: it depends on driver and GPU.
@@ -30,7 +29,6 @@ CONTEXT_BYTES = 700_000_000
 Source: the 0.7 GB of the paper model in the project's performance notes; one run of `nvidia-smi` tells it for a machine.
 """
 
-FP32_BYTES = 4
 ADAM_MOMENTS = 2
 
 LOGIT_BYTES = 3 * FP32_BYTES
@@ -48,97 +46,8 @@ GATHERED_VALUES = 1_000_000_000
 """Most parameters that ZeRO-3 holds gathered. Source: `stage3_max_live_parameters` of ms-swift's zero3.json."""
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a model is trained, as far as memory goes.
-
-    Args:
-        dtype_bytes: Bytes of a frozen weight and of an activation: 2 for bf16, 4 for fp32.
-        adapted: Linear layers of a decoder block with an adapter; see `architecture.adapted_names`.
-        rank: Rank of each update.
-        adapter: Trainable parameters by part.
-        recompute: Whether activations of the blocks are computed again in the backward pass.
-        dropout: Share of adapter inputs zeroed; any but 0 keeps a mask and a copy per adapter.
-        strategy: `single`, `ddp`, `zero1`, `zero2`, `zero2_offload` or `zero3`.
-        num_ranks: Processes that share the work.
-        has_tower: Whether the tower is loaded; without it, only stored features can be fed.
-        chunk_rows: Label rows that are scored at a time, or None for all at once.
-        scores_all_tokens: Whether every token is scored, as in stock training; then nothing is cut into chunks.
-        quantize: `nf4` or `int8` where the decoder blocks' weights are coarse, else `none`.
-        embeddings_on_cpu: Whether the input embedding lies on the host.
-    """
-
-    dtype_bytes: int
-    adapted: Sequence[str]
-    rank: int
-    adapter: AdapterParameters
-    recompute: bool
-    dropout: float = 0.0
-    strategy: str = "single"
-    num_ranks: int = 1
-    has_tower: bool = True
-    chunk_rows: int | None = None
-    scores_all_tokens: bool = False
-    quantize: str = "none"
-    embeddings_on_cpu: bool = False
-
-    @property
-    def is_deepspeed(self) -> bool:
-        """Whether DeepSpeed holds adapter and optimizer."""
-        return self.strategy.startswith("zero")
-
-    @property
-    def precision(self) -> Precision:
-        """What lies beside the activations of the model's own precision.
-
-        peft makes the adapter of a bf16 model fp32 and casts its inputs, under autocast; DeepSpeed makes all bf16 and uses
-        no autocast.
-        """
-        return Precision(
-            self.dtype_bytes,
-            is_autocast=self.dtype_bytes < FP32_BYTES and not self.is_deepspeed,
-            has_dropout=self.dropout > 0,
-        )
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes on one rank's GPU by part, and what lies on the host instead.
-
-    The last three come one after the other; the peak holds the largest of them, and the tower's turn comes before
-    activations are saved.
-
-    Args:
-        weights: Frozen weights, with what ZeRO-3 gathers of them.
-        adapter: Trainable weights in the precision they are computed in.
-        gradient: Their gradients.
-        optimizer: AdamW's moments, and fp32 weights where the trainable ones are bf16.
-        communication: Buffers in which gradients travel between ranks.
-        context: What CUDA itself takes.
-        saved: Activations that wait for the backward pass.
-        vision: The frozen tower while it runs.
-        logits: The loss, at the head of the backward pass.
-        layer: A block in its backward pass: its gradients, and with recomputation its activations.
-        host: Optimizer that is kept in the host's memory; not part of the peak.
-    """
-
-    weights: int
-    adapter: int
-    gradient: int
-    optimizer: int
-    communication: int
-    context: int
-    saved: int
-    vision: int
-    logits: int
-    layer: int
-    host: int = 0
-
-    @property
-    def peak(self) -> int:
-        """Most bytes at any moment of a step."""
-        fixed = self.weights + self.adapter + self.gradient + self.optimizer + self.communication + self.context
-        return fixed + max(self.vision, self.saved + max(self.logits, self.layer))
 
 
 def peak_memory(architecture: Architecture, batch: Batch, training: Training) -> Memory:
@@ -251,22 +160,26 @@ def _logit_bytes(architecture: Architecture, batch: Batch, training: Training) -
     if training.scores_all_tokens:
         return batch.num_tokens * architecture.vocab_size * LOGIT_BYTES
     num_rows = batch.num_label_tokens
-    at_once = num_rows if training.chunk_rows is None else min(training.chunk_rows, num_rows)
+    at_once = num_rows if training.chunk_tokens is None else min(training.chunk_tokens, num_rows)
     # the rows that are scored are gathered, and have a gradient
     gathered = 2 * num_rows * architecture.hidden_size * training.dtype_bytes
     return at_once * architecture.vocab_size * LOGIT_BYTES + gathered
 
 
 def _weight_bytes(architecture: Architecture, training: Training) -> int:
-    parameters = architecture.count_parameters()
-    num_values = parameters.total + architecture.num_buffer_values - (0 if training.has_tower else parameters.tower)
-    num_values -= parameters.embedding if training.embeddings_on_cpu else 0
+    hosted = architecture.parameters.embedding if training.embeddings_on_cpu else 0
+    num_bytes = weight_bytes(
+        PARTS,
+        architecture.shapes,
+        value_bytes=training.dtype_bytes,
+        quantize=training.quantize,
+        with_tower=training.has_tower,
+    )
+    num_bytes -= hosted * training.dtype_bytes
     if training.strategy != "zero3":
-        num_coarse = architecture.num_hidden_layers * architecture.language_layer_weights
-        saved_per_value = 0.0 if training.quantize == "none" else training.dtype_bytes - COARSE_BYTES[training.quantize]
-        return num_values * training.dtype_bytes - round(num_coarse * saved_per_value)
-    gathered = min(GATHERED_VALUES, num_values)
-    return (_share(num_values, training.num_ranks) + gathered) * training.dtype_bytes
+        return num_bytes
+    num_values = num_bytes // training.dtype_bytes  # ZeRO-3 takes no quantized weights
+    return (_share(num_values, training.num_ranks) + min(GATHERED_VALUES, num_values)) * training.dtype_bytes
 
 
 def _adapter_value_bytes(training: Training) -> int:

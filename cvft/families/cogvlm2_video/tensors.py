@@ -9,10 +9,57 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-Shape = tuple[int, ...]
+from cvft.families.parts import Parts, Shape
 
 POOLED_SIDE = 2
 """Side of the pooling convolution in patches. Source: the published `visual.py`."""
+
+PUBLISHED_SIZES: dict[str, Any] = {
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_multi_query_heads": 8,
+    "vision_config": {
+        "hidden_size": 1792,
+        "intermediate_size": 15360,
+        "num_hidden_layers": 63,
+        "num_heads": 16,
+        "patch_size": 14,
+        "in_channels": 3,
+        "num_positions": 257,
+    },
+}
+"""Sizes of the published checkpoints. Source: their config.json."""
+
+TOWER_PREFIX = "model.vision."
+"""Where vision tower, projector and frame markers lie among the published keys."""
+
+TOWER_PARTS = ("patch_embedding", "transformer", "conv")
+"""Modules under `TOWER_PREFIX` that frames pass through before the projector."""
+
+PARTS = Parts(
+    block=r"model\.layers\.\d+",
+    qkv=("self_attn.language_expert_query_key_value",),
+    linear=(
+        "self_attn.language_expert_query_key_value",
+        "self_attn.language_expert_dense",
+        "mlp.language_mlp.gate_proj",
+        "mlp.language_mlp.up_proj",
+        "mlp.language_mlp.down_proj",
+    ),
+    tower_linear=r"model\.vision\.transformer\.layers\.\d+\.(attention\.(query_key_value|dense)|mlp\.(fc1|fc2))",
+    projector_linear=r"model\.vision\.linear_proj\.(linear_proj|gate_proj|dense_h_to_4h|dense_4h_to_h)",
+    embedding="model.embed_tokens.weight",
+    output_layer="lm_head.weight",
+    tower=tuple(f"{TOWER_PREFIX}{part}." for part in TOWER_PARTS),
+    vision=TOWER_PREFIX,
+    projector="model.vision.linear_proj",
+    layers="model.layers",
+    buffers=r".*\.rotary_emb\.inv_freq",
+)
+"""Names of the parts. Source: the published state-dict keys."""
 
 
 def published_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:

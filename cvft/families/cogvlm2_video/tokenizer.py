@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.weights.folder import read_config_json
+from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -16,16 +16,14 @@ if TYPE_CHECKING:
 NUM_CHECKED_INTEGERS = 24
 """Time indices that must be single tokens: the published sampling shows at most seconds 0 to 23."""
 
-TOKENIZER_FILE = "tokenizer.json"
-
 HINT = "use the tokenizer files that the checkpoint was published with"
 
 
-def load_encoder(folder: Path) -> Callable[[str], list[int]]:
+def load_encoder(model: ModelFolder | Path) -> Callable[[str], list[int]]:
     """Returns the folder's text encoder alone, without transformers.
 
     Args:
-        folder: Folder with `tokenizer.json`.
+        model: Folder with `tokenizer.json`.
 
     Returns:
         A function from text to ids, without special tokens.
@@ -36,6 +34,7 @@ def load_encoder(folder: Path) -> Callable[[str], list[int]]:
     """
     from tokenizers import Tokenizer
 
+    folder = model.path if isinstance(model, ModelFolder) else model
     if not (folder / TOKENIZER_FILE).is_file():
         problem = Problem(TOKENIZER_FILE, "no such file", "the folder's fast tokenizer", "is the download complete?")
         raise ModelError(f"model {folder}", [problem])
@@ -49,18 +48,18 @@ def load_encoder(folder: Path) -> Callable[[str], list[int]]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     _check_digits(encode, folder)
-    _check_ids(tokenizer, folder)
+    _check_ids(tokenizer, ModelFolder.of(model))
     return encode
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def load_tokenizer(model: ModelFolder | Path) -> PreTrainedTokenizerFast:
     """Loads the fast tokenizer of a folder without looking at the folder's config or code.
 
     transformers 5 takes a local folder whose config has no `model_type` for a Mistral one and offers a "fix" that splits
     every digit, so the class is named here and the fix is off.
 
     Args:
-        folder: Folder with `tokenizer.json`.
+        model: Folder with `tokenizer.json`.
 
     Returns:
         The tokenizer.
@@ -70,14 +69,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """
     from transformers import PreTrainedTokenizerFast
 
-    load_encoder(folder)
+    load_encoder(model)
+    folder = model.path if isinstance(model, ModelFolder) else model
     tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False)
     _check_digits(lambda text: tokenizer.encode(text, add_special_tokens=False), folder)
     return tokenizer
 
 
-def _check_ids(tokenizer: Tokenizer, folder: Path) -> None:
-    config = read_config_json(folder)
+def _check_ids(tokenizer: Tokenizer, model: ModelFolder) -> None:
+    config = model.config
     special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     problems = [
         Problem(f"config.json: {key}", quote(config.get(key)), f"the id of a special token of {TOKENIZER_FILE}", HINT)
@@ -89,7 +89,7 @@ def _check_ids(tokenizer: Tokenizer, folder: Path) -> None:
         need = f"at most {config['vocab_size']}, by config.json"
         problems.append(Problem(TOKENIZER_FILE, f"{num_ids} tokens", need, HINT))
     if problems:
-        raise ModelError(f"model {folder}", problems)
+        raise ModelError(f"model {model.path}", problems)
 
 
 def _check_digits(encode: Callable[[str], list[int]], folder: Path) -> None:

@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from cvft._autoload import register_with_transformers
+from cvft.families.cogvlm2_video.tensors import PUBLISHED_SIZES
+
+VISION_SIZES = PUBLISHED_SIZES["vision_config"]
 
 ROPE_THETA = 500000.0
 """Base of the rotary frequencies. Source: hard-coded in the published modelling file, absent from its config.json."""
@@ -34,15 +36,15 @@ class CogVLM2VideoVisionConfig(PreTrainedConfig):
     model_type = "cogvlm2_video_vision"
     base_config_key = "vision_config"
 
-    hidden_size: int = 1792
-    intermediate_size: int = 15360
-    num_hidden_layers: int = 63
-    num_heads: int = 16
+    hidden_size: int = VISION_SIZES["hidden_size"]
+    intermediate_size: int = VISION_SIZES["intermediate_size"]
+    num_hidden_layers: int = VISION_SIZES["num_hidden_layers"]
+    num_heads: int = VISION_SIZES["num_heads"]
     hidden_act: str = "gelu"
     image_size: int = 224
-    patch_size: int = 14
-    in_channels: int = 3
-    num_positions: int = 257
+    patch_size: int = VISION_SIZES["patch_size"]
+    in_channels: int = VISION_SIZES["in_channels"]
+    num_positions: int = VISION_SIZES["num_positions"]
     layer_norm_eps: float = 1e-6
     dropout_prob: float = 0.0
 
@@ -110,12 +112,12 @@ class CogVLM2VideoConfig(PreTrainedConfig):
         "max_position_embeddings",
     )
 
-    vocab_size: int = 128256
-    hidden_size: int = 4096
-    intermediate_size: int = 14336
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
-    num_multi_query_heads: int = 8
+    vocab_size: int = PUBLISHED_SIZES["vocab_size"]
+    hidden_size: int = PUBLISHED_SIZES["hidden_size"]
+    intermediate_size: int = PUBLISHED_SIZES["intermediate_size"]
+    num_hidden_layers: int = PUBLISHED_SIZES["num_hidden_layers"]
+    num_attention_heads: int = PUBLISHED_SIZES["num_attention_heads"]
+    num_multi_query_heads: int = PUBLISHED_SIZES["num_multi_query_heads"]
     hidden_act: str = "silu"
     rms_norm_eps: float = 1e-5
     max_position_embeddings: int = 2048
@@ -169,7 +171,3 @@ class CogVLM2VideoConfig(PreTrainedConfig):
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_attention_heads
-
-
-# for whoever imports this module before transformers: the registration had to wait for the class above
-register_with_transformers()

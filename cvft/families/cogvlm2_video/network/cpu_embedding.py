@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class HostEmbedding(nn.Embedding):
+class CpuEmbedding(nn.Embedding):
     """Looks rows up on the CPU and sends them to where the ids came from; stays there whatever the model is moved to."""
 
     @classmethod

@@ -14,10 +14,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
+from cvft.families.family import IGNORED_LABEL, PREFIX_SEGMENT
 
-PREFIX_SEGMENT = 0
-"""Segment of BOS and clip, which every question of the group sees."""
 PADDING_SEGMENT = -1
 
 CLIP_KEYS = ("pixel_values", "vision_features")

@@ -11,8 +11,11 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from cvft.errors import ModelError, Problem
+from cvft.families.cogvlm2_video.family import ARCHITECTURE
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
-from cvft.weights.folder import ARCHITECTURE, TOWER_PREFIX, read_config_json
+from cvft.families.cogvlm2_video.tensors import TOWER_PREFIX, published_shapes
+from cvft.families.table import find_family
+from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ LOADING_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 NON_CONFIG_KEYS = ("architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version")
 
 
-def load_config(folder: Path) -> CogVLM2VideoConfig:
+def load_config(folder: ModelFolder | Path | str) -> CogVLM2VideoConfig:
     """Builds the configuration of an official, merged or tiny model folder.
 
     Args:
@@ -39,20 +42,22 @@ def load_config(folder: Path) -> CogVLM2VideoConfig:
     Raises:
         ModelError: when config.json cannot be used.
     """
-    values = read_config_json(folder)
+    folder = ModelFolder.of(folder)
+    find_family(folder)
+    values = folder.config
     kept = {key: value for key, value in values.items() if key not in NON_CONFIG_KEYS}
     try:
         config = CogVLM2VideoConfig(**kept)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ModelError(
-            f"model {folder}", [Problem("config.json", str(error.__cause__ or error), "the published keys and types")]
+            f"model {folder.path}", [Problem("config.json", str(error.__cause__ or error), "the published keys and types")]
         ) from error
     config.architectures = [ARCHITECTURE]
     return config
 
 
 def load_model(
-    folder: str | Path,
+    folder: ModelFolder | Path | str,
     *,
     dtype: torch.dtype,
     attention: str | None = None,
@@ -71,7 +76,7 @@ def load_model(
         rope_precision: "checkpoint" or "fp32"; see `CogVLM2VideoConfig`.
         device_map: transformers' placement of the weights; None leaves them on the CPU.
         with_tower: Whether to load the vision tower; without it the model takes vision features in place of pixel values.
-        quantize: `nf4` or `int8` for coarse weights of the decoder blocks, `none` for weights as they are. Quantised ones have to
+        quantize: `nf4` or `int8` for quantized weights of the decoder blocks, `none` for weights as they are. Quantized ones have to
             be placed by `device_map`: they cannot be moved.
         embeddings_on_cpu: Whether the input embedding stays in the host's memory, wherever the model is moved to.
 
@@ -79,33 +84,32 @@ def load_model(
         The model in evaluation mode.
 
     Raises:
-        ModelError: when weight files are missing or damaged, do not hold exactly the model's tensors, or cannot be quantised.
+        ModelError: when weight files are missing or damaged, do not hold exactly the model's tensors, or cannot be quantized.
     """
-    from cvft.families.cogvlm2_video.network.cpu_embedding import HostEmbedding
+    from cvft.families.cogvlm2_video.network.cpu_embedding import CpuEmbedding
     from cvft.families.cogvlm2_video.network.layers import RotaryEmbedding
     from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 
-    folder = Path(folder)
+    folder = ModelFolder.of(folder)
     config = load_config(folder)
     config.rope_precision = rope_precision
     config.encodes_frames = with_tower
-    read_shards(folder, read_config_json(folder))
-    coarse = None
+    read_shards(folder.path, published_shapes(folder.config))
+    quantization = None
     if quantize != "none":
         from cvft.families.cogvlm2_video.network.quantization import quantization_config
 
         device_map = device_map or "cpu"
-        widths = (config.hidden_size, config.intermediate_size)
         on_cpu = device_map in ("cpu", {"": "cpu"})
-        coarse = quantization_config(quantize, dtype=dtype, widths=widths, on_cpu=on_cpu)
+        quantization = quantization_config(quantize, dtype=dtype, on_cpu=on_cpu)
     with _quiet_transformers():
         model, info = CogVLM2VideoForCausalLM.from_pretrained(
-            str(folder),
+            str(folder.path),
             config=config,
             dtype=dtype,
             attn_implementation=attention,
             device_map=device_map,
-            quantization_config=coarse,
+            quantization_config=quantization,
             output_loading_info=True,
             use_safetensors=True,
             local_files_only=True,
@@ -113,14 +117,14 @@ def load_model(
     unfit = {kind: keys for kind, keys in info.items() if kind in LOADING_KINDS and keys}
     assert not unfit, unfit  # the headers said that all of them fit
     if embeddings_on_cpu:
-        model.set_input_embeddings(HostEmbedding.of(model.get_input_embeddings()))
+        model.set_input_embeddings(CpuEmbedding.of(model.get_input_embeddings()))
     for module in model.modules():
         if isinstance(module, RotaryEmbedding):
             module.to(dtype)  # transformers casts parameters only
     return model.eval()
 
 
-def load_tower(folder: str | Path, *, dtype: torch.dtype, device: str = "cpu") -> VisionTower:
+def load_tower(folder: ModelFolder | Path | str, *, dtype: torch.dtype, device: str = "cpu") -> VisionTower:
     """Loads a model folder's vision tower and projector, and nothing else.
 
     Args:
@@ -138,11 +142,11 @@ def load_tower(folder: str | Path, *, dtype: torch.dtype, device: str = "cpu") -
 
     from cvft.families.cogvlm2_video.network.vision import VisionTower
 
-    folder = Path(folder)
+    folder = ModelFolder.of(folder)
     with torch.device("meta"):
         tower = VisionTower(load_config(folder))
     weights = {}
-    for shard in read_shards(folder, read_config_json(folder)):
+    for shard in read_shards(folder.path, published_shapes(folder.config)):
         with safe_open(shard.path, framework="pt", device=device) as file:
             for entry in shard.entries:
                 if entry.name.startswith(TOWER_PREFIX):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL, LABEL_CHUNK_ROWS
 from cvft.families.cogvlm2_video.network.layers import at_least_fp32
+from cvft.families.family import IGNORED_LABEL, LABEL_CHUNK_TOKENS
 
 
 class LabelLoss(NamedTuple):
@@ -31,7 +31,7 @@ class LabelLoss(NamedTuple):
 
 
 def label_loss(
-    hidden_states: Tensor, *, labels: Tensor, lm_head: nn.Module, chunk_rows: int = LABEL_CHUNK_ROWS
+    hidden_states: Tensor, *, labels: Tensor, lm_head: nn.Module, chunk_tokens: int = LABEL_CHUNK_TOKENS
 ) -> LabelLoss:
     """Scores the label tokens.
 
@@ -39,7 +39,7 @@ def label_loss(
         hidden_states: (B, L, H) normed states of the last layer.
         labels: (B, L) token ids, -100 for none; the state before a label predicts it.
         lm_head: The output layer, (N, H) to (N, V).
-        chunk_rows: Label tokens scored at a time; more than so many are scored again in the backward pass.
+        chunk_tokens: Label tokens scored at a time; more than so many are scored again in the backward pass.
 
     Returns:
         The sums; without any label token both are 0 and the gradient is too.
@@ -54,10 +54,10 @@ def label_loss(
         num_right = (logits.detach().argmax(-1) == targets).sum()
         return F.cross_entropy(logits, targets, reduction="sum"), num_right
 
-    if len(states) <= chunk_rows:
+    if len(states) <= chunk_tokens:
         return LabelLoss(*score(states, targets))
     parts = [
-        checkpoint(score, states[start : start + chunk_rows], targets[start : start + chunk_rows], use_reentrant=False)
-        for start in range(0, len(states), chunk_rows)
+        checkpoint(score, states[start : start + chunk_tokens], targets[start : start + chunk_tokens], use_reentrant=False)
+        for start in range(0, len(states), chunk_tokens)
     ]
     return LabelLoss(torch.stack([nll for nll, _ in parts]).sum(), torch.stack([right for _, right in parts]).sum())

@@ -18,15 +18,14 @@ from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from cvft._autoload import register_with_transformers
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.network.grouping import group_attention_mask
 from cvft.families.cogvlm2_video.network.layers import DecoderLayer, RMSNorm, RotaryEmbedding, compute_inv_freq
 from cvft.families.cogvlm2_video.network.loss import label_loss
 from cvft.families.cogvlm2_video.network.positions import VISION_TYPE, position_ids_from_types
 from cvft.families.cogvlm2_video.network.vision import VisionTower
-from cvft.weights.folder import TOWER_PARTS
+from cvft.families.cogvlm2_video.tensors import TOWER_PARTS
+from cvft.families.family import IGNORED_LABEL
 
 
 class CogVLM2VideoPreTrainedModel(PreTrainedModel):
@@ -358,7 +357,3 @@ class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
         if types is not None:
             updated["token_type_ids"] = torch.cat((types, types.new_zeros(types.shape[0], num_new_tokens)), dim=1)
         return updated
-
-
-# for whoever imports this module before transformers: the registration had to wait for the class above
-register_with_transformers()

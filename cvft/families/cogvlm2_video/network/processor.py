@@ -15,13 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL, TEMPLATES, Layout, SpecialTokens, build_layout
+from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, special_tokens
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.network.grouping import CLIP_KEYS, PADDING_SEGMENT
 from cvft.families.cogvlm2_video.network.load import load_config
 from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
 from cvft.families.cogvlm2_video.network.preprocess import preprocess_frames
 from cvft.families.cogvlm2_video.tokenizer import load_tokenizer
+from cvft.families.family import IGNORED_LABEL, Layout
+from cvft.weights.folder import ModelFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,15 +37,6 @@ PADDING = {
     "attention_mask": 0,
 }
 """Value under padding for each sequence of a batch; None stands for the padding id."""
-
-
-def special_tokens(config: CogVLM2VideoConfig) -> SpecialTokens:
-    """Returns the ids that the layout writes itself."""
-    bos, eos, vision = config.bos_token_id, config.eos_token_id, config.pad_token_id
-    assert isinstance(bos, int), "one id each, as published"
-    assert isinstance(eos, int), "one id each, as published"
-    assert isinstance(vision, int), "one id each, as published"
-    return SpecialTokens(bos=bos, eos=eos, vision=vision)
 
 
 class CogVLM2VideoProcessor:
@@ -60,10 +53,10 @@ class CogVLM2VideoProcessor:
         self.template = TEMPLATES[template]
         self.image_size = config.vision.image_size
         self.num_tokens_per_frame = config.vision.num_tokens_per_frame
-        self.special = special_tokens(config)
+        self.special = special_tokens(config.to_dict())
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, template: str) -> CogVLM2VideoProcessor:
+    def from_pretrained(cls, folder: ModelFolder | Path | str, *, template: str) -> CogVLM2VideoProcessor:
         """Builds the processor of a model folder.
 
         Args:
@@ -73,7 +66,8 @@ class CogVLM2VideoProcessor:
         Raises:
             ModelError: when the folder's configuration or tokenizer cannot be used.
         """
-        return cls(load_tokenizer(Path(folder)), config=load_config(Path(folder)), template=template)
+        folder = ModelFolder.of(folder)
+        return cls(load_tokenizer(folder), config=load_config(folder), template=template)
 
     def encode_text(self, text: str) -> list[int]:
         """Tokenises one piece of text without special tokens."""

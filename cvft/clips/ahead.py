@@ -1,0 +1,51 @@
+"""`cvft features`: every clip of a recipe encoded once, ahead of training, in this process."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+from cvft.clips.build import TowerSource, build_features, missing_clips
+from cvft.clips.provide import repair_store
+from cvft.clips.source import ClipRecord
+from cvft.data.features.store import FeatureStore
+from cvft.errors import Problem, RecipeError, quote
+from cvft.families.family import load_runtime
+from cvft.plan.job import Job
+from cvft.plan.prepare import prepare
+
+
+def build_ahead(job: Job) -> str:
+    """Checks a recipe's clips and encodes those that the store lacks.
+
+    Args:
+        job: The job.
+
+    Returns:
+        What was done, for the terminal.
+
+    Raises:
+        CvftError: when recipe, rows, clips or model do not allow it.
+    """
+    recipe = job.recipe
+    if not job.may_cache_features:
+        key = "lora.train_vision_tower" if recipe.lora.train_vision_tower else "video.cache_features"
+        value = "true" if recipe.lora.train_vision_tower else recipe.video.cache_features
+        problem = Problem(key, quote(value), "a recipe whose features are cached", f"remove `{key}`")
+        raise RecipeError(f"recipe {recipe.name}", [problem])
+    quarantine = recipe.run_dir.with_name(f".{recipe.run_dir.name}.quarantine.jsonl")
+    prepared = prepare(job, quarantine_file=quarantine)
+    quarantine.unlink(missing_ok=True)  # reported again by the training, which keeps it
+    store = FeatureStore(job.features_root, job.feature_key)
+    repair_store(store, reads_all=True)
+    records = {path: ClipRecord(facts.sha256, facts.time_indices) for path, facts in prepared.clips.items()}
+    source = TowerSource(
+        load_runtime(job.family), job.model.folder, job.preprocessing, dtype=recipe.model.dtype, device=job.ranks.device
+    )
+    with store.build_lock():
+        missing = missing_clips(store, records)
+        with tqdm(total=len(missing), desc="encoding", unit="clip", file=sys.stderr, dynamic_ncols=True) as bar:
+            build_features(store, missing, records=records, source=source, on_progress=bar.update)
+    num_clips = len({record.sha256 for record in records.values()})
+    return f"{len(missing)} clips encoded, {num_clips - len(missing)} were there; {store.num_bytes()} bytes in {store.folder}"

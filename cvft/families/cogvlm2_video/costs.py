@@ -1,0 +1,43 @@
+"""This family's formulas behind one face: `Family.costs` gives them to plans and forecasts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cvft.families.cogvlm2_video import flops, memory
+from cvft.families.cogvlm2_video.architecture import Architecture
+from cvft.families.costs import Batch, Flops, Memory, Training
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Counts memory and FLOPs; see `cvft.families.costs.CostModel`.
+
+    Args:
+        architecture: The model's sizes.
+    """
+
+    architecture: Architecture
+
+    def peak_memory(self, batch: Batch, training: Training) -> Memory:
+        """Counts the memory of one rank for its largest micro-batch."""
+        return memory.peak_memory(self.architecture, batch, training)
+
+    def training_flops(self, batch: Batch, training: Training) -> Flops:
+        """Counts forward and backward pass of one micro-batch."""
+        return flops.training_flops(
+            self.architecture,
+            batch,
+            adapter=training.adapter,
+            adapted=training.adapted,
+            recompute=training.recompute,
+            scores_all_tokens=training.scores_all_tokens,
+        )
+
+    def build_flops(self, num_frames: int) -> Flops:
+        """Counts what it costs to encode frames once."""
+        return flops.build_flops(self.architecture, num_frames)
+
+    def feature_bytes(self, num_frames: int, *, dtype_bytes: int) -> int:
+        """Returns the bytes of cached features, taken between pooling convolution and projector."""
+        return flops.feature_bytes(self.architecture, num_frames, dtype_bytes=dtype_bytes)

@@ -1,0 +1,220 @@
+"""CogVLM2-Video as a family: EVA2-CLIP-E tower, Llama-3 decoder, up to 24 time-stamped frames. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cvft.data.features.key import FeatureKey
+from cvft.data.rows import Row
+from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.process import ClipFacts
+from cvft.errors import CvftError, DataError, ModelError, Problem, RecipeError, quote
+from cvft.families.cogvlm2_video.architecture import Architecture
+from cvft.families.cogvlm2_video.checkpoints import PUBLISHED, find_published
+from cvft.families.cogvlm2_video.costs import Costs
+from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, special_tokens
+from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, published_shapes
+from cvft.families.cogvlm2_video.tokenizer import load_encoder
+from cvft.families.contract import CONTRACT_FILE
+from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing
+from cvft.families.parts import Shape, adapted_names, linears_of, target_regex
+from cvft.recipe import Recipe
+from cvft.weights.folder import ModelFolder, tower_fingerprint
+
+MODEL_TYPE = "cogvlm2_video"
+ARCHITECTURE = "CogVLM2VideoForCausalLM"
+OFFICIAL_ARCHITECTURE = "CogVLMVideoForCausalLM"
+"""`architectures` entry of the four published checkpoints. Source: their config.json."""
+
+FRAME_MARKERS = 2
+"""boi and eoi around the tokens of a frame. Source: the published state-dict keys."""
+
+NF4_BLOCK_WEIGHTS = 64
+"""Weights that share a scale in nf4. Source: the QLoRA paper; bitsandbytes' CPU kernels need rows of whole blocks."""
+
+
+class CogVLM2Video:
+    """The family; see `cvft.families.family.Family` for what each answer means."""
+
+    name = "cogvlm2_video"
+    title = "CogVLM2-Video"
+    checkpoints = PUBLISHED
+    tags = ("cogvlm2-video",)
+    capabilities = Capabilities(groups=True, features=True, label_logits=True)
+    settings = frozenset(
+        {
+            "export.keep_remote_code",
+            "lora.train_projector",
+            "lora.train_vision_tower",
+            "model.embeddings_on_cpu",
+            "model.quantize",
+            "model.rope_precision",
+            "model.template",
+            "output.features",
+            "train.group_by_clip",
+            "train.max_rows_per_group",
+            "video.cache_features",
+            "video.sampling",
+        }
+    )
+    fields = frozenset({"image_size", "num_tokens_per_frame", "rope_precision"})
+    architectures = (OFFICIAL_ARCHITECTURE, ARCHITECTURE)
+    parts = PARTS
+    runtime = "cvft.families.cogvlm2_video.runtime"
+
+    def recognises(self, config: Mapping[str, Any]) -> bool:
+        """Looks at the name of the architecture alone."""
+        return config.get("architectures") in ([ARCHITECTURE], [OFFICIAL_ARCHITECTURE])
+
+    def context_tokens(self, config: Mapping[str, Any]) -> int:
+        """Returns `max_position_embeddings`."""
+        return int(config["max_position_embeddings"])
+
+    def preprocessing(self, recipe: Recipe, folder: ModelFolder) -> Preprocessing:
+        """Decides template, sampling and length limit where the recipe says `auto` or nothing.
+
+        Published checkpoints all state template "base", so their name decides, as in the published demo: "base" for the base
+        checkpoint, "chat" for the others. A folder that is not a published one is believed.
+        """
+        config = folder.config
+        template: str = recipe.model.template
+        if template == "auto":
+            is_published = config["architectures"] == [OFFICIAL_ARCHITECTURE]
+            published = find_published(recipe.model.path)
+            by_name = published.template if published is not None else "chat"
+            is_ours = (folder.path / CONTRACT_FILE).is_file()
+            template = by_name if is_published and not is_ours else config.get("template_version", "base")
+        sampling: str = recipe.video.sampling
+        if sampling == "auto":
+            sampling = "base" if template in ("base", "swift") else "chat"
+        vision = config["vision_config"]
+        patches_per_side = vision["image_size"] // vision["patch_size"]
+        return Preprocessing(
+            template=template,
+            decode=DecodeSettings.of(
+                sampling,
+                max_frames=recipe.video.max_frames,
+                decoder=recipe.video.decoder,
+                timeout_s=recipe.video.timeout_s,
+                memory_gib=recipe.video.memory_gib,
+            ),
+            max_tokens=recipe.data.max_tokens or self.context_tokens(config),
+            fields={
+                "image_size": vision["image_size"],
+                "num_tokens_per_frame": (patches_per_side // POOLED_SIDE) ** 2 + FRAME_MARKERS,
+                "rope_precision": recipe.model.rope_precision,
+            },
+        )
+
+    def check_rows(self, rows: Sequence[Row], how: Preprocessing) -> None:
+        """Refuses history where the template has no place for it."""
+        if TEMPLATES[how.template].has_history:
+            return
+        need = f"none: template {quote(how.template)} has no place for it"
+        hint = "use model.template=chat, or remove the earlier turns"
+        problems = [
+            Problem(f"{row.place} `history`", f"{len(row.history)} turns", need, hint) for row in rows if row.history
+        ]
+        if problems:
+            raise DataError("the rows", problems)
+
+    def check_recipe(self, recipe: Recipe, folder: ModelFolder) -> None:
+        """Refuses code that is not there, widths that cannot be quantized, and names of layers that do not exist."""
+        problems: list[Problem] = []
+        subject: type[CvftError] = ModelError
+        if recipe.export.keep_remote_code and not any(folder.path.glob("*.py")):
+            hint = "remove `export.keep_remote_code`, or give a folder with the whole published repository"
+            got = f"no *.py file in {folder.path}"
+            problems.append(Problem("export.keep_remote_code", got, "the code to keep", hint))
+        if recipe.model.quantize == "nf4":
+            problems += self._unfit_widths(folder.config)
+        try:
+            adapted_names(PARTS, recipe.lora.targets)
+        except RecipeError as error:
+            if not problems:
+                raise
+            problems += error.problems
+        if problems:
+            raise subject(f"model {folder.path}", problems)
+
+    def _unfit_widths(self, config: Mapping[str, Any]) -> list[Problem]:
+        blocks = linears_of(published_shapes(config), target_regex(PARTS, "all-linear"))
+        unfit = sorted({linear.num_in for linear in blocks.values() if linear.num_in % NF4_BLOCK_WEIGHTS})
+        if not unfit:
+            return []
+        got = f"`nf4` for layers {' and '.join(map(str, unfit))} wide"
+        return [
+            Problem("model.quantize", got, f"multiples of {NF4_BLOCK_WEIGHTS}", "set model.quantize: int8"),
+        ]
+
+    def layouts(self, folder: ModelFolder, how: Preprocessing) -> LayOut:
+        """Lays out rows with the folder's tokenizer alone."""
+        encode, special = load_encoder(folder), special_tokens(folder.config)
+        num_tokens_per_frame = int(how.fields["num_tokens_per_frame"])
+
+        def lay_out(row: Row, clip: ClipFacts | None) -> Layout:
+            return build_layout(
+                encode,
+                template=TEMPLATES[how.template],
+                special=special,
+                num_tokens_per_frame=num_tokens_per_frame,
+                time_indices=() if clip is None else clip.time_indices,
+                query=row.query,
+                history=row.history,
+                response=row.response,
+            )
+
+        return lay_out
+
+    def tensors(self, config: Mapping[str, Any]) -> Mapping[str, Shape]:
+        """Lists the published tensors."""
+        return published_shapes(config)
+
+    def module_of(self, tensor: str) -> str:
+        """Files and modules have the same names."""
+        return tensor
+
+    def clean_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Names our own classes in place of the folder's code."""
+        kept = {key: value for key, value in config.items() if key != "auto_map"}
+        return {**kept, "architectures": [ARCHITECTURE], "model_type": MODEL_TYPE}
+
+    def merged_config(
+        self, config: Mapping[str, Any], *, template: str, fields: Mapping[str, FieldValue], dtype: str, keeps_code: bool
+    ) -> dict[str, Any]:
+        """States template and precision: the published files all say "base", whatever they were trained on."""
+        merged = dict(config) if keeps_code else self.clean_config(config)
+        if not keeps_code and fields["rope_precision"] != "checkpoint":
+            merged["rope_precision"] = fields["rope_precision"]
+        merged.update(template_version=template, torch_dtype=dtype)
+        merged.pop("dtype", None)
+        return merged
+
+    def costs(self, config: Mapping[str, Any]) -> Costs:
+        """Returns the formulas for these sizes."""
+        return Costs(Architecture.from_config(config))
+
+    def feature_key(
+        self, folder: ModelFolder, how: Preprocessing, *, decoder_version: str, dtype: str, device: str
+    ) -> FeatureKey:
+        """Keys features by frames, frame size and tower."""
+        return FeatureKey(
+            sampling=how.decode.sampling.strategy,
+            max_frames=how.decode.sampling.max_frames,
+            decoder=how.decode.decoder,
+            decoder_version=decoder_version,
+            image_size_px=int(how.fields["image_size"]),
+            tower_sha256=tower_fingerprint(folder.path, PARTS.tower),
+            dtype={"bf16": "BF16", "fp32": "F32"}[dtype],
+            device=device,
+            attention="sdpa",  # the tower has no other
+        )
+
+    def environment(self, how: Preprocessing) -> Mapping[str, str]:
+        """Nothing is read from the environment."""
+        del how
+        return {}
+
+
+COGVLM2_VIDEO = CogVLM2Video()

@@ -1,0 +1,130 @@
+"""The torch half of CogVLM2-Video: weights, inputs, loss and answers behind `cvft.families.family.Runtime`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cvft.data.rows import Row
+from cvft.data.video.decode import Clip
+from cvft.families.cogvlm2_video.network.generation import generate_answers
+from cvft.families.cogvlm2_video.network.grouping import group_rows
+from cvft.families.cogvlm2_video.network.load import DTYPES, load_config, load_model, load_tower
+from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.families.cogvlm2_video.network.vision import VisionTower
+from cvft.families.cogvlm2_video.tokenizer import load_tokenizer
+from cvft.families.family import IGNORED_LABEL, ClipTensors, LabelLoss, Loading, Preprocessing
+from cvft.weights.folder import ModelFolder
+
+
+class RowEncoder:
+    """Turns rows into inputs; see `cvft.families.family.Encoder`.
+
+    Args:
+        processor: The processor of the checkpoint and its template.
+    """
+
+    def __init__(self, processor: CogVLM2VideoProcessor) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+
+    def clip(self, clip: Clip) -> dict[str, Tensor]:
+        """Returns `pixel_values` (F, 3, S, S) fp32."""
+        return {"pixel_values": self.processor.preprocess(clip.frames)}
+
+    def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
+        """Encodes one row as a prompt, or with its answer."""
+        tensors: Mapping[str, Tensor] = {} if clip is None else clip.tensors
+        return self.processor.encode(
+            row.query,
+            pixel_values=tensors.get("pixel_values"),
+            vision_features=tensors.get("vision_features"),
+            time_indices=() if clip is None else clip.time_indices,
+            history=row.history,
+            response=row.response if with_response else None,
+        )
+
+    def join(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Joins rows of one clip to a sequence that holds the clip once."""
+        return group_rows(rows)
+
+    def collate(
+        self, sequences: Sequence[Mapping[str, Tensor]], *, padding_side: Literal["left", "right"] = "right"
+    ) -> dict[str, Tensor]:
+        """Pads sequences to one batch."""
+        return self.processor.collate(sequences, padding_side=padding_side)
+
+
+class CogVLM2VideoRuntime:
+    """See `cvft.families.family.Runtime` for what each answer means."""
+
+    def config(self, folder: ModelFolder) -> Any:
+        """Builds the configuration, without `auto_map`."""
+        return load_config(folder)
+
+    def tokenizer(self, folder: ModelFolder) -> Any:
+        """Loads the fast tokenizer; its padding id is the one that config.json states."""
+        tokenizer = load_tokenizer(folder)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(folder.config["pad_token_id"])
+        return tokenizer
+
+    def load(self, folder: ModelFolder, how: Preprocessing, loading: Loading) -> Any:
+        """Loads the weights by name."""
+        model: Any = load_model(
+            folder,
+            dtype=DTYPES[loading.dtype],
+            attention=loading.attention,
+            rope_precision=str(how.fields["rope_precision"]),
+            device_map=loading.device_map,
+            with_tower=loading.with_tower,
+            quantize=loading.quantize,
+            embeddings_on_cpu=loading.embeddings_on_cpu,
+        )
+        model.model.runs_tower_always = loading.runs_tower_always
+        return model
+
+    def encoder(self, folder: ModelFolder, how: Preprocessing) -> RowEncoder:
+        """Builds the processor of the folder and template."""
+        return RowEncoder(CogVLM2VideoProcessor.from_pretrained(folder, template=how.template))
+
+    def loss(
+        self, model: Any, batch: Mapping[str, Tensor], *, num_items: Any = None, label_logits_only: bool = True
+    ) -> LabelLoss:
+        """Runs the model on a batch with labels."""
+        outputs = model(**batch, label_logits_only=label_logits_only, num_items_in_batch=num_items)
+        return LabelLoss(outputs.loss, outputs.num_right)
+
+    def label_logits(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """Scores the positions that predict a label, and no others."""
+        inputs = {key: value.to(model.device) for key, value in batch.items()}
+        labels = inputs.pop("labels")
+        predicts = torch.zeros_like(labels[0], dtype=torch.bool)
+        predicts[:-1] = labels[0, 1:] != IGNORED_LABEL
+        with torch.inference_mode():
+            logits: Tensor = model(**inputs, logits_to_keep=predicts).logits[0]
+        return logits
+
+    def generate(
+        self,
+        model: Any,
+        encoder: Any,
+        prompts: Sequence[Mapping[str, Tensor]],
+        *,
+        max_new_tokens: int,
+        clips: Sequence[Hashable] | None = None,
+        on_text: Callable[[str], object] | None = None,
+    ) -> list[str]:
+        """Answers one batch of prompts greedily."""
+        return generate_answers(
+            model, encoder.processor, prompts, max_new_tokens=max_new_tokens, clips=clips, on_text=on_text
+        )
+
+    def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> VisionTower:
+        """Loads tower and projector, frozen."""
+        return load_tower(folder, dtype=DTYPES[dtype], device=device)
+
+
+RUNTIME = CogVLM2VideoRuntime()

@@ -1,0 +1,331 @@
+"""What a family of models answers. `Family` imports no torch; `Runtime` and `Encoder` are its half that does.
+
+config.json -> `Family` (which settings, which inputs, which tensors) -> `Runtime` (weights, loss, answers) -> `Encoder` (rows)
+
+A family is one row of `cvft.families.table.FAMILIES`. No file outside this room names one: everybody asks these questions.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from cvft.data.features.key import FeatureKey
+from cvft.data.rows import Row
+from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.process import ClipFacts as ClipInfo
+from cvft.families.cogvlm2_video.checkpoints import Checkpoint
+from cvft.families.costs import CostModel
+from cvft.families.parts import Parts, Shape
+from cvft.recipe import Recipe
+from cvft.weights.folder import ModelFolder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cvft.data.video.decode import Clip
+
+IGNORED_LABEL = -100
+"""Label of a token that is not trained on. Source: torch's cross-entropy default."""
+
+LABEL_CHUNK_TOKENS = 256
+"""Label tokens whose logits are in memory at a time: 131 MB in fp32 for a vocabulary of 128,256."""
+
+PREFIX_SEGMENT = 0
+"""Segment of what stands before the first question and does not depend on it: every question of a group sees it."""
+
+FieldValue = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a family can do beyond training rows one by one.
+
+    Args:
+        groups: Whether rows of one clip can train as one sequence with the same losses.
+        features: Whether the frozen tower's output can be cached.
+        label_logits: Whether logits of label tokens can be had, to verify a merge with.
+    """
+
+    groups: bool
+    features: bool
+    label_logits: bool
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How rows reach a model, with every `auto` decided.
+
+    Args:
+        template: Prompt template.
+        decode: How clips become frames: sampling rule, decoder, its limits.
+        max_tokens: Longest row allowed.
+        fields: What else of the family's own lies between a row and the model's inputs, by its name in the contract.
+    """
+
+    template: str
+    decode: DecodeSettings
+    max_tokens: int
+    fields: Mapping[str, FieldValue] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        sampling = self.decode.sampling.strategy
+        return f"template {self.template}, sampling {sampling}, decoder {self.decode.decoder}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One row as a model takes it; all three lists have the row's length in tokens.
+
+    Args:
+        input_ids: Token ids.
+        token_type_ids: 1 under a frame's tokens, 0 elsewhere.
+        labels: The answer's ids and its end at their own places, `IGNORED_LABEL` elsewhere.
+        num_prefix_tokens: Tokens up to the clip's last, which do not depend on the question.
+    """
+
+    input_ids: list[int]
+    token_type_ids: list[int]
+    labels: list[int]
+    num_prefix_tokens: int
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+LayOut = Callable[[Row, ClipInfo | None], Layout]
+"""Lays out a row with its answer, exactly as training does, from facts of its clip and without a frame."""
+
+
+class Family(Protocol):
+    """The half without torch: asked by recipe checks, plan, export and report."""
+
+    name: str
+    """Its name in plans and messages."""
+    title: str
+    """Its name in sentences."""
+    checkpoints: tuple[Checkpoint, ...]
+    """Published checkpoints, for `cvft models` and for what their names decide."""
+    tags: tuple[str, ...]
+    """Tags of a model card."""
+    capabilities: Capabilities
+    settings: frozenset[str]
+    """Recipe keys that have an effect here beyond the common ones; see `cvft.families.settings`."""
+    fields: frozenset[str]
+    """Names of its own fields in a contract."""
+    architectures: tuple[str, ...]
+    """`architectures` entries of config.json that are this family's; the published one first."""
+    parts: Parts
+    runtime: str
+    """Module with the torch half, which has a `RUNTIME`."""
+
+    def recognises(self, config: Mapping[str, Any]) -> bool:
+        """Tells whether a config.json is one of this family's."""
+
+    def context_tokens(self, config: Mapping[str, Any]) -> int:
+        """Returns the longest sequence that the model was made for."""
+
+    def preprocessing(self, recipe: Recipe, folder: ModelFolder) -> Preprocessing:
+        """Decides every `auto` between a row and the model's inputs.
+
+        Raises:
+            CvftError: with what cannot be.
+        """
+
+    def check_rows(self, rows: Sequence[Row], how: Preprocessing) -> None:
+        """Refuses rows that the template has no place for.
+
+        Raises:
+            DataError: with every such row.
+        """
+
+    def check_recipe(self, recipe: Recipe, folder: ModelFolder) -> None:
+        """Refuses settings that this folder cannot serve, beyond the rules of a recipe alone.
+
+        Raises:
+            CvftError: with every such setting.
+        """
+
+    def layouts(self, folder: ModelFolder, how: Preprocessing) -> LayOut:
+        """Returns what lays out rows.
+
+        Raises:
+            ModelError: when the folder's tokenizer cannot be used.
+        """
+
+    def tensors(self, config: Mapping[str, Any]) -> Mapping[str, Shape] | None:
+        """Says what the weight files must hold, or None where their index is believed."""
+
+    def module_of(self, tensor: str) -> str:
+        """Returns the name in the loaded model of a tensor's name in the files."""
+
+    def clean_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns a config.json that transformers opens without running code of the folder."""
+
+    def merged_config(
+        self, config: Mapping[str, Any], *, template: str, fields: Mapping[str, FieldValue], dtype: str, keeps_code: bool
+    ) -> dict[str, Any]:
+        """Returns the config.json of a merged folder.
+
+        Args:
+            config: The base's.
+            template: Prompt template of the contract.
+            fields: The family's own fields of the contract.
+            dtype: torch's name of the merged weights' precision.
+            keeps_code: Whether the folder's own code comes along.
+        """
+
+    def costs(self, config: Mapping[str, Any]) -> CostModel | None:
+        """Returns formulas for memory and FLOPs, or None where nothing is modelled."""
+
+    def feature_key(
+        self, folder: ModelFolder, how: Preprocessing, *, decoder_version: str, dtype: str, device: str
+    ) -> FeatureKey:
+        """States everything but the clip that decides what its cached features are.
+
+        Args:
+            folder: The model folder; its tower's weights are fingerprinted.
+            how: How rows reach the model.
+            decoder_version: Version of the decoder.
+            dtype: `bf16` or `fp32`.
+            device: `cpu` or `cuda`.
+        """
+
+    def environment(self, how: Preprocessing) -> Mapping[str, str]:
+        """Returns variables that the worker needs for this preprocessing; they are part of the plan."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How weights are loaded.
+
+    Args:
+        dtype: `bf16` or `fp32`.
+        attention: transformers' name of the attention implementation, or None for its choice.
+        device_map: transformers' placement of the weights; None leaves them on the CPU.
+        quantize: `nf4` or `int8` for quantized decoder blocks, else `none`.
+        embeddings_on_cpu: Whether the input embedding stays in the host's memory.
+        with_tower: Whether to load the vision tower; without it, clips come as cached features.
+        runs_tower_always: Whether rows without a clip pass through the tower too, so that all ranks do.
+    """
+
+    dtype: str
+    attention: str | None = None
+    device_map: Any = None
+    quantize: str = "none"
+    embeddings_on_cpu: bool = False
+    with_tower: bool = True
+    runs_tower_always: bool = False
+
+
+class LabelLoss(NamedTuple):
+    """What the label tokens of a batch say.
+
+    Args:
+        loss: Sum over the label tokens of the negative log-likelihood, divided as asked.
+        num_right: Number of label tokens that are the likeliest ones.
+    """
+
+    loss: Tensor
+    num_right: Tensor
+
+
+class ClipTensors(Protocol):
+    """One clip as an encoder takes it: `cvft.clips.source.ClipInputs`."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Pixel values or cached features, by the model's names."""
+
+    @property
+    def time_indices(self) -> tuple[int, ...]:
+        """The integer after each frame."""
+
+
+class Encoder(Protocol):
+    """Everything between decoded frames and a model's inputs, for one checkpoint and one way of preprocessing."""
+
+    tokenizer: Any
+
+    def clip(self, clip: Clip) -> dict[str, Tensor]:
+        """Turns decoded frames into pixel values, by the model's names."""
+
+    def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
+        """Encodes one row: sequences (L,), and the clip's tensors when it has one."""
+
+    def join(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Joins rows of one clip to one sequence; a single row stays as it is."""
+
+    def collate(
+        self, sequences: Sequence[Mapping[str, Tensor]], *, padding_side: Literal["left", "right"] = "right"
+    ) -> dict[str, Tensor]:
+        """Pads sequences to one batch (B, L)."""
+
+
+class Tower(Protocol):
+    """A frozen tower: frames in, what is cached of them out."""
+
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """Turns the pixel values of one clip into its features."""
+
+
+class Runtime(Protocol):
+    """The half with torch: imported by worker, clips and predict, never before a GPU is meant."""
+
+    def config(self, folder: ModelFolder) -> Any:
+        """Builds transformers' configuration of a folder."""
+
+    def tokenizer(self, folder: ModelFolder) -> Any:
+        """Loads a folder's tokenizer, its padding token set."""
+
+    def load(self, folder: ModelFolder, how: Preprocessing, loading: Loading) -> Any:
+        """Loads weights, in evaluation mode.
+
+        Raises:
+            ModelError: when the files do not hold exactly the model's tensors, or cannot be quantized.
+        """
+
+    def encoder(self, folder: ModelFolder, how: Preprocessing) -> Encoder:
+        """Builds what turns rows into inputs."""
+
+    def loss(
+        self, model: Any, batch: Mapping[str, Tensor], *, num_items: Any = None, label_logits_only: bool = True
+    ) -> LabelLoss:
+        """Runs a training batch; the sum over its labels is divided by `num_items`, or by their number."""
+
+    def label_logits(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """Returns the logits (N, V) that predict the label tokens of a batch of one sequence."""
+
+    def generate(
+        self,
+        model: Any,
+        encoder: Encoder,
+        prompts: Sequence[Mapping[str, Tensor]],
+        *,
+        max_new_tokens: int,
+        clips: Sequence[Hashable] | None = None,
+        on_text: Callable[[str], object] | None = None,
+    ) -> list[str]:
+        """Answers prompts greedily; rows with equal `clips` share one clip, which is computed once.
+
+        Args:
+            model: The model, or a peft model around it.
+            encoder: What encoded the prompts.
+            prompts: Rows encoded without a response.
+            max_new_tokens: Longest answer in tokens.
+            clips: What tells the rows' clips apart, or None for rows that share none.
+            on_text: Called with each piece of the answer to a single prompt as it comes.
+        """
+
+    def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> Tower:
+        """Loads the vision tower alone, with capability `features`."""
+
+
+def load_runtime(family: Family) -> Runtime:
+    """Imports the torch half of a family."""
+    runtime: Runtime = importlib.import_module(family.runtime).RUNTIME
+    return runtime
+
+

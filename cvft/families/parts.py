@@ -1,0 +1,205 @@
+"""Names of a model's parts, and what follows by counting its tensors: targets of an adapter, parameters, bytes.
+
+`Family.tensors` (name -> shape) + `Parts` + a recipe's `lora` section -> target expression, `Parameters`, `AdapterParameters`
+
+One statement of an architecture: whatever can be counted is counted from the tensors' shapes, and nothing is stated again.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cvft.errors import Problem, RecipeError, did_you_mean, quote
+from cvft.families.costs import AdapterParameters, Linear, Parameters
+
+Shape = tuple[int, ...]
+
+WEIGHT = ".weight"
+
+QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+"""Bytes per weight with its scales: nf4 has a scale of 8 bits per 64 weights and one of 32 per 256 of those; int8 has one per
+row, which is nothing. Source: the QLoRA and LLM.int8() papers, the defaults of bitsandbytes."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the parts of a loaded model lie. Expressions are matched against whole module names.
+
+    Args:
+        block: Expression for a decoder block.
+        qkv: Its layers that `lora.targets: qkv` means, by their path inside the block.
+        linear: All of its linear layers, those of `qkv` among them, in the block's order.
+        tower_linear: Expression for the tower's linear layers.
+        projector_linear: Expression for the projector's linear layers.
+        embedding: Weight of the input embedding.
+        output_layer: Weight of the output layer.
+        tower: Prefixes of what frames pass through before the projector.
+        vision: Prefix of tower, projector and frame markers.
+        projector: The projector.
+        layers: The list of decoder blocks.
+        buffers: Expression for tensors that are no parameters.
+    """
+
+    block: str
+    qkv: tuple[str, ...]
+    linear: tuple[str, ...]
+    tower_linear: str
+    projector_linear: str
+    embedding: str
+    output_layer: str
+    tower: tuple[str, ...]
+    vision: str
+    projector: str
+    layers: str
+    buffers: str
+
+
+def adapted_names(parts: Parts, targets: str | Sequence[str]) -> tuple[str, ...]:
+    """Names the linear layers of a decoder block that get an adapter.
+
+    Args:
+        parts: The model's parts.
+        targets: `qkv`, `all-linear`, or last names of linear layers of a decoder block.
+
+    Returns:
+        Last names, in the block's order.
+
+    Raises:
+        RecipeError: when a name is no linear layer of a decoder block.
+    """
+    known = [_last(path) for path in parts.linear]
+    if isinstance(targets, str):
+        names = {"qkv": [_last(path) for path in parts.qkv], "all-linear": known}[targets]
+    else:
+        names = list(targets)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        need = f"linear layers of a decoder block: {', '.join(quote(name) for name in known)}"
+        problems = [Problem("lora.targets", quote(name), need, did_you_mean(name, known)) for name in unknown]
+        raise RecipeError("recipe", problems)
+    return tuple(name for name in known if name in names)
+
+
+def target_regex(
+    parts: Parts, targets: str | Sequence[str], *, train_vision_tower: bool = False, train_projector: bool = False
+) -> str:
+    """Turns a recipe's targets into the expression that peft matches module names against, whole.
+
+    ms-swift would build its own from an architecture table, in an order that changes from run to run; a stated expression
+    makes the plan reproducible and says exactly what is trained.
+
+    Args:
+        parts: The model's parts.
+        targets: `qkv`, `all-linear`, or last names of linear layers of a decoder block.
+        train_vision_tower: Adapters on the tower's blocks too.
+        train_projector: Adapters on the projector too.
+
+    Returns:
+        A regular expression.
+
+    Raises:
+        RecipeError: when a name is no linear layer of a decoder block.
+    """
+    names = adapted_names(parts, targets)
+    layers = "|".join(re.escape(path) for path in parts.linear if _last(path) in names)
+    expressions = [rf"{parts.block}\.({layers})"]
+    expressions += [parts.tower_linear] if train_vision_tower else []
+    expressions += [parts.projector_linear] if train_projector else []
+    return f"^({'|'.join(expressions)})$"
+
+
+def linears_of(shapes: Mapping[str, Shape], expression: str) -> dict[str, Linear]:
+    """Returns the linear layers whose module name matches an expression, in the order of the tensors."""
+    return {
+        name.removesuffix(WEIGHT): Linear(num_in=shape[1], num_out=shape[0])
+        for name, shape in shapes.items()
+        if name.endswith(WEIGHT) and len(shape) == 2 and re.fullmatch(expression, name.removesuffix(WEIGHT))
+    }
+
+
+def count_parameters(parts: Parts, shapes: Mapping[str, Shape]) -> Parameters:
+    """Counts the parameters of a whole model, exactly.
+
+    Args:
+        parts: The model's parts.
+        shapes: Its tensors.
+    """
+    counts = dict.fromkeys(("embedding", "language_layers", "output_layer", "tower", "projector"), 0)
+    for name, shape in shapes.items():
+        if not re.fullmatch(parts.buffers, name):
+            counts[_part_of(parts, name)] += math.prod(shape)
+    return Parameters(**counts)
+
+
+def count_buffers(parts: Parts, shapes: Mapping[str, Shape]) -> int:
+    """Counts the values of tensors that are no parameters; they lie in the checkpoint beside them."""
+    return sum(math.prod(shape) for name, shape in shapes.items() if re.fullmatch(parts.buffers, name))
+
+
+def count_adapter(
+    parts: Parts,
+    shapes: Mapping[str, Shape],
+    *,
+    targets: str | Sequence[str],
+    rank: int,
+    dora: bool = False,
+    train_vision_tower: bool = False,
+    train_projector: bool = False,
+) -> AdapterParameters:
+    """Counts the trainable parameters that a recipe's `lora` section makes, exactly as peft does.
+
+    Args:
+        parts: The model's parts.
+        shapes: Its tensors.
+        targets: `qkv`, `all-linear`, or last names of linear layers of a decoder block.
+        rank: Rank of each update.
+        dora: Whether each update has a magnitude per output.
+        train_vision_tower: Adapters on the tower's blocks too.
+        train_projector: Adapters on the projector too.
+    """
+
+    def count(expression: str) -> int:
+        linears = linears_of(shapes, expression).values()
+        return sum(linear.adapter_parameters(rank=rank, dora=dora) for linear in linears)
+
+    return AdapterParameters(
+        language=count(target_regex(parts, targets)),
+        tower=count(parts.tower_linear) if train_vision_tower else 0,
+        projector=count(parts.projector_linear) if train_projector else 0,
+    )
+
+
+def weight_bytes(
+    parts: Parts, shapes: Mapping[str, Shape], *, value_bytes: int, quantize: str = "none", with_tower: bool = True
+) -> int:
+    """Returns what a model's tensors take in memory.
+
+    Args:
+        parts: The model's parts.
+        shapes: Its tensors.
+        value_bytes: Bytes of a value that is not quantized.
+        quantize: `nf4` or `int8` for quantized linear layers of the decoder blocks, else `none`.
+        with_tower: Whether the tower is loaded.
+    """
+    quantized = linears_of(shapes, target_regex(parts, "all-linear")) if quantize != "none" else {}
+    total = 0.0
+    for name, shape in shapes.items():
+        if with_tower or not name.startswith(parts.tower):
+            is_quantized = name.removesuffix(WEIGHT) in quantized
+            total += math.prod(shape) * (QUANTIZED_BYTES[quantize] if is_quantized else value_bytes)
+    return round(total)
+
+
+def _part_of(parts: Parts, name: str) -> str:
+    if name.startswith(parts.tower):
+        return "tower"
+    if name.startswith(parts.vision):
+        return "projector"
+    return {parts.embedding: "embedding", parts.output_layer: "output_layer"}.get(name, "language_layers")
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]

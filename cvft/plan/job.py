@@ -1,0 +1,270 @@
+"""The job: what a command is about, found once at its start and passed on. No torch.
+
+recipe -> model folder, its family, what is in it -> preprocessing -> ranks of this machine -> `Job`
+
+Everything that recipe, family, model folder and machine refuse is told in one error, before a row is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+from cvft.data.features.key import FeatureKey
+from cvft.errors import CvftError, Problem, RecipeError
+from cvft.families.contract import Contract
+from cvft.families.costs import AdapterParameters
+from cvft.families.family import Family, Preprocessing
+from cvft.families.parts import Shape, count_adapter
+from cvft.families.settings import check_settings
+from cvft.families.table import find_family
+from cvft.files import hash_file
+from cvft.plan.machine import Machine, check_packages, memory_per_rank, read_machine
+from cvft.plan.ranks import Ranks, decide_ranks
+from cvft.recipe import LoadedRecipe, Recipe
+from cvft.runs import RunFolder
+from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
+from cvft.weights.hub import Source, locate_model
+from cvft.weights.shards import Shard, read_shards
+
+DECODER_PACKAGES = {"pyav": "av", "decord": "decord"}
+"""Packages of the decoders, for their versions."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model folder, whose it is and what is in it.
+
+    Args:
+        folder: The folder with its config.json.
+        source: Where it comes from.
+        family: The family that recognises it.
+        shards: Its weight files, proved to hold exactly the model; None where weights were not looked at.
+    """
+
+    folder: ModelFolder
+    source: Source
+    family: Family
+    shards: Sequence[Shard] | None
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self.folder.path
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Name and shape of every tensor, by the family or else by the files' headers."""
+        stated = self.family.tensors(self.folder.config)
+        if stated is not None:
+            return dict(stated)
+        return {entry.name: entry.shape for shard in self.shards or () for entry in shard.entries}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a command is about.
+
+    Args:
+        loaded: The recipe with its sources.
+        run: Paths of its run.
+        model: The base model.
+        preprocessing: How rows reach it, every `auto` decided.
+        ranks: Where training computes.
+        machine: GPUs and memory of this machine, or of the one that is planned for.
+    """
+
+    loaded: LoadedRecipe
+    run: RunFolder
+    model: OpenModel
+    preprocessing: Preprocessing
+    ranks: Ranks
+    machine: Machine
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe."""
+        return self.loaded.recipe
+
+    @property
+    def family(self) -> Family:
+        """The family of the base model."""
+        return self.model.family
+
+    @cached_property
+    def contract(self) -> Contract:
+        """States everything between a row and the model's inputs; fingerprints the weights."""
+        how = self.preprocessing
+        return Contract(
+            template=how.template,
+            sampling=how.decode.sampling.strategy,
+            max_frames=how.decode.sampling.max_frames,
+            decoder=how.decode.decoder,
+            decoder_version=self.decoder_version,
+            base_fingerprint=self.model.folder.fingerprint,
+            tokenizer_sha256=hash_file(self.model.path / TOKENIZER_FILE),
+            fields=how.fields,
+        )
+
+    @cached_property
+    def feature_key(self) -> FeatureKey:
+        """States everything but the clip that decides what its cached features are; fingerprints the tower."""
+        return self.family.feature_key(
+            self.model.folder,
+            self.preprocessing,
+            decoder_version=self.decoder_version,
+            dtype=self.recipe.model.dtype,
+            device=self.ranks.device,
+        )
+
+    @property
+    def decoder_version(self) -> str:
+        """Version of the decoder."""
+        return version(DECODER_PACKAGES[self.preprocessing.decode.decoder])
+
+    @property
+    def features_root(self) -> Path:
+        """Folder of the stores of features: beside the runs, under a name that no run can have."""
+        return (self.recipe.output.features or self.recipe.output.root / ".features").absolute()
+
+    @property
+    def may_cache_features(self) -> bool:
+        """Whether the recipe and the family leave the tower's output to be cached."""
+        recipe = self.recipe
+        is_off = recipe.video.cache_features == "off" or recipe.lora.train_vision_tower
+        return self.family.capabilities.features and not is_off
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """What the device of each rank has; None when it is not known."""
+        return memory_per_rank(self.ranks, self.machine)
+
+    @property
+    def attention(self) -> str | None:
+        """transformers' name of the attention that answers, or None for its choice."""
+        asked = self.recipe.model.attention
+        return None if asked == "auto" else asked
+
+    @property
+    def merged_dtype(self) -> str:
+        """Precision of the merged weights."""
+        recipe = self.recipe
+        return recipe.model.dtype if recipe.export.dtype == "auto" else recipe.export.dtype
+
+    @cached_property
+    def adapter_parameters(self) -> AdapterParameters:
+        """Trainable parameters by part."""
+        lora = self.recipe.lora
+        return count_adapter(
+            self.family.parts,
+            self.model.shapes,
+            targets=lora.targets,
+            rank=lora.rank,
+            dora=lora.dora,
+            train_vision_tower=lora.train_vision_tower,
+            train_projector=lora.train_projector,
+        )
+
+
+def open_job(
+    loaded: LoadedRecipe,
+    *,
+    needs_weights: bool = True,
+    trains: bool = False,
+    machine: Machine | None = None,
+    ranks: Ranks | None = None,
+) -> Job:
+    """Opens a recipe's job.
+
+    Args:
+        loaded: The recipe; its `name` must be set.
+        needs_weights: Whether the weights have to be there; without them, a folder serves to plan.
+        trains: Whether this machine is going to train, and so needs what training needs.
+        machine: A machine to plan for; without it, this one.
+        ranks: Ranks to plan for; without them, those that the machine's GPUs allow.
+
+    Returns:
+        The job.
+
+    Raises:
+        CvftError: with everything that recipe, family, model folder and machine refuse.
+    """
+    recipe = loaded.recipe
+    machine = machine or read_machine()
+    model = open_model(recipe, needs_weights=needs_weights)
+    refused = _Refusals()
+    refused.collect(lambda: check_settings(recipe, model.family))
+    refused.collect(lambda: model.family.check_recipe(recipe, model.folder))
+    how = refused.collect(lambda: model.family.preprocessing(recipe, model.folder))
+    decided = ranks or refused.collect(lambda: decide_ranks(recipe, num_gpus_present=len(machine.gpus)))
+    if trains:
+        refused.collect(lambda: check_packages(recipe))
+        if decided is not None:
+            refused.collect(lambda: check_batch(recipe, decided))
+    refused.raise_all(subject=f"recipe {recipe.name} on this machine")
+    assert how is not None, "raised otherwise"
+    assert decided is not None, "raised otherwise"
+    run = RunFolder(recipe.run_dir.absolute())
+    return Job(loaded=loaded, run=run, model=model, preprocessing=how, ranks=decided, machine=machine)
+
+
+def open_model(recipe: Recipe, *, needs_weights: bool = True) -> OpenModel:
+    """Finds a recipe's model folder and its family, and proves its weights.
+
+    Args:
+        recipe: The recipe.
+        needs_weights: Whether the weights have to be there.
+
+    Raises:
+        ModelError: when there is no such folder, when no family recognises it, or when its weights are not whole.
+    """
+    model = recipe.model
+    source = locate_model(model.path, hub=model.hub, revision=model.revision, needs_weights=needs_weights)
+    folder = ModelFolder.of(source.folder)
+    family = find_family(folder)
+    shards = read_shards(folder.path, family.tensors(folder.config)) if needs_weights else None
+    return OpenModel(folder, source, family, shards)
+
+
+def describe_source(source: Source) -> str:
+    """Writes where a model comes from."""
+    if source.hub is None:
+        return f"model     {source.folder}"
+    return f"model     {source.model_id} at {source.commit} ({source.hub}), in {source.folder}"
+
+
+def check_batch(recipe: Recipe, ranks: Ranks) -> None:
+    """Refuses a global batch that cannot be shared out, and a setting that needs a GPU."""
+    recipe.accumulation_steps(num_ranks=ranks.num)
+    if recipe.model.embeddings_on_cpu and ranks.device == "cpu":
+        got = "`true` on a machine without a GPU"
+        problem = Problem("model.embeddings_on_cpu", got, "no such setting", "remove it")
+        raise RecipeError("this machine", [problem])
+
+
+class _Refusals:
+    """Collects what several checks refuse, so that a user hears all of it at once."""
+
+    def __init__(self) -> None:
+        self._errors: list[CvftError] = []
+
+    def collect(self, check: Callable[[], T]) -> T | None:
+        """Runs one check and returns what it returns, or None when it refuses."""
+        try:
+            return check()
+        except CvftError as error:
+            self._errors.append(error)
+            return None
+
+    def raise_all(self, *, subject: str) -> None:
+        """Raises the one error there is, or all of them as one."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise CvftError(subject, [problem for error in self._errors for problem in error.problems])

@@ -1,0 +1,33 @@
+"""The row files of a run: as rows for cvft, as messages for ms-swift, and what is known of clips and lengths."""
+
+from __future__ import annotations
+
+import json
+
+from cvft.data.rows import Row, write_rows
+from cvft.files import write_text_atomically
+from cvft.plan.prepare import PreparedRows
+from cvft.runs import RunFolder
+
+
+def write_row_files(prepared: PreparedRows, folder: RunFolder) -> None:
+    """Writes the rows of a run, for cvft as rows and for ms-swift as messages; each file whole or not at all."""
+    (folder.data / "swift").mkdir(parents=True, exist_ok=True)
+    for path, rows in ((folder.train_rows, prepared.train_rows), (folder.val_rows, prepared.val_rows)):
+        if rows:
+            write_rows(rows, path)
+            lines = [json.dumps(_as_messages(row), ensure_ascii=False) for row in rows]
+            write_text_atomically(folder.data / "swift" / path.name, "".join(f"{line}\n" for line in lines))
+    records = {str(path): [facts.sha256, facts.time_indices] for path, facts in prepared.clips.items()}
+    write_text_atomically(folder.clip_records, json.dumps(records) + "\n")
+    write_text_atomically(folder.row_shapes, prepared.row_facts.to_json())
+
+
+def _as_messages(row: Row) -> dict[str, object]:
+    turns = [*row.history, (row.query, row.response)]
+    messages = [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
+    return {"messages": messages, "videos": [] if row.video is None else [str(row.video)]}
