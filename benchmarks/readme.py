@@ -1,48 +1,88 @@
-"""Writes the README's tables from `benchmarks/results`: `python benchmarks/readme.py [--check]`.
+"""Writes the tables of README.md and docs/ from `benchmarks/results`: `python benchmarks/readme.py [--check]`.
 
-Between `<!-- NAME:begin -->` and `<!-- NAME:end -->` nothing is written by hand; with --check nothing is written at all, and
-the exit code tells whether the README says what the results say.
+Between `<!-- NAME:begin -->` and `<!-- NAME:end -->` nothing is written by hand, and each block stands in exactly one page. With
+--check nothing is written at all, and the exit code tells whether the pages say what the results say.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
+BEGIN = re.compile(r"<!-- (\w+):begin -->")
+BLOCK = re.compile(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
+
+WORDS = {"activations computed again": "recomputed", "features kept": "features cached"}
+"""Labels in results that were measured before the words changed -> what the tables call them."""
+
 
 def main() -> int:
     """Writes the tables, or checks them."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = fill(old)
+    blocks = make_blocks()
+    pages = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+    complaints = find_misplaced(pages.values(), blocks)
+    renewed = {path: fill(text, blocks) for path, text in pages.items()}
+    stale = [path for path, text in pages.items() if renewed[path] != text]
     if "--check" in sys.argv[1:]:
-        print("README.md says what benchmarks/results say" if new == old else "README.md is out of date")
-        return int(new != old)
-    readme.write_text(new, encoding="utf-8")
-    return 0
+        complaints += [f"{path.relative_to(ROOT)} is out of date" for path in stale]
+    elif not complaints:
+        for path in stale:
+            path.write_text(renewed[path], encoding="utf-8")
+    print("\n".join(complaints) or f"{len(pages)} pages say what benchmarks/results say")
+    return int(bool(complaints))
 
 
-def fill(text: str) -> str:
-    """Returns the README with every generated block renewed."""
-    demo, layout = read("demo"), read("time_layout")
-    blocks = {
+def make_blocks() -> dict[str, str]:
+    """Returns the text of every generated block by its name."""
+    demo = read("demo")
+    return {
         "demo": demo_table(demo),
         "measured": measured_table(demo),
         "ladder": ladder_table(read("ladder")),
         "predictions": predictions_table(read("predictions")),
-        "time_layout": layout_table(layout),
+        "time_layout": layout_table(read("time_layout")),
         "full_size": full_size_line(read("full_size")),
     }
-    for name, body in blocks.items():
-        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-        before, rest = text.split(begin)
-        text = before + begin + body + "\n" + end + rest.split(end)[1]
-    return text
+
+
+def find_misplaced(pages: Iterable[str], blocks: Mapping[str, str]) -> list[str]:
+    """Says which blocks do not stand, begun and ended, in exactly one page."""
+    begun: Counter[str] = Counter()
+    whole: Counter[str] = Counter()
+    for text in pages:
+        begun.update(BEGIN.findall(text))
+        whole.update(name for _, name, _ in BLOCK.findall(text))
+    unknown = [f"block {name} has no results" for name in begun if name not in blocks]
+    return unknown + [
+        f"block {name} begins {begun[name]} times and ends {whole[name]} times, need one of each"
+        for name in blocks
+        if (begun[name], whole[name]) != (1, 1)
+    ]
+
+
+def fill(text: str, blocks: Mapping[str, str]) -> str:
+    """Returns a page with its generated blocks renewed; a block of an unknown name is left as it is."""
+
+    def renew(found: re.Match[str]) -> str:
+        begin, name, end = found.groups()
+        return f"{begin}{blocks[name]}\n{end}" if name in blocks else found[0]
+
+    return BLOCK.sub(renew, text)
+
+
+def in_our_words(label: str) -> str:
+    """Returns the label of a result as the tables call it."""
+    for old, new in WORDS.items():
+        label = label.replace(old, new)
+    return label
 
 
 def read(name: str) -> dict[str, Any]:
@@ -116,13 +156,13 @@ def ladder_table(ladder: dict[str, Any]) -> str:
                 f"{rung['peak_bytes'] / 2**30:.2f} GiB",
                 f"{rung['predicted_flops_per_epoch']:.2g}",
             ]
-            lines.append(f"| {label} | {' | '.join(cells)} |")
+            lines.append(f"| {in_our_words(label)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def predictions_table(predictions: dict[str, Any]) -> str:
     lines = [
-        "| one pass of the tiny model, 24 frames | kept activations, model | counted by torch | error | FLOPs, model "
+        "| one micro-batch of the tiny model, 24 frames | saved activations, model | counted by torch | error | FLOPs, model "
         "| counted by torch | error |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -132,7 +172,7 @@ def predictions_table(predictions: dict[str, Any]) -> str:
             f"{100 * memory['error']:+.1f} %"
         ]
         cells += [f"{flops[key] / 1e9:.2f} G" for key in ("predicted", "measured")] + [f"{100 * flops['error']:+.1f} %"]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+        lines.append(f"| {in_our_words(label)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
