@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm import tqdm
 
 from cvft.clips.provide import find_features
-from cvft.data.rows import Row, read_rows
+from cvft.data.rows import Row, category_of, read_rows
 from cvft.errors import Problem, RunError
 from cvft.evaluate.metrics import compute_metrics, is_exact_match
 from cvft.export import VERIFICATION_FILE
@@ -28,7 +28,7 @@ from cvft.plan.machine import count_gpus
 from cvft.plan.prepare import find_model, inspect_model, make_contract
 from cvft.plan.ranks import decide_ranks
 from cvft.recipe import LoadedRecipe, Recipe
-from cvft.runs import RunFolder, claim_run_folder
+from cvft.runs import RunFolder, claim_run_folder, read_metrics
 from cvft.train.run import train
 from cvft.weights.shards import weight_files
 
@@ -134,7 +134,7 @@ def evaluate_run(loaded: LoadedRecipe, *, which: Which) -> dict[str, Any]:
         which: `base`, `adapter` or `merged`.
 
     Returns:
-        The metrics, overall and per family.
+        The metrics, overall and per category.
 
     Raises:
         RunError: when the run has no val rows, or the model asked for is not there.
@@ -148,11 +148,9 @@ def evaluate_run(loaded: LoadedRecipe, *, which: Which) -> dict[str, Any]:
         "model": which,
         "quantize": recipe.model.quantize,
     }
-    metrics_file = folder.eval / f"metrics_{which}.json"
-    if metrics_file.is_file():
-        stored = json.loads(metrics_file.read_text(encoding="utf-8"))
-        if stored["settings"] == settings:
-            return dict(stored["metrics"])
+    stored = read_metrics(folder, which)
+    if stored is not None and stored["settings"] == settings:
+        return dict(stored["metrics"])
     answerer = _load(recipe, which, folder)
     with tqdm(total=len(rows), desc=f"answering ({which})", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
         answers = answerer.answer(
@@ -163,14 +161,15 @@ def evaluate_run(loaded: LoadedRecipe, *, which: Which) -> dict[str, Any]:
         )
     answerer.close()
     expected = [row.response for row in rows]
-    metrics = compute_metrics(answers, expected=expected, families=[row.extra.get("family") for row in rows])
+    metrics = compute_metrics(answers, expected=expected, categories=[category_of(row) for row in rows])
     lines = [
         {**row.to_json(), "prediction": answer, "is_exact_match": is_exact_match(answer, expected=row.response)}
         for row, answer in zip(rows, answers, strict=True)
     ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_text_atomically(folder.eval / f"predictions_{which}.jsonl", text)
-    write_text_atomically(metrics_file, json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n")
+    text = json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n"
+    write_text_atomically(folder.metrics_file(which), text)
     return metrics
 
 
@@ -417,12 +416,14 @@ def _describe_verification(verification: Mapping[str, Any]) -> str:
 
 def _table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     names = list(metrics)
-    families = list(next(iter(metrics.values())).get("families", {}))
+    categories = list(next(iter(metrics.values())).get("categories", {}))
     lines = ["val exact match  " + "".join(f"{name:>10}" for name in names) + f"{'rows':>8}"]
 
     def line(label: str, of: Sequence[Mapping[str, Any]]) -> str:
         values = "".join(f"{100 * values['exact_match']:>9.1f}%" for values in of)
         return f"{label:<17}{values}{of[0]['num_rows']:>8}"
 
-    lines += [line(f"  {family}", [metrics[name]["families"][family] for name in names]) for family in families]
+    lines += [
+        line(f"  {category}", [metrics[name]["categories"][category] for name in names]) for category in categories
+    ]
     return "\n".join([*lines, line("all", [metrics[name] for name in names])])

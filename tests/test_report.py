@@ -135,7 +135,7 @@ def test_the_page_shows_what_it_was_given(tmp_path: Path) -> None:
     curve.write_bytes(PNG + b"x")
     said = {"base": ["blue", "2 s"], "tuned": ["red", "2 s"]}
     metrics = {
-        name: compute_metrics(answers, expected=["red", "2 s"], families=["colour", "time"])
+        name: compute_metrics(answers, expected=["red", "2 s"], categories=["colour", "time"])
         for name, answers in said.items()
     }
     path = write_report(
@@ -163,7 +163,7 @@ def test_text_cannot_act(tmp_path: Path) -> None:
             tmp_path / "r.html",
             title=ATTACK,
             summary={ATTACK: ATTACK},
-            metrics={ATTACK: {ATTACK: ATTACK, "exact_match": 0.5, "families": {ATTACK: {"num_rows": ATTACK}}}},
+            metrics={ATTACK: {ATTACK: ATTACK, "exact_match": 0.5, "categories": {ATTACK: {"num_rows": ATTACK}}}},
             examples=[example(video=ATTACK, question=ATTACK, expected=ATTACK, answers={ATTACK: ATTACK})],
         )
     )
@@ -172,7 +172,7 @@ def test_text_cannot_act(tmp_path: Path) -> None:
     assert {tag for tag, _ in page.tags} == set(allowed.split())
     attributes = {key for tag, attrs in page.tags for key in attrs if tag != "meta"}
     assert attributes == {"lang", "class", "alt", "src", "style", "role", "aria-label"} - {"style"}
-    # title twice (head and heading), summary 2, metrics 3, families 3, example 5
+    # title twice (head and heading), summary 2, metrics 3, categories 3, example 5
     assert page.text.count("<script>alert('1')</script> & \"quoted\"") == 15
 
 

@@ -95,9 +95,11 @@ def _metrics(facts: CardFacts) -> str:
         if key in first:
             values = " | ".join(f"{100 * facts.metrics[name][key]:.1f} %" for name in names)
             lines.append(f"| {label} | {values} |")
-    for family, values_of_first in first.get("families", {}).items():
-        values = " | ".join(f"{100 * facts.metrics[name]['families'][family]['exact_match']:.1f} %" for name in names)
-        lines.append(f"| exact match, {family} ({values_of_first['num_rows']} rows) | {values} |")
+    for category, values_of_first in first.get("categories", {}).items():
+        values = " | ".join(
+            f"{100 * facts.metrics[name]['categories'][category]['exact_match']:.1f} %" for name in names
+        )
+        lines.append(f"| exact match, {category} ({values_of_first['num_rows']} rows) | {values} |")
     return "\n".join(["## Evaluation", "", *lines])
 
 

@@ -67,7 +67,7 @@ def write_report(
     parts = [
         f"<h1>{escape(title)}</h1>",
         _summary(summary),
-        _section("Results", _metrics_table(metrics) + _family_table(metrics)),
+        _section("Results", _metrics_table(metrics) + _category_table(metrics)),
         _section("Training", _curves(curves)),
         _section("Examples", "".join(_example(example) for example in examples)),
     ]
@@ -99,7 +99,7 @@ def _summary(summary: Mapping[str, object]) -> str:
 def _metrics_table(metrics: Mapping[str, Mapping[str, object]]) -> str:
     if not metrics:
         return ""
-    columns = list(dict.fromkeys(key for values in metrics.values() for key in values if key != "families"))
+    columns = list(dict.fromkeys(key for values in metrics.values() for key in values if key != "categories"))
     head = "".join(f"<th>{escape(_heading(key))}</th>" for key in columns)
     rows = "".join(
         f"<tr><th>{escape(name)}</th>"
@@ -110,18 +110,18 @@ def _metrics_table(metrics: Mapping[str, Mapping[str, object]]) -> str:
     return f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>\n'
 
 
-def _family_table(metrics: Mapping[str, Mapping[str, object]]) -> str:
-    by_name = {name: _as_mapping(values.get("families")) for name, values in metrics.items()}
-    families = list(dict.fromkeys(family for groups in by_name.values() for family in groups))
-    if not families:
+def _category_table(metrics: Mapping[str, Mapping[str, object]]) -> str:
+    by_name = {name: _as_mapping(values.get("categories")) for name, values in metrics.items()}
+    categories = list(dict.fromkeys(category for groups in by_name.values() for category in groups))
+    if not categories:
         return ""
     head = "".join(f"<th>{escape(name)}</th>" for name in by_name)
     rows = []
-    for family in families:
-        groups = [_as_mapping(families_of.get(family)) for families_of in by_name.values()]
+    for category in categories:
+        groups = [_as_mapping(categories_of.get(category)) for categories_of in by_name.values()]
         count = next((group["num_rows"] for group in groups if "num_rows" in group), None)
         cells = "".join(f"<td>{_bar(group.get('exact_match'))}</td>" for group in groups)
-        rows.append(f"<tr><th>{escape(family)}</th><td>{escape(_number('num_rows', count))}</td>{cells}</tr>")
+        rows.append(f"<tr><th>{escape(category)}</th><td>{escape(_number('num_rows', count))}</td>{cells}</tr>")
     return (
         '<h3>Exact match by kind of question</h3>\n<div class="wide"><table><thead><tr><th></th><th>Rows</th>'
         f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>\n"
