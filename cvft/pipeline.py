@@ -28,6 +28,7 @@ from cvft.plan.machine import count_gpus
 from cvft.plan.prepare import find_model, inspect_model, make_contract
 from cvft.plan.ranks import decide_ranks
 from cvft.recipe import LoadedRecipe, Recipe
+from cvft.report import Answer, Example, plot_curves, write_report
 from cvft.runs import RunFolder, claim_run_folder, read_metrics
 from cvft.train.run import train
 from cvft.weights.shards import weight_files
@@ -183,9 +184,6 @@ def write_run_report(loaded: LoadedRecipe, *, metrics: Mapping[str, Mapping[str,
     Returns:
         The page.
     """
-    from cvft.report.curves import plot_curves
-    from cvft.report.html import Example, write_report
-
     recipe, folder = loaded.recipe, RunFolder(loaded.recipe.run_dir.absolute())
     curves = plot_curves(folder.train / "logging.jsonl", folder=folder.path / "curves")
     answers = {name: _read_predictions(folder, name) for name in metrics}
@@ -331,9 +329,10 @@ def _compare_logits(recipe: Recipe, folder: RunFolder, merged: Path) -> dict[str
     return {"logits": compare(adapter_trace, merged_trace, places=places, dtype=dtype).to_dict(), "note": ""}
 
 
-def _read_predictions(folder: RunFolder, which: str) -> list[str]:
-    lines = (folder.eval / f"predictions_{which}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["prediction"] for line in lines]
+def _read_predictions(folder: RunFolder, which: str) -> list[Answer]:
+    lines = (folder.eval / f"predictions_{which}.jsonl").read_text(encoding="utf-8").split("\n")
+    stored = [json.loads(line) for line in lines if line]
+    return [Answer(values["prediction"], is_right=values["is_exact_match"]) for values in stored]
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from cvft.errors import RunError
-from cvft.evaluate.metrics import compute_metrics, is_exact_match
-from cvft.report import Example, plot_curves, read_log, write_report
+from cvft.evaluate.metrics import compute_metrics
+from cvft.pipeline import _read_predictions
+from cvft.report import Answer, Example, plot_curves, read_log, write_report
+from cvft.runs import RunFolder
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ATTACK = "<script>alert('1')</script> & \"quoted\" </style>"
@@ -50,7 +52,7 @@ def example(**changes: Any) -> Example:
         "video": "clips/a.mp4",
         "question": "What colour?",
         "expected": "red",
-        "answers": {"base": "blue", "tuned": "red"},
+        "answers": {"base": Answer("blue", is_right=False), "tuned": Answer("red", is_right=True)},
         "frames_jpeg": [b"\xff\xd8one", b"\xff\xd8two"],
         "seconds": [0, 7],
     }
@@ -164,7 +166,9 @@ def test_text_cannot_act(tmp_path: Path) -> None:
             title=ATTACK,
             summary={ATTACK: ATTACK},
             metrics={ATTACK: {ATTACK: ATTACK, "exact_match": 0.5, "categories": {ATTACK: {"num_rows": ATTACK}}}},
-            examples=[example(video=ATTACK, question=ATTACK, expected=ATTACK, answers={ATTACK: ATTACK})],
+            examples=[
+                example(video=ATTACK, question=ATTACK, expected=ATTACK, answers={ATTACK: Answer(ATTACK, is_right=True)})
+            ],
         )
     )
     allowed = "html head meta title style body main h1 dl div dt dd section h2 table thead tr th tbody td h3 article p"
@@ -189,16 +193,30 @@ def test_nothing_is_loaded_from_outside(tmp_path: Path) -> None:
     assert "@import" not in page.text
 
 
-@pytest.mark.parametrize("said", ["red", " red\n", "Red", "", "cafe\u0301", "red."])
-@pytest.mark.parametrize("right", ["red", "caf\u00e9", ""])
-def test_a_mark_agrees_with_the_metric(tmp_path: Path, said: str, right: str) -> None:
-    rows = [example(expected=right, answers={"tuned": said})]
-    path = write_report(tmp_path / "r.html", title="t", summary={}, metrics={}, examples=rows)
-    assert ("✓" in Page(path).text) is is_exact_match(said, expected=right)
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_mark_is_the_verdict_that_came_with_the_answer(tmp_path: Path, is_right: bool) -> None:
+    """The page has no rule of its own, or marks and metrics could disagree."""
+    rows = [example(expected="red", answers={"tuned": Answer(said, is_right=is_right)}) for said in ("red", "blue")]
+    text = Page(write_report(tmp_path / "r.html", title="t", summary={}, metrics={}, examples=rows)).text
+    assert (text.count("✓"), text.count("✗")) == ((2, 0) if is_right else (0, 2))
+
+
+def test_answers_are_shown_as_the_evaluation_stored_them(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.eval.mkdir()
+    lines = [
+        {"response": "red", "prediction": "a\u2028b\x85c", "is_exact_match": False},  # two ends of line, for str alone
+        {"response": "red", "prediction": "red", "is_exact_match": True},
+    ]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (folder.eval / "predictions_base.jsonl").write_text(text, encoding="utf-8")
+    answers = [Answer("a\u2028b\x85c", is_right=False), Answer("red", is_right=True)]
+    assert _read_predictions(folder, "base") == answers
 
 
 def test_an_empty_answer_is_shown_as_such(tmp_path: Path) -> None:
-    rows = [example(answers={"tuned": " "}), example(answers={"tuned": "half \ud800"})]
+    said = [Answer(text, is_right=False) for text in (" ", "half \ud800")]
+    rows = [example(answers={"tuned": answer}) for answer in said]
     page = Page(write_report(tmp_path / "r.html", title="t", summary={}, metrics={}, examples=rows))
     assert "no answer" in page.text
     assert "half ?" in page.text

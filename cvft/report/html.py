@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import os
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +18,14 @@ PERCENT_METRICS: Mapping[str, str] = {"exact_match": "Exact match", "token_f1": 
 """Metrics from 0 to 1 that are shown in per cent, with their headings."""
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, and whether that is right; whoever scores decides the latter, and the page only shows it."""
+
+    text: str
+    is_right: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +44,7 @@ class Example:
     video: str
     question: str
     expected: str
-    answers: Mapping[str, str]
+    answers: Mapping[str, Answer]
     frames_jpeg: Sequence[bytes] = ()
     seconds: Sequence[int] = ()
 
@@ -167,7 +174,7 @@ def _example(example: Example) -> str:
         f"<figcaption>{second} s</figcaption></figure>"
         for data, second in zip(example.frames_jpeg, example.seconds, strict=True)
     )
-    answers = "".join(_answer(name, said, expected=example.expected) for name, said in example.answers.items())
+    answers = "".join(_answer(name, said) for name, said in example.answers.items())
     return (
         f'<article>\n<p class="clip">{escape(example.video)}</p>\n'
         + (f'<div class="frames">{frames}</div>\n' if frames else "")
@@ -177,19 +184,13 @@ def _example(example: Example) -> str:
     )
 
 
-def _answer(name: str, said: str, *, expected: str) -> str:
-    right = _plain(said) == _plain(expected) and bool(_plain(said))
-    kind, mark = ("right", "✓") if right else ("wrong", "✗")
-    shown = escape(said) if said.strip() else "<em>no answer</em>"
+def _answer(name: str, said: Answer) -> str:
+    kind, mark = ("right", "✓") if said.is_right else ("wrong", "✗")
+    shown = escape(said.text) if said.text.strip() else "<em>no answer</em>"
     return (
         f'<dt>{escape(name)}</dt><dd class="{kind}">'
         f'<span class="mark" role="img" aria-label="{kind}">{mark}</span>{shown}</dd>'
     )
-
-
-def _plain(text: str) -> str:
-    # The rule of the metric `exact_match`, so that marks and numbers agree.
-    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _data_url(data: bytes, *, kind: str) -> str:
