@@ -28,7 +28,7 @@ from cvft.plan.machine import count_gpus
 from cvft.plan.prepare import find_model, inspect_model, make_contract
 from cvft.plan.ranks import decide_ranks
 from cvft.recipe import LoadedRecipe, Recipe
-from cvft.report import Answer, Example, plot_curves, write_report
+from cvft.report import Answer, Example, metrics_table, plot_curves, write_report
 from cvft.runs import RunFolder, claim_run_folder, read_metrics
 from cvft.train.run import train
 from cvft.weights.shards import weight_files
@@ -71,7 +71,7 @@ def run_all(loaded: LoadedRecipe) -> str:
     names: list[Which] = ["base", tuned] if recipe.eval.compare_base else [tuned]
     metrics: dict[str, dict[str, Any]] = {name: evaluate_run(loaded, which=name) for name in names}
     report = write_run_report(loaded, metrics=metrics)
-    return "\n".join([_table(metrics), *made, f"report    {report}"])
+    return "\n".join([metrics_table(metrics), *made, f"report    {report}"])
 
 
 def export_run(loaded: LoadedRecipe) -> str:
@@ -411,18 +411,3 @@ def _describe_verification(verification: Mapping[str, Any]) -> str:
         f"{text}, {logits['num_equal_answers']} of {logits['num_rows']} answers identical, largest logit difference "
         f"{logits['max_logit_error']:.2g} (limit {logits['max_logit_error_allowed']:.2g})"
     )
-
-
-def _table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    names = list(metrics)
-    categories = list(next(iter(metrics.values())).get("categories", {}))
-    lines = ["val exact match  " + "".join(f"{name:>10}" for name in names) + f"{'rows':>8}"]
-
-    def line(label: str, of: Sequence[Mapping[str, Any]]) -> str:
-        values = "".join(f"{100 * values['exact_match']:>9.1f}%" for values in of)
-        return f"{label:<17}{values}{of[0]['num_rows']:>8}"
-
-    lines += [
-        line(f"  {category}", [metrics[name]["categories"][category] for name in names]) for category in categories
-    ]
-    return "\n".join([*lines, line("all", [metrics[name] for name in names])])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -38,7 +40,8 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -150,9 +153,10 @@ def test_the_page_shows_what_it_was_given(tmp_path: Path) -> None:
     )
     page = Page(path)
     text = " ".join(page.text.split())
-    assert "my_run Steps40 Results RowsExact matchToken F1ROUGE-Lbase250.0 %50.0 %50.0 %tuned2100.0 %" in text
-    assert "Exact match by kind of question Rowsbasetunedcolour10.0 %100.0 %time1100.0 %100.0 %" in text
-    assert "clips/a.mp4 0 s7 s What colour? expectedredbase✗bluetuned✓red" in text
+    assert "my_run Steps40 Results RowsExact matchToken F1ROUGE-L base250.0 %50.0 %50.0 % tuned2100.0 %" in text
+    assert "Exact match by category Rowsbasetuned colour10.0 %100.0 % time1100.0 %100.0 %" in text
+    assert "clips/a.mp4 0 s 7 s What colour? expectedred base✗blue tuned✓red" in text
+    assert [float(attrs["width"] or "") for tag, attrs in page.tags if tag == "rect"] == [0, 100, 100, 100]  # the bars
     sources = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
     data = [(PNG + b"x", "png"), (b"\xff\xd8one", "jpeg"), (b"\xff\xd8two", "jpeg")]
     assert sources == [f"data:image/{kind};base64,{base64.b64encode(raw).decode()}" for raw, kind in data]
@@ -185,10 +189,14 @@ def test_nothing_is_loaded_from_outside(tmp_path: Path) -> None:
         write_report(tmp_path / "r.html", title="t", summary={}, metrics={}, examples=[example(video="http://x/a.mp4")])
     )
     for _, attrs in page.tags:
-        assert not {"href", "srcset", "action", "onload"} & set(attrs)
+        assert not {"href", "srcset", "action", "onload", "style"} & set(attrs)
         assert (attrs.get("src") or "data:").startswith("data:")
     policies = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
-    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+    style = re.findall("<style>(.*?)</style>", page.source, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256("".join(style).encode()).digest()).decode()
+    assert policies == [
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    ]
     assert "url(" not in page.text
     assert "@import" not in page.text
 
@@ -233,7 +241,7 @@ def test_missing_numbers_show_as_a_dash(tmp_path: Path) -> None:
         "tuned": {"seconds_error": 1.2345},
     }
     page = Page(write_report(tmp_path / "r.html", title="t", summary={}, metrics=metrics))
-    assert "RowsExact matchSeconds errorbase0––tuned––1.23" in page.text
+    assert "RowsExact matchSeconds error base0–– tuned––1.23" in " ".join(page.text.split())
 
 
 def test_a_failed_write_leaves_the_old_page(tmp_path: Path) -> None:

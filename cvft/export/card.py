@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cvft.report.tables import Cell, Table, percent, to_markdown
+
 
 @dataclass(frozen=True)
 class CardFacts:
@@ -86,21 +88,16 @@ def _metrics(facts: CardFacts) -> str:
         return "## Evaluation\n\nNot evaluated."
     names = [name for name in ("base", "adapter", "merged") if name in facts.metrics]
     first = facts.metrics[names[0]]
-    lines = [
-        f"| val rows: {first['num_rows']} | " + " | ".join(names) + " |",
-        "|---" * (len(names) + 1) + "|",
-    ]
+    rows = []
     labels = {"exact_match": "exact match", "token_f1": "token F1", "rouge_l": "ROUGE-L"}
     for key, label in labels.items():
         if key in first:
-            values = " | ".join(f"{100 * facts.metrics[name][key]:.1f} %" for name in names)
-            lines.append(f"| {label} | {values} |")
+            rows.append([Cell(label), *(Cell(percent(facts.metrics[name].get(key))) for name in names)])
     for category, values_of_first in first.get("categories", {}).items():
-        values = " | ".join(
-            f"{100 * facts.metrics[name]['categories'][category]['exact_match']:.1f} %" for name in names
-        )
-        lines.append(f"| exact match, {category} ({values_of_first['num_rows']} rows) | {values} |")
-    return "\n".join(["## Evaluation", "", *lines])
+        groups = [facts.metrics[name].get("categories", {}).get(category, {}) for name in names]
+        label = f"exact match, {category} ({values_of_first['num_rows']} rows)"
+        rows.append([Cell(label), *(Cell(percent(group.get("exact_match"))) for group in groups)])
+    return "## Evaluation\n\n" + to_markdown(Table([f"val rows: {first['num_rows']}", *names], rows))
 
 
 def _use(facts: CardFacts) -> str:
