@@ -60,6 +60,7 @@ def push_run(
             metrics=_metrics(folder),
             verification=_read(model / VERIFICATION_FILE) if which == "merged" else None,
             versions={"cvft": _read(folder.manifest_file)["cvft"], **_read(folder.manifest_file)["packages"]},
+            tags=("cogvlm2-video",),
         )
     )
     if card_file is not None:
