@@ -39,14 +39,14 @@ def run_once(targets: str, *, root: Path) -> dict[str, Any]:
         "max_logit_error": verification["max_logit_error"],
         "largest_logit": verification["largest_logit"],
         "num_val_rows": num_val_rows,
-        **{which: by_family(read_metrics(run, which)) for which in ("base", "merged")},
+        **{which: by_category(read_metrics(run, which)) for which in ("base", "merged")},
     }
 
 
-def by_family(metrics: dict[str, Any]) -> dict[str, float]:
-    """Exact match in percent per family and over all rows."""
-    families = {name: values["exact_match"] for name, values in metrics["families"].items()}
-    return {name: round(100 * value, 1) for name, value in {**families, "all": metrics["exact_match"]}.items()}
+def by_category(metrics: dict[str, Any]) -> dict[str, float]:
+    """Exact match in percent per category and over all rows."""
+    categories = {name: values["exact_match"] for name, values in metrics["categories"].items()}
+    return {name: round(100 * value, 1) for name, value in {**categories, "all": metrics["exact_match"]}.items()}
 
 
 if __name__ == "__main__":

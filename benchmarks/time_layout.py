@@ -28,8 +28,8 @@ from job import ROOT, read_metrics, read_verification, run_job, write_result
 LAYOUTS = {"chat": ("chat", "chat"), "swift": ("swift", "base")}
 """Layout -> the template and sampling that its contract must state."""
 
-SECONDS_FAMILIES = ("appear", "disappear", "change", "first_seen", "last_seen", "interval")
-"""Families whose answer is made of seconds."""
+SECONDS_CATEGORIES = ("appear", "disappear", "change", "first_seen", "last_seen", "interval")
+"""Categories whose answer is made of seconds."""
 
 
 def main() -> None:
@@ -70,18 +70,18 @@ def run_once(recipe: Path, *, layout: str, seed: int, root: Path) -> dict[str, A
 
 
 def exact_match(metrics: dict[str, Any]) -> dict[str, float]:
-    """Exact match in percent per family, over the questions about seconds, and over the others."""
-    families = metrics["families"]
+    """Exact match in percent per category, over the questions about seconds, and over the others."""
+    categories = metrics["categories"]
 
     def mean(names: list[str]) -> float:
-        rows = sum(families[name]["num_rows"] for name in names)
-        return 100 * sum(families[name]["num_rows"] * families[name]["exact_match"] for name in names) / rows
+        rows = sum(categories[name]["num_rows"] for name in names)
+        return 100 * sum(categories[name]["num_rows"] * categories[name]["exact_match"] for name in names) / rows
 
-    seconds = [name for name in families if name in SECONDS_FAMILIES]
-    others = [name for name in families if name not in SECONDS_FAMILIES]
+    seconds = [name for name in categories if name in SECONDS_CATEGORIES]
+    others = [name for name in categories if name not in SECONDS_CATEGORIES]
     assert seconds
     assert others
-    numbers = {"seconds": mean(seconds), "others": mean(others), **{name: mean([name]) for name in families}}
+    numbers = {"seconds": mean(seconds), "others": mean(others), **{name: mean([name]) for name in categories}}
     return {name: round(value, 2) for name, value in numbers.items()}
 
 

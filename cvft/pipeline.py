@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm import tqdm
 
 from cvft.clips.provide import find_features
-from cvft.data.rows import Row, read_rows
+from cvft.data.rows import Row, category_of, read_rows
 from cvft.errors import Problem, RunError
 from cvft.evaluate.metrics import compute_metrics, is_exact_match
 from cvft.export import VERIFICATION_FILE
@@ -28,7 +28,8 @@ from cvft.plan.machine import count_gpus
 from cvft.plan.prepare import find_model, inspect_model, make_contract
 from cvft.plan.ranks import decide_ranks
 from cvft.recipe import LoadedRecipe, Recipe
-from cvft.runs import RunFolder, claim_run_folder
+from cvft.report import Answer, Example, metrics_table, plot_curves, write_report
+from cvft.runs import RunFolder, claim_run_folder, read_metrics
 from cvft.train.run import train
 from cvft.weights.shards import weight_files
 
@@ -70,7 +71,7 @@ def run_all(loaded: LoadedRecipe) -> str:
     names: list[Which] = ["base", tuned] if recipe.eval.compare_base else [tuned]
     metrics: dict[str, dict[str, Any]] = {name: evaluate_run(loaded, which=name) for name in names}
     report = write_run_report(loaded, metrics=metrics)
-    return "\n".join([_table(metrics), *made, f"report    {report}"])
+    return "\n".join([metrics_table(metrics), *made, f"report    {report}"])
 
 
 def export_run(loaded: LoadedRecipe) -> str:
@@ -134,7 +135,7 @@ def evaluate_run(loaded: LoadedRecipe, *, which: Which) -> dict[str, Any]:
         which: `base`, `adapter` or `merged`.
 
     Returns:
-        The metrics, overall and per family.
+        The metrics, overall and per category.
 
     Raises:
         RunError: when the run has no val rows, or the model asked for is not there.
@@ -148,11 +149,9 @@ def evaluate_run(loaded: LoadedRecipe, *, which: Which) -> dict[str, Any]:
         "model": which,
         "quantize": recipe.model.quantize,
     }
-    metrics_file = folder.eval / f"metrics_{which}.json"
-    if metrics_file.is_file():
-        stored = json.loads(metrics_file.read_text(encoding="utf-8"))
-        if stored["settings"] == settings:
-            return dict(stored["metrics"])
+    stored = read_metrics(folder, which)
+    if stored is not None and stored["settings"] == settings:
+        return dict(stored["metrics"])
     answerer = _load(recipe, which, folder)
     with tqdm(total=len(rows), desc=f"answering ({which})", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
         answers = answerer.answer(
@@ -163,14 +162,15 @@ def evaluate_run(loaded: LoadedRecipe, *, which: Which) -> dict[str, Any]:
         )
     answerer.close()
     expected = [row.response for row in rows]
-    metrics = compute_metrics(answers, expected=expected, families=[row.extra.get("family") for row in rows])
+    metrics = compute_metrics(answers, expected=expected, categories=[category_of(row) for row in rows])
     lines = [
         {**row.to_json(), "prediction": answer, "is_exact_match": is_exact_match(answer, expected=row.response)}
         for row, answer in zip(rows, answers, strict=True)
     ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_text_atomically(folder.eval / f"predictions_{which}.jsonl", text)
-    write_text_atomically(metrics_file, json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n")
+    text = json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n"
+    write_text_atomically(folder.metrics_file(which), text)
     return metrics
 
 
@@ -184,9 +184,6 @@ def write_run_report(loaded: LoadedRecipe, *, metrics: Mapping[str, Mapping[str,
     Returns:
         The page.
     """
-    from cvft.report.curves import plot_curves
-    from cvft.report.html import Example, write_report
-
     recipe, folder = loaded.recipe, RunFolder(loaded.recipe.run_dir.absolute())
     curves = plot_curves(folder.train / "logging.jsonl", folder=folder.path / "curves")
     answers = {name: _read_predictions(folder, name) for name in metrics}
@@ -332,9 +329,10 @@ def _compare_logits(recipe: Recipe, folder: RunFolder, merged: Path) -> dict[str
     return {"logits": compare(adapter_trace, merged_trace, places=places, dtype=dtype).to_dict(), "note": ""}
 
 
-def _read_predictions(folder: RunFolder, which: str) -> list[str]:
-    lines = (folder.eval / f"predictions_{which}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["prediction"] for line in lines]
+def _read_predictions(folder: RunFolder, which: str) -> list[Answer]:
+    lines = (folder.eval / f"predictions_{which}.jsonl").read_text(encoding="utf-8").split("\n")
+    stored = [json.loads(line) for line in lines if line]
+    return [Answer(values["prediction"], is_right=values["is_exact_match"]) for values in stored]
 
 
 def _spread(count: int, most: int) -> list[int]:
@@ -413,16 +411,3 @@ def _describe_verification(verification: Mapping[str, Any]) -> str:
         f"{text}, {logits['num_equal_answers']} of {logits['num_rows']} answers identical, largest logit difference "
         f"{logits['max_logit_error']:.2g} (limit {logits['max_logit_error_allowed']:.2g})"
     )
-
-
-def _table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
-    names = list(metrics)
-    families = list(next(iter(metrics.values())).get("families", {}))
-    lines = ["val exact match  " + "".join(f"{name:>10}" for name in names) + f"{'rows':>8}"]
-
-    def line(label: str, of: Sequence[Mapping[str, Any]]) -> str:
-        values = "".join(f"{100 * values['exact_match']:>9.1f}%" for values in of)
-        return f"{label:<17}{values}{of[0]['num_rows']:>8}"
-
-    lines += [line(f"  {family}", [metrics[name]["families"][family] for name in names]) for family in families]
-    return "\n".join([*lines, line("all", [metrics[name] for name in names])])

@@ -8,10 +8,12 @@ A folder belongs to one recipe. The same recipe continues in it; another one is 
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cvft.errors import CvftError, Problem, RunError, quote
 from cvft.files import write_text_atomically
@@ -121,10 +123,33 @@ class RunFolder:
         """Predictions and metrics."""
         return self.path / "eval"
 
+    def metrics_file(self, which: str) -> Path:
+        """What one of the run's models (`base`, `adapter`, `merged`) scored, and with which settings."""
+        return self.eval / f"metrics_{which}.json"
+
     @property
     def report(self) -> Path:
         """The page for people."""
         return self.path / "report.html"
+
+
+def read_metrics(folder: RunFolder, which: str) -> dict[str, Any] | None:
+    """Reads what one of a run's models scored.
+
+    Args:
+        folder: The run.
+        which: `base`, `adapter` or `merged`.
+
+    Returns:
+        `settings` and `metrics`, as the evaluation wrote them, or None when that model was not evaluated.
+    """
+    path = folder.metrics_file(which)
+    if not path.is_file():
+        return None
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if "families" in stored["metrics"]:  # what earlier runs call the categories
+        stored["metrics"]["categories"] = stored["metrics"].pop("families")
+    return stored
 
 
 def claim_run_folder(loaded: LoadedRecipe) -> RunFolder:

@@ -16,6 +16,10 @@ GOLDEN = ROOT / "tests" / "golden" / "demo.json"
 FIRST_LOSSES = 3
 """Logged losses that other processors share to `RELATIVE`; later ones drift apart with the rounding of sums."""
 RELATIVE = 1e-4
+RENAMED = {"families": "categories"}
+"""Keys of the golden's metrics that carry another name today. Their numbers are those of the recorded run."""
+UNSAID = ("column `family` (704 rows) is kept but not trained on",)
+"""Notes of the golden's manifest that no run writes today: that column is the demo's `category` now, and is used."""
 LOGGED = ("loss", "eval_loss", "token_acc", "eval_token_acc", "learning_rate", "grad_norm")
 
 
@@ -26,6 +30,8 @@ def read_run(run: Path) -> dict[str, Any]:
     manifest["contract"]["decoder_version"] = plan["features"]["decoder_version"] = "VERSION"
     for key in ("cvft", "git_commit", "python", "machine", "recipe_fingerprint"):
         manifest[key] = "MASKED"
+    for split in ("train", "val"):
+        manifest["rows"][f"{split}_sha256"] = hash_of_rows(run, split, stated=manifest["rows"][f"{split}_sha256"])
     plan["command"][0] = "PYTHON"
     log = [json.loads(line) for line in (run / "train" / "logging.jsonl").read_text().splitlines()]
     metrics = {which: json.loads((run / "eval" / f"metrics_{which}.json").read_text()) for which in ("base", "merged")}
@@ -38,6 +44,24 @@ def read_run(run: Path) -> dict[str, Any]:
         "adapter_sha256": hashlib.sha256(adapter.read_bytes()).hexdigest(),
         "metrics": {which: values["metrics"] for which, values in metrics.items()},
     }
+
+
+def hash_of_rows(run: Path, split: str, *, stated: str) -> str:
+    """The hash of a run's rows with the folders of this machine masked: they hold the absolute path of every clip."""
+    data = (run / "data" / f"{split}.jsonl").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == stated
+    return hashlib.sha256(mask(data.decode(), run).encode()).hexdigest()
+
+
+def read_golden() -> dict[str, Any]:
+    """The recorded run in today's words."""
+    golden: dict[str, Any] = json.loads(GOLDEN.read_text())
+    golden["manifest"]["notes"] = [note for note in golden["manifest"]["notes"] if note not in UNSAID]
+    for metrics in golden["metrics"].values():
+        for old, new in RENAMED.items():
+            if old in metrics:
+                metrics[new] = metrics.pop(old)
+    return golden
 
 
 def processor() -> str:
@@ -58,7 +82,7 @@ def mask(value: Any, run: Path) -> Any:
 
 
 def assert_like_golden(run: Path) -> None:
-    golden, got = json.loads(GOLDEN.read_text()), json.loads(json.dumps(read_run(run)))
+    golden, got = read_golden(), json.loads(json.dumps(read_run(run)))
     assert got["plan"] == golden["plan"]
     assert got["manifest"] == golden["manifest"]
     if got["processor"] == golden["processor"]:

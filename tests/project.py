@@ -12,7 +12,7 @@ from tests.real_clips import real_clip
 
 ROWS = [
     {"query": "What is shown?", "response": "a man", "videos": ["carphone_pristine.mp4"]},
-    {"query": "Where is he?", "response": "in a car", "videos": ["carphone_pristine.mp4"], "family": "where"},
+    {"query": "Where is he?", "response": "in a car", "videos": ["carphone_pristine.mp4"], "category": "where"},
     {
         "query": "And now?",
         "response": "still a man",

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cvft.data.rows import Row, extra_columns, read_rows, write_rows
+from cvft.data.rows import Row, category_of, extra_columns, read_rows, write_rows
 from cvft.errors import DataError
 
 
@@ -278,6 +278,28 @@ def test_extra_columns_are_kept_and_counted(folder):
     rows = read_rows(path)
     assert rows[0].extra == {"score": 1, "source": {"a": [1]}, "video_id": "v", "idx": 3}
     assert extra_columns(rows) == {"score": 2, "histories": 1, "idx": 1, "source": 1, "video_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("columns", "category", "unused"),
+    [
+        ({"category": "colour"}, "colour", []),
+        ({"family": "colour"}, "colour", []),  # the column's older name
+        ({"category": "colour", "family": "cats"}, "colour", ["family"]),
+        ({"category": None, "family": "colour"}, "colour", []),
+        ({"category": 3}, "3", []),
+        ({"category": True}, None, []),
+        ({"category": " "}, None, []),
+        ({"category": ["colour"]}, None, []),
+        ({"category": None}, None, []),
+        ({"kind": "colour"}, None, ["kind"]),
+    ],
+)
+def test_the_kind_of_a_question_is_a_column_of_its_row(folder, columns, category, unused):
+    rows = read_rows(write(folder, {**GOOD, **columns}))
+    assert category_of(rows[0]) == category
+    assert list(extra_columns(rows)) == unused
+    assert rows[0].extra == columns
 
 
 def test_written_rows_read_back_equal_apart_from_their_place(folder, tmp_path_factory):

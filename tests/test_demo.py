@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from cvft.data.rows import read_rows
 from cvft.families.contract import read_contract
 from cvft.predict.predictor import load_answerer
-from cvft.tiny.questions import HELD_OUT_FAMILY
+from cvft.tiny.questions import HELD_OUT_CATEGORY
 from cvft.weights.folder import tiny_checkpoint_path
 from tests.demo_golden import assert_like_golden
 from tests.project import cvft_ok
@@ -33,13 +33,13 @@ def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, targ
     base, tuned = (
         json.loads((run / "eval" / f"metrics_{which}.json").read_text())["metrics"] for which in ("base", "merged")
     )
-    families = base["families"]
-    assert families[HELD_OUT_FAMILY]["exact_match"] <= 0.25
-    assert tuned["families"][HELD_OUT_FAMILY]["exact_match"] >= 0.90
-    for family in ("colour", "shape", "count"):
-        assert families[family]["exact_match"] >= 0.80, family
-    rows = sum(families[name]["num_rows"] for name in SECONDS)
-    right = sum(families[name]["num_rows"] * families[name]["exact_match"] for name in SECONDS)
+    categories = base["categories"]
+    assert categories[HELD_OUT_CATEGORY]["exact_match"] <= 0.25
+    assert tuned["categories"][HELD_OUT_CATEGORY]["exact_match"] >= 0.90
+    for category in ("colour", "shape", "count"):
+        assert categories[category]["exact_match"] >= 0.80, category
+    rows = sum(categories[name]["num_rows"] for name in SECONDS)
+    right = sum(categories[name]["num_rows"] * categories[name]["exact_match"] for name in SECONDS)
     assert right / rows >= 0.80
     verification = json.loads((run / "merged" / "cvft_verification.json").read_text())["logits"]
     assert verification["num_equal_answers"] == verification["num_rows"] == num_val_rows
@@ -95,4 +95,4 @@ def test_train_and_val_clips_of_the_demo_are_disjoint_and_questions_are_several_
     clips = {name: {row["videos"][0] for row in rows[name]} for name in rows}
     assert not clips["train"] & clips["val"]
     assert all(len(rows[name]) >= 5 * len(clips[name]) for name in rows)
-    assert HELD_OUT_FAMILY in {row["family"] for row in rows["train"]}
+    assert HELD_OUT_CATEGORY in {row["category"] for row in rows["train"]}

@@ -17,7 +17,7 @@ from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
 from cvft.plan.forecast import forecast
 from cvft.predict.predictor import Answerer
 from cvft.recipe import load_recipe
-from tests.project import cvft, cvft_ok
+from tests.project import cvft, cvft_ok, make_project
 from tests.tiny import TINY, tiny_processor
 
 ROOT = Path(__file__).parent.parent
@@ -109,3 +109,14 @@ def test_a_gpu_that_cannot_be_planned_for_is_refused(words, told):
     result = cvft("plan", *words, cwd=ROOT)
     assert result.returncode == 2
     assert told in result.stderr
+
+
+def test_what_is_read_as_the_category_is_noted_and_not_called_unused(tmp_path):
+    row = {"query": "q", "response": "r"}
+    old, odd = {**row, "family": "colour", "score": 1}, {**row, "category": ["colour"]}
+    recipe = make_project(tmp_path, rows=[row, old, odd], val_rows=[{**row, "category": "colour"}])
+    assert json.loads(cvft_ok("plan", recipe, "--json").stdout)["notes"] == [
+        "column `score` (1 rows) is kept but not trained on",
+        "column `family` is read as `category`",
+        "column `category` of 1 rows holds no text: these rows count in the means over all rows only",
+    ]

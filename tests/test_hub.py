@@ -227,7 +227,9 @@ def test_an_adapter_is_published_with_its_base_by_name(hub, run, tmp_path):
 def test_a_card_is_written_without_a_hub(run, tmp_path):
     cvft_ok("push", run, "--to", "me/tuned", "--card", tmp_path / "card.md")
     text = (tmp_path / "card.md").read_text()
-    assert text.startswith("---\nlicense:")
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["license"] == "other"
+    assert head["tags"] == ["video", "cogvlm2-video", "cvft"]
     assert str(run.parent.parent) not in text
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from cvft.evaluate.metrics import METRIC_NAMES, compute_metrics, is_exact_match, rouge_l, score_rows, token_f1
+from cvft.runs import RunFolder, read_metrics
 
 
 @pytest.mark.parametrize(
@@ -85,16 +89,16 @@ def test_every_row_counts() -> None:
     }
 
 
-def test_families_are_shown_beside_the_mean_over_all_rows() -> None:
+def test_categories_are_shown_beside_the_mean_over_all_rows() -> None:
     result = compute_metrics(
-        ["red", "x", "2 s", "y"], expected=["red", "red", "2 s", "y"], families=["colour", "colour", "time", None]
+        ["red", "x", "2 s", "y"], expected=["red", "red", "2 s", "y"], categories=["colour", "colour", "time", None]
     )
-    assert result["exact_match"] == 0.75  # the row without a family counts here
-    assert {name: (group["num_rows"], group["exact_match"]) for name, group in result["families"].items()} == {
+    assert result["exact_match"] == 0.75  # the row without a category counts here
+    assert {name: (group["num_rows"], group["exact_match"]) for name, group in result["categories"].items()} == {
         "colour": (2, 0.5),
         "time": (1, 1.0),
     }
-    assert "families" not in compute_metrics(["a"], expected=["a"], families=[None])
+    assert "categories" not in compute_metrics(["a"], expected=["a"], categories=[None])
 
 
 def test_no_rows_give_no_numbers() -> None:
@@ -111,3 +115,14 @@ def test_scores_of_single_rows() -> None:
 def test_predictions_must_match_rows() -> None:
     with pytest.raises(AssertionError, match="one prediction per row"):
         compute_metrics(["a"], expected=[])
+
+
+@pytest.mark.parametrize("key", ["categories", "families"])  # earlier runs wrote `families`
+def test_metrics_of_a_run_are_read_back(tmp_path: Path, key: str) -> None:
+    folder = RunFolder(tmp_path)
+    assert read_metrics(folder, "base") is None
+    folder.eval.mkdir()
+    stored = {"settings": {"num_rows": 1}, "metrics": {"num_rows": 1, key: {"colour": {"num_rows": 1}}}}
+    folder.metrics_file("base").write_text(json.dumps(stored))
+    wanted = {"num_rows": 1, "categories": {"colour": {"num_rows": 1}}}
+    assert read_metrics(folder, "base") == {"settings": {"num_rows": 1}, "metrics": wanted}

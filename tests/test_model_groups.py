@@ -121,7 +121,7 @@ def test_groups_of_real_rows_equal_their_rows(model):
     clips = DecodedClips(processor, DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
     answerer = Answerer(model, processor, clips)
     groups = defaultdict(list)
-    known = [row for row in read_rows(VAL_ROWS) if row.extra["family"] != "interval"]
+    known = [row for row in read_rows(VAL_ROWS) if row.extra["category"] != "interval"]
     for row in known[:40]:
         groups[row.video].append(answerer.encode(row, with_response=True))
     answerer.close()

@@ -45,7 +45,7 @@ FOOTAGE = [
 
 def test_real_clips_are_memorised_and_answered_by_the_merged_model(tmp_path):
     rows = [
-        {"query": query, "response": answer, "videos": [str(real_clip(clip))], "family": clip}
+        {"query": query, "response": answer, "videos": [str(real_clip(clip))], "category": clip}
         for clip, query, answer in FOOTAGE
     ]
     assert len(rows) >= 24

@@ -10,7 +10,7 @@ import torch
 
 from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
 from cvft.tiny.batches import BLOCK_TOKENS, Packer, answer_topics, frame_targets, question_topic
-from cvft.tiny.questions import BASE_FAMILIES, FAMILIES, HELD_OUT_FAMILY, SECONDS_FAMILIES, ask, ask_some
+from cvft.tiny.questions import BASE_CATEGORIES, CATEGORIES, HELD_OUT_CATEGORY, SECONDS_CATEGORIES, ask, ask_some
 from cvft.tiny.tokenizer import build_tokenizer
 from cvft.tiny.world import (
     CLIP_FPS,
@@ -61,14 +61,14 @@ def test_no_two_things_share_cell_or_look() -> None:
 
 def test_every_question_has_one_answer() -> None:
     for scene in _scenes(300, seed=2):
-        for family in FAMILIES:
+        for category in CATEGORIES:
             answers: dict[str, str] = {}
-            for question, answer in ask(scene, family=family):
+            for question, answer in ask(scene, category=category):
                 assert answers.setdefault(question, answer) == answer
 
 
 @pytest.mark.parametrize(
-    ("family", "question", "answer"),
+    ("category", "question", "answer"),
     [
         ("colour", "What colour is the circle?", "red"),
         ("shape", "What shape is the green object?", "square"),
@@ -91,24 +91,24 @@ def test_every_question_has_one_answer() -> None:
         ("interval", "When is the red circle visible?", "from 2 to 4"),
     ],
 )
-def test_answers_of_a_known_scene(family: str, question: str, answer: str) -> None:
-    assert (question, answer) in ask(SCENE, family=family)
+def test_answers_of_a_known_scene(category: str, question: str, answer: str) -> None:
+    assert (question, answer) in ask(SCENE, category=category)
 
 
 def test_ambiguous_questions_are_not_asked() -> None:
-    questions = [question for question, _ in ask(SCENE, family="colour")]
+    questions = [question for question, _ in ask(SCENE, category="colour")]
     assert "What colour is the square?" not in questions
 
 
-def test_held_out_family_is_not_in_pretraining() -> None:
-    assert HELD_OUT_FAMILY not in BASE_FAMILIES
-    assert set(SECONDS_FAMILIES) < set(BASE_FAMILIES)
+def test_held_out_category_is_not_in_pretraining() -> None:
+    assert HELD_OUT_CATEGORY not in BASE_CATEGORIES
+    assert set(SECONDS_CATEGORIES) < set(BASE_CATEGORIES)
 
 
 def test_ask_some_never_repeats_a_question() -> None:
     rng = np.random.default_rng(3)
     for scene in _scenes(50, seed=3):
-        asked = ask_some(scene, rng=rng, num_questions=8, weights=dict.fromkeys(BASE_FAMILIES, 1.0))
+        asked = ask_some(scene, rng=rng, num_questions=8, weights=dict.fromkeys(BASE_CATEGORIES, 1.0))
         assert len({question for _, question, _ in asked}) == len(asked)
 
 
@@ -192,8 +192,8 @@ def test_slots_of_an_answer_are_about_what_they_look_up() -> None:
     topics = answer_topics(
         "first_and_last", "When is the red circle first and last visible?", "at 2 then 4", second_places=[2, 5]
     )
-    families = [(place, BASE_FAMILIES[topic[0]]) for place, topic in topics]
-    assert families == [(0, "first_seen"), (1, "first_seen"), (3, "last_seen"), (4, "last_seen")]
+    categories = [(place, BASE_CATEGORIES[topic[0]]) for place, topic in topics]
+    assert categories == [(0, "first_seen"), (1, "first_seen"), (3, "last_seen"), (4, "last_seen")]
     assert {tuple(topic[1:]) for _, topic in topics} == {(SHAPES.index("circle") + 1, COLOURS.index("red") + 1, 0)}
     assert question_topic("count", "How many objects are visible at second 0?")[1:] == [0, 0, 1]
 

@@ -18,6 +18,9 @@ from cvft.errors import Problem, did_you_mean, quote
 KNOWN_COLUMNS = ("id", "query", "response", "history", "videos")
 """The columns that are read; all others are kept in `Row.extra`."""
 
+CATEGORY_COLUMNS = ("category", "family")
+"""Where a row says what kind of question it asks, in `Row.extra`; the first that a row has counts. `family` is older."""
+
 _OTHER_NAMES = {
     "query": ("question", "prompt", "instruction", "input"),
     "response": ("answer", "output", "caption"),

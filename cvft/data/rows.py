@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvft.data.row_columns import KNOWN_COLUMNS, ColumnReader, Misread
+from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, Misread
 from cvft.errors import DataError, Problem, quote
 from cvft.files import write_text_atomically
 
@@ -150,8 +150,29 @@ def write_rows(rows: Iterable[Row], path: Path | str) -> None:
     write_text_atomically(Path(path), "".join(f"{line}\n" for line in lines))
 
 
+def category_of(row: Row) -> str | None:
+    """Returns the kind of question that a row asks, by which metrics are also shown one by one.
+
+    Args:
+        row: Any row.
+
+    Returns:
+        The text, or the whole number as text, of the row's category column; None without one, or with anything else.
+    """
+    column = category_column(row)
+    value = None if column is None else row.extra[column]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) and value.strip() else None
+
+
+def category_column(row: Row) -> str | None:
+    """Returns the name of the column that `category_of` reads, or None where the row has none, or null in it."""
+    return next((name for name in CATEGORY_COLUMNS if row.extra.get(name) is not None), None)
+
+
 def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
-    """Counts the columns that are kept but not trained on, so that a caller can show them once.
+    """Counts the columns that are kept but neither trained on nor read as the category, for a caller to show once.
 
     Args:
         rows: Rows of one or several files.
@@ -159,7 +180,7 @@ def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
     Returns:
         Column name -> number of rows that have it, most frequent first, then by name.
     """
-    counts = Counter(key for row in rows for key in row.extra)
+    counts = Counter(key for row in rows for key in row.extra if key not in (CATEGORY_COLUMNS[0], category_column(row)))
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

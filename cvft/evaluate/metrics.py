@@ -1,4 +1,4 @@
-"""Predictions and expected answers -> exact match, token F1 and ROUGE-L, over all rows and per family.
+"""Predictions and expected answers -> exact match, token F1 and ROUGE-L, over all rows and per category.
 
 Every row counts: an empty prediction scores 0 and is never dropped, and each number is the mean over all rows.
 The rules, so that a number can be read without the code:
@@ -31,29 +31,29 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def compute_metrics(
-    predictions: Sequence[str], *, expected: Sequence[str], families: Sequence[str | None] | None = None
+    predictions: Sequence[str], *, expected: Sequence[str], categories: Sequence[str | None] | None = None
 ) -> dict[str, Any]:
     """Scores all rows.
 
     Args:
         predictions: One answer per row; an empty one counts as wrong.
         expected: The right answer of each row.
-        families: The kind of question of each row, or None where a row has none.
+        categories: The kind of question (category) of each row, or None where a row has none.
 
     Returns:
-        `num_rows` and the mean of each metric; with families, also `families`: the same per family, in order of name.
+        `num_rows` and the mean of each metric; with categories, also `categories`: the same per category, in order of name.
         Without rows the means are None, for no number would be true.
     """
     assert len(predictions) == len(expected), "one prediction per row"
     scores = score_rows(predictions, expected=expected)
     result = _means(scores)
-    if families is not None and any(families):
-        assert len(families) == len(predictions), "one family per row"
+    if categories is not None and any(categories):
+        assert len(categories) == len(predictions), "one category per row"
         groups: dict[str, list[dict[str, float]]] = {}
-        for family, score in zip(families, scores, strict=True):
-            if family:
-                groups.setdefault(family, []).append(score)
-        result["families"] = {family: _means(groups[family]) for family in sorted(groups)}
+        for category, score in zip(categories, scores, strict=True):
+            if category:
+                groups.setdefault(category, []).append(score)
+        result["categories"] = {category: _means(groups[category]) for category in sorted(groups)}
     return result
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from cvft.report.tables import Cell, Table, percent, to_markdown
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class CardFacts:
         metrics: Metrics per model by `base`, `adapter`, `merged`; those that were measured.
         verification: What the merge was held to, or None for an adapter.
         versions: Packages that trained it.
+        tags: Words to find it by on a hub, beside those of every model that cvft makes; its family, say.
     """
 
     model_id: str
@@ -37,6 +41,7 @@ class CardFacts:
     metrics: Mapping[str, Mapping[str, Any]]
     verification: Mapping[str, Any] | None
     versions: Mapping[str, str | None]
+    tags: tuple[str, ...] = ()
 
 
 def make_card(facts: CardFacts) -> str:
@@ -48,27 +53,27 @@ def make_card(facts: CardFacts) -> str:
     Returns:
         Markdown with the hubs' YAML head.
     """
-    sections = [_head(facts), _summary(facts), _metrics(facts), _use(facts)]
+    sections = [_summary(facts), _metrics(facts), _use(facts)]
     if facts.verification is not None:
         sections.append(_verification(facts.verification))
     sections += [_contract(facts), _data(facts), f"## Recipe\n\n```yaml\n{facts.recipe_text.strip()}\n```"]
-    return "\n\n".join(sections) + "\n"
+    body = "\n\n".join(sections)
+    return str(ModelCard(f"---\n{_head(facts).to_yaml()}\n---\n\n{body}\n"))
 
 
-def _head(facts: CardFacts) -> str:
-    values: dict[str, Any] = {
-        "license": "other",
-        "license_name": "that-of-the-base-model",
-        "library_name": "cvft" if facts.kind == "merged" else "peft",
-        "pipeline_tag": "video-text-to-text",
-        "tags": ["video", "cogvlm2-video", "cvft", *(["lora"] if facts.kind == "adapter" else [])],
-    }
+def _head(facts: CardFacts) -> ModelCardData:
+    is_adapter = facts.kind == "adapter"
+    data = ModelCardData(
+        license="other",
+        license_name="that-of-the-base-model",
+        library_name="peft" if is_adapter else "cvft",
+        pipeline_tag="video-text-to-text",
+        tags=["video", *facts.tags, "cvft", *(["lora"] if is_adapter else [])],
+    )
     if facts.base_id is not None:
-        values |= {
-            "base_model": facts.base_id,
-            "base_model_relation": "adapter" if facts.kind == "adapter" else "finetune",
-        }
-    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in values.items()), "---"])
+        data.base_model = facts.base_id
+        data.base_model_relation = "adapter" if is_adapter else "finetune"
+    return data
 
 
 def _summary(facts: CardFacts) -> str:
@@ -86,19 +91,16 @@ def _metrics(facts: CardFacts) -> str:
         return "## Evaluation\n\nNot evaluated."
     names = [name for name in ("base", "adapter", "merged") if name in facts.metrics]
     first = facts.metrics[names[0]]
-    lines = [
-        f"| val rows: {first['num_rows']} | " + " | ".join(names) + " |",
-        "|---" * (len(names) + 1) + "|",
-    ]
+    rows = []
     labels = {"exact_match": "exact match", "token_f1": "token F1", "rouge_l": "ROUGE-L"}
     for key, label in labels.items():
         if key in first:
-            values = " | ".join(f"{100 * facts.metrics[name][key]:.1f} %" for name in names)
-            lines.append(f"| {label} | {values} |")
-    for family, values_of_first in first.get("families", {}).items():
-        values = " | ".join(f"{100 * facts.metrics[name]['families'][family]['exact_match']:.1f} %" for name in names)
-        lines.append(f"| exact match, {family} ({values_of_first['num_rows']} rows) | {values} |")
-    return "\n".join(["## Evaluation", "", *lines])
+            rows.append([Cell(label), *(Cell(percent(facts.metrics[name].get(key))) for name in names)])
+    for category, values_of_first in first.get("categories", {}).items():
+        groups = [facts.metrics[name].get("categories", {}).get(category, {}) for name in names]
+        label = f"exact match, {category} ({values_of_first['num_rows']} rows)"
+        rows.append([Cell(label), *(Cell(percent(group.get("exact_match"))) for group in groups)])
+    return "## Evaluation\n\n" + to_markdown(Table([f"val rows: {first['num_rows']}", *names], rows))
 
 
 def _use(facts: CardFacts) -> str:

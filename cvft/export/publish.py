@@ -16,7 +16,7 @@ from cvft.families.contract import CONTRACT_FILE
 from cvft.files import write_text_atomically
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
-from cvft.runs import RunFolder
+from cvft.runs import RunFolder, read_metrics
 from cvft.weights.hub import ID
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -60,6 +60,7 @@ def push_run(
             metrics=_metrics(folder),
             verification=_read(model / VERIFICATION_FILE) if which == "merged" else None,
             versions={"cvft": _read(folder.manifest_file)["cvft"], **_read(folder.manifest_file)["packages"]},
+            tags=("cogvlm2-video",),
         )
     )
     if card_file is not None:
@@ -123,8 +124,8 @@ def _without_paths(loaded: LoadedRecipe, folder: RunFolder) -> tuple[dict[str, A
 
 
 def _metrics(folder: RunFolder) -> dict[str, Any]:
-    files = {name: folder.eval / f"metrics_{name}.json" for name in ("base", "adapter", "merged")}
-    return {name: _read(path)["metrics"] for name, path in files.items() if path.is_file()}
+    stored = {name: read_metrics(folder, name) for name in ("base", "adapter", "merged")}
+    return {name: values["metrics"] for name, values in stored.items() if values is not None}
 
 
 def _replace(link: Path, text: str) -> None:

@@ -7,13 +7,14 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvft.data.check import ClipCheck, Quarantined, check_clips
 from cvft.data.groups import RowShape
-from cvft.data.rows import Row, extra_columns, read_rows
+from cvft.data.rows import Row, category_column, category_of, extra_columns, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipFacts
 from cvft.errors import DataError, Problem, quote
@@ -142,6 +143,7 @@ def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, Cli
         f"column {quote(name)} ({count} rows) is kept but not trained on"
         for name, count in extra_columns(all_rows).items()
     ]
+    notes += _note_categories(all_rows)
     used = {row.video for row in all_rows if row.video is not None}
     notes += [f"{path.name}: {note}" for path in sorted(used) for note in clips[path].notes]
     trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
@@ -149,6 +151,18 @@ def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, Cli
     if shared:
         notes.append(f"{len(shared)} clips of the val rows are trained on too: the val numbers will flatter the model")
     return notes
+
+
+def _note_categories(rows: Sequence[Row]) -> list[str]:
+    columns = [category_column(row) for row in rows]
+    notes = ["column `family` is read as `category`"] if "family" in columns else []
+    unread = Counter(
+        column for row, column in zip(rows, columns, strict=True) if column is not None and category_of(row) is None
+    )
+    return notes + [
+        f"column {quote(column)} of {count} rows holds no text: these rows count in the means over all rows only"
+        for column, count in sorted(unread.items())
+    ]
 
 
 def _refuse_long_rows(rows: Sequence[Row], shapes: Sequence[RowShape], *, max_tokens: int) -> None:

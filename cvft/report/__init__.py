@@ -1,6 +1,7 @@
-"""What a run's numbers look like: curves as PNG and one self-contained HTML page."""
+"""What a run's numbers look like: one table for terminal, card and page, curves as PNG, one self-contained HTML page."""
 
 from cvft.report.curves import plot_curves, read_log
-from cvft.report.html import Example, write_report
+from cvft.report.html import Answer, Example, write_report
+from cvft.report.terminal import metrics_table
 
-__all__ = ["Example", "plot_curves", "read_log", "write_report"]
+__all__ = ["Answer", "Example", "metrics_table", "plot_curves", "read_log", "write_report"]

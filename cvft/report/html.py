@@ -1,24 +1,33 @@
 """A run's numbers, curves and examples -> one `report.html` that needs nothing but itself.
 
-Pictures are inside the page, and its content policy forbids scripts and every outside resource. All text comes from
-files and models, so all of it is escaped.
+Pictures are inside the page, and its content policy forbids scripts, every outside resource, and every style but the one
+whose hash it states. All text comes from files and models, so all of it is escaped, by the template engine.
 """
 
 from __future__ import annotations
 
 import base64
-import os
-import unicodedata
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from pathlib import Path
+
+from cvft.files import write_text_atomically
+from cvft.report.tables import NO_NUMBER, Cell, Table, percent, to_html
 
 PERCENT_METRICS: Mapping[str, str] = {"exact_match": "Exact match", "token_f1": "Token F1", "rouge_l": "ROUGE-L"}
 """Metrics from 0 to 1 that are shown in per cent, with their headings."""
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_POLICY = "default-src 'none'; img-src data:; style-src '{hash}'; base-uri 'none'; form-action 'none'"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, and whether that is right; whoever scores decides the latter, and the page only shows it."""
+
+    text: str
+    is_right: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +46,15 @@ class Example:
     video: str
     question: str
     expected: str
-    answers: Mapping[str, str]
+    answers: Mapping[str, Answer]
     frames_jpeg: Sequence[bytes] = ()
     seconds: Sequence[int] = ()
+
+    @property
+    def thumbnails(self) -> list[tuple[int, bytes]]:
+        """Second and picture of each thumbnail."""
+        assert len(self.frames_jpeg) == len(self.seconds), "one second per thumbnail"
+        return list(zip(self.seconds, self.frames_jpeg, strict=True))
 
 
 def write_report(
@@ -64,80 +79,60 @@ def write_report(
     Returns:
         The path.
     """
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        _summary(summary),
-        _section("Results", _metrics_table(metrics) + _family_table(metrics)),
-        _section("Training", _curves(curves)),
-        _section("Examples", "".join(_example(example) for example in examples)),
-    ]
+    # Imported here: whoever only wants the terminal's table does not need a template engine.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("cvft.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"table": to_html, "data_url": _data_url}
     style = files("cvft.report").joinpath("report.css").read_text(encoding="utf-8")
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</main>\n</body>\n</html>\n"
+    page = environment.get_template("report.html.j2").render(
+        policy=_POLICY.format(hash=_source_hash(style)),
+        style=Markup(style),
+        title=title,
+        summary=summary,
+        results=_results(metrics),
+        categories=_categories(metrics),
+        curves=[(curve.stem.replace("_", " "), curve.read_bytes()) for curve in curves],
+        examples=examples,
     )
     # A model may answer with half a surrogate pair, which UTF-8 cannot hold.
-    _write_whole(path, page.encode("utf-8", errors="replace"))
+    write_text_atomically(path, page.encode("utf-8", errors="replace").decode("utf-8"))
     return path
 
 
-def _section(heading: str, body: str) -> str:
-    return f"<section>\n<h2>{heading}</h2>\n{body}</section>" if body else ""
-
-
-def _summary(summary: Mapping[str, object]) -> str:
-    if not summary:
-        return ""
-    items = "".join(f"<div><dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd></div>" for k, v in summary.items())
-    return f'<dl class="summary">{items}</dl>'
-
-
-def _metrics_table(metrics: Mapping[str, Mapping[str, object]]) -> str:
+def _results(metrics: Mapping[str, Mapping[str, object]]) -> Table | None:
     if not metrics:
-        return ""
-    columns = list(dict.fromkeys(key for values in metrics.values() for key in values if key != "families"))
-    head = "".join(f"<th>{escape(_heading(key))}</th>" for key in columns)
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th>"
-        + "".join(f"<td>{escape(_number(key, values.get(key)))}</td>" for key in columns)
-        + "</tr>"
-        for name, values in metrics.items()
-    )
-    return f'<div class="wide"><table><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>\n'
+        return None
+    keys = list(dict.fromkeys(key for values in metrics.values() for key in values if key != "categories"))
+    rows = [[Cell(name), *(Cell(_number(key, values.get(key))) for key in keys)] for name, values in metrics.items()]
+    return Table(["", *(_heading(key) for key in keys)], rows)
 
 
-def _family_table(metrics: Mapping[str, Mapping[str, object]]) -> str:
-    by_name = {name: _as_mapping(values.get("families")) for name, values in metrics.items()}
-    families = list(dict.fromkeys(family for groups in by_name.values() for family in groups))
-    if not families:
-        return ""
-    head = "".join(f"<th>{escape(name)}</th>" for name in by_name)
+def _categories(metrics: Mapping[str, Mapping[str, object]]) -> Table | None:
+    by_model = [_as_mapping(values.get("categories")) for values in metrics.values()]
     rows = []
-    for family in families:
-        groups = [_as_mapping(families_of.get(family)) for families_of in by_name.values()]
-        count = next((group["num_rows"] for group in groups if "num_rows" in group), None)
-        cells = "".join(f"<td>{_bar(group.get('exact_match'))}</td>" for group in groups)
-        rows.append(f"<tr><th>{escape(family)}</th><td>{escape(_number('num_rows', count))}</td>{cells}</tr>")
-    return (
-        '<h3>Exact match by kind of question</h3>\n<div class="wide"><table><thead><tr><th></th><th>Rows</th>'
-        f"{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>\n"
-    )
+    for category in dict.fromkeys(name for groups in by_model for name in groups):
+        scores = [_as_mapping(groups.get(category)) for groups in by_model]
+        count = next((score["num_rows"] for score in scores if "num_rows" in score), None)
+        bars = [_with_bar(score.get("exact_match")) for score in scores]
+        rows.append([Cell(str(category)), Cell(_number("num_rows", count)), *bars])
+    return Table(["", "Rows", *metrics], rows) if rows else None
 
 
 def _as_mapping(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _bar(value: object) -> str:
-    if not isinstance(value, int | float):
-        return "–"
-    width = round(100 * min(max(float(value), 0.0), 1.0), 1)
-    percent = escape(_number("exact_match", value))
-    return f'<span class="bar"><span style="width:{width}%"></span></span><span class="percent">{percent}</span>'
+def _with_bar(value: object) -> Cell:
+    return Cell(percent(value), share=float(value) if isinstance(value, int | float) else None)
 
 
 def _heading(key: str) -> str:
@@ -146,64 +141,16 @@ def _heading(key: str) -> str:
 
 def _number(key: str, value: object) -> str:
     if value is None:
-        return "–"
+        return NO_NUMBER
     if isinstance(value, int | float) and key in PERCENT_METRICS:
-        return f"{100 * value:.1f} %"
+        return percent(value)
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _curves(curves: Sequence[Path]) -> str:
-    pictures = "".join(
-        f'<img alt="{escape(path.stem.replace("_", " "))}" src="{_data_url(path.read_bytes(), kind="png")}">'
-        for path in curves
-    )
-    return f'<div class="curves">{pictures}</div>\n' if pictures else ""
-
-
-def _example(example: Example) -> str:
-    assert len(example.frames_jpeg) == len(example.seconds), "one second per thumbnail"
-    frames = "".join(
-        f'<figure><img alt="frame at {second} s" src="{_data_url(data, kind="jpeg")}">'
-        f"<figcaption>{second} s</figcaption></figure>"
-        for data, second in zip(example.frames_jpeg, example.seconds, strict=True)
-    )
-    answers = "".join(_answer(name, said, expected=example.expected) for name, said in example.answers.items())
-    return (
-        f'<article>\n<p class="clip">{escape(example.video)}</p>\n'
-        + (f'<div class="frames">{frames}</div>\n' if frames else "")
-        + f'<p class="question">{escape(example.question)}</p>\n'
-        f'<dl class="answers"><dt>expected</dt><dd class="expected">{escape(example.expected)}</dd>{answers}</dl>\n'
-        "</article>\n"
-    )
-
-
-def _answer(name: str, said: str, *, expected: str) -> str:
-    right = _plain(said) == _plain(expected) and bool(_plain(said))
-    kind, mark = ("right", "✓") if right else ("wrong", "✗")
-    shown = escape(said) if said.strip() else "<em>no answer</em>"
-    return (
-        f'<dt>{escape(name)}</dt><dd class="{kind}">'
-        f'<span class="mark" role="img" aria-label="{kind}">{mark}</span>{shown}</dd>'
-    )
-
-
-def _plain(text: str) -> str:
-    # The rule of the metric `exact_match`, so that marks and numbers agree.
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def _data_url(data: bytes, *, kind: str) -> str:
+def _data_url(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def _source_hash(text: str) -> str:
+    """The name of a style in a content policy. Source: Content Security Policy Level 3, hash-source."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"

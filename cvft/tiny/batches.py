@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
-from cvft.tiny.questions import BASE_FAMILIES, ask_some
+from cvft.tiny.questions import BASE_CATEGORIES, ask_some
 from cvft.tiny.world import COLOURS, MAX_SECONDS, SHAPES, Scene
 
 BLOCK_TOKENS = 21
@@ -37,7 +37,7 @@ class PackedBatch:
         label_places: (N,) places in the flattened (B * L) row-token grid whose output predicts a label.
         label_ids: (N,) the tokens to predict there.
         label_block: (N,) number of the question-answer block (0..B * K - 1) a label belongs to.
-        families: Family of each block, "" for an empty one.
+        categories: Category of each block, "" for an empty one.
         index_places: (T,) places of the time indices in a row.
         topic_places: (Q,) places in the flattened grid where it is known what is to be looked up: the last token of each
             question, and within an answer the tokens before a second.
@@ -51,46 +51,48 @@ class PackedBatch:
     label_places: Tensor
     label_ids: Tensor
     label_block: Tensor
-    families: list[str]
+    categories: list[str]
     index_places: Tensor
     topic_places: Tensor
     topics: Tensor
 
 
-TOPIC_SIZES: tuple[int, ...] = (len(BASE_FAMILIES), len(SHAPES) + 1, len(COLOURS) + 1, MAX_SECONDS + 1)
+TOPIC_SIZES: tuple[int, ...] = (len(BASE_CATEGORIES), len(SHAPES) + 1, len(COLOURS) + 1, MAX_SECONDS + 1)
 """Number of classes of each column of `question_topic`."""
 
 
-def question_topic(family: str, question: str) -> list[int]:
-    """Returns the family, shape, colour and second that a question names, as class numbers; 0 for "none named"."""
+def question_topic(category: str, question: str) -> list[int]:
+    """Returns the category, shape, colour and second that a question names, as class numbers; 0 for "none named"."""
     words = question.rstrip("?").split()
     shape = next((i for i, name in enumerate(SHAPES, 1) if name in words), 0)
     colour = next((i for i, name in enumerate(COLOURS, 1) if name in words), 0)
     second = int(words[-1]) + 1 if words[-1].isdigit() else 0
-    return [BASE_FAMILIES.index(family), shape, colour, second]
+    return [BASE_CATEGORIES.index(category), shape, colour, second]
 
 
-EVENT_FAMILY = {"appears": "appear", "disappears": "disappear", "turns": "change"}
+EVENT_CATEGORY = {"appears": "appear", "disappears": "disappear", "turns": "change"}
 
 
-def answer_topics(family: str, question: str, answer: str, *, second_places: list[int]) -> list[tuple[int, list[int]]]:
+def answer_topics(
+    category: str, question: str, answer: str, *, second_places: list[int]
+) -> list[tuple[int, list[int]]]:
     """Tells what is to be looked up within an answer that names seconds.
 
     Args:
-        family: Family of the question.
+        category: Category of the question.
         question: Its text.
-        answer: Its answer: "at 2 then 5" or "red circle appears at 3"; families of other answers give nothing.
+        answer: Its answer: "at 2 then 5" or "red circle appears at 3"; categories of other answers give nothing.
         second_places: Tokens of the answer that are seconds.
 
     Returns:
         (token of the answer, topic) for the two tokens before each second: the word and the space.
     """
-    if family == "first_and_last":
+    if category == "first_and_last":
         events = ("appear", "disappear") if "disappear" in question else ("first_seen", "last_seen")
         topics = [question_topic(name, question) for name in events]
-    elif family == "event_order":
+    elif category == "event_order":
         colour, shape, verb = answer.split()[:3]
-        topics = [question_topic(EVENT_FAMILY[verb], f"{colour} {shape}")]
+        topics = [question_topic(EVENT_CATEGORY[verb], f"{colour} {shape}")]
     else:
         return []
     return [
@@ -140,7 +142,7 @@ class Packer:
         Args:
             scenes: B scenes of one length.
             rng: Source of chance for the questions.
-            weights: Share of each family, as `ask_some` takes it.
+            weights: Share of each category, as `ask_some` takes it.
 
         Returns:
             The batch.
@@ -160,13 +162,13 @@ class Packer:
         places: list[int] = []
         labels: list[int] = []
         blocks: list[int] = []
-        families: list[str] = []
+        categories: list[str] = []
         topic_places: list[int] = []
         topics: list[list[int]] = []
         for row, scene in enumerate(scenes):
             asked = ask_some(scene, rng=rng, num_questions=self.num_questions, weights=weights)
-            families += [family for family, _, _ in asked] + [""] * (self.num_questions - len(asked))
-            for slot, (family, question, answer) in enumerate(asked):
+            categories += [category for category, _, _ in asked] + [""] * (self.num_questions - len(asked))
+            for slot, (category, question, answer) in enumerate(asked):
                 question_ids = self.encode(f"Question: {question} Answer:")
                 answer_ids = [*self.encode(answer), eos]
                 start = num_prefix + slot * BLOCK_TOKENS
@@ -177,9 +179,9 @@ class Packer:
                 places += range(row * num_tokens + first_label - 1, row * num_tokens + end - 1)
                 labels += answer_ids
                 topic_places.append(row * num_tokens + first_label - 1)
-                topics.append(question_topic(family, question))
+                topics.append(question_topic(category, question))
                 seconds = [place for place, token in enumerate(answer_ids) if token in second_ids]
-                for offset, topic in answer_topics(family, question, answer, second_places=seconds):
+                for offset, topic in answer_topics(category, question, answer, second_places=seconds):
                     topic_places.append(row * num_tokens + first_label + offset)
                     topics.append(topic)
                 blocks += [row * self.num_questions + slot] * len(answer_ids)
@@ -196,7 +198,7 @@ class Packer:
             label_places=torch.tensor(places),
             label_ids=torch.tensor(labels),
             label_block=torch.tensor(blocks),
-            families=families,
+            categories=categories,
             index_places=torch.tensor(index_places),
             topic_places=torch.tensor(topic_places),
             topics=torch.tensor(topics),

@@ -81,7 +81,7 @@ def pretrain(settings: Settings, *, work_dir: Path, out_dir: Path, compile_layer
         scores = exact_match(model, packer, stage.held_out, seed=3)
         answer_loss, dense_loss = np.mean(losses, axis=0)
         losses.clear()
-        shown = " ".join(f"{family} {100 * right / asked:.0f}" for family, (right, asked) in scores.items())
+        shown = " ".join(f"{category} {100 * right / asked:.0f}" for category, (right, asked) in scores.items())
         log(f"step {stage.step} {stage.seconds_run:.0f} s loss {answer_loss:.3f} dense {dense_loss:.3f} | {shown}")
         _save_whole(stage.state_dict(), lm_path)
         record = {
@@ -90,7 +90,7 @@ def pretrain(settings: Settings, *, work_dir: Path, out_dir: Path, compile_layer
             "tower_seconds": round(tower_state["seconds_run"]),
             "language_model_seconds": round(stage.seconds_run),
             "machine": f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} cores, torch {torch.__version__}",
-            "held_out_exact_match": {family: round(right / asked, 4) for family, (right, asked) in scores.items()},
+            "held_out_exact_match": {category: round(right / asked, 4) for category, (right, asked) in scores.items()},
         }
         write_checkpoint(model, tokenizer, folder=out_dir, record=record)
 

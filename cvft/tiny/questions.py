@@ -1,9 +1,9 @@
 """Questions about a scene of the tiny world, each with exactly one right answer.
 
-Scene -> every (family, question, answer) that the scene allows. A question that two answers would fit is not asked:
-which circle is meant, say, when two circles differ in colour. Families in `SECONDS_FAMILIES` need the time of a frame.
+Scene -> every (category, question, answer) that the scene allows. A question that two answers would fit is not asked:
+which circle is meant, say, when two circles differ in colour. Categories in `SECONDS_CATEGORIES` need the time of a frame.
 
-`HELD_OUT_FAMILY` is never seen in pre-training: it is what the demo teaches.
+`HELD_OUT_CATEGORY` is never seen in pre-training: it is what the demo teaches.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cvft.tiny.world import COLOURS, SHAPES, Scene
 
 QuestionAnswer = tuple[str, str]
 
-HELD_OUT_FAMILY = "interval"
+HELD_OUT_CATEGORY = "interval"
 """The answer style that pre-training leaves out: "from 2 to 4"."""
 
 EVENT_VERB = {"appear": "appears", "disappear": "disappears"}
@@ -179,7 +179,7 @@ def _interval(scene: Scene) -> Iterator[QuestionAnswer]:
             yield f"When is the {seen.name} visible?", f"from {seen.first_s} to {seen.last_s}"
 
 
-FAMILIES: dict[str, Callable[[Scene], Iterator[QuestionAnswer]]] = {
+CATEGORIES: dict[str, Callable[[Scene], Iterator[QuestionAnswer]]] = {
     "colour": _colour,
     "shape": _shape,
     "count": _count,
@@ -196,20 +196,20 @@ FAMILIES: dict[str, Callable[[Scene], Iterator[QuestionAnswer]]] = {
     "event_order": _event_order,
     "end": _end,
     "first_and_last": _first_and_last,
-    HELD_OUT_FAMILY: _interval,
+    HELD_OUT_CATEGORY: _interval,
 }
-"""Every family: from a scene to all its questions of that kind."""
+"""Every category: from a scene to all its questions of that kind."""
 
-BASE_FAMILIES: tuple[str, ...] = tuple(name for name in FAMILIES if name != HELD_OUT_FAMILY)
-"""The families of pre-training."""
+BASE_CATEGORIES: tuple[str, ...] = tuple(name for name in CATEGORIES if name != HELD_OUT_CATEGORY)
+"""The categories of pre-training."""
 
-SECONDS_FAMILIES: tuple[str, ...] = ("appear", "disappear", "change", "first_seen", "last_seen")
-"""Families whose answer is a second."""
+SECONDS_CATEGORIES: tuple[str, ...] = ("appear", "disappear", "change", "first_seen", "last_seen")
+"""Categories whose answer is a second."""
 
 
-def ask(scene: Scene, *, family: str) -> list[QuestionAnswer]:
-    """Returns all questions of one family with their answers; empty when the scene allows none."""
-    return list(FAMILIES[family](scene))
+def ask(scene: Scene, *, category: str) -> list[QuestionAnswer]:
+    """Returns all questions of one category with their answers; empty when the scene allows none."""
+    return list(CATEGORIES[category](scene))
 
 
 def ask_some(
@@ -221,21 +221,21 @@ def ask_some(
         scene: The clip.
         rng: Source of chance.
         num_questions: How many, at most: no question comes twice.
-        weights: Relative frequency of each family that may be asked.
+        weights: Relative frequency of each category that may be asked.
 
     Returns:
-        (family, question, answer) triples.
+        (category, question, answer) triples.
     """
-    open_families = {name: found for name in weights if (found := ask(scene, family=name))}
+    open_categories = {name: found for name in weights if (found := ask(scene, category=name))}
     drawn: list[tuple[str, str, str]] = []
     for share, place in rng.random((num_questions, 2)).tolist():
-        if not open_families:
+        if not open_categories:
             break
-        names = list(open_families)
+        names = list(open_categories)
         shares = list(accumulate(weights[name] for name in names))
         name = names[bisect_right(shares, share * shares[-1])]
-        found = open_families[name]
+        found = open_categories[name]
         drawn.append((name, *found.pop(int(place * len(found)))))
         if not found:
-            del open_families[name]
+            del open_categories[name]
     return drawn

@@ -17,7 +17,7 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from cvft.tiny.questions import FAMILIES, ask
+from cvft.tiny.questions import CATEGORIES, ask
 from cvft.tiny.world import MAX_SECONDS, sample_scene
 
 VOCAB_SIZE = 768
@@ -46,16 +46,16 @@ GENERAL_ENGLISH = (
 """A little text beyond the world, so that a user's own words split into fewer pieces."""
 
 
-TEXT_FAMILIES: tuple[str, ...] = tuple(name for name in FAMILIES if name != "first_and_last")
-"""Families whose text is learnt; the one left out came later and has no word of its own, so the ids could stay."""
+TEXT_CATEGORIES: tuple[str, ...] = tuple(name for name in CATEGORIES if name != "first_and_last")
+"""Categories whose text is learnt; the one left out came later and has no word of its own, so the ids could stay."""
 
 
 def _corpus(*, num_scenes: int, seed: int) -> Iterator[str]:
     rng = np.random.default_rng(seed)
     for _ in range(num_scenes):
         scene = sample_scene(rng, num_seconds=int(rng.integers(3, MAX_SECONDS + 1)))
-        for family in TEXT_FAMILIES:
-            for question, answer in ask(scene, family=family):
+        for category in TEXT_CATEGORIES:
+            for question, answer in ask(scene, category=category):
                 yield f"Question: {question} Answer:"
                 yield answer
     for _ in range(20):

@@ -28,11 +28,11 @@ from torch.nn import functional as F
 from cvft.families.cogvlm2_video.network.layers import DecoderLayer
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.tiny.batches import TOPIC_SIZES, PackedBatch, Packer, frame_targets
-from cvft.tiny.questions import BASE_FAMILIES
+from cvft.tiny.questions import BASE_CATEGORIES
 from cvft.tiny.schedule import Settings, TwoOptimizers, rate_factor
 from cvft.tiny.world import MAX_SECONDS, NUM_KINDS, Scene, SpriteBank, sample_scene, scene_cells
 
-FAMILY_WEIGHTS: dict[str, float] = {
+CATEGORY_WEIGHTS: dict[str, float] = {
     "colour": 0.4,
     "shape": 0.4,
     "count": 2.5,
@@ -50,7 +50,7 @@ FAMILY_WEIGHTS: dict[str, float] = {
     "end": 0.2,
     "first_and_last": 3.0,
 }
-"""Share of each family among the questions: finding a second is the hard part, so it is asked most."""
+"""Share of each category among the questions: finding a second is the hard part, so it is asked most."""
 
 
 @contextmanager
@@ -125,20 +125,20 @@ def exact_match(
         seed: Seed of the questions.
 
     Returns:
-        Per family (right, asked).
+        Per category (right, asked).
     """
     rng = np.random.default_rng(seed)
     score: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for group in clips:
-        batch = packer.pack(group.scenes, rng=rng, weights=dict.fromkeys(BASE_FAMILIES, 1.0))
+        batch = packer.pack(group.scenes, rng=rng, weights=dict.fromkeys(BASE_CATEGORIES, 1.0))
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             right = run_model(model, batch, features=group.features).argmax(-1) == batch.label_ids
-        wrong_per_block = torch.zeros(len(batch.families)).index_add_(0, batch.label_block, (~right).float())
-        for family, wrong in zip(batch.families, wrong_per_block.tolist(), strict=True):
-            if family:
-                score[family][0] += wrong == 0
-                score[family][1] += 1
-    return {family: (right, asked) for family, (right, asked) in sorted(score.items())}
+        wrong_per_block = torch.zeros(len(batch.categories)).index_add_(0, batch.label_block, (~right).float())
+        for category, wrong in zip(batch.categories, wrong_per_block.tolist(), strict=True):
+            if category:
+                score[category][0] += wrong == 0
+                score[category][1] += 1
+    return {category: (right, asked) for category, (right, asked) in sorted(score.items())}
 
 
 class LanguageStage:
@@ -221,7 +221,7 @@ class LanguageStage:
         """Runs one step; returns the answer loss and the dense loss."""
         rng = np.random.default_rng((self.settings.seed, 7, self.step))
         clips = self._next_clips(rng)
-        batch = self.packer.pack(clips.scenes, rng=rng, weights=FAMILY_WEIGHTS)
+        batch = self.packer.pack(clips.scenes, rng=rng, weights=CATEGORY_WEIGHTS)
         below_last = tuple(range(len(self.model.model.layers) - 1))
         with captured_outputs(self.model, below_last) as outputs, torch.autocast("cpu", torch.bfloat16):
             logits = run_model(self.model, batch, features=clips.features)
