@@ -123,9 +123,11 @@ class RunFolder:
         """Predictions and metrics."""
         return self.path / "eval"
 
-    def metrics_file(self, which: str) -> Path:
-        """What one of the run's models (`base`, `adapter`, `merged`) scored, and with which settings."""
-        return self.eval / f"metrics_{which}.json"
+    def evaluation(self, name: str) -> Path:
+        """Predictions and metrics of one of the run's models: `base`, `adapter` or `merged` for the run's own settings, with
+        a digest behind for others.
+        """
+        return self.eval / name
 
     @property
     def report(self) -> Path:
@@ -133,23 +135,45 @@ class RunFolder:
         return self.path / "report.html"
 
 
-def read_metrics(folder: RunFolder, which: str) -> dict[str, Any] | None:
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+"""In the folder of an evaluation."""
+
+
+def read_metrics(evaluation: Path) -> dict[str, Any] | None:
     """Reads what one of a run's models scored.
 
     Args:
-        folder: The run.
-        which: `base`, `adapter` or `merged`.
+        evaluation: Folder of an evaluation.
 
     Returns:
         `settings` and `metrics`, as the evaluation wrote them, or None when that model was not evaluated.
     """
-    path = folder.metrics_file(which)
+    path = evaluation / METRICS_FILE
     if not path.is_file():
         return None
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "families" in stored["metrics"]:  # what earlier runs call the categories
         stored["metrics"]["categories"] = stored["metrics"].pop("families")
     return stored
+
+
+def find_trained_run(loaded: LoadedRecipe) -> RunFolder:
+    """Finds a recipe's run that was trained; writes nothing.
+
+    Raises:
+        RunError: when there is no adapter yet, or when the folder belongs to another recipe or to none.
+    """
+    folder = RunFolder(loaded.recipe.run_dir.absolute())
+    subject = f"run folder {loaded.recipe.run_dir}"
+    if not any(folder.adapter.glob("*")):
+        hint = f"train it first: cvft train {loaded.path}"
+        raise RunError(subject, [Problem("adapter/", "no such folder", "a trained adapter", hint)])
+    if not is_claimed(loaded):
+        raise RunError(
+            subject, [Problem("folder", "files that no run of cvft wrote", "a run's folder", HINT_OTHER_NAME)]
+        )
+    return folder
 
 
 def claim_run_folder(loaded: LoadedRecipe) -> RunFolder:

@@ -20,12 +20,15 @@ RENAMED = {"families": "categories"}
 """Keys of the golden's metrics that carry another name today. Their numbers are those of the recorded run."""
 UNSAID = ("column `family` (704 rows) is kept but not trained on",)
 """Notes of the golden's manifest that no run writes today: that column is the demo's `category` now, and is used."""
+WORKER = "cvft.engine.worker"
+"""What the golden calls the worker's module."""
 LOGGED = ("loss", "eval_loss", "token_acc", "eval_token_acc", "learning_rate", "grad_norm")
 
 
 def read_run(run: Path) -> dict[str, Any]:
     """Collects plan, manifest, losses, adapter hash and metrics of a finished run."""
     plan, manifest = (json.loads((run / name).read_text()) for name in ("plan.json", "manifest.json"))
+    plan = flatten_plan(plan)
     manifest["packages"] = sorted(manifest["packages"])
     manifest["contract"]["decoder_version"] = plan["features"]["decoder_version"] = "VERSION"
     for key in ("cvft", "git_commit", "python", "machine", "recipe_fingerprint"):
@@ -34,7 +37,7 @@ def read_run(run: Path) -> dict[str, Any]:
         manifest["rows"][f"{split}_sha256"] = hash_of_rows(run, split, stated=manifest["rows"][f"{split}_sha256"])
     plan["command"][0] = "PYTHON"
     log = [json.loads(line) for line in (run / "train" / "logging.jsonl").read_text().splitlines()]
-    metrics = {which: json.loads((run / "eval" / f"metrics_{which}.json").read_text()) for which in ("base", "merged")}
+    metrics = {which: json.loads((run / "eval" / which / "metrics.json").read_text()) for which in ("base", "merged")}
     adapter = run / "adapter" / "adapter_model.safetensors"
     return {
         "processor": processor(),
@@ -43,6 +46,36 @@ def read_run(run: Path) -> dict[str, Any]:
         "losses": [{key: line[key] for key in LOGGED if key in line} for line in log],
         "adapter_sha256": hashlib.sha256(adapter.read_bytes()).hexdigest(),
         "metrics": {which: values["metrics"] for which, values in metrics.items()},
+    }
+
+
+def flatten_plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """Today's plan of three parts in the flat words of the golden; a key that is in neither table must be equal."""
+    worker = dict(plan["worker"])
+    how, loading = worker.pop("preprocessing"), worker.pop("loading")
+    decode = how["decode"]
+    assert worker.pop("family") == "cogvlm2_video"
+    assert loading["dtype"] == {"float32": "fp32", "bfloat16": "bf16"}[plan["swift"]["torch_dtype"]]
+    assert loading["attention"] == plan["swift"]["attn_impl"]
+    assert loading["with_tower"] == (worker["features"] is None)
+    return {
+        **worker,
+        "feeding": {
+            "template": how["template"],
+            "sampling": decode["sampling"]["strategy"],
+            "max_frames": decode["sampling"]["max_frames"],
+            "max_tokens": how["max_tokens"],
+        },
+        "decoder": decode["decoder"],
+        "decode_timeout_s": decode["timeout_s"],
+        "decode_memory_gib": decode["memory_gib"],
+        "rope_precision": how["fields"]["rope_precision"],
+        "quantize": loading["quantize"],
+        "embeddings_on_cpu": loading["embeddings_on_cpu"],
+        "runs_tower_always": loading["runs_tower_always"],
+        "swift_arguments": plan["swift"],
+        "command": [WORKER if word == "cvft.train.worker" else word for word in plan["launch"]["command"]],
+        "environment": plan["launch"]["environment"],
     }
 
 

@@ -6,7 +6,7 @@ merges the whole model, with no more of it in memory than that layer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,24 @@ class Adapter:
 
     Args:
         folder: The adapter's folder, as peft writes it.
-        shapes: Shapes of the base's tensors by published name.
+        shapes: Shapes of the base's tensors by their names in the files.
+        module_of: Their names in the loaded model, which the adapter's layers are called by.
 
     Raises:
         ModelError: when the folder is broken, or when its layers are not those of the base that its config names.
     """
 
-    def __init__(self, folder: Path, *, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self, folder: Path, *, shapes: Mapping[str, tuple[int, ...]], module_of: Callable[[str], str] = str
+    ) -> None:
         from peft import PeftConfig
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         self.folder = folder
+        self._module_of = module_of
+        self._file_names = {module_of(name): name for name in shapes}
+        shapes = {module_of(name): shape for name, shape in shapes.items()}
         try:
             self.config: Any = PeftConfig.from_pretrained(str(folder))
             tensors = load_file(folder / WEIGHTS_FILE)
@@ -59,8 +65,8 @@ class Adapter:
 
     @property
     def changed(self) -> list[str]:
-        """Published names of the weights that it changes."""
-        return [f"{layer}.weight" for layer in self._layers]
+        """Names in the files of the weights that it changes."""
+        return [self._file_names[f"{layer}.weight"] for layer in self._layers]
 
     @property
     def scale(self) -> float:
@@ -70,7 +76,7 @@ class Adapter:
 
     def parts_of(self, name: str) -> dict[str, Tensor]:
         """Returns A (rank, in), B (out, rank) and, with DoRA, magnitudes (out) of a changed weight, by `PARTS`."""
-        return self._layers[name.removesuffix(".weight")]
+        return self._layers[self._module_of(name).removesuffix(".weight")]
 
     def _find_misfits(self, shapes: Mapping[str, tuple[int, ...]]) -> list[Problem]:
         from peft.tuners.tuners_utils import check_target_module_exists
@@ -100,7 +106,7 @@ class Adapter:
         """Merges its update into one weight, with peft's own layer.
 
         Args:
-            name: Published name of the weight.
+            name: Name of the weight in the files.
             weight: (out, in) the base's weight, in the precision to merge in.
 
         Returns:
@@ -111,7 +117,7 @@ class Adapter:
         """
         from peft import inject_adapter_in_model, set_peft_model_state_dict
 
-        layer = name.removesuffix(".weight")
+        layer = self._module_of(name).removesuffix(".weight")
         *path, last = layer.split(".")
         model = parent = nn.Module()
         for step in path:  # under its full name, since the config names layers by it

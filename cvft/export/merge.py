@@ -22,13 +22,15 @@ from torch import Tensor
 from cvft.errors import Problem, RunError
 from cvft.export import CHECKSUM_FILE, VERIFICATION_FILE
 from cvft.export.adapter import Adapter
-from cvft.families.cogvlm2_video.network.load import DTYPES
 from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
-from cvft.weights.folder import ARCHITECTURE, CODE_SUFFIXES, MODEL_TYPE, read_config_json
+from cvft.plan.job import OpenModel
+from cvft.weights.folder import CODE_SUFFIXES
 from cvft.weights.shards import INDEX_FILE, ITEM_BYTES, Entry, Shard, make_header, read_shards
 
 NOT_COPIED = ("config.json", "args.json", "training_record.json", INDEX_FILE, CHECKSUM_FILE, VERIFICATION_FILE)
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+TORCH_NAMES = {"bf16": "bfloat16", "fp32": "float32"}
 
 PIECE_ITEMS = 1 << 23
 STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
@@ -36,7 +38,7 @@ STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F
 
 
 def merge_adapter(
-    base_folder: Path,
+    base: OpenModel,
     *,
     adapter_folder: Path,
     output: Path,
@@ -48,7 +50,7 @@ def merge_adapter(
     """Writes base and adapter as one model folder.
 
     Args:
-        base_folder: The base that the adapter was trained on.
+        base: The base that the adapter was trained on.
         adapter_folder: The adapter.
         output: Folder to write; must not exist.
         dtype: `bf16` or `fp32`, the precision of the merged weights.
@@ -66,10 +68,10 @@ def merge_adapter(
     """
     stored = read_contract(adapter_folder)
     check_contract(stored, wanted, folder=adapter_folder)
-    config = read_config_json(base_folder)
-    shards = read_shards(base_folder, config)
+    base_folder, family = base.path, base.family
+    shards = list(base.shards or read_shards(base_folder, family.tensors(base.folder.config)))
     shapes = {entry.name: entry.shape for shard in shards for entry in shard.entries}
-    adapter = Adapter(adapter_folder, shapes=shapes)
+    adapter = Adapter(adapter_folder, shapes=shapes, module_of=family.module_of)
     stored_dtype = {"bf16": "BF16", "fp32": "F32"}[dtype]
     _refuse_full_disk(shards, output.parent, stored_dtype)
     output.mkdir()
@@ -85,14 +87,13 @@ def merge_adapter(
             output / INDEX_FILE,
             {"metadata": {"total_size": num_bytes}, "weight_map": {name: places[name] for name in sorted(places)}},
         )
-    if not keep_remote_code:
-        config.pop("auto_map", None)
-        config.update(architectures=[ARCHITECTURE], model_type=MODEL_TYPE)
-        if stored.rope_precision != "checkpoint":
-            config["rope_precision"] = stored.rope_precision
-    # the published files all say "base", whatever they were trained on
-    config.update(template_version=stored.template, torch_dtype=str(DTYPES[dtype]).removeprefix("torch."))
-    config.pop("dtype", None)
+    config = family.merged_config(
+        base.folder.config,
+        template=stored.template,
+        fields=stored.fields,
+        dtype=TORCH_NAMES[dtype],
+        keeps_code=keep_remote_code,
+    )
     _write_json(output / "config.json", config)
     for path in sorted(base_folder.iterdir()):
         is_code = path.suffix in CODE_SUFFIXES and not (keep_remote_code and path.suffix == ".py")

@@ -13,10 +13,12 @@ from cvft.export.card import CardFacts, make_card
 from cvft.export.push import upload
 from cvft.families.cogvlm2_video.checkpoints import HUGGING_FACE_OWNER, find_published
 from cvft.families.contract import CONTRACT_FILE
+from cvft.families.table import find_family
 from cvft.files import write_text_atomically
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
 from cvft.runs import RunFolder, read_metrics
+from cvft.weights.folder import ModelFolder
 from cvft.weights.hub import ID
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -60,7 +62,7 @@ def push_run(
             metrics=_metrics(folder),
             verification=_read(model / VERIFICATION_FILE) if which == "merged" else None,
             versions={"cvft": _read(folder.manifest_file)["cvft"], **_read(folder.manifest_file)["packages"]},
-            tags=("cogvlm2-video",),
+            tags=find_family(ModelFolder.of(folder.model_view)).tags,
         )
     )
     if card_file is not None:
@@ -124,7 +126,7 @@ def _without_paths(loaded: LoadedRecipe, folder: RunFolder) -> tuple[dict[str, A
 
 
 def _metrics(folder: RunFolder) -> dict[str, Any]:
-    stored = {name: read_metrics(folder, name) for name in ("base", "adapter", "merged")}
+    stored = {name: read_metrics(folder.evaluation(name)) for name in ("base", "adapter", "merged")}
     return {name: values["metrics"] for name, values in stored.items() if values is not None}
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from cvft.errors import Problem, VerifyError
 from cvft.export.adapter import Adapter
 from cvft.export.merge import STORED, read_pieces, read_tensor
-from cvft.weights.folder import read_config_json
+from cvft.plan.job import OpenModel
 from cvft.weights.shards import Entry, Shard, read_shards
 
 NUM_SAMPLED = 8
@@ -49,11 +49,11 @@ class TensorCheck:
         return asdict(self)
 
 
-def compare_tensors(base_folder: Path, *, adapter_folder: Path, merged_folder: Path) -> TensorCheck:
+def compare_tensors(base: OpenModel, *, adapter_folder: Path, merged_folder: Path) -> TensorCheck:
     """Holds sampled tensors of a merged folder against base + update.
 
     Args:
-        base_folder: The base.
+        base: The base.
         adapter_folder: The adapter.
         merged_folder: The merged weights.
 
@@ -64,24 +64,27 @@ def compare_tensors(base_folder: Path, *, adapter_folder: Path, merged_folder: P
         ModelError: when a folder is damaged, or does not hold exactly the model's tensors.
         VerifyError: with every sampled tensor that is not what it should be.
     """
-    config = read_config_json(base_folder)
-    base, merged = (_by_name(read_shards(folder, config)) for folder in (base_folder, merged_folder))
-    adapter = Adapter(adapter_folder, shapes={name: entry.shape for name, (_, entry) in base.items()})
-    changed = [name for name in base if name in set(adapter.changed)]
-    untouched = [name for name in base if name not in set(adapter.changed)]
+    need, family = base.family.tensors(base.folder.config), base.family
+    before = _by_name(base.shards or read_shards(base.path, need))
+    merged = _by_name(read_shards(merged_folder, need))
+    shapes = {name: entry.shape for name, (_, entry) in before.items()}
+    adapter = Adapter(adapter_folder, shapes=shapes, module_of=family.module_of)
+    of_adapter = set(adapter.changed)
+    changed = [name for name in before if name in of_adapter]
+    untouched = [name for name in before if name not in of_adapter]
     sampled = [*_spread(changed), *_spread(untouched)]
     shares = {}
     for name in sampled:
         if name in changed:
-            weight, got = read_tensor(*base[name]), read_tensor(*merged[name])
+            weight, got = read_tensor(*before[name]), read_tensor(*merged[name])
             shares[name] = _error_share(adapter, name, weight, got, merged[name][1].dtype)
         else:
-            shares[name] = 0.0 if _are_equal(base[name], merged[name]) else float("inf")
+            shares[name] = 0.0 if _are_equal(before[name], merged[name]) else float("inf")
     hint = "the merged weights are not base + adapter; nothing was kept under the final name"
-    need = "at most the rounding of the merged precision"
+    limit = "at most the rounding of the merged precision"
     problems = [
         Problem(
-            name, "another tensor than the base's" if share == float("inf") else f"{share:.3g} times it", need, hint
+            name, "another tensor than the base's" if share == float("inf") else f"{share:.3g} times it", limit, hint
         )
         for name, share in shares.items()
         if not share <= 1  # so that NaN fails

@@ -1,24 +1,23 @@
 """Verification: does the merged model answer like the adapter it came from?
 
-Both models score the same real rows, one after the other so that only one is in memory: `trace` collects logits and
-greedy answers, `compare` holds two traces to limits that depend on the merged precision. A check that fails names rows
+Both models score the same real rows, one after the other so that only one is in memory: `collect_outputs` collects logits
+and greedy answers, `compare` holds them to limits that depend on the merged precision. A check that fails names rows
 and numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor
 
+from cvft.data.rows import Row
 from cvft.errors import Problem, VerifyError, quote
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
-from cvft.families.cogvlm2_video.network.generation import generate_answers
-from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.predict.predictor import Predictor
 
 MAX_FP32_LOGIT_ERROR = 1e-4
 """Largest difference of any answer logit of fp32 weights, scored in fp64: what is left then is the rounding of the merged
@@ -38,7 +37,7 @@ MIN_BF16_EQUAL_ANSWERS = 0.9
 
 
 @dataclass(frozen=True)
-class Trace:
+class Outputs:
     """What one model said about the rows.
 
     Args:
@@ -73,52 +72,34 @@ class LogitCheck:
         return asdict(self)
 
 
-def trace(
-    model: Any,
-    processor: CogVLM2VideoProcessor,
+def collect_outputs(
+    predictor: Predictor,
+    rows: Sequence[Row],
     *,
-    scored: Sequence[Mapping[str, Tensor]],
-    prompts: Sequence[Mapping[str, Tensor]],
     max_new_tokens: int,
     on_progress: Callable[[int], object] | None = None,
-) -> Trace:
+) -> Outputs:
     """Collects what a model says about rows, one row at a time: answers in its own precision, logits of fp32 in fp64.
 
     Args:
-        model: The model, or a peft model around it; an fp32 one is fp64 afterwards.
-        processor: Its processor.
-        scored: Rows encoded with their answers.
-        prompts: The same rows without them.
+        predictor: The model, every weight as it is stored.
+        rows: The rows.
         max_new_tokens: Longest greedy answer in tokens.
         on_progress: Called with 1 after each row.
 
     Returns:
-        The trace.
+        The outputs.
     """
-    answers = []
-    for prompt in prompts:
-        answers += generate_answers(model, processor, [prompt], max_new_tokens=max_new_tokens)
-    if model.dtype == torch.float32:
-        model = model.double()
-    logits = []
-    for row in scored:
-        batch = {key: value.to(model.device) for key, value in processor.collate([row]).items()}
-        labels = batch.pop("labels")
-        predicts = torch.zeros_like(labels[0], dtype=torch.bool)
-        predicts[:-1] = labels[0, 1:] != IGNORED_LABEL
-        with torch.inference_mode():
-            logits.append(model(**batch, logits_to_keep=predicts).logits[0].double().cpu())
-        if on_progress is not None:
-            on_progress(1)
-    return Trace(logits, answers)
+    answers = predictor.answer(rows, batch_rows=1, max_new_tokens=max_new_tokens)
+    return Outputs(predictor.score(rows, on_progress=on_progress), answers)
 
 
-def compare(adapter: Trace, merged: Trace, *, places: Sequence[str], dtype: str) -> LogitCheck:
-    """Holds a merged model's trace against its adapter's.
+def compare(adapter: Outputs, merged: Outputs, *, places: Sequence[str], dtype: str) -> LogitCheck:
+    """Compares a merged model's outputs with its adapter's.
 
     Args:
-        adapter: Trace of base and adapter.
-        merged: Trace of the merged model.
+        adapter: Outputs of base and adapter.
+        merged: Outputs of the merged model.
         places: Where each row was read, for messages.
         dtype: Precision of the merged weights, `bf16` or `fp32`.
 
@@ -151,19 +132,20 @@ def compare(adapter: Trace, merged: Trace, *, places: Sequence[str], dtype: str)
     return LogitCheck(len(errors), max(errors), limit, largest, sum(equal))
 
 
-def why_logits_do_not_fit(num_values: int, *, dtype: str, device: str) -> str:
+def why_logits_do_not_fit(num_values: int, *, dtype: str, device: str, loaded_bytes: int = 0) -> str:
     """Says why a model cannot be scored here.
 
     Args:
         num_values: Its parameters.
         dtype: Precision of its weights, `bf16` or `fp32`; the latter are scored in fp64.
         device: `cpu` or `cuda`.
+        loaded_bytes: What a model takes that is in memory already, and makes room.
 
     Returns:
         A sentence with what it needs and what is free, or nothing when it fits.
     """
     need = num_values * {"bf16": 2, "fp32": 8}[dtype] * WEIGHTS_SHARE + RESERVE_BYTES
-    free = free_memory(device)
+    free = free_memory(device) + loaded_bytes
     if need <= free:
         return ""
     return f"logits were not compared: that takes {need / 2**30:.1f} GiB on {device}, {free / 2**30:.1f} GiB are free"
@@ -173,8 +155,7 @@ def free_memory(device: str) -> int:
     """Bytes that a device has left for new tensors."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
-    (line,) = [line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:")]
-    return int(line.split()[1]) * 1024
+    return int(psutil.virtual_memory().available)
 
 
 def bf16_ulp(value: float) -> float:

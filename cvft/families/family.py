@@ -165,7 +165,13 @@ class Family(Protocol):
         """Returns a config.json that transformers opens without running code of the folder."""
 
     def merged_config(
-        self, config: Mapping[str, Any], *, template: str, fields: Mapping[str, FieldValue], dtype: str, keeps_code: bool
+        self,
+        config: Mapping[str, Any],
+        *,
+        template: str,
+        fields: Mapping[str, FieldValue],
+        dtype: str,
+        keeps_code: bool,
     ) -> dict[str, Any]:
         """Returns the config.json of a merged folder.
 
@@ -327,5 +333,3 @@ def load_runtime(family: Family) -> Runtime:
     """Imports the torch half of a family."""
     runtime: Runtime = importlib.import_module(family.runtime).RUNTIME
     return runtime
-
-

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from cvft.errors import ModelError, Problem, quote
+from cvft.families.cogvlm2_video.checkpoints import describe_checkpoints
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Family
 from cvft.weights.folder import ModelFolder
+
+__all__ = ["FAMILIES", "describe_checkpoints", "family_named", "find_family"]
 
 FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO,)
 """One row per family; the first that recognises a config.json has it."""

@@ -147,7 +147,7 @@ class Job:
 
     @property
     def attention(self) -> str | None:
-        """transformers' name of the attention that answers, or None for its choice."""
+        """Transformers' name of the attention that answers, or None for its choice."""
         asked = self.recipe.model.attention
         return None if asked == "auto" else asked
 

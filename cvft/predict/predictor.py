@@ -1,45 +1,44 @@
-"""Models that answer rows: a base, an adapter on its base, or a merged folder, always fed as their contract says.
+"""A model that answers rows, always fed as its contract says: a base, an adapter on its base, or a merged model.
 
-rows -> clips (decoded, or their features) -> prompts -> greedy answers, in batches
+rows -> clips (decoded, or their cached features) -> prompts -> greedy answers in batches, one piece at a time, or logits
 """
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cvft.clips.source import ClipSource, DecodedClips
+from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
-from cvft.data.video.loader import DecodeSettings
-from cvft.families.cogvlm2_video.network.generation import generate_answers
-from cvft.families.cogvlm2_video.network.load import DTYPES, load_model
-from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
-from cvft.families.cogvlm2_video.network.quantization import bytes_per_value
-from cvft.families.contract import Contract
-from cvft.predict.placement import spreads_over_gpus
-from cvft.weights.folder import TOWER_NAMES, read_config_json
-from cvft.weights.shards import read_shards
+from cvft.families.family import Encoder, Runtime
 
 
-class Answerer:
+class Predictor:
     """A model with everything that turns rows into its inputs.
 
     Args:
         model: The model, or a peft model around it.
-        processor: Its processor.
-        clips: Gives its clips.
+        runtime: Torch half of its family.
+        encoder: Turns rows into inputs.
+        clips: Gives clips.
+        uses_adapter: Whether an adapter that is loaded takes part; without it, the base answers.
     """
 
-    def __init__(self, model: Any, processor: CogVLM2VideoProcessor, clips: ClipSource) -> None:
+    def __init__(
+        self, model: Any, *, runtime: Runtime, encoder: Encoder, clips: ClipSource, uses_adapter: bool = True
+    ) -> None:
         self.model = model
-        self.processor = processor
+        self.runtime = runtime
+        self.encoder = encoder
         self.clips = clips
+        self.uses_adapter = uses_adapter
 
     def encode(self, row: Row, *, with_response: bool = False) -> dict[str, Tensor]:
         """Encodes a row, as a prompt or with its answer.
@@ -48,15 +47,7 @@ class Answerer:
             ClipError: when its clip cannot be decoded.
         """
         clip = None if row.video is None else self.clips.load(row.video)
-        tensors: Mapping[str, Tensor] = {} if clip is None else clip.tensors
-        return self.processor.encode(
-            row.query,
-            pixel_values=tensors.get("pixel_values"),
-            vision_features=tensors.get("vision_features"),
-            time_indices=() if clip is None else clip.time_indices,
-            history=row.history,
-            response=row.response if with_response else None,
-        )
+        return self.encoder.encode(row, clip, with_response=with_response)
 
     def answer(
         self,
@@ -85,99 +76,96 @@ class Answerer:
         for start in range(0, len(rows), batch_rows):
             numbers = order[start : start + batch_rows]
             batch = [self.encode(rows[number]) for number in numbers]
-            texts = generate_answers(
-                self.model,
-                self.processor,
-                batch,
-                max_new_tokens=max_new_tokens,
-                clips=[clips[number] for number in numbers],
-            )
+            with self._variant():
+                texts = self.runtime.generate(
+                    self.model,
+                    self.encoder,
+                    batch,
+                    max_new_tokens=max_new_tokens,
+                    clips=[clips[number] for number in numbers],
+                )
             for number, text in zip(numbers, texts, strict=True):
                 answers[number] = text
             if on_progress is not None:
                 on_progress(len(batch))
         return answers
 
+    def stream(self, row: Row, *, max_new_tokens: int) -> Iterator[str]:
+        """Answers one row greedily, piece by piece as it comes.
+
+        Args:
+            row: The row; its response is not looked at.
+            max_new_tokens: Longest answer in tokens.
+
+        Yields:
+            Pieces that together are the answer of `answer`.
+        """
+        prompt = self.encode(row)
+        pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+
+        def generate() -> None:
+            try:
+                with self._variant():
+                    self.runtime.generate(
+                        self.model, self.encoder, [prompt], max_new_tokens=max_new_tokens, on_text=pieces.put
+                    )
+                pieces.put(None)
+            except BaseException as error:  # it belongs to the thread that asks
+                pieces.put(error)
+
+        thread = threading.Thread(target=generate, daemon=True)
+        thread.start()
+        held_back = ""  # white space at the edges is no part of an answer
+        has_begun = False
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            text = held_back + piece if has_begun else piece.lstrip()
+            shown = text.rstrip()
+            held_back = text[len(shown) :]
+            if shown:
+                has_begun = True
+                yield shown
+        thread.join()
+
+    def score(self, rows: Sequence[Row], *, on_progress: Callable[[int], object] | None = None) -> list[Tensor]:
+        """Scores the answers that rows hold, one row at a time; fp32 weights in fp64, so that what is seen is the weights.
+
+        Args:
+            rows: The rows.
+            on_progress: Called with 1 after each row.
+
+        Returns:
+            Per row, (number of answer tokens, V) fp64 on the CPU.
+        """
+        is_fp32 = self.model.dtype == torch.float32
+        encoded = [self.encode(row, with_response=True) for row in rows]
+        logits = []
+        try:
+            if is_fp32:
+                self.model.double()
+            for row in encoded:
+                with self._variant():
+                    scored = self.runtime.label_logits(self.model, self.encoder.collate([row]))
+                logits.append(scored.double().cpu())
+                if on_progress is not None:
+                    on_progress(1)
+        finally:
+            if is_fp32:
+                self.model.float()  # every fp32 number survives the way there and back
+        return logits
+
+    @property
+    def num_bytes(self) -> int:
+        """What its weights take in memory."""
+        return sum(parameter.nbytes for parameter in self.model.parameters())
+
     def close(self) -> None:
         """Ends the decode process."""
         self.clips.close()
 
-
-def load_answerer(
-    model_folder: Path,
-    *,
-    contract: Contract,
-    adapter_folder: Path | None = None,
-    dtype: str,
-    quantize: str = "none",
-    embeddings_on_cpu: bool = False,
-    attention: str | None = None,
-    device: str = "cpu",
-    timeout_s: float = 60.0,
-    memory_gib: float = 4.0,
-    cached: ClipSource | None = None,
-) -> Answerer:
-    """Loads a base, an adapter on its base, or a merged folder.
-
-    Args:
-        model_folder: Base or merged folder.
-        contract: How rows reach the model.
-        adapter_folder: Adapter to put on the base, or None.
-        dtype: `bf16` or `fp32`.
-        quantize: `nf4` or `int8` for coarse weights of the decoder blocks; see `load_model`.
-        embeddings_on_cpu: Whether the input embedding stays in the host's memory.
-        attention: transformers' name of the attention implementation.
-        device: `cpu` or `cuda`.
-        timeout_s: Seconds that a clip may take.
-        memory_gib: Address space that decoding may take.
-        cached: Gives every clip's features; then neither decoder nor tower is loaded.
-
-    Returns:
-        The model, ready to answer.
-
-    Raises:
-        ModelError: when the folder does not hold exactly the model's tensors.
-    """
-    model: Any = load_model(
-        model_folder,
-        dtype=DTYPES[dtype],
-        attention=attention,
-        rope_precision=contract.rope_precision,
-        with_tower=cached is None,
-        device_map=_device_map(model_folder, device=device, dtype=dtype, quantize=quantize, with_tower=cached is None),
-        quantize=quantize,
-        embeddings_on_cpu=embeddings_on_cpu,
-    )
-    if adapter_folder is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, str(adapter_folder)).eval()
-    processor = CogVLM2VideoProcessor.from_pretrained(model_folder, template=contract.template)
-    settings = DecodeSettings.of(
-        contract.sampling,
-        max_frames=contract.max_frames,
-        decoder=contract.decoder,
-        timeout_s=timeout_s,
-        memory_gib=memory_gib,
-    )
-    return Answerer(model, processor, cached or DecodedClips(processor, settings))
-
-
-def _device_map(folder: Path, *, device: str, dtype: str, quantize: str, with_tower: bool) -> Any:
-    """Puts a model where it fits: on the device, or on all GPUs when it is too large for one."""
-    if device != "cuda":
-        return {"": device}
-    entries = [entry for shard in read_shards(folder, read_config_json(folder)) for entry in shard.entries]
-    weight_bytes = sum(
-        math.prod(entry.shape) * bytes_per_value(entry.name, dtype=dtype, quantize=quantize)
-        for entry in entries
-        if with_tower or not entry.name.startswith(TOWER_NAMES)
-    )
-    free_bytes = [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
-    if not spreads_over_gpus(round(weight_bytes), free_bytes):
-        return {"": device}
-    print(
-        f"model     spread over {len(free_bytes)} GPUs: one has no room for {weight_bytes / 1e9:.1f} GB",
-        file=sys.stderr,
-    )
-    return "balanced"
+    def _variant(self) -> contextlib.AbstractContextManager[Any]:
+        if self.uses_adapter or not hasattr(self.model, "disable_adapter"):
+            return contextlib.nullcontext()
+        context: contextlib.AbstractContextManager[Any] = self.model.disable_adapter()
+        return context

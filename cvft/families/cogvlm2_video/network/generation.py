@@ -5,11 +5,12 @@ rows -> one prefix per clip, whose keys and values are computed once -> [prefix 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from cvft.families.cogvlm2_video.network.grouping import split_row
 
@@ -25,6 +26,7 @@ def generate_answers(
     *,
     max_new_tokens: int,
     clips: Sequence[Hashable] | None = None,
+    on_text: Callable[[str], object] | None = None,
 ) -> list[str]:
     """Answers one batch of prompts greedily.
 
@@ -35,6 +37,7 @@ def generate_answers(
         max_new_tokens: Longest answer in tokens; a longer one is cut there.
         clips: What tells the rows' clips apart: rows with equal values share one clip, which is computed once. None for rows
             that share none.
+        on_text: Called with each piece of the answer to a single row as it comes.
 
     Returns:
         One answer per row, without special tokens and without white space around it.
@@ -61,8 +64,21 @@ def generate_answers(
             num_beams=1,
             eos_token_id=processor.special.eos,
             pad_token_id=processor.special.vision,
+            streamer=None if on_text is None else _Streamer(processor.tokenizer, on_text),
             repetition_penalty=1.0,  # all stated, because a folder's generation_config.json may say otherwise
         )
     new_ids = sequences[:, whole["input_ids"].shape[1] :]
     texts = processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [text.strip() for text in texts]
+
+
+class _Streamer(TextStreamer):
+    """Hands on text as soon as later tokens cannot change it."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], object]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        self.on_text = on_text
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Takes a piece; called by transformers."""
+        self.on_text(text)

@@ -1,0 +1,45 @@
+"""`cvft plan`: what a training would do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from cvft.cli.arguments import add_recipe, load
+from cvft.errors import CvftError
+
+SUMMARY = "tell what a training would do, take and refuse; needs no weights and no GPU"
+EXAMPLES = (
+    "cvft plan recipes/tiny_cpu.yaml",
+    "cvft plan recipes/cogvlm2_video_lora_zero2_4gpu.yaml --gpu A100-40GB",
+    "cvft plan recipes/tiny_cpu.yaml --json > plan.json",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Says what can be given."""
+    add_recipe(parser)
+    parser.add_argument("--gpu", metavar="NAME", help="a GPU to plan for, such as A100-40GB; else this machine's")
+    parser.add_argument("--clips", metavar="N", type=int, help="most clips to decode for the numbers (300)")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
+
+
+def run(options: argparse.Namespace) -> object:
+    """Runs the command and returns what it prints."""
+    loaded = load(options)
+    from tqdm import tqdm
+
+    from cvft.plan.describe import describe_forecast, forecast_json
+    from cvft.plan.forecast import MAX_CLIPS_READ, forecast
+
+    with tqdm(desc="clips", unit="clip", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = forecast(loaded, gpu_name=options.gpu, max_clips=options.clips or MAX_CLIPS_READ, on_progress=show)
+    print(forecast_json(result) if options.json else describe_forecast(result))
+    if result.refused:
+        raise CvftError(f"recipe {loaded.recipe.name} on this machine", result.refused)
+    return None

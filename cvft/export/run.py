@@ -1,0 +1,147 @@
+"""`cvft export`: a run's adapter merged into its base, verified where it lies aside, and given its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from cvft.data.rows import Row, read_rows
+from cvft.errors import Problem, RunError
+from cvft.export import VERIFICATION_FILE
+from cvft.families.parts import count_parameters
+from cvft.files import write_text_atomically
+from cvft.plan.job import Job
+from cvft.runs import RunFolder, find_trained_run
+from cvft.weights.shards import weight_files
+
+if TYPE_CHECKING:
+    from cvft.predict.open import Predictors
+
+
+def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
+    """Merges a run's adapter into its base and verifies the result on real rows.
+
+    Args:
+        job: The job of a trained run.
+        predictors: The run's models, where others ask them too.
+
+    Returns:
+        The merged folder and what was verified, for the terminal.
+
+    Raises:
+        RunError: when there is no adapter yet.
+        VerifyError: when the merged model does not answer like the adapter; nothing is left under the final name.
+    """
+    import cvft.export.merge as merging
+    from cvft.export.tensors import compare_tensors
+
+    folder, dtype = find_trained_run(job.loaded), job.merged_dtype
+    verification_file = folder.merged / VERIFICATION_FILE
+    if verification_file.is_file():
+        verification = json.loads(verification_file.read_text(encoding="utf-8"))
+        if verification["dtype"] != dtype:
+            hint = "remove that folder to merge again"
+            problem = Problem("merged/", f"weights in {verification['dtype']}", dtype, hint)
+            raise RunError(f"run folder {job.recipe.run_dir}", [problem])
+        return _verified_line(folder, verification)
+    aside = folder.path / "merged.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        num_bytes = sum(path.stat().st_size for path in weight_files(job.model.path))
+        with tqdm(
+            total=num_bytes, desc="merging", unit="B", unit_scale=True, file=sys.stderr, dynamic_ncols=True
+        ) as bar:
+            merging.merge_adapter(
+                job.model,
+                adapter_folder=folder.adapter,
+                output=aside,
+                dtype=dtype,
+                keep_remote_code=job.recipe.export.keep_remote_code,
+                wanted=job.contract,
+                on_progress=bar.update,
+            )
+        tensors = compare_tensors(job.model, adapter_folder=folder.adapter, merged_folder=aside)
+        logits = _compare_logits(job, aside, predictors=predictors)
+        verification = {"dtype": dtype, "tensors": tensors.to_dict(), **logits}
+        write_text_atomically(aside / VERIFICATION_FILE, json.dumps(verification, indent=2) + "\n")
+        shutil.rmtree(folder.merged, ignore_errors=True)
+        aside.rename(folder.merged)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return _verified_line(folder, verification)
+
+
+def why_no_logits(job: Job, *, loaded_bytes: int = 0) -> str:
+    """Says why adapter and merged model cannot be compared by their logits here, or nothing when they can.
+
+    Args:
+        job: The job.
+        loaded_bytes: What a model takes that is in memory already, and makes room.
+    """
+    from cvft.export.verify import why_logits_do_not_fit
+
+    if not job.family.capabilities.label_logits:
+        return f"logits were not compared: {job.family.title} gives none"
+    num_values = count_parameters(job.family.parts, job.model.shapes).total
+    return why_logits_do_not_fit(num_values, dtype=job.merged_dtype, device=job.ranks.device, loaded_bytes=loaded_bytes)
+
+
+def will_compare_logits(job: Job) -> bool:
+    """Tells whether the export of a job is going to load its models to compare them."""
+    is_done = (job.run.merged / VERIFICATION_FILE).is_file()
+    return job.recipe.export.merge and not is_done and not why_no_logits(job)
+
+
+def _compare_logits(job: Job, merged: Path, *, predictors: Predictors | None) -> dict[str, Any]:
+    """Lets adapter and merged model answer the same rows, where the device has room for them."""
+    from cvft.export.verify import collect_outputs, compare
+    from cvft.predict.open import Predictors
+
+    models = predictors or Predictors(job)
+    dtype, recipe = job.merged_dtype, job.recipe
+    if why_not := why_no_logits(job, loaded_bytes=models.num_bytes):
+        return {"logits": None, "note": why_not}
+    rows = _verification_rows(job.run)[: recipe.export.verify_rows]
+    outputs = []
+    with tqdm(total=2 * len(rows), desc="verifying", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
+        for variant, merged_folder in (("adapter", None), ("merged", merged)):
+            # a merged tower could be damaged: it has to encode frames itself
+            predictor = models.get(variant, plain=True, merged_folder=merged_folder)  # type: ignore[arg-type]
+            outputs.append(
+                collect_outputs(predictor, rows, max_new_tokens=recipe.eval.max_new_tokens, on_progress=bar.update)
+            )
+    if predictors is None:
+        models.close()
+    places = [f"val row {index + 1}" for index in range(len(rows))]
+    return {"logits": compare(*outputs, places=places, dtype=dtype).to_dict(), "note": ""}
+
+
+def _verification_rows(folder: RunFolder) -> list[Row]:
+    """Val rows, or train rows when none were held out."""
+    return read_rows(folder.val_rows if folder.val_rows.is_file() else folder.train_rows)
+
+
+def _verified_line(folder: RunFolder, verification: Mapping[str, Any]) -> str:
+    return f"merged    {folder.merged}\nverified  {describe_verification(verification)}"
+
+
+def describe_verification(verification: Mapping[str, Any]) -> str:
+    """Says what a merge was held to, in one line.
+
+    Args:
+        verification: Contents of `VERIFICATION_FILE`.
+    """
+    tensors, logits = verification["tensors"], verification["logits"]
+    text = f"{tensors['num_compared']} tensors are base + adapter"
+    if logits is None:
+        return f"{text}; {verification['note']}"
+    return (
+        f"{text}, {logits['num_equal_answers']} of {logits['num_rows']} answers identical, largest logit difference "
+        f"{logits['max_logit_error']:.2g} (limit {logits['max_logit_error_allowed']:.2g})"
+    )
