@@ -161,7 +161,7 @@ def test_an_id_is_fetched_from_modelscope(hub, official, tmp_path):
     code = (
         "import sys; from cvft.weights.hub import locate_model; from cvft.weights.shards import read_shards; "
         "from cvft.weights.folder import read_config_json; "
-        "source = locate_model(sys.argv[1], hub='modelscope', revision=None); "
+        "source = locate_model(sys.argv[1], hub='modelscope', revision=None, known=()); "
         "read_shards(source.folder, read_config_json(source.folder)); print(source.commit, source.hub)"
     )
     result = subprocess.run(

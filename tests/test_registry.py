@@ -4,7 +4,8 @@ import pytest
 
 from cvft.errors import ModelError
 from cvft.families.cogvlm2_video.checkpoints import PUBLISHED, TINY, describe_checkpoints, find_published
-from cvft.weights.folder import resolve_model_folder, tiny_checkpoint_path
+from cvft.weights.folder import tiny_checkpoint_path
+from cvft.weights.hub import locate_model
 
 
 @pytest.mark.parametrize(
@@ -35,4 +36,4 @@ def test_the_list_names_all_with_size_and_licence():
 
 def test_a_folder_that_is_not_there_is_told_with_the_commands_that_get_it():
     with pytest.raises(ModelError, match=r"hf download zai-org/cogvlm2-video-llama3-chat --local-dir checkpoints/"):
-        resolve_model_folder("checkpoints/THUDM/cogvlm2-video-llama3-chat")
+        locate_model("checkpoints/THUDM/cogvlm2-video-llama3-chat", hub="huggingface", revision=None, known=PUBLISHED)

@@ -84,9 +84,7 @@ class DecodedClips:
         cache_bytes: Most bytes of pixel values kept; 0 decodes a clip whenever it is asked for.
     """
 
-    def __init__(
-        self, encoder: Encoder, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES
-    ) -> None:
+    def __init__(self, encoder: Encoder, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         def prepare(clip: Clip) -> dict[str, Tensor]:
             return encoder.clip(clip)
 

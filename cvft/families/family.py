@@ -16,10 +16,10 @@ from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipFacts as ClipInfo
-from cvft.families.cogvlm2_video.checkpoints import Checkpoint
 from cvft.families.costs import CostModel
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
+from cvft.weights.checkpoints import Checkpoint
 from cvft.weights.folder import ModelFolder
 
 if TYPE_CHECKING:
@@ -165,7 +165,13 @@ class Family(Protocol):
         """Returns a config.json that transformers opens without running code of the folder."""
 
     def merged_config(
-        self, config: Mapping[str, Any], *, template: str, fields: Mapping[str, FieldValue], dtype: str, keeps_code: bool
+        self,
+        config: Mapping[str, Any],
+        *,
+        template: str,
+        fields: Mapping[str, FieldValue],
+        dtype: str,
+        keeps_code: bool,
     ) -> dict[str, Any]:
         """Returns the config.json of a merged folder.
 
@@ -327,5 +333,3 @@ def load_runtime(family: Family) -> Runtime:
     """Imports the torch half of a family."""
     runtime: Runtime = importlib.import_module(family.runtime).RUNTIME
     return runtime
-
-

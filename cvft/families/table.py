@@ -5,6 +5,7 @@ from __future__ import annotations
 from cvft.errors import ModelError, Problem, quote
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Family
+from cvft.weights.checkpoints import Checkpoint
 from cvft.weights.folder import ModelFolder
 
 FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO,)
@@ -30,6 +31,11 @@ def find_family(folder: ModelFolder) -> Family:
         f"cvft trains {titles} checkpoints ({checkpoints})",
     )
     raise ModelError(f"model {folder.path}", [problem])
+
+
+def known_checkpoints() -> list[Checkpoint]:
+    """Returns the published checkpoints of all families."""
+    return [checkpoint for family in FAMILIES for checkpoint in family.checkpoints]
 
 
 def family_named(name: str) -> Family:

@@ -36,8 +36,6 @@ NUM_LARGEST = 20
 """Longest passes of an epoch among which the one that needs most memory is looked for."""
 
 
-
-
 @dataclass(frozen=True)
 class RowFacts:
     """What the plan needs to know of the rows that will really train.

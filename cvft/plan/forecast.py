@@ -229,9 +229,7 @@ def _decide_machine(recipe: Recipe, gpu_name: str | None) -> tuple[Machine, Rank
 class _Sample:
     """Decodes some of the clips, and takes the others to be like them."""
 
-    def __init__(
-        self, job: Job, *, max_clips: int, on_progress: Callable[[int, int], None] | None = None
-    ) -> None:
+    def __init__(self, job: Job, *, max_clips: int, on_progress: Callable[[int, int], None] | None = None) -> None:
         self.job = job
         self.max_clips = max_clips
         self.on_progress = on_progress

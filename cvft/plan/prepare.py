@@ -44,9 +44,7 @@ class PreparedRows:
     notes: Sequence[str]
 
 
-def prepare(
-    job: Job, *, quarantine_file: Path, on_progress: Callable[[int, int], None] | None = None
-) -> PreparedRows:
+def prepare(job: Job, *, quarantine_file: Path, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
     """Proves rows and clips usable, and writes nothing but the quarantine file.
 
     Args:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from cvft.data.rows import Row, read_rows
 from cvft.errors import ContractError, Problem, quote
 from cvft.families.contract import read_contract
+from cvft.families.table import known_checkpoints
 from cvft.files import write_text_atomically
 from cvft.recipe import Recipe, load_recipe
 from cvft.weights.folder import weights_fingerprint
@@ -115,7 +116,8 @@ def _open(folder: Path, *, quantize: str | None) -> Answerer:
 
 
 def _base_of(adapter_folder: Path, recipe: Recipe, *, expected: str) -> Path:
-    base = locate_model(recipe.model.path, hub=recipe.model.hub, revision=recipe.model.revision).folder
+    model = recipe.model
+    base = locate_model(model.path, hub=model.hub, revision=model.revision, known=known_checkpoints()).folder
     if weights_fingerprint(base) != expected:
         hint = "merge the adapter where its base lies (cvft export), or put the base back"
         problem = Problem(

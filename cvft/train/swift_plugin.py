@@ -196,9 +196,7 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
     )
     _register_family(
         family,
-        loader=partial(
-            FamilyLoader, runtime=runtime, how=worker.preprocessing, loading=worker.loading, folder=folder
-        ),
+        loader=partial(FamilyLoader, runtime=runtime, how=worker.preprocessing, loading=worker.loading, folder=folder),
         settings=settings,
     )
     for name, file in ((TRAIN_DATASET, "train.jsonl"), (VAL_DATASET, "val.jsonl")):
@@ -216,9 +214,7 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
 def _register_family(family: Family, *, loader: Any, settings: TemplateSettings) -> None:
     name, parts = registered_name(family), family.parts
     vision = parts.vision.removesuffix(".")
-    register_model_arch(
-        MultiModelKeys(name, language_model=parts.layers, vision_tower=vision, aligner=parts.projector)
-    )
+    register_model_arch(MultiModelKeys(name, language_model=parts.layers, vision_tower=vision, aligner=parts.projector))
     register_model(
         ModelMeta(
             name,

@@ -10,12 +10,19 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.families.cogvlm2_video.checkpoints import download_commands
-from cvft.weights.folder import TINY, resolve_model_folder
+from cvft.weights.checkpoints import (
+    Checkpoint,
+    download_commands,
+    find_checkpoint,
+    hugging_face_command,
+    modelscope_command,
+)
+from cvft.weights.folder import TINY, tiny_checkpoint_path
 from cvft.weights.shards import INDEX_FILE
 
 HUGGING_FACE = "huggingface"
@@ -47,13 +54,16 @@ class Source:
     commit: str | None = None
 
 
-def locate_model(path: str, *, hub: str, revision: str | None, needs_weights: bool = True) -> Source:
+def locate_model(
+    path: str, *, hub: str, revision: str | None, known: Iterable[Checkpoint], needs_weights: bool = True
+) -> Source:
     """Finds the folder that a recipe's model section names, and fetches it when it is on a hub.
 
     Args:
         path: `tiny`, a local folder, or a hub id (`owner/name`); a folder goes before an id of the same text.
         hub: `huggingface` or `modelscope`.
         revision: Branch, tag or commit on the hub; None for its main branch.
+        known: Checkpoints whose names may be meant.
         needs_weights: Whether the weights have to come too; without them, a folder serves to plan.
 
     Returns:
@@ -65,7 +75,7 @@ def locate_model(path: str, *, hub: str, revision: str | None, needs_weights: bo
     """
     is_local = path == TINY or Path(path).expanduser().is_dir()
     if is_local or not ID.fullmatch(path):
-        source = Source(resolve_model_folder(path))
+        source = Source(_find_folder(path, known))
         settings = (("hub", hub, HUGGING_FACE), ("revision", revision, None))
         problems = [
             Problem(f"model.{key}", f"{quote(value)} beside a local folder", "no such setting", f"remove `model.{key}`")
@@ -75,14 +85,34 @@ def locate_model(path: str, *, hub: str, revision: str | None, needs_weights: bo
         if problems:
             raise ModelError("the recipe's model", problems)
         return source
-    return _fetch(path, hub, revision, needs_weights)
+    return _fetch(path, hub, revision, needs_weights, tuple(_commands_for(path, hub, known)))
+
+
+def _find_folder(path: str, known: Iterable[Checkpoint]) -> Path:
+    if path == TINY:
+        return tiny_checkpoint_path()
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        checkpoint = find_checkpoint(path, known)
+        commands = download_commands(checkpoint) if checkpoint else [hugging_face_command("OWNER/NAME")]
+        hint = "download it first: " + _either(commands)
+        need = f"a local model folder, a hub id (owner/name), or {quote(TINY)}"
+        raise ModelError("the recipe's model", [Problem("model.path", quote(path), need, hint)])
+    return folder
+
+
+def _commands_for(model_id: str, hub: str, known: Iterable[Checkpoint]) -> list[str]:
+    for checkpoint in known:  # one of these lies on both hubs, of which the other may answer
+        if model_id in (*checkpoint.hugging_face_ids, *checkpoint.modelscope_ids):
+            return download_commands(checkpoint)
+    return [{HUGGING_FACE: hugging_face_command, MODELSCOPE: modelscope_command}[hub](model_id)]
 
 
 @functools.cache
-def _fetch(model_id: str, hub: str, revision: str | None, needs_weights: bool) -> Source:
+def _fetch(model_id: str, hub: str, revision: str | None, needs_weights: bool, commands: tuple[str, ...]) -> Source:
     ignored = NOT_FETCHED if needs_weights else (*NOT_FETCHED, *WEIGHTS)
     fetch = {HUGGING_FACE: _from_hugging_face, MODELSCOPE: _from_modelscope}[hub]
-    source = fetch(model_id, revision, ignored)
+    source = fetch(model_id, revision, ignored, commands)
     missing = _missing_files(source.folder) if needs_weights else []
     if missing:
         hint = "is it a CogVLM2-Video checkpoint? `cvft models` lists them"
@@ -100,7 +130,9 @@ def _missing_files(folder: Path) -> list[str]:
     return missing if missing or any(folder.glob(WEIGHTS[0])) else [WEIGHTS[0]]
 
 
-def _from_hugging_face(model_id: str, revision: str | None, ignored: tuple[str, ...]) -> Source:
+def _from_hugging_face(
+    model_id: str, revision: str | None, ignored: tuple[str, ...], commands: Iterable[str]
+) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -135,18 +167,18 @@ def _from_hugging_face(model_id: str, revision: str | None, ignored: tuple[str, 
     except HFValidationError as error:
         raise _refused(model_id, f"an invalid name ({error})", "owner/name") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise _unreachable(model_id, error) from error
+        raise _unreachable(model_id, error, commands) from error
     return Source(folder, HUGGING_FACE, model_id, folder.name)
 
 
-def _from_modelscope(model_id: str, revision: str | None, ignored: tuple[str, ...]) -> Source:
+def _from_modelscope(model_id: str, revision: str | None, ignored: tuple[str, ...], commands: Iterable[str]) -> Source:
     from modelscope.hub.snapshot_download import snapshot_download
 
     asked = {"model_id": model_id, "revision": revision, "ignore_patterns": list(ignored)}
     try:
         folder = Path(snapshot_download(**asked))
     except Exception as error:  # the client raises its own, requests' and plain ones
-        raise _unreachable(model_id, error) from error
+        raise _unreachable(model_id, error, commands) from error
     return Source(folder, MODELSCOPE, model_id, revision or "master")
 
 
@@ -154,9 +186,8 @@ def _refused(what: str, got: str, hint: str) -> ModelError:
     return ModelError("the recipe's model", [Problem(f"model.path: {what}", got, "a repository on the hub", hint)])
 
 
-def _unreachable(model_id: str, error: Exception) -> ModelError:
+def _unreachable(model_id: str, error: Exception, commands: Iterable[str]) -> ModelError:
     lines = str(error).strip().splitlines() or [""]
-    commands = " or ".join(f"`{command}`" for command in download_commands(model_id.rpartition("/")[2]))
     return ModelError(
         "the recipe's model",
         [
@@ -164,7 +195,11 @@ def _unreachable(model_id: str, error: Exception) -> ModelError:
                 f"model.path: {model_id}",
                 f"{type(error).__name__}: {lines[0][:200]}",
                 "a folder here, or a hub that answers",
-                f"try again, or where there is a network: {commands}",
+                f"try again, or where there is a network: {_either(commands)}",
             )
         ],
     )
+
+
+def _either(commands: Iterable[str]) -> str:
+    return " or ".join(f"`{command}`" for command in commands)

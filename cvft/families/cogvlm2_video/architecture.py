@@ -65,12 +65,6 @@ class VisionArchitecture:
         return POOLED_SIDE**2 * self.hidden_size**2
 
 
-
-
-
-
-
-
 @dataclass(frozen=True)
 class Architecture:
     """Sizes of the whole model, under the published key names.

@@ -181,7 +181,13 @@ class CogVLM2Video:
         return {**kept, "architectures": [ARCHITECTURE], "model_type": MODEL_TYPE}
 
     def merged_config(
-        self, config: Mapping[str, Any], *, template: str, fields: Mapping[str, FieldValue], dtype: str, keeps_code: bool
+        self,
+        config: Mapping[str, Any],
+        *,
+        template: str,
+        fields: Mapping[str, FieldValue],
+        dtype: str,
+        keeps_code: bool,
     ) -> dict[str, Any]:
         """States template and precision: the published files all say "base", whatever they were trained on."""
         merged = dict(config) if keeps_code else self.clean_config(config)

@@ -28,12 +28,6 @@ ATTENTION_BACKWARD_FLOPS = 10
 """FLOPs per visible pair, layer and unit of width."""
 
 
-
-
-
-
-
-
 def training_flops(
     architecture: Architecture,
     batch: Batch,
@@ -105,8 +99,6 @@ def feature_bytes(architecture: Architecture, num_frames: int, *, dtype_bytes: i
         Bytes, without the file's header.
     """
     return num_frames * architecture.vision.num_pooled_patches * architecture.vision.hidden_size * dtype_bytes
-
-
 
 
 def _num_pooled(architecture: Architecture, batch: Batch) -> int:

@@ -46,10 +46,6 @@ GATHERED_VALUES = 1_000_000_000
 """Most parameters that ZeRO-3 holds gathered. Source: `stage3_max_live_parameters` of ms-swift's zero3.json."""
 
 
-
-
-
-
 def peak_memory(architecture: Architecture, batch: Batch, training: Training) -> Memory:
     """Counts the memory of one rank.
 

@@ -50,7 +50,8 @@ def load_config(folder: ModelFolder | Path | str) -> CogVLM2VideoConfig:
         config = CogVLM2VideoConfig(**kept)
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise ModelError(
-            f"model {folder.path}", [Problem("config.json", str(error.__cause__ or error), "the published keys and types")]
+            f"model {folder.path}",
+            [Problem("config.json", str(error.__cause__ or error), "the published keys and types")],
         ) from error
     config.architectures = [ARCHITECTURE]
     return config

@@ -57,7 +57,9 @@ def label_loss(
     if len(states) <= chunk_tokens:
         return LabelLoss(*score(states, targets))
     parts = [
-        checkpoint(score, states[start : start + chunk_tokens], targets[start : start + chunk_tokens], use_reentrant=False)
+        checkpoint(
+            score, states[start : start + chunk_tokens], targets[start : start + chunk_tokens], use_reentrant=False
+        )
         for start in range(0, len(states), chunk_tokens)
     ]
     return LabelLoss(torch.stack([nll for nll, _ in parts]).sum(), torch.stack([right for _, right in parts]).sum())
