@@ -225,9 +225,7 @@ def open_model(recipe: Recipe, *, needs_weights: bool = True) -> OpenModel:
         ModelError: when there is no such folder, when no family recognises it, or when its weights are not whole.
     """
     model = recipe.model
-    source = locate_model(
-        model.path, hub=model.hub, revision=model.revision, known=known_checkpoints(), needs_weights=needs_weights
-    )
+    source = locate_model(model.path, revision=model.revision, known=known_checkpoints(), needs_weights=needs_weights)
     folder = ModelFolder.of(source.folder)
     family = find_family(folder)
     shards = read_shards(folder.path, family.tensors(folder.config)) if needs_weights else None

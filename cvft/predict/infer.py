@@ -116,8 +116,7 @@ def _open(folder: Path, *, quantize: str | None) -> Answerer:
 
 
 def _base_of(adapter_folder: Path, recipe: Recipe, *, expected: str) -> Path:
-    model = recipe.model
-    base = locate_model(model.path, hub=model.hub, revision=model.revision, known=known_checkpoints()).folder
+    base = locate_model(recipe.model.path, revision=recipe.model.revision, known=known_checkpoints()).folder
     if weights_fingerprint(base) != expected:
         hint = "merge the adapter where its base lies (cvft export), or put the base back"
         problem = Problem(

@@ -64,7 +64,8 @@ def describe_checkpoints() -> str:
     ]
     lines += [
         "",
-        "write OWNER/NAME as model.path, or get one and write its folder:",
+        f"write {HUGGING_FACE_OWNER}/NAME as model.path, or ms:{MODELSCOPE_OWNER}/NAME to fetch it from ModelScope;",
+        "hf:OWNER/NAME or ms:OWNER/NAME for any other repository; or get one and write its folder:",
         f"  {hugging_face_command(f'{HUGGING_FACE_OWNER}/NAME')}",
         f"  {modelscope_command(f'{MODELSCOPE_OWNER}/NAME')}",
     ]
