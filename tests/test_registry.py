@@ -6,6 +6,7 @@ import pytest
 
 from cvft.errors import ModelError
 from cvft.families.cogvlm2_video.checkpoints import PUBLISHED, TINY, describe_checkpoints, find_published
+from cvft.recipe import load_recipe
 from cvft.weights.folder import tiny_checkpoint_path
 from cvft.weights.hub import Source, locate_model
 
@@ -118,6 +119,13 @@ def test_a_model_in_the_current_folder_is_told_when_the_recipe_means_another_pla
         ModelError, match=r"a relative path starts at the recipe .* give `model.path=checkpoints/mine` "
     ):
         locate_model("/job/recipes/checkpoints/mine", revision=None, known=PUBLISHED)
+
+
+def test_recipes_that_ship_name_what_can_be_fetched():
+    paths = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+    assert len(paths) >= 3
+    names = {TINY.name}.union(*(checkpoint.hugging_face_ids for checkpoint in PUBLISHED))
+    assert {load_recipe(path).recipe.model.path for path in paths} <= names
 
 
 def test_a_folder_has_no_revision(asked, tmp_path):
