@@ -96,19 +96,15 @@ def test_pickles_are_not_fetched(hub, official, tmp_path):
     ("section", "message"),
     [
         (
-            {"path": "nobody/nothing"},
+            {"path": "hf:nobody/nothing"},
             "model.path: nobody/nothing: got no such repository, need a repository on the hub",
         ),
         ({"revision": "v9"}, "revision `v9`: got no such revision, need a repository on the hub"),
-        ({"path": "owner/gated"}, "model.path: owner/gated: got a repository that asks for consent"),
-        ({"path": "a/b/c"}, "model.path: got `a/b/c`, need a local model folder, a hub id (owner/name), or `tiny`"),
+        ({"path": "hf:owner/gated"}, "model.path: owner/gated: got a repository that asks for consent"),
+        ({"path": "owner/gated"}, "model.path: got no folder owner/gated, need a model folder, a hub id ("),
         (
             {"path": "tiny", "revision": "main"},
             "model.revision: got `main` beside a local folder, need no such setting",
-        ),
-        (
-            {"path": "tiny", "hub": "modelscope"},
-            "model.hub: got `modelscope` beside a local folder, need no such setting",
         ),
     ],
 )
@@ -155,13 +151,13 @@ def test_an_id_is_fetched_from_modelscope(hub, official, tmp_path):
     hub.publish("ZhipuAI/cogvlm2-video-llama3-chat", official, branch="master")
     address = {"MODELSCOPE_ENDPOINT": hub.url, "MODELSCOPE_CACHE": str(tmp_path / "modelscope")}
     env = environment(hub, tmp_path, **address)
-    section = model_section(path="ZhipuAI/cogvlm2-video-llama3-chat", hub="modelscope")
+    section = model_section(path="ms:ZhipuAI/cogvlm2-video-llama3-chat")
     cvft_ok("plan", make_project(tmp_path / "job", model=section), env=env)
     assert not [request for request in hub.requests if "safetensors" in request]
     code = (
         "import sys; from cvft.weights.hub import locate_model; from cvft.weights.shards import read_shards; "
         "from cvft.weights.folder import read_config_json; "
-        "source = locate_model(sys.argv[1], hub='modelscope', revision=None); "
+        "source = locate_model(sys.argv[1], revision=None, known=()); "
         "read_shards(source.folder, read_config_json(source.folder)); print(source.commit, source.hub)"
     )
     result = subprocess.run(
@@ -169,10 +165,11 @@ def test_an_id_is_fetched_from_modelscope(hub, official, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "master modelscope"
-    recipe = make_project(tmp_path / "other", model=model_section(path="ZhipuAI/nothing", hub="modelscope"))
+    recipe = make_project(tmp_path / "other", model=model_section(path="ms:ZhipuAI/nothing"))
     result = cvft("plan", recipe, env=env)
     assert result.returncode == 2
     assert "model.path: ZhipuAI/nothing: got" in result.stderr
+    assert "`modelscope download --model ZhipuAI/nothing --local_dir checkpoints/nothing`" in result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +205,10 @@ def test_a_merged_model_is_published_whole_with_its_card(hub, run, tmp_path):
         "Template `chat`",
     ):
         assert said in card
-    assert f"model:\n  path: {ID}\n" in card
+    assert f"model:\n  path: hf:{ID}\n" in card
 
     # what is published is found by its id like any base
-    recipe = make_project(tmp_path / "again", model={"path": "me/tuned", "dtype": "bf16"}, train={"max_steps": 1})
+    recipe = make_project(tmp_path / "again", model={"path": "hf:me/tuned", "dtype": "bf16"}, train={"max_steps": 1})
     cvft_ok("train", recipe, env=environment(hub, tmp_path))
 
 
@@ -231,6 +228,18 @@ def test_a_card_is_written_without_a_hub(run, tmp_path):
     assert head["license"] == "other"
     assert head["tags"] == ["video", "cogvlm2-video", "cvft"]
     assert str(run.parent.parent) not in text
+
+
+def test_a_card_says_where_its_base_was_fetched(run, tmp_path):
+    other = tmp_path / "small"
+    shutil.copytree(run, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["base"].update(hub="modelscope", id="ZhipuAI/base", commit="v2")
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    cvft_ok("push", other, "--to", "me/tuned", "--card", tmp_path / "card.md")
+    text = (tmp_path / "card.md").read_text()
+    assert yaml.safe_load(text.split("---")[1])["base_model"] == "ZhipuAI/base"
+    assert "model:\n  path: ms:ZhipuAI/base\n  revision: v2\n" in text
 
 
 def test_what_is_not_verified_is_not_published(hub, run, tmp_path):

@@ -119,18 +119,36 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (recipe.model.path, recipe.data.train) == (str(tmp_path / "m"), tmp_path / "a.jsonl")
 
 
-def test_a_model_is_a_path_when_it_looks_like_one_or_exists(tmp_path: Path) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "tiny").mkdir()
-    for stated, resolved in [
+@pytest.mark.parametrize(
+    ("stated", "resolved"),
+    [
         ("tiny", "tiny"),
-        ("./tiny", str(tmp_path / "tiny")),
-        ("here", str(tmp_path / "here")),
-        ("../up", str(tmp_path.parent / "up")),
+        ("./tiny", "JOB/tiny"),
+        ("here", "JOB/here"),
+        ("missing", "JOB/missing"),
+        ("here/missing", "JOB/here/missing"),
+        ("cwd/missing", "JOB/cwd/missing"),  # `cwd` is in the current folder: a path, but still the recipe's
+        ("a/b/missing", "JOB/a/b/missing"),
+        ("a/missing/", "JOB/a/missing"),
+        ("./a/missing", "JOB/a/missing"),
+        ("../up", "up"),
+        (".", "JOB"),
         ("/abs", "/abs"),
+        ("hf:zai-org/cogvlm2-video-llama3-chat", "hf:zai-org/cogvlm2-video-llama3-chat"),
+        ("hf:here/name", "hf:here/name"),
+        ("ms:here/name", "ms:here/name"),
         ("zai-org/cogvlm2-video-llama3-chat", "zai-org/cogvlm2-video-llama3-chat"),
-    ]:
-        assert load(tmp_path, f"model: {{path: {stated}}}\ndata: {{train: a}}\n").model.path == resolved
+    ],
+)
+def test_a_model_is_a_path_from_the_recipes_folder_unless_it_can_be_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stated: str, resolved: str
+) -> None:
+    for folder in ("JOB/here", "JOB/tiny", "elsewhere/cwd"):
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    path = load(tmp_path / "JOB", f"model: {{path: '{stated}'}}\ndata: {{train: a}}\n").model.path
+    is_name = stated == resolved
+    assert path == (resolved if is_name else str(tmp_path / resolved))
 
 
 def test_a_later_layer_replaces_the_other_of_an_either_or(tmp_path: Path) -> None:

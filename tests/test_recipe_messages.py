@@ -13,6 +13,7 @@ BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
 
 TOP = "`name`, `seed`, `model`, `data`, `video`, `lora`, `optim`, `train`, `parallel`, `export`, `eval` or `output`"
 SECTIONS = "`model`, `data`, `video`, `lora`, `optim`, `train`, `parallel`, `export`, `eval` or `output`"
+MODEL = "`path`, `revision`, `template`, `dtype`, `rope_precision`, `quantize`, `embeddings_on_cpu` or `attention`"
 LORA = "`targets`, `rank`, `alpha`, `dropout`, `dora`, `rslora`, `train_vision_tower` or `train_projector`"
 LEARN = "`learning_rate`, `weight_decay`, `warmup_ratio`, `schedule`, `max_grad_norm`, `adam_beta1` or `adam_beta2`"
 EVAL = "`batch_rows`, `max_new_tokens`, `compare_base` or `num_rows`"
@@ -50,6 +51,13 @@ SETTINGS: list[tuple[str, list[str]]] = [
     (
         "lora: {targets: [1]}",
         ["lora.targets: got the list `[1]`, need one of `qkv`, `all-linear` or a list of module names"],
+    ),
+    (
+        "model: {path: m, hub: modelscope}",
+        [
+            f"model.hub: got an unknown key, need one of {MODEL}",
+            "  hint: write `hf:owner/name` or `ms:owner/name` as `model.path`",
+        ],
     ),
     (
         "lora: {targets: []}",

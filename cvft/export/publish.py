@@ -19,7 +19,7 @@ from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
 from cvft.runs import RunFolder, read_metrics
 from cvft.weights.folder import ModelFolder
-from cvft.weights.hub import ID
+from cvft.weights.hub import HUGGING_FACE, ID, PREFIXES
 
 ADAPTER_CONFIG = "adapter_config.json"
 NOT_PUBLISHED = ("README.md", "README_zh.md", ".gitattributes")
@@ -105,10 +105,10 @@ def _without_paths(loaded: LoadedRecipe, folder: RunFolder) -> tuple[dict[str, A
     path = recipe["model"]["path"]
     published = find_published(path)
     if base_id is not None:
-        recipe["model"]["revision"] = base_commit
+        recipe["model"].update(path=f"{PREFIXES[source['hub']]}:{base_id}", revision=base_commit)
     elif published is not None:
         base_id = f"{HUGGING_FACE_OWNER}/{published.name}"
-        recipe["model"]["path"] = base_id
+        recipe["model"]["path"] = f"{PREFIXES[HUGGING_FACE]}:{base_id}"
     else:
         recipe["model"]["path"] = Path(path).name
     for section, key in (

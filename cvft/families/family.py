@@ -16,10 +16,10 @@ from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipFacts as ClipInfo
-from cvft.families.cogvlm2_video.checkpoints import Checkpoint
 from cvft.families.costs import CostModel
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
+from cvft.weights.checkpoints import Checkpoint
 from cvft.weights.folder import ModelFolder
 
 if TYPE_CHECKING:

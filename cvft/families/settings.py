@@ -20,7 +20,6 @@ COMMON = frozenset(
         "name",
         "seed",
         "model.path",
-        "model.hub",
         "model.revision",
         "model.dtype",
         "model.attention",

@@ -6,6 +6,7 @@ from cvft.errors import ModelError, Problem, quote
 from cvft.families.cogvlm2_video.checkpoints import describe_checkpoints
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Family
+from cvft.weights.checkpoints import Checkpoint
 from cvft.weights.folder import ModelFolder
 
 __all__ = ["FAMILIES", "describe_checkpoints", "family_named", "find_family"]
@@ -33,6 +34,11 @@ def find_family(folder: ModelFolder) -> Family:
         f"cvft trains {titles} checkpoints ({checkpoints})",
     )
     raise ModelError(f"model {folder.path}", [problem])
+
+
+def known_checkpoints() -> list[Checkpoint]:
+    """Returns the published checkpoints of all families."""
+    return [checkpoint for family in FAMILIES for checkpoint in family.checkpoints]
 
 
 def family_named(name: str) -> Family:

@@ -21,7 +21,7 @@ from cvft.families.costs import AdapterParameters
 from cvft.families.family import Family, Preprocessing
 from cvft.families.parts import Shape, count_adapter
 from cvft.families.settings import check_settings
-from cvft.families.table import find_family
+from cvft.families.table import find_family, known_checkpoints
 from cvft.files import hash_file
 from cvft.plan.machine import Machine, check_packages, memory_per_rank, read_machine
 from cvft.plan.ranks import Ranks, decide_ranks
@@ -225,7 +225,7 @@ def open_model(recipe: Recipe, *, needs_weights: bool = True) -> OpenModel:
         ModelError: when there is no such folder, when no family recognises it, or when its weights are not whole.
     """
     model = recipe.model
-    source = locate_model(model.path, hub=model.hub, revision=model.revision, needs_weights=needs_weights)
+    source = locate_model(model.path, revision=model.revision, known=known_checkpoints(), needs_weights=needs_weights)
     folder = ModelFolder.of(source.folder)
     family = find_family(folder)
     shards = read_shards(folder.path, family.tensors(folder.config)) if needs_weights else None

@@ -8,6 +8,7 @@ No file but recipes is read: whether the data and the model exist is for others 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,12 @@ EITHER_OR: tuple[tuple[str, str], ...] = (("train.epochs", "train.max_steps"), (
 
 PATH_KEYS: tuple[str, ...] = ("data.train", "data.val", "data.video_root", "parallel.deepspeed_config")
 """Settings that always hold a path. `model.path` may hold a name; `output.root` stays with the current directory."""
+
+HUB_ID = re.compile(r"[A-Za-z]+:.*")
+"""A `model.path` that asks a hub, such as `hf:owner/name`; whether it can be asked so, weights/ says."""
+
+MAYBE_KNOWN = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""A `model.path` that is a path, or the name of a checkpoint that weights/ knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +187,12 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
 
 
 def _anchor_model(text: str, folder: Path) -> str:
-    if text == "tiny" or not text.strip():
+    if text == "tiny" or not text.strip() or HUB_ID.fullmatch(text):
         return text
-    local = folder / Path(text).expanduser()
-    looks_local = text in (".", "..") or text.startswith(("./", "../", "/", "~"))
-    return os.path.abspath(local) if looks_local or local.exists() else text
+    owner = Path(text).parent
+    if MAYBE_KNOWN.fullmatch(text) and not owner.exists() and not (folder / owner).exists():
+        return text
+    return os.path.abspath(folder / Path(text).expanduser())
 
 
 def _parse_overrides(overrides: Sequence[str]) -> tuple[_Layer, list[Problem]]:

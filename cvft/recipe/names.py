@@ -47,6 +47,10 @@ FOREIGN_NAMES: dict[str, str] = {
 """What other trainers (ms-swift, transformers, peft) call a setting: their word -> our key path."""
 
 
+REMOVED: dict[str, str] = {"model.hub": "write `hf:owner/name` or `ms:owner/name` as `model.path`"}
+"""Settings of earlier recipes -> what to write instead."""
+
+
 def iter_fields() -> Iterator[tuple[str, FieldInfo]]:
     """Yields every setting's key path and definition, in the order of the schema."""
     for name, field in Recipe.model_fields.items():
@@ -81,6 +85,8 @@ def hint_for_unknown(path: str) -> str:
 
     A near name in the same section comes first, then the same name in another section, then another trainer's word.
     """
+    if path in REMOVED:
+        return REMOVED[path]
     section, _, key = path.rpartition(".")
     known = key_names(section)
     if section and not known:  # the section itself is misspelt or does not exist

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.families.cogvlm2_video.checkpoints import download_commands, find_published
 from cvft.weights.shards import read_shard, weight_files
 
 TINY = "tiny"
@@ -64,32 +63,6 @@ class ModelFolder:
 def tiny_checkpoint_path() -> Path:
     """Returns the folder of the shipped checkpoint: published file names, 6 MB, loads offline."""
     return Path(__file__).parent / "tiny"
-
-
-def resolve_model_folder(path: str) -> Path:
-    """Finds the model folder that a recipe names.
-
-    Args:
-        path: `tiny` or a local folder.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ModelError: when there is no such folder; `hub.locate_model` fetches what lies elsewhere.
-    """
-    if path == TINY:
-        return tiny_checkpoint_path()
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        published = find_published(path)
-        name = published.name if published is not None else "NAME"
-        hint = "download it first: " + " or ".join(f"`{command}`" for command in download_commands(name))
-        problem = Problem(
-            "model.path", quote(path), f"a local model folder, a hub id (owner/name), or {quote(TINY)}", hint
-        )
-        raise ModelError("the recipe's model", [problem])
-    return folder
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:

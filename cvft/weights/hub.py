@@ -10,16 +10,29 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvft.errors import ModelError, Problem, quote
-from cvft.families.cogvlm2_video.checkpoints import download_commands
-from cvft.weights.folder import TINY, resolve_model_folder
+from cvft.errors import ModelError, Problem, nearest, quote
+from cvft.weights.checkpoints import (
+    Checkpoint,
+    download_commands,
+    hugging_face_command,
+    modelscope_command,
+)
+from cvft.weights.folder import TINY, tiny_checkpoint_path
 from cvft.weights.shards import INDEX_FILE
 
 HUGGING_FACE = "huggingface"
 MODELSCOPE = "modelscope"
+
+HUBS = {"hf": HUGGING_FACE, "ms": MODELSCOPE}
+"""What stands before the colon of a hub id in `model.path` -> the hub."""
+
+PREFIXES = {hub: prefix for prefix, hub in HUBS.items()}
+
+NEED = f"a model folder, a hub id (`hf:owner/name` or `ms:owner/name`), or {quote(TINY)}"
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -47,13 +60,14 @@ class Source:
     commit: str | None = None
 
 
-def locate_model(path: str, *, hub: str, revision: str | None, needs_weights: bool = True) -> Source:
+def locate_model(path: str, *, revision: str | None, known: Sequence[Checkpoint], needs_weights: bool = True) -> Source:
     """Finds the folder that a recipe's model section names, and fetches it when it is on a hub.
 
     Args:
-        path: `tiny`, a local folder, or a hub id (`owner/name`); a folder goes before an id of the same text.
-        hub: `huggingface` or `modelscope`.
+        path: `tiny`; a hub id: `hf:owner/name`, `ms:owner/name`, or without prefix that of a known checkpoint on Hugging Face;
+            or a folder, which all other text is.
         revision: Branch, tag or commit on the hub; None for its main branch.
+        known: Checkpoints of Hugging Face that may be meant by their name.
         needs_weights: Whether the weights have to come too; without them, a folder serves to plan.
 
     Returns:
@@ -63,26 +77,74 @@ def locate_model(path: str, *, hub: str, revision: str | None, needs_weights: bo
         ModelError: when there is no such folder or repository, when it cannot be reached, or when a revision is named for a
             folder that has none.
     """
-    is_local = path == TINY or Path(path).expanduser().is_dir()
-    if is_local or not ID.fullmatch(path):
-        source = Source(resolve_model_folder(path))
-        settings = (("hub", hub, HUGGING_FACE), ("revision", revision, None))
-        problems = [
-            Problem(f"model.{key}", f"{quote(value)} beside a local folder", "no such setting", f"remove `model.{key}`")
-            for key, value, default in settings
-            if value != default
-        ]
-        if problems:
-            raise ModelError("the recipe's model", problems)
-        return source
-    return _fetch(path, hub, revision, needs_weights)
+    asked = _read_hub_id(path, known)
+    if asked is not None:
+        hub, model_id = asked
+        return _fetch(model_id, hub, revision, needs_weights, _commands_for(model_id, hub, known))
+    folder = tiny_checkpoint_path() if path == TINY else Path(path).expanduser()
+    if not folder.is_dir():
+        hint = _hint_at_folder_here(folder) or _hint_at_hub_id(path, known)
+        raise ModelError("the recipe's model", [Problem("model.path", f"no folder {path}", NEED, hint)])
+    if revision is not None:
+        got, hint = f"{quote(revision)} beside a local folder", "remove `model.revision`"
+        raise ModelError("the recipe's model", [Problem("model.revision", got, "no such setting", hint)])
+    return Source(folder)
+
+
+def _read_hub_id(path: str, known: Sequence[Checkpoint]) -> tuple[str, str] | None:
+    """Returns hub and id that a path asks for, or None for a folder."""
+    prefix, colon, model_id = path.partition(":")
+    if colon and prefix.isalpha():
+        if prefix not in HUBS or not ID.fullmatch(model_id):
+            hint = _hint_at_hub_id(path, known)
+            raise ModelError("the recipe's model", [Problem("model.path", quote(path), NEED, hint)])
+        return HUBS[prefix], model_id
+    is_known = any(path in checkpoint.hugging_face_ids for checkpoint in known)
+    # beside a folder of the owner's name it is a path: nothing is fetched in place of a folder that is missing there
+    return (HUGGING_FACE, path) if is_known and not Path(path).parent.exists() else None
+
+
+def _hint_at_folder_here(folder: Path) -> str:
+    """Tells of a folder that was probably meant, when a recipe elsewhere states a path relative to the current folder."""
+    tails = (Path(*folder.parts[start:]) for start in range(1, len(folder.parts)))
+    here = next((tail for tail in tails if (tail / "config.json").is_file()), None)
+    if here is None:
+        return ""
+    return (
+        f"there is {quote(here)} in the current folder, but a relative path starts at the recipe that states it: "
+        f"give {quote(f'model.path={here}')} after the recipe"
+    )
+
+
+def _hint_at_hub_id(path: str, known: Sequence[Checkpoint]) -> str:
+    """Tells how the hub id that was probably meant is written, and which commands download it."""
+    prefix, _, bare = path.rpartition(":")
+    name = Path(bare).name
+    by_name = {checkpoint.name.lower(): checkpoint for checkpoint in known}
+    near = [by_name[each] for each in nearest(name.lower(), by_name, count=1)]
+    if near:
+        (checkpoint,) = near
+        shown = f"{PREFIXES[HUGGING_FACE]}:{checkpoint.hugging_face_ids[0]}"
+        if checkpoint.modelscope_ids and (prefix == PREFIXES[MODELSCOPE] or bare in checkpoint.modelscope_ids):
+            shown = f"{PREFIXES[MODELSCOPE]}:{checkpoint.modelscope_ids[0]}"
+        return f"did you mean {quote(shown)}? Or download it: {_either(download_commands(checkpoint))}"
+    if ID.fullmatch(bare):
+        return f"did you mean {' or '.join(quote(f'{prefix}:{bare}') for prefix in HUBS)}?"
+    return "is the path right? `cvft models` lists the published checkpoints and how to get them"
+
+
+def _commands_for(model_id: str, hub: str, known: Sequence[Checkpoint]) -> tuple[str, ...]:
+    for checkpoint in known:  # one of these lies on both hubs, of which the other may answer
+        if model_id in (*checkpoint.hugging_face_ids, *checkpoint.modelscope_ids):
+            return tuple(download_commands(checkpoint))
+    return ({HUGGING_FACE: hugging_face_command, MODELSCOPE: modelscope_command}[hub](model_id),)
 
 
 @functools.cache
-def _fetch(model_id: str, hub: str, revision: str | None, needs_weights: bool) -> Source:
+def _fetch(model_id: str, hub: str, revision: str | None, needs_weights: bool, commands: tuple[str, ...]) -> Source:
     ignored = NOT_FETCHED if needs_weights else (*NOT_FETCHED, *WEIGHTS)
     fetch = {HUGGING_FACE: _from_hugging_face, MODELSCOPE: _from_modelscope}[hub]
-    source = fetch(model_id, revision, ignored)
+    source = fetch(model_id, revision, ignored, commands)
     missing = _missing_files(source.folder) if needs_weights else []
     if missing:
         hint = "is it a CogVLM2-Video checkpoint? `cvft models` lists them"
@@ -100,7 +162,9 @@ def _missing_files(folder: Path) -> list[str]:
     return missing if missing or any(folder.glob(WEIGHTS[0])) else [WEIGHTS[0]]
 
 
-def _from_hugging_face(model_id: str, revision: str | None, ignored: tuple[str, ...]) -> Source:
+def _from_hugging_face(
+    model_id: str, revision: str | None, ignored: tuple[str, ...], commands: Iterable[str]
+) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -135,18 +199,18 @@ def _from_hugging_face(model_id: str, revision: str | None, ignored: tuple[str, 
     except HFValidationError as error:
         raise _refused(model_id, f"an invalid name ({error})", "owner/name") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise _unreachable(model_id, error) from error
+        raise _unreachable(model_id, error, commands) from error
     return Source(folder, HUGGING_FACE, model_id, folder.name)
 
 
-def _from_modelscope(model_id: str, revision: str | None, ignored: tuple[str, ...]) -> Source:
+def _from_modelscope(model_id: str, revision: str | None, ignored: tuple[str, ...], commands: Iterable[str]) -> Source:
     from modelscope.hub.snapshot_download import snapshot_download
 
     asked = {"model_id": model_id, "revision": revision, "ignore_patterns": list(ignored)}
     try:
         folder = Path(snapshot_download(**asked))
     except Exception as error:  # the client raises its own, requests' and plain ones
-        raise _unreachable(model_id, error) from error
+        raise _unreachable(model_id, error, commands) from error
     return Source(folder, MODELSCOPE, model_id, revision or "master")
 
 
@@ -154,9 +218,8 @@ def _refused(what: str, got: str, hint: str) -> ModelError:
     return ModelError("the recipe's model", [Problem(f"model.path: {what}", got, "a repository on the hub", hint)])
 
 
-def _unreachable(model_id: str, error: Exception) -> ModelError:
+def _unreachable(model_id: str, error: Exception, commands: Iterable[str]) -> ModelError:
     lines = str(error).strip().splitlines() or [""]
-    commands = " or ".join(f"`{command}`" for command in download_commands(model_id.rpartition("/")[2]))
     return ModelError(
         "the recipe's model",
         [
@@ -164,7 +227,11 @@ def _unreachable(model_id: str, error: Exception) -> ModelError:
                 f"model.path: {model_id}",
                 f"{type(error).__name__}: {lines[0][:200]}",
                 "a folder here, or a hub that answers",
-                f"try again, or where there is a network: {commands}",
+                f"try again, or where there is a network: {_either(commands)}",
             )
         ],
     )
+
+
+def _either(commands: Iterable[str]) -> str:
+    return " or ".join(f"`{command}`" for command in commands)

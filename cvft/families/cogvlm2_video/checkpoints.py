@@ -5,10 +5,13 @@ name of a folder or hub repository -> `Checkpoint`: what it is for, how it is as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from cvft.weights.checkpoints import Checkpoint, find_checkpoint, hugging_face_command, modelscope_command
 
 HUGGING_FACE_OWNER = "zai-org"
-"""Owner of the repositories on Hugging Face; THUDM before, which still leads there."""
+"""Owner of the repositories on Hugging Face."""
+
+FORMER_OWNER = "THUDM"
+"""Owner of the repositories on Hugging Face before, which still leads there."""
 
 MODELSCOPE_OWNER = "ZhipuAI"
 """Owner of the repositories on ModelScope."""
@@ -18,28 +21,17 @@ PUBLISHED_LICENCE = "CogVLM licence and Llama 3 licence"
 PUBLISHED_BYTES = 25_025_703_042
 """All files of the caption checkpoint. Source: the repository's listing; the others' weights have the same sizes."""
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint.
-
-    Args:
-        name: Last part of its repository's name, and of a folder that was downloaded from it.
-        purpose: What it was trained for.
-        template: Prompt template to ask it with. Every published config.json says `base`, so the name has to tell.
-        num_bytes: Size of its files.
-        licence: Licence of the weights.
-    """
-
-    name: str
-    purpose: str
-    template: str
-    num_bytes: int
-    licence: str
-
-
 PUBLISHED = tuple(
-    Checkpoint(name, purpose, template, PUBLISHED_BYTES, PUBLISHED_LICENCE)
+    Checkpoint(
+        name,
+        purpose,
+        template,
+        PUBLISHED_BYTES,
+        PUBLISHED_LICENCE,
+        owner=HUGGING_FACE_OWNER,
+        modelscope_owner=MODELSCOPE_OWNER,
+        former_owners=(FORMER_OWNER,),
+    )
     for name, purpose, template in (
         ("cogvlm2-video-llama3-chat", "questions about a video, and moments in it", "chat"),
         ("cogvlm2-video-llama3-base", "pre-training only, a start for a model of your own", "base"),
@@ -47,8 +39,9 @@ PUBLISHED = tuple(
         ("VisionReward-Video", "yes or no to a list of questions about quality", "chat"),
     )
 )
-"""The published checkpoints. Source: their model cards; template: the published demo's rule, `base` for the base checkpoint and
-`chat` for all others, which for VisionReward-Video is an assumption."""
+"""The published checkpoints. Source: their model cards. Every published config.json says template `base`, so the name has to
+tell, by the published demo's rule: `base` for the base checkpoint and `chat` for all others, which for VisionReward-Video is an
+assumption."""
 
 TINY = Checkpoint("tiny", "tests and demos, on a laptop; in the package", "chat", 6_600_000, "Apache-2.0, as cvft")
 
@@ -59,8 +52,7 @@ def find_published(path: str) -> Checkpoint | None:
     Args:
         path: Such as `checkpoints/cogvlm2-video-llama3-chat` or `THUDM/cogvlm2-video-llama3-base`.
     """
-    name = path.lower()
-    return next((checkpoint for checkpoint in PUBLISHED if checkpoint.name.lower() in name), None)
+    return find_checkpoint(path, PUBLISHED)
 
 
 def describe_checkpoints() -> str:
@@ -72,20 +64,9 @@ def describe_checkpoints() -> str:
     ]
     lines += [
         "",
-        "write OWNER/NAME as model.path, or get one and write its folder:",
-        *(f"  {line}" for line in download_commands("NAME")),
+        f"write {HUGGING_FACE_OWNER}/NAME as model.path, or ms:{MODELSCOPE_OWNER}/NAME to fetch it from ModelScope;",
+        "hf:OWNER/NAME or ms:OWNER/NAME for any other repository; or get one and write its folder:",
+        f"  {hugging_face_command(f'{HUGGING_FACE_OWNER}/NAME')}",
+        f"  {modelscope_command(f'{MODELSCOPE_OWNER}/NAME')}",
     ]
     return "\n".join(lines)
-
-
-def download_commands(name: str) -> list[str]:
-    """Returns the two commands that download a published checkpoint, one per hub.
-
-    Args:
-        name: Last part of its repository's name.
-    """
-    folder = f"checkpoints/{name}"
-    return [
-        f"hf download {HUGGING_FACE_OWNER}/{name} --local-dir {folder}",
-        f"modelscope download --model {MODELSCOPE_OWNER}/{name} --local_dir {folder}",
-    ]
