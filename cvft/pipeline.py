@@ -22,7 +22,7 @@ from cvft.errors import Problem, RunError
 from cvft.evaluate.metrics import compute_metrics, is_exact_match
 from cvft.export import VERIFICATION_FILE
 from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 from cvft.plan.batching import decide_feeding
 from cvft.plan.machine import count_gpus
 from cvft.plan.prepare import find_model, inspect_model, make_contract
@@ -118,7 +118,7 @@ def export_run(loaded: LoadedRecipe) -> str:
             )
         tensors = compare_tensors(base, adapter_folder=folder.adapter, merged_folder=aside)
         verification = {"dtype": dtype, "tensors": tensors.to_dict(), **_compare_logits(recipe, folder, aside)}
-        write_text_atomically(aside / VERIFICATION_FILE, json.dumps(verification, indent=2) + "\n")
+        write_whole(aside / VERIFICATION_FILE, json.dumps(verification, indent=2) + "\n")
         shutil.rmtree(folder.merged, ignore_errors=True)
         aside.rename(folder.merged)
     finally:
@@ -169,8 +169,8 @@ def evaluate_run(loaded: LoadedRecipe, *, which: Which) -> dict[str, Any]:
         for row, answer in zip(rows, answers, strict=True)
     ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_text_atomically(folder.eval / f"predictions_{which}.jsonl", text)
-    write_text_atomically(metrics_file, json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n")
+    write_whole(folder.eval / f"predictions_{which}.jsonl", text)
+    write_whole(metrics_file, json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n")
     return metrics
 
 

@@ -19,7 +19,7 @@ from cvft.data.rows import Row
 from cvft.data.video.process import ClipFacts, DecodeWorker
 from cvft.data.video.sample import Sampling
 from cvft.errors import ClipError, DataError, Problem
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 
 _MAX_LINES_SHOWN = 5
 
@@ -158,4 +158,4 @@ def _write_quarantine(quarantined: Sequence[Quarantined], path: Path) -> None:
     for item in quarantined:
         place = {"reason": item.reason, "source": str(item.row.source), "line": item.row.line}
         lines.append(json.dumps({**place, "row": item.row.to_json()}, ensure_ascii=False, allow_nan=False))
-    write_text_atomically(path, "".join(f"{line}\n" for line in lines))
+    write_whole(path, "".join(f"{line}\n" for line in lines))

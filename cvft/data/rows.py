@@ -18,7 +18,7 @@ from typing import Any
 
 from cvft.data.row_columns import KNOWN_COLUMNS, ColumnReader, Misread
 from cvft.errors import DataError, Problem, quote
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -147,7 +147,7 @@ def write_rows(rows: Iterable[Row], path: Path | str) -> None:
         OSError: The file cannot be written; an older one is left as it was.
     """
     lines = [json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) for row in rows]
-    write_text_atomically(Path(path), "".join(f"{line}\n" for line in lines))
+    write_whole(Path(path), "".join(f"{line}\n" for line in lines))
 
 
 def extra_columns(rows: Iterable[Row]) -> dict[str, int]:

@@ -13,7 +13,7 @@ from cvft.export.card import CardFacts, make_card
 from cvft.export.push import upload
 from cvft.families.cogvlm2_video.checkpoints import HUGGING_FACE_OWNER, find_published
 from cvft.families.contract import CONTRACT_FILE
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
 from cvft.runs import RunFolder
@@ -63,7 +63,7 @@ def push_run(
         )
     )
     if card_file is not None:
-        write_text_atomically(card_file, card)
+        write_whole(card_file, card)
         return f"card      {card_file}"
     with tempfile.TemporaryDirectory() as name:
         staged = Path(name)

@@ -25,7 +25,7 @@ from cvft.families.cogvlm2_video.layout import IGNORED_LABEL, TEMPLATES, Special
 from cvft.families.cogvlm2_video.network.quantization import find_unfit_width
 from cvft.families.cogvlm2_video.tokenizer import TOKENIZER_FILE, load_encoder
 from cvft.families.contract import CONTRACT_FILE, Contract
-from cvft.files import hash_file, write_text_atomically
+from cvft.files import hash_file, write_whole
 from cvft.plan.batching import Feeding, ModelFacts, RowFacts, decide_feeding
 from cvft.recipe import Recipe
 from cvft.runs import RunFolder
@@ -268,10 +268,10 @@ def write_row_files(prepared: Prepared, folder: RunFolder) -> None:
         if rows:
             write_rows(rows, path)
             lines = [json.dumps(_as_messages(row), ensure_ascii=False) for row in rows]
-            write_text_atomically(folder.data / "swift" / path.name, "".join(f"{line}\n" for line in lines))
+            write_whole(folder.data / "swift" / path.name, "".join(f"{line}\n" for line in lines))
     records = {str(path): [facts.sha256, facts.time_indices] for path, facts in prepared.clips.items()}
-    write_text_atomically(folder.clip_records, json.dumps(records) + "\n")
-    write_text_atomically(folder.row_shapes, prepared.row_facts.to_json())
+    write_whole(folder.clip_records, json.dumps(records) + "\n")
+    write_whole(folder.row_shapes, prepared.row_facts.to_json())
 
 
 def _as_messages(row: Row) -> dict[str, object]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cvft.data.rows import Row, read_rows
 from cvft.errors import ContractError, Problem, quote
 from cvft.families.contract import read_contract
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 from cvft.recipe import Recipe, load_recipe
 from cvft.weights.folder import weights_fingerprint
 from cvft.weights.hub import locate_model
@@ -85,7 +85,7 @@ def infer_file(model: Path, *, data: Path, output: Path, max_new_tokens: int = 5
         json.dumps({**row.to_json(), "prediction": answer}, ensure_ascii=False)
         for row, answer in zip(rows, answers, strict=True)
     ]
-    write_text_atomically(output, "".join(f"{line}\n" for line in lines))
+    write_whole(output, "".join(f"{line}\n" for line in lines))
     return f"{len(rows)} rows answered in {output}"
 
 

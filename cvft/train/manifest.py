@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft import __version__
-from cvft.files import hash_file, write_text_atomically
+from cvft.files import hash_file, write_whole
 from cvft.plan.plan import Plan
 from cvft.plan.prepare import Prepared, find_model
 from cvft.recipe import LoadedRecipe
@@ -59,7 +59,7 @@ def write_manifest(folder: RunFolder, *, loaded: LoadedRecipe, prepared: Prepare
         },
         "notes": list(prepared.notes),
     }
-    write_text_atomically(folder.manifest_file, json.dumps(values, indent=2) + "\n")
+    write_whole(folder.manifest_file, json.dumps(values, indent=2) + "\n")
 
 
 def _version(package: str) -> str | None:

@@ -19,7 +19,7 @@ from cvft.clips.provide import mend_store
 from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
 from cvft.families.contract import CONTRACT_FILE
-from cvft.files import hash_file, write_text_atomically
+from cvft.files import hash_file, write_whole
 from cvft.plan.describe import describe_plan, describe_source
 from cvft.plan.machine import check_packages, memory_per_rank, read_gpus
 from cvft.plan.plan import Plan, compile_plan
@@ -128,7 +128,7 @@ def _train_planned(
             plan = _resumed(plan, last)
         if plan.features is not None:
             mend_store(FeatureStore(plan.features_root, plan.features))
-        write_text_atomically(folder.plan_file, plan.to_json())
+        write_whole(folder.plan_file, plan.to_json())
         write_manifest(folder, loaded=loaded, prepared=prepared, plan=plan)
         print(describe_plan(plan, prepared), file=sys.stderr)
         last = _launch(plan, folder, variables=variables)

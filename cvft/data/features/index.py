@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from cvft.data.features.shard import DamagedShardError, Entry, read_entries
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 
 INDEX_FILE = "index.json"
 
@@ -139,7 +139,7 @@ def save_index(folder: Path, view: StoreView) -> None:
     }
     text = json.dumps(shards)
     with suppress(OSError):  # whoever finds no index, or an old one, reads the headers
-        write_text_atomically(folder / INDEX_FILE, f'{{"sha256": "{_hash(text)}", "shards": {text}}}\n')
+        write_whole(folder / INDEX_FILE, f'{{"sha256": "{_hash(text)}", "shards": {text}}}\n')
 
 
 def _read_index(folder: Path) -> StoreView:

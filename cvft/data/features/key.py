@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cvft.data.features.shard import ITEM_BYTES
 from cvft.errors import FeatureError, Problem, did_you_mean, quote
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 
 KEY_FILE = "key.json"
 
@@ -71,7 +71,7 @@ def write_key(folder: Path, key: FeatureKey) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    write_text_atomically(folder / KEY_FILE, json.dumps(asdict(key), indent=2) + "\n")
+    write_whole(folder / KEY_FILE, json.dumps(asdict(key), indent=2) + "\n")
 
 
 def check_key(folder: Path, key: FeatureKey) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from cvft.data.features.index import Damage, StoreView, load_view, save_index
 from cvft.data.features.key import FeatureKey, check_key
-from cvft.data.features.locks import hold_lock
 from cvft.data.features.shard import DamagedShardError, Feature, checksum_of, map_shard
-from cvft.data.features.writer import MAX_SHARD_BYTES, FeatureWriter, StoreFolder
+from cvft.data.features.writer import LOCK_SUBJECT, MAX_SHARD_BYTES, FeatureWriter, StoreFolder
 from cvft.errors import FeatureError, Problem
+from cvft.files import LockHeldError, lock
 
 BUILD_LOCK = "build.lock"
 
@@ -154,7 +154,11 @@ class FeatureStore:
         """
         with self._disk.explain_failure(), self._disk.lock():
             pass  # makes the folder, with its key
-        with hold_lock(self.folder / BUILD_LOCK, timeout_s=timeout_s):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock(self.folder / BUILD_LOCK, timeout_s=timeout_s, subject=LOCK_SUBJECT))
+            except LockHeldError as error:
+                raise FeatureError(error.subject, error.problems) from None
             yield
 
     def check(self) -> list[Damage]:
