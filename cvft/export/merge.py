@@ -19,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvft.dtypes import BY_SAFETENSORS
 from cvft.errors import Problem, RunError
 from cvft.export import CHECKSUM_FILE, VERIFICATION_FILE
 from cvft.export.adapter import Adapter
 from cvft.families.cogvlm2_video.network.load import DTYPES
 from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
 from cvft.weights.folder import ARCHITECTURE, CODE_SUFFIXES, MODEL_TYPE, read_config_json
-from cvft.weights.shards import INDEX_FILE, ITEM_BYTES, Entry, Shard, make_header, read_shards
+from cvft.weights.shards import INDEX_FILE, Entry, Shard, make_header, read_shards
 
 NOT_COPIED = ("config.json", "args.json", "training_record.json", INDEX_FILE, CHECKSUM_FILE, VERIFICATION_FILE)
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -114,7 +115,7 @@ def read_tensor(shard: Shard, entry: Entry) -> Tensor:
 
 def read_pieces(shard: Shard, entry: Entry) -> Iterator[Tensor]:
     """Reads one tensor of a weight file in flat pieces of up to `PIECE_ITEMS` numbers."""
-    item_bytes = ITEM_BYTES[entry.dtype]
+    item_bytes = BY_SAFETENSORS[entry.dtype].num_bytes
     with shard.path.open("rb") as file:
         file.seek(entry.begin)
         for start in range(0, entry.num_bytes, PIECE_ITEMS * item_bytes):
@@ -152,7 +153,7 @@ def _as_bytes(tensor: Tensor) -> memoryview:
 
 
 def _num_bytes(entry: Entry, dtype: str) -> int:
-    return entry.num_bytes // ITEM_BYTES[entry.dtype] * ITEM_BYTES[dtype]
+    return entry.num_bytes // BY_SAFETENSORS[entry.dtype].num_bytes * BY_SAFETENSORS[dtype].num_bytes
 
 
 def _refuse_full_disk(shards: Sequence[Shard], folder: Path, dtype: str) -> None:

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cvft.dtypes import BY_SAFETENSORS
 from cvft.errors import ModelError, Problem, quote
 from cvft.families.cogvlm2_video.tensors import published_shapes
 
 INDEX_FILE = "model.safetensors.index.json"
 """Says which tensor lies in which file. Source: the published folders."""
-
-ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
-"""Bytes of one number, by the name that safetensors gives its type; checkpoints hold no others."""
 
 METADATA = "__metadata__"
 LENGTH_BYTES = 8
@@ -119,9 +117,9 @@ def read_shard(path: Path) -> Shard:
 def _read_entry(name: str, values: Mapping[str, Any], first_byte: int) -> Entry:
     begin, end = values["data_offsets"]
     dtype, shape = values["dtype"], tuple(values["shape"])
-    if dtype not in ITEM_BYTES:
-        raise ValueError(f"{name} is {dtype}, not one of {', '.join(ITEM_BYTES)}")
-    if end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
+    if dtype not in BY_SAFETENSORS:
+        raise ValueError(f"{name} is {dtype}, not one of {', '.join(BY_SAFETENSORS)}")
+    if end - begin != math.prod(shape) * BY_SAFETENSORS[dtype].num_bytes:
         raise ValueError(f"{name}: {end - begin} bytes for shape {list(shape)} in {dtype}")
     return Entry(name, dtype, shape, first_byte + begin, end - begin)
 
@@ -228,7 +226,7 @@ def make_header(entries: Iterable[tuple[str, str, Sequence[int]]], metadata: Map
     header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     end = 0
     for name, dtype, shape in entries:
-        begin, end = end, end + math.prod(shape) * ITEM_BYTES[dtype]
+        begin, end = end, end + math.prod(shape) * BY_SAFETENSORS[dtype].num_bytes
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT_BYTES)

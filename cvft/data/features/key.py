@@ -7,11 +7,14 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cvft.data.features.shard import ITEM_BYTES
+from cvft.dtypes import BY_SAFETENSORS
 from cvft.errors import FeatureError, Problem, did_you_mean, quote
 from cvft.files import write_whole
 
 KEY_FILE = "key.json"
+
+DTYPES = tuple(name for name, dtype in BY_SAFETENSORS.items() if dtype.num_bytes <= 4)
+"""What a tower computes in, as safetensors names it."""
 
 SCHEMA_VERSION = 1
 """Version of the key's fields and of the files of a store."""
@@ -54,9 +57,9 @@ class FeatureKey:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if self.dtype not in ITEM_BYTES:
-            need = f"one of {', '.join(map(quote, ITEM_BYTES))}"
-            problem = Problem("dtype", quote(self.dtype), need, did_you_mean(self.dtype, ITEM_BYTES))
+        if self.dtype not in DTYPES:
+            need = f"one of {', '.join(map(quote, DTYPES))}"
+            problem = Problem("dtype", quote(self.dtype), need, did_you_mean(self.dtype, DTYPES))
             raise FeatureError("the key of a feature store", [problem])
 
     def digest(self) -> str:

@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
-"""Bytes of one number, by the name that safetensors gives its type."""
+from cvft.dtypes import BY_SAFETENSORS
 
 HEADER_BYTES = 2**18
 """Room for a header, its own length included; 256 KiB hold about 1000 entries, and the first one starts on a page."""
@@ -233,7 +232,7 @@ def _parse_header(header: dict[str, dict[str, object]], *, begin: int) -> dict[s
         dtype, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
         first, last = (begin + offset for offset in offsets)  # type: ignore[attr-defined]
         entry = Entry(str(dtype), tuple(shape), first, last, int(str(checksums[clip]), 16))  # type: ignore[arg-type]
-        if first != end or last - first != ITEM_BYTES[entry.dtype] * math.prod(entry.shape):
+        if first != end or last - first != BY_SAFETENSORS[entry.dtype].num_bytes * math.prod(entry.shape):
             raise ValueError("bytes that belong to no entry")
         entries[clip] = entry
         end = last

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from cvft.data.features.index import find_shards, load_view, number_of, save_index
 from cvft.data.features.key import KEY_FILE, FeatureKey, check_key, write_key
-from cvft.data.features.shard import ITEM_BYTES, ShardFile, as_bytes, is_abandoned
+from cvft.data.features.shard import ShardFile, as_bytes, is_abandoned
+from cvft.dtypes import BY_SAFETENSORS
 from cvft.errors import FeatureError, Problem, quote
 from cvft.files import lock, sync_folder
 
@@ -174,7 +175,7 @@ class FeatureWriter:
             view = memoryview(b"")
             problems.append(Problem("data", f"{error}", "an object whose bytes lie one behind the other"))
         else:
-            num_bytes = prod(shape) * ITEM_BYTES[wanted]
+            num_bytes = prod(shape) * BY_SAFETENSORS[wanted].num_bytes
             if view.nbytes != num_bytes:
                 need = f"{num_bytes} for {json.dumps(list(shape))} in {quote(wanted)}"
                 problems.append(Problem("data", f"{view.nbytes} bytes", need))
