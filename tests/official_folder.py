@@ -15,7 +15,8 @@ import torch
 
 from cvft.dtypes import BY_SAFETENSORS
 from cvft.families.cogvlm2_video.tensors import Shape, published_shapes
-from cvft.weights.shards import INDEX_FILE, make_header
+from cvft.weights.header import make_header
+from cvft.weights.shards import INDEX_FILE
 from tests.llama3 import SPECIAL_TOKENS, write_tokenizer_json
 
 SHARD_BYTES = 5_000_000_000

@@ -305,7 +305,7 @@ def test_every_flip_in_a_header_is_found(store, tmp_path):
     assert header_bytes > 200
 
 
-@pytest.mark.parametrize(("old", "new"), [("[1, 256]", "[256, 1]"), ("BF16", "F16 "), (clip_of(1), clip_of(2))])
+@pytest.mark.parametrize(("old", "new"), [("[1,256]", "[256,1]"), ("BF16", "F16 "), (clip_of(1), clip_of(2))])
 def test_a_header_that_says_another_thing_about_the_same_bytes_is_found(store, tmp_path, old, new):
     fill(store, [1])
     (path,) = shards(store)

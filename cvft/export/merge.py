@@ -26,7 +26,8 @@ from cvft.export.adapter import Adapter
 from cvft.families.cogvlm2_video.network.load import DTYPES
 from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
 from cvft.weights.folder import ARCHITECTURE, CODE_SUFFIXES, MODEL_TYPE, read_config_json
-from cvft.weights.shards import INDEX_FILE, Entry, Shard, make_header, read_shards
+from cvft.weights.header import Entry, make_header
+from cvft.weights.shards import INDEX_FILE, Shard, read_shards
 
 NOT_COPIED = ("config.json", "args.json", "training_record.json", INDEX_FILE, CHECKSUM_FILE, VERIFICATION_FILE)
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
