@@ -356,7 +356,7 @@ class _Thumbnails:
             timeout_s=recipe.video.timeout_s,
             memory_gib=recipe.video.memory_gib,
         )
-        self.worker = self.settings.make_worker()
+        self.worker = self.settings.make_process()
         self.made: dict[Path, tuple[list[bytes], list[int]]] = {}
 
     def of(self, row: Row) -> tuple[list[bytes], list[int]]:

@@ -74,7 +74,7 @@ class RunFolder:
 
     @property
     def clip_records(self) -> Path:
-        """Hash and time indices of each clip."""
+        """Hash and frame seconds of each clip."""
         return self.data / "clips.json"
 
     @property

@@ -35,11 +35,11 @@ POLL_S = 0.2
 
 
 def read_records(folder: RunFolder) -> dict[Path, ClipRecord]:
-    """Reads hash and time indices of each clip of a run."""
+    """Reads hash and frame seconds of each clip of a run."""
     from cvft.clips.source import ClipRecord
 
     records = json.loads(folder.clip_records.read_text(encoding="utf-8"))
-    return {Path(path): ClipRecord(sha256, tuple(indices)) for path, (sha256, indices) in records.items()}
+    return {Path(path): ClipRecord(sha256, tuple(seconds)) for path, (sha256, seconds) in records.items()}
 
 
 def provide_features(
@@ -143,7 +143,7 @@ def build_ahead(loaded: LoadedRecipe) -> str:
     quarantine.unlink(missing_ok=True)  # told again by the training, which keeps it
     store = _open_store(recipe, contract=prepared.contract, device=device)
     mend_store(store, reads_all=True)
-    records = {path: ClipRecord(facts.sha256, facts.time_indices) for path, facts in prepared.clips.items()}
+    records = {path: ClipRecord(info.sha256, info.timestamps_s) for path, info in prepared.clips.items()}
     with store.build_lock():
         missing = missing_clips(store, records)
         with tqdm(total=len(missing), desc="encoding", unit="clip", file=sys.stderr, dynamic_ncols=True) as bar:

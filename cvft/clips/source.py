@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cvft.data.features.shard import Feature
 from cvft.data.features.store import FeatureStore
+from cvft.data.video.decode import Clip
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, ClipLoader, DecodeSettings
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 
@@ -29,11 +30,11 @@ class ClipInputs:
 
     Args:
         tensors: `pixel_values` or `vision_features`.
-        time_indices: The integer after each frame in templates that have one.
+        timestamps_s: Start of each of its frames in seconds.
     """
 
     tensors: Mapping[str, Tensor]
-    time_indices: tuple[int, ...]
+    timestamps_s: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class ClipRecord:
 
     Args:
         sha256: Hash of the file's bytes.
-        time_indices: The integer after each frame in templates that have one.
+        timestamps_s: Start of each of its chosen frames in seconds.
     """
 
     sha256: str
-    time_indices: tuple[int, ...]
+    timestamps_s: tuple[float, ...]
 
 
 class ClipSource(Protocol):
@@ -75,17 +76,19 @@ class DecodedClips:
     def __init__(
         self, processor: CogVLM2VideoProcessor, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES
     ) -> None:
-        self._loader: ClipLoader[Tensor] = ClipLoader(
-            settings,
-            prepare=lambda clip: processor.preprocess(clip.frames),
-            num_bytes=lambda pixels: pixels.nbytes,
-            cache_bytes=cache_bytes,
-        )
+
+        def prepare(clip: Clip) -> ClipInputs:
+            pixels = processor.preprocess(clip.frames)
+            return ClipInputs({"pixel_values": pixels}, tuple(clip.timestamps_s.tolist()))
+
+        def num_bytes(inputs: ClipInputs) -> int:
+            return sum(tensor.nbytes for tensor in inputs.tensors.values())
+
+        self._loader = ClipLoader(settings, prepare=prepare, num_bytes=num_bytes, cache_bytes=cache_bytes)
 
     def load(self, path: Path) -> ClipInputs:
         """Returns pixel values."""
-        clip = self._loader.load(path)
-        return ClipInputs({"pixel_values": clip.value}, clip.time_indices)
+        return self._loader.load(path)
 
     def close(self) -> None:
         """Ends the decode process."""
@@ -107,7 +110,7 @@ class CachedClips:
     def load(self, path: Path) -> ClipInputs:
         """Returns vision features."""
         record = self._records[path]
-        return ClipInputs({"vision_features": to_tensor(self._store.read_checked(record.sha256))}, record.time_indices)
+        return ClipInputs({"vision_features": to_tensor(self._store.read_checked(record.sha256))}, record.timestamps_s)
 
     def close(self) -> None:
         """Nothing runs beside."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cvft.data.rows import Row
-from cvft.data.video.process import ClipFacts, DecodeWorker
+from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
 from cvft.errors import ClipError, DataError, Problem
 from cvft.files import write_whole
@@ -48,7 +48,7 @@ class ClipCheck(NamedTuple):
 
     rows: list[Row]
     quarantined: list[Quarantined]
-    facts: Mapping[Path, ClipFacts]
+    facts: Mapping[Path, ClipInfo]
 
 
 def check_clips(
@@ -72,8 +72,8 @@ def check_clips(
         on_bad_clip: `error` refuses the data when any clip is bad; `quarantine` sets the rows of bad clips aside.
         quarantine_file: Where to write them as JSONL: reason, source, line and the row itself. Needed for
             `quarantine`. An older file of this name is replaced, or removed when no row is set aside.
-        timeout_s: See `DecodeWorker`.
-        memory_limit_gib: See `DecodeWorker`; for each process.
+        timeout_s: See `DecodeProcess`.
+        memory_limit_gib: See `DecodeProcess`; for each process.
         num_workers: Decode processes at the same time.
         on_progress: Called with the number of clips done and of all clips, after each.
 
@@ -96,12 +96,12 @@ def check_clips(
         if row.video is not None:
             rows_of[row.video].append(row)
 
-    found: dict[Path, ClipFacts | ClipError] = {}
-    workers: queue.SimpleQueue[DecodeWorker] = queue.SimpleQueue()
+    found: dict[Path, ClipInfo | ClipError] = {}
+    workers: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
     for _ in range(num_workers):
-        workers.put(DecodeWorker(timeout_s=timeout_s, memory_limit_gib=memory_limit_gib))
+        workers.put(DecodeProcess(timeout_s=timeout_s, memory_limit_gib=memory_limit_gib))
 
-    def inspect(path: Path) -> ClipFacts | ClipError:
+    def inspect(path: Path) -> ClipInfo | ClipError:
         worker = workers.get()
         try:
             return worker.inspect(path, sampling=sampling, decoder=decoder)
@@ -122,7 +122,7 @@ def check_clips(
             workers.get().close()
 
     bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
-    facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipFacts)}
+    facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
     problems = [_tell(error, rows_of[path]) for path, error in bad.items()]
     if bad and on_bad_clip == "error":
         raise DataError("the check of clips", problems)

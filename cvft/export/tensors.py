@@ -17,7 +17,8 @@ from cvft.errors import Problem, VerifyError
 from cvft.export.adapter import Adapter
 from cvft.export.merge import STORED, read_pieces, read_tensor
 from cvft.weights.folder import read_config_json
-from cvft.weights.shards import Entry, Shard, read_shards
+from cvft.weights.header import Entry
+from cvft.weights.shards import Shard, read_shards
 
 NUM_SAMPLED = 8
 """Tensors compared of those that the adapter changes, and as many of those that it does not."""

@@ -18,10 +18,10 @@ from cvft.data.groups import RowShape
 from cvft.data.rows import Row, extra_columns, read_rows, write_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.loader import DecodeSettings
-from cvft.data.video.process import ClipFacts
+from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, ModelError, Problem, quote
 from cvft.families.cogvlm2_video.architecture import Architecture
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL, TEMPLATES, SpecialTokens, build_layout
+from cvft.families.cogvlm2_video.layout import IGNORED_LABEL, TEMPLATES, SpecialTokens, build_layout, time_indices
 from cvft.families.cogvlm2_video.network.quantization import find_unfit_width
 from cvft.families.cogvlm2_video.tokenizer import TOKENIZER_FILE, load_encoder
 from cvft.families.contract import CONTRACT_FILE, Contract
@@ -59,7 +59,7 @@ class PreparedRows:
     train_rows: Sequence[Row]
     val_rows: Sequence[Row]
     quarantined: Sequence[Quarantined]
-    clips: Mapping[Path, ClipFacts]
+    clips: Mapping[Path, ClipInfo]
     row_facts: RowFacts
     notes: Sequence[str]
 
@@ -227,7 +227,7 @@ def prepare_rows(
 
 
 def measure_rows(
-    rows: Sequence[Row], *, model: ModelFacts, feeding: Feeding, clips: Mapping[Path, ClipFacts]
+    rows: Sequence[Row], *, model: ModelFacts, feeding: Feeding, clips: Mapping[Path, ClipInfo]
 ) -> list[RowShape]:
     """Counts the tokens of each row, answer and EOS included, exactly as training lays them out.
 
@@ -243,7 +243,7 @@ def measure_rows(
             template=TEMPLATES[feeding.template],
             special=special,
             num_tokens_per_frame=model.num_tokens_per_frame,
-            time_indices=() if clip is None else clip.time_indices,
+            time_indices=() if clip is None else time_indices(clip.timestamps_s, sampling=feeding.sampling),
             query=row.query,
             history=row.history,
             response=row.response,
@@ -269,7 +269,7 @@ def write_row_files(prepared: Prepared, folder: RunFolder) -> None:
             write_rows(rows, path)
             lines = [json.dumps(_as_messages(row), ensure_ascii=False) for row in rows]
             write_whole(folder.data / "swift" / path.name, "".join(f"{line}\n" for line in lines))
-    records = {str(path): [facts.sha256, facts.time_indices] for path, facts in prepared.clips.items()}
+    records = {str(path): [info.sha256, info.timestamps_s] for path, info in prepared.clips.items()}
     write_whole(folder.clip_records, json.dumps(records) + "\n")
     write_whole(folder.row_shapes, prepared.row_facts.to_json())
 
@@ -315,7 +315,7 @@ def _refuse_lost_history(rows: Sequence[Row], *, template: str) -> None:
         raise DataError("the rows", problems)
 
 
-def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipFacts]) -> list[str]:
+def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipInfo]) -> list[str]:
     """Sentences that a user should read before training: nothing is wrong, but it may not be what they think."""
     all_rows = [*rows, *held_out]
     notes = [

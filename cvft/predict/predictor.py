@@ -17,6 +17,7 @@ from torch import Tensor
 from cvft.clips.source import ClipSource, DecodedClips
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
+from cvft.families.cogvlm2_video.layout import time_indices
 from cvft.families.cogvlm2_video.network.generation import generate_answers
 from cvft.families.cogvlm2_video.network.load import DTYPES, load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
@@ -34,12 +35,14 @@ class Answerer:
         model: The model, or a peft model around it.
         processor: Its processor.
         clips: Gives its clips.
+        sampling: Name of the rule that chooses their frames.
     """
 
-    def __init__(self, model: Any, processor: CogVLM2VideoProcessor, clips: ClipSource) -> None:
+    def __init__(self, model: Any, processor: CogVLM2VideoProcessor, clips: ClipSource, *, sampling: str) -> None:
         self.model = model
         self.processor = processor
         self.clips = clips
+        self.sampling = sampling
 
     def encode(self, row: Row, *, with_response: bool = False) -> dict[str, Tensor]:
         """Encodes a row, as a prompt or with its answer.
@@ -53,7 +56,7 @@ class Answerer:
             row.query,
             pixel_values=tensors.get("pixel_values"),
             vision_features=tensors.get("vision_features"),
-            time_indices=() if clip is None else clip.time_indices,
+            time_indices=() if clip is None else time_indices(clip.timestamps_s, sampling=self.sampling),
             history=row.history,
             response=row.response if with_response else None,
         )
@@ -160,7 +163,7 @@ def load_answerer(
         timeout_s=timeout_s,
         memory_gib=memory_gib,
     )
-    return Answerer(model, processor, cached or DecodedClips(processor, settings))
+    return Answerer(model, processor, cached or DecodedClips(processor, settings), sampling=contract.sampling)
 
 
 def _device_map(folder: Path, *, device: str, dtype: str, quantize: str, with_tower: bool) -> Any:

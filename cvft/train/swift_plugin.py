@@ -28,6 +28,7 @@ from transformers.integrations import TensorBoardCallback
 
 from cvft.clips.source import CachedClips, ClipSource, DecodedClips
 from cvft.data.video.loader import DecodeSettings
+from cvft.families.cogvlm2_video.layout import time_indices
 from cvft.families.cogvlm2_video.network.load import load_config, load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.tokenizer import load_tokenizer
@@ -145,7 +146,7 @@ class CvftTemplate(Template):
                 query,
                 pixel_values=clip.tensors.get("pixel_values"),
                 vision_features=clip.tensors.get("vision_features"),
-                time_indices=clip.time_indices,
+                time_indices=time_indices(clip.timestamps_s, sampling=self.settings.decode.sampling.strategy),
                 history=history,
                 response=response,
             )

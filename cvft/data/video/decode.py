@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cvft.data.video.sample import Float32s, Sampling, choose_frames, time_indices
+from cvft.data.video.sample import Float32s, Sampling, choose_frames
 from cvft.data.video.truncation import count_missing_bytes
 from cvft.errors import ClipError, Problem, did_you_mean, quote
 
@@ -45,7 +45,6 @@ class Clip:
         frames: RGB, uint8, shape `(T, H, W, 3)`, upright.
         timestamps_s: Start of each of them in seconds since the clip's first frame, float32, shape `(T,)`.
         frame_indices: Which frames of the clip they are, T integers.
-        time_indices: The integer that the chat template writes after each, T integers.
         num_frames_total: Frames of the whole clip.
         avg_fps: Its average frames per second, as its container says.
         duration_s: Its length in seconds.
@@ -55,7 +54,6 @@ class Clip:
     frames: Frames
     timestamps_s: Float32s
     frame_indices: tuple[int, ...]
-    time_indices: tuple[int, ...]
     num_frames_total: int
     avg_fps: float
     duration_s: float
@@ -96,14 +94,14 @@ def decode_clip(
 ) -> Clip:
     """Decodes the frames that a sampling rule chooses, in this process.
 
-    Decoders are C code that reads untrusted files: use `cvft.data.video.process.DecodeWorker` where a hang or a crash
+    Decoders are C code that reads untrusted files: use `cvft.data.video.process.DecodeProcess` where a hang or a crash
     must cost one clip only.
 
     Args:
         path: The clip.
         sampling: The rule.
         decoder: `pyav` or `decord`.
-        on_duration: Told the clip's length early, so that a caller can judge how long to wait.
+        on_duration: Called with the clip's length early, so that a caller can judge how long to wait.
 
     Returns:
         The frames that the rule chose, exactly those.
@@ -121,14 +119,12 @@ def decode_clip(
             raise clip_error(path, decoder=decoder, got=got, need="frames with times of 0 s and later", hint=hint)
         distinct = sorted(set(chosen))
         frames = reader.read(distinct)
-        if chosen != distinct:  # the rule itself repeats frames of a short clip; `coverage` tells
+        if chosen != distinct:  # the rule itself repeats frames of a short clip; `coverage` reports it
             frames = frames[np.searchsorted(distinct, chosen)]
-        chosen_s = timestamps_s[chosen]
         return Clip(
             frames=frames,
-            timestamps_s=chosen_s,
+            timestamps_s=timestamps_s[chosen],
             frame_indices=tuple(chosen),
-            time_indices=time_indices(chosen_s, sampling=sampling),
             num_frames_total=len(timestamps_s),
             avg_fps=reader.avg_fps,
             duration_s=reader.duration_s,
