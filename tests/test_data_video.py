@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from cvft.data.video import decode, pyav
+from cvft.data.video import pyav, reader
 from cvft.data.video.decode import decode_clip
 from cvft.data.video.sample import Sampling, choose_frames, coverage
 from cvft.data.video.truncation import count_missing_bytes
@@ -418,7 +418,7 @@ def test_huge_frames_are_refused_before_decoding(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
 def test_too_many_frames_are_refused(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(decode, "MAX_NUM_FRAMES", 30)
+    monkeypatch.setattr(reader, "MAX_NUM_FRAMES", 30)
     assert "got 31 frames, need at most 30" in error_of(make_clip(tmp_path / name, num_frames=40))
 
 

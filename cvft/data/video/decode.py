@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from cvft.data.video.decord import open_decord
+from cvft.data.video.pyav import open_pyav
+from cvft.data.video.reader import Frames, OnDuration, Reader, clip_error
 from cvft.data.video.sample import Float32s, Sampling, choose_frames
 from cvft.data.video.truncation import count_missing_bytes
-from cvft.errors import ClipError, Problem, did_you_mean, quote
+from cvft.errors import did_you_mean, quote
 
 DECODERS = ("pyav", "decord")
 """Names of the decoders. `pyav` is right on more containers and cannot hang; `decord` is for exact reproduction of runs
 that used it, with its errors on edit lists and open GOPs."""
 
-MAX_FRAME_PX = 4096 * 2304 * 2
-"""Larger frames are refused before decoding: a few hundred kilobytes can hold frames that fill the memory."""
-
-MAX_NUM_FRAMES = 1_000_000
-"""Clips with more frames are refused: nine hours at 30 frames per second."""
-
 _LATEST_S = 1e7
 """No clip is that long; decord gives such times, of either sign, where it could not find any."""
-
-Frames = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -64,29 +56,6 @@ class Clip:
             f"Clip(frames={self.frames.dtype}{self.frames.shape}, num_frames_total={self.num_frames_total}, "
             f"avg_fps={self.avg_fps:.6g}, duration_s={self.duration_s:.6g}, decoder={self.decoder!r})"
         )
-
-
-class Reader(Protocol):
-    """An open clip. Both decoders offer this, and nothing else is asked of them."""
-
-    @property
-    def timestamps_s(self) -> Float32s:
-        """Start of every frame in seconds, in display order, shape `(N,)`."""
-
-    @property
-    def avg_fps(self) -> float:
-        """Average frames per second as `decord` counts it: the container's own figure."""
-
-    @property
-    def duration_s(self) -> float:
-        """End of the last frame in seconds."""
-
-    def read(self, frame_indices: Sequence[int]) -> Frames:
-        """Returns the frames with these ascending, distinct indices, uint8 `(len, H, W, 3)`."""
-
-
-OnDuration = Callable[[float], None]
-"""Called at most once, with the length in seconds that a container promises, before its frames are decoded."""
 
 
 def decode_clip(
@@ -132,11 +101,6 @@ def decode_clip(
         )
 
 
-def clip_error(path: Path, *, decoder: str, got: str, need: str, hint: str = "") -> ClipError:
-    """Builds the error of one clip, which names the file, what was found, what is needed and the decoder."""
-    return ClipError(f"clip {path.name}", [Problem(f"{path} (decoder {quote(decoder)})", got, need, hint)])
-
-
 def check_file(path: Path, *, decoder: str) -> None:
     """Refuses anything that is not a whole regular file with bytes in it, before a decoder sees its name.
 
@@ -173,33 +137,9 @@ def check_file(path: Path, *, decoder: str) -> None:
         raise clip_error(path, decoder=decoder, got=got, need="a whole file", hint="copy or download it again")
 
 
-def check_num_frames(num_frames: int, *, path: Path, decoder: str) -> None:
-    """Raises `ClipError` when a clip has no frame, or more than `MAX_NUM_FRAMES`."""
-    if num_frames == 0:
-        hint = "the file was probably cut off while it was copied"
-        raise clip_error(path, decoder=decoder, got="a video stream without frames", need="at least 1 frame", hint=hint)
-    if num_frames > MAX_NUM_FRAMES:
-        got, need = f"{num_frames:,} frames", f"at most {MAX_NUM_FRAMES:,}"
-        raise clip_error(path, decoder=decoder, got=got, need=need, hint="cut the clip into shorter ones")
-
-
-def check_frame_size(width_px: int, height_px: int, *, path: Path, decoder: str) -> None:
-    """Raises `ClipError` when a frame has more than `MAX_FRAME_PX` pixels."""
-    if width_px * height_px > MAX_FRAME_PX:
-        got, need = f"frames of {width_px} x {height_px} pixels", f"at most {MAX_FRAME_PX:,} pixels"
-        raise clip_error(
-            path, decoder=decoder, got=got, need=need, hint="scale the clip down; the model sees 224 x 224"
-        )
-
-
 def _open_reader(path: Path, decoder: str, on_duration: OnDuration) -> AbstractContextManager[Reader]:
-    # imported here: each decoder loads large libraries, and only the named one is needed
     if decoder == "decord":
-        from cvft.data.video.decord import open_decord
-
         return open_decord(path, on_duration=on_duration)
-    from cvft.data.video.pyav import open_pyav
-
     return open_pyav(path, on_duration=on_duration)
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from cvft.data.video.decode import Frames, OnDuration, check_frame_size, check_num_frames, clip_error
+from cvft.data.video.reader import Frames, OnDuration, check_frame_size, check_num_frames, clip_error
 from cvft.data.video.sample import Float32s
 
 
 class DecordReader:
-    """An open clip; see `cvft.data.video.decode.Reader`.
+    """An open clip; see `cvft.data.video.reader.Reader`.
 
     Args:
         path: The clip, for messages.

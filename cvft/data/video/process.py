@@ -22,8 +22,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from cvft.data.video.decode import MAX_FRAME_PX, Clip, Frames, clip_error
+from cvft.data.video.decode import Clip
 from cvft.data.video.pipe import RawPipe, limit_time, read_exactly, receive_header, send_header
+from cvft.data.video.reader import MAX_FRAME_PX, Frames, clip_error
 from cvft.data.video.sample import Sampling, coverage
 from cvft.errors import ClipError, Problem, RunError
 

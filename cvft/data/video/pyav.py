@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from cvft.data.video.decode import Frames, OnDuration, check_frame_size, check_num_frames, clip_error
+from cvft.data.video.reader import Frames, OnDuration, check_frame_size, check_num_frames, clip_error
 from cvft.data.video.sample import Float32s
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class _Index:
 
 
 class PyAVReader:
-    """An open clip; see `cvft.data.video.decode.Reader`.
+    """An open clip; see `cvft.data.video.reader.Reader`.
 
     Args:
         path: The clip.

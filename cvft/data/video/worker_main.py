@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cvft.data.video.decode import Frames, clip_error, decode_clip
+from cvft.data.video.decode import decode_clip
 from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, write_all
+from cvft.data.video.reader import Frames, clip_error
 from cvft.data.video.sample import Sampling
 from cvft.errors import ClipError
 from cvft.files import hash_file
