@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from cvft.clips.source import DecodedClips
-from cvft.data.groups import RowShape, deal_steps
+from cvft.data.groups import RowShape, make_steps
 from cvft.data.video.loader import DecodeSettings
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
@@ -159,7 +159,7 @@ def test_the_loss_is_the_mean_over_the_tokens_of_the_global_batch(recipe, one_pr
 def first_global_batch() -> list[dict]:
     rows = mixed_rows()
     shapes = [RowShape(None, 1, 1)] * len(rows)
-    groups = next(deal_steps(shapes, global_batch_rows=GLOBAL_BATCH, max_rows_per_group=1, seed=42))
+    groups = next(make_steps(shapes, global_batch_rows=GLOBAL_BATCH, max_rows_per_group=1, seed=42))
     return [rows[number] for (number,) in groups]
 
 

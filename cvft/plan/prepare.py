@@ -303,7 +303,7 @@ def _refuse_lost_history(rows: Sequence[Row], *, template: str) -> None:
     hint = "use model.template=chat, or remove the earlier turns"
     problems = [
         Problem(
-            f"{row.place} `history`",
+            f"{row.location} `history`",
             f"{len(row.history)} turns",
             f"none: template {quote(template)} has no place for it",
             hint,
@@ -334,7 +334,7 @@ def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, Cli
 def _refuse_long_rows(rows: Sequence[Row], shapes: Sequence[RowShape], *, max_tokens: int) -> None:
     hint = "lower video.max_frames, shorten the text, or raise data.max_tokens; rows are never cut"
     problems = [
-        Problem(row.place, f"{shape.num_tokens} tokens", f"at most {max_tokens}", hint)
+        Problem(row.location, f"{shape.num_tokens} tokens", f"at most {max_tokens}", hint)
         for row, shape in zip(rows, shapes, strict=True)
         if shape.num_tokens > max_tokens
     ]

@@ -1,4 +1,4 @@
-"""What features depend on besides the clip, as a value that names a folder."""
+"""What features depend on apart from the clip, as a value that names a folder."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def write_key(folder: Path, key: FeatureKey) -> None:
 
 
 def check_key(folder: Path, key: FeatureKey) -> None:
-    """Holds the key that a folder was made for against the one at hand.
+    """Compares the key that a folder was made for with the one at hand.
 
     A folder without a key passes: it is new, or whoever made it was killed before anything was in it.
 
@@ -90,7 +90,7 @@ def check_key(folder: Path, key: FeatureKey) -> None:
         FeatureError: with every field that differs.
     """
     subject = f"feature store {folder}"
-    hint = "remove this folder: its features are computed again"
+    hint = "remove this folder: its features are recomputed"
     try:
         found = json.loads((folder / KEY_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -32,7 +32,7 @@ class Feature:
     Args:
         shape: (num_frames, patches, width) for features of a clip; any shape is taken.
         dtype: As safetensors names it: `BF16`, `F16` or `F32`.
-        data: The numbers, little-endian, the last axis fastest. Read-only; it lives as long as it is referred to, also
+        data: The numbers, little-endian, the last axis fastest. Read-only; it lives as long as it is referred to, even
             when its file is removed.
     """
 
@@ -50,7 +50,7 @@ class Entry:
         shape: Of the tensor.
         begin: First byte, counted from the start of the file.
         end: One past the last byte.
-        checksum: CRC-32 of the clip, dtype, shape and bytes. It tells every flip of a single bit.
+        checksum: CRC-32 of the clip, dtype, shape and bytes. It finds every flip of a single bit.
     """
 
     dtype: str
@@ -95,7 +95,7 @@ def as_bytes(data: object) -> memoryview:
 class ShardFile:
     """A shard while it is being written, under a name that no reader looks at.
 
-    A lock on the file lasts as long as its writer lives: who can take it knows that the writer is dead.
+    A lock on the file lasts as long as its writer lives: whoever can take it knows that the writer is dead.
 
     Args:
         path: The file to create.
@@ -230,7 +230,7 @@ def map_shard(path: Path, *, size_bytes: int) -> mmap.mmap:
 def is_abandoned(path: Path) -> bool:
     """Tells whether the writer of a half-written shard is dead; False too when the file is gone."""
     try:
-        with open(path, "r+b") as file:  # NFS gives this lock only to who may write
+        with open(path, "r+b") as file:  # NFS gives this lock only to those who may write
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, FileNotFoundError):
         return False

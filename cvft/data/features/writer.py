@@ -95,7 +95,7 @@ class StoreFolder:
             got = "a full disk" if full else f"`{error.strerror or error}`"
             need = "room for vision features" if full else "a folder that can be read, written and locked"
             hint = "features published before are intact: "
-            hint += "free some space and run the same command again" if full else "mend it and run the command again"
+            hint += "free some space and run the same command again" if full else "repair it and run the command again"
             raise FeatureError("the feature store", [Problem(str(self.path), got, need, hint)]) from error
 
 

@@ -1,6 +1,6 @@
-"""Loads clips for training and evaluation: decoded in a process of their own, prepared once, kept while there is room.
+"""Loads clips for training and evaluation: decoded in a process of their own, prepared once, cached while there is room.
 
-path -> DecodeProcess -> Clip: frames uint8 (T, H, W, 3) -> `prepare` (of a model family) -> what is kept
+path -> DecodeProcess -> Clip: frames uint8 (T, H, W, 3) -> `prepare` (of a model family) -> what is cached
 
 Several questions about one clip come one after another, and every epoch again; what fits in memory is decoded once.
 """
@@ -20,7 +20,7 @@ from cvft.data.video.sample import Sampling
 T = TypeVar("T")
 
 DEFAULT_CACHE_BYTES = 512 << 20
-"""Prepared clips kept per process: about 36 of 24 frames at 224 px."""
+"""Prepared clips cached per process: about 36 of 24 frames at 224 px."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class ClipLoader(Generic[T]):
 
     Args:
         settings: How to decode.
-        prepare: Turns a decoded clip into what is kept.
-        num_bytes: Size of what is kept, in bytes.
-        cache_bytes: Most bytes kept.
+        prepare: Turns a decoded clip into what is cached.
+        num_bytes: Size of what is cached, in bytes.
+        cache_bytes: Most bytes cached.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class ClipLoader(Generic[T]):
     ) -> None:
         self._settings = settings
         self._prepare = prepare
-        self._num_bytes = num_bytes
+        self._count_bytes = num_bytes
         self._cache_bytes = cache_bytes
         self._process = settings.make_process()
-        self._kept: OrderedDict[Path, T] = OrderedDict()
-        self._kept_bytes = 0
+        self._cached: OrderedDict[Path, T] = OrderedDict()
+        self._num_cached_bytes = 0
 
     def load(self, path: Path) -> T:
         """Returns what `prepare` made of one clip.
@@ -84,15 +84,15 @@ class ClipLoader(Generic[T]):
         Raises:
             ClipError: when it cannot be decoded.
         """
-        if path in self._kept:
-            self._kept.move_to_end(path)
-            return self._kept[path]
+        if path in self._cached:
+            self._cached.move_to_end(path)
+            return self._cached[path]
         clip = self._process.decode(path, sampling=self._settings.sampling, decoder=self._settings.decoder)
-        prepared = self._kept[path] = self._prepare(clip)
-        self._kept_bytes += self._num_bytes(prepared)
-        while self._kept_bytes > self._cache_bytes and len(self._kept) > 1:
-            _, dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= self._num_bytes(dropped)
+        prepared = self._cached[path] = self._prepare(clip)
+        self._num_cached_bytes += self._count_bytes(prepared)
+        while self._num_cached_bytes > self._cache_bytes and len(self._cached) > 1:
+            _, dropped = self._cached.popitem(last=False)
+            self._num_cached_bytes -= self._count_bytes(dropped)
         return prepared
 
     def close(self) -> None:
