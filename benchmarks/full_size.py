@@ -25,7 +25,8 @@ from cvft.export.adapter import Adapter
 from cvft.export.merge import merge_adapter, read_tensor
 from cvft.export.tensors import compare_tensors
 from cvft.weights.folder import read_config_json
-from cvft.weights.shards import Entry, Shard, read_shards
+from cvft.weights.header import Entry
+from cvft.weights.shards import Shard, read_shards
 from tests.official_folder import write_official_folder
 from tests.random_adapter import contract_of, write_random_adapter
 

@@ -22,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
-from cvft.weights.shards import Entry, read_shards
+from cvft.weights.header import Entry
+from cvft.weights.shards import read_shards
 from tests.golden_files import golden_files, open_golden_model
 from tests.official_folder import CONFIG, small_config, write_official_folder
 

@@ -28,7 +28,7 @@ from workload import make_rows
 
 from cvft.data.rows import read_rows
 from cvft.families.cogvlm2_video.flops import LANGUAGE_UTILISATION, STOCK_UTILISATION, estimated_seconds, training_flops
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 from cvft.plan.batching import describe_training, peak_of
 from cvft.plan.gpus import find_gpu
 from cvft.plan.passes import batches_of_epoch
@@ -246,7 +246,7 @@ def measure(
     )
     write_row_files(prepared, folder)
     make_clean_view(prepared.model.path, folder.model_view)
-    write_text_atomically(folder.plan_file, plan.to_json())
+    write_whole(folder.plan_file, plan.to_json())
     log = folder.train / "worker.log"
     with log.open("wb") as file:
         command = plan.command if memory_limit_gib is None else limited(plan.command, memory_limit_gib)

@@ -6,6 +6,8 @@ is whole, and running the same recipe again continues where it stopped.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cvft.evaluate.run import Evaluation, evaluate_run
 from cvft.export.run import export_run, will_compare_logits
 from cvft.plan.job import open_job
@@ -13,6 +15,9 @@ from cvft.recipe import LoadedRecipe
 from cvft.report.run import write_run_report
 from cvft.report.terminal import metrics_table
 from cvft.train.run import is_trained, train
+
+if TYPE_CHECKING:
+    from cvft.predict.open import Variant
 
 NOT_THE_FIRST = "this machine's ranks are done: the first machine merges and evaluates"
 
@@ -46,7 +51,7 @@ def run_all(loaded: LoadedRecipe) -> str:
         if recipe.export.merge:
             made += export_run(job, predictors=predictors).splitlines()
         if has_val:
-            tuned = "merged" if recipe.export.merge else "adapter"
+            tuned: Variant = "merged" if recipe.export.merge else "adapter"
             evaluations[tuned] = evaluate_run(job, variant=tuned, predictors=predictors)
     finally:
         predictors.close()

@@ -7,16 +7,15 @@ A folder belongs to one recipe. The same recipe continues in it; another one is 
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cvft.errors import CvftError, Problem, RunError, quote
-from cvft.files import write_text_atomically
+from cvft.files import LockHeldError, lock, write_whole
 from cvft.recipe import LoadedRecipe, differing_settings, dump_recipe, load_recipe, weights_fingerprint
 
 PROGRESS_FILE = "progress.jsonl"
@@ -77,7 +76,7 @@ class RunFolder:
 
     @property
     def clip_records(self) -> Path:
-        """Hash and time indices of each clip."""
+        """Hash and frame seconds of each clip."""
         return self.data / "clips.json"
 
     @property
@@ -195,7 +194,7 @@ def claim_run_folder(loaded: LoadedRecipe) -> RunFolder:
             [Problem("folder", "files that no run of cvft wrote", "an empty or absent folder", HINT_OTHER_NAME)],
         )
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(folder.recipe_file, dump_recipe(loaded.recipe))
+    write_whole(folder.recipe_file, dump_recipe(loaded.recipe))
     return folder
 
 
@@ -231,10 +230,11 @@ def locked(folder: RunFolder) -> Iterator[None]:
     Raises:
         RunError: when another process trains in it.
     """
-    with (folder.path / LOCK_FILE).open("a") as lock:
+    subject = f"run folder {folder.path}"
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            stack.enter_context(lock(folder.path / LOCK_FILE, timeout_s=0, subject=subject))
+        except LockHeldError:
             problem = Problem("folder", "another process that trains in it", "one at a time", "wait for it, or stop it")
-            raise RunError(f"run folder {folder.path}", [problem]) from None
+            raise RunError(subject, [problem]) from None
         yield

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
+from cvft.dtypes import BY_SAFETENSORS
 from cvft.families.cogvlm2_video.tensors import Shape, published_shapes
-from cvft.weights.shards import INDEX_FILE, ITEM_BYTES, make_header
+from cvft.weights.header import make_header
+from cvft.weights.shards import INDEX_FILE
 from tests.llama3 import SPECIAL_TOKENS, write_tokenizer_json
 
 SHARD_BYTES = 5_000_000_000
@@ -135,7 +137,7 @@ def share_out(shapes: Mapping[str, Shape], most: int) -> list[list[str]]:
 
 
 def _num_bytes(shape: Shape) -> int:
-    return math.prod(shape) * ITEM_BYTES["BF16"]
+    return math.prod(shape) * BY_SAFETENSORS["BF16"].num_bytes
 
 
 def _write_shard(path: Path, shapes: Mapping[str, Shape], weights: Mapping[str, torch.Tensor]) -> None:

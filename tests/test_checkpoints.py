@@ -44,6 +44,18 @@ def test_a_checkpoint_gets_its_name_when_it_is_whole(tmp_path):
 def test_a_newer_training_replaces_what_lies_under_the_name(tmp_path):
     save(tmp_path, 10, eval_loss=0.5)
     assert read_mark(save(tmp_path, 10, eval_loss=0.25)).eval_loss == 0.25
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
+
+
+def test_a_checkpoint_that_was_being_replaced_is_found_again(tmp_path):
+    """As a kill leaves it on a disk that cannot exchange two names: the old one away, the new one not yet there."""
+    save(tmp_path, 10, eval_loss=0.5).rename(tmp_path / ".checkpoint-10.replaced-12ab34cd")
+    (tmp_path / ASIDE / "checkpoint-10").mkdir(parents=True)
+    (tmp_path / ".checkpoint-5.removed-12ab34cd").mkdir()
+    assert names(tmp_path) == []
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
+    assert read_mark(tmp_path / "checkpoint-10").eval_loss == 0.5
 
 
 def test_what_was_left_half_written_is_no_checkpoint_and_goes(tmp_path):

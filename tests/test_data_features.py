@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from cvft.data.features.index import INDEX_FILE, Damage
+from cvft.data.features.index import INDEX_FILE, DamagedShard
 from cvft.data.features.key import KEY_FILE, FeatureKey
 from cvft.data.features.shard import HEADER_BYTES
 from cvft.data.features.store import FeatureStore
@@ -193,7 +193,7 @@ def test_a_folder_of_another_key_is_refused(store, tmp_path):
     assert str(caught.value) == (
         f"feature store {store.folder} has 1 problem\n"
         "  key.json: max_frames: got `8`, need `24`\n"
-        "    hint: remove this folder: its features are computed again"
+        "    hint: remove this folder: its features are recomputed"
     )
     with pytest.raises(FeatureError, match=r"key.json: max_frames: got `8`"):
         fill(store, [2])  # a store that was opened before
@@ -273,7 +273,7 @@ def test_a_flipped_bit_is_found_and_named(store, tmp_path, at):
     assert damage.shard == broken
     if at >= HEADER_BYTES:
         first, second = clip_of(2), clip_of(3)
-        assert damage == Damage(
+        assert damage == DamagedShard(
             broken, "bytes that do not match their checksum", (first if at < HEADER_BYTES + 512 else second,)
         )
         assert store.verify([first, clip_of(0), clip_of("unknown")]) == ([damage] if damage.clips == (first,) else [])
@@ -305,7 +305,7 @@ def test_every_flip_in_a_header_is_found(store, tmp_path):
     assert header_bytes > 200
 
 
-@pytest.mark.parametrize(("old", "new"), [("[1, 256]", "[256, 1]"), ("BF16", "F16 "), (clip_of(1), clip_of(2))])
+@pytest.mark.parametrize(("old", "new"), [("[1,256]", "[256,1]"), ("BF16", "F16 "), (clip_of(1), clip_of(2))])
 def test_a_header_that_says_another_thing_about_the_same_bytes_is_found(store, tmp_path, old, new):
     fill(store, [1])
     (path,) = shards(store)
@@ -323,7 +323,7 @@ def test_a_copy_in_another_shard_takes_the_place_of_a_damaged_one(store, tmp_pat
         second.add(clip_of(1), (1,), "BF16", b"cd")
     assert len(shards(store)) == 2
     assert store.read(clip_of(1)).data == two.read(clip_of(1)).data == b"cd"  # it was published first
-    assert store.drop_damaged([Damage(shards(store)[0], "flipped", (clip_of(1),))]) == []
+    assert store.drop_damaged([DamagedShard(shards(store)[0], "flipped", (clip_of(1),))]) == []
     assert two.missing([clip_of(1)]) == []
     assert store.read(clip_of(1)).data == two.read(clip_of(1)).data == b"ab"
 

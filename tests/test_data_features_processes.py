@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cvft.data.features.index import Damage
+from cvft.data.features.index import DamagedShard
 from cvft.data.features.shard import HEADER_BYTES
 from cvft.data.features.store import BUILD_LOCK, FeatureStore
 from cvft.errors import FeatureError
@@ -107,7 +107,7 @@ for name in range(int(sys.argv[2]), 10**9):
     assert len(store) > 4
     known = {clip_of(name): name for name in range(10**4)}
     known |= {clip_of(f"{number} {name}"): f"{number} {name}" for number in range(4) for name in range(10**4)}
-    assert_holds(store, [known[clip] for clip in store.verify() or list(store._view.places)])
+    assert_holds(store, [known[clip] for clip in store.verify() or list(store._view.locations)])
 
 
 def test_two_builders_do_the_work_once(store):
@@ -272,7 +272,7 @@ def test_a_full_disk_is_told_and_costs_nothing_that_was_whole(small_disk):
     assert_valid(store)
     assert len(store) >= whole
     assert_holds(store, ["before"], num_bytes=2**19)
-    store.drop_damaged([Damage(shards(store)[0], "in the way", ())])  # its space is free again
+    store.drop_damaged([DamagedShard(shards(store)[0], "in the way", ())])  # its space is free again
     fill(store, ["after"], num_bytes=2**16)
     assert_holds(store, ["after"], num_bytes=2**16)
     assert store.missing([clip_of("before")]) == [clip_of("before")]

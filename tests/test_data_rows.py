@@ -62,7 +62,7 @@ def test_json_array_gives_the_same_rows_by_item(folder):
         ("eeeee", 2, True),
         ("EEEEE", 3, True),
     ]
-    assert rows[2].place == f"{path}: item 3"
+    assert rows[2].location == f"{path}: item 3"
 
 
 @pytest.mark.parametrize("videos", [{}, {"videos": []}, {"videos": None}], ids=["absent", "empty", "null"])

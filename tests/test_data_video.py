@@ -12,11 +12,12 @@ import av
 import numpy as np
 import pytest
 
-from cvft.data.video import decode, pyav
+from cvft.data.video import pyav, reader
 from cvft.data.video.decode import decode_clip
-from cvft.data.video.sample import Sampling, choose_frames, coverage, time_indices
+from cvft.data.video.sample import Sampling, choose_frames, coverage
 from cvft.data.video.truncation import count_missing_bytes
 from cvft.errors import ClipError, DataError
+from cvft.families.cogvlm2_video.layout import time_indices
 from tests.fixtures_video import (
     cut_without_decoding,
     draw_number,
@@ -81,13 +82,13 @@ def test_uniform_covers_the_whole_clip_once_with_true_seconds():
     times = times_of(3000, 25)
     chosen = choose_frames(times, avg_fps=25, sampling=Sampling("uniform", 5))
     assert chosen == [0, 749, 1499, 2249, 2999]
-    assert time_indices(times[chosen], sampling=Sampling("uniform", 5)) == (0, 30, 60, 90, 120)
+    assert time_indices(times[chosen].tolist(), sampling="uniform") == (0, 30, 60, 90, 120)
     assert choose_frames(times_of(3, 25), avg_fps=25, sampling=Sampling("uniform")) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("strategy", ["chat", "base"])
 def test_published_rules_number_their_frames(strategy):
-    assert time_indices(times_of(4, 0.5), sampling=Sampling(strategy)) == (0, 1, 2, 3)
+    assert time_indices(times_of(4, 0.5).tolist(), sampling=strategy) == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +418,7 @@ def test_huge_frames_are_refused_before_decoding(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.ts"])
 def test_too_many_frames_are_refused(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(decode, "MAX_NUM_FRAMES", 30)
+    monkeypatch.setattr(reader, "MAX_NUM_FRAMES", 30)
     assert "got 31 frames, need at most 30" in error_of(make_clip(tmp_path / name, num_frames=40))
 
 

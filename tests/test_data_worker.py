@@ -16,10 +16,10 @@ import pytest
 
 from cvft.data.check import check_clips
 from cvft.data.rows import read_rows
-from cvft.data.video import worker as worker_module
+from cvft.data.video import process as process_module
 from cvft.data.video.decode import decode_clip
 from cvft.data.video.pipe import limit_time
-from cvft.data.video.process import DecodeWorker
+from cvft.data.video.process import DecodeProcess
 from cvft.data.video.sample import Sampling
 from cvft.errors import ClipError, DataError, RunError
 from cvft.files import hash_file
@@ -60,7 +60,7 @@ def error_of(worker, path, **options):
 
 @pytest.mark.parametrize("decoder", ["pyav", "decord"])
 def test_worker_gives_the_same_clip_as_this_process(decoder):
-    with DecodeWorker() as worker:
+    with DecodeProcess() as worker:
         for path in real_clips().values():
             for sampling in (CHAT, Sampling("base"), Sampling("uniform", 5)):
                 here = decode_clip(path, sampling=sampling, decoder=decoder)
@@ -69,13 +69,13 @@ def test_worker_gives_the_same_clip_as_this_process(decoder):
                 assert np.array_equal(here.timestamps_s, there.timestamps_s)
                 assert there.timestamps_s.dtype == np.float32
                 assert repr(here) == repr(there)
-                assert (here.frame_indices, here.time_indices) == (there.frame_indices, there.time_indices)
+                assert here.frame_indices == there.frame_indices
                 assert here.duration_s == there.duration_s
 
 
 def test_rotated_frames_cross_the_pipe(clip_file):
     rotate_header(clip_file, 90)
-    with DecodeWorker() as worker:
+    with DecodeProcess() as worker:
         here, there = decode_clip(clip_file, sampling=CHAT), worker.decode(clip_file, sampling=CHAT)
     assert here.frames.shape == (3, 160, 96, 3)
     assert np.array_equal(here.frames, there.frames)
@@ -84,7 +84,7 @@ def test_rotated_frames_cross_the_pipe(clip_file):
 def test_bad_clip_gives_its_own_error_and_the_process_goes_on(tmp_path, clip_file):
     bad = tmp_path / "bad.mp4"
     bad.write_text("no video")
-    with DecodeWorker() as worker:
+    with DecodeProcess() as worker:
         worker.decode(clip_file, sampling=CHAT)
         pid = worker.pid
         with pytest.raises(ClipError) as here:
@@ -95,13 +95,13 @@ def test_bad_clip_gives_its_own_error_and_the_process_goes_on(tmp_path, clip_fil
 
 
 def test_facts_come_without_frames(clip_file):
-    with DecodeWorker() as worker:
+    with DecodeProcess() as worker:
         facts = worker.inspect(clip_file, sampling=Sampling("base"))
     assert (facts.num_frames, facts.height_px, facts.width_px) == (24, 96, 160)
     assert (facts.num_frames_total, facts.avg_fps, facts.duration_s) == (40, 25.0, 1.6)
     assert facts.sha256 == hash_file(clip_file)
-    assert facts.time_indices == tuple(range(24))
-    with DecodeWorker() as worker:
+    assert facts.timestamps_s == tuple(decode_clip(clip_file, sampling=Sampling("base")).timestamps_s.tolist())
+    with DecodeProcess() as worker:
         facts = worker.inspect(make_clip(clip_file, num_frames=10), sampling=Sampling("base"))
     assert facts.notes == ("clip has 10 frames, `base` sampling repeats 14 of the 24 it shows",)
 
@@ -110,7 +110,7 @@ def test_facts_come_without_frames(clip_file):
 
 
 def test_hang_costs_one_clip(clip_file):
-    with DecodeWorker(timeout_s=1) as worker:
+    with DecodeProcess(timeout_s=1) as worker:
         worker.decode(clip_file, sampling=CHAT)
         pid = worker.pid
         os.kill(pid, signal.SIGSTOP)  # to the parent, the same as a decoder that loops
@@ -128,7 +128,7 @@ def test_hang_costs_one_clip(clip_file):
 
 
 def test_crash_costs_one_clip(clip_file):
-    with DecodeWorker() as worker:
+    with DecodeProcess() as worker:
         worker.decode(clip_file, sampling=CHAT)
         pid = worker.pid
         os.kill(pid, signal.SIGSTOP)
@@ -147,7 +147,7 @@ def test_crash_costs_one_clip(clip_file):
 
 
 def test_process_killed_by_the_system_names_memory(clip_file):
-    with DecodeWorker() as worker:
+    with DecodeProcess() as worker:
         worker.decode(clip_file, sampling=CHAT)
         pid = worker.pid
         os.kill(pid, signal.SIGSTOP)
@@ -160,7 +160,7 @@ def test_process_killed_by_the_system_names_memory(clip_file):
 
 
 def test_process_that_ended_between_two_clips_costs_nothing(clip_file):
-    with DecodeWorker() as worker:
+    with DecodeProcess() as worker:
         worker.decode(clip_file, sampling=CHAT)
         pid = worker.pid
         os.kill(pid, signal.SIGKILL)
@@ -171,7 +171,7 @@ def test_process_that_ended_between_two_clips_costs_nothing(clip_file):
 
 def test_clip_that_needs_too_much_memory_costs_one_clip(tmp_path, clip_file):
     wide = make_clip(tmp_path / "wide.mp4", num_frames=24, width=1920, height=1080, options={"preset": "ultrafast"})
-    with DecodeWorker(memory_limit_gib=0.3) as worker:
+    with DecodeProcess(memory_limit_gib=0.3) as worker:
         with pytest.raises(ClipError) as caught:
             worker.decode(wide, sampling=Sampling("base"))
         assert str(caught.value).replace(f"{tmp_path}/", "") == (
@@ -184,7 +184,7 @@ def test_clip_that_needs_too_much_memory_costs_one_clip(tmp_path, clip_file):
 
 def test_process_that_cannot_start_is_no_fault_of_the_clip(clip_file, monkeypatch, capfd):
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with DecodeWorker() as worker, pytest.raises(RunError) as caught:
+    with DecodeProcess() as worker, pytest.raises(RunError) as caught:
         worker.decode(clip_file, sampling=CHAT)
     assert str(caught.value) == (
         "decoding has 1 problem\n"
@@ -212,12 +212,12 @@ def start_noisy(monkeypatch, body):
     def start(command, **options):
         return popen([command[0], "-c", code, command[-1]], **options)
 
-    monkeypatch.setattr(worker_module.subprocess, "Popen", start)
+    monkeypatch.setattr(process_module.subprocess, "Popen", start)
 
 
 def test_what_libraries_print_stays_out_of_the_pipe(clip_file, monkeypatch, capfd):
     start_noisy(monkeypatch, "print('noise', flush=True); os.write(1, b'noise'); sys.stdin.read()")
-    with DecodeWorker() as worker:
+    with DecodeProcess() as worker:
         assert worker.decode(clip_file, sampling=CHAT).num_frames_total == 40
     out, err = capfd.readouterr()
     assert (out, err) == ("", "noise\nnoise")
@@ -225,15 +225,15 @@ def test_what_libraries_print_stays_out_of_the_pipe(clip_file, monkeypatch, capf
 
 def test_answer_that_makes_no_sense_is_an_error(clip_file, monkeypatch):
     start_noisy(monkeypatch, "os.write(4, b'nonsense'); time.sleep(60)")  # 4: the pipe
-    with DecodeWorker() as worker:
+    with DecodeProcess() as worker:
         assert "got an answer of the decode process that makes no sense, need frames" in error_of(worker, clip_file)
 
 
 def test_orphan_that_loops_is_ended_by_its_own_alarm(tmp_path, clip_file, monkeypatch):
     start_noisy(monkeypatch, "exec('while True: pass')")
-    worker = DecodeWorker(timeout_s=0.5)
+    worker = DecodeProcess(timeout_s=0.5)
     process = worker._ensure_process()
-    worker_module.send_header(process.stdin, {**REQUEST, "path": str(clip_file)})  # and nobody waits for the answer
+    process_module.send_header(process.stdin, {**REQUEST, "path": str(clip_file)})  # and nobody waits for the answer
     begin = time.monotonic()
     assert process.wait(timeout=10) == -signal.SIGALRM
     assert time.monotonic() - begin < 5
@@ -244,7 +244,7 @@ REQUEST = {
     "strategy": "chat",
     "max_frames": 24,
     "decoder": "pyav",
-    "wants": "facts",
+    "wants": "info",
     "timeout_s": 0.5,
     "memory_limit_gib": 4.0,
 }
@@ -254,7 +254,7 @@ REQUEST = {
 
 
 def test_process_starts_when_needed_and_ends_with_the_context(clip_file):
-    with DecodeWorker() as worker:
+    with DecodeProcess() as worker:
         assert worker.pid is None
         worker.decode(clip_file, sampling=CHAT)
         pid = worker.pid
@@ -267,8 +267,8 @@ def test_process_starts_when_needed_and_ends_with_the_context(clip_file):
 
 def test_process_ends_when_its_parent_is_killed(clip_file):
     code = (
-        "import os, signal, sys\nfrom cvft.data.video.process import DecodeWorker\n"
-        "from cvft.data.video.sample import Sampling\nworker = DecodeWorker()\n"
+        "import os, signal, sys\nfrom cvft.data.video.process import DecodeProcess\n"
+        "from cvft.data.video.sample import Sampling\nworker = DecodeProcess()\n"
         "worker.decode(sys.argv[1], sampling=Sampling())\nprint(worker.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -286,7 +286,7 @@ def decode_in_other_process(worker, path, answers):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_daemonic_process_gets_a_child_of_its_own(clip_file, method):
     context = multiprocessing.get_context(method)
-    with DecodeWorker() as worker:
+    with DecodeProcess() as worker:
         expected = int(worker.decode(clip_file, sampling=CHAT).frames.sum())
         pid = worker.pid
         answers = context.Queue()
@@ -303,7 +303,7 @@ def test_daemonic_process_gets_a_child_of_its_own(clip_file, method):
 
 
 def test_copy_of_a_worker_has_no_process(clip_file):
-    with DecodeWorker(timeout_s=7) as worker:
+    with DecodeProcess(timeout_s=7) as worker:
         worker.decode(clip_file, sampling=CHAT)
         copy = pickle.loads(pickle.dumps(worker))
     assert (copy.pid, copy.timeout_s) == (None, 7)

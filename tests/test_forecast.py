@@ -46,7 +46,7 @@ def plan_json(*words: str) -> dict:
 def test_token_counts_are_those_of_the_real_encode():
     found = forecast(load_recipe(ROOT / "recipes" / "tiny_cpu.yaml").recipe)
     clips = DecodedClips(tiny_processor(), DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
-    answerer = Answerer(None, tiny_processor(), clips)
+    answerer = Answerer(None, tiny_processor(), clips, sampling="chat")
     for name, shapes in (("train", found.prepared.row_facts.train), ("val", found.prepared.row_facts.val)):
         rows = read_rows(SHAPES / f"{name}.jsonl")
         assert len(rows) == len(shapes) > 300

@@ -119,7 +119,7 @@ def test_a_batch_of_groups_of_any_size_equals_its_rows(model):
 def test_groups_of_real_rows_equal_their_rows(model):
     processor = tiny_processor()
     clips = DecodedClips(processor, DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
-    answerer = Answerer(model, processor, clips)
+    answerer = Answerer(model, processor, clips, sampling="chat")
     groups = defaultdict(list)
     known = [row for row in read_rows(VAL_ROWS) if row.extra["category"] != "interval"]
     for row in known[:40]:

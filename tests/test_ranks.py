@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from cvft.data.groups import RowShape, deal_steps
-from cvft.data.video.loader import ClipLoader, DecodeSettings
+from cvft.clips.source import DecodedClips
+from cvft.data.groups import RowShape, make_steps
+from cvft.data.video.loader import DecodeSettings
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.weights.folder import tiny_checkpoint_path
@@ -158,7 +159,7 @@ def test_the_loss_is_the_mean_over_the_tokens_of_the_global_batch(recipe, one_pr
 def first_global_batch() -> list[dict]:
     rows = mixed_rows()
     shapes = [RowShape(None, 1, 1)] * len(rows)
-    groups = next(deal_steps(shapes, global_batch_rows=GLOBAL_BATCH, max_rows_per_group=1, seed=42))
+    groups = next(make_steps(shapes, global_batch_rows=GLOBAL_BATCH, max_rows_per_group=1, seed=42))
     return [rows[number] for (number,) in groups]
 
 
@@ -169,11 +170,8 @@ def nlls_of_answer(row: dict) -> torch.Tensor:
     clip = {}
     if "videos" in row:
         decode = DecodeSettings.of("chat", max_frames=24, decoder="pyav", timeout_s=60, memory_gib=4)
-        loader = ClipLoader(
-            decode, prepare=lambda clip: processor.preprocess(clip.frames), num_bytes=lambda x: x.nbytes
-        )
-        loaded = loader.load(Path(row["videos"][0]))
-        clip = {"pixel_values": loaded.value, "time_indices": loaded.time_indices}
+        pixels = DecodedClips(processor, decode).load(Path(row["videos"][0])).tensors["pixel_values"]
+        clip = {"pixel_values": pixels, "time_indices": range(len(pixels))}
     encoded = processor.encode(row["query"], response=row["response"], **clip)
     inputs = processor.collate([encoded], padding_side="right")
     labels = inputs.pop("labels")[0, 1:]

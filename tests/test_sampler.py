@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from cvft.data.groups import RowShape, clips_per_step, deal_steps, group_tokens, most_rows_per_clip
+from cvft.data.groups import RowShape, clips_per_step, group_tokens, make_steps, most_rows_per_clip
 from cvft.data.packing import BatchLimits, pack, padding_for
 from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
 from cvft.train.sampler import GlobalBatchSampler, GroupedRows
@@ -109,7 +109,7 @@ def test_the_order_is_drawn_anew_each_epoch_and_repeats_with_the_seed():
 def test_rows_of_a_clip_meet_and_are_drawn_anew():
     shapes = [RowShape(number // 8, 50, 10) for number in range(64)]
     options = {"global_batch_rows": 16, "max_rows_per_group": 4}
-    first, second = (list(deal_steps(shapes, **options, seed=1, epoch=epoch)) for epoch in (0, 1))
+    first, second = (list(make_steps(shapes, **options, seed=1, epoch=epoch)) for epoch in (0, 1))
     for steps in (first, second):
         assert {len(group) for step in steps for group in step} == {4}
     assert {frozenset(group) for step in first for group in step} != {frozenset(g) for step in second for g in step}

@@ -39,7 +39,7 @@ def build_ahead(job: Job) -> str:
     quarantine.unlink(missing_ok=True)  # reported again by the training, which keeps it
     store = FeatureStore(job.features_root, job.feature_key)
     repair_store(store, reads_all=True)
-    records = {path: ClipRecord(facts.sha256, facts.time_indices) for path, facts in prepared.clips.items()}
+    records = {path: ClipRecord(facts.sha256, facts.timestamps_s) for path, facts in prepared.clips.items()}
     source = TowerSource(
         load_runtime(job.family), job.model.folder, job.preprocessing, dtype=recipe.model.dtype, device=job.ranks.device
     )

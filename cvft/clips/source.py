@@ -19,10 +19,8 @@ from cvft.data.features.shard import Feature
 from cvft.data.features.store import FeatureStore
 from cvft.data.video.decode import Clip
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, ClipLoader, DecodeSettings
+from cvft.dtypes import BY_SAFETENSORS
 from cvft.families.family import Encoder
-
-TORCH_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-"""Dtypes by the names that safetensors gives them."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +29,11 @@ class ClipInputs:
 
     Args:
         tensors: Pixel values or `vision_features`, by the model's names.
-        time_indices: The integer after each frame in templates that have one.
+        timestamps_s: Start of each frame in seconds.
     """
 
     tensors: Mapping[str, Tensor]
-    time_indices: tuple[int, ...]
+    timestamps_s: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,11 @@ class ClipRecord:
 
     Args:
         sha256: Hash of the file's bytes.
-        time_indices: The integer after each frame in templates that have one.
+        timestamps_s: Start of each frame in seconds.
     """
 
     sha256: str
-    time_indices: tuple[int, ...]
+    timestamps_s: tuple[float, ...]
 
 
 def read_records(path: Path) -> dict[Path, ClipRecord]:
@@ -58,7 +56,7 @@ def read_records(path: Path) -> dict[Path, ClipRecord]:
         path: `RUN/data/clips.json`.
     """
     records = json.loads(path.read_text(encoding="utf-8"))
-    return {Path(clip): ClipRecord(sha256, tuple(indices)) for clip, (sha256, indices) in records.items()}
+    return {Path(clip): ClipRecord(sha256, tuple(seconds)) for clip, (sha256, seconds) in records.items()}
 
 
 class ClipSource(Protocol):
@@ -85,20 +83,19 @@ class DecodedClips:
     """
 
     def __init__(self, encoder: Encoder, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        def prepare(clip: Clip) -> dict[str, Tensor]:
-            return encoder.clip(clip)
+        def prepare(clip: Clip) -> ClipInputs:
+            return ClipInputs(encoder.clip(clip), tuple(clip.timestamps_s.tolist()))
 
-        self._loader: ClipLoader[dict[str, Tensor]] = ClipLoader(
+        self._loader: ClipLoader[ClipInputs] = ClipLoader(
             settings,
             prepare=prepare,
-            num_bytes=lambda tensors: sum(tensor.nbytes for tensor in tensors.values()),
+            num_bytes=lambda clip: sum(tensor.nbytes for tensor in clip.tensors.values()),
             cache_bytes=cache_bytes,
         )
 
     def load(self, path: Path) -> ClipInputs:
         """Returns pixel values."""
-        clip = self._loader.load(path)
-        return ClipInputs(clip.value, clip.time_indices)
+        return self._loader.load(path)
 
     def close(self) -> None:
         """Ends the decode process."""
@@ -120,7 +117,7 @@ class CachedClips:
     def load(self, path: Path) -> ClipInputs:
         """Returns vision features."""
         record = self._records[path]
-        return ClipInputs({"vision_features": to_tensor(self._store.read_checked(record.sha256))}, record.time_indices)
+        return ClipInputs({"vision_features": to_tensor(self._store.read_checked(record.sha256))}, record.timestamps_s)
 
     def close(self) -> None:
         """Nothing runs beside."""
@@ -128,4 +125,5 @@ class CachedClips:
 
 def to_tensor(feature: Feature) -> Tensor:
     """Copies a stored feature into a tensor of its own."""
-    return torch.frombuffer(bytearray(feature.data), dtype=TORCH_DTYPES[feature.dtype]).view(feature.shape)
+    dtype = getattr(torch, BY_SAFETENSORS[feature.dtype].torch_name)
+    return torch.frombuffer(bytearray(feature.data), dtype=dtype).view(feature.shape)

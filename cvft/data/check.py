@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cvft.data.rows import Row
-from cvft.data.video.process import ClipFacts, DecodeWorker
+from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
 from cvft.errors import ClipError, DataError, Problem
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 
 _MAX_LINES_SHOWN = 5
 
@@ -48,7 +48,7 @@ class ClipCheck(NamedTuple):
 
     rows: list[Row]
     quarantined: list[Quarantined]
-    facts: Mapping[Path, ClipFacts]
+    facts: Mapping[Path, ClipInfo]
 
 
 def check_clips(
@@ -72,8 +72,8 @@ def check_clips(
         on_bad_clip: `error` refuses the data when any clip is bad; `quarantine` sets the rows of bad clips aside.
         quarantine_file: Where to write them as JSONL: reason, source, line and the row itself. Needed for
             `quarantine`. An older file of this name is replaced, or removed when no row is set aside.
-        timeout_s: See `DecodeWorker`.
-        memory_limit_gib: See `DecodeWorker`; for each process.
+        timeout_s: See `DecodeProcess`.
+        memory_limit_gib: See `DecodeProcess`; for each of them.
         num_workers: Decode processes at the same time.
         on_progress: Called with the number of clips done and of all clips, after each.
 
@@ -96,19 +96,19 @@ def check_clips(
         if row.video is not None:
             rows_of[row.video].append(row)
 
-    found: dict[Path, ClipFacts | ClipError] = {}
-    workers: queue.SimpleQueue[DecodeWorker] = queue.SimpleQueue()
+    found: dict[Path, ClipInfo | ClipError] = {}
+    processes: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
     for _ in range(num_workers):
-        workers.put(DecodeWorker(timeout_s=timeout_s, memory_limit_gib=memory_limit_gib))
+        processes.put(DecodeProcess(timeout_s=timeout_s, memory_limit_gib=memory_limit_gib))
 
-    def inspect(path: Path) -> ClipFacts | ClipError:
-        worker = workers.get()
+    def inspect(path: Path) -> ClipInfo | ClipError:
+        process = processes.get()
         try:
-            return worker.inspect(path, sampling=sampling, decoder=decoder)
+            return process.inspect(path, sampling=sampling, decoder=decoder)
         except ClipError as error:
             return error
         finally:
-            workers.put(worker)
+            processes.put(process)
 
     pool = ThreadPoolExecutor(max_workers=num_workers)
     try:
@@ -119,11 +119,11 @@ def check_clips(
     finally:
         pool.shutdown(cancel_futures=True)
         for _ in range(num_workers):
-            workers.get().close()
+            processes.get().close()
 
     bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
-    facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipFacts)}
-    problems = [_tell(error, rows_of[path]) for path, error in bad.items()]
+    facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
+    problems = [_report(error, rows_of[path]) for path, error in bad.items()]
     if bad and on_bad_clip == "error":
         raise DataError("the check of clips", problems)
     good_rows = [row for row in rows if row.video not in bad]
@@ -139,10 +139,10 @@ def _explain(error: ClipError) -> str:
     return "; ".join(f"{problem.where}: got {problem.got}, need {problem.need}" for problem in error.problems)
 
 
-def _tell(error: ClipError, rows: Sequence[Row]) -> Problem:
+def _report(error: ClipError, rows: Sequence[Row]) -> Problem:
     """Names the rows of a bad clip as well as what is wrong with it."""
     same_file = [row for row in rows if row.source == rows[0].source][:_MAX_LINES_SHOWN]
-    where = ", ".join([rows[0].place, *(str(row.line) for row in same_file[1:])])
+    where = ", ".join([rows[0].location, *(str(row.line) for row in same_file[1:])])
     num_more = len(rows) - len(same_file)
     if num_more:
         where += f" and {num_more} more row{'s' if num_more > 1 else ''}"
@@ -156,6 +156,6 @@ def _write_quarantine(quarantined: Sequence[Quarantined], path: Path) -> None:
         return
     lines = []
     for item in quarantined:
-        place = {"reason": item.reason, "source": str(item.row.source), "line": item.row.line}
-        lines.append(json.dumps({**place, "row": item.row.to_json()}, ensure_ascii=False, allow_nan=False))
-    write_text_atomically(path, "".join(f"{line}\n" for line in lines))
+        origin = {"reason": item.reason, "source": str(item.row.source), "line": item.row.line}
+        lines.append(json.dumps({**origin, "row": item.row.to_json()}, ensure_ascii=False, allow_nan=False))
+    write_whole(path, "".join(f"{line}\n" for line in lines))

@@ -54,10 +54,10 @@ def most_rows_per_clip(shapes: Sequence[RowShape]) -> int:
     return max(counts.values(), default=1)
 
 
-def deal_steps(
+def make_steps(
     shapes: Sequence[RowShape], *, global_batch_rows: int, max_rows_per_group: int, seed: int | None, epoch: int = 0
 ) -> Iterator[list[Group]]:
-    """Deals out the rows of an epoch, each exactly once.
+    """Makes the steps of an epoch, in which each row comes exactly once.
 
     The rows of a clip are cut at random into chunks, the chunks are shuffled, and every `global_batch_rows` rows in that
     order are a step; a chunk at the edge of two steps is cut there. The last step may hold fewer rows.
@@ -113,7 +113,7 @@ def _chunks(order: Sequence[int], shapes: Sequence[RowShape], max_rows: int) -> 
 def clips_per_step(shapes: Sequence[RowShape], *, global_batch_rows: int, max_rows_per_group: int, seed: int) -> float:
     """Returns how many clips a step sees on average: the diversity that grouping costs a batch."""
     steps = list(
-        deal_steps(shapes, global_batch_rows=global_batch_rows, max_rows_per_group=max_rows_per_group, seed=seed)
+        make_steps(shapes, global_batch_rows=global_batch_rows, max_rows_per_group=max_rows_per_group, seed=seed)
     )
     counts = []
     for step in steps:

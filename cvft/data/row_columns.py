@@ -30,13 +30,13 @@ _OTHER_NAMES = {
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
-class Misread(ValueError):
-    """Part of a row that cannot be used; never leaves this room, where it becomes a `Problem` with a place.
+class ValueProblem(ValueError):
+    """Part of a row that cannot be used; never leaves this room, where it becomes a `Problem` with a location.
 
     Args:
         got: What was found.
         need: What would be accepted.
-        hint: One action that mends it.
+        hint: One action that repairs it.
         line: Line within the text that was parsed, where it is known.
     """
 
@@ -68,53 +68,55 @@ class ColumnReader:
     def __init__(self, video_root: Path, *, require_response: bool) -> None:
         self._video_root = video_root
         self._require_response = require_response
-        self._seen_paths: dict[str, Path | Misread] = {}
+        self._seen_paths: dict[str, Path | ValueProblem] = {}
 
-    def read(self, columns: Mapping[str, Any], *, place: str) -> Columns:
+    def read(self, columns: Mapping[str, Any], *, location: str) -> Columns:
         """Returns the typed values of one JSON object, and what is wrong with it.
 
         Args:
             columns: The JSON object.
-            place: How to name the row in a problem.
+            location: How to name the row in a problem.
 
         Returns:
             The values, with an empty list of problems when all of them can be used.
         """
         found = Columns()
 
-        def problem(name: str, misread: Misread) -> None:
-            found.problems.append(Problem(f"{place} {quote(name)}", misread.got, misread.need, misread.hint))
+        def problem(name: str, error: ValueProblem) -> None:
+            found.problems.append(Problem(f"{location} {quote(name)}", error.got, error.need, error.hint))
 
         misspelt = _find_misspelt(columns)
         try:
             found.query = _read_text(columns, "query", misspelt, is_required=True, may_be_empty=True)
-        except Misread as misread:
-            problem("query", misread)
+        except ValueProblem as error:
+            problem("query", error)
         try:
             required = self._require_response
             found.response = _read_text(columns, "response", misspelt, is_required=required, may_be_empty=not required)
-        except Misread as misread:
-            problem("response", misread)
+        except ValueProblem as error:
+            problem("response", error)
         try:
             found.history = _read_history(columns.get("history"))
-        except Misread as misread:
-            problem("history", misread)
+        except ValueProblem as error:
+            problem("history", error)
         try:
             found.video = self._read_video(columns.get("videos"))
-        except Misread as misread:
-            problem("videos", misread)
+        except ValueProblem as error:
+            problem("videos", error)
         try:
             found.id = _read_id(columns.get("id"))
-        except Misread as misread:
-            problem("id", misread)
+        except ValueProblem as error:
+            problem("id", error)
         for name in ("images", "audios"):
             if columns.get(name):
                 hint = "use `videos`, or remove the column"
-                problem(name, Misread("a column that is not empty", "at most one clip in `videos`", hint))
+                problem(name, ValueProblem("a column that is not empty", "at most one clip in `videos`", hint))
         for known, name in misspelt.items():
-            if known in ("history", "videos"):  # the required ones have told it in their own problem
+            if known in ("history", "videos"):  # the required ones have reported it in their own problem
                 hint = f'did you mean {quote(known)}? if not, add `"{known}": []`'
-                problem(name, Misread(f"an unknown column and no {quote(known)}", f"the column {quote(known)}", hint))
+                problem(
+                    name, ValueProblem(f"an unknown column and no {quote(known)}", f"the column {quote(known)}", hint)
+                )
         return found
 
     def _read_video(self, videos: Any) -> Path | None:
@@ -122,43 +124,43 @@ class ColumnReader:
         if videos is None or videos == []:
             return None
         if isinstance(videos, str):
-            raise Misread(f"the string {quote(videos)}", need, "put it in a list: `[...]`")
+            raise ValueProblem(f"the string {quote(videos)}", need, "put it in a list: `[...]`")
         if not isinstance(videos, list):
-            raise Misread(_show(videos), need)
+            raise ValueProblem(_show(videos), need)
         if len(videos) > 1:
-            raise Misread(f"{len(videos)} clips", need, "write one row per clip")
+            raise ValueProblem(f"{len(videos)} clips", need, "write one row per clip")
         name = videos[0]
         if not isinstance(name, str) or not name.strip():
-            raise Misread(f"a list with {_show(name)}", need, "use `[]` for a row without a clip")
+            raise ValueProblem(f"a list with {_show(name)}", need, "use `[]` for a row without a clip")
         if name not in self._seen_paths:
             try:
                 self._seen_paths[name] = self._find_clip(name)
-            except Misread as misread:
-                self._seen_paths[name] = misread
+            except ValueProblem as error:
+                self._seen_paths[name] = error
         seen = self._seen_paths[name]
-        if isinstance(seen, Misread):
+        if isinstance(seen, ValueProblem):
             raise seen
         return seen
 
     def _find_clip(self, name: str) -> Path:
         if _URL.match(name):
             hint = "download the clip and give its path; URLs are not supported yet"
-            raise Misread(f"the URL {quote(name)}", "the path of a local file", hint)
+            raise ValueProblem(f"the URL {quote(name)}", "the path of a local file", hint)
         try:
             path = (self._video_root / name).resolve()
             status = path.stat()
         except FileNotFoundError as error:
             near = did_you_mean(path.name, _list_folder(path.parent))
             hint = near or "relative paths start from the folder of the data file, or from the video root when given"
-            raise Misread(f"{quote(name)}, which does not exist at {path}", "an existing file", hint) from error
+            raise ValueProblem(f"{quote(name)}, which does not exist at {path}", "an existing file", hint) from error
         except (OSError, ValueError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise Misread(f"{quote(name)}, which cannot be opened ({reason})", "a readable file") from error
+            raise ValueProblem(f"{quote(name)}, which cannot be opened ({reason})", "a readable file") from error
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise Misread(f"{quote(name)}, which is {kind}", "a video file")
+            raise ValueProblem(f"{quote(name)}, which is {kind}", "a video file")
         if status.st_size == 0:
-            raise Misread(f"{quote(name)}, which is empty (0 bytes)", "a video file", "copy or download it again")
+            raise ValueProblem(f"{quote(name)}, which is empty (0 bytes)", "a video file", "copy or download it again")
         return path
 
 
@@ -190,18 +192,18 @@ def _read_text(
     if name not in columns:
         if name in misspelt:
             hint = f"did you mean {quote(name)} by {quote(misspelt[name])}?"
-            raise Misread("no such column", need, hint)
+            raise ValueProblem("no such column", need, hint)
         if not is_required:
             return ""
-        raise Misread("no such column", need, _hint_other_format(columns, name))
+        raise ValueProblem("no such column", need, _hint_other_format(columns, name))
     value = columns[name]
     if value is None and not is_required:
         return ""
     if not isinstance(value, str):
-        raise Misread(_show(value), need)
+        raise ValueProblem(_show(value), need)
     if not may_be_empty and not value.strip():
         got = "only white space" if value else "an empty string"
-        raise Misread(got, need, "write the answer or remove the row")
+        raise ValueProblem(got, need, "write the answer or remove the row")
     return value
 
 
@@ -220,16 +222,16 @@ def _read_history(history: Any) -> tuple[tuple[str, str], ...]:
     if history is None:
         return ()
     if not isinstance(history, list):
-        raise Misread(_show(history), need)
+        raise ValueProblem(_show(history), need)
     for number, turn in enumerate(history, start=1):
         if not isinstance(turn, list):
-            raise Misread(f"turn {number} = {_show(turn)}", need, "each turn is a list of two strings")
+            raise ValueProblem(f"turn {number} = {_show(turn)}", need, "each turn is a list of two strings")
         if len(turn) != 2:
-            raise Misread(f"turn {number} with {len(turn)} items", need, "each turn is a list of two strings")
+            raise ValueProblem(f"turn {number} with {len(turn)} items", need, "each turn is a list of two strings")
         for part, value in zip(("question", "answer"), turn, strict=True):
             if not isinstance(value, str):
                 hint = "complete the pair or remove it"
-                raise Misread(f"turn {number} whose {part} is {_show(value)}", need, hint)
+                raise ValueProblem(f"turn {number} whose {part} is {_show(value)}", need, hint)
     return tuple((question, answer) for question, answer in history)
 
 
@@ -238,7 +240,7 @@ def _read_id(value: Any) -> str | None:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise Misread(_show(value), "a string or a whole number")
+    raise ValueProblem(_show(value), "a string or a whole number")
 
 
 def _show(value: Any) -> str:

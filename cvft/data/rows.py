@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, Misread
+from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, ValueProblem
 from cvft.errors import DataError, Problem, quote
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -50,9 +50,9 @@ class Row:
     is_item: bool = False
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where the row was read, as messages show it: `FILE:LINE`, or `FILE: item N`."""
-        return _place(self.source, self.line, is_item=self.is_item)
+        return _locate(self.source, self.line, is_item=self.is_item)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row as a JSON object that `read_rows` reads back, extra columns last."""
@@ -93,12 +93,12 @@ def read_rows(path: Path | str, *, video_root: Path | None = None, require_respo
     if raw.startswith(_UTF8_BOM):
         raw = raw.removeprefix(_UTF8_BOM)
         hint = "save the file as UTF-8 without a byte order mark"
-        problems.append(Problem(_place(path, 1), "a byte order mark (BOM)", "plain UTF-8", hint))
+        problems.append(Problem(_locate(path, 1), "a byte order mark (BOM)", "plain UTF-8", hint))
 
     is_array = raw.lstrip()[:1] == b"["
     if is_array and path.suffix == ".jsonl":
         need, hint = "one JSON object per line", f"rename it to {quote(path.with_suffix('.json').name)}"
-        problems.append(Problem(_place(path, 1), "a JSON array in a .jsonl file", need, hint))
+        problems.append(Problem(_locate(path, 1), "a JSON array in a .jsonl file", need, hint))
         raise DataError(f"data {path}", problems)
 
     objects = _parse_array(path, raw, problems) if is_array else _parse_lines(path, raw, problems)
@@ -107,11 +107,11 @@ def read_rows(path: Path | str, *, video_root: Path | None = None, require_respo
     reader = ColumnReader(video_root or path.parent, require_response=require_response)
     rows: list[Row] = []
     for line, columns in objects:
-        place = _place(path, line, is_item=is_array)
+        location = _locate(path, line, is_item=is_array)
         if not isinstance(columns, dict):
-            problems.append(Problem(place, f"{_kind(columns)} {quote(json.dumps(columns))}", "a JSON object"))
+            problems.append(Problem(location, f"{_kind(columns)} {quote(json.dumps(columns))}", "a JSON object"))
             continue
-        found = reader.read(columns, place=place)
+        found = reader.read(columns, location=location)
         problems += found.problems
         extra = {key: value for key, value in columns.items() if key not in KNOWN_COLUMNS}
         if not found.problems:
@@ -147,7 +147,7 @@ def write_rows(rows: Iterable[Row], path: Path | str) -> None:
         OSError: The file cannot be written; an older one is left as it was.
     """
     lines = [json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) for row in rows]
-    write_text_atomically(Path(path), "".join(f"{line}\n" for line in lines))
+    write_whole(Path(path), "".join(f"{line}\n" for line in lines))
 
 
 def category_of(row: Row) -> str | None:
@@ -184,7 +184,7 @@ def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _place(path: Path, line: int, *, is_item: bool = False) -> str:
+def _locate(path: Path, line: int, *, is_item: bool = False) -> str:
     return f"{path}: item {line}" if is_item else f"{path}:{line}"
 
 
@@ -201,17 +201,17 @@ def _parse_lines(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[
             continue
         try:
             objects.append((line, _parse_json(part)))
-        except Misread as misread:
-            problems.append(Problem(_place(path, line), misread.got, misread.need, misread.hint))
+        except ValueProblem as error:
+            problems.append(Problem(_locate(path, line), error.got, error.need, error.hint))
     return objects
 
 
 def _parse_array(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[int, Any]]:
     try:
         return list(enumerate(_parse_json(raw), start=1))
-    except Misread as misread:
-        place = str(path) if misread.line is None else _place(path, misread.line)
-        problems.append(Problem(place, misread.got, misread.need, misread.hint))
+    except ValueProblem as error:
+        location = str(path) if error.line is None else _locate(path, error.line)
+        problems.append(Problem(location, error.got, error.need, error.hint))
         return []
 
 
@@ -224,18 +224,18 @@ def _parse_json(raw: bytes) -> Any:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         got = f"byte 0x{raw[error.start]:02x}, which is not UTF-8"
-        raise Misread(got, "UTF-8 text", "save the file as UTF-8", line=line) from error
+        raise ValueProblem(got, "UTF-8 text", "save the file as UTF-8", line=line) from error
     except UnicodeEncodeError as error:
-        raise Misread("half of a surrogate pair (`\\ud8..`) in a string", "whole characters") from error
+        raise ValueProblem("half of a surrogate pair (`\\ud8..`) in a string", "whole characters") from error
     except json.JSONDecodeError as error:
         got = f"invalid JSON ({error.msg}, column {error.colno})"
-        raise Misread(got, "one JSON object", line=error.lineno) from error
+        raise ValueProblem(got, "one JSON object", line=error.lineno) from error
     except RecursionError as error:
-        raise Misread("JSON nested too deeply", "one JSON object") from error
+        raise ValueProblem("JSON nested too deeply", "one JSON object") from error
     except ValueError as error:
-        if isinstance(error, Misread):
+        if isinstance(error, ValueProblem):
             raise
-        raise Misread(f"invalid JSON ({error})", "one JSON object") from error
+        raise ValueProblem(f"invalid JSON ({error})", "one JSON object") from error
     return value
 
 
@@ -243,9 +243,9 @@ def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     columns = dict(pairs)
     if len(columns) < len(pairs):
         repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        raise Misread(f"the key {quote(repeated[0])} more than once", "each key once", "remove all but one")
+        raise ValueProblem(f"the key {quote(repeated[0])} more than once", "each key once", "remove all but one")
     return columns
 
 
 def _refuse_constant(name: str) -> None:
-    raise Misread(f"{quote(name)}, which is not JSON", "a number or null")
+    raise ValueProblem(f"{quote(name)}, which is not JSON", "a number or null")

@@ -20,7 +20,7 @@ from cvft.files import hash_file
 def split_by_clip(rows: Sequence[Row], *, val_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Splits rows by clip, so that a model is never judged on a clip it was trained on.
 
-    Rows with the same clip stay together, also when two paths hold the same bytes. A text-only row stands for itself.
+    Rows with the same clip stay together, even when two paths hold the same bytes. A text-only row stands for itself.
     Whole clips are moved in a seeded order as long as each brings the number of val rows nearer to the wanted one.
     The outcome depends on the order of the rows and on the seed, not on folder names.
 

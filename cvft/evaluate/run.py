@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cvft.data.rows import Row, category_of, read_rows
 from cvft.errors import Problem, RunError
 from cvft.evaluate.metrics import compute_metrics, is_exact_match
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 from cvft.plan.job import Job
 from cvft.recipe import Recipe, load_recipe
 from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, find_trained_run, read_metrics
@@ -90,10 +90,10 @@ def evaluate_run(job: Job, *, variant: Variant, predictors: Predictors | None = 
         for row, answer in zip(rows, answers, strict=True)
     ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_text_atomically(target / PREDICTIONS_FILE, text)
+    write_whole(target / PREDICTIONS_FILE, text)
     # last: a folder with metrics is whole
     text = json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n"
-    write_text_atomically(target / METRICS_FILE, text)
+    write_whole(target / METRICS_FILE, text)
     return Evaluation(target, metrics)
 
 

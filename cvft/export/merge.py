@@ -19,22 +19,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvft.dtypes import BY_NAME, BY_SAFETENSORS
 from cvft.errors import Problem, RunError
 from cvft.export import CHECKSUM_FILE, VERIFICATION_FILE
 from cvft.export.adapter import Adapter
 from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
 from cvft.plan.job import OpenModel
 from cvft.weights.folder import CODE_SUFFIXES
-from cvft.weights.shards import INDEX_FILE, ITEM_BYTES, Entry, Shard, make_header, read_shards
+from cvft.weights.header import Entry, make_header
+from cvft.weights.shards import INDEX_FILE, Shard, read_shards
 
 NOT_COPIED = ("config.json", "args.json", "training_record.json", INDEX_FILE, CHECKSUM_FILE, VERIFICATION_FILE)
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
-TORCH_NAMES = {"bf16": "bfloat16", "fp32": "float32"}
-
 PIECE_ITEMS = 1 << 23
-STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-"""Precisions by the names that safetensors gives them."""
 
 
 def merge_adapter(
@@ -91,7 +89,7 @@ def merge_adapter(
         base.folder.config,
         template=stored.template,
         fields=stored.fields,
-        dtype=TORCH_NAMES[dtype],
+        dtype=BY_NAME[dtype].torch_name,
         keeps_code=keep_remote_code,
     )
     _write_json(output / "config.json", config)
@@ -105,22 +103,28 @@ def merge_adapter(
     return output
 
 
+def torch_dtype(safetensors_name: str) -> torch.dtype:
+    """Returns torch's dtype by the name that safetensors gives it."""
+    dtype: torch.dtype = getattr(torch, BY_SAFETENSORS[safetensors_name].torch_name)
+    return dtype
+
+
 def read_tensor(shard: Shard, entry: Entry) -> Tensor:
     """Reads one tensor of a weight file, without mapping the file into memory."""
     with shard.path.open("rb") as file:
         file.seek(entry.begin)
         data = bytearray(file.read(entry.num_bytes))
-    return torch.frombuffer(data, dtype=STORED[entry.dtype]).reshape(entry.shape)
+    return torch.frombuffer(data, dtype=torch_dtype(entry.dtype)).reshape(entry.shape)
 
 
 def read_pieces(shard: Shard, entry: Entry) -> Iterator[Tensor]:
     """Reads one tensor of a weight file in flat pieces of up to `PIECE_ITEMS` numbers."""
-    item_bytes = ITEM_BYTES[entry.dtype]
+    item_bytes = BY_SAFETENSORS[entry.dtype].num_bytes
     with shard.path.open("rb") as file:
         file.seek(entry.begin)
         for start in range(0, entry.num_bytes, PIECE_ITEMS * item_bytes):
             data = bytearray(file.read(min(PIECE_ITEMS * item_bytes, entry.num_bytes - start)))
-            yield torch.frombuffer(data, dtype=STORED[entry.dtype])
+            yield torch.frombuffer(data, dtype=torch_dtype(entry.dtype))
 
 
 def _merge_shard(
@@ -138,12 +142,12 @@ def _merge_shard(
         write(make_header([(entry.name, dtype, entry.shape) for entry in shard.entries], shard.metadata))
         for entry in shard.entries:
             if entry.name in changed:
-                merged = adapter.merge(entry.name, read_tensor(shard, entry).to(STORED[dtype]))
+                merged = adapter.merge(entry.name, read_tensor(shard, entry).to(torch_dtype(dtype)))
                 write(_as_bytes(merged))
                 on_progress(entry.num_bytes)
                 continue
             for piece in read_pieces(shard, entry):
-                write(_as_bytes(piece.to(STORED[dtype])))
+                write(_as_bytes(piece.to(torch_dtype(dtype))))
                 on_progress(piece.nbytes)
     return digest.hexdigest()
 
@@ -153,7 +157,7 @@ def _as_bytes(tensor: Tensor) -> memoryview:
 
 
 def _num_bytes(entry: Entry, dtype: str) -> int:
-    return entry.num_bytes // ITEM_BYTES[entry.dtype] * ITEM_BYTES[dtype]
+    return entry.num_bytes // BY_SAFETENSORS[entry.dtype].num_bytes * BY_SAFETENSORS[dtype].num_bytes
 
 
 def _refuse_full_disk(shards: Sequence[Shard], folder: Path, dtype: str) -> None:

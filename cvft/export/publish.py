@@ -11,13 +11,13 @@ from cvft.errors import Problem, RunError, quote
 from cvft.export import VERIFICATION_FILE
 from cvft.export.card import CardFacts, make_card
 from cvft.export.push import upload
-from cvft.families.cogvlm2_video.checkpoints import HUGGING_FACE_OWNER, find_published
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.table import find_family
-from cvft.files import write_text_atomically
+from cvft.families.table import find_family, known_checkpoints
+from cvft.files import write_whole
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
 from cvft.runs import RunFolder, read_metrics
+from cvft.weights.checkpoints import find_checkpoint
 from cvft.weights.folder import ModelFolder
 from cvft.weights.hub import HUGGING_FACE, ID, PREFIXES
 
@@ -66,7 +66,7 @@ def push_run(
         )
     )
     if card_file is not None:
-        write_text_atomically(card_file, card)
+        write_whole(card_file, card)
         return f"card      {card_file}"
     with tempfile.TemporaryDirectory() as name:
         staged = Path(name)
@@ -103,11 +103,11 @@ def _without_paths(loaded: LoadedRecipe, folder: RunFolder) -> tuple[dict[str, A
     source = _read(folder.manifest_file)["base"]
     base_id, base_commit = source["id"], source["commit"]
     path = recipe["model"]["path"]
-    published = find_published(path)
+    published = find_checkpoint(path, known_checkpoints())
     if base_id is not None:
         recipe["model"].update(path=f"{PREFIXES[source['hub']]}:{base_id}", revision=base_commit)
     elif published is not None:
-        base_id = f"{HUGGING_FACE_OWNER}/{published.name}"
+        base_id = published.hugging_face_ids[0]
         recipe["model"]["path"] = f"{PREFIXES[HUGGING_FACE]}:{base_id}"
     else:
         recipe["model"]["path"] = Path(path).name

@@ -15,7 +15,7 @@ from cvft.data.rows import Row, read_rows
 from cvft.errors import Problem, RunError
 from cvft.export import VERIFICATION_FILE
 from cvft.families.parts import count_parameters
-from cvft.files import write_text_atomically
+from cvft.files import publish_folder, write_whole
 from cvft.plan.job import Job
 from cvft.runs import RunFolder, find_trained_run
 from cvft.weights.shards import weight_files
@@ -69,9 +69,8 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
         tensors = compare_tensors(job.model, adapter_folder=folder.adapter, merged_folder=aside)
         logits = _compare_logits(job, aside, predictors=predictors)
         verification = {"dtype": dtype, "tensors": tensors.to_dict(), **logits}
-        write_text_atomically(aside / VERIFICATION_FILE, json.dumps(verification, indent=2) + "\n")
-        shutil.rmtree(folder.merged, ignore_errors=True)
-        aside.rename(folder.merged)
+        write_whole(aside / VERIFICATION_FILE, json.dumps(verification, indent=2) + "\n")
+        publish_folder(aside, folder.merged)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return _verified_line(folder, verification)

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from cvft.errors import Problem, VerifyError
 from cvft.export.adapter import Adapter
-from cvft.export.merge import STORED, read_pieces, read_tensor
+from cvft.export.merge import read_pieces, read_tensor, torch_dtype
 from cvft.plan.job import OpenModel
-from cvft.weights.shards import Entry, Shard, read_shards
+from cvft.weights.header import Entry
+from cvft.weights.shards import Shard, read_shards
 
 NUM_SAMPLED = 8
 """Tensors compared of those that the adapter changes, and as many of those that it does not."""
@@ -112,7 +113,7 @@ def _error_share(adapter: Adapter, name: str, weight: Tensor, got: Tensor, dtype
     """Largest error of an element as a share of what rounding explains; W + sBA, or m (W + sBA) / |W + sBA| with DoRA."""
     parts = {part: tensor.double() for part, tensor in adapter.parts_of(name).items()}
     down, up = parts["lora_A.weight"], parts["lora_B.weight"]
-    weight = weight.to(STORED[dtype]).double()
+    weight = weight.to(torch_dtype(dtype)).double()
     update = adapter.scale * (up @ down)
     noise = adapter.scale * (up.abs() @ down.abs())
     exact = weight + update

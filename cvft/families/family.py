@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
-from cvft.data.video.process import ClipFacts as ClipInfo
+from cvft.data.video.process import ClipInfo
 from cvft.families.costs import CostModel
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
@@ -246,8 +246,8 @@ class ClipTensors(Protocol):
         """Pixel values or cached features, by the model's names."""
 
     @property
-    def time_indices(self) -> tuple[int, ...]:
-        """The integer after each frame."""
+    def timestamps_s(self) -> tuple[float, ...]:
+        """Start of each frame in seconds."""
 
 
 class Encoder(Protocol):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.families.cogvlm2_video.checkpoints import describe_checkpoints
+from cvft.families.cogvlm2_video.checkpoints import TINY
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Family
-from cvft.weights.checkpoints import Checkpoint
+from cvft.weights.checkpoints import Checkpoint, hugging_face_command, modelscope_command
 from cvft.weights.folder import ModelFolder
-
-__all__ = ["FAMILIES", "describe_checkpoints", "family_named", "find_family"]
 
 FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO,)
 """One row per family; the first that recognises a config.json has it."""
@@ -44,3 +42,21 @@ def known_checkpoints() -> list[Checkpoint]:
 def family_named(name: str) -> Family:
     """Returns the family of a name that a plan states."""
     return next(family for family in FAMILIES if family.name == name)
+
+
+def describe_checkpoints() -> str:
+    """Lists the checkpoints for the terminal, with the commands that download them."""
+    lines = [f"{'name':<27}{'size':>8}  {'template':<10}{'for'}"]
+    lines += [
+        f"{each.name:<27}{each.num_bytes / 1e9:>5.2f} GB  {each.template:<10}{each.purpose} ({each.licence})"
+        for each in (TINY, *known_checkpoints())
+    ]
+    for owner, modelscope_owner in dict.fromkeys((each.owner, each.modelscope_owner) for each in known_checkpoints()):
+        lines += [
+            "",
+            f"write {owner}/NAME as model.path, or ms:{modelscope_owner}/NAME to fetch it from ModelScope;",
+            "hf:OWNER/NAME or ms:OWNER/NAME for any other repository; or get one and write its folder:",
+            f"  {hugging_face_command(f'{owner}/NAME')}",
+            f"  {modelscope_command(f'{modelscope_owner}/NAME')}",
+        ]
+    return "\n".join(lines)

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from cvft.data.groups import RowShape, most_rows_per_clip
 from cvft.data.packing import BatchLimits
+from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.costs import Batch, CostModel, Memory, Training
 from cvft.families.family import LABEL_CHUNK_TOKENS
@@ -146,7 +147,7 @@ def describe_training(job: Job, *, caches: bool, recompute: bool) -> Training:
     """
     recipe, lora = job.recipe, job.recipe.lora
     return Training(
-        dtype_bytes=2 if recipe.model.dtype == "bf16" else 4,
+        dtype_bytes=BY_NAME[recipe.model.dtype].num_bytes,
         adapted=adapted_names(job.family.parts, lora.targets),
         rank=lora.rank,
         adapter=job.adapter_parameters,

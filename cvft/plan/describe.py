@@ -31,7 +31,8 @@ def describe_plan(plan: Plan, prepared: PreparedRows) -> str:
         f"inputs    {worker.preprocessing}",
         f"batch     {_describe_batch(plan, rows)}",
         f"features  {_describe_features(plan)}",
-        f"steps     {worker.num_steps} ({worker.steps_per_epoch} per epoch), {plan.swift['torch_dtype']}, {_describe_kernels(plan)}",
+        f"steps     {worker.num_steps} ({worker.steps_per_epoch} per epoch), {plan.swift['torch_dtype']}, "
+        f"{_describe_kernels(plan)}",
         *(f"note      {note}" for note in prepared.notes),
     ]
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from cvft.data.check import ClipCheck, check_clips
 from cvft.data.rows import Row
+from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
@@ -105,7 +106,7 @@ class Forecast:
         """Size of all clips' cached features."""
         if self.costs is None or self.plan.worker.features is None:
             return 0
-        dtype_bytes = {"bf16": 2, "fp32": 4}[self.plan.worker.loading.dtype]
+        dtype_bytes = BY_NAME[self.plan.worker.loading.dtype].num_bytes
         return self.costs.feature_bytes(self.num_frames, dtype_bytes=dtype_bytes)
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cvft.data.groups import RowShape, deal_steps, group_tokens
+from cvft.data.groups import RowShape, group_tokens, make_steps
 from cvft.data.packing import BatchLimits, MicroBatch, pack
 from cvft.families.costs import Batch, causal_pairs
 
@@ -28,7 +28,7 @@ def batches_of_epoch(
     Returns:
         The passes; padding of ranks that have no rows is left out.
     """
-    steps = deal_steps(
+    steps = make_steps(
         shapes,
         global_batch_rows=limits.global_batch_rows,
         max_rows_per_group=limits.max_rows_per_group,

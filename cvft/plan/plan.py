@@ -27,7 +27,7 @@ from cvft.plan.passes import batches_of_epoch
 from cvft.plan.ranks import worker_command
 from cvft.plan.swift_arguments import swift_arguments
 
-PLANNED = "planned"
+PLANNED: Literal["planned"] = "planned"
 """Stands for a key of features where weights were not looked at."""
 
 

@@ -16,7 +16,7 @@ from cvft.data.check import ClipCheck, Quarantined, check_clips
 from cvft.data.groups import RowShape
 from cvft.data.rows import Row, category_column, category_of, extra_columns, read_rows
 from cvft.data.split import split_by_clip
-from cvft.data.video.process import ClipFacts
+from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, Problem, quote
 from cvft.families.family import IGNORED_LABEL, LayOut
 from cvft.plan.batching import RowFacts
@@ -39,7 +39,7 @@ class PreparedRows:
     train_rows: Sequence[Row]
     val_rows: Sequence[Row]
     quarantined: Sequence[Quarantined]
-    clips: Mapping[Path, ClipFacts]
+    clips: Mapping[Path, ClipInfo]
     row_facts: RowFacts
     notes: Sequence[str]
 
@@ -111,7 +111,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     )
 
 
-def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, ClipFacts]) -> list[RowShape]:
+def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, ClipInfo]) -> list[RowShape]:
     """Counts the tokens of each row, answer and EOS included, exactly as training lays them out.
 
     Clips are told apart by their content: two files with the same bytes are one clip.
@@ -134,7 +134,7 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, C
     return shapes
 
 
-def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipFacts]) -> list[str]:
+def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipInfo]) -> list[str]:
     """Sentences that a user should read before training: nothing is wrong, but it may not be what they think."""
     all_rows = [*rows, *held_out]
     notes = [
@@ -166,7 +166,7 @@ def _note_categories(rows: Sequence[Row]) -> list[str]:
 def _refuse_long_rows(rows: Sequence[Row], shapes: Sequence[RowShape], *, max_tokens: int) -> None:
     hint = "lower video.max_frames, shorten the text, or raise data.max_tokens; rows are never cut"
     problems = [
-        Problem(row.place, f"{shape.num_tokens} tokens", f"at most {max_tokens}", hint)
+        Problem(row.location, f"{shape.num_tokens} tokens", f"at most {max_tokens}", hint)
         for row, shape in zip(rows, shapes, strict=True)
         if shape.num_tokens > max_tokens
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from cvft.dtypes import BY_NAME
 from cvft.families.family import Family
 from cvft.families.parts import target_regex
 from cvft.plan.deepspeed_config import read_deepspeed_config
@@ -48,7 +49,7 @@ def swift_arguments(
         "model": str(run_dir / "model_view"),
         "model_type": registered_name(job.family),
         "template": registered_name(job.family),
-        "torch_dtype": "bfloat16" if is_bf16 else "float32",
+        "torch_dtype": BY_NAME[recipe.model.dtype].torch_name,
         "bf16": is_bf16,
         "fp16": False,  # ms-swift would switch it on for fp32 weights
         "attn_impl": job.attention or ATTENTION_DEFAULT,

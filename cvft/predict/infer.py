@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cvft.data.rows import Row, read_rows
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 
 BATCH_ROWS = 4
 
@@ -80,5 +80,5 @@ def infer_file(model: Path, *, data: Path, output: Path, max_new_tokens: int = 5
         json.dumps({**row.to_json(), "prediction": answer}, ensure_ascii=False)
         for row, answer in zip(rows, answers, strict=True)
     ]
-    write_text_atomically(output, "".join(f"{line}\n" for line in lines))
+    write_whole(output, "".join(f"{line}\n" for line in lines))
     return f"{len(rows)} rows answered in {output}"

@@ -17,6 +17,7 @@ from cvft.clips.build import missing_clips
 from cvft.clips.source import CachedClips, ClipSource, DecodedClips, read_records
 from cvft.data.features.store import FeatureStore
 from cvft.data.video.loader import DecodeSettings
+from cvft.dtypes import BY_NAME
 from cvft.errors import ContractError, Problem, RunError, quote
 from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
 from cvft.families.family import Family, Loading, Preprocessing, load_runtime
@@ -35,8 +36,6 @@ Variant = Literal["base", "adapter", "merged"]
 """Which of a run's models: they share base weights, so base and adapter are one load."""
 
 ADAPTER_CONFIG = "adapter_config.json"
-
-VALUE_BYTES = {"bf16": 2, "fp32": 4}
 
 
 @dataclass
@@ -271,7 +270,7 @@ def _device_map(folder: ModelFolder, family: Family, *, device: str, loading: Lo
     num_bytes = weight_bytes(
         family.parts,
         shapes,
-        value_bytes=VALUE_BYTES[loading.dtype],
+        value_bytes=BY_NAME[loading.dtype].num_bytes,
         quantize=loading.quantize,
         with_tower=loading.with_tower,
     )

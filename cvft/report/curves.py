@@ -7,13 +7,14 @@ some steps again: the half line is passed over, and the later numbers of a step 
 
 from __future__ import annotations
 
+import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvft.errors import Problem, RunError, quote
+from cvft.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,9 +116,9 @@ def _draw(path: Path, *, title: str, lines: Mapping[str, Sequence[tuple[int, flo
     _style(axes, title=title)
     if len(shown) > 1:
         axes.legend(frameon=False, labelcolor=_INK)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    canvas.print_figure(part, format="png")
-    part.replace(path)
+    with io.BytesIO() as picture:
+        canvas.print_figure(picture, format="png")
+        write_whole(path, picture.getvalue())
     return path
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 from cvft.report.tables import NO_NUMBER, Cell, Table, percent, to_html
 
 PERCENT_METRICS: Mapping[str, str] = {"exact_match": "Exact match", "token_f1": "Token F1", "rouge_l": "ROUGE-L"}
@@ -104,7 +104,7 @@ def write_report(
         examples=examples,
     )
     # A model may answer with half a surrogate pair, which UTF-8 cannot hold.
-    write_text_atomically(path, page.encode("utf-8", errors="replace").decode("utf-8"))
+    write_whole(path, page.encode("utf-8", errors="replace").decode("utf-8"))
     return path
 
 

@@ -80,7 +80,7 @@ class Thumbnails:
 
     def __init__(self, decode: DecodeSettings) -> None:
         self._decode = decode
-        self._process = decode.make_worker()
+        self._process = decode.make_process()
         self._made: dict[Path, tuple[list[bytes], list[int]]] = {}
 
     def of(self, row: Row) -> tuple[list[bytes], list[int]]:

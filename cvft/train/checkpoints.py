@@ -1,20 +1,20 @@
 """Checkpoints on disk: published whole or not at all, pruned, and checked before a training continues from one.
 
-train/checkpoint.partial/checkpoint-N, written by all ranks -> synced and marked -> renamed to train/checkpoint-N
+train/checkpoint.partial/checkpoint-N, written by all ranks -> marked and synced -> renamed to train/checkpoint-N
 
-A folder under a final name is always whole: the rename is the last thing that happens to it.
+A folder under a final name is always whole: see `cvft.files.publish_folder`.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cvft.errors import Problem, RunError, quote
+from cvft.files import publish_folder, recover_folder
 from cvft.plan.plan import WorkerPlan
 
 MARK_FILE = "cvft_checkpoint.json"
@@ -78,22 +78,10 @@ def publish(train_folder: Path, mark: CheckpointMark) -> Path:
     name = f"checkpoint-{mark.step}"
     aside, final = train_folder / ASIDE / name, train_folder / name
     (aside / MARK_FILE).write_text(json.dumps(asdict(mark)) + "\n", encoding="utf-8")
-    for path in (*aside.rglob("*"), aside):
-        _sync(path)
     # the same step can be saved again only by a training that began before it: what lies there was superseded
-    shutil.rmtree(final, ignore_errors=True)
-    aside.rename(final)
-    _sync(train_folder)
+    publish_folder(aside, final)
     shutil.rmtree(train_folder / ASIDE)
     return final
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def prune(train_folder: Path, *, keep: int) -> None:
@@ -101,7 +89,7 @@ def prune(train_folder: Path, *, keep: int) -> None:
 
     Args:
         train_folder: Folder of all checkpoints.
-        keep: Number of newest checkpoints that stay; the best stays besides.
+        keep: Number of newest checkpoints that stay; the best stays as well.
     """
     checkpoints = find_checkpoints(train_folder)
     best = find_best_checkpoint(train_folder)
@@ -123,7 +111,9 @@ def find_best_checkpoint(train_folder: Path) -> Path | None:
 
 
 def remove_leftovers(train_folder: Path) -> None:
-    """Removes what a training that was killed has left half-written or half-removed."""
+    """Removes what a training that was killed has left half-written or half-removed, and brings back what it replaced."""
+    for leftover in train_folder.glob(".checkpoint-*"):
+        recover_folder(train_folder / leftover.name[1:].partition(".")[0])
     shutil.rmtree(train_folder / ASIDE, ignore_errors=True)
     for doomed in train_folder.glob("removed-checkpoint-*"):
         shutil.rmtree(doomed, ignore_errors=True)
@@ -170,7 +160,7 @@ def _name_ranks(strategy: str, num_ranks: int) -> str:
 def is_disk_full(error: BaseException, folder: Path) -> bool:
     """Tells whether a failed write failed for want of space.
 
-    torch and safetensors hide the number of the system's error, so the free space itself is asked too.
+    torch and safetensors hide the number of the system's error, so the free space itself is looked at too.
 
     Args:
         error: What was raised by the write.

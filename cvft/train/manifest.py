@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft import __version__
-from cvft.files import hash_file, write_text_atomically
+from cvft.files import hash_file, write_whole
 from cvft.plan.job import Job
 from cvft.plan.plan import Plan
 from cvft.plan.prepare import PreparedRows
@@ -57,7 +57,7 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan) -> None:
         },
         "notes": list(prepared.notes),
     }
-    write_text_atomically(folder.manifest_file, json.dumps(values, indent=2) + "\n")
+    write_whole(folder.manifest_file, json.dumps(values, indent=2) + "\n")
 
 
 def _version(package: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from cvft.data.rows import Row, write_rows
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 from cvft.plan.prepare import PreparedRows
 from cvft.runs import RunFolder
 
@@ -17,10 +17,10 @@ def write_row_files(prepared: PreparedRows, folder: RunFolder) -> None:
         if rows:
             write_rows(rows, path)
             lines = [json.dumps(_as_messages(row), ensure_ascii=False) for row in rows]
-            write_text_atomically(folder.data / "swift" / path.name, "".join(f"{line}\n" for line in lines))
-    records = {str(path): [facts.sha256, facts.time_indices] for path, facts in prepared.clips.items()}
-    write_text_atomically(folder.clip_records, json.dumps(records) + "\n")
-    write_text_atomically(folder.row_shapes, prepared.row_facts.to_json())
+            write_whole(folder.data / "swift" / path.name, "".join(f"{line}\n" for line in lines))
+    records = {str(path): [facts.sha256, facts.timestamps_s] for path, facts in prepared.clips.items()}
+    write_whole(folder.clip_records, json.dumps(records) + "\n")
+    write_whole(folder.row_shapes, prepared.row_facts.to_json())
 
 
 def _as_messages(row: Row) -> dict[str, object]:

@@ -20,7 +20,7 @@ from cvft.clips.provide import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
 from cvft.families.contract import CONTRACT_FILE
-from cvft.files import hash_file, write_text_atomically
+from cvft.files import hash_file, publish_folder, write_whole
 from cvft.plan.describe import describe_plan
 from cvft.plan.environment import merge_environment, worker_environment
 from cvft.plan.job import Job, describe_source
@@ -132,7 +132,7 @@ def _train_planned(plan: Plan, job: Job, *, prepared: PreparedRows, variables: M
             plan = _resumed(plan, last)
         if worker.feature_key is not None:
             repair_store(FeatureStore(worker.features_root, worker.feature_key))
-        write_text_atomically(folder.plan_file, plan.to_json())
+        write_whole(folder.plan_file, plan.to_json())
         write_manifest(job, prepared=prepared, plan=plan)
         LOG.info(describe_plan(plan, prepared))
         last = _launch(plan, folder, variables=variables)
@@ -217,5 +217,4 @@ def _publish_adapter(checkpoint: Path, job: Job) -> None:
         shutil.copyfile(checkpoint / name, aside / name)
     (aside / CONTRACT_FILE).write_text(job.contract.to_json(), encoding="utf-8")
     shutil.copyfile(folder.recipe_file, aside / "recipe.yaml")
-    shutil.rmtree(folder.adapter, ignore_errors=True)
-    aside.rename(folder.adapter)
+    publish_folder(aside, folder.adapter)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cvft.data.groups import RowShape, deal_steps
+from cvft.data.groups import RowShape, make_steps
 from cvft.data.packing import BatchLimits, MicroBatch, pack, padding_for
 from cvft.families.family import IGNORED_LABEL, Encoder
 
@@ -61,7 +61,7 @@ class GlobalBatchSampler:
         return math.ceil(len(self.shapes) / self.limits.global_batch_rows) - self.skip_batches
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
-        steps = deal_steps(
+        steps = make_steps(
             self.shapes,
             global_batch_rows=self.limits.global_batch_rows,
             max_rows_per_group=self.limits.max_rows_per_group,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cvft.errors import ModelError, Problem, quote
+from cvft.files import publish_folder
 from cvft.weights.shards import read_shard, weight_files
 
 TINY = "tiny"
@@ -172,6 +173,5 @@ def make_clean_view(folder: Path, destination: Path, *, config: Mapping[str, Any
         if entry.is_file() and entry.suffix not in CODE_SUFFIXES and entry.name != CONFIG_FILE:
             (aside / entry.name).symlink_to(os.path.relpath(entry.resolve(), aside.resolve()))
     (aside / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(destination, ignore_errors=True)
-    aside.rename(destination)
+    publish_folder(aside, destination)
     return destination

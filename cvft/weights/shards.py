@@ -1,53 +1,25 @@
 """The weight files of a model folder as files: their headers, what lies where, and whether all of it is there. No torch.
 
-folder -> `Shard`s with their `Entry`s, held against the index and config.json -> bytes of a tensor, without loading a file
-
-safetensors: 8 bytes with the header's length | header: JSON, padded with spaces | the tensors' bytes. Source: its README.
+folder -> `Shard`s with their `Entry`s, compared with the index and config.json -> bytes of a tensor, without loading a file
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cvft.errors import ModelError, Problem, quote
+from cvft.weights.header import Entry, ShortFileError, read_header
 
 INDEX_FILE = "model.safetensors.index.json"
 """Says which tensor lies in which file. Source: the published folders."""
 
-ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8}
-"""Bytes of one number, by the name that safetensors gives its type; checkpoints hold no others."""
-
-METADATA = "__metadata__"
-LENGTH_BYTES = 8
-ALIGNMENT_BYTES = 8
 NUM_NAMED = 3
 
 INCOMPLETE = "is the download complete? Get the file again"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A tensor in a file.
-
-    Args:
-        name: Published name.
-        dtype: As safetensors names it.
-        shape: Its shape.
-        begin: First byte, counted from the start of the file.
-        num_bytes: How many follow.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    begin: int
-    num_bytes: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +56,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_shard(path: Path) -> Shard:
-    """Reads a weight file's header and holds it against the file's size.
+    """Reads a weight file's header and compares it with the file's size.
 
     Raises:
         ModelError: when the header is broken, leaves bytes unaccounted for, or promises more than the file holds.
@@ -93,36 +65,17 @@ def read_shard(path: Path) -> Shard:
     def broken(got: str, need: str) -> ModelError:
         return ModelError(f"model {path.parent}", [Problem(path.name, got, need, INCOMPLETE)])
 
-    num_file_bytes = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if LENGTH_BYTES + length > num_file_bytes:
-            raise broken(f"{num_file_bytes} bytes", "a safetensors file; its header alone would be longer")
-        try:
-            header: dict[str, Any] = json.loads(file.read(length))
-            metadata = header.pop(METADATA, {})
-            entries = [_read_entry(name, values, LENGTH_BYTES + length) for name, values in header.items()]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise broken(f"a broken header ({error})", "a safetensors file") from error
-    entries.sort(key=lambda entry: entry.begin)
-    end = LENGTH_BYTES + length
-    for entry in entries:
-        if entry.begin != end:
-            raise broken(f"{quote(entry.name)} at byte {entry.begin}", f"it at {end}, where the one before ends")
-        end += entry.num_bytes
-    if end != num_file_bytes:
-        raise broken(f"{num_file_bytes} bytes", f"{end} bytes, as its header says")
-    return Shard(path, tuple(entries), metadata)
-
-
-def _read_entry(name: str, values: Mapping[str, Any], first_byte: int) -> Entry:
-    begin, end = values["data_offsets"]
-    dtype, shape = values["dtype"], tuple(values["shape"])
-    if dtype not in ITEM_BYTES:
-        raise ValueError(f"{name} is {dtype}, not one of {', '.join(ITEM_BYTES)}")
-    if end - begin != math.prod(shape) * ITEM_BYTES[dtype]:
-        raise ValueError(f"{name}: {end - begin} bytes for shape {list(shape)} in {dtype}")
-    return Entry(name, dtype, shape, first_byte + begin, end - begin)
+    try:
+        header = read_header(path)
+    except ShortFileError as error:
+        raise broken(f"{error.num_bytes} bytes", "a safetensors file; its header alone would be longer") from error
+    except ValueError as error:
+        raise broken(f"a broken header ({error})", "a safetensors file") from error
+    if gap := header.find_gap():
+        raise broken(f"{quote(gap[0].name)} at byte {gap[0].begin}", f"it at {gap[1]}, where the one before ends")
+    if header.end != header.num_file_bytes:
+        raise broken(f"{header.num_file_bytes} bytes", f"{header.end} bytes, as its header says")
+    return Shard(path, header.entries, header.metadata)
 
 
 def read_shards(folder: Path, need: Mapping[str, tuple[int, ...]] | None) -> list[Shard]:
@@ -161,7 +114,7 @@ def read_shards(folder: Path, need: Mapping[str, tuple[int, ...]] | None) -> lis
         ]
     elif len(present) > 1:
         problems.append(Problem(INDEX_FILE, "no such file", f"it beside {len(present)} weight files", INCOMPLETE))
-    if not problems:  # tensors of a damaged or missing file would all be told again as missing
+    if not problems:  # tensors of a damaged or missing file would all be reported again as missing
         problems += _check_tensors(shards, listed, _shapes_of(shards) if need is None else need)
     if problems:
         raise ModelError(f"model {folder}", problems)
@@ -216,23 +169,3 @@ def name_some(names: Iterable[str]) -> str:
     ordered = sorted(names)
     more = f" and {len(ordered) - NUM_NAMED} more" if len(ordered) > NUM_NAMED else ""
     return ", ".join(quote(name) for name in ordered[:NUM_NAMED]) + more
-
-
-def make_header(entries: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str]) -> bytes:
-    """Makes the head of a weight file.
-
-    Args:
-        entries: Name, dtype and shape of each tensor, in the order in which their bytes will follow.
-        metadata: Free text for the header.
-
-    Returns:
-        Length and header, padded with spaces so that the tensors start at a multiple of 8 bytes.
-    """
-    header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
-    end = 0
-    for name, dtype, shape in entries:
-        begin, end = end, end + math.prod(shape) * ITEM_BYTES[dtype]
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT_BYTES)
-    return len(text).to_bytes(LENGTH_BYTES, "little") + text

@@ -18,14 +18,14 @@ from functools import cached_property
 from pathlib import Path
 
 from cvft.data.features.shard import DamagedShardError, Entry, read_entries
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 
 INDEX_FILE = "index.json"
 
 
 @dataclass(frozen=True)
 class ShardFacts:
-    """What tells that a shard is the one that was read before.
+    """By what a shard is known as the one that was read before.
 
     Args:
         size_bytes: Of the file.
@@ -37,7 +37,7 @@ class ShardFacts:
 
 
 @dataclass(frozen=True)
-class Damage:
+class DamagedShard:
     """One shard that is not what was published.
 
     Args:
@@ -63,16 +63,16 @@ class StoreView:
 
     facts: Mapping[str, ShardFacts]
     entries: Mapping[str, Mapping[str, Entry]]
-    damage: tuple[Damage, ...] = ()
+    damage: tuple[DamagedShard, ...] = ()
 
     @cached_property
-    def places(self) -> dict[str, tuple[str, Entry]]:
+    def locations(self) -> dict[str, tuple[str, Entry]]:
         """Where each clip is read: in the shard that was published first of those that hold it."""
-        places: dict[str, tuple[str, Entry]] = {}
+        locations: dict[str, tuple[str, Entry]] = {}
         for shard in sorted(self.entries):
             for clip, entry in self.entries[shard].items():
-                places.setdefault(clip, (shard, entry))
-        return places
+                locations.setdefault(clip, (shard, entry))
+        return locations
 
 
 EMPTY_VIEW = StoreView({}, {})
@@ -122,7 +122,7 @@ def load_view(folder: Path, known: StoreView = EMPTY_VIEW, *, trust_index: bool 
             del facts[name]
         except DamagedShardError as error:
             lost = error.clips or tuple(before.entries.get(name, ()))
-            damage.append(Damage(folder / name, error.reason, lost))
+            damage.append(DamagedShard(folder / name, error.reason, lost))
     return StoreView(facts, entries, tuple(damage))
 
 
@@ -139,7 +139,7 @@ def save_index(folder: Path, view: StoreView) -> None:
     }
     text = json.dumps(shards)
     with suppress(OSError):  # whoever finds no index, or an old one, reads the headers
-        write_text_atomically(folder / INDEX_FILE, f'{{"sha256": "{_hash(text)}", "shards": {text}}}\n')
+        write_whole(folder / INDEX_FILE, f'{{"sha256": "{_hash(text)}", "shards": {text}}}\n')
 
 
 def _read_index(folder: Path) -> StoreView:

@@ -1,4 +1,4 @@
-"""What features depend on besides the clip, as a value that names a folder."""
+"""What features depend on apart from the clip, as a value that names a folder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cvft.data.features.shard import ITEM_BYTES
+from cvft.dtypes import BY_SAFETENSORS
 from cvft.errors import FeatureError, Problem, did_you_mean, quote
-from cvft.files import write_text_atomically
+from cvft.files import write_whole
 
 KEY_FILE = "key.json"
+
+DTYPES = tuple(name for name, dtype in BY_SAFETENSORS.items() if dtype.num_bytes <= 4)
+"""What a tower computes in, as safetensors names it."""
 
 SCHEMA_VERSION = 1
 """Version of the key's fields and of the files of a store."""
@@ -54,9 +57,9 @@ class FeatureKey:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if self.dtype not in ITEM_BYTES:
-            need = f"one of {', '.join(map(quote, ITEM_BYTES))}"
-            problem = Problem("dtype", quote(self.dtype), need, did_you_mean(self.dtype, ITEM_BYTES))
+        if self.dtype not in DTYPES:
+            need = f"one of {', '.join(map(quote, DTYPES))}"
+            problem = Problem("dtype", quote(self.dtype), need, did_you_mean(self.dtype, DTYPES))
             raise FeatureError("the key of a feature store", [problem])
 
     def digest(self) -> str:
@@ -71,11 +74,11 @@ def write_key(folder: Path, key: FeatureKey) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    write_text_atomically(folder / KEY_FILE, json.dumps(asdict(key), indent=2) + "\n")
+    write_whole(folder / KEY_FILE, json.dumps(asdict(key), indent=2) + "\n")
 
 
 def check_key(folder: Path, key: FeatureKey) -> None:
-    """Holds the key that a folder was made for against the one at hand.
+    """Compares the key that a folder was made for with the one at hand.
 
     A folder without a key passes: it is new, or whoever made it was killed before anything was in it.
 
@@ -87,7 +90,7 @@ def check_key(folder: Path, key: FeatureKey) -> None:
         FeatureError: with every field that differs.
     """
     subject = f"feature store {folder}"
-    hint = "remove this folder: its features are computed again"
+    hint = "remove this folder: its features are recomputed"
     try:
         found = json.loads((folder / KEY_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:

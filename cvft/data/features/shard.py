@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import mmap
 import os
 import zlib
@@ -20,17 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ITEM_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
-"""Bytes of one number, by the name that safetensors gives its type."""
+from cvft.weights.header import LENGTH_BYTES, ShortFileError, make_header, read_header
 
 HEADER_BYTES = 2**18
 """Room for a header, its own length included; 256 KiB hold about 1000 entries, and the first one starts on a page."""
-
-METADATA = "__metadata__"
-"""Where a safetensors header holds free text. Source: the format's description in safetensors' README."""
-
-LENGTH_BYTES = 8
-"""A safetensors file starts with the length of its header, little-endian. Source: as above."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,7 @@ class Feature:
     Args:
         shape: (num_frames, patches, width) for features of a clip; any shape is taken.
         dtype: As safetensors names it: `BF16`, `F16` or `F32`.
-        data: The numbers, little-endian, the last axis fastest. Read-only; it lives as long as it is referred to, also
+        data: The numbers, little-endian, the last axis fastest. Read-only; it lives as long as it is referred to, even
             when its file is removed.
     """
 
@@ -58,7 +50,7 @@ class Entry:
         shape: Of the tensor.
         begin: First byte, counted from the start of the file.
         end: One past the last byte.
-        checksum: CRC-32 of the clip, dtype, shape and bytes. It tells every flip of a single bit.
+        checksum: CRC-32 of the clip, dtype, shape and bytes. It finds every flip of a single bit.
     """
 
     dtype: str
@@ -103,7 +95,7 @@ def as_bytes(data: object) -> memoryview:
 class ShardFile:
     """A shard while it is being written, under a name that no reader looks at.
 
-    A lock on the file lasts as long as its writer lives: who can take it knows that the writer is dead.
+    A lock on the file lasts as long as its writer lives: whoever can take it knows that the writer is dead.
 
     Args:
         path: The file to create.
@@ -153,11 +145,8 @@ class ShardFile:
         """Writes the header and sees that every byte is on the disk; the file then only needs its final name."""
         os.ftruncate(self._file, self._end)  # what a failed write has left behind the last whole entry
         checksums = {clip: f"{entry.checksum:08x}" for clip, entry in self._entries}
-        described = {clip: _describe(entry) for clip, entry in self._entries}
-        header = json.dumps({METADATA: checksums, **described}).encode()
-        room = HEADER_BYTES - LENGTH_BYTES
-        assert len(header) <= room, "fits() was not asked"
-        self._write(memoryview(room.to_bytes(LENGTH_BYTES, "little") + header.ljust(room)), at=0)
+        described = [(clip, entry.dtype, entry.shape) for clip, entry in self._entries]
+        self._write(memoryview(make_header(described, checksums, num_bytes=HEADER_BYTES)), at=0)
         os.fsync(self._file)
 
     def close(self) -> None:
@@ -175,19 +164,15 @@ class ShardFile:
             data, at = data[num_written:], at + num_written
 
 
-def _describe(entry: Entry) -> dict[str, object]:
-    """Returns an entry as a safetensors header has it: its offsets count from the end of the header."""
-    offsets = [entry.begin - HEADER_BYTES, entry.end - HEADER_BYTES]
-    return {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
-
-
 def _count_header_bytes(clip: str, entry: Entry) -> int:
     """Returns the most bytes by which an entry and its checksum lengthen a header."""
-    return len(json.dumps({clip: _describe(entry)})) + len(json.dumps({clip: "0" * 8}))
+    offsets = [entry.begin, entry.end]  # longer than in the header, where they count from its end
+    described = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
+    return len(json.dumps({clip: described})) + len(json.dumps({clip: "0" * 8}))
 
 
 def read_entries(path: Path) -> dict[str, Entry]:
-    """Reads a shard's header and holds it against the file's size.
+    """Reads a shard's header and compares it with the file's size.
 
     Args:
         path: The shard.
@@ -201,43 +186,27 @@ def read_entries(path: Path) -> dict[str, Entry]:
         DamagedShardError: The file is not what was once published.
     """
     try:
-        with open(path, "rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            header_bytes = int.from_bytes(file.read(LENGTH_BYTES), "little")
-            if size_bytes < LENGTH_BYTES + header_bytes:
-                raise DamagedShardError(f"{size_bytes} bytes, too few for its header")
-            text = file.read(header_bytes)
+        header = read_header(path)
+        checksums = {clip: int(str(checksum), 16) for clip, checksum in header.metadata.items()}
+        if [entry.name for entry in header.entries] != list(checksums):
+            raise ValueError("checksums of other clips")
+        if header.find_gap() is not None:
+            raise ValueError("bytes that belong to no entry")
     except (FileNotFoundError, PermissionError):  # no damage to the bytes
         raise
     except OSError as error:
         raise DamagedShardError(f"a file that cannot be read: {error.strerror}") from error
-    try:
-        entries = _parse_header(json.loads(text), begin=LENGTH_BYTES + header_bytes)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except ShortFileError as error:
+        raise DamagedShardError(f"{error}") from error
+    except (ValueError, AttributeError) as error:
         raise DamagedShardError("a header that cannot be understood") from error
-    promised_bytes = max((entry.end for entry in entries.values()), default=LENGTH_BYTES + header_bytes)
-    if size_bytes != promised_bytes:
-        reason = f"{size_bytes} bytes where its header promises {promised_bytes}"
-        raise DamagedShardError(reason, tuple(entries))
-    return entries
-
-
-def _parse_header(header: dict[str, dict[str, object]], *, begin: int) -> dict[str, Entry]:
-    """Turns a header into entries; raises ValueError, KeyError or TypeError where it is not one that we write."""
-    checksums = header.pop(METADATA)
-    if checksums.keys() != header.keys():
-        raise ValueError("checksums of other clips")
-    entries = {}
-    end = begin
-    for clip, described in header.items():  # in the order in which they lie in the file
-        dtype, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
-        first, last = (begin + offset for offset in offsets)  # type: ignore[attr-defined]
-        entry = Entry(str(dtype), tuple(shape), first, last, int(str(checksums[clip]), 16))  # type: ignore[arg-type]
-        if first != end or last - first != ITEM_BYTES[entry.dtype] * math.prod(entry.shape):
-            raise ValueError("bytes that belong to no entry")
-        entries[clip] = entry
-        end = last
-    return entries
+    if header.num_file_bytes != header.end:
+        reason = f"{header.num_file_bytes} bytes where its header promises {header.end}"
+        raise DamagedShardError(reason, tuple(checksums))
+    return {
+        entry.name: Entry(entry.dtype, entry.shape, entry.begin, entry.end, checksums[entry.name])
+        for entry in header.entries
+    }
 
 
 def map_shard(path: Path, *, size_bytes: int) -> mmap.mmap:
@@ -261,7 +230,7 @@ def map_shard(path: Path, *, size_bytes: int) -> mmap.mmap:
 def is_abandoned(path: Path) -> bool:
     """Tells whether the writer of a half-written shard is dead; False too when the file is gone."""
     try:
-        with open(path, "r+b") as file:  # NFS gives this lock only to who may write
+        with open(path, "r+b") as file:  # NFS gives this lock only to those who may write
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, FileNotFoundError):
         return False

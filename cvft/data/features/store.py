@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from cvft.data.features.index import Damage, StoreView, load_view, save_index
+from cvft.data.features.index import DamagedShard, StoreView, load_view, save_index
 from cvft.data.features.key import FeatureKey, check_key
-from cvft.data.features.locks import hold_lock
 from cvft.data.features.shard import DamagedShardError, Feature, checksum_of, map_shard
-from cvft.data.features.writer import MAX_SHARD_BYTES, FeatureWriter, StoreFolder
+from cvft.data.features.writer import LOCK_SUBJECT, MAX_SHARD_BYTES, FeatureWriter, StoreFolder
 from cvft.errors import FeatureError, Problem
+from cvft.files import LockHeldError, lock
 
 BUILD_LOCK = "build.lock"
 
@@ -58,17 +58,17 @@ class FeatureStore:
         return type(self), (self.root, self.key)
 
     def __contains__(self, clip: str) -> bool:
-        return clip in self._view.places
+        return clip in self._view.locations
 
     def __len__(self) -> int:
-        return len(self._view.places)
+        return len(self._view.locations)
 
     def num_bytes(self) -> int:
         """Returns the bytes that the store's whole shards take on the disk."""
         return sum(self._view.facts[shard].size_bytes for shard in self._view.entries)
 
     @property
-    def damage(self) -> tuple[Damage, ...]:
+    def damage(self) -> tuple[DamagedShard, ...]:
         """The shards that could not be used when the store last looked; their clips count as missing."""
         return self._view.damage
 
@@ -82,7 +82,7 @@ class FeatureStore:
             FeatureError: The folder cannot be read.
         """
         self._look()
-        return [clip for clip in dict.fromkeys(clips) if clip not in self._view.places]
+        return [clip for clip in dict.fromkeys(clips) if clip not in self._view.locations]
 
     def read_checked(self, clip: str) -> Feature:
         """Returns the features of a clip after comparing them with their checksum.
@@ -94,7 +94,7 @@ class FeatureStore:
             FeatureError: They are not there, or not what was published.
         """
         feature = self.read(clip)
-        shard, entry = self._view.places[clip]
+        shard, entry = self._view.locations[clip]
         if checksum_of(clip, feature.dtype, feature.shape, feature.data) != entry.checksum:
             hint = "`cvft features RECIPE` finds and replaces what is damaged"
             problem = Problem(str(self.folder / shard), OTHER_BYTES, "the bytes that were published", hint)
@@ -119,13 +119,13 @@ class FeatureStore:
             return feature
         problem = Problem(f"clip {clip}", "no features", "features", "compute the features of this clip first")
         need = "the bytes that were published"
-        damaged = [Problem(item.shard.name, item.reason, need, "drop it: its clips are computed again")
+        damaged = [Problem(item.shard.name, item.reason, need, "drop it: its clips are recomputed")
                    for item in self._view.damage]  # fmt: skip
         raise FeatureError(f"feature store {self.folder}", [problem, *damaged])
 
     @contextmanager
     def writer(self, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> Iterator[FeatureWriter]:
-        """Takes features. What was added is published when a shard is full and at the end, also after an exception.
+        """Takes features. What was added is published when a shard is full and at the end, even after an exception.
 
         Args:
             max_shard_bytes: A shard is published before it would grow larger; a single entry may be.
@@ -154,11 +154,15 @@ class FeatureStore:
         """
         with self._disk.explain_failure(), self._disk.lock():
             pass  # makes the folder, with its key
-        with hold_lock(self.folder / BUILD_LOCK, timeout_s=timeout_s):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(lock(self.folder / BUILD_LOCK, timeout_s=timeout_s, subject=LOCK_SUBJECT))
+            except LockHeldError as error:
+                raise FeatureError(error.subject, error.problems) from None
             yield
 
-    def check(self) -> list[Damage]:
-        """Removes what dead writers have left, holds every shard's header against its file, and renews the index.
+    def check(self) -> list[DamagedShard]:
+        """Removes what dead writers have left, compares every shard's header with its file, and renews the index.
 
         It reads headers only: `verify` finds a flipped bit among the features.
 
@@ -176,31 +180,33 @@ class FeatureStore:
             save_index(self.folder, self._view)
         return list(self._view.damage)
 
-    def verify(self, clips: Iterable[str] | None = None) -> list[Damage]:
+    def verify(self, clips: Iterable[str] | None = None) -> list[DamagedShard]:
         """Reads features and compares them with their checksums.
 
         Args:
             clips: Those of them that are in the store are read; None takes all, at the price of reading every byte.
 
         Returns:
-            The shards with features that differ, each with those clips, besides the shards that cannot be used at all.
+            The shards with features that differ, each with those clips, as well as the shards that cannot be used at all.
 
         Raises:
             FeatureError: The folder cannot be read.
         """
         self._look()
         flipped: dict[str, list[str]] = {}
-        wanted = dict.fromkeys(self._view.places if clips is None else clips)
+        wanted = dict.fromkeys(self._view.locations if clips is None else clips)
         for clip in [clip for clip in wanted if clip in self]:
             feature = self.read(clip)
-            shard, entry = self._view.places[clip]
+            shard, entry = self._view.locations[clip]
             if checksum_of(clip, feature.dtype, feature.shape, feature.data) != entry.checksum:
                 flipped.setdefault(shard, []).append(clip)
-        found = [Damage(self.folder / shard, OTHER_BYTES, tuple(broken)) for shard, broken in sorted(flipped.items())]
+        found = [
+            DamagedShard(self.folder / shard, OTHER_BYTES, tuple(broken)) for shard, broken in sorted(flipped.items())
+        ]
         return [*self._view.damage, *found]
 
-    def drop_damaged(self, damage: Iterable[Damage]) -> list[str]:
-        """Removes damaged shards, with all that is in them, so that their clips are computed again.
+    def drop_damaged(self, damage: Iterable[DamagedShard]) -> list[str]:
+        """Removes damaged shards, with all that is in them, so that their clips are recomputed.
 
         Args:
             damage: From `check` or `verify`.
@@ -221,13 +227,13 @@ class FeatureStore:
                 (self.folder / name).unlink(missing_ok=True)
             self._take(load_view(self.folder, self._view))
             save_index(self.folder, self._view)
-        return sorted(before - self._view.places.keys())
+        return sorted(before - self._view.locations.keys())
 
     def _find(self, clip: str) -> Feature | None:
-        place = self._view.places.get(clip)
-        if place is None:
+        location = self._view.locations.get(clip)
+        if location is None:
             return None
-        shard, entry = place
+        shard, entry = location
         mapped = self._maps.get(shard)
         if mapped is None:
             try:

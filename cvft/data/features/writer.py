@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +14,15 @@ from pathlib import Path
 
 from cvft.data.features.index import find_shards, load_view, number_of, save_index
 from cvft.data.features.key import KEY_FILE, FeatureKey, check_key, write_key
-from cvft.data.features.locks import hold_lock
-from cvft.data.features.shard import ITEM_BYTES, ShardFile, as_bytes, is_abandoned
+from cvft.data.features.shard import ShardFile, as_bytes, is_abandoned
+from cvft.dtypes import BY_SAFETENSORS
 from cvft.errors import FeatureError, Problem, quote
+from cvft.files import lock, sync_folder
 
 STORE_LOCK = "store.lock"
+
+LOCK_SUBJECT = "the lock of a feature store"
+"""Headline of an error about one of its locks."""
 
 MAX_SHARD_BYTES = 2**30
 """About 190 clips of the real model; a builder that is killed loses at most so much work."""
@@ -49,7 +52,7 @@ class StoreFolder:
             OSError: The folder cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with hold_lock(self.path / STORE_LOCK, timeout_s=None, poll_s=0.005):
+        with lock(self.path / STORE_LOCK, timeout_s=None, subject=LOCK_SUBJECT, poll_s=0.005):
             if not (self.path / KEY_FILE).exists():
                 write_key(self.path, self.key)
             check_key(self.path, self.key)
@@ -67,7 +70,7 @@ class StoreFolder:
             number = max(map(number_of, find_shards(self.path)), default=0) + 1
             # a number is free again when its shard was dropped: the random part keeps readers from taking one for other
             shard.path.rename(self.path / f"shard-{number:06d}-{secrets.token_hex(4)}.safetensors")
-            _sync_folder(self.path)
+            sync_folder(self.path)
             save_index(self.path, load_view(self.path))
 
     def remove_leftovers(self) -> None:
@@ -92,16 +95,8 @@ class StoreFolder:
             got = "a full disk" if full else f"`{error.strerror or error}`"
             need = "room for vision features" if full else "a folder that can be read, written and locked"
             hint = "features published before are intact: "
-            hint += "free some space and run the same command again" if full else "mend it and run the command again"
+            hint += "free some space and run the same command again" if full else "repair it and run the command again"
             raise FeatureError("the feature store", [Problem(str(self.path), got, need, hint)]) from error
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class FeatureWriter:
@@ -180,7 +175,7 @@ class FeatureWriter:
             view = memoryview(b"")
             problems.append(Problem("data", f"{error}", "an object whose bytes lie one behind the other"))
         else:
-            num_bytes = prod(shape) * ITEM_BYTES[wanted]
+            num_bytes = prod(shape) * BY_SAFETENSORS[wanted].num_bytes
             if view.nbytes != num_bytes:
                 need = f"{num_bytes} for {json.dumps(list(shape))} in {quote(wanted)}"
                 problems.append(Problem("data", f"{view.nbytes} bytes", need))

@@ -8,33 +8,25 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from cvft.data.video.sample import Float32s, Sampling, choose_frames, time_indices
+from cvft.data.video.decord import open_decord
+from cvft.data.video.pyav import open_pyav
+from cvft.data.video.reader import Frames, OnDuration, Reader, clip_error
+from cvft.data.video.sample import Float32s, Sampling, choose_frames
 from cvft.data.video.truncation import count_missing_bytes
-from cvft.errors import ClipError, Problem, did_you_mean, quote
+from cvft.errors import did_you_mean, quote
 
 DECODERS = ("pyav", "decord")
 """Names of the decoders. `pyav` is right on more containers and cannot hang; `decord` is for exact reproduction of runs
 that used it, with its errors on edit lists and open GOPs."""
 
-MAX_FRAME_PX = 4096 * 2304 * 2
-"""Larger frames are refused before decoding: a few hundred kilobytes can hold frames that fill the memory."""
-
-MAX_NUM_FRAMES = 1_000_000
-"""Clips with more frames are refused: nine hours at 30 frames per second."""
-
 _LATEST_S = 1e7
 """No clip is that long; decord gives such times, of either sign, where it could not find any."""
-
-Frames = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -45,7 +37,6 @@ class Clip:
         frames: RGB, uint8, shape `(T, H, W, 3)`, upright.
         timestamps_s: Start of each of them in seconds since the clip's first frame, float32, shape `(T,)`.
         frame_indices: Which frames of the clip they are, T integers.
-        time_indices: The integer that the chat template writes after each, T integers.
         num_frames_total: Frames of the whole clip.
         avg_fps: Its average frames per second, as its container says.
         duration_s: Its length in seconds.
@@ -55,7 +46,6 @@ class Clip:
     frames: Frames
     timestamps_s: Float32s
     frame_indices: tuple[int, ...]
-    time_indices: tuple[int, ...]
     num_frames_total: int
     avg_fps: float
     duration_s: float
@@ -68,42 +58,19 @@ class Clip:
         )
 
 
-class Reader(Protocol):
-    """An open clip. Both decoders offer this, and nothing else is asked of them."""
-
-    @property
-    def timestamps_s(self) -> Float32s:
-        """Start of every frame in seconds, in display order, shape `(N,)`."""
-
-    @property
-    def avg_fps(self) -> float:
-        """Average frames per second as `decord` counts it: the container's own figure."""
-
-    @property
-    def duration_s(self) -> float:
-        """End of the last frame in seconds."""
-
-    def read(self, frame_indices: Sequence[int]) -> Frames:
-        """Returns the frames with these ascending, distinct indices, uint8 `(len, H, W, 3)`."""
-
-
-OnDuration = Callable[[float], None]
-"""Called at most once, with the length in seconds that a container promises, before its frames are decoded."""
-
-
 def decode_clip(
     path: Path | str, *, sampling: Sampling, decoder: str = "pyav", on_duration: OnDuration | None = None
 ) -> Clip:
     """Decodes the frames that a sampling rule chooses, in this process.
 
-    Decoders are C code that reads untrusted files: use `cvft.data.video.process.DecodeWorker` where a hang or a crash
+    Decoders are C code that reads untrusted files: use `cvft.data.video.process.DecodeProcess` where a hang or a crash
     must cost one clip only.
 
     Args:
         path: The clip.
         sampling: The rule.
         decoder: `pyav` or `decord`.
-        on_duration: Told the clip's length early, so that a caller can judge how long to wait.
+        on_duration: Called with the clip's length early, so that a caller can judge how long to wait.
 
     Returns:
         The frames that the rule chose, exactly those.
@@ -121,24 +88,17 @@ def decode_clip(
             raise clip_error(path, decoder=decoder, got=got, need="frames with times of 0 s and later", hint=hint)
         distinct = sorted(set(chosen))
         frames = reader.read(distinct)
-        if chosen != distinct:  # the rule itself repeats frames of a short clip; `coverage` tells
+        if chosen != distinct:  # the rule itself repeats frames of a short clip; `coverage` reports it
             frames = frames[np.searchsorted(distinct, chosen)]
-        chosen_s = timestamps_s[chosen]
         return Clip(
             frames=frames,
-            timestamps_s=chosen_s,
+            timestamps_s=timestamps_s[chosen],
             frame_indices=tuple(chosen),
-            time_indices=time_indices(chosen_s, sampling=sampling),
             num_frames_total=len(timestamps_s),
             avg_fps=reader.avg_fps,
             duration_s=reader.duration_s,
             decoder=decoder,
         )
-
-
-def clip_error(path: Path, *, decoder: str, got: str, need: str, hint: str = "") -> ClipError:
-    """Builds the error of one clip, which names the file, what was found, what is needed and the decoder."""
-    return ClipError(f"clip {path.name}", [Problem(f"{path} (decoder {quote(decoder)})", got, need, hint)])
 
 
 def check_file(path: Path, *, decoder: str) -> None:
@@ -177,33 +137,9 @@ def check_file(path: Path, *, decoder: str) -> None:
         raise clip_error(path, decoder=decoder, got=got, need="a whole file", hint="copy or download it again")
 
 
-def check_num_frames(num_frames: int, *, path: Path, decoder: str) -> None:
-    """Raises `ClipError` when a clip has no frame, or more than `MAX_NUM_FRAMES`."""
-    if num_frames == 0:
-        hint = "the file was probably cut off while it was copied"
-        raise clip_error(path, decoder=decoder, got="a video stream without frames", need="at least 1 frame", hint=hint)
-    if num_frames > MAX_NUM_FRAMES:
-        got, need = f"{num_frames:,} frames", f"at most {MAX_NUM_FRAMES:,}"
-        raise clip_error(path, decoder=decoder, got=got, need=need, hint="cut the clip into shorter ones")
-
-
-def check_frame_size(width_px: int, height_px: int, *, path: Path, decoder: str) -> None:
-    """Raises `ClipError` when a frame has more than `MAX_FRAME_PX` pixels."""
-    if width_px * height_px > MAX_FRAME_PX:
-        got, need = f"frames of {width_px} x {height_px} pixels", f"at most {MAX_FRAME_PX:,} pixels"
-        raise clip_error(
-            path, decoder=decoder, got=got, need=need, hint="scale the clip down; the model sees 224 x 224"
-        )
-
-
 def _open_reader(path: Path, decoder: str, on_duration: OnDuration) -> AbstractContextManager[Reader]:
-    # imported here: each decoder loads large libraries, and only the named one is needed
     if decoder == "decord":
-        from cvft.data.video.decord import open_decord
-
         return open_decord(path, on_duration=on_duration)
-    from cvft.data.video.pyav import open_pyav
-
     return open_pyav(path, on_duration=on_duration)
 
 

@@ -1,6 +1,6 @@
 """Reads a clip with decord, by name only: for exact reproduction of runs that used it.
 
-Its times and its frames are taken as they are, also where they are wrong: edit lists, open GOPs, MPEG-TS, AVI with
+Its times and its frames are taken as they are, even where they are wrong: edit lists, open GOPs, MPEG-TS, AVI with
 B-frames. It can loop for ever on some files; only a process of its own can be stopped then.
 """
 
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from cvft.data.video.decode import Frames, OnDuration, check_frame_size, check_num_frames, clip_error
+from cvft.data.video.reader import Frames, OnDuration, check_frame_size, check_num_frames, clip_error
 from cvft.data.video.sample import Float32s
 
 
 class DecordReader:
-    """An open clip; see `cvft.data.video.decode.Reader`.
+    """An open clip; see `cvft.data.video.reader.Reader`.
 
     Args:
         path: The clip, for messages.
@@ -50,7 +50,7 @@ def open_decord(path: Path, *, on_duration: OnDuration) -> Iterator[DecordReader
 
     Args:
         path: A regular file.
-        on_duration: Told the clip's length before frames are decoded.
+        on_duration: Called with the clip's length before frames are decoded.
 
     Yields:
         The open clip.

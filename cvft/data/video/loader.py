@@ -1,6 +1,6 @@
-"""Loads clips for training and evaluation: decoded in a process of their own, prepared once, kept while there is room.
+"""Loads clips for training and evaluation: decoded in a process of their own, prepared once, cached while there is room.
 
-path -> DecodeWorker -> frames uint8 (T, H, W, 3) -> `prepare` (of the model room) -> LoadedClip
+path -> DecodeProcess -> Clip: frames uint8 (T, H, W, 3) -> `prepare` (of a model family) -> what is cached
 
 Several questions about one clip come one after another, and every epoch again; what fits in memory is decoded once.
 """
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from cvft.data.video.decode import Clip
-from cvft.data.video.process import DecodeWorker
+from cvft.data.video.process import DecodeProcess
 from cvft.data.video.sample import Sampling
 
-Prepared = TypeVar("Prepared")
+T = TypeVar("T")
 
 DEFAULT_CACHE_BYTES = 512 << 20
-"""Prepared clips kept per process: about 36 of 24 frames at 224 px."""
+"""Prepared clips cached per process: about 36 of 24 frames at 224 px."""
 
 
 @dataclass(frozen=True)
@@ -47,68 +47,54 @@ class DecodeSettings:
         sampling = Sampling(cast(Any, strategy), max_frames)
         return cls(sampling, decoder=decoder, timeout_s=timeout_s, memory_gib=memory_gib)
 
-    def make_worker(self) -> DecodeWorker:
+    def make_process(self) -> DecodeProcess:
         """Returns a decode process with these limits, not started yet."""
-        return DecodeWorker(timeout_s=self.timeout_s, memory_limit_gib=self.memory_gib)
+        return DecodeProcess(timeout_s=self.timeout_s, memory_limit_gib=self.memory_gib)
 
 
-@dataclass(frozen=True)
-class LoadedClip(Generic[Prepared]):
-    """One clip, ready for the model.
-
-    Args:
-        value: What `prepare` made of the frames.
-        time_indices: The integer after each frame in templates that have one.
-    """
-
-    value: Prepared
-    time_indices: tuple[int, ...]
-
-
-class ClipLoader(Generic[Prepared]):
+class ClipLoader(Generic[T]):
     """Path in, prepared clip out; the least recently used ones make room.
 
     Args:
         settings: How to decode.
-        prepare: Turns decoded frames (T, H, W, 3) uint8 into what is kept.
-        num_bytes: Size of what is kept, in bytes.
-        cache_bytes: Most bytes kept.
+        prepare: Turns a decoded clip into what is cached.
+        num_bytes: Size of what is cached, in bytes.
+        cache_bytes: Most bytes cached.
     """
 
     def __init__(
         self,
         settings: DecodeSettings,
         *,
-        prepare: Callable[[Clip], Prepared],
-        num_bytes: Callable[[Prepared], int],
+        prepare: Callable[[Clip], T],
+        num_bytes: Callable[[T], int],
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
         self._settings = settings
         self._prepare = prepare
-        self._num_bytes = num_bytes
+        self._count_bytes = num_bytes
         self._cache_bytes = cache_bytes
-        self._worker = settings.make_worker()
-        self._kept: OrderedDict[Path, LoadedClip[Prepared]] = OrderedDict()
-        self._kept_bytes = 0
+        self._process = settings.make_process()
+        self._cached: OrderedDict[Path, T] = OrderedDict()
+        self._num_cached_bytes = 0
 
-    def load(self, path: Path) -> LoadedClip[Prepared]:
-        """Returns one clip.
+    def load(self, path: Path) -> T:
+        """Returns what `prepare` made of one clip.
 
         Raises:
             ClipError: when it cannot be decoded.
         """
-        if path in self._kept:
-            self._kept.move_to_end(path)
-            return self._kept[path]
-        clip = self._worker.decode(path, sampling=self._settings.sampling, decoder=self._settings.decoder)
-        loaded = LoadedClip(self._prepare(clip), clip.time_indices)
-        self._kept[path] = loaded
-        self._kept_bytes += self._num_bytes(loaded.value)
-        while self._kept_bytes > self._cache_bytes and len(self._kept) > 1:
-            _, dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= self._num_bytes(dropped.value)
-        return loaded
+        if path in self._cached:
+            self._cached.move_to_end(path)
+            return self._cached[path]
+        clip = self._process.decode(path, sampling=self._settings.sampling, decoder=self._settings.decoder)
+        prepared = self._cached[path] = self._prepare(clip)
+        self._num_cached_bytes += self._count_bytes(prepared)
+        while self._num_cached_bytes > self._cache_bytes and len(self._cached) > 1:
+            _, dropped = self._cached.popitem(last=False)
+            self._num_cached_bytes -= self._count_bytes(dropped)
+        return prepared
 
     def close(self) -> None:
         """Ends the decode process; it starts again when it is needed."""
-        self._worker.close()
+        self._process.close()

@@ -1,6 +1,6 @@
 """Decodes clips in a process of its own, so that a decoder that hangs, crashes or eats memory costs one clip.
 
-    path --DecodeWorker.decode--> Clip          path --DecodeWorker.inspect--> ClipFacts (no frame crosses the pipe)
+    path --DecodeProcess.decode--> Clip        path --DecodeProcess.inspect--> ClipInfo (no frame crosses the pipe)
 
 The process is started with `subprocess`, because data loader workers are daemonic and `multiprocessing` forbids those
 to have children.
@@ -22,8 +22,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from cvft.data.video.decode import MAX_FRAME_PX, Clip, Frames, clip_error
+from cvft.data.video.decode import Clip
 from cvft.data.video.pipe import RawPipe, limit_time, read_exactly, receive_header, send_header
+from cvft.data.video.reader import MAX_FRAME_PX, Frames, clip_error
 from cvft.data.video.sample import Sampling, coverage
 from cvft.errors import ClipError, Problem, RunError
 
@@ -35,14 +36,14 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 
 
 @dataclass(frozen=True)
-class ClipFacts:
+class ClipInfo:
     """What is known of a clip that was decoded once, without its frames.
 
     Args:
         num_frames: Frames that the sampling rule shows.
         height_px: Height of each, upright.
         width_px: Width of each, upright.
-        time_indices: The integer that the chat template writes after each.
+        timestamps_s: Start of each in seconds since the clip's first frame: float32 numbers, bit for bit.
         num_frames_total: Frames of the whole clip.
         avg_fps: Its average frames per second.
         duration_s: Its length in seconds.
@@ -54,7 +55,7 @@ class ClipFacts:
     num_frames: int
     height_px: int
     width_px: int
-    time_indices: tuple[int, ...]
+    timestamps_s: tuple[float, ...]
     num_frames_total: int
     avg_fps: float
     duration_s: float
@@ -63,7 +64,7 @@ class ClipFacts:
     notes: tuple[str, ...]
 
 
-class DecodeWorker:
+class DecodeProcess:
     """One decode process, started when it is first needed and again after it ended.
 
     Use it from one thread at a time. It may be made before a fork or sent to another process: each process that uses
@@ -81,7 +82,7 @@ class DecodeWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._owner_pid = -1
 
-    def __enter__(self) -> DecodeWorker:
+    def __enter__(self) -> DecodeProcess:
         return self
 
     def __exit__(
@@ -116,14 +117,13 @@ class DecodeWorker:
             frames=frames,
             timestamps_s=np.array(header["timestamps_s"], dtype=np.float32),
             frame_indices=tuple(header["frame_indices"]),
-            time_indices=tuple(header["time_indices"]),
             num_frames_total=header["num_frames_total"],
             avg_fps=header["avg_fps"],
             duration_s=header["duration_s"],
             decoder=header["decoder"],
         )
 
-    def inspect(self, path: Path | str, *, sampling: Sampling, decoder: str = "pyav") -> ClipFacts:
+    def inspect(self, path: Path | str, *, sampling: Sampling, decoder: str = "pyav") -> ClipInfo:
         """Decodes a clip as `decode` does, but returns only what is known of it: no frame crosses the pipe.
 
         Args:
@@ -132,31 +132,31 @@ class DecodeWorker:
             decoder: `pyav` or `decord`.
 
         Returns:
-            Facts for planning and for a run's manifest.
+            What planning and a run's manifest need.
 
         Raises:
             ClipError: As `decode`.
         """
-        header, _ = self._ask(Path(path), sampling, decoder, wants="facts")
+        header, _ = self._ask(Path(path), sampling, decoder, wants="info")
         num_frames, height_px, width_px, _ = header["shape"]
-        facts = coverage(
+        seen = coverage(
             header["frame_indices"],
             num_frames_total=header["num_frames_total"],
             avg_fps=header["avg_fps"],
             duration_s=header["duration_s"],
             sampling=sampling,
         )
-        return ClipFacts(
+        return ClipInfo(
             num_frames=num_frames,
             height_px=height_px,
             width_px=width_px,
-            time_indices=tuple(header["time_indices"]),
+            timestamps_s=tuple(header["timestamps_s"]),
             num_frames_total=header["num_frames_total"],
             avg_fps=header["avg_fps"],
             duration_s=header["duration_s"],
             decoder=header["decoder"],
             sha256=header["sha256"],
-            notes=facts.notes,
+            notes=seen.notes,
         )
 
     def close(self) -> None:
@@ -188,33 +188,33 @@ class DecodeWorker:
         }
         process = self._send(request)
         _, answers = _get_pipes(process)
-        patience = _Patience(process, self.timeout_s)
+        deadline = _Deadline(process, self.timeout_s)
         frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
         try:
             header = receive_header(answers)
             if "opened" in header:
-                patience.extend(limit_time(self.timeout_s, float(header["opened"])))
+                deadline.extend(limit_time(self.timeout_s, float(header["opened"])))
                 header = receive_header(answers)
             if "clip" in header and wants == "frames":
                 frames = _make_array(header["clip"]["shape"], sampling)
                 read_exactly(answers, frames.data)
         except (EOFError, OSError, ValueError) as error:
-            patience.end()
+            deadline.end()
             process.kill()
             exit_code = process.wait()
             self.close()
-            if patience.is_over:
-                got = f"a decoder that did not finish in {patience.limit_s:g} s"
+            if deadline.is_over:
+                got = f"a decoder that did not finish in {deadline.limit_s:g} s"
                 hint = "the process was stopped; re-encode the clip, or allow more time"
                 raise clip_error(path, decoder=decoder, got=got, need="frames in that time", hint=hint) from error
             raise self._explain_death(path, decoder, exit_code, error) from error
         except BaseException:  # Ctrl-C in the middle of an answer: the next question must not read the rest of it
-            patience.end()
+            deadline.end()
             process.kill()
             self.close()
             raise
-        patience.end()
-        if patience.is_over or header.get("restart"):  # killed just after the answer; or its memory is in pieces
+        deadline.end()
+        if deadline.is_over or header.get("restart"):  # killed just after the answer; or its memory is in pieces
             process.kill()
             self.close()
         if "clip" in header:
@@ -267,7 +267,7 @@ class DecodeWorker:
     def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
         """Waits until the child can decode: what goes wrong before is no clip's fault."""
         _, answers = _get_pipes(process)
-        patience = _Patience(process, _START_TIMEOUT_S)
+        deadline = _Deadline(process, _START_TIMEOUT_S)
         try:
             receive_header(answers)
         except (EOFError, OSError, ValueError) as error:
@@ -278,11 +278,11 @@ class DecodeWorker:
             hint = "see its own message above; a memory limit below 1 GiB is too little to start"
             raise RunError("decoding", [Problem("decode process", got, "a running process", hint)]) from error
         finally:
-            patience.end()
+            deadline.end()
 
 
-class _Patience:
-    """Kills a process when a time is over. A timer thread, because pipes cannot be polled on every system."""
+class _Deadline:
+    """Kills a process when its time is over. A timer thread, because pipes cannot be polled on every system."""
 
     def __init__(self, process: subprocess.Popen[bytes], limit_s: float) -> None:
         self._process = process

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from cvft.data.video.decode import Frames, OnDuration, check_frame_size, check_num_frames, clip_error
+from cvft.data.video.reader import Frames, OnDuration, check_frame_size, check_num_frames, clip_error
 from cvft.data.video.sample import Float32s
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _ATTACHED_PICTURE = 1 << 10
 
 @dataclass(frozen=True)
 class _Index:
-    """Frame i of the clip has the time `pts[i]` (None: known by its place only) and starts at `timestamps_s[i]`."""
+    """Frame i of the clip has the time `pts[i]` (None: known by its position only) and starts at `timestamps_s[i]`."""
 
     pts: tuple[int | None, ...]
     keys: tuple[int, ...]
@@ -54,7 +54,7 @@ class _Index:
 
 
 class PyAVReader:
-    """An open clip; see `cvft.data.video.decode.Reader`.
+    """An open clip; see `cvft.data.video.reader.Reader`.
 
     Args:
         path: The clip.
@@ -82,12 +82,12 @@ class PyAVReader:
             ClipError: One of them is damaged or does not come out of the decoder.
         """
         index = self._index
-        places = {frame: place for place, frame in enumerate(frame_indices)}
-        collector = _Collector(self._path, self.timestamps_s, places)
+        slots = {frame: slot for slot, frame in enumerate(frame_indices)}
+        collector = _Collector(self._path, self.timestamps_s, slots)
         if index.is_sequential:
             with _open_container(self._path) as container:
                 for frame_index, (frame, _) in enumerate(_decode_all(container, self._path)):
-                    if frame_index in places:
+                    if frame_index in slots:
                         collector.add(frame_index, frame, is_suspect=frame_index in index.suspects)
                     if collector.is_complete():
                         break
@@ -114,8 +114,8 @@ class PyAVReader:
         for frame_index in sorted(collector.missing()):
             frame_pts = pts[frame_index]
             assert frame_pts is not None, "indexed clips have a time for every frame"
-            place = int(np.searchsorted(keys, frame_pts, side="right")) - 1
-            groups.setdefault(int(keys[max(place, 0)]), {})[frame_pts] = frame_index
+            group = int(np.searchsorted(keys, frame_pts, side="right")) - 1
+            groups.setdefault(int(keys[max(group, 0)]), {})[frame_pts] = frame_index
         codec = self._stream.codec_context
         for key_pts, wanted in groups.items():
             self._container.seek(key_pts, backward=True, stream=self._stream)
@@ -142,14 +142,14 @@ class _Collector:
     Args:
         path: The clip, for messages.
         timestamps_s: Start of every frame of the clip, for messages.
-        places: Frame index -> its place in the array.
+        slots: Frame index -> its position in the array.
     """
 
-    def __init__(self, path: Path, timestamps_s: Float32s, places: Mapping[int, int]) -> None:
+    def __init__(self, path: Path, timestamps_s: Float32s, slots: Mapping[int, int]) -> None:
         self._path = path
         self._timestamps_s = timestamps_s
-        self._places = dict(places)
-        self._num_wanted = len(places)
+        self._slots = dict(slots)
+        self._num_wanted = len(slots)
         self._array: Frames | None = None
         self._converter = _RGBConverter(path)
 
@@ -165,17 +165,17 @@ class _Collector:
             (old_height, old_width, _), (height, width, _) = self._array.shape[1:], image.shape
             got = f"frames of {old_width} x {old_height} and of {width} x {height} pixels"
             raise clip_error(self._path, decoder="pyav", got=got, need="one size", hint="re-encode the clip")
-        self._array[self._places.pop(frame_index)] = image
+        self._array[self._slots.pop(frame_index)] = image
 
     def missing(self) -> set[int]:
-        return set(self._places)
+        return set(self._slots)
 
     def is_complete(self) -> bool:
-        return not self._places
+        return not self._slots
 
     def finish(self) -> Frames:
-        if self._array is None or self._places:
-            first = min(self._places)
+        if self._array is None or self._slots:
+            first = min(self._slots)
             got = f"no frame at {self._timestamps_s[first]:.2f} s"
             need = f"each of the {self._num_wanted} chosen frames"
             raise clip_error(self._path, decoder="pyav", got=got, need=need, hint="re-encode the clip")
@@ -227,7 +227,7 @@ def open_pyav(path: Path, *, on_duration: OnDuration) -> Iterator[PyAVReader]:
 
     Args:
         path: A regular file.
-        on_duration: Told the length that the container promises, if any, before anything is decoded.
+        on_duration: Called with the length that the container promises, if any, before anything is decoded.
 
     Yields:
         The open clip.
@@ -316,7 +316,7 @@ def _index_packets(container: InputContainer, stream: VideoStream, path: Path) -
 
 
 def _index_by_decoding(container: InputContainer, path: Path) -> _Index:
-    """Returns the frame table of a container whose packets tell too little, by decoding every frame."""
+    """Returns the frame table of a container whose packets say too little, by decoding every frame."""
     stream = _find_stream(container, path)
     pts: list[int | None] = []
     suspects: set[int] = set()

@@ -1,6 +1,6 @@
-"""Chooses which frames of a clip the model sees, and which integer is written after each.
+"""Chooses which frames of a clip the model sees.
 
-    timestamps_s float32 (N,), avg_fps  --choose_frames-->  frame indices (T,)  --time_indices-->  integers (T,)
+    timestamps_s float32 (N,), avg_fps  --choose_frames-->  frame indices (T,)
 
 `chat` and `base` are the two rules that CogVLM2-Video was published with; `uniform` is ours, for clips that they would
 cut. Refuses only a frame limit below 1.
@@ -53,7 +53,7 @@ class Coverage:
         shown_s: The rule looks at seconds 0 to `shown_s` of the clip.
         cut_s: Seconds at the end of the clip that it never looks at; 0 when it looks at all.
         num_repeated: Chosen frames that had been chosen before.
-        notes: One sentence per thing worth telling; empty when there is nothing.
+        notes: One sentence per thing worth reporting; empty when there is nothing.
     """
 
     shown_s: float
@@ -90,24 +90,6 @@ def choose_frames(timestamps_s: Float32s, *, avg_fps: float, sampling: Sampling)
         return [int(index) for index in np.linspace(0, num_window - 1, sampling.max_frames).astype(int)]
     num_chosen = min(num_total, sampling.max_frames)
     return [int(index) for index in np.linspace(0, num_total - 1, num_chosen).astype(int)]
-
-
-def time_indices(timestamps_s: Float32s, *, sampling: Sampling) -> tuple[int, ...]:
-    """Returns the integer that the chat template writes after each chosen frame.
-
-    Args:
-        timestamps_s: Start in seconds of each *chosen* frame, shape `(T,)`.
-        sampling: The rule that chose them.
-
-    Returns:
-        T integers. For `chat` and `base` the number of the frame, 0 to T-1, which for `chat` is also its second. For
-        `uniform` its true second, rounded (a half to the even one), so that answers speak of real seconds.
-
-    Source: the published chat template numbers frames, which are seconds only because it samples one per second.
-    """
-    if sampling.strategy == "uniform":
-        return tuple(round(float(second)) for second in timestamps_s)
-    return tuple(range(len(timestamps_s)))
 
 
 def coverage(

@@ -40,18 +40,18 @@ def count_missing_bytes(path: Path) -> int:
 
 def _find_box_end(file: BinaryIO, num_bytes: int) -> int:
     """Returns where the last box that holds frames or their table should end."""
-    place, end = 0, 0
-    while place + 8 <= num_bytes:
-        file.seek(place)
+    offset, end = 0, 0
+    while offset + 8 <= num_bytes:
+        file.seek(offset)
         size, kind = struct.unpack(">I4s", file.read(8))
         if size == 1:  # a 64-bit size follows
             large = file.read(8)
             size = int.from_bytes(large) if len(large) == 8 else 0
         if size < 8:  # 0: up to the end of the file; anything else is no box
             break
-        place += size
+        offset += size
         if kind in _BOXES_WITH_FRAMES:  # other names at the end may be stray bytes
-            end = place
+            end = offset
     return end
 
 

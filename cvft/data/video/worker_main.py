@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cvft.data.video.decode import Frames, clip_error, decode_clip
+from cvft.data.video.decode import decode_clip
 from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, write_all
+from cvft.data.video.reader import Frames, clip_error
 from cvft.data.video.sample import Sampling
 from cvft.errors import ClipError
 from cvft.files import hash_file
@@ -40,28 +41,27 @@ def serve(requests: RawPipe, answers: RawPipe) -> None:
         timeout_s = float(request["timeout_s"])
         _set_alarm(timeout_s)
 
-        def tell_duration(duration_s: float, timeout_s: float = timeout_s) -> None:
+        def report_duration(duration_s: float, timeout_s: float = timeout_s) -> None:
             _set_alarm(limit_time(timeout_s, duration_s))
             send_header(answers, {"opened": float(duration_s)})
 
-        header, frames = _answer(request, tell_duration)
+        header, frames = _answer(request, report_duration)
         send_header(answers, header)
         if frames is not None:
             write_all(answers, frames.data)
         _set_alarm(0.0)
 
 
-def _answer(request: dict[str, Any], tell_duration: Callable[[float], None]) -> tuple[dict[str, Any], Frames | None]:
+def _answer(request: dict[str, Any], report_duration: Callable[[float], None]) -> tuple[dict[str, Any], Frames | None]:
     path, decoder = Path(request["path"]), request["decoder"]
     sampling = Sampling(request["strategy"], request["max_frames"])
     wants_frames = request["wants"] == "frames"
     try:
-        clip = decode_clip(path, sampling=sampling, decoder=decoder, on_duration=tell_duration)
+        clip = decode_clip(path, sampling=sampling, decoder=decoder, on_duration=report_duration)
         header = {
             "shape": clip.frames.shape,
             "timestamps_s": clip.timestamps_s.tolist(),
             "frame_indices": clip.frame_indices,
-            "time_indices": clip.time_indices,
             "num_frames_total": clip.num_frames_total,
             "avg_fps": clip.avg_fps,
             "duration_s": clip.duration_s,

@@ -5,7 +5,7 @@ name of a folder or hub repository -> `Checkpoint`: what it is for, how it is as
 
 from __future__ import annotations
 
-from cvft.weights.checkpoints import Checkpoint, find_checkpoint, hugging_face_command, modelscope_command
+from cvft.weights.checkpoints import Checkpoint
 
 HUGGING_FACE_OWNER = "zai-org"
 """Owner of the repositories on Hugging Face."""
@@ -44,29 +44,3 @@ tell, by the published demo's rule: `base` for the base checkpoint and `chat` fo
 assumption."""
 
 TINY = Checkpoint("tiny", "tests and demos, on a laptop; in the package", "chat", 6_600_000, "Apache-2.0, as cvft")
-
-
-def find_published(path: str) -> Checkpoint | None:
-    """Finds the published checkpoint that a folder or hub id is named after; the owner and the case do not matter.
-
-    Args:
-        path: Such as `checkpoints/cogvlm2-video-llama3-chat` or `THUDM/cogvlm2-video-llama3-base`.
-    """
-    return find_checkpoint(path, PUBLISHED)
-
-
-def describe_checkpoints() -> str:
-    """Lists the checkpoints for the terminal, with the commands that download them."""
-    lines = [f"{'name':<27}{'size':>8}  {'template':<10}{'for'}"]
-    lines += [
-        f"{each.name:<27}{each.num_bytes / 1e9:>5.2f} GB  {each.template:<10}{each.purpose} ({each.licence})"
-        for each in (TINY, *PUBLISHED)
-    ]
-    lines += [
-        "",
-        f"write {HUGGING_FACE_OWNER}/NAME as model.path, or ms:{MODELSCOPE_OWNER}/NAME to fetch it from ModelScope;",
-        "hf:OWNER/NAME or ms:OWNER/NAME for any other repository; or get one and write its folder:",
-        f"  {hugging_face_command(f'{HUGGING_FACE_OWNER}/NAME')}",
-        f"  {modelscope_command(f'{MODELSCOPE_OWNER}/NAME')}",
-    ]
-    return "\n".join(lines)

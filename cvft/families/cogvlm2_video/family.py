@@ -8,18 +8,20 @@ from typing import Any
 from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
-from cvft.data.video.process import ClipFacts
+from cvft.data.video.process import ClipInfo
+from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, ModelError, Problem, RecipeError, quote
 from cvft.families.cogvlm2_video.architecture import Architecture
-from cvft.families.cogvlm2_video.checkpoints import PUBLISHED, find_published
+from cvft.families.cogvlm2_video.checkpoints import PUBLISHED
 from cvft.families.cogvlm2_video.costs import Costs
-from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, special_tokens
+from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, special_tokens, time_indices
 from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, published_shapes
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing
 from cvft.families.parts import Shape, adapted_names, linears_of, target_regex
 from cvft.recipe import Recipe
+from cvft.weights.checkpoints import Checkpoint, find_checkpoint
 from cvft.weights.folder import ModelFolder, tower_fingerprint
 
 MODEL_TYPE = "cogvlm2_video"
@@ -39,8 +41,8 @@ class CogVLM2Video:
 
     name = "cogvlm2_video"
     title = "CogVLM2-Video"
-    checkpoints = PUBLISHED
-    tags = ("cogvlm2-video",)
+    checkpoints: tuple[Checkpoint, ...] = PUBLISHED
+    tags: tuple[str, ...] = ("cogvlm2-video",)
     capabilities = Capabilities(groups=True, features=True, label_logits=True)
     settings = frozenset(
         {
@@ -59,7 +61,7 @@ class CogVLM2Video:
         }
     )
     fields = frozenset({"image_size", "num_tokens_per_frame", "rope_precision"})
-    architectures = (OFFICIAL_ARCHITECTURE, ARCHITECTURE)
+    architectures: tuple[str, ...] = (OFFICIAL_ARCHITECTURE, ARCHITECTURE)
     parts = PARTS
     runtime = "cvft.families.cogvlm2_video.runtime"
 
@@ -81,7 +83,7 @@ class CogVLM2Video:
         template: str = recipe.model.template
         if template == "auto":
             is_published = config["architectures"] == [OFFICIAL_ARCHITECTURE]
-            published = find_published(recipe.model.path)
+            published = find_checkpoint(recipe.model.path, PUBLISHED)
             by_name = published.template if published is not None else "chat"
             is_ours = (folder.path / CONTRACT_FILE).is_file()
             template = by_name if is_published and not is_ours else config.get("template_version", "base")
@@ -114,7 +116,7 @@ class CogVLM2Video:
         need = f"none: template {quote(how.template)} has no place for it"
         hint = "use model.template=chat, or remove the earlier turns"
         problems = [
-            Problem(f"{row.place} `history`", f"{len(row.history)} turns", need, hint) for row in rows if row.history
+            Problem(f"{row.location} `history`", f"{len(row.history)} turns", need, hint) for row in rows if row.history
         ]
         if problems:
             raise DataError("the rows", problems)
@@ -151,15 +153,16 @@ class CogVLM2Video:
     def layouts(self, folder: ModelFolder, how: Preprocessing) -> LayOut:
         """Lays out rows with the folder's tokenizer alone."""
         encode, special = load_encoder(folder), special_tokens(folder.config)
+        sampling = how.decode.sampling.strategy
         num_tokens_per_frame = int(how.fields["num_tokens_per_frame"])
 
-        def lay_out(row: Row, clip: ClipFacts | None) -> Layout:
+        def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
             return build_layout(
                 encode,
                 template=TEMPLATES[how.template],
                 special=special,
                 num_tokens_per_frame=num_tokens_per_frame,
-                time_indices=() if clip is None else clip.time_indices,
+                time_indices=() if clip is None else time_indices(clip.timestamps_s, sampling=sampling),
                 query=row.query,
                 history=row.history,
                 response=row.response,
@@ -212,7 +215,7 @@ class CogVLM2Video:
             decoder_version=decoder_version,
             image_size_px=int(how.fields["image_size"]),
             tower_sha256=tower_fingerprint(folder.path, PARTS.tower),
-            dtype={"bf16": "BF16", "fp32": "F32"}[dtype],
+            dtype=BY_NAME[dtype].safetensors,
             device=device,
             attention="sdpa",  # the tower has no other
         )

@@ -81,6 +81,24 @@ def special_tokens(config: Mapping[str, Any]) -> SpecialTokens:
     return SpecialTokens(bos=config["bos_token_id"], eos=config["eos_token_id"], vision=config["pad_token_id"])
 
 
+def time_indices(timestamps_s: Sequence[float], *, sampling: str) -> tuple[int, ...]:
+    """Returns the integer that the chat template writes after each chosen frame.
+
+    Args:
+        timestamps_s: Start in seconds of each chosen frame, T numbers.
+        sampling: Name of the rule that chose them.
+
+    Returns:
+        T integers. For `chat` and `base` the number of the frame, 0 to T-1, which for `chat` is also its second. For
+        `uniform` its true second, rounded (a half to the even one), so that answers speak of real seconds.
+
+    Source: the published chat template numbers frames, which are seconds only because it samples one per second.
+    """
+    if sampling == "uniform":
+        return tuple(round(second) for second in timestamps_s)
+    return tuple(range(len(timestamps_s)))
+
+
 def build_layout(
     encode: Callable[[str], list[int]],
     *,

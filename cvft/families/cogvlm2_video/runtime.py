@@ -10,9 +10,11 @@ from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
+from cvft.dtypes import BY_NAME
+from cvft.families.cogvlm2_video.layout import time_indices
 from cvft.families.cogvlm2_video.network.generation import generate_answers
 from cvft.families.cogvlm2_video.network.grouping import group_rows
-from cvft.families.cogvlm2_video.network.load import DTYPES, load_config, load_model, load_tower
+from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tower
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
 from cvft.families.cogvlm2_video.tokenizer import load_tokenizer
@@ -25,10 +27,12 @@ class RowEncoder:
 
     Args:
         processor: The processor of the checkpoint and its template.
+        sampling: Name of the rule that chose the frames.
     """
 
-    def __init__(self, processor: CogVLM2VideoProcessor) -> None:
+    def __init__(self, processor: CogVLM2VideoProcessor, *, sampling: str) -> None:
         self.processor = processor
+        self.sampling = sampling
         self.tokenizer = processor.tokenizer
 
     def clip(self, clip: Clip) -> dict[str, Tensor]:
@@ -42,7 +46,7 @@ class RowEncoder:
             row.query,
             pixel_values=tensors.get("pixel_values"),
             vision_features=tensors.get("vision_features"),
-            time_indices=() if clip is None else clip.time_indices,
+            time_indices=() if clip is None else time_indices(clip.timestamps_s, sampling=self.sampling),
             history=row.history,
             response=row.response if with_response else None,
         )
@@ -75,7 +79,7 @@ class CogVLM2VideoRuntime:
         """Loads the weights by name."""
         model: Any = load_model(
             folder,
-            dtype=DTYPES[loading.dtype],
+            dtype=getattr(torch, BY_NAME[loading.dtype].torch_name),
             attention=loading.attention,
             rope_precision=str(how.fields["rope_precision"]),
             device_map=loading.device_map,
@@ -88,7 +92,8 @@ class CogVLM2VideoRuntime:
 
     def encoder(self, folder: ModelFolder, how: Preprocessing) -> RowEncoder:
         """Builds the processor of the folder and template."""
-        return RowEncoder(CogVLM2VideoProcessor.from_pretrained(folder, template=how.template))
+        processor = CogVLM2VideoProcessor.from_pretrained(folder, template=how.template)
+        return RowEncoder(processor, sampling=how.decode.sampling.strategy)
 
     def loss(
         self, model: Any, batch: Mapping[str, Tensor], *, num_items: Any = None, label_logits_only: bool = True
@@ -124,7 +129,7 @@ class CogVLM2VideoRuntime:
 
     def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> VisionTower:
         """Loads tower and projector, frozen."""
-        return load_tower(folder, dtype=DTYPES[dtype], device=device)
+        return load_tower(folder, dtype=getattr(torch, BY_NAME[dtype].torch_name), device=device)
 
 
 RUNTIME = CogVLM2VideoRuntime()

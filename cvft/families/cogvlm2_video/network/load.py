@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
     from cvft.families.cogvlm2_video.network.vision import VisionTower
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-"""Precisions by their names in recipes."""
-
 LOADING_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 NON_CONFIG_KEYS = ("architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version")
@@ -77,8 +74,8 @@ def load_model(
         rope_precision: "checkpoint" or "fp32"; see `CogVLM2VideoConfig`.
         device_map: transformers' placement of the weights; None leaves them on the CPU.
         with_tower: Whether to load the vision tower; without it the model takes vision features in place of pixel values.
-        quantize: `nf4` or `int8` for quantized weights of the decoder blocks, `none` for weights as they are. Quantized ones have to
-            be placed by `device_map`: they cannot be moved.
+        quantize: `nf4` or `int8` for quantized weights of the decoder blocks, `none` for weights as they are. Quantized ones
+            have to be placed by `device_map`: they cannot be moved.
         embeddings_on_cpu: Whether the input embedding stays in the host's memory, wherever the model is moved to.
 
     Returns:
