@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from cvft.report.tables import Cell, Table, percent, to_markdown
+from cvft.tables import Cell, Table, percent, to_markdown
 
 
 @dataclass(frozen=True)

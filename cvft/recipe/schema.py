@@ -21,7 +21,7 @@ from cvft.recipe.rules import ConflictError, check_global_batch, find_conflicts
 DEFAULT_EPOCHS = 3.0
 """Epochs when a recipe states neither epochs nor steps.
 
-Source: the published fine-tuning command for cogvlm2-video in the ms-swift documentation.
+Source: the published fine-tuning command for the first family in the ms-swift documentation.
 """
 
 DEFAULT_VAL_FRACTION = 0.05

@@ -9,6 +9,7 @@ ms-swift's own vision code is used, for any family.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ from cvft.runs import PROGRESS_FILE, RunFolder
 from cvft.train.stop import StopSignals
 from cvft.train.trainer import CvftTrainer
 from cvft.weights.folder import ModelFolder
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class CvftCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reports the first step of this start, which is not 0 after a resume, and how the ranks talk."""
         if dist.is_initialized():
-            print(f"ranks     {dist.get_rank()} of {dist.get_world_size()} over {dist.get_backend()}", flush=True)
+            LOG.info("ranks     %d of %d over %s", dist.get_rank(), dist.get_world_size(), dist.get_backend())
         for module in kwargs["model"].modules():
             if hasattr(module, "cast_input_dtype_enabled"):
                 # peft would copy every input to fp32 for autocast to copy it back to bf16

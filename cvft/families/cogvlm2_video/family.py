@@ -1,4 +1,7 @@
-"""CogVLM2-Video as a family: EVA2-CLIP-E tower, Llama-3 decoder, up to 24 time-stamped frames. No torch."""
+"""CogVLM2-Video as a family: EVA2-CLIP-E tower, Llama-3 decoder, up to 24 time-stamped frames. No torch.
+
+The sampling rules `chat` and `base` are those of its video demo. Source: THUDM/CogVLM2, video_demo, frame loading.
+"""
 
 from __future__ import annotations
 

@@ -14,10 +14,9 @@ from cvft.dtypes import BY_NAME
 from cvft.families.cogvlm2_video.layout import time_indices
 from cvft.families.cogvlm2_video.network.generation import generate_answers
 from cvft.families.cogvlm2_video.network.grouping import group_rows
-from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tower
+from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
-from cvft.families.cogvlm2_video.tokenizer import load_tokenizer
 from cvft.families.family import IGNORED_LABEL, ClipTensors, LabelLoss, Loading, Preprocessing
 from cvft.weights.folder import ModelFolder
 
