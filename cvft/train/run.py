@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cvft.clips.provide import repair_store
+from cvft.data.features.repair import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
 from cvft.families.contract import CONTRACT_FILE
