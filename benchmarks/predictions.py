@@ -10,6 +10,7 @@ from typing import Any
 
 import peft
 import torch
+from cvft.families.cogvlm2_video.targets import target_regex
 from job import write_result
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
@@ -21,7 +22,6 @@ from cvft.families.cogvlm2_video.memory import Training, saved_bytes
 from cvft.families.cogvlm2_video.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
-from cvft.families.cogvlm2_video.targets import target_regex
 from cvft.plan.passes import count_batch
 from cvft.weights.folder import read_config_json, tiny_checkpoint_path
 

@@ -7,6 +7,7 @@ from dataclasses import fields
 import peft
 import pytest
 import torch
+from cvft.families.cogvlm2_video.targets import target_regex
 from swift import SftArguments
 from swift.callbacks import TrainerCallback, callbacks_map
 from swift.dataset.utils import LazyLLMDataset
@@ -15,7 +16,6 @@ from swift.template import Template
 
 from cvft.data.groups import RowShape
 from cvft.families.cogvlm2_video.network.load import load_model
-from cvft.families.cogvlm2_video.targets import target_regex
 from cvft.plan.batching import ModelFacts, RowFacts
 from cvft.plan.plan import compile_plan
 from cvft.plan.prepare import inspect_model

@@ -9,6 +9,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from cvft.families.cogvlm2_video.targets import target_regex
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from cvft.families.cogvlm2_video.architecture import (
@@ -27,7 +28,6 @@ from cvft.families.cogvlm2_video.flops import (
     training_flops,
 )
 from cvft.families.cogvlm2_video.network.load import load_model
-from cvft.families.cogvlm2_video.targets import target_regex
 from cvft.plan.gpus import GPUS, find_gpu
 from cvft.weights.folder import read_config_json
 from tests.tiny import TINY, tiny_processor

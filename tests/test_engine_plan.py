@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from cvft.families.cogvlm2_video.targets import target_regex
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.groups import RowShape
 from cvft.errors import RecipeError, RunError
 from cvft.families.cogvlm2_video.architecture import Architecture
-from cvft.families.cogvlm2_video.targets import target_regex
 from cvft.plan.batching import ModelFacts, RowFacts, decide_feeding
 from cvft.plan.machine import GpuFacts, visible_gpus
 from cvft.plan.plan import Plan, compile_plan

@@ -63,7 +63,8 @@ MAY_IMPORT = {
     # beside
     "tiny": "families/cogvlm2_video/network",
     "_autoload": "families/cogvlm2_video/network",
-    "__init__": "_autoload",
+    "api": "errors recipe data families runs predict pipeline",
+    "__init__": "_autoload api",
     "__main__": "cli",
 }
 """Importing inside a function, or for types alone, counts like any other import. Every permission here is used."""
