@@ -248,7 +248,7 @@ def _describe_time(forecast: Forecast) -> str:
     built = f", after {_duration(forecast.build_s)} of encoding clips" if forecast.build_s else ""
     return (
         f"{_duration(epoch_s * num_epochs)} on {forecast.ranks.num} x {forecast.gpu.name}, "
-        f"{num_rows / epoch_s:.1f} rows per second{built}; val passes not counted"
+        f"{num_rows / epoch_s:.1f} rows per second{built}; measurements of the val loss not counted"
     )
 
 

@@ -180,7 +180,7 @@ def load_tower(folder: ModelFolder | Path | str, *, dtype: torch.dtype, device: 
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Hides transformers' own progress bar and its table of unfit tensors: cvft shows one bar and tells them itself."""
+    """Hides transformers' own progress bar and its table of unfit tensors: cvft shows one bar and reports them itself."""
     from transformers.utils import logging
 
     verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
