@@ -1,6 +1,6 @@
 """`cvft plan`: what a training would do, take and refuse, from rows, config.json and tokenizer. No weights, no GPU, no torch.
 
-recipe -> rows and a sample of the clips -> the plan that training would follow -> micro-batches, memory, FLOPs, time -> `Forecast`
+recipe -> rows and a sample of the clips -> the plan of the training -> micro-batches, memory, FLOPs, time -> `Forecast`
 
 Token counts are those of the real layout. Memory and time come from a model (`Family.costs`), not from a measurement.
 """

@@ -1,4 +1,4 @@
-"""The seam: a family's model and inputs and our row files registered with ms-swift, and what it must report to us while it trains.
+"""The seam: a family's model and inputs and our row files registered with ms-swift, and what it reports while it trains.
 
 ms-swift row {messages, videos} -> `FamilyTemplate._encode` -> the family's encoder -> groups -> `_data_collator` -> our batches
 
