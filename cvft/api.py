@@ -138,9 +138,12 @@ def load(path: str | Path, *, quantize: Literal["none", "nf4", "int8"] | None = 
     Raises:
         CvftError: when there is no trained model, or when it cannot be used on this machine.
 
-    >>> model = load("runs/tiny_cpu/merged")  # doctest: +SKIP
-    >>> model.ask("datasets/tiny_shapes/clips/val_000.mp4", "how many objects appear?")  # doctest: +SKIP
-    '2'
+    >>> model = cvft.load("runs/my")
+    >>> model.ask("clip.mp4", "What is shown?")
+    'bikes'
+    >>> model.answer([{"query": "What is shown?", "videos": ["clip.mp4"]}, {"query": "Say yes."}])
+    ['bikes', 'yes']
+    >>> model.close()
     """
     folder = _find_model(Path(path))
     from cvft.predict.open import open_trained

@@ -2,9 +2,8 @@
 
 One thread for every test and its subprocesses: the models are tiny, and more threads only wait for each other.
 
-Each test file belongs to a tier, written down in `TIERS`; a marker on a test takes it to another one. `make quick` runs `pure` and
-`cpu`, `make test` everything. `CVFT_REQUIRE=gpu` makes a test that needs a GPU fail where there is none, for machines meant to
-have one.
+Each test file belongs to a tier of `TIERS`; a marker on a test takes it to another one. `make quick` runs `pure` and `cpu`,
+`make test` everything. `CVFT_REQUIRE=gpu` makes a test that needs a GPU fail where there is none, for machines meant to have one.
 """
 
 import os
@@ -22,18 +21,21 @@ TIERS = {
     "gpu": "needs a GPU",
 }
 
-PURE = """
-    dtypes errors families_targets layering plan plan_parallel recipe_load recipe_messages tables train_sampler
-    data_groups data_rows data_split families_layout families_costs metrics predict_placement weights_checkpoints
-    weights_header readme
-""".split()
-DIST = """
-    api clips demo evaluate_run export families offline official_job pipeline real_footage recipes
-    train_interruptions train_ranks train_run weights_hub
-""".split()
-"""Files of whole jobs, by their name without `test_`; those in neither list are `cpu`."""
+PURE = {
+    *("dtypes", "errors", "layering", "metrics", "plan", "plan_parallel", "readme", "recipe_load", "recipe_messages"),
+    *("data_groups", "data_rows", "data_split", "families_costs", "families_layout", "families_targets", "tables"),
+    *("predict_placement", "train_sampler", "weights_checkpoints", "weights_header"),
+}
+DIST = {
+    *("api", "clips", "demo", "evaluate_run", "export", "families", "offline", "official_job", "pipeline"),
+    *("real_footage", "recipes", "train_interruptions", "train_ranks", "train_run", "weights_hub"),
+}
+"""Files of each tier, by their name without `test_`; those in neither set are `cpu`."""
 
-FIRST = "train_interruptions train_ranks recipes demo export weights_hub train_run clips official_job".split()
+FIRST = (
+    *("train_interruptions", "train_ranks", "recipes", "demo", "export", "weights_hub", "train_run", "clips"),
+    *("official_job", "network_quantization", "api", "pipeline"),
+)
 """Files that take longest, so that two processes that share the files out end together."""
 
 

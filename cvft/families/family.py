@@ -272,10 +272,10 @@ class Encoder(Protocol):
 
 
 class Tower(Protocol):
-    """A frozen tower: frames in, what is cached of them out."""
+    """A frozen tower: a clip in, what is cached of it out."""
 
-    def encode(self, pixel_values: Tensor) -> Tensor:
-        """Turns the pixel values of one clip into its features."""
+    def __call__(self, clip: Mapping[str, Tensor]) -> Tensor:
+        """Turns one clip, as `Encoder.clip` returns it, into its features on the CPU."""
 
 
 class Runtime(Protocol):

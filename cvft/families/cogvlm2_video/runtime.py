@@ -61,6 +61,25 @@ class RowEncoder:
         return self.processor.collate(sequences, padding_side=padding_side)
 
 
+class ClipTower:
+    """Encodes clips for the store of features; see `cvft.families.family.Tower`.
+
+    Args:
+        tower: Tower and projector, frozen.
+        dtype: Precision of the computation.
+        device: Where the tower is.
+    """
+
+    def __init__(self, tower: VisionTower, *, dtype: torch.dtype, device: str) -> None:
+        self.tower = tower
+        self.dtype = dtype
+        self.device = device
+
+    def __call__(self, clip: Mapping[str, Tensor]) -> Tensor:
+        """Turns `pixel_values` (F, 3, S, S) into features (F, P/4, D)."""
+        return self.tower.encode(clip["pixel_values"].to(self.device, self.dtype)).cpu()
+
+
 class CogVLM2VideoRuntime:
     """See `cvft.families.family.Runtime` for what each answer means."""
 
@@ -126,9 +145,10 @@ class CogVLM2VideoRuntime:
             model, encoder.processor, prompts, max_new_tokens=max_new_tokens, clips=clips, on_text=on_text
         )
 
-    def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> VisionTower:
+    def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> ClipTower:
         """Loads tower and projector, frozen."""
-        return load_tower(folder, dtype=getattr(torch, BY_NAME[dtype].torch_name), device=device)
+        torch_dtype = getattr(torch, BY_NAME[dtype].torch_name)
+        return ClipTower(load_tower(folder, dtype=torch_dtype, device=device), dtype=torch_dtype, device=device)
 
 
 RUNTIME = CogVLM2VideoRuntime()
