@@ -227,7 +227,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 import cvft.export.tensors, cvft.export.merge, peft
-from tests.test_merge import merge
+from tests.test_export_merge import merge
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 merge(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), dtype="bf16")
 cvft.export.tensors.compare_tensors(Path(sys.argv[1]), adapter_folder=Path(sys.argv[2]), merged_folder=Path(sys.argv[3]))
