@@ -167,9 +167,7 @@ def test_a_clip_that_changed_since_its_check_is_refused(tmp_path):
 def test_a_build_that_is_asked_to_stop_keeps_what_it_has(tmp_path):
     store, records = make_store(tmp_path, "F32"), records_of(*CLIPS)
     asked = iter([False, True])
-    built = build_features(
-        store, list(records), records=records, source=tower_source(), must_stop=lambda: next(asked)
-    )
+    built = build_features(store, list(records), records=records, source=tower_source(), must_stop=lambda: next(asked))
     assert built == 1
     assert missing_clips(store, records) == [list(records)[1]]
 

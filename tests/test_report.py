@@ -20,7 +20,6 @@ from cvft.plan.job import open_job
 from cvft.recipe import load_recipe
 from cvft.report import Answer, Example, plot_curves, read_log, write_report
 from cvft.report.run import write_run_report
-
 from tests.project import make_project, write_jsonl
 
 PNG = b"\x89PNG\r\n\x1a\n"
