@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerFast
 
 from cvft.errors import ModelError, Problem
-from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO
+from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO, find_unfit_widths
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.tensors import TOWER_PREFIX, published_shapes
 from cvft.families.cogvlm2_video.tokenizer import check_digits, load_encoder
@@ -118,6 +118,8 @@ def load_model(
     config.rope_precision = rope_precision
     config.encodes_frames = with_tower
     read_shards(folder.path, published_shapes(folder.config))
+    if unfit_widths := find_unfit_widths(quantize, folder.config):
+        raise ModelError(f"model {folder.path}", unfit_widths)
     quantization = None
     if quantize != "none":
         from cvft.families.cogvlm2_video.network.quantization import quantization_config
