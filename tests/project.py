@@ -70,7 +70,7 @@ def make_project(folder: Path, *, rows=None, val_rows=None, **sections: dict[str
 def cvft(*args: object, cwd: Path | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs the command line in a process of its own."""
     command = [sys.executable, "-m", "cvft", *(str(arg) for arg in args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=1500, check=False, **options)
 
 
 def cvft_ok(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:

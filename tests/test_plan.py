@@ -162,7 +162,10 @@ def test_rows_that_share_a_clip_train_together_unless_told_otherwise():
     assert (limits.global_batch_rows, limits.max_rows_per_group, limits.micro_batch_tokens) == (16, 4, 1700)
     assert plan_of(rows=SHARED, train={"global_batch_rows": 64}).worker.limits.max_rows_per_group == 8
     assert plan_of(rows=SHARED, train={"global_batch_rows": 4}).worker.limits.max_rows_per_group == 1
-    assert plan_of(rows=SHARED, train={"group_by_clip": "on", "global_batch_rows": 4}).worker.limits.max_rows_per_group == 2
+    assert (
+        plan_of(rows=SHARED, train={"group_by_clip": "on", "global_batch_rows": 4}).worker.limits.max_rows_per_group
+        == 2
+    )
     assert plan_of(rows=SHARED, train={"max_rows_per_group": 3}).worker.limits.max_rows_per_group == 3
     assert plan_of(rows=SHARED, train={"group_by_clip": "off"}).worker.limits.max_rows_per_group == 1
     flash = {"path": "folder", "attention": "flash_attention_2"}
