@@ -20,7 +20,7 @@ from cvft.train.checkpoints import (
     read_mark,
     remove_leftovers,
 )
-from tests.test_engine_plan import plan_of
+from tests.test_plan import plan_of
 
 
 def save(train: Path, step: int, *, eval_loss: float | None = None, strategy="single", num_ranks=1) -> Path:
@@ -84,7 +84,7 @@ def test_checkpoints_are_sorted_by_number(tmp_path):
     assert find_best_checkpoint(tmp_path) is None
 
 
-PLAN = plan_of()
+PLAN = plan_of().worker
 
 
 def plan_for(strategy: str, num_ranks: int):

@@ -186,5 +186,5 @@ def outputs(answers, logits):
 def test_the_comparison_names_the_row(merged, message):
     adapter = outputs(["a", "b"], [[[1.0, 2.0]], [[3.0, 4.0]]])
     with pytest.raises(VerifyError) as raised:
-        compare(adapter, merged, places=["row 1", "row 2"], dtype="fp32")
+        compare(adapter, merged, locations=["row 1", "row 2"], dtype="fp32")
     assert message in str(raised.value)

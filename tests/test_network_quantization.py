@@ -15,7 +15,7 @@ from cvft.families.parts import QUANTIZED_BYTES, weight_bytes
 from tests.official_folder import small_config, write_official_folder
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip
-from tests.test_train import losses_of
+from tests.test_train_run import losses_of
 from tests.tiny import TINY
 
 SIZES = {"hidden_size": 128, "intermediate_size": 256}

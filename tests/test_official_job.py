@@ -10,7 +10,7 @@ from cvft.families.contract import read_contract
 from tests.official_folder import small_config, write_official_folder
 from tests.project import cvft_ok, make_project
 from tests.real_clips import real_clip
-from tests.test_train import losses_of
+from tests.test_train_run import losses_of
 
 
 def test_the_whole_job_on_an_official_folder(tmp_path):

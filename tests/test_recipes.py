@@ -78,6 +78,6 @@ def train_small(recipe: Path, folder: Path, small: Path) -> Path:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_trains_at_small_size(runs, recipe):
     plan = json.loads((runs[recipe] / "plan.json").read_text())
-    assert plan["feeding"]["template"] == ("base" if "base" in recipe.stem else "chat")
-    assert plan["quantize"] == ("nf4" if "qlora" in recipe.stem else "none")
+    assert plan["worker"]["preprocessing"]["template"] == ("base" if "base" in recipe.stem else "chat")
+    assert plan["worker"]["loading"]["quantize"] == ("nf4" if "qlora" in recipe.stem else "none")
     assert (runs[recipe] / "adapter" / "adapter_model.safetensors").is_file()

@@ -2,7 +2,7 @@
 
 The rules: a frozen linear layer keeps nothing, its weight is there anyway; an adapter keeps its input and the output of A; a
 product keeps its factors that need a gradient or multiply one that does; the fused attention keeps query, key, value,
-output and the logarithm of each softmax's sum. `tests/test_engine_memory.py` compares the sums with a real forward pass.
+output and the logarithm of each softmax's sum. `tests/test_families_memory.py` compares the sums with a real forward pass.
 """
 
 from __future__ import annotations

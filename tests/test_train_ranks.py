@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from cvft.clips.source import DecodedClips
 from cvft.data.groups import RowShape, make_steps
 from cvft.data.video.loader import DecodeSettings
+from cvft.families.cogvlm2_video.layout import time_indices
 from cvft.families.cogvlm2_video.network.load import load_model
-from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
-from cvft.weights.folder import tiny_checkpoint_path
+from cvft.families.cogvlm2_video.runtime import RowEncoder
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip
+from tests.tiny import TINY, tiny_processor
 
 SHAPES = Path(__file__).parent.parent / "datasets" / "tiny_shapes"
 GLOBAL_BATCH = 4
@@ -137,7 +138,7 @@ def test_groups_train_like_their_rows_apart_on_one_rank_and_on_two(tmp_path):
         assert_same_training(recipe, name, "apart")
     metrics = [json.loads(cvft_ok("eval", recipe, f"name={name}", *own).stdout) for name, own in runs.items()]
     assert metrics[0] == metrics[1]
-    predictions = [run_folder(recipe, name) / "eval" / "predictions_adapter.jsonl" for name in runs]
+    predictions = [run_folder(recipe, name) / "eval" / "adapter" / "predictions.jsonl" for name in runs]
     assert predictions[0].read_text() == predictions[1].read_text()
 
 
@@ -165,13 +166,17 @@ def first_global_batch() -> list[dict]:
 
 def nlls_of_answer(row: dict) -> torch.Tensor:
     """Negative log-likelihood of each label token, by the base model: an adapter begins as nothing."""
-    processor = CogVLM2VideoProcessor.from_pretrained(tiny_checkpoint_path(), template="chat")
-    model = load_model(tiny_checkpoint_path(), dtype=torch.float32)
+    processor = tiny_processor()
+    model = load_model(TINY, dtype=torch.float32)
     clip = {}
     if "videos" in row:
         decode = DecodeSettings.of("chat", max_frames=24, decoder="pyav", timeout_s=60, memory_gib=4)
-        pixels = DecodedClips(processor, decode).load(Path(row["videos"][0])).tensors["pixel_values"]
-        clip = {"pixel_values": pixels, "time_indices": range(len(pixels))}
+        source = DecodedClips(RowEncoder(processor, sampling="chat"), decode)
+        loaded = source.load(Path(row["videos"][0]))
+        source.close()
+        pixels, seconds = loaded.tensors["pixel_values"], time_indices(loaded.timestamps_s, sampling="chat")
+        assert list(seconds) == list(range(len(pixels)))
+        clip = {"pixel_values": pixels, "time_indices": seconds}
     encoded = processor.encode(row["query"], response=row["response"], **clip)
     inputs = processor.collate([encoded], padding_side="right")
     labels = inputs.pop("labels")[0, 1:]
@@ -192,7 +197,7 @@ def test_two_machines_meet_and_train_like_one_process(recipe, one_process):
         )
         for rank in (1, 0)
     ]
-    said = [node.communicate(timeout=280) for node in nodes]
+    said = [node.communicate(timeout=1500) for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
     assert "the first machine has the adapter" in said[0][0]
     assert_same_training(recipe, "nodes", one_process)

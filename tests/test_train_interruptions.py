@@ -24,7 +24,7 @@ NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "10"))
 
 TRAIN = {"max_steps": 24, "save_steps": 2, "keep_checkpoints": 2}
 TWO_RANKS = ("parallel.strategy=zero2", "parallel.num_gpus=2")
-TIMEOUT_S = 240
+TIMEOUT_S = 1500
 
 
 def start(recipe: Path, *settings: str, name: str = "small") -> subprocess.Popen[str]:

@@ -9,43 +9,33 @@ from pathlib import Path
 import peft
 import pytest
 import torch
-from cvft.families.cogvlm2_video.targets import target_regex
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from cvft.families.cogvlm2_video.architecture import (
-    AdapterParameters,
-    Architecture,
-    adapted_names,
-    count_adapter_parameters,
-)
-from cvft.families.cogvlm2_video.flops import (
-    LANGUAGE_UTILISATION,
-    Batch,
-    build_flops,
-    causal_pairs,
-    estimated_seconds,
-    feature_bytes,
-    training_flops,
-)
+from cvft.families.cogvlm2_video.architecture import Architecture
+from cvft.families.cogvlm2_video.flops import build_flops, feature_bytes, training_flops
 from cvft.families.cogvlm2_video.network.load import load_model
+from cvft.families.cogvlm2_video.tensors import PARTS
+from cvft.families.costs import AdapterParameters, Batch, causal_pairs
+from cvft.families.parts import adapted_names, count_adapter, target_regex
+from cvft.plan.forecast import LANGUAGE_UTILISATION, estimated_seconds
 from cvft.plan.gpus import GPUS, find_gpu
 from cvft.weights.folder import read_config_json
 from tests.tiny import TINY, tiny_processor
 
-FULL = Architecture()
+FULL = Architecture.from_config({})
 SMALL = Architecture.from_config(read_config_json(TINY))
 SPEC = Path(__file__).parent / "golden" / "state_dict.json"
 
 PREFIX_TOKENS, ANSWER_TOKENS, LABELS = 1609, 100, 60
 """A clip's tokens, and a question's and its answer's, for which the paper model of the performance notes prints numbers."""
 
-RANK_16 = count_adapter_parameters(FULL, targets="all-linear", rank=16)
-ALL_LINEAR = {"adapter": RANK_16, "adapted": adapted_names("all-linear")}
+RANK_16 = count_adapter(PARTS, FULL.shapes, targets="all-linear", rank=16)
+ALL_LINEAR = {"adapter": RANK_16, "adapted": adapted_names(PARTS, "all-linear")}
 TFLOPS = 1e12
 
 
 def adapt(model, *, rank=4, dropout=0.0, dora=False, **targets):
-    config = peft.LoraConfig(target_modules=target_regex(**targets), r=rank, lora_dropout=dropout, use_dora=dora)
+    config = peft.LoraConfig(target_modules=target_regex(PARTS, **targets), r=rank, lora_dropout=dropout, use_dora=dora)
     model = peft.get_peft_model(model, config).train()
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
@@ -66,7 +56,7 @@ def encode(*, num_frames=6):
 
 def test_parameters_equal_those_of_the_real_tiny_model():
     model = load_model(TINY, dtype=torch.float32)
-    parameters = SMALL.count_parameters()
+    parameters = SMALL.parameters
     assert parameters.total == sum(p.numel() for p in model.parameters())
     assert SMALL.num_buffer_values == sum(b.numel() for b in model.buffers())
     projector = [*model.model.vision.linear_proj.parameters(), model.model.vision.boi, model.model.vision.eoi]
@@ -79,10 +69,10 @@ def test_parameters_equal_those_of_the_real_tiny_model():
 def test_parameters_equal_the_published_checkpoint():
     shapes = {name: shape for name, (_, shape) in json.loads(SPEC.read_text()).items()}
     num_values = sum(math.prod(shape) for shape in shapes.values())
-    assert FULL.count_parameters().total == 12_507_530_496
-    assert FULL.count_parameters().total + FULL.num_buffer_values == num_values
+    assert FULL.parameters.total == 12_507_530_496
+    assert FULL.parameters.total + FULL.num_buffer_values == num_values
     projector = [name for name in shapes if "linear_proj" in name or name.endswith(("boi", "eoi"))]
-    assert FULL.count_parameters().projector == sum(math.prod(shapes[name]) for name in projector)
+    assert FULL.parameters.projector == sum(math.prod(shapes[name]) for name in projector)
 
 
 def test_missing_keys_have_the_published_values():
@@ -105,7 +95,7 @@ def test_missing_keys_have_the_published_values():
 )
 def test_adapter_parameters_equal_pefts(targets, dora):
     model = adapt(load_model(TINY, dtype=torch.float32), rank=3, dora=dora, **targets)
-    counted = count_adapter_parameters(SMALL, rank=3, dora=dora, **targets)
+    counted = count_adapter(PARTS, SMALL.shapes, rank=3, dora=dora, **targets)
     assert counted.total == sum(p.numel() for p in model.parameters() if p.requires_grad)
     in_vision = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and ".vision." in n)
     assert counted.tower + counted.projector == in_vision
@@ -175,9 +165,9 @@ def test_flops_equal_torchs_own_counter(targets, trains_vision, recompute):
     batch = encode()
     num_tokens = batch["input_ids"].numel()
     fed = Batch(1, num_tokens, num_tokens**2, 0, num_tower_frames=6, num_projected_frames=6)  # torch counts no mask
-    adapter = count_adapter_parameters(SMALL, rank=4, **chosen)
+    adapter = count_adapter(PARTS, SMALL.shapes, rank=4, **chosen)
     flops = training_flops(
-        SMALL, fed, adapter=adapter, adapted=adapted_names(targets), recompute=recompute, scores_all_tokens=True
+        SMALL, fed, adapter=adapter, adapted=adapted_names(PARTS, targets), recompute=recompute, scores_all_tokens=True
     )
     # not equal: the first of the five blocks needs no gradient of its input, and recomputation stops before the last product
     assert flops.total == pytest.approx(counted_by_torch(model, batch), rel=0.02)

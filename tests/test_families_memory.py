@@ -10,11 +10,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cvft.families.cogvlm2_video.architecture import AdapterParameters, adapted_names, count_adapter_parameters
-from cvft.families.cogvlm2_video.flops import Batch, causal_pairs
-from cvft.families.cogvlm2_video.memory import CONTEXT_BYTES, Training, peak_memory, saved_bytes
+from cvft.families.cogvlm2_video.memory import CONTEXT_BYTES, peak_memory, saved_bytes
 from cvft.families.cogvlm2_video.network.load import load_model
-from tests.test_engine_costs import FULL, RANK_16, SMALL, adapt, encode
+from cvft.families.cogvlm2_video.tensors import PARTS
+from cvft.families.costs import AdapterParameters, Batch, Training, causal_pairs
+from cvft.families.parts import adapted_names, count_adapter
+from tests.test_families_costs import FULL, RANK_16, SMALL, adapt, encode
 from tests.tiny import TINY, tiny_processor
 
 RANK = 4
@@ -26,13 +27,13 @@ ONE_ROW = Batch(1, 1709, causal_pairs(1709), 60, num_tower_frames=24, num_projec
 
 def training(targets="all-linear", *, dtype=torch.float32, recompute=False, **settings) -> Training:
     chosen = {key: settings.pop(key) for key in ("train_vision_tower", "train_projector") if key in settings}
-    adapter = count_adapter_parameters(SMALL, targets=targets, rank=RANK, **chosen)
-    adapted = adapted_names(targets)
+    adapter = count_adapter(PARTS, SMALL.shapes, targets=targets, rank=RANK, **chosen)
+    adapted = adapted_names(PARTS, targets)
     return Training(dtype.itemsize, adapted, rank=RANK, adapter=adapter, recompute=recompute, **settings)
 
 
 def full_training(**settings) -> Training:
-    defaults = {"adapted": adapted_names("all-linear"), "rank": 16, "adapter": RANK_16, "recompute": True}
+    defaults = {"adapted": adapted_names(PARTS, "all-linear"), "rank": 16, "adapter": RANK_16, "recompute": True}
     return Training(2, **{**defaults, **settings})
 
 
@@ -160,7 +161,7 @@ def test_the_loss_of_stock_training_holds_three_fp32_values_per_score():
 def test_weights_are_those_of_the_checkpoint():
     """Source: `total_size` of the published index file."""
     assert peak_memory(FULL, ONE_ROW, full_training()).weights == 25_015_065_088
-    tower = FULL.count_parameters().tower
+    tower = FULL.parameters.tower
     assert peak_memory(FULL, ONE_ROW, full_training(has_tower=False)).weights == 25_015_065_088 - 2 * tower
 
 
@@ -187,9 +188,9 @@ def test_the_peak_holds_only_the_largest_of_what_comes_in_turn():
 
 
 def test_chunks_bound_the_loss():
-    few = peak_memory(FULL, replace(ONE_ROW, num_label_tokens=444), full_training(chunk_rows=64))
+    few = peak_memory(FULL, replace(ONE_ROW, num_label_tokens=444), full_training(chunk_tokens=64))
     assert few.logits == 64 * 128256 * 12 + 2 * 444 * 4096 * 2
-    small = peak_memory(FULL, replace(ONE_ROW, num_label_tokens=10), full_training(chunk_rows=64))
+    small = peak_memory(FULL, replace(ONE_ROW, num_label_tokens=10), full_training(chunk_tokens=64))
     assert small.logits == 10 * 128256 * 12 + 2 * 10 * 4096 * 2
 
 

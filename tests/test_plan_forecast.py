@@ -1,10 +1,8 @@
 """`cvft plan`: its counts are those of the real encode, and nothing but rows, config.json and tokenizer is needed for them."""
 
 import json
-import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,31 +10,17 @@ import pytest
 from cvft.clips.source import DecodedClips
 from cvft.data.rows import read_rows
 from cvft.data.video.loader import DecodeSettings
-from cvft.families.cogvlm2_video.architecture import Architecture
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
+from cvft.families.cogvlm2_video.runtime import RUNTIME, RowEncoder
+from cvft.families.family import IGNORED_LABEL
 from cvft.plan.forecast import forecast
-from cvft.predict.predictor import Answerer
+from cvft.predict.predictor import Predictor
 from cvft.recipe import load_recipe
 from tests.project import cvft, cvft_ok, make_project
-from tests.tiny import TINY, tiny_processor
+from tests.tiny import tiny_processor
 
 ROOT = Path(__file__).parent.parent
 SHAPES = ROOT / "datasets" / "tiny_shapes"
 FOUR_GPUS = "recipes/cogvlm2_video_lora_zero2_4gpu.yaml"
-
-
-@pytest.fixture(scope="module")
-def full_size(tmp_path_factory) -> list[str]:
-    """Settings for a model of the published sizes of which config.json and a tokenizer are there, and no weights."""
-    folder = tmp_path_factory.mktemp("model")
-    sizes = asdict(Architecture())
-    vision = {**sizes.pop("vision"), "image_size": 224}
-    config = json.loads((TINY / "config.json").read_text())
-    config |= {**sizes, "vision_config": vision, "architectures": ["CogVLMVideoForCausalLM"]}
-    (folder / "config.json").write_text(json.dumps(config))
-    shutil.copy(TINY / "tokenizer.json", folder)
-    rows = [f"data.{name}={SHAPES / f'{name}.jsonl'}" for name in ("train", "val")]
-    return [f"model.path={folder}", *rows]
 
 
 def plan_json(*words: str) -> dict:
@@ -44,19 +28,20 @@ def plan_json(*words: str) -> dict:
 
 
 def test_token_counts_are_those_of_the_real_encode():
-    found = forecast(load_recipe(ROOT / "recipes" / "tiny_cpu.yaml").recipe)
-    clips = DecodedClips(tiny_processor(), DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
-    answerer = Answerer(None, tiny_processor(), clips, sampling="chat")
+    found = forecast(load_recipe(ROOT / "recipes" / "tiny_cpu.yaml"))
+    encoder = RowEncoder(tiny_processor(), sampling="chat")
+    clips = DecodedClips(encoder, DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
+    predictor = Predictor(None, runtime=RUNTIME, encoder=encoder, clips=clips)
     for name, shapes in (("train", found.prepared.row_facts.train), ("val", found.prepared.row_facts.val)):
         rows = read_rows(SHAPES / f"{name}.jsonl")
         assert len(rows) == len(shapes) > 300
         for row, shape in zip(rows, shapes, strict=True):
-            encoded = answerer.encode(row, with_response=True)
+            encoded = predictor.encode(row, with_response=True)
             assert shape.num_tokens == len(encoded["input_ids"])
             assert shape.num_prefix_tokens == int((encoded["segment_ids"] == 0).sum())
             assert shape.num_label_tokens == int((encoded["labels"] != IGNORED_LABEL).sum())
             assert shape.num_frames == len(encoded["pixel_values"])
-    answerer.close()
+    predictor.close()
 
 
 def test_the_four_gpu_recipe_is_planned_without_weights_and_without_torch(full_size):
@@ -73,7 +58,7 @@ def test_the_four_gpu_recipe_is_planned_without_weights_and_without_torch(full_s
     assert values["recompute"] is False
     assert 16e9 < values["memory_bytes"]["peak"] < values["memory_bytes"]["device"]
     assert values["seconds"]["training"] == pytest.approx(3 * values["seconds"]["epoch"])
-    assert values["passes_per_epoch"]["physical_tokens"] < values["passes_per_epoch"]["logical_tokens"]
+    assert values["micro_batches_per_epoch"]["physical_tokens"] < values["micro_batches_per_epoch"]["logical_tokens"]
     assert values["features"]["bytes"] == 637 * 64 * 1792 * 2
     assert not list(ROOT.glob("runs/cogvlm2_video_lora_zero2_4gpu*"))
 

@@ -7,8 +7,10 @@ import torch
 
 from cvft.data.groups import RowShape, clips_per_step, group_tokens, make_steps, most_rows_per_clip
 from cvft.data.packing import BatchLimits, pack, padding_for
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
+from cvft.families.cogvlm2_video.runtime import RowEncoder
+from cvft.families.family import IGNORED_LABEL
 from cvft.train.sampler import GlobalBatchSampler, GroupedRows
+from tests.tiny import tiny_processor
 
 CASES = [
     (num_rows, global_batch, micro_batch, num_ranks, max_rows)
@@ -145,7 +147,8 @@ def test_items_are_groups_and_padding_has_all_labels_ignored():
         [
             encoded([9, 1, 2], [-100, -100, 2], num_prefix=1),
             encoded([9, 3, 4, 5], [-100, -100, 4, 5], num_prefix=1),
-        ]
+        ],
+        encoder=RowEncoder(tiny_processor(), sampling="chat"),
     )
     group, single = rows[((0, 1), (1,))]
     assert group["input_ids"].tolist() == [9, 1, 2, 3, 4, 5]

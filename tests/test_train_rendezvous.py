@@ -7,7 +7,8 @@ import time
 import pytest
 
 from cvft.errors import RunError
-from cvft.train.rendezvous import check_port_is_free, split_rendezvous, wait_for_first_node
+from cvft.plan.ranks import split_rendezvous
+from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
 
 
 @pytest.fixture

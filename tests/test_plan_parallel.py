@@ -7,16 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from cvft.engine.dry_run import describe_commands
 
 from cvft.errors import RecipeError
 from cvft.plan.deepspeed_config import read_deepspeed_config
+from cvft.plan.describe import describe_forecast
+from cvft.plan.forecast import forecast
 from cvft.plan.machine import check_packages
+from cvft.plan.ranks import node_rank_of
 from cvft.recipe import load_recipe, weights_fingerprint
 from tests.project import cvft, cvft_ok, make_project
-from tests.test_engine_plan import make_recipe, plan_of
+from tests.test_plan import make_recipe, plan_of
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+TINY_ROWS = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "train.jsonl"
 TWO_NODES = {"strategy": "zero2", "num_gpus": 4, "num_nodes": 2, "rendezvous": "node0:29500"}
 
 
@@ -57,16 +60,23 @@ def test_a_batch_that_does_not_divide_names_the_nearest_batches_and_ranks():
 
 def test_two_nodes_share_one_global_batch():
     plan = plan_of(num_gpus_present=4, parallel={**TWO_NODES, "node_rank": 1}, train={"global_batch_rows": 16})
-    assert (plan.num_ranks, plan.num_nodes) == (8, 2)
-    words = " ".join(plan.command)
+    assert (plan.worker.num_ranks, plan.worker.num_nodes) == (8, 2)
+    words = " ".join(plan.launch.command)
     assert "--nnodes 2 --node-rank 1 --master-addr node0 --master-port 29500" in words
     assert "--standalone" not in words
 
 
-def test_a_machine_must_know_which_of_the_nodes_it_is():
+def test_a_machine_must_know_which_of_the_nodes_it_is(tmp_path):
+    told = "parallel.node_rank: got nothing, need which of the 2 nodes this machine is, from 0"
     with pytest.raises(RecipeError) as raised:
-        plan_of(num_gpus_present=4, parallel=TWO_NODES)
-    assert "parallel.node_rank: got nothing, need which of the 2 nodes this machine is, from 0" in str(raised.value)
+        node_rank_of(make_recipe(parallel=TWO_NODES))
+    assert told in str(raised.value)
+    assert node_rank_of(make_recipe(parallel={**TWO_NODES, "node_rank": 1})) == 1
+    assert node_rank_of(make_recipe()) == 0
+    result = cvft("train", make_project(tmp_path, parallel={**TWO_NODES, "strategy": "ddp", "num_gpus": 1}))
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_ranks_do_not_change_what_is_trained_but_the_batch_does():
@@ -77,7 +87,7 @@ def test_ranks_do_not_change_what_is_trained_but_the_batch_does():
 
 def test_nodes_with_other_recipes_do_not_meet():
     def meeting_id(**sections):
-        command = plan_of(num_gpus_present=4, parallel={**TWO_NODES, "node_rank": 0}, **sections).command
+        command = plan_of(num_gpus_present=4, parallel={**TWO_NODES, "node_rank": 0}, **sections).launch.command
         return command[command.index("--rdzv-id") + 1]
 
     assert meeting_id() == meeting_id()
@@ -86,7 +96,7 @@ def test_nodes_with_other_recipes_do_not_meet():
 
 def test_all_ranks_pass_through_a_tower_that_they_share():
     def runs_tower_always(**sections):
-        return plan_of(num_gpus_present=2, **sections).runs_tower_always
+        return plan_of(num_gpus_present=2, **sections).worker.loading.runs_tower_always
 
     trained = {"targets": "all-linear", "train_vision_tower": True}
     assert runs_tower_always(lora=trained)
@@ -121,7 +131,7 @@ def test_a_deepspeed_file_of_ones_own_reaches_the_plan(tmp_path):
         model={"path": "m", "dtype": "bf16"},
         parallel={"strategy": "zero2", "num_gpus": 2, "deepspeed_config": tmp_path / "ds.json"},
     )
-    assert plan.swift_arguments["deepspeed"] == config == read_deepspeed_config(recipe, num_ranks=2)
+    assert plan.swift["deepspeed"] == config == read_deepspeed_config(recipe, num_ranks=2)
 
 
 def test_everything_that_contradicts_the_recipe_is_told_at_once(tmp_path):
@@ -160,19 +170,33 @@ def test_a_missing_file_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_dry_run_says_what_every_machine_types_and_executes(path):
-    recipe = load_recipe(path).recipe
-    text = describe_commands(recipe, typed=["cvft", "train", path.name, "lora.rank=16", "parallel.node_rank=0"])
-    for node_rank in range(recipe.parallel.num_nodes):
-        assert f"machine {node_rank}\n  type      cvft train {path.name} lora.rank=16" in text
-    assert text.count("-m cvft.train.worker") == recipe.parallel.num_nodes
-    assert f"batch     {recipe.train.global_batch_rows} rows per step = " in text
+def test_a_plan_says_what_every_machine_types_and_executes(path, full_size):
+    num_nodes = load_recipe(path).recipe.parallel.num_nodes
+    typed = [*full_size, "lora.rank=16"]
+    given = [*typed, "parallel.node_rank=0"] if num_nodes > 1 else typed
+    found = forecast(load_recipe(path, overrides=given), max_clips=1)
+    text, recipe = describe_forecast(found), found.job.recipe
+    if num_nodes == 1:
+        # what to type is what was typed
+        assert "machine 0" not in text
+        assert f"\nexecutes\n  {sys.executable} -m " in text
+    else:
+        for node_rank in range(num_nodes):
+            words = " ".join(["cvft", "train", str(path), *typed, f"parallel.node_rank={node_rank}"])
+            assert f"machine {node_rank}\n  type      {words}\n  executes  {sys.executable} -m " in text
+    assert text.count("-m cvft.train.worker") == num_nodes
+    assert f"batch     {recipe.train.global_batch_rows} rows per step" in text
+    if recipe.parallel.strategy != "single":
+        assert f" x {recipe.parallel.num_gpus * num_nodes} ranks ({recipe.parallel.strategy})" in text
     assert "OMP_NUM_THREADS=1" in text
 
 
-def test_the_dry_run_of_two_nodes_needs_neither_data_nor_gpus():
-    result = cvft_ok("train", RECIPES / "cogvlm2_video_lora_zero2_2nodes.yaml", "--dry-run", "parallel.num_gpus=auto")
-    assert "--nproc-per-node NUM_GPUS" in result.stdout
+def test_the_plan_of_two_nodes_needs_neither_weights_nor_gpus(full_size):
+    words = [*full_size, "--clips", "1", "parallel.num_gpus=auto"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    result = cvft_ok("plan", RECIPES / "cogvlm2_video_lora_zero2_2nodes.yaml", *words, env=environment)
+    assert "note      this machine has no GPU; planned for 1 of a kind that is not known" in result.stdout
+    assert result.stdout.count("--nproc-per-node 1 ") == 2
     for node_rank in (0, 1):
         assert f"--nnodes 2 --node-rank {node_rank} --master-addr node0.example --master-port 29500" in result.stdout
         assert f"parallel.num_gpus=auto parallel.node_rank={node_rank}\n" in result.stdout
@@ -186,13 +210,14 @@ def test_the_slurm_script_is_sound():
     assert "#SBATCH --signal=B:TERM@" in text
 
 
-def test_the_slurm_script_starts_both_machines(tmp_path):
+def test_the_slurm_script_starts_both_machines(tmp_path, full_size):
     (script,) = (RECIPES / "slurm").iterdir()
     stand_ins = {
         "scontrol": "printf 'first\\nsecond\\n'",
         # as SLURM does it: the same command on each machine, with its number
         "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" || exit $?; done',
-        "cvft": f'exec {sys.executable} -m cvft "$@"',
+        # writes down what it is called with, and says what that would start
+        "cvft": f'echo "$@" >> {tmp_path}/words; shift; exec {sys.executable} -m cvft plan "$@" --clips 1',
     }
     for name, body in stand_ins.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
@@ -202,10 +227,12 @@ def test_the_slurm_script_starts_both_machines(tmp_path):
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "SLURM_JOB_NODELIST": "first,second",
         "SLURM_JOB_ID": "1",
+        "MODEL": full_size[0].removeprefix("model.path="),
+        "TRAIN": str(TINY_ROWS),
         "RUNS": str(tmp_path / "runs"),
     }
     result = subprocess.run(
-        ["bash", script, "lora.rank=16", "--dry-run"],
+        ["bash", script, "lora.rank=16"],
         env=environment,
         cwd=RECIPES.parent,
         capture_output=True,
@@ -213,7 +240,12 @@ def test_the_slurm_script_starts_both_machines(tmp_path):
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    for node_rank in (0, 1):
+    called = (tmp_path / "words").read_text().splitlines()
+    assert len(called) == 2
+    for node_rank, line in enumerate(called):
+        words = line.split()
+        assert words[:2] == ["train", "recipes/cogvlm2_video_lora_zero2_2nodes.yaml"]
+        assert words[-3:] == ["parallel.rendezvous=first:29500", "lora.rank=16", f"parallel.node_rank={node_rank}"]
         assert result.stdout.count(f"--nnodes 2 --node-rank {node_rank} --master-addr first --master-port 29500") == 2
     assert f"{tmp_path}/runs/cogvlm2_video_2nodes/plan.json" in result.stdout
 

@@ -1,30 +1,38 @@
 """The plan is a pure value: what a recipe turns into, checked without ms-swift, torch or a GPU."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cvft.families.cogvlm2_video.targets import target_regex
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.groups import RowShape
 from cvft.errors import RecipeError, RunError
-from cvft.families.cogvlm2_video.architecture import Architecture
-from cvft.plan.batching import ModelFacts, RowFacts, decide_feeding
-from cvft.plan.machine import GpuFacts, visible_gpus
+from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO, OFFICIAL_ARCHITECTURE
+from cvft.families.cogvlm2_video.tensors import PARTS, PUBLISHED_SIZES
+from cvft.families.parts import target_regex
+from cvft.plan.batching import RowFacts
+from cvft.plan.environment import merge_environment
+from cvft.plan.job import Job, OpenModel, check_batch
+from cvft.plan.machine import GpuFacts, Machine, visible_gpus
 from cvft.plan.plan import Plan, compile_plan
-from cvft.recipe import recipe_from_dict
-from cvft.train.launch import merge_environment
+from cvft.plan.ranks import decide_ranks
+from cvft.recipe import LoadedRecipe, recipe_from_dict
+from cvft.runs import RunFolder
+from cvft.weights.folder import ModelFolder
+from cvft.weights.hub import Source
 
-MODEL = ModelFacts(
-    Path("model"),
-    template_version="base",
-    is_official=True,
-    max_tokens=2048,
-    num_tokens_per_frame=66,
-    image_size=224,
-    architecture=Architecture(),
-)
+CONFIG = {
+    **PUBLISHED_SIZES,
+    "vision_config": {**PUBLISHED_SIZES["vision_config"], "image_size": 224},
+    "architectures": [OFFICIAL_ARCHITECTURE],
+    "max_position_embeddings": 2048,
+    "template_version": "base",
+}
+FOLDER = ModelFolder(Path("model"), CONFIG)
+MODEL = OpenModel(FOLDER, Source(FOLDER.path), COGVLM2_VIDEO, shards=())
+"""A model whose weights were looked at."""
 
 
 def make_shapes(num_rows: int, *, rows_per_clip: int) -> list[RowShape]:
@@ -55,15 +63,32 @@ def make_recipe(**sections):
     return recipe_from_dict({**values, **sections})
 
 
-def plan_of(num_gpus_present=0, rows=ROWS, memory_bytes=None, **sections) -> Plan:
-    return compile_plan(
-        make_recipe(**sections),
-        model=MODEL,
-        rows=rows,
-        num_gpus_present=num_gpus_present,
-        feature_key=feature_key,
-        memory_bytes=memory_bytes,
+class KeyedJob(Job):
+    """A job whose tower needs no weights to be known by."""
+
+    @property
+    def feature_key(self) -> FeatureKey:
+        return feature_key(self.ranks.device)
+
+
+def make_job(*, num_gpus_present=0, memory_bytes=None, model_opened=MODEL, **sections) -> Job:
+    """A job on a machine that is described, refused where a training would be; a device of None bytes is not known."""
+    recipe = make_recipe(**sections)
+    machine = Machine((GpuFacts("a GPU", memory_bytes or 0),) * num_gpus_present, host_bytes=memory_bytes or 0)
+    ranks = decide_ranks(recipe, num_gpus_present=num_gpus_present)
+    check_batch(recipe, ranks)
+    return KeyedJob(
+        loaded=LoadedRecipe(recipe=recipe, path=Path("x.yaml"), chain_of_files=(), overrides=()),
+        run=RunFolder(recipe.run_dir.absolute()),
+        model=model_opened,
+        preprocessing=COGVLM2_VIDEO.preprocessing(recipe, model_opened.folder),
+        ranks=ranks,
+        machine=machine,
     )
+
+
+def plan_of(num_gpus_present=0, rows=ROWS, memory_bytes=None, **sections) -> Plan:
+    return compile_plan(make_job(num_gpus_present=num_gpus_present, memory_bytes=memory_bytes, **sections), rows)
 
 
 def test_a_plan_survives_its_file():
@@ -74,7 +99,7 @@ def test_a_plan_survives_its_file():
 
 
 def test_what_ms_swift_would_derive_is_stated():
-    arguments = plan_of(train={"global_batch_rows": 16, "micro_batch_rows": 2}).swift_arguments
+    arguments = plan_of(train={"global_batch_rows": 16, "micro_batch_rows": 2}).swift
     assert arguments["gradient_accumulation_steps"] == 1  # the trainer passes through a step by itself
     assert arguments["use_logits_to_keep"] is False
     assert arguments["fp16"] is False
@@ -86,12 +111,12 @@ def test_what_ms_swift_would_derive_is_stated():
 
 def test_steps_cover_every_row_of_an_epoch():
     plan = plan_of(train={"global_batch_rows": 16, "epochs": 3})
-    assert (plan.steps_per_epoch, plan.num_steps) == (7, 21)
-    assert plan_of(train={"max_steps": 5}).num_steps == 5
+    assert (plan.worker.steps_per_epoch, plan.worker.num_steps) == (7, 21)
+    assert plan_of(train={"max_steps": 5}).worker.num_steps == 5
 
 
 @pytest.mark.parametrize(
-    ("path", "template", "feeding"),
+    ("path", "template", "how"),
     [
         ("a/cogvlm2-video-llama3-chat", "auto", ("chat", "chat")),
         ("a/cogvlm2-video-llama3-base", "auto", ("base", "base")),
@@ -100,63 +125,79 @@ def test_steps_cover_every_row_of_an_epoch():
         ("a/cogvlm2-video-llama3-chat", "vqa", ("vqa", "chat")),
     ],
 )
-def test_official_checkpoints_get_their_template_by_name(path, template, feeding):
-    decided = decide_feeding(make_recipe(model={"path": path, "template": template}), MODEL)
-    assert (decided.template, decided.sampling) == feeding
+def test_official_checkpoints_get_their_template_by_name(path, template, how):
+    decided = COGVLM2_VIDEO.preprocessing(make_recipe(model={"path": path, "template": template}), FOLDER)
+    assert (decided.template, decided.decode.sampling.strategy) == how
+    assert decided.max_tokens == 2048
+    assert decided.fields == {"image_size": 224, "num_tokens_per_frame": 66, "rope_precision": "checkpoint"}
 
 
 def test_other_folders_are_believed():
-    model = ModelFacts(Path("m"), "chat", False, 2048, 6, 56, Architecture())
-    assert decide_feeding(make_recipe(model={"path": "tiny"}), model).template == "chat"
+    vision = {**CONFIG["vision_config"], "image_size": 56}
+    config = {**CONFIG, "architectures": [ARCHITECTURE], "template_version": "chat", "vision_config": vision}
+    decided = COGVLM2_VIDEO.preprocessing(make_recipe(model={"path": "tiny"}), ModelFolder(Path("m"), config))
+    assert decided.template == "chat"
+    assert (decided.fields["image_size"], decided.fields["num_tokens_per_frame"]) == (56, 6)
 
 
 def test_the_worker_is_one_process_or_torchrun():
-    assert plan_of().command[:3] == (sys.executable, "-m", "cvft.train.worker")
+    assert plan_of().launch.command[:3] == (sys.executable, "-m", "cvft.train.worker")
     command = plan_of(
         num_gpus_present=4,
         parallel={"strategy": "zero2", "num_gpus": 4},
         train={"global_batch_rows": 16, "micro_batch_rows": 1},
-    ).command
+    ).launch.command
     assert command[1:6] == ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4")
 
 
 def test_zero2_reaches_ms_swift_and_accumulation_follows_the_ranks():
     plan = plan_of(num_gpus_present=4, parallel={"strategy": "zero2", "num_gpus": 4}, train={"global_batch_rows": 16})
-    assert plan.swift_arguments["deepspeed"] == "zero2"
-    assert plan.num_ranks == 4
-    assert plan.swift_arguments["use_cpu"] is False
+    assert plan.swift["deepspeed"] == "zero2"
+    assert plan.worker.num_ranks == 4
+    assert plan.swift["use_cpu"] is False
 
 
 def test_rows_that_share_a_clip_train_together_unless_told_otherwise():
-    limits = plan_of(rows=SHARED).limits
+    limits = plan_of(rows=SHARED).worker.limits
     assert (limits.global_batch_rows, limits.max_rows_per_group, limits.micro_batch_tokens) == (16, 4, 1700)
-    assert plan_of(rows=SHARED, train={"global_batch_rows": 64}).limits.max_rows_per_group == 8
-    assert plan_of(rows=SHARED, train={"global_batch_rows": 4}).limits.max_rows_per_group == 1
-    assert plan_of(rows=SHARED, train={"group_by_clip": "on", "global_batch_rows": 4}).limits.max_rows_per_group == 2
-    assert plan_of(rows=SHARED, train={"max_rows_per_group": 3}).limits.max_rows_per_group == 3
-    assert plan_of(rows=SHARED, train={"group_by_clip": "off"}).limits.max_rows_per_group == 1
+    assert plan_of(rows=SHARED, train={"global_batch_rows": 64}).worker.limits.max_rows_per_group == 8
+    assert plan_of(rows=SHARED, train={"global_batch_rows": 4}).worker.limits.max_rows_per_group == 1
+    assert (
+        plan_of(rows=SHARED, train={"group_by_clip": "on", "global_batch_rows": 4}).worker.limits.max_rows_per_group
+        == 2
+    )
+    assert plan_of(rows=SHARED, train={"max_rows_per_group": 3}).worker.limits.max_rows_per_group == 3
+    assert plan_of(rows=SHARED, train={"group_by_clip": "off"}).worker.limits.max_rows_per_group == 1
     flash = {"path": "folder", "attention": "flash_attention_2"}
-    assert plan_of(rows=SHARED, model=flash).limits.max_rows_per_group == 1
-    assert plan_of().limits.max_rows_per_group == 1
+    assert plan_of(rows=SHARED, model=flash).worker.limits.max_rows_per_group == 1
+    assert plan_of().worker.limits.max_rows_per_group == 1
 
 
 def test_clips_are_encoded_once_where_that_saves_work():
-    assert plan_of(rows=SHARED).features == feature_key("cpu")
+    assert plan_of(rows=SHARED).worker.features == feature_key("cpu")
     once = {"epochs": 1.0}
-    assert plan_of(train=once).features is None
-    assert plan_of(rows=SHARED, train=once).features is not None  # 8 rows of a clip, in groups of 4
-    assert plan_of(rows=SHARED, train={**once, "max_rows_per_group": 8}).features is None
-    assert plan_of(train=once, video={"cache_features": "on"}).features is not None
-    assert plan_of(rows=SHARED, video={"cache_features": "off"}).features is None
+    assert plan_of(train=once).worker.features is None
+    assert plan_of(rows=SHARED, train=once).worker.features is not None  # 8 rows of a clip, in groups of 4
+    assert plan_of(rows=SHARED, train={**once, "max_rows_per_group": 8}).worker.features is None
+    assert plan_of(train=once, video={"cache_features": "on"}).worker.features is not None
+    assert plan_of(rows=SHARED, video={"cache_features": "off"}).worker.features is None
     learning = {"targets": "all-linear", "train_vision_tower": True}
-    assert plan_of(rows=SHARED, lora=learning).features is None
-    assert plan_of(rows=SHARED, lora={**learning, "train_vision_tower": False, "train_projector": True}).features
-    assert plan_of(rows=RowFacts([RowShape(None, 1, 9)] * 8, [])).features is None
+    assert plan_of(rows=SHARED, lora=learning).worker.features is None
+    assert plan_of(rows=SHARED, lora={**learning, "train_vision_tower": False, "train_projector": True}).worker.features
+    assert plan_of(rows=RowFacts([RowShape(None, 1, 9)] * 8, [])).worker.features is None
 
 
-def test_activations_are_computed_again_only_where_they_would_not_fit():
+def test_a_plan_without_weights_says_that_features_would_be_cached():
+    plan = compile_plan(make_job(model_opened=replace(MODEL, shards=None)), SHARED)
+    assert plan.worker.features == "planned"
+    assert plan.worker.feature_key is None
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan_of(rows=SHARED).worker.feature_key == feature_key("cpu")
+
+
+def test_activations_are_recomputed_only_where_they_would_not_fit():
     def recomputes(**options):
-        return plan_of(rows=SHARED, **options).swift_arguments["gradient_checkpointing"]
+        return plan_of(num_gpus_present=1, rows=SHARED, **options).swift["gradient_checkpointing"]
 
     assert recomputes() is True  # nobody knows the memory
     assert recomputes(memory_bytes=24 * 2**30) is True
@@ -179,7 +220,7 @@ def test_more_gpus_than_there_are_is_an_error():
 
 
 def test_warm_up_of_a_constant_schedule_is_not_lost():
-    assert plan_of(optim={"schedule": "constant", "warmup_ratio": 0.1}).swift_arguments["lr_scheduler_type"] == (
+    assert plan_of(optim={"schedule": "constant", "warmup_ratio": 0.1}).swift["lr_scheduler_type"] == (
         "constant_with_warmup"
     )
 
@@ -195,12 +236,12 @@ def test_warm_up_of_a_constant_schedule_is_not_lost():
     ],
 )
 def test_targets_become_one_expression(targets, expression):
-    assert target_regex(targets) == expression
+    assert target_regex(PARTS, targets) == expression
 
 
 def test_an_unknown_target_names_the_nearest():
     with pytest.raises(RecipeError) as raised:
-        target_regex(["gate_porj"])
+        target_regex(PARTS, ["gate_porj"])
     assert "lora.targets: got `gate_porj`, need linear layers of a decoder block" in str(raised.value)
     assert "hint: did you mean `gate_proj` or `up_proj`?" in str(raised.value)
 
@@ -236,7 +277,7 @@ def test_gpus_that_the_shell_hides_are_not_counted(chosen, names):
 
 def test_an_embedding_stays_on_the_host_of_one_gpu_only():
     hosted = {"path": "m", "embeddings_on_cpu": True}
-    assert plan_of(num_gpus_present=1, model=hosted).embeddings_on_cpu
+    assert plan_of(num_gpus_present=1, model=hosted).worker.loading.embeddings_on_cpu
     with pytest.raises(RecipeError, match=r"model.embeddings_on_cpu: got `true` on a machine without a GPU"):
         plan_of(num_gpus_present=0, model=hosted)
     for parallel, got in (

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from cvft.families.cogvlm2_video.network.load import load_model
-from cvft.families.cogvlm2_video.targets import target_regex
+from cvft.families.cogvlm2_video.tensors import PARTS
+from cvft.families.parts import target_regex
 from tests.test_network_invariants import forward, make_rows
 from tests.tiny import TINY, tiny_processor
 
@@ -19,7 +20,8 @@ def test_only_adapters_learn_and_the_base_stays(targets, checkpointing):
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     with torch.no_grad():
         untouched = forward(base, batch).logits
-    model = peft.get_peft_model(base, peft.LoraConfig(target_modules=target_regex(targets), r=4, lora_alpha=8)).train()
+    config = peft.LoraConfig(target_modules=target_regex(PARTS, targets), r=4, lora_alpha=8)
+    model = peft.get_peft_model(base, config).train()
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     with torch.no_grad():
