@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from cvft.export.adapter import WEIGHTS_FILE
 from cvft.families.cogvlm2_video.network.load import load_config
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
-from cvft.families.cogvlm2_video.targets import target_regex
+from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.contract import CONTRACT_FILE, Contract
+from cvft.families.parts import target_regex
 from cvft.weights.folder import weights_fingerprint
 
 
@@ -22,18 +23,16 @@ def contract_of(base: Path, **changes) -> Contract:
         "max_frames": 24,
         "decoder": "pyav",
         "decoder_version": "17",
-        "image_size": 224,
-        "num_tokens_per_frame": 66,
-        "rope_precision": "checkpoint",
         "base_fingerprint": weights_fingerprint(base),
         "tokenizer_sha256": "0",
+        "fields": {"image_size": 224, "num_tokens_per_frame": 66, "rope_precision": "checkpoint"},
     }
     return Contract(**(values | changes))
 
 
 def write_random_adapter(base: Path, folder: Path, *, targets, tower=False, seed=0, **kinds) -> Path:
     """Writes an adapter as peft writes it: A and B are normal, magnitudes lie around 1."""
-    regex = target_regex(targets, train_vision_tower=tower, train_projector=tower)
+    regex = target_regex(PARTS, targets, train_vision_tower=tower, train_projector=tower)
     with torch.device("meta"):
         model = get_peft_model(
             CogVLM2VideoForCausalLM(load_config(base)),
