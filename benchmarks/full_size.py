@@ -24,8 +24,11 @@ sys.path.insert(0, str(ROOT))
 from cvft.export.adapter import Adapter
 from cvft.export.merge import merge_adapter, read_tensor
 from cvft.export.tensors import compare_tensors
-from cvft.weights.folder import read_config_json
+from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
+from cvft.plan.job import OpenModel
+from cvft.weights.folder import ModelFolder
 from cvft.weights.header import Entry
+from cvft.weights.hub import Source
 from cvft.weights.shards import Shard, read_shards
 from tests.official_folder import write_official_folder
 from tests.random_adapter import contract_of, write_random_adapter
@@ -38,18 +41,21 @@ import sys
 from pathlib import Path
 import torch
 from cvft.families.cogvlm2_video.network.load import load_config
-from cvft.weights.folder import make_clean_view, read_config_json, tower_fingerprint, weights_fingerprint
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.families.table import find_family
+from cvft.weights.folder import ModelFolder, make_clean_view, tower_fingerprint
 from cvft.weights.shards import read_shards
-folder = Path(sys.argv[1])
-read_shards(folder, read_config_json(folder)), weights_fingerprint(folder), tower_fingerprint(folder)
+folder = ModelFolder.of(sys.argv[1])
+family = find_family(folder)
+read_shards(folder.path, family.tensors(folder.config)), folder.fingerprint
+tower_fingerprint(folder.path, family.parts.tower)
 with torch.device("meta"):
     model = CogVLM2VideoForCausalLM(load_config(folder))
 assert sum(parameter.numel() for parameter in model.parameters()) == 12507530496
 layout = CogVLM2VideoProcessor.from_pretrained(folder, template="chat").lay_out("Hi", time_indices=range(24))
 assert len(layout) > 24 * 66
-make_clean_view(folder, Path(sys.argv[2]))
+make_clean_view(folder.path, Path(sys.argv[2]), config=family.clean_config(folder.config))
 """
 
 
@@ -69,7 +75,8 @@ def main() -> None:
 def measure(folder: Path) -> None:
     """Does all of it in one folder."""
     base = write_official_folder(folder / "cogvlm2-video-llama3-chat")
-    shards = read_shards(base, read_config_json(base))
+    model = open_folder(base)
+    shards = read_shards(base, model.shapes)
     for shard in shards:
         fill(shard)
     adapter = write_random_adapter(base, folder / "adapter", targets="all-linear")
@@ -80,7 +87,7 @@ def measure(folder: Path) -> None:
     merged = folder / "merged"
     merging = run([sys.executable, __file__, "--merge-only", str(base), str(adapter), str(merged)])
     num_equal = count_equal(shards, merged, adapter)
-    check = compare_tensors(base, adapter_folder=adapter, merged_folder=merged)
+    check = compare_tensors(model, adapter_folder=adapter, merged_folder=merged)
     subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=merged, check=True)
     print(f"{num_equal} merged tensors bit for bit as computed here; {check}")
     shutil.rmtree(merged)
@@ -104,8 +111,13 @@ def measure(folder: Path) -> None:
 
 def merge(base: Path, adapter: Path, merged: Path) -> None:
     """Merges in a process of its own, so that its memory can be told."""
-    wanted = contract_of(base)
-    merge_adapter(base, adapter_folder=adapter, output=merged, dtype="bf16", keep_remote_code=False, wanted=wanted)
+    model, wanted = open_folder(base), contract_of(base)
+    merge_adapter(model, adapter_folder=adapter, output=merged, dtype="bf16", keep_remote_code=False, wanted=wanted)
+
+
+def open_folder(path: Path) -> OpenModel:
+    """Opens a folder whose weights nobody has looked at yet."""
+    return OpenModel(ModelFolder.of(path), Source(path), COGVLM2_VIDEO, shards=None)
 
 
 def run(command: list[str]) -> dict[str, Any]:
@@ -138,12 +150,8 @@ def is_filled(entry: Entry) -> bool:
 
 def count_equal(shards: list[Shard], merged_folder: Path, adapter_folder: Path) -> int:
     """Computes every filled tensor anew, as one sum in the precisions that peft documents, and insists on the same bits."""
-    merged = {
-        entry.name: (shard, entry)
-        for shard in read_shards(merged_folder, read_config_json(merged_folder))
-        for entry in shard.entries
-    }
     shapes = {entry.name: entry.shape for shard in shards for entry in shard.entries}
+    merged = {entry.name: (shard, entry) for shard in read_shards(merged_folder, shapes) for entry in shard.entries}
     adapter = Adapter(adapter_folder, shapes=shapes)
     num_equal = 0
     for shard in shards:

@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.families.cogvlm2_video.tensors import published_shapes
 from cvft.weights.header import Entry
 from cvft.weights.shards import read_shards
 from tests.golden_files import golden_files, open_golden_model
@@ -134,7 +135,7 @@ def train_merge_answer(folder: Path, *, rehearses: bool) -> dict[str, Any]:
 def fill(folder: Path) -> None:
     """Writes random weights into a sparse folder, drawn on the GPU."""
     generator = torch.Generator("cuda").manual_seed(0)
-    for shard in read_shards(folder, CONFIG):
+    for shard in read_shards(folder, published_shapes(CONFIG)):
         with shard.path.open("r+b") as file:
             for entry in shard.entries:
                 file.seek(entry.begin)

@@ -46,7 +46,7 @@ def read_verification(run: Path) -> dict[str, Any]:
 
 def read_metrics(run: Path, which: str) -> dict[str, Any]:
     """Reads the val metrics of one model of a run."""
-    metrics: dict[str, Any] = json.loads((run / "eval" / f"metrics_{which}.json").read_text())["metrics"]
+    metrics: dict[str, Any] = json.loads((run / "eval" / which / "metrics.json").read_text())["metrics"]
     return metrics
 
 

@@ -2,7 +2,7 @@
 
 Every rung trains the same rows in the same steps (all rows are one step) with the same native model through ms-swift, in a
 process of its own, and must log the losses of the first rung before its time counts. The stock path decodes and encodes a clip
-anew for every row, computes activations again in the backward pass (ms-swift's default) and the logits of every token.
+anew for every row, recomputes activations in the backward pass (ms-swift's default) and computes the logits of every token.
 
 On the CPU: the tiny model, at 8 rows per clip and at one. `--gpu`: the full-size architecture in random weights (bf16, 25 GB are
 written to a temporary folder first), at 7.5 rows per clip as in VideoInstruct, and groups of 8 rows within the memory of a 24 GB
@@ -27,15 +27,17 @@ from job import write_result
 from workload import make_rows
 
 from cvft.data.rows import read_rows
-from cvft.families.cogvlm2_video.flops import LANGUAGE_UTILISATION, STOCK_UTILISATION, estimated_seconds, training_flops
 from cvft.files import write_whole
 from cvft.plan.batching import describe_training, peak_of
+from cvft.plan.forecast import LANGUAGE_UTILISATION, STOCK_UTILISATION, estimated_seconds
 from cvft.plan.gpus import find_gpu
+from cvft.plan.job import Job, open_job
+from cvft.plan.machine import read_machine
 from cvft.plan.passes import batches_of_epoch
 from cvft.plan.plan import Plan, compile_plan
-from cvft.plan.prepare import make_feature_key, prepare, write_row_files
-from cvft.recipe import Recipe, recipe_from_dict
-from cvft.runs import RunFolder
+from cvft.plan.prepare import PreparedRows, prepare
+from cvft.recipe import LoadedRecipe, Recipe, recipe_from_dict
+from cvft.train.row_files import write_row_files
 from cvft.weights.folder import make_clean_view
 
 SMALL_CARD_GIB = 22.5
@@ -53,12 +55,13 @@ def keep(plan: Plan) -> Plan:
 
 def stock(plan: Plan) -> Plan:
     """Makes a plan decode anew for every row and score every token."""
-    return dataclasses.replace(plan, clip_cache_bytes=0, label_logits_only=False)
+    worker = dataclasses.replace(plan.worker, clip_cache_bytes=0, label_logits_only=False)
+    return dataclasses.replace(plan, worker=worker)
 
 
 def decode_anew(plan: Plan) -> Plan:
     """Makes a plan decode anew for every row."""
-    return dataclasses.replace(plan, clip_cache_bytes=0)
+    return dataclasses.replace(plan, worker=dataclasses.replace(plan.worker, clip_cache_bytes=0))
 
 
 OFF = {"train.group_by_clip": "off", "video.cache_features": "off"}
@@ -67,7 +70,7 @@ RUNGS: tuple[tuple[str, Mapping[str, object], Change], ...] = (
     ("no recomputation", {**OFF, "train.gradient_checkpointing": False}, stock),
     ("label-only logits", {**OFF, "train.gradient_checkpointing": False}, decode_anew),
     ("clips decoded once", {**OFF, "train.gradient_checkpointing": False}, keep),
-    ("features kept", {**OFF, "train.gradient_checkpointing": False, "video.cache_features": "on"}, keep),
+    ("features cached", {**OFF, "train.gradient_checkpointing": False, "video.cache_features": "on"}, keep),
     ("groups by clip", {"train.gradient_checkpointing": False}, keep),
 )
 FIRST_AND_LAST = (RUNGS[0], ("ours, all left to auto", {}, keep))
@@ -89,7 +92,7 @@ def main() -> None:
         "ladder",
         gpu=gpu,
         command=f"python benchmarks/ladder.py{' --gpu' if on_gpu else ''}",
-        timed_region="from the first step's wait for rows to the end of the last step, and encoding clips where they are kept",
+        timed_region="from the first step's wait for rows to the end of the last step, and encoding clips where they are cached",
         cases=results,
     )
     print(path)
@@ -229,28 +232,22 @@ def measure(
     recipe = recipe.model_copy(
         update={"output": recipe.output.model_copy(update={"root": folder_path, "features": folder_path / "features"})}
     )
-    folder = RunFolder(recipe.run_dir.absolute())
+    loaded = LoadedRecipe(recipe=recipe, path=Path(__file__), chain_of_files=(), overrides=())
+    # the same plan on every CPU
+    job = open_job(loaded, trains=True, machine=dataclasses.replace(read_machine(), host_bytes=16 << 30))
+    folder = job.run
     folder.train.mkdir(parents=True)
-    prepared = prepare(recipe, quarantine_file=folder.path / "quarantine.jsonl")
-    plan = change(
-        compile_plan(
-            recipe,
-            model=prepared.model,
-            rows=prepared.row_facts,
-            num_gpus_present=torch.cuda.device_count(),
-            feature_key=lambda device: make_feature_key(
-                recipe, contract=prepared.contract, model=prepared.model, device=device
-            ),
-            memory_bytes=torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 16 << 30,
-        )
-    )
+    prepared = prepare(job, quarantine_file=folder.path / "quarantine.jsonl")
+    plan = change(compile_plan(job, prepared.row_facts))
     write_row_files(prepared, folder)
-    make_clean_view(prepared.model.path, folder.model_view)
+    make_clean_view(job.model.path, folder.model_view, config=job.family.clean_config(job.model.folder.config))
     write_whole(folder.plan_file, plan.to_json())
     log = folder.train / "worker.log"
     with log.open("wb") as file:
-        command = plan.command if memory_limit_gib is None else limited(plan.command, memory_limit_gib)
-        process = subprocess.Popen(command, env={**os.environ, **plan.environment}, stdout=file, stderr=file)
+        command = plan.launch.command
+        if memory_limit_gib is not None:
+            command = limited(command, memory_limit_gib)
+        process = subprocess.Popen(command, env={**os.environ, **plan.launch.environment}, stdout=file, stderr=file)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(log.read_text()[-4000:])
@@ -272,7 +269,7 @@ def measure(
         "encoding_s": encoding_s,
         "waited_s": waited[-1],
         "peak_bytes": gpu_bytes[-1] if gpu_bytes else usage.ru_maxrss * 1024,
-        **predict(recipe, plan, prepared),
+        **predict(job, plan, prepared),
     }
 
 
@@ -288,34 +285,25 @@ def limited(command: tuple[str, ...], memory_limit_gib: float) -> tuple[str, ...
     return python, "-c", code
 
 
-def predict(recipe: Recipe, plan: Plan, prepared: Any) -> dict[str, Any]:
+def predict(job: Job, plan: Plan, prepared: PreparedRows) -> dict[str, Any]:
     """What the models of FLOPs and memory say of a rung, to stand beside what was measured."""
-    caches = plan.features is not None
-    recompute = plan.swift_arguments["gradient_checkpointing"]
-    training = describe_training(recipe, prepared.model, caches=caches, num_ranks=1, recompute=recompute)
-    training = dataclasses.replace(training, scores_all_tokens=not plan.label_logits_only)
+    worker, costs = plan.worker, job.family.costs(job.model.folder.config)
+    assert costs is not None
+    caches = worker.features is not None
+    training = describe_training(job, caches=caches, recompute=plan.swift["gradient_checkpointing"])
+    training = dataclasses.replace(training, scores_all_tokens=not worker.label_logits_only)
     shapes = prepared.row_facts.train
-    batches = batches_of_epoch(shapes, limits=plan.limits, num_ranks=1, seed=recipe.seed, caches=caches)
-    flops = sum(
-        training_flops(
-            prepared.model.architecture,
-            batch,
-            adapter=training.adapter,
-            adapted=training.adapted,
-            recompute=recompute,
-            scores_all_tokens=not plan.label_logits_only,
-        ).total
-        for batch in batches
-    )
-    gpu = find_gpu(torch.cuda.get_device_name()) if plan.device == "cuda" else None
-    utilisation = LANGUAGE_UTILISATION if plan.label_logits_only else STOCK_UTILISATION
+    batches = batches_of_epoch(shapes, limits=worker.limits, num_ranks=1, seed=job.recipe.seed, caches=caches)
+    flops = sum(costs.training_flops(batch, training).total for batch in batches)
+    gpu = find_gpu(torch.cuda.get_device_name()) if worker.device == "cuda" else None
+    utilisation = LANGUAGE_UTILISATION if worker.label_logits_only else STOCK_UTILISATION
     return {
         "num_passes_per_epoch": len(batches),
         "physical_tokens_per_epoch": sum(batch.num_tokens for batch in batches),
         "logical_tokens_per_epoch": sum(shape.num_tokens for shape in shapes),
         "predicted_flops_per_epoch": flops,
         "predicted_seconds_per_epoch": estimated_seconds(flops, gpu, utilisation=utilisation) if gpu else None,
-        "predicted_peak_bytes": peak_of(prepared.model.architecture, batches, training).peak,
+        "predicted_peak_bytes": peak_of(costs, batches, training).peak,
     }
 
 

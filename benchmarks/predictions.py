@@ -16,12 +16,15 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from cvft.data.groups import RowShape
-from cvft.families.cogvlm2_video.architecture import Architecture, adapted_names, count_adapter_parameters
+from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.flops import training_flops
-from cvft.families.cogvlm2_video.memory import Training, saved_bytes
+from cvft.families.cogvlm2_video.memory import saved_bytes
 from cvft.families.cogvlm2_video.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.families.cogvlm2_video.tensors import PARTS
+from cvft.families.costs import Training
+from cvft.families.parts import adapted_names, count_adapter, target_regex
 from cvft.plan.passes import count_batch
 from cvft.weights.folder import read_config_json, tiny_checkpoint_path
 
@@ -37,7 +40,7 @@ def main() -> None:
     for targets in ("qkv", "all-linear"):
         for name, groups in CASES.items():
             for recompute in (False, True):
-                label = f"{targets}, {name}{', activations computed again' if recompute else ''}"
+                label = f"{targets}, {name}{', recomputed' if recompute else ''}"
                 results[label] = measure(targets, groups, recompute=recompute)
                 print(label, results[label])
     path = write_result(
@@ -75,7 +78,7 @@ def measure(targets: str, groups: list[int], *, recompute: bool) -> dict[str, An
     inputs = processor.collate(sequences)
     model = peft.get_peft_model(
         load_model(TINY, dtype=torch.float32, with_tower=False),
-        peft.LoraConfig(target_modules=target_regex(targets), r=RANK),
+        peft.LoraConfig(target_modules=target_regex(PARTS, targets), r=RANK),
     ).train()
     if recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -83,11 +86,13 @@ def measure(targets: str, groups: list[int], *, recompute: bool) -> dict[str, An
     real_bytes = count_saved_bytes(model, inputs)
     real_flops = count_flops(model, inputs)
     architecture = Architecture.from_config(read_config_json(TINY))
-    adapter = count_adapter_parameters(architecture, targets=targets, rank=RANK)
-    training = Training(4, adapted_names(targets), rank=RANK, adapter=adapter, recompute=recompute, has_tower=False)
+    adapter = count_adapter(PARTS, architecture.shapes, targets=targets, rank=RANK)
+    training = Training(
+        4, adapted_names(PARTS, targets), rank=RANK, adapter=adapter, recompute=recompute, has_tower=False
+    )
     predicted_bytes = saved_bytes(architecture, fed, training)
     predicted_flops = training_flops(
-        architecture, fed, adapter=adapter, adapted=adapted_names(targets), recompute=recompute
+        architecture, fed, adapter=adapter, adapted=adapted_names(PARTS, targets), recompute=recompute
     ).total
     return {
         "saved_bytes": {

@@ -64,7 +64,7 @@ class Workbench:
         assert planned.memory_bytes
         assert planned.epoch_s
         num_ranks = planned.ranks.num
-        activations = "computed again" if planned.plan.swift_arguments["gradient_checkpointing"] else "kept"
+        activations = "recomputed" if planned.plan.swift["gradient_checkpointing"] else "kept"
         questions = "1 question" if rows_per_clip == 1 else f"{rows_per_clip} questions"
         return (
             f"# Plan     {gpu.name}{f' x {num_ranks}' if num_ranks > 1 else ''}: {planned.memory.peak / 1e9:.1f} of "
@@ -92,7 +92,7 @@ class Workbench:
         ]
         if recipe.parallel.num_nodes > 1:
             overrides.append("parallel.node_rank=0")
-        return forecast(load_recipe(path, overrides=overrides).recipe, gpu_name=gpu)
+        return forecast(load_recipe(path, overrides=overrides), gpu_name=gpu)
 
 
 if __name__ == "__main__":
