@@ -7,27 +7,13 @@ With a vocabulary of 128,256 and 1,600 vision tokens per clip, the logits of all
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from cvft.families.cogvlm2_video.network.layers import at_least_fp32
-from cvft.families.family import IGNORED_LABEL, LABEL_CHUNK_TOKENS
-
-
-class LabelLoss(NamedTuple):
-    """What the label tokens of a batch say.
-
-    Args:
-        nll: Sum over the label tokens of the negative log-likelihood, fp32 or wider.
-        num_right: Number of label tokens that are the likeliest ones.
-    """
-
-    nll: Tensor
-    num_right: Tensor
+from cvft.families.family import IGNORED_LABEL, LABEL_CHUNK_TOKENS, LabelLoss
 
 
 def label_loss(
@@ -42,7 +28,7 @@ def label_loss(
         chunk_tokens: Label tokens scored at a time; more than so many are scored again in the backward pass.
 
     Returns:
-        The sums; without any label token both are 0 and the gradient is too.
+        Sum over the label tokens, fp32 or wider, and how many are right; without any, both are 0 and the gradient is too.
     """
     labels = labels[:, 1:]
     has_label = labels != IGNORED_LABEL
