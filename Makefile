@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint format type bench clean
+.PHONY: help demo quick test lint format type bench clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,8 +28,14 @@ $(VENV)/test.stamp: $(VENV)/cvft.stamp
 demo: $(VENV)/cvft.stamp ## train a LoRA on real mp4 files, merge, verify, evaluate; CPU, about 2 minutes
 	$(BIN)/cvft run recipes/tiny_cpu.yaml
 
-test: $(VENV)/test.stamp ## run the tests
-	$(BIN)/python -m pytest
+# two processes, whole files each: what a file has trained serves all of its tests
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+quick: $(VENV)/test.stamp ## run the fast tests, for while you work; about 3 minutes
+	$(PYTEST) -m "pure or cpu"
+
+test: $(VENV)/test.stamp ## run all tests; about 20 minutes on 2 cores
+	$(PYTEST)
 
 lint: $(VENV)/test.stamp ## check style and formatting
 	$(BIN)/ruff check .

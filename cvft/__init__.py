@@ -1,10 +1,31 @@
 """cvft: fine-tuning for video language models, from a typed recipe to a verified, evaluated checkpoint.
 
-After `import cvft`, plain transformers loads what cvft wrote: `AutoModelForCausalLM.from_pretrained("runs/x/merged")`.
+`cvft.load("runs/x").ask("clip.mp4", "What happens?")` asks a trained model; `cvft.run("recipe.yaml")` does the whole job. After
+`import cvft`, plain transformers loads what cvft wrote too: `AutoModelForCausalLM.from_pretrained("runs/x/merged")`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from cvft._autoload import register_with_transformers
 
+if TYPE_CHECKING:
+    from cvft.api import Model as Model
+    from cvft.api import load as load
+    from cvft.api import run as run
+
 __version__ = "0.1.0"
 
+__all__ = ["Model", "__version__", "load", "run"]
+
 register_with_transformers()
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the Python interface when it is first asked for: the command line must answer in a blink."""
+    if name in ("Model", "load", "run"):
+        from cvft import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
 """Errors that a user can act on: `where: got X, need Y`, then one `hint:`.
 
 Every room raises these and only these for a user's mistake; the command line turns them into exit code 2.
-A file with several problems tells them all at once: one `CvftError` carries many `Problem`s.
+A file with several problems reports them all at once: one `CvftError` carries many `Problem`s.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Problem:
         where: The place: a key path, `FILE:LINE`, or a file.
         got: What was found there.
         need: What would be accepted.
-        hint: One action that mends it, or an empty string.
+        hint: One action that repairs it, or an empty string.
     """
 
     where: str

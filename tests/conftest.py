@@ -1,4 +1,10 @@
-"""One thread for every test and its subprocesses: the models are tiny, and more threads only wait for each other."""
+"""What every test shares: one thread, tiers, and skips that a machine may forbid.
+
+One thread for every test and its subprocesses: the models are tiny, and more threads only wait for each other.
+
+Each test file belongs to a tier of `TIERS`; a marker on a test takes it to another one. `make quick` runs `pure` and `cpu`,
+`make test` everything. `CVFT_REQUIRE=gpu` makes a test that needs a GPU fail where there is none, for machines meant to have one.
+"""
 
 import json
 import os
@@ -9,6 +15,71 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+TIERS = {
+    "pure": "values and text: no model, no process of its own",
+    "cpu": "small models, clips and single commands, a few seconds each",
+    "dist": "whole jobs, trainings, several processes, kills",
+    "gpu": "needs a GPU",
+}
+
+PURE = {
+    *("dtypes", "errors", "layering", "metrics", "plan", "plan_parallel", "readme", "recipe_load", "recipe_messages"),
+    *("data_groups", "data_rows", "data_split", "families_costs", "families_layout", "families_targets", "tables"),
+    *("predict_placement", "train_sampler", "weights_checkpoints", "weights_header"),
+}
+DIST = {
+    *("api", "clips", "demo", "evaluate_run", "export", "families", "offline", "official_job", "pipeline"),
+    *("real_footage", "recipes", "train_interruptions", "train_ranks", "train_run", "weights_hub"),
+}
+"""Files of each tier, by their name without `test_`; those in neither set are `cpu`."""
+
+FIRST = (
+    *("train_interruptions", "train_ranks", "recipes", "demo", "export", "weights_hub", "train_run", "clips"),
+    *("official_job", "network_quantization", "api", "pipeline"),
+)
+"""Files that take longest, so that two processes that share the files out end together."""
+
+
+def tier_of(path: Path) -> str:
+    name = path.stem.removeprefix("test_")
+    return "pure" if name in PURE else "dist" if name in DIST else "cpu"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in TIERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in TIERS):
+            item.add_marker(tier_of(item.path))
+    rank = {f"test_{name}": number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    if "gpu" in os.environ.get("CVFT_REQUIRE", "").split(","):
+        pytest.fail("CVFT_REQUIRE=gpu, and this machine shows no GPU")
+    pytest.skip("needs a GPU; CVFT_REQUIRE=gpu makes this a failure")
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_whatever_ran_before():
+    """No test leaves its random state or its default precision to the next."""
+    yield
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        assert torch.get_default_dtype() == torch.float32
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from cvft.dtypes import BY_SAFETENSORS
-from cvft.families.cogvlm2_video.tensors import Shape, published_shapes
+from cvft.families.cogvlm2_video.tensors import published_shapes
+from cvft.families.parts import Shape
 from cvft.weights.header import make_header
 from cvft.weights.shards import INDEX_FILE
 from tests.llama3 import SPECIAL_TOKENS, write_tokenizer_json

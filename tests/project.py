@@ -24,6 +24,9 @@ ROWS = [
     {"query": "Say yes.", "response": "yes"},
 ]
 
+HANG_S = 1500
+"""Seconds after which a command hangs; how long one takes is no test's business."""
+
 RECIPE: dict[str, Any] = {
     "model": {"path": "tiny", "dtype": "fp32"},
     "data": {"train": "train.jsonl", "val": "val.jsonl"},
@@ -70,7 +73,7 @@ def make_project(folder: Path, *, rows=None, val_rows=None, **sections: dict[str
 def cvft(*args: object, cwd: Path | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs the command line in a process of its own."""
     command = [sys.executable, "-m", "cvft", *(str(arg) for arg in args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=1500, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=HANG_S, check=False, **options)
 
 
 def cvft_ok(*args: object, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Adapters with random weights for a base of any size: the base's weights are not read."""
+"""Bases of any size as an export takes them, and adapters with random weights for them: the base's weights are not read."""
 
 from pathlib import Path
 
@@ -8,12 +8,19 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from cvft.export.adapter import WEIGHTS_FILE
+from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.network.load import load_config
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.contract import CONTRACT_FILE, Contract
 from cvft.families.parts import target_regex
-from cvft.weights.folder import weights_fingerprint
+from cvft.plan.job import OpenModel
+from cvft.weights.folder import ModelFolder, weights_fingerprint
+from cvft.weights.hub import Source
+
+
+def base_of(folder: Path) -> OpenModel:
+    return OpenModel(ModelFolder.of(folder), Source(folder), COGVLM2_VIDEO, None)
 
 
 def contract_of(base: Path, **changes) -> Contract:

@@ -19,11 +19,14 @@ from cvft import __version__
 from cvft.cli.main import build_parser, main
 
 BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
-COMMANDS = ("run", "plan", "train", "features", "export", "eval", "infer", "models", "schema")
+COMMANDS = ("run", "plan", "train", "features", "export", "eval", "infer", "push", "models", "schema")
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "yaml", "swift", "matplotlib", "PIL")
 REPO = Path(__file__).parent.parent
 
 Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
+
+JOB = object()
+"""What opening a recipe's job returns here."""
 
 
 @pytest.fixture
@@ -46,8 +49,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         return call
 
     modules: dict[str, dict[str, object]] = {
-        "cvft.pipeline": {"run_all": "done", "export_run": None, "evaluate_run": {"größe": 0.5}},
-        "cvft.train.run": {"train": types.SimpleNamespace(adapter=Path("runs/mine/adapter"))},
+        "cvft.pipeline": {"run_all": "done"},
+        "cvft.plan.job": {"open_job": JOB},
+        "cvft.runs": {"find_trained_run": None},
+        "cvft.export.run": {"export_run": None},
+        "cvft.evaluate.run": {"evaluate_run": types.SimpleNamespace(metrics={"größe": 0.5})},
+        "cvft.train.run": {
+            "is_trained": False,
+            "train": types.SimpleNamespace(adapter=Path("runs/mine/adapter")),
+        },
         "cvft.predict.infer": {"infer_one": "a réd ball", "infer_file": None},
     }
     for module, functions in modules.items():
@@ -104,17 +114,22 @@ def test_every_command_has_examples_that_parse(command: str, capsys: pytest.Capt
 
 
 def test_each_command_calls_its_function(recipe: Path, calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
-    for command, function, printed in [
-        ("run", "run_all", "done\n"),
-        ("train", "train", "runs/mine/adapter\n"),
-        ("export", "export_run", ""),
-        ("eval", "evaluate_run", '{\n  "größe": 0.5\n}\n'),
+    for command, functions, printed in [
+        ("run", ["run_all"], "done\n"),
+        ("train", ["is_trained", "open_job", "train"], "runs/mine/adapter\n"),
+        ("export", ["find_trained_run", "open_job", "export_run"], ""),
+        ("eval", ["find_trained_run", "open_job", "evaluate_run"], '{\n  "größe": 0.5\n}\n'),
     ]:
         assert main([command, str(recipe), "lora.rank=4", "seed=1"]) == 0
-        name, (loaded,), _ = calls.pop()
-        assert (name, loaded.recipe.lora.rank, loaded.recipe.seed) == (function, 4, 1)
-        assert loaded.overrides == ("lora.rank=4", "seed=1")
+        assert [name for name, _, _ in calls] == functions
+        # a job is opened from the recipe that was loaded, and the last function gets it
+        assert all(args == (JOB,) for name, args, _ in calls[2:])
+        for _, (loaded,), _ in calls[:2]:
+            assert (loaded.recipe.lora.rank, loaded.recipe.seed) == (4, 1)
+            assert loaded.overrides == ("lora.rank=4", "seed=1")
+        assert calls[1:2] == [] or calls[1][2] == ({"trains": True} if command == "train" else {})
         assert capsys.readouterr().out == printed
+        calls.clear()
 
 
 @pytest.mark.parametrize(
@@ -122,13 +137,13 @@ def test_each_command_calls_its_function(recipe: Path, calls: Calls, capsys: pyt
 )
 def test_overrides_may_stand_behind_an_option(recipe: Path, calls: Calls, words: list[str]) -> None:
     assert main(["eval", str(recipe), *words]) == 0
-    _, (loaded,), kwargs = calls.pop()
-    assert (loaded.recipe.seed, kwargs) == (1, {"which": "base"})
+    (_, (loaded,), _), _, (_, args, kwargs) = calls
+    assert (loaded.recipe.seed, args, kwargs) == (1, (JOB,), {"variant": "base"})
 
 
 def test_the_adapter_answers_unless_said_otherwise(recipe: Path, calls: Calls) -> None:
     assert main(["eval", str(recipe)]) == 0
-    assert calls.pop()[2] == {"which": "adapter"}
+    assert calls.pop() == ("evaluate_run", (JOB,), {"variant": "adapter"})
 
 
 def test_a_run_folder_stands_for_its_recipe(tmp_path: Path, calls: Calls) -> None:
@@ -136,7 +151,7 @@ def test_a_run_folder_stands_for_its_recipe(tmp_path: Path, calls: Calls) -> Non
     folder.mkdir()
     (folder / "recipe.yaml").write_text(f"{BASE}name: first\noutput: {{root: elsewhere}}\n")
     assert main(["export", str(folder), "export.dtype=fp32"]) == 0
-    _, (loaded,), _ = calls.pop()
+    (_, (loaded,), _), *_ = calls
     assert (loaded.recipe.run_dir, loaded.recipe.export.dtype) == (folder, "fp32")
 
 

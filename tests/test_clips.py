@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from cvft.clips.build import build_features, missing_clips
+from cvft.clips.build import TowerSource, build_features, missing_clips
 from cvft.clips.provide import share_of
 from cvft.clips.source import CachedClips, ClipRecord, DecodedClips
 from cvft.data.features.key import FeatureKey
@@ -17,18 +18,26 @@ from cvft.data.features.store import FeatureStore
 from cvft.data.video.loader import DecodeSettings
 from cvft.errors import ClipError, FeatureError, ModelError
 from cvft.families.cogvlm2_video.network.load import load_model, load_tower
+from cvft.families.cogvlm2_video.runtime import RUNTIME
+from cvft.families.cogvlm2_video.tensors import PARTS
+from cvft.families.family import Preprocessing
 from cvft.files import hash_file
-from cvft.plan.batching import decide_feeding
-from cvft.plan.prepare import inspect_model, make_contract, make_feature_key
+from cvft.plan.job import open_job
 from cvft.recipe import load_recipe
-from cvft.weights.folder import tower_fingerprint
+from cvft.weights.folder import ModelFolder, tower_fingerprint
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip
-from tests.tiny import TINY, copy_tiny, tiny_processor
+from tests.tiny import TINY, copy_tiny, tiny_encoder, tiny_processor
 
 DECODE = DecodeSettings.of("chat", max_frames=24, decoder="pyav")
 CLIPS = ("bikes.mp4", "carphone_pristine.mp4")
+HOW = Preprocessing("chat", DECODE, max_tokens=2048)
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
+OUR_NAMES = {"F32": "fp32", "BF16": "bf16"}
+
+
+def tower_source(dtype: str = "F32") -> TowerSource:
+    return TowerSource(RUNTIME, ModelFolder.of(TINY), HOW, dtype=OUR_NAMES[dtype], device="cpu")
 
 
 def make_store(root: Path, dtype: str) -> FeatureStore:
@@ -38,7 +47,7 @@ def make_store(root: Path, dtype: str) -> FeatureStore:
         decoder="pyav",
         decoder_version="17",
         image_size_px=56,
-        tower_sha256=tower_fingerprint(TINY),
+        tower_sha256=tower_fingerprint(TINY, PARTS.tower),
         dtype=dtype,
         device="cpu",
         attention="sdpa",
@@ -49,7 +58,7 @@ def make_store(root: Path, dtype: str) -> FeatureStore:
 def records_of(*names: str) -> dict[Path, ClipRecord]:
     records = {}
     for name in names:
-        source = DecodedClips(tiny_processor(), DECODE)
+        source = DecodedClips(tiny_encoder(), DECODE)
         records[real_clip(name)] = ClipRecord(hash_file(real_clip(name)), source.load(real_clip(name)).timestamps_s)
         source.close()
     return records
@@ -58,10 +67,10 @@ def records_of(*names: str) -> dict[Path, ClipRecord]:
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 def test_cached_features_are_the_bits_that_the_model_computes_in_a_batch(tmp_path, dtype):
     store, records, processor = make_store(tmp_path, dtype), records_of(*CLIPS), tiny_processor()
-    built = build_features(store, list(records), records=records, model_folder=TINY, decode=DECODE, device="cpu")
+    built = build_features(store, list(records), records=records, source=tower_source(dtype))
     assert built == 2
     assert missing_clips(store, records) == []
-    live, cached = DecodedClips(processor, DECODE), CachedClips(store, records)
+    live, cached = DecodedClips(tiny_encoder(), DECODE), CachedClips(store, records)
     model = load_model(TINY, dtype=DTYPES[dtype])
     bare = load_model(TINY, dtype=DTYPES[dtype], with_tower=False)
     assert not any("transformer" in name or "conv" in name for name in bare.state_dict())
@@ -131,17 +140,17 @@ def change_tensor(folder: Path, name: str, value: float | None) -> None:
 
 def test_the_fingerprint_of_a_tower_is_that_of_the_tower_only(tmp_path):
     folder = copy_tiny(tmp_path / "model")
-    before = tower_fingerprint(folder)
-    assert before == tower_fingerprint(TINY)
+    before = tower_fingerprint(folder, PARTS.tower)
+    assert before == tower_fingerprint(TINY, PARTS.tower)
     for name in (
         "lm_head.weight",
         "model.vision.linear_proj.linear_proj.weight",
         "model.layers.0.mlp.language_mlp.up_proj.weight",
     ):
         change_tensor(folder, name, 3.0)
-        assert tower_fingerprint(folder) == before
+        assert tower_fingerprint(folder, PARTS.tower) == before
     change_tensor(folder, "model.vision.conv.bias", 3.0)
-    assert tower_fingerprint(folder) != before
+    assert tower_fingerprint(folder, PARTS.tower) != before
     change_tensor(folder, "model.vision.conv.bias", None)
     with pytest.raises(ModelError, match=r"weights: got `model\.vision\.conv\.bias` missing"):
         load_tower(folder, dtype=torch.float32)
@@ -151,15 +160,15 @@ def test_a_clip_that_changed_since_its_check_is_refused(tmp_path):
     records = {real_clip("bikes.mp4"): ClipRecord("0" * 64, (0.0,))}
     store = make_store(tmp_path, "F32")
     with pytest.raises(ClipError, match="another file by now"):
-        build_features(store, list(records), records=records, model_folder=TINY, decode=DECODE, device="cpu")
+        build_features(store, list(records), records=records, source=tower_source())
     assert len(store) == 0
 
 
 def test_a_build_that_is_asked_to_stop_keeps_what_it_has(tmp_path):
     store, records = make_store(tmp_path, "F32"), records_of(*CLIPS)
     asked = iter([False, True])
-    options = {"records": records, "model_folder": TINY, "decode": DECODE, "device": "cpu"}
-    assert build_features(store, list(records), **options, must_stop=lambda: next(asked)) == 1
+    built = build_features(store, list(records), records=records, source=tower_source(), must_stop=lambda: next(asked))
+    assert built == 1
     assert missing_clips(store, records) == [list(records)[1]]
 
 
@@ -175,7 +184,7 @@ def test_ranks_share_the_clips_whatever_the_store_lacks_when_each_of_them_looks(
 
 def test_a_flipped_bit_is_told_when_it_is_read(tmp_path):
     store, records = make_store(tmp_path, "F32"), records_of("bikes.mp4")
-    build_features(store, list(records), records=records, model_folder=TINY, decode=DECODE, device="cpu")
+    build_features(store, list(records), records=records, source=tower_source())
     (shard,) = store.folder.glob("*.safetensors")
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
@@ -207,21 +216,21 @@ def shards(recipe: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def live(recipe) -> str:
     result = cvft_ok("run", recipe, "name=live", "video.cache_features=off")
-    assert "features  not kept" in result.stderr
+    assert "features  not cached" in result.stderr
     assert not shards(recipe)
     return "live"
 
 
 def test_a_run_from_features_ends_with_the_bits_of_a_live_one(recipe, live):
     result = cvft_ok("run", recipe, "name=kept")
-    assert "each clip is encoded once" in result.stderr
+    assert "each clip is encoded once and cached" in result.stderr
     assert len(shards(recipe)) == 1
     assert adapter_of(recipe, "kept") == adapter_of(recipe, live)
     for model in ("base", "merged"):
-        of_runs = [run_folder(recipe, name) / "eval" / f"predictions_{model}.jsonl" for name in ("kept", live)]
+        of_runs = [run_folder(recipe, name) / "eval" / model / "predictions.jsonl" for name in ("kept", live)]
         assert of_runs[0].read_bytes() == of_runs[1].read_bytes()
     plan = json.loads((run_folder(recipe, "kept") / "plan.json").read_text())
-    assert plan["features"]["tower_sha256"] == tower_fingerprint(TINY)
+    assert plan["worker"]["features"]["tower_sha256"] == tower_fingerprint(TINY, PARTS.tower)
 
 
 def test_a_truncated_shard_is_named_and_built_again(recipe, live):
@@ -237,10 +246,8 @@ def test_a_truncated_shard_is_named_and_built_again(recipe, live):
 
 def test_what_changes_features_gets_a_store_of_its_own(recipe):
     def digest(*overrides, folder=TINY, device="cpu"):
-        loaded = load_recipe(recipe, overrides=[f"model.path={folder}", *overrides]).recipe
-        model = inspect_model(folder)
-        contract = make_contract(loaded, model=model, feeding=decide_feeding(loaded, model))
-        return make_feature_key(loaded, contract=contract, model=model, device=device).digest()
+        job = open_job(load_recipe(recipe, overrides=[f"model.path={folder}", *overrides]))
+        return replace(job, ranks=replace(job.ranks, device=device)).feature_key.digest()
 
     other = copy_tiny(recipe.parent / "other_tower")
     change_tensor(other, "model.vision.conv.bias", 3.0)
@@ -267,6 +274,6 @@ def test_features_of_a_tower_that_learns_are_refused(recipe):
     learning = ("lora.targets=all-linear", "lora.train_vision_tower=true")
     result = cvft("features", recipe, *learning)
     assert result.returncode == 2
-    assert "lora.train_vision_tower: got `true`, need a recipe whose features are kept" in result.stderr
+    assert "lora.train_vision_tower: got `true`, need a recipe whose features are cached" in result.stderr
     result = cvft("train", recipe, *learning, "video.cache_features=on")
     assert "got `on` with `lora.train_vision_tower` true, need `auto` or `off`" in result.stderr

@@ -8,10 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from cvft.data.rows import read_rows
-from cvft.families.contract import read_contract
-from cvft.predict.predictor import load_answerer
+from cvft.predict.open import open_trained
 from cvft.tiny.questions import HELD_OUT_CATEGORY
-from cvft.weights.folder import tiny_checkpoint_path
 from tests.demo_golden import assert_like_golden
 from tests.project import cvft_ok
 
@@ -31,7 +29,7 @@ def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, targ
     result = cvft_ok("run", "recipes/tiny_cpu.yaml", *overrides, cwd=ROOT)
     run = tmp_path / "demo"
     base, tuned = (
-        json.loads((run / "eval" / f"metrics_{which}.json").read_text())["metrics"] for which in ("base", "merged")
+        json.loads((run / "eval" / which / "metrics.json").read_text())["metrics"] for which in ("base", "merged")
     )
     categories = base["categories"]
     assert categories[HELD_OUT_CATEGORY]["exact_match"] <= 0.25
@@ -57,11 +55,12 @@ def assert_planned(run: Path, overrides: list[str]) -> None:
     """What `cvft plan` says beforehand is what the run did."""
     forecast = json.loads(cvft_ok("plan", "recipes/tiny_cpu.yaml", *overrides, "--json", cwd=ROOT).stdout)
     done = json.loads((run / "plan.json").read_text())
-    assert forecast["command"] == done["command"]
-    assert forecast["batch"]["max_rows_per_group"] == done["limits"]["max_rows_per_group"] > 1
-    assert forecast["recompute"] == done["swift_arguments"]["gradient_checkpointing"]
-    assert (forecast["features"] is None) == (done["features"] is None) is False
-    assert forecast["steps"] == {"all": done["num_steps"], "per_epoch": done["steps_per_epoch"]}
+    assert forecast["command"] == done["launch"]["command"]
+    worker = done["worker"]
+    assert forecast["batch"]["max_rows_per_group"] == worker["limits"]["max_rows_per_group"] > 1
+    assert forecast["recompute"] == done["swift"]["gradient_checkpointing"]
+    assert (forecast["features"] is None) == (worker["features"] is None) is False
+    assert forecast["steps"] == {"all": worker["num_steps"], "per_epoch": worker["steps_per_epoch"]}
     adapter = load_file(run / "adapter" / "adapter_model.safetensors")
     assert forecast["parameters"]["trained"] == sum(weight.numel() for weight in adapter.values())
     stored = sum(path.stat().st_size for path in (run.parent / ".features").glob("*/shard-*.safetensors"))
@@ -71,17 +70,17 @@ def assert_planned(run: Path, overrides: list[str]) -> None:
 def largest_fp32_difference(run: Path) -> float:
     """Adapter against merged on every val row, scored as they are used: in fp32. `cvft export` itself scores in fp64."""
     rows = read_rows(run / "data" / "val.jsonl")
-    contract = read_contract(run / "adapter")
     logits = []
-    for model_folder, adapter in ((tiny_checkpoint_path(), run / "adapter"), (run / "merged", None)):
-        answerer = load_answerer(model_folder, contract=contract, adapter_folder=adapter, dtype="fp32")
+    for which in ("adapter", "merged"):
+        predictor = open_trained(run / which)
+        assert predictor.model.dtype == torch.float32
         of_rows = []
         for row in rows:
-            batch = answerer.processor.collate([answerer.encode(row, with_response=True)])
+            batch = predictor.encoder.collate([predictor.encode(row, with_response=True)])
             is_label = batch.pop("labels")[0] != -100
             with torch.inference_mode():
-                of_rows.append(answerer.model(**batch).logits[0, :-1][is_label[1:]])
-        answerer.close()
+                of_rows.append(predictor.model(**batch).logits[0, :-1][is_label[1:]])
+        predictor.close()
         logits.append(torch.cat(of_rows))
     return float((logits[0] - logits[1]).abs().max())
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cvft.errors import VerifyError
-from cvft.export.verify import Trace, compare
+from cvft.export.verify import Outputs, compare
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.weights.folder import tiny_checkpoint_path
 from tests.project import cvft, cvft_ok, make_project
@@ -37,7 +37,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def predictions(run: Path, which: str) -> list[str]:
-    lines = (run / "eval" / f"predictions_{which}.jsonl").read_text().splitlines()
+    lines = (run / "eval" / which / "predictions.jsonl").read_text().splitlines()
     return [json.loads(line)["prediction"] for line in lines]
 
 
@@ -171,20 +171,20 @@ def test_merging_to_bf16_is_verified_within_bf16(run):
         shutil.move(run / "merged_fp32", run / "merged")
 
 
-def traces(answers, logits):
-    return Trace([torch.tensor(row) for row in logits], answers)
+def outputs(answers, logits):
+    return Outputs([torch.tensor(row) for row in logits], answers)
 
 
 @pytest.mark.parametrize(
     ("merged", "message"),
     [
-        (traces(["a", "b"], [[[1.0, 2.0]], [[3.0, float("nan")]]]), "row 2: logits: got a difference of nan"),
-        (traces(["a", "b"], [[[1.0, 2.001]], [[3.0, 4.0]]]), "row 1: logits: got a difference of 0.001"),
-        (traces(["a", "c"], [[[1.0, 2.0]], [[3.0, 4.0]]]), "row 2: answer: got `c`, need `b` as the adapter answers"),
+        (outputs(["a", "b"], [[[1.0, 2.0]], [[3.0, float("nan")]]]), "row 2: logits: got a difference of nan"),
+        (outputs(["a", "b"], [[[1.0, 2.001]], [[3.0, 4.0]]]), "row 1: logits: got a difference of 0.001"),
+        (outputs(["a", "c"], [[[1.0, 2.0]], [[3.0, 4.0]]]), "row 2: answer: got `c`, need `b` as the adapter answers"),
     ],
 )
 def test_the_comparison_names_the_row(merged, message):
-    adapter = traces(["a", "b"], [[[1.0, 2.0]], [[3.0, 4.0]]])
+    adapter = outputs(["a", "b"], [[[1.0, 2.0]], [[3.0, 4.0]]])
     with pytest.raises(VerifyError) as raised:
-        compare(adapter, merged, places=["row 1", "row 2"], dtype="fp32")
+        compare(adapter, merged, locations=["row 1", "row 2"], dtype="fp32")
     assert message in str(raised.value)

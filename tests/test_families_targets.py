@@ -7,7 +7,7 @@ import torch
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.parts import target_regex
-from tests.test_model_invariants import forward, make_rows
+from tests.test_network_invariants import forward, make_rows
 from tests.tiny import TINY, tiny_processor
 
 

@@ -295,3 +295,27 @@ def test_a_run_folder_takes_one_training_at_a_time(tmp_path):
     process.communicate()
     with locked(RunFolder(tmp_path)):
         pass
+
+
+def test_a_lock_dies_with_its_process_even_while_a_forked_child_lives(tmp_path):
+    code = """
+import os, sys
+from pathlib import Path
+from cvft.files import lock
+with lock(Path(sys.argv[1]), timeout_s=None, subject="x"):
+    if os.fork():
+        print("held", flush=True)
+    sys.stdin.read()
+"""
+    path = tmp_path / "lock"
+    command = [sys.executable, "-c", code, str(path)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(LockHeldError), lock(path, timeout_s=0, subject="x"):
+        pass
+    process.kill()
+    process.wait()
+    with lock(path, timeout_s=0, subject="x"):  # data loaders fork, and may outlive the process that they served
+        pass
+    process.stdin.close()  # ends the child
+    process.stdout.close()

@@ -1,51 +1,122 @@
-"""Arrows between rooms point one way: what a room may import, read from the code itself."""
+"""Arrows between rooms point one way, at the depth of sub-rooms: what each may import, read from the code itself.
+
+Each check is a function over a tree of files, so that the last tests can run it on a copy of the package with a breach planted.
+"""
 
 import ast
+import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "cvft"
 
+SUB_ROOMS = (
+    "families/cogvlm2_video/network",
+    "families/cogvlm2_video/runtime.py",
+    "families/cogvlm2_video",
+    "families/table.py",
+    "data/video",
+    "data/features",
+    "cli/commands",
+)
+"""Rooms inside rooms; every other room is a folder or a file of the package."""
+
 MAY_IMPORT = {
-    "errors": set(),
-    "_autoload": {"model"},
-    "recipe": {"errors"},
-    "data": {"recipe", "errors"},
-    "model": {"errors", "_autoload"},
-    "clips": {"data", "model", "errors"},
-    "engine": {"recipe", "data", "model", "clips", "errors"},
-    "evaluate": {"recipe", "data", "model", "clips", "errors"},
-    "export": {"recipe", "model", "errors"},
-    "report": {"recipe", "errors"},
-    "pipeline": {"recipe", "data", "model", "engine", "evaluate", "export", "report", "errors"},
-    "publish": {"recipe", "data", "model", "engine", "export", "errors"},
-    "cli": {"recipe", "model", "engine", "evaluate", "pipeline", "publish", "errors"},
-    "__main__": {"cli"},
-    "__init__": {"_autoload"},
+    # ground
+    "errors": "",
+    "dtypes": "",
+    "tables": "",
+    "files": "errors",
+    # no torch
+    "recipe": "errors",
+    "weights": "errors files dtypes",
+    "data/video": "errors files",
+    "data/features": "errors files dtypes weights",
+    "data": "errors files data/video",
+    "families": "errors recipe data data/video data/features weights",
+    "families/cogvlm2_video": "errors dtypes recipe data data/video data/features weights families",
+    "families/table": "families families/cogvlm2_video weights",
+    "runs": "errors files recipe",
+    "plan": "errors files dtypes recipe data data/video data/features weights families families/table runs",
+    # torch
+    "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
+    "families/cogvlm2_video/runtime": (
+        "dtypes data data/video weights families families/cogvlm2_video families/cogvlm2_video/network"
+    ),
+    "clips": "errors files dtypes data/video data/features weights families plan",
+    "train": (
+        "__init__ errors files recipe data data/video data/features weights families families/table runs plan clips"
+    ),
+    "predict": ("errors files dtypes recipe data data/video data/features weights families families/table plan clips"),
+    "export": "errors files dtypes tables recipe data weights families families/table runs plan predict",
+    "evaluate": "errors files recipe data runs plan predict",
+    # results for people
+    "report": "errors files tables data data/video plan export evaluate",
+    "pipeline": "recipe plan train predict export evaluate report",
+    "cli": "__init__ errors recipe",
+    "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate pipeline cli",
+    # beside
+    "tiny": "families/cogvlm2_video/network",
+    "_autoload": "families/cogvlm2_video/network",
+    "api": "errors recipe data families runs predict pipeline",
+    "__init__": "_autoload api",
+    "__main__": "cli",
 }
-"""A room is a folder or a file of the package; importing inside a function counts like any other import."""
+"""Importing inside a function, or for types alone, counts like any other import. Every permission here is used."""
 
-WITHOUT_TORCH = ("errors", "recipe", "data", "report")
-SPEAKS_SWIFT = {"engine/swift_plugin.py", "engine/trainer.py", "engine/worker.py"}
+TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
+WITHOUT_TORCH = (
+    *("errors", "dtypes", "tables", "files", "recipe", "weights", "data", "data/video", "data/features", "families"),
+    *("families/cogvlm2_video", "families/table", "runs", "plan", "report", "cli", "cli/commands", "pipeline"),
+)
+SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
+STARTS_PROCESSES = ("train/launch.py", "train/manifest.py", "data/video/process.py", "plan/machine.py")
+PRINTS = ("cli/", "train/launch.py", "tiny/")
+NAMES_A_FAMILY = ("families/cogvlm2_video/", "families/table.py", "_autoload.py", "tiny/")
+NEVER_IMPORTED = ("tiny",)
+"""The program that pre-trained the tiny model: only `datasets/` and tests use it."""
 
 
-def modules() -> list[Path]:
-    found = sorted(PACKAGE.rglob("*.py"))
-    assert len(found) > 40
+def files_of(package: Path) -> list[Path]:
+    found = sorted(package.rglob("*.py"))
+    assert len(found) > 100
     return found
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room_of(path: Path, package: Path) -> str:
+    name = path.relative_to(package).as_posix()
+    for room in SUB_ROOMS:
+        if name == room or name.startswith(f"{room}/"):
+            return room.removesuffix(".py")
+    return name.partition("/")[0].removesuffix(".py")
 
 
-def imported(path: Path) -> set[str]:
-    """Full dotted names that a file imports, anywhere in it."""
+def file_of(name: str, package: Path) -> Path:
+    """The file that a dotted name leads to; what follows a module is a name in it."""
+    parts = name.split(".")[1:]
+    while parts:
+        path = package.joinpath(*parts)
+        if path.with_suffix(".py").is_file():
+            return path.with_suffix(".py")
+        if (path / "__init__.py").is_file():
+            return path / "__init__.py"
+        parts.pop()
+    return package / "__init__.py"
+
+
+def imported(path: Path, *, with_types: bool = True) -> set[str]:
+    """Full dotted names that a file imports, anywhere in it; without those for types alone when asked."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    skipped = set() if with_types else set(ast.walk(ast.Module([n for n in ast.walk(tree) if is_for_types(n)], [])))
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -54,37 +125,143 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_room_imports_only_what_it_may(path):
-    room = room_of(path)
-    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("cvft.")}
-    assert rooms - {room, "__version__"} <= MAY_IMPORT[room]
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_only_the_seam_speaks_ms_swift(path):
-    if any(name.split(".")[0] == "swift" for name in imported(path)):
-        assert str(path.relative_to(PACKAGE)) in SPEAKS_SWIFT
+def arrows(package: Path) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for path in files_of(package):
+        room = room_of(path, package)
+        targets = found.setdefault(room, set())
+        for name in imported(path):
+            if name == "cvft" or name.startswith("cvft."):
+                targets.add(room_of(file_of(name, package), package))
+    return {room: targets - {room} for room, targets in found.items()}
 
 
-@pytest.mark.parametrize("room", WITHOUT_TORCH)
-def test_torch_free_rooms_do_not_import_torch(room):
-    files = [path for path in modules() if room_of(path) == room]
-    assert files
-    for path in files:
-        assert not {name.split(".")[0] for name in imported(path)} & {"torch", "transformers", "peft"}, path
+def wrong_arrows(package: Path) -> Iterator[str]:
+    for room, targets in arrows(package).items():
+        allowed = set(MAY_IMPORT[room].split())
+        yield from (f"{room} -> {target}" for target in targets - allowed)
+
+
+def circles(package: Path) -> Iterator[str]:
+    """Circles of modules that are imported when a module is, not inside a function and not for types alone."""
+    graph = {}
+    for path in files_of(package):
+        tree = ast.parse(path.read_text())
+        inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) or is_for_types(f) for n in ast.walk(f)}
+        targets = set()
+        for node in ast.walk(tree):
+            if node in inner or not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [f"{node.module}.{a.name}" for a in node.names] if isinstance(node, ast.ImportFrom) else []
+            targets |= {file_of(name, package) for name in names if name.startswith("cvft.")}
+        graph[path] = targets - {path, package / "__init__.py"}
+    done: set[Path] = set()
+
+    def visit(path: Path, trail: tuple[Path, ...]) -> Iterator[str]:
+        if path in trail:
+            yield " -> ".join(str(each.relative_to(package)) for each in (*trail[trail.index(path) :], path))
+        elif path not in done:
+            for target in sorted(graph[path]):
+                yield from visit(target, (*trail, path))
+            done.add(path)
+
+    for path in graph:
+        yield from visit(path, ())
+
+
+def torch_where_none_may_be(package: Path) -> Iterator[str]:
+    for path in files_of(package):
+        if room_of(path, package) in WITHOUT_TORCH:
+            used = {name.partition(".")[0] for name in imported(path, with_types=False)} & TORCH
+            yield from (f"{path.relative_to(package)} imports {name}" for name in used)
+
+
+def words_where_none_may_be(package: Path) -> Iterator[str]:
+    """Imports, calls and names that only some files may hold."""
+    for path in files_of(package):
+        name = path.relative_to(package).as_posix()
+        libraries = {each.partition(".")[0] for each in imported(path)}
+        if "swift" in libraries and name not in SPEAKS_SWIFT and not re.fullmatch(r"families/\w+/runtime\.py", name):
+            yield f"{name} speaks ms-swift"
+        if "subprocess" in libraries and name not in STARTS_PROCESSES:
+            yield f"{name} starts processes"
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        if any(isinstance(call, ast.Name) and call.id == "print" for call in calls) and not name.startswith(PRINTS):
+            yield f"{name} prints"
+        if re.search("cogvlm|CogVLM", path.read_text()) and not name.startswith(NAMES_A_FAMILY):
+            yield f"{name} names a family"
+        of_tiny = {each for each in imported(path) if each.split(".")[1:2] == ["tiny"] and each.startswith("cvft.")}
+        if of_tiny and not name.startswith("tiny/"):
+            yield f"{name} imports {of_tiny}"
+
+
+CHECKS = (wrong_arrows, circles, torch_where_none_may_be, words_where_none_may_be)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_the_house_is_as_its_picture_says(check):
+    assert list(check(PACKAGE)) == []
+
+
+def test_no_permission_is_unused():
+    found = arrows(PACKAGE)
+    assert found.keys() == MAY_IMPORT.keys()
+    assert {room: sorted(set(MAY_IMPORT[room].split()) - targets) for room, targets in found.items()} == {
+        room: [] for room in found
+    }
+
+
+BREACHES = {
+    "data/rows.py": ("from cvft.recipe import Recipe\n", wrong_arrows, "data -> recipe"),
+    "weights/folder.py": ("from cvft.families.parts import Parts\n", wrong_arrows, "weights -> families"),
+    "plan/plan.py": ("from cvft.train.launch import launch\n", wrong_arrows, "plan -> train"),
+    "families/cogvlm2_video/layout.py": (
+        "def f():\n    from cvft.families.cogvlm2_video.network import loss\n",
+        wrong_arrows,
+        "families/cogvlm2_video -> families/cogvlm2_video/network",
+    ),
+    "data/features/key.py": ("from cvft.data.rows import Row\n", wrong_arrows, "data/features -> data"),
+    "data/video/sample.py": ("import cvft.data.video.decode\n", circles, "data/video/sample.py"),
+    "plan/ranks.py": ("import torch\n", torch_where_none_may_be, "plan/ranks.py imports torch"),
+    "families/cogvlm2_video/tensors.py": (
+        "def f():\n    import transformers\n",
+        torch_where_none_may_be,
+        "families/cogvlm2_video/tensors.py imports transformers",
+    ),
+    "train/sampler.py": (
+        "from swift import SftArguments\n",
+        words_where_none_may_be,
+        "train/sampler.py speaks ms-swift",
+    ),
+    "clips/build.py": ("import subprocess\n", words_where_none_may_be, "clips/build.py starts processes"),
+    "predict/open.py": ("print('loading')\n", words_where_none_may_be, "predict/open.py prints"),
+    "export/merge.py": ("NAME = 'CogVLM2-Video'\n", words_where_none_may_be, "export/merge.py names a family"),
+    "evaluate/metrics.py": (
+        "import cvft.tiny.world\n",
+        words_where_none_may_be,
+        "evaluate/metrics.py imports {'cvft.tiny",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREACHES)
+def test_a_planted_breach_is_found(tmp_path, name):
+    code, check, expected = BREACHES[name]
+    shutil.copytree(PACKAGE, tmp_path / "cvft", ignore=shutil.ignore_patterns("tiny/*.safetensors", "__pycache__"))
+    path = tmp_path / "cvft" / name
+    path.write_text(f"{path.read_text()}\n{code}")
+    found = list(check(tmp_path / "cvft"))
+    assert found
+    assert any(expected in each for each in found), found
 
 
 @pytest.mark.parametrize(
-    "module",
-    [
-        "cvft",
-        "cvft.cli.main",
-        "cvft.train.run",
-        "cvft.pipeline",
-        "cvft.families.cogvlm2_video.layout",
-        "cvft.weights.folder",
-    ],
+    "module", ["cvft", "cvft.cli.main", "cvft.train.run", "cvft.pipeline", "cvft.plan.forecast", "cvft.families.table"]
 )
 def test_importing_the_parent_side_loads_no_torch(module):
     code = f"import sys, {module}\nprint([name for name in ('torch', 'transformers', 'swift') if name in sys.modules])"

@@ -58,7 +58,7 @@ def test_the_four_gpu_recipe_is_planned_without_weights_and_without_torch(full_s
     assert values["recompute"] is False
     assert 16e9 < values["memory_bytes"]["peak"] < values["memory_bytes"]["device"]
     assert values["seconds"]["training"] == pytest.approx(3 * values["seconds"]["epoch"])
-    assert values["passes_per_epoch"]["physical_tokens"] < values["passes_per_epoch"]["logical_tokens"]
+    assert values["micro_batches_per_epoch"]["physical_tokens"] < values["micro_batches_per_epoch"]["logical_tokens"]
     assert values["features"]["bytes"] == 637 * 64 * 1792 * 2
     assert not list(ROOT.glob("runs/cogvlm2_video_lora_zero2_4gpu*"))
 

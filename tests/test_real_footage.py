@@ -68,11 +68,11 @@ def test_real_clips_are_memorised_and_answered_by_the_merged_model(tmp_path):
     )
     result = cvft_ok("run", recipe)
     run = tmp_path / "runs" / "small"
-    tuned = json.loads((run / "eval" / "metrics_merged.json").read_text())["metrics"]
-    base = json.loads((run / "eval" / "metrics_base.json").read_text())["metrics"]
+    tuned = json.loads((run / "eval" / "merged" / "metrics.json").read_text())["metrics"]
+    base = json.loads((run / "eval" / "base" / "metrics.json").read_text())["metrics"]
     wrong = [
         (row["query"], row["prediction"])
-        for row in map(json.loads, (run / "eval" / "predictions_merged.jsonl").read_text().splitlines())
+        for row in map(json.loads, (run / "eval" / "merged" / "predictions.jsonl").read_text().splitlines())
         if not row["is_exact_match"]
     ]
     assert tuned["exact_match"] == 1.0, wrong

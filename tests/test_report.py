@@ -15,9 +15,12 @@ import pytest
 
 from cvft.errors import RunError
 from cvft.evaluate.metrics import compute_metrics
-from cvft.pipeline import _read_predictions
+from cvft.evaluate.run import Evaluation
+from cvft.plan.job import open_job
+from cvft.recipe import load_recipe
 from cvft.report import Answer, Example, plot_curves, read_log, write_report
-from cvft.runs import RunFolder
+from cvft.report.run import write_run_report
+from tests.project import make_project, write_jsonl
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ATTACK = "<script>alert('1')</script> & \"quoted\" </style>"
@@ -210,16 +213,26 @@ def test_a_mark_is_the_verdict_that_came_with_the_answer(tmp_path: Path, is_righ
 
 
 def test_answers_are_shown_as_the_evaluation_stored_them(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    folder.eval.mkdir()
+    rows = [{"query": f"Which colour is thing {number}?", "response": "red"} for number in range(2)]
+    job = open_job(load_recipe(make_project(tmp_path, rows=rows, val_rows=rows)))
+    evaluation = Evaluation(job.run.evaluation("base"), {})
+    for folder in (job.run.data, job.run.train, evaluation.folder):
+        folder.mkdir(parents=True)
+    write_jsonl(job.run.val_rows, rows)
+    write_log(job.run.train / "logging.jsonl", [at(1, loss=1.0)])
+    counts = {"num_train": 2, "num_val": 2, "num_quarantined": 0}
+    job.run.manifest_file.write_text(json.dumps({"rows": counts}), encoding="utf-8")
     lines = [
         {"response": "red", "prediction": "a\u2028b\x85c", "is_exact_match": False},  # two ends of line, for str alone
         {"response": "red", "prediction": "red", "is_exact_match": True},
     ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    (folder.eval / "predictions_base.jsonl").write_text(text, encoding="utf-8")
-    answers = [Answer("a\u2028b\x85c", is_right=False), Answer("red", is_right=True)]
-    assert _read_predictions(folder, "base") == answers
+    (evaluation.folder / "predictions.jsonl").write_text(text, encoding="utf-8")
+    assert evaluation.read_predictions() == lines
+    page = Page(write_run_report(job, evaluations={"base": evaluation}))
+    shown = page.text[page.text.index("Which colour is thing 0?") :]
+    answers = [(mark, said) for mark, said in re.findall("(?s)base\\s*([✓✗])\\s*(a.b.c|red)", shown)]
+    assert answers == [("✗", "a\u2028b\x85c"), ("✓", "red")]
 
 
 def test_an_empty_answer_is_shown_as_such(tmp_path: Path) -> None:

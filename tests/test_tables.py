@@ -5,8 +5,8 @@ import re
 import pytest
 
 from cvft.evaluate.metrics import compute_metrics
-from cvft.report.tables import Cell, Table, percent, to_html, to_markdown, to_text
 from cvft.report.terminal import metrics_table
+from cvft.tables import Cell, Table, percent, to_html, to_markdown, to_text
 
 TABLE = Table(["", "rows", "base"], [[Cell("colour"), Cell("12"), Cell("50.0 %", share=0.5)]])
 

@@ -1,0 +1,1 @@
+"""The command line: `main` parses and gives exit codes, `commands/` has one file per command."""

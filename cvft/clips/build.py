@@ -14,7 +14,6 @@ import torch
 
 from cvft.clips.source import ClipRecord, DecodedClips
 from cvft.data.features.store import FeatureStore
-from cvft.dtypes import BY_SAFETENSORS
 from cvft.errors import ClipError, Problem
 from cvft.families.family import Preprocessing, Runtime
 from cvft.files import hash_file
@@ -84,9 +83,7 @@ def build_features(
             if hash_file(path) != records[path].sha256:
                 need, hint = "the clip that was checked before training", "run the same command again"
                 raise ClipError(f"clip {path}", [Problem(str(path), "another file by now", need, hint)])
-            (pixels,) = clips.load(path).tensors.values()
-            pixels = pixels.to(source.device, getattr(torch, BY_SAFETENSORS[key.dtype].torch_name))
-            features = tower.encode(pixels).cpu().contiguous()
+            features = tower(clips.load(path).tensors).contiguous()
             # NumPy has no bf16: the bytes go by another name
             writer.add(records[path].sha256, features.shape, key.dtype, features.view(torch.uint8).numpy())
             num_built += 1

@@ -6,7 +6,6 @@ store + clip records -> clips that it lacks, shared out to the ranks -> `cvft.cl
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +13,6 @@ from pathlib import Path
 from cvft.clips.build import TowerSource, build_features, missing_clips
 from cvft.clips.source import CachedClips, ClipRecord
 from cvft.data.features.store import FeatureStore
-
-LOG = logging.getLogger(__name__)
 
 POLL_S = 0.2
 """Seconds between two looks at what the other ranks have built."""
@@ -74,19 +71,6 @@ def share_of(records: Mapping[Path, ClipRecord], *, rank: int, num_ranks: int) -
     """
     mine = set(sorted({record.sha256 for record in records.values()})[rank::num_ranks])
     return {path: record for path, record in records.items() if record.sha256 in mine}
-
-
-def repair_store(store: FeatureStore, *, reads_all: bool = False) -> None:
-    """Removes damaged shards, and says so: their clips are encoded again.
-
-    Args:
-        store: The store.
-        reads_all: Whether to compare every byte with its checksum; otherwise only the files' sizes and headers.
-    """
-    damage = [*store.check(), *(store.verify() if reads_all else [])]
-    for item in {item.shard: item for item in damage}.values():
-        LOG.warning("features  %s: %s; its clips are encoded again", item.shard, item.reason)
-    store.drop_damaged(damage)
 
 
 class _Counter:

@@ -1,6 +1,6 @@
 """Groups of a step -> micro-batches of similar length, within a limit -> shared out to the ranks in turn.
 
-Pure, like `cvft.data.groups`: a plan counts exactly the passes that a run will do.
+Pure, like `cvft.data.groups`: a plan counts exactly the micro-batches that a run will do.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class BatchLimits:
     Args:
         global_batch_rows: Rows of a step, over all ranks.
         max_rows_per_group: Most rows of a group; 1 keeps all rows apart.
-        micro_batch_rows: Most rows of a pass, when all rows are apart.
-        micro_batch_tokens: Most tokens of a pass, padding included, when they are not; one group always fits.
+        micro_batch_rows: Most rows of a micro-batch, when all rows are apart.
+        micro_batch_tokens: Most tokens of a micro-batch, padding included, when they are not; one group always fits.
     """
 
     global_batch_rows: int

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,12 +102,48 @@ def read_rows(path: Path | str, *, video_root: Path | None = None, require_respo
         raise DataError(f"data {path}", problems)
 
     objects = _parse_array(path, raw, problems) if is_array else _parse_lines(path, raw, problems)
+    return make_rows(
+        objects,
+        source=path,
+        video_root=video_root or path.parent,
+        require_response=require_response,
+        is_array=is_array,
+        problems=problems,
+    )
+
+
+def make_rows(
+    objects: Sequence[tuple[int, Any]],
+    *,
+    source: Path,
+    video_root: Path,
+    require_response: bool = True,
+    is_array: bool = True,
+    problems: Sequence[Problem] = (),
+) -> list[Row]:
+    """Validates objects as rows.
+
+    Args:
+        objects: Each object with its number, from 1.
+        source: Where they come from, for messages.
+        video_root: Folder that relative clip paths start from.
+        require_response: Whether each row needs an answer.
+        is_array: Whether the numbers count items, and not lines of a file.
+        problems: What is wrong with the source already.
+
+    Returns:
+        The rows in order, at least one.
+
+    Raises:
+        DataError: With every problem.
+    """
+    problems = list(problems)
     if not objects and not problems:
-        problems.append(Problem(str(path), "no rows", "at least one row"))
-    reader = ColumnReader(video_root or path.parent, require_response=require_response)
+        problems.append(Problem(str(source), "no rows", "at least one row"))
+    reader = ColumnReader(video_root, require_response=require_response)
     rows: list[Row] = []
     for line, columns in objects:
-        location = _locate(path, line, is_item=is_array)
+        location = _locate(source, line, is_item=is_array)
         if not isinstance(columns, dict):
             problems.append(Problem(location, f"{_kind(columns)} {quote(json.dumps(columns))}", "a JSON object"))
             continue
@@ -121,7 +157,7 @@ def read_rows(path: Path | str, *, video_root: Path | None = None, require_respo
                     response=found.response,
                     history=found.history,
                     video=found.video,
-                    source=path,
+                    source=source,
                     line=line,
                     id=found.id,
                     extra=extra,
@@ -129,7 +165,7 @@ def read_rows(path: Path | str, *, video_root: Path | None = None, require_respo
                 )
             )
     if problems:
-        raise DataError(f"data {path}", problems)
+        raise DataError(f"data {source}", problems)
     return rows
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from cvft.report.tables import Cell, Table, percent, to_markdown
+from cvft.tables import Cell, Table, percent, to_markdown
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card tells.
+    """What a card says.
 
     Args:
         model_id: Where the model is published.
@@ -48,7 +48,7 @@ def make_card(facts: CardFacts) -> str:
     """Writes the card.
 
     Args:
-        facts: What it tells.
+        facts: What it says.
 
     Returns:
         Markdown with the hubs' YAML head.

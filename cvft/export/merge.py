@@ -1,7 +1,7 @@
 """Merging: base + adapter -> one model folder, file by file; the whole model is never in memory.
 
 The folder holds what the base's holds, in the same files and under the same names: safetensors with a list of their
-sha256, index, config.json, tokenizer files, and besides them the contract and the recipe. Code files come along only
+sha256, index, config.json, tokenizer files, and the contract and the recipe. Code files come along only
 when asked for; without them config.json is one that transformers opens without running code.
 
 It is written beside its final name; whoever calls this verifies it there and renames it.
@@ -53,7 +53,7 @@ def merge_adapter(
         output: Folder to write; must not exist.
         dtype: `bf16` or `fp32`, the precision of the merged weights.
         keep_remote_code: Take over the base's code files and its way to name them, for tools that run them.
-        wanted: The contract of the base and recipe at hand, held against the adapter's.
+        wanted: The contract of the base and recipe at hand, compared with the adapter's.
         on_progress: Called with the bytes of weights read since the last call.
 
     Returns:

@@ -27,14 +27,14 @@ NOT_PUBLISHED = ("README.md", "README_zh.md", ".gitattributes")
 
 
 def push_run(
-    loaded: LoadedRecipe, *, model_id: str, which: str, is_private: bool, card_file: Path | None = None
+    loaded: LoadedRecipe, *, model_id: str, variant: str, is_private: bool, card_file: Path | None = None
 ) -> str:
     """Publishes one of a run's models, or only writes its card.
 
     Args:
         loaded: The recipe of a finished run.
         model_id: Where to: `owner/name` on Hugging Face.
-        which: `adapter` or `merged`.
+        variant: `adapter` or `merged`.
         is_private: Whether a new repository is private.
         card_file: Where to write the card instead of uploading anything.
 
@@ -46,13 +46,13 @@ def push_run(
         CvftError: when the hub refuses.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    model = folder.adapter if which == "adapter" else folder.merged
-    _check(loaded, model, model_id=model_id, which=which)
+    model = folder.adapter if variant == "adapter" else folder.merged
+    _check(loaded, model, model_id=model_id, variant=variant)
     recipe, base_id, base_commit = _without_paths(loaded, folder)
     card = make_card(
         CardFacts(
             model_id=model_id,
-            kind=which,
+            kind=variant,
             base=recipe["model"]["path"],
             base_id=base_id,
             base_commit=base_commit,
@@ -60,7 +60,7 @@ def push_run(
             contract=_read(model / CONTRACT_FILE),
             rows=_read(folder.manifest_file)["rows"],
             metrics=_metrics(folder),
-            verification=_read(model / VERIFICATION_FILE) if which == "merged" else None,
+            verification=_read(model / VERIFICATION_FILE) if variant == "merged" else None,
             versions={"cvft": _read(folder.manifest_file)["cvft"], **_read(folder.manifest_file)["packages"]},
             tags=find_family(ModelFolder.of(folder.model_view)).tags,
         )
@@ -74,23 +74,23 @@ def push_run(
             if path.is_file() and path.name not in NOT_PUBLISHED:
                 (staged / path.name).symlink_to(path)
         _replace(staged / "recipe.yaml", dump_yaml(recipe))
-        if which == "adapter":
+        if variant == "adapter":
             config = _read(model / ADAPTER_CONFIG) | {"base_model_name_or_path": base_id or recipe["model"]["path"]}
             _replace(staged / ADAPTER_CONFIG, json.dumps(config, indent=2) + "\n")
         (staged / "README.md").write_text(card, encoding="utf-8")
         address = upload(staged, model_id=model_id, is_private=is_private)
-    return f"published {model_id} ({which})\ncommit    {address}"
+    return f"published {model_id} ({variant})\ncommit    {address}"
 
 
-def _check(loaded: LoadedRecipe, model: Path, *, model_id: str, which: str) -> None:
+def _check(loaded: LoadedRecipe, model: Path, *, model_id: str, variant: str) -> None:
     subject, problems = f"run folder {loaded.recipe.run_dir}", []
     if not ID.fullmatch(model_id):
         problems.append(Problem("--to", quote(model_id), "owner/name on the hub"))
     if not (model / CONTRACT_FILE).is_file():
-        command = "train" if which == "adapter" else "export"
+        command = "train" if variant == "adapter" else "export"
         hint = f"make it first: cvft {command} {loaded.path}"
-        problems.append(Problem(f"{model.name}/", "no such folder", f"the run's {which} model", hint))
-    elif which == "merged" and not (model / VERIFICATION_FILE).is_file():
+        problems.append(Problem(f"{model.name}/", "no such folder", f"the run's {variant} model", hint))
+    elif variant == "merged" and not (model / VERIFICATION_FILE).is_file():
         need, hint = f"{VERIFICATION_FILE}: only verified merges are published", f"cvft export {loaded.path}"
         problems.append(Problem(f"{model.name}/", "no verification", need, hint))
     if problems:

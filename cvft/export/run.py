@@ -15,7 +15,7 @@ from cvft.data.rows import Row, read_rows
 from cvft.errors import Problem, RunError
 from cvft.export import VERIFICATION_FILE
 from cvft.families.parts import count_parameters
-from cvft.files import publish_folder, write_whole
+from cvft.files import publish_folder, recover_folder, write_whole
 from cvft.plan.job import Job
 from cvft.runs import RunFolder, find_trained_run
 from cvft.weights.shards import weight_files
@@ -42,6 +42,7 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
     from cvft.export.tensors import compare_tensors
 
     folder, dtype = find_trained_run(job.loaded), job.merged_dtype
+    recover_folder(folder.merged)
     verification_file = folder.merged / VERIFICATION_FILE
     if verification_file.is_file():
         verification = json.loads(verification_file.read_text(encoding="utf-8"))
@@ -117,8 +118,8 @@ def _compare_logits(job: Job, merged: Path, *, predictors: Predictors | None) ->
             )
     if predictors is None:
         models.close()
-    places = [f"val row {index + 1}" for index in range(len(rows))]
-    return {"logits": compare(*outputs, places=places, dtype=dtype).to_dict(), "note": ""}
+    locations = [f"val row {index + 1}" for index in range(len(rows))]
+    return {"logits": compare(*outputs, locations=locations, dtype=dtype).to_dict(), "note": ""}
 
 
 def _verification_rows(folder: RunFolder) -> list[Row]:

@@ -1,6 +1,6 @@
 """Verification of merged weights in their files: sampled tensors against base + update, computed anew in fp64.
 
-It needs the memory of one layer, so it is done for every merge; logits are compared besides where the model fits.
+It needs the memory of one layer, so it is done for every merge; logits are compared as well where the model fits.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ bits, and the differences add up over the layers. Measured: 13 units on the tiny
 
 WEIGHTS_SHARE = 1.02
 RESERVE_BYTES = 2 << 30
-"""Memory for scoring besides the weights: the adapter is a hundredth of them, activations of one row take up to 2 GiB."""
+"""Memory for scoring beyond the weights: the adapter is a hundredth of them, activations of one row take up to 2 GiB."""
 
 MIN_BF16_EQUAL_ANSWERS = 0.9
 """Share of greedy answers that must be identical in bf16, where two near-equal logits may swap."""
@@ -94,13 +94,13 @@ def collect_outputs(
     return Outputs(predictor.score(rows, on_progress=on_progress), answers)
 
 
-def compare(adapter: Outputs, merged: Outputs, *, places: Sequence[str], dtype: str) -> LogitCheck:
+def compare(adapter: Outputs, merged: Outputs, *, locations: Sequence[str], dtype: str) -> LogitCheck:
     """Compares a merged model's outputs with its adapter's.
 
     Args:
         adapter: Outputs of base and adapter.
         merged: Outputs of the merged model.
-        places: Where each row was read, for messages.
+        locations: Where each row was read, for messages.
         dtype: Precision of the merged weights, `bf16` or `fp32`.
 
     Returns:
@@ -116,15 +116,15 @@ def compare(adapter: Outputs, merged: Outputs, *, places: Sequence[str], dtype: 
     min_equal = len(equal) if dtype == "fp32" else MIN_BF16_EQUAL_ANSWERS * len(equal)
     hint = "the merged weights are not base + adapter; nothing was kept under the final name"
     problems = [
-        Problem(f"{place}: logits", f"a difference of {error:.3g}", f"at most {limit:.3g} in {dtype}", hint)
-        for place, error in zip(places, errors, strict=True)
+        Problem(f"{location}: logits", f"a difference of {error:.3g}", f"at most {limit:.3g} in {dtype}", hint)
+        for location, error in zip(locations, errors, strict=True)
         if not error <= limit  # so that NaN fails
     ]
     if sum(equal) < min_equal:
-        rows = zip(places, adapter.answers, merged.answers, strict=True)
+        rows = zip(locations, adapter.answers, merged.answers, strict=True)
         problems += [
-            Problem(f"{place}: answer", quote(got), f"{quote(want)} as the adapter answers", hint)
-            for place, want, got in rows
+            Problem(f"{location}: answer", quote(got), f"{quote(want)} as the adapter answers", hint)
+            for location, want, got in rows
             if want != got
         ]
     if problems:

@@ -100,7 +100,7 @@ class Precision:
     has_dropout: bool = False
 
     @property
-    def wide_bytes(self) -> int:
+    def norm_value_bytes(self) -> int:
         """Bytes of a value that a layer norm returns, and so of the tower's residual stream: autocast makes them fp32 on CUDA."""
         return FP32_BYTES if self.is_autocast else self.dtype_bytes
 
@@ -189,14 +189,14 @@ class Training:
         adapted: Linear layers of a decoder block with an adapter; see `architecture.adapted_names`.
         rank: Rank of each update.
         adapter: Trainable parameters by part.
-        recompute: Whether activations of the blocks are computed again in the backward pass.
+        recompute: Whether activations of the blocks are recomputed in the backward pass.
         dropout: Share of adapter inputs zeroed; any but 0 keeps a mask and a copy per adapter.
         strategy: `single`, `ddp`, `zero1`, `zero2`, `zero2_offload` or `zero3`.
         num_ranks: Processes that share the work.
         has_tower: Whether the tower is loaded; without it, only stored features can be fed.
         chunk_tokens: Label rows that are scored at a time, or None for all at once.
         scores_all_tokens: Whether every token is scored, as in stock training; then nothing is cut into chunks.
-        quantize: `nf4` or `int8` where the decoder blocks' weights are coarse, else `none`.
+        quantize: `nf4` or `int8` where the decoder blocks' weights are quantized, else `none`.
         embeddings_on_cpu: Whether the input embedding lies on the host.
     """
 

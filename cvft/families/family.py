@@ -16,6 +16,7 @@ from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
+from cvft.errors import ModelError, Problem, quote
 from cvft.families.costs import CostModel
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
@@ -271,10 +272,10 @@ class Encoder(Protocol):
 
 
 class Tower(Protocol):
-    """A frozen tower: frames in, what is cached of them out."""
+    """A frozen tower: a clip in, what is cached of it out."""
 
-    def encode(self, pixel_values: Tensor) -> Tensor:
-        """Turns the pixel values of one clip into its features."""
+    def __call__(self, clip: Mapping[str, Tensor]) -> Tensor:
+        """Turns one clip, as `Encoder.clip` returns it, into its features on the CPU."""
 
 
 class Runtime(Protocol):
@@ -333,3 +334,17 @@ def load_runtime(family: Family) -> Runtime:
     """Imports the torch half of a family."""
     runtime: Runtime = importlib.import_module(family.runtime).RUNTIME
     return runtime
+
+
+def refuse_unknown(folder: ModelFolder, families: Sequence[Family]) -> ModelError:
+    """Makes the error for a folder that is none of some families'."""
+    known = [name for family in families for name in family.architectures]
+    checkpoints = ", ".join(checkpoint.name for family in families for checkpoint in family.checkpoints)
+    titles = ", ".join(family.title for family in families)
+    problem = Problem(
+        "config.json: architectures",
+        quote(folder.config.get("architectures")),
+        " or ".join(map(quote, known)),
+        f"cvft trains {titles} checkpoints ({checkpoints})",
+    )
+    return ModelError(f"model {folder.path}", [problem])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from cvft.errors import ModelError, Problem, quote
 from cvft.families.cogvlm2_video.checkpoints import TINY
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
-from cvft.families.family import Family
+from cvft.families.family import Family, refuse_unknown
 from cvft.weights.checkpoints import Checkpoint, hugging_face_command, modelscope_command
 from cvft.weights.folder import ModelFolder
 
@@ -22,16 +21,7 @@ def find_family(folder: ModelFolder) -> Family:
     for family in FAMILIES:
         if family.recognises(folder.config):
             return family
-    known = [name for family in FAMILIES for name in family.architectures]
-    checkpoints = ", ".join(checkpoint.name for family in FAMILIES for checkpoint in family.checkpoints)
-    titles = ", ".join(family.title for family in FAMILIES)
-    problem = Problem(
-        "config.json: architectures",
-        quote(folder.config.get("architectures")),
-        " or ".join(map(quote, known)),
-        f"cvft trains {titles} checkpoints ({checkpoints})",
-    )
-    raise ModelError(f"model {folder.path}", [problem])
+    raise refuse_unknown(folder, FAMILIES)
 
 
 def known_checkpoints() -> list[Checkpoint]:

@@ -34,7 +34,7 @@ USABLE_SHARE = 0.9
 """Share of a device's memory that counted tensors may take: allocators lose some to fragments, kernels need some."""
 
 NUM_LARGEST = 20
-"""Longest passes of an epoch among which the one that needs most memory is looked for."""
+"""Longest micro-batches of an epoch among which the one that needs most memory is looked for."""
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def describe_forecast(forecast: Forecast) -> str:
         f"          {name:<9}{'  '.join(f'{count:>6}' for count in counts.values())}"
         for name, counts in values["tokens_per_row"].items()
     ]
-    passes, parameters = values["passes_per_epoch"], values["parameters"]
+    batches, parameters = values["micro_batches_per_epoch"], values["parameters"]
     lines = [
         *describe_plan(plan, prepared).splitlines(),
         *(f"note      {note}" for note in forecast.notes),
@@ -91,8 +91,8 @@ def describe_forecast(forecast: Forecast) -> str:
         f"rows per clip {_spread(values['rows_per_clip'])}",
         f"tokens    {'':<9}{'  '.join(f'{name:>6}' for name in values['tokens_per_row']['row'])}",
         *tokens,
-        f"micro     {passes['count']} batches per epoch over all ranks, at most {passes['largest_tokens']} tokens in one; "
-        f"{passes['physical_tokens']} tokens are computed for {passes['logical_tokens']} of the rows apart",
+        f"batches   {batches['count']} micro-batches per epoch over all ranks, at most {batches['largest_tokens']} tokens in "
+        f"one; {batches['physical_tokens']} tokens are computed for {batches['logical_tokens']} of the rows apart",
         f"weights   {parameters['total']:,} of which {parameters['trained']:,} are trained",
         f"memory    by the model, per rank: {_describe_memory(forecast)}",
         f"FLOPs     {_describe_flops(values['flops_per_epoch'])}",
@@ -170,7 +170,7 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
             "ranks": forecast.ranks.num,
         },
         "steps": {"all": plan.worker.num_steps, "per_epoch": plan.worker.steps_per_epoch},
-        "passes_per_epoch": {
+        "micro_batches_per_epoch": {
             "count": len(forecast.batches),
             "largest_tokens": max(batch.num_tokens for batch in forecast.batches),
             "physical_tokens": sum(batch.num_tokens for batch in forecast.batches),
@@ -248,7 +248,7 @@ def _describe_time(forecast: Forecast) -> str:
     built = f", after {_duration(forecast.build_s)} of encoding clips" if forecast.build_s else ""
     return (
         f"{_duration(epoch_s * num_epochs)} on {forecast.ranks.num} x {forecast.gpu.name}, "
-        f"{num_rows / epoch_s:.1f} rows per second{built}; val passes not counted"
+        f"{num_rows / epoch_s:.1f} rows per second{built}; val loss not counted"
     )
 
 

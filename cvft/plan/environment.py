@@ -14,7 +14,7 @@ STEERING_VARIABLES = (
 """Variables that torch, DeepSpeed, accelerate or ms-swift would take ranks from, beside all that start with ACCELERATE_."""
 
 ALLOCATOR_SETTINGS = "expandable_segments:True"
-"""Lets torch's allocator on GPUs grow its segments: passes of many lengths otherwise leave holes that no later one fits in."""
+"""Lets torch's allocator on GPUs grow its segments: micro-batches of many lengths otherwise leave holes that none fits in."""
 
 
 def worker_environment(run_dir: Path, *, num_threads: int, of_family: Mapping[str, str]) -> dict[str, str]:

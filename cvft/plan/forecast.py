@@ -1,6 +1,6 @@
 """`cvft plan`: what a training would do, take and refuse, from rows, config.json and tokenizer. No weights, no GPU, no torch.
 
-recipe -> rows and a sample of the clips -> the plan that training would follow -> passes, memory, FLOPs, time -> `Forecast`
+recipe -> rows and a sample of the clips -> the plan of the training -> micro-batches, memory, FLOPs, time -> `Forecast`
 
 Token counts are those of the real layout. Memory and time come from a model (`Family.costs`), not from a measurement.
 """
@@ -117,7 +117,7 @@ class Forecast:
 
     @property
     def epoch_s(self) -> float | None:
-        """Estimated seconds of an epoch, without val passes; None when no GPU is named."""
+        """Estimated seconds of an epoch, without measuring the val loss; None when no GPU is named."""
         if self.gpu is None or self.flops is None:
             return None
         tower = estimated_seconds(self.flops.tower, self.gpu, utilisation=TOWER_UTILISATION)

@@ -8,7 +8,7 @@ H200 and HGX B200.
 
 Usable memory is what CUDA gives to all processes together, the "total capacity" of torch's out-of-memory messages, lower
 than the nominal size by what driver and ECC keep; where reports differ the lowest is taken. Seen in public reports:
-RTX 4090 23.52 (pytorch/torchchat#1341), A100-80GB 79.25 (HiDream-ai/VAREdit#6), A10 21.99 (zai-org/CogVLM#236), RTX 6000 Ada
+RTX 4090 23.52 (pytorch/torchchat#1341), A100-80GB 79.25 (HiDream-ai/VAREdit#6), A10 21.99 (zai-org's issue 236), RTX 6000 Ada
 with ECC on 44.43 (DINGYANB/MTVCrafter#21), L40 44.40 (QwenLM/Qwen3-VL#2097; the L40S has the same memory). The others are
 estimates: the size that nvidia-smi shows less 3.5 %, about what the cards with ECC lose.
 """

@@ -2,7 +2,7 @@
 
 recipe -> model folder, its family, what is in it -> preprocessing -> ranks of this machine -> `Job`
 
-Everything that recipe, family, model folder and machine refuse is told in one error, before a row is read.
+Everything that recipe, family, model folder and machine refuse is reported in one error, before a row is read.
 """
 
 from __future__ import annotations

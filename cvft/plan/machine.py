@@ -101,7 +101,7 @@ def check_packages(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: when DeepSpeed is not installed and the strategy is one of its stages, or when the tools are missing with
-            which it compiles its optimizer for offloading; when weights are to be quantised without bitsandbytes.
+            which it compiles its optimizer for offloading; when weights are to be quantized without bitsandbytes.
     """
     strategy = recipe.parallel.strategy
     missing_package = find_missing_package(recipe.model.quantize)

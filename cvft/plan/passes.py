@@ -1,4 +1,4 @@
-"""What the passes of an epoch will feed, counted from the shapes of the rows in the order in which they will come.
+"""What the micro-batches of an epoch will feed, counted from the shapes of the rows in the order in which they will come.
 
 shapes + limits -> steps -> micro-batches of all ranks -> `Batch` each, for the models of memory and FLOPs
 """
@@ -26,7 +26,7 @@ def batches_of_epoch(
         epoch: Which pass over the rows it is.
 
     Returns:
-        The passes; padding of ranks that have no rows is left out.
+        The micro-batches; padding of ranks that have no rows is left out.
     """
     steps = make_steps(
         shapes,

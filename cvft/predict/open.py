@@ -119,6 +119,8 @@ class Predictors:
             self._loaded.predictor.close()
             self._loaded = None
             gc.collect()  # peft's layers refer to each other in circles
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()  # the next model asks the device what is free
 
     def _find_merged(self, merged_folder: Path | None) -> ModelFolder:
         folder = merged_folder or self.job.run.merged

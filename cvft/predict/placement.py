@@ -10,7 +10,7 @@ WEIGHTS_SHARE = 1.05
 """What weights take with an adapter and the allocator's losses, relative to their size."""
 
 RESERVE_BYTES = 2 << 30
-"""What a GPU needs besides weights for answering: keys, values and activations of a batch."""
+"""What a GPU needs beyond weights for answering: keys, values and activations of a batch."""
 
 
 def spreads_over_gpus(weight_bytes: int, free_bytes: Sequence[int]) -> bool:

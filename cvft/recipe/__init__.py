@@ -1,4 +1,4 @@
-"""Recipes: YAML -> one frozen, typed `Recipe`, with every problem told at once. Imports no torch and reads no data."""
+"""Recipes: YAML -> one frozen, typed `Recipe`, with every problem reported at once. Imports no torch and reads no data."""
 
 from cvft.recipe.fingerprint import differing_settings, dump_recipe, fingerprint, schema_json, weights_fingerprint
 from cvft.recipe.load import LoadedRecipe, default_name, load_recipe, recipe_from_dict

@@ -1,4 +1,4 @@
-"""pydantic's complaints, told in the words of a recipe's reader.
+"""pydantic's complaints, put in the words of a recipe's reader.
 
 The `need` of a wrong value is derived from the setting's type and bounds, so a message cannot disagree with the schema.
 """
@@ -49,8 +49,8 @@ def explain(
         else:
             found[path] = _wrong_section(path, label(path), _lookup(raw, path))
     order = {path: index for index, path in enumerate(fields)}
-    told = [found[path] for path in sorted(found, key=lambda path: (order.get(path, len(order)), path))]
-    return told, set(found)
+    reported = [found[path] for path in sorted(found, key=lambda path: (order.get(path, len(order)), path))]
+    return reported, set(found)
 
 
 def conflicts_of(error: ValidationError) -> list[tuple[Problem, tuple[str, ...]]]:

@@ -1,4 +1,4 @@
-"""A recipe file, the files it extends and overrides -> one `Recipe`, with every problem told at once.
+"""A recipe file, the files it extends and overrides -> one `Recipe`, with every problem reported at once.
 
 Layers, later over earlier: the farthest ancestor, ..., the file itself, the overrides. Sections merge key by key,
 lists are replaced. Relative paths belong to the file that states them; in an override, to the current directory.
@@ -267,14 +267,14 @@ def _build(layers: Sequence[_Layer], *, name: str | None, subject: str, problems
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        told, at_fault = explain(error, values, label=label)
+        reported, at_fault = explain(error, values, label=label)
         conflicts = _conflicts_beside(values, at_fault) if at_fault else conflicts_of(error)
-        told += [
+        reported += [
             Problem(label(problem.where), problem.got, problem.need, problem.hint)
             for problem, reads in conflicts
             if not at_fault.intersection(reads)
         ]
-        raise RecipeError(subject, [*problems, *told]) from None
+        raise RecipeError(subject, [*problems, *reported]) from None
     if problems:
         raise RecipeError(subject, problems)
     return recipe

@@ -1,6 +1,6 @@
 """Rules between settings: each refuses one combination and says which other value would do.
 
-A rule names the settings it reads, so that nobody is told twice that one of them is wrong.
+A rule names the settings it reads, so that nobody hears twice that one of them is wrong.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from cvft.recipe.rules import ConflictError, check_global_batch, find_conflicts
 DEFAULT_EPOCHS = 3.0
 """Epochs when a recipe states neither epochs nor steps.
 
-Source: the published fine-tuning command for cogvlm2-video in the ms-swift documentation.
+Source: the published fine-tuning command for the first family in the ms-swift documentation.
 """
 
 DEFAULT_VAL_FRACTION = 0.05
@@ -71,9 +71,9 @@ class Model(Section):
     rope_precision: Literal["checkpoint", "fp32"] = "checkpoint"
     """Precision of the rotary table: as in the published code, or exact, which changes the logits slightly."""
     quantize: Literal["none", "nf4", "int8"] = "none"
-    """Hold the frozen decoder blocks in 4 or 8 bits, in training and in answers: less memory, slower, and a coarser model."""
+    """Hold the frozen decoder blocks in 4 or 8 bits, in training and in answers: less memory, slower, and a less exact model."""
     embeddings_on_cpu: bool = False
-    """Keep the input embedding in the host's memory: 1 GB less on the GPU with the published model, a copy per pass."""
+    """Keep the input embedding in the host's memory: 1 GB less on the GPU with the published model, a copy per micro-batch."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention kernel. `eager` is slow and keeps every weight in memory."""
 
@@ -183,7 +183,7 @@ class Train(Section):
     eval_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps between measurements of the val loss; without it, one at the end of each epoch."""
     keep_checkpoints: int = Field(default=2, ge=1)
-    """Newest checkpoints kept on disk; the one with the lowest val loss stays besides."""
+    """Newest checkpoints kept on disk; the one with the lowest val loss stays as well."""
     num_workers: int = Field(default=1, ge=0)
     """Processes per rank that prepare rows; 0 prepares them in the training process. Each takes memory."""
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from cvft.files import write_whole
-from cvft.report.tables import NO_NUMBER, Cell, Table, percent, to_html
+from cvft.tables import NO_NUMBER, Cell, Table, percent, to_html
 
 PERCENT_METRICS: Mapping[str, str] = {"exact_match": "Exact match", "token_f1": "Token F1", "rouge_l": "ROUGE-L"}
 """Metrics from 0 to 1 that are shown in per cent, with their headings."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cvft.report.tables import Cell, Table, percent, to_text
+from cvft.tables import Cell, Table, percent, to_text
 
 LABEL_WIDTH, VALUE_WIDTH, COUNT_WIDTH = 17, 10, 8
 

@@ -1,7 +1,7 @@
-"""Starts the worker of a plan, shows its progress, stops it when asked to, and tells why it ended.
+"""Starts the worker of a plan, shows its progress, stops it when asked to, and says why it ended.
 
 The worker's own output goes to RUN/train/worker.log, that of each rank to RUN/train/logs when there are several; the
-terminal shows one progress bar and, after a failure, the end of the log that tells most. A launcher that dies takes the
+terminal shows one progress bar and, after a failure, the end of the log that says most. A launcher that dies takes the
 worker with it: whatever happens, no process is left that writes into the run folder.
 """
 

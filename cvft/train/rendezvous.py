@@ -1,13 +1,15 @@
-"""Where the nodes of a training meet: checked before anything is started, so that a wrong address is told at once."""
+"""Where the nodes of a training meet: checked before anything is started, so that a wrong address is reported at once."""
 
 from __future__ import annotations
 
+import logging
 import socket
-import sys
 import time
 
 from cvft.errors import Problem, RunError, quote
 from cvft.plan.ranks import split_rendezvous
+
+LOG = logging.getLogger(__name__)
 
 POLL_S = 1.0
 
@@ -48,7 +50,7 @@ def wait_for_first_node(rendezvous: str, *, timeout_s: float) -> None:
             got, "a host name or address that this machine can resolve", "check parallel.rendezvous"
         ) from error
     deadline = time.monotonic() + timeout_s
-    is_told = False
+    is_reported = False
     while True:
         try:
             with socket.create_connection((host, port), timeout=POLL_S):
@@ -58,9 +60,9 @@ def wait_for_first_node(rendezvous: str, *, timeout_s: float) -> None:
                 got = f"no answer from {rendezvous} in {timeout_s:g} s ({error})"
                 hint = "start the first node (parallel.node_rank=0), and check that no firewall is between the two"
                 raise _error(got, "the first node listening there", hint) from error
-        if not is_told:
-            print(f"waiting   for the first node at {rendezvous}", file=sys.stderr)
-            is_told = True
+        if not is_reported:
+            LOG.info("waiting   for the first node at %s", rendezvous)
+            is_reported = True
         time.sleep(POLL_S)
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cvft.clips.provide import repair_store
+from cvft.data.features.repair import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
 from cvft.families.contract import CONTRACT_FILE
-from cvft.files import hash_file, publish_folder, write_whole
+from cvft.files import hash_file, publish_folder, recover_folder, write_whole
 from cvft.plan.describe import describe_plan
 from cvft.plan.environment import merge_environment, worker_environment
 from cvft.plan.job import Job, describe_source
@@ -76,7 +76,7 @@ def train(job: Job) -> RunFolder | None:
     """
     recipe, folder = job.recipe, job.run
     is_first_node = node_rank_of(recipe) == 0
-    # before any clip is decoded: what is wrong with folder or machine is told, and what is done is not prepared again
+    # before any clip is decoded: what is wrong with folder or machine is reported, and what is done is not prepared again
     if is_trained(job.loaded):
         LOG.info("adapter   %s (trained before)", folder.adapter)
         return folder if is_first_node else None
@@ -97,6 +97,7 @@ def train(job: Job) -> RunFolder | None:
     plan = compile_plan(job, prepared.row_facts)
     claim_run_folder(job.loaded)
     with locked(folder):
+        recover_folder(folder.adapter)
         _publish_quarantine(job)
         _train_planned(plan, job, prepared=prepared, variables=variables)
     return folder

@@ -1,4 +1,4 @@
-"""The seam: a family's model and inputs and our row files registered with ms-swift, and what it must tell us while it trains.
+"""The seam: a family's model and inputs and our row files registered with ms-swift, and what it reports while it trains.
 
 ms-swift row {messages, videos} -> `FamilyTemplate._encode` -> the family's encoder -> groups -> `_data_collator` -> our batches
 
@@ -9,6 +9,7 @@ ms-swift's own vision code is used, for any family.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ from cvft.runs import PROGRESS_FILE, RunFolder
 from cvft.train.stop import StopSignals
 from cvft.train.trainer import CvftTrainer
 from cvft.weights.folder import ModelFolder
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,7 @@ class FamilyTemplate(Template):
 class CvftCallback(TrainerCallback):
     """Tells the launcher how far training is, and stops it when somebody asks for that."""
 
-    def _tell(self, state: Any, **values: Any) -> None:
+    def _report(self, state: Any, **values: Any) -> None:
         if state.is_world_process_zero:
             line = {"time_s": time.time(), "step": state.global_step, "num_steps": state.max_steps, **values}
             with (Path(self.args.output_dir) / PROGRESS_FILE).open("a", encoding="utf-8") as file:
@@ -150,29 +153,29 @@ class CvftCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reports the first step of this start, which is not 0 after a resume, and how the ranks talk."""
         if dist.is_initialized():
-            print(f"ranks     {dist.get_rank()} of {dist.get_world_size()} over {dist.get_backend()}", flush=True)
+            LOG.info("ranks     %d of %d over %s", dist.get_rank(), dist.get_world_size(), dist.get_backend())
         for module in kwargs["model"].modules():
             if hasattr(module, "cast_input_dtype_enabled"):
                 # peft would copy every input to fp32 for autocast to copy it back to bf16
                 module.cast_input_dtype_enabled = False
-        self._tell(state)
+        self._report(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reports every step, and saves and stops after this one when asked to."""
-        self._tell(state, waited_s=round(self.trainer.waited_s, 4))
+        self._report(state, waited_s=round(self.trainer.waited_s, 4))
         if self.trainer.must_stop():
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reports the memory of a GPU, and leaves the rest of the ending to others."""
         if torch.cuda.is_initialized():
-            self._tell(state, peak_gpu_bytes=torch.cuda.max_memory_reserved())
+            self._report(state, peak_gpu_bytes=torch.cuda.max_memory_reserved())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Reports the losses."""
         losses = {key: logs[key] for key in ("loss", "eval_loss") if key in logs} if logs else {}
         if losses:
-            self._tell(state, **losses)
+            self._report(state, **losses)
 
 
 def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) -> None:

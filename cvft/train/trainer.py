@@ -1,4 +1,4 @@
-"""ms-swift's trainer with five things done our way: the order of rows, the passes of a step, the val loss, checkpoints, stopping.
+"""ms-swift's trainer with five things done our way: order of rows, micro-batches, val loss, checkpoints, stopping.
 
 Only the worker imports this file. `swift_plugin.register` puts `CvftTrainer` in ms-swift's place for it and hands it the plan.
 """

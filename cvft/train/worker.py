@@ -7,6 +7,7 @@ through torch.distributed.run. Each training is a process of its own because ms-
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -23,6 +24,8 @@ from cvft.train.stop import STOP_FILE, StopSignals, die_with_parent
 if TYPE_CHECKING:
     from cvft.clips.source import CachedClips
 
+LOG = logging.getLogger(__name__)
+
 
 def main(argv: list[str]) -> None:
     """Trains as a plan says.
@@ -35,14 +38,25 @@ def main(argv: list[str]) -> None:
     plan = Plan.from_json(Path(plan_file).read_text(encoding="utf-8"))
     if plan.worker.num_ranks > 1:
         _write_to_own_log(RunFolder(plan.worker.run_dir).rank_log(int(os.environ["RANK"])))
+    _log_to_stdout()
     signals = StopSignals(num_ranks=plan.worker.num_ranks)
     try:
         _check_ranks(plan.worker.num_ranks)
         _train(plan, signals=signals)
     except CvftError as error:
-        print(f"{ERROR_HEADLINE}\n{error}", file=sys.stderr, flush=True)
+        LOG.error("%s\n%s", ERROR_HEADLINE, error)
         # no clean-up: it would wait for ranks that wait for this one
         os._exit(EXIT_USER_ERROR)
+
+
+def _log_to_stdout() -> None:
+    """Gives our lines a way of their own into the log: libraries configure the root logger as they like."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    ours = logging.getLogger("cvft")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
 
 
 def _write_to_own_log(path: Path) -> None:

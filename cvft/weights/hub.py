@@ -147,7 +147,7 @@ def _fetch(model_id: str, hub: str, revision: str | None, needs_weights: bool, c
     source = fetch(model_id, revision, ignored, commands)
     missing = _missing_files(source.folder) if needs_weights else []
     if missing:
-        hint = "is it a CogVLM2-Video checkpoint? `cvft models` lists them"
+        hint = "is it a checkpoint that cvft trains? `cvft models` lists them"
         problem = Problem(model_id, f"no {', '.join(missing)}", "the files of a published checkpoint", hint)
         raise ModelError(f"model {model_id}", [problem])
     return source

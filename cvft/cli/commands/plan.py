@@ -8,10 +8,10 @@ import sys
 from cvft.cli.arguments import add_recipe, load
 from cvft.errors import CvftError
 
-SUMMARY = "tell what a training would do, take and refuse; needs no weights and no GPU"
+SUMMARY = "say what a training would do, take and refuse; needs no weights and no GPU"
 EXAMPLES = (
     "cvft plan recipes/tiny_cpu.yaml",
-    "cvft plan recipes/cogvlm2_video_lora_zero2_4gpu.yaml --gpu A100-40GB",
+    "cvft plan my/recipe.yaml --gpu A100-40GB",
     "cvft plan recipes/tiny_cpu.yaml --json > plan.json",
 )
 

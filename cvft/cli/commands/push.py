@@ -31,5 +31,5 @@ def run(options: argparse.Namespace) -> object:
     from cvft.export.publish import push_run
 
     return push_run(
-        loaded, model_id=options.to, which=options.model, is_private=options.private, card_file=options.card
+        loaded, model_id=options.to, variant=options.model, is_private=options.private, card_file=options.card
     )

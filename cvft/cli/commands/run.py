@@ -9,7 +9,7 @@ from cvft.cli.arguments import add_recipe, load
 SUMMARY = "train, merge, verify, evaluate and report, resuming where it stopped"
 EXAMPLES = (
     "cvft run recipes/tiny_cpu.yaml",
-    "cvft run recipes/cogvlm2_video_lora_1gpu.yaml data.train=my/train.jsonl name=first_try",
+    "cvft run my/recipe.yaml data.train=my/train.jsonl name=first_try",
 )
 
 

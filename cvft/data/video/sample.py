@@ -2,7 +2,7 @@
 
     timestamps_s float32 (N,), avg_fps  --choose_frames-->  frame indices (T,)
 
-`chat` and `base` are the two rules that CogVLM2-Video was published with; `uniform` is ours, for clips that they would
+`chat` and `base` are the two rules that the first family was published with; `uniform` is ours, for clips that they would
 cut. Refuses only a frame limit below 1.
 """
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cvft.errors import DataError, Problem, quote
 
 BASE_WINDOW_S = 60
-"""The `base` rule looks at this many seconds. Source: THUDM/CogVLM2 video_demo, frame loading of the base model."""
+"""The `base` rule looks at this many seconds. Source: the published video demo, frame loading of the base model."""
 
 Float32s = npt.NDArray[np.float32]
 
@@ -75,7 +75,7 @@ def choose_frames(timestamps_s: Float32s, *, avg_fps: float, sampling: Sampling)
         At least one and at most `max_frames` indices into `timestamps_s`, never decreasing for a clip whose times
         increase. Some stand there twice where the published rule repeats frames.
 
-    Source: THUDM/CogVLM2 video_demo (frame loading of the chat and of the base model).
+    Source: the published video demo (frame loading of the chat and of the base model); its family names it.
     """
     timestamps_s = np.asarray(timestamps_s, dtype=np.float32)
     num_total = len(timestamps_s)

@@ -13,7 +13,7 @@ from cvft.families.cogvlm2_video.architecture import QKV, Architecture
 from cvft.families.costs import FP32_BYTES, Precision
 
 
-def wide_norm_bytes(width: int) -> int:
+def norm_bytes(width: int) -> int:
     """Returns bytes per token that an RMS norm keeps: its input in fp32 and the reciprocal of its root mean square."""
     return (width + 1) * FP32_BYTES
 
@@ -35,7 +35,7 @@ def language_layer_bytes(
         Bytes.
     """
     width, value_bytes = architecture.hidden_size, precision.dtype_bytes
-    norms = 2 * wide_norm_bytes(width)
+    norms = 2 * norm_bytes(width)
     # value is a view of the fused projection, which therefore stays whole
     unrepeated = architecture.key_value_width + architecture.language_linears[QKV].num_out
     keys_and_values = 2 * width if has_mask else unrepeated
@@ -89,7 +89,7 @@ def tower_layer_bytes(architecture: Architecture, *, precision: Precision, rank:
     width = vision.hidden_size
     fused_and_output = architecture.tower_linears["query_key_value"].num_out + width
     attention = fused_and_output * value_bytes + vision.num_heads * FP32_BYTES
-    norms = 2 * (width + 2) * precision.wide_bytes  # input, mean and reciprocal deviation
+    norms = 2 * (width + 2) * precision.norm_value_bytes  # input, mean and reciprocal deviation
     activation = vision.intermediate_size * value_bytes
     adapters = sum(
         precision.adapter_bytes(linear, rank=rank, shares_input=name == "dense")
@@ -110,7 +110,7 @@ def tower_working_bytes(architecture: Architecture, *, precision: Precision) -> 
     """
     vision = architecture.vision
     inner = 2 * vision.intermediate_size * precision.dtype_bytes
-    return inner + vision.hidden_size * (precision.wide_bytes + precision.dtype_bytes)
+    return inner + vision.hidden_size * (precision.norm_value_bytes + precision.dtype_bytes)
 
 
 def projector_bytes(architecture: Architecture, *, precision: Precision, rank: int, has_adapter: bool) -> int:
@@ -126,8 +126,8 @@ def projector_bytes(architecture: Architecture, *, precision: Precision, rank: i
         Bytes.
     """
     width, value_bytes = architecture.hidden_size, precision.dtype_bytes
-    norm = (width + 2) * precision.wide_bytes
-    activations = width * precision.wide_bytes + 3 * architecture.intermediate_size * value_bytes
+    norm = (width + 2) * precision.norm_value_bytes
+    activations = width * precision.norm_value_bytes + 3 * architecture.intermediate_size * value_bytes
     if not has_adapter:
         return norm + activations
     adapters = sum(

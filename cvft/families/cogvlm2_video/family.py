@@ -1,4 +1,7 @@
-"""CogVLM2-Video as a family: EVA2-CLIP-E tower, Llama-3 decoder, up to 24 time-stamped frames. No torch."""
+"""CogVLM2-Video as a family: EVA2-CLIP-E tower, Llama-3 decoder, up to 24 time-stamped frames. No torch.
+
+The sampling rules `chat` and `base` are those of its video demo. Source: THUDM/CogVLM2, video_demo, frame loading.
+"""
 
 from __future__ import annotations
 
@@ -129,8 +132,7 @@ class CogVLM2Video:
             hint = "remove `export.keep_remote_code`, or give a folder with the whole published repository"
             got = f"no *.py file in {folder.path}"
             problems.append(Problem("export.keep_remote_code", got, "the code to keep", hint))
-        if recipe.model.quantize == "nf4":
-            problems += self._unfit_widths(folder.config)
+        problems += find_unfit_widths(recipe.model.quantize, folder.config)
         try:
             adapted_names(PARTS, recipe.lora.targets)
         except RecipeError as error:
@@ -139,16 +141,6 @@ class CogVLM2Video:
             problems += error.problems
         if problems:
             raise subject(f"model {folder.path}", problems)
-
-    def _unfit_widths(self, config: Mapping[str, Any]) -> list[Problem]:
-        blocks = linears_of(published_shapes(config), target_regex(PARTS, "all-linear"))
-        unfit = sorted({linear.num_in for linear in blocks.values() if linear.num_in % NF4_BLOCK_WEIGHTS})
-        if not unfit:
-            return []
-        got = f"`nf4` for layers {' and '.join(map(str, unfit))} wide"
-        return [
-            Problem("model.quantize", got, f"multiples of {NF4_BLOCK_WEIGHTS}", "set model.quantize: int8"),
-        ]
 
     def layouts(self, folder: ModelFolder, how: Preprocessing) -> LayOut:
         """Lays out rows with the folder's tokenizer alone."""
@@ -224,6 +216,23 @@ class CogVLM2Video:
         """Nothing is read from the environment."""
         del how
         return {}
+
+
+def find_unfit_widths(quantize: str, config: Mapping[str, Any]) -> list[Problem]:
+    """Returns a problem when rows of the decoder blocks' weights cannot be cut into whole blocks of nf4.
+
+    Args:
+        quantize: `none`, `nf4` or `int8`.
+        config: Values of a config.json.
+    """
+    if quantize != "nf4":
+        return []
+    blocks = linears_of(published_shapes(config), target_regex(PARTS, "all-linear"))
+    unfit = sorted({linear.num_in for linear in blocks.values() if linear.num_in % NF4_BLOCK_WEIGHTS})
+    if not unfit:
+        return []
+    got = f"`nf4` for layers {' and '.join(map(str, unfit))} wide"
+    return [Problem("model.quantize", got, f"multiples of {NF4_BLOCK_WEIGHTS}", "set model.quantize: int8")]
 
 
 COGVLM2_VIDEO = CogVLM2Video()

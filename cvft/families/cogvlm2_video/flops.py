@@ -48,7 +48,7 @@ def training_flops(
         batch: The micro-batch.
         adapter: Trainable parameters by part.
         adapted: Linear layers of a decoder block with an adapter; see `architecture.adapted_names`.
-        recompute: Whether activations are computed again in the backward pass.
+        recompute: Whether activations are recomputed in the backward pass.
         scores_all_tokens: Whether the output layer runs on every token, as in stock training, instead of on those that
             are trained on.
 
@@ -61,7 +61,7 @@ def training_flops(
     attention_again = ATTENTION_FORWARD_FLOPS if recompute else 0
     attention_flops = ATTENTION_FORWARD_FLOPS + ATTENTION_BACKWARD_FLOPS + attention_again
     layers, width = architecture.num_hidden_layers, architecture.hidden_size
-    num_rows = batch.num_tokens if scores_all_tokens else batch.num_label_tokens
+    num_scored = batch.num_tokens if scores_all_tokens else batch.num_label_tokens
     has_projector_backward = adapter.tower > 0 or adapter.projector > 0
     projector_flops = FORWARD_FLOPS + (INPUT_GRADIENT_FLOPS if has_projector_backward else 0)
     return Flops(
@@ -69,7 +69,7 @@ def training_flops(
         projector=projector_flops * architecture.projector_weights * _num_pooled(architecture, batch),
         language=layer_flops * layers * batch.num_tokens,
         attention=attention_flops * width * layers * batch.num_pairs,
-        output_layer=(FORWARD_FLOPS + INPUT_GRADIENT_FLOPS) * architecture.vocab_size * width * num_rows,
+        output_layer=(FORWARD_FLOPS + INPUT_GRADIENT_FLOPS) * architecture.vocab_size * width * num_scored,
         adapter=_adapter_flops(architecture, batch, adapter, recompute=recompute),
     )
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 from cvft.families.cogvlm2_video.activations import (
     backward_bytes,
     language_layer_bytes,
+    norm_bytes,
     projector_bytes,
     tower_layer_bytes,
     tower_working_bytes,
-    wide_norm_bytes,
 )
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.tensors import PARTS
@@ -26,7 +26,7 @@ from cvft.families.parts import weight_bytes
 CONTEXT_BYTES = 700_000_000
 """What CUDA, cuBLAS and their kernels take on the device before any tensor. An assumption: it depends on driver and GPU.
 
-Source: the 0.7 GB of the paper model in the project's performance notes; one run of `nvidia-smi` tells it for a machine.
+Source: the 0.7 GB of the paper model in the project's performance notes; one run of `nvidia-smi` shows it for a machine.
 """
 
 ADAM_MOMENTS = 2
@@ -89,7 +89,7 @@ def saved_bytes(architecture: Architecture, batch: Batch, training: Training) ->
         Bytes.
     """
     precision = training.precision
-    num_bytes = batch.num_tokens * wide_norm_bytes(architecture.hidden_size)  # the norm after the last block
+    num_bytes = batch.num_tokens * norm_bytes(architecture.hidden_size)  # the norm after the last block
     if training.recompute:
         block_input = architecture.hidden_size * precision.dtype_bytes
         num_bytes += (architecture.num_hidden_layers + 1) * batch.num_tokens * block_input
@@ -102,10 +102,10 @@ def saved_bytes(architecture: Architecture, batch: Batch, training: Training) ->
 def _saved_vision_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
     precision, vision, num_bytes = training.precision, architecture.vision, 0
     if training.adapter.tower:
-        block = vision.hidden_size * precision.wide_bytes  # its input
+        block = vision.hidden_size * precision.norm_value_bytes  # its input
         if not training.recompute:
             block = tower_layer_bytes(architecture, precision=precision, rank=training.rank)
-        pooled = vision.hidden_size * precision.wide_bytes  # input of the pooling convolution
+        pooled = vision.hidden_size * precision.norm_value_bytes  # input of the pooling convolution
         per_position = vision.num_hidden_layers * block + pooled
         num_bytes += batch.num_tower_frames * vision.num_positions * per_position
     if training.adapter.tower or training.adapter.projector:
@@ -155,10 +155,10 @@ def _vision_bytes(architecture: Architecture, batch: Batch, training: Training) 
 def _logit_bytes(architecture: Architecture, batch: Batch, training: Training) -> int:
     if training.scores_all_tokens:
         return batch.num_tokens * architecture.vocab_size * LOGIT_BYTES
-    num_rows = batch.num_label_tokens
-    at_once = num_rows if training.chunk_tokens is None else min(training.chunk_tokens, num_rows)
+    num_scored = batch.num_label_tokens
+    at_once = num_scored if training.chunk_tokens is None else min(training.chunk_tokens, num_scored)
     # the rows that are scored are gathered, and have a gradient
-    gathered = 2 * num_rows * architecture.hidden_size * training.dtype_bytes
+    gathered = 2 * num_scored * architecture.hidden_size * training.dtype_bytes
     return at_once * architecture.vocab_size * LOGIT_BYTES + gathered
 
 

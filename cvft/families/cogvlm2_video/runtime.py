@@ -14,10 +14,9 @@ from cvft.dtypes import BY_NAME
 from cvft.families.cogvlm2_video.layout import time_indices
 from cvft.families.cogvlm2_video.network.generation import generate_answers
 from cvft.families.cogvlm2_video.network.grouping import group_rows
-from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tower
+from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
-from cvft.families.cogvlm2_video.tokenizer import load_tokenizer
 from cvft.families.family import IGNORED_LABEL, ClipTensors, LabelLoss, Loading, Preprocessing
 from cvft.weights.folder import ModelFolder
 
@@ -60,6 +59,25 @@ class RowEncoder:
     ) -> dict[str, Tensor]:
         """Pads sequences to one batch."""
         return self.processor.collate(sequences, padding_side=padding_side)
+
+
+class ClipTower:
+    """Encodes clips for the store of features; see `cvft.families.family.Tower`.
+
+    Args:
+        tower: Tower and projector, frozen.
+        dtype: Precision of the computation.
+        device: Where the tower is.
+    """
+
+    def __init__(self, tower: VisionTower, *, dtype: torch.dtype, device: str) -> None:
+        self.tower = tower
+        self.dtype = dtype
+        self.device = device
+
+    def __call__(self, clip: Mapping[str, Tensor]) -> Tensor:
+        """Turns `pixel_values` (F, 3, S, S) into features (F, P/4, D)."""
+        return self.tower.encode(clip["pixel_values"].to(self.device, self.dtype)).cpu()
 
 
 class CogVLM2VideoRuntime:
@@ -127,9 +145,10 @@ class CogVLM2VideoRuntime:
             model, encoder.processor, prompts, max_new_tokens=max_new_tokens, clips=clips, on_text=on_text
         )
 
-    def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> VisionTower:
+    def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> ClipTower:
         """Loads tower and projector, frozen."""
-        return load_tower(folder, dtype=getattr(torch, BY_NAME[dtype].torch_name), device=device)
+        torch_dtype = getattr(torch, BY_NAME[dtype].torch_name)
+        return ClipTower(load_tower(folder, dtype=torch_dtype, device=device), dtype=torch_dtype, device=device)
 
 
 RUNTIME = CogVLM2VideoRuntime()

@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder, loaded so that digits stay whole: time indices are digits."""
+"""The text encoder of a model folder, checked so that digits stay whole: time indices are digits. No torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
 
 NUM_CHECKED_INTEGERS = 24
 """Time indices that must be single tokens: the published sampling shows at most seconds 0 to 23."""
@@ -47,33 +46,9 @@ def load_encoder(model: ModelFolder | Path) -> Callable[[str], list[int]]:
     def encode(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    _check_digits(encode, folder)
+    check_digits(encode, folder)
     _check_ids(tokenizer, ModelFolder.of(model))
     return encode
-
-
-def load_tokenizer(model: ModelFolder | Path) -> PreTrainedTokenizerFast:
-    """Loads the fast tokenizer of a folder without looking at the folder's config or code.
-
-    transformers 5 takes a local folder whose config has no `model_type` for a Mistral one and offers a "fix" that splits
-    every digit, so the class is named here and the fix is off.
-
-    Args:
-        model: Folder with `tokenizer.json`.
-
-    Returns:
-        The tokenizer.
-
-    Raises:
-        ModelError: as `load_encoder`.
-    """
-    from transformers import PreTrainedTokenizerFast
-
-    load_encoder(model)
-    folder = model.path if isinstance(model, ModelFolder) else model
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False)
-    _check_digits(lambda text: tokenizer.encode(text, add_special_tokens=False), folder)
-    return tokenizer
 
 
 def _check_ids(tokenizer: Tokenizer, model: ModelFolder) -> None:
@@ -92,7 +67,8 @@ def _check_ids(tokenizer: Tokenizer, model: ModelFolder) -> None:
         raise ModelError(f"model {model.path}", problems)
 
 
-def _check_digits(encode: Callable[[str], list[int]], folder: Path) -> None:
+def check_digits(encode: Callable[[str], list[int]], folder: Path) -> None:
+    """Refuses a tokenizer that cuts a time index into several tokens."""
     for number in range(NUM_CHECKED_INTEGERS):
         ids = encode(str(number))
         if len(ids) != 1:

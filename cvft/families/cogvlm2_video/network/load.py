@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedTokenizerFast
 
 from cvft.errors import ModelError, Problem
-from cvft.families.cogvlm2_video.family import ARCHITECTURE
+from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO, find_unfit_widths
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.tensors import TOWER_PREFIX, published_shapes
-from cvft.families.table import find_family
+from cvft.families.cogvlm2_video.tokenizer import check_digits, load_encoder
+from cvft.families.family import refuse_unknown
 from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards
 
@@ -40,7 +42,8 @@ def load_config(folder: ModelFolder | Path | str) -> CogVLM2VideoConfig:
         ModelError: when config.json cannot be used.
     """
     folder = ModelFolder.of(folder)
-    find_family(folder)
+    if not COGVLM2_VIDEO.recognises(folder.config):
+        raise refuse_unknown(folder, [COGVLM2_VIDEO])
     values = folder.config
     kept = {key: value for key, value in values.items() if key not in NON_CONFIG_KEYS}
     try:
@@ -52,6 +55,28 @@ def load_config(folder: ModelFolder | Path | str) -> CogVLM2VideoConfig:
         ) from error
     config.architectures = [ARCHITECTURE]
     return config
+
+
+def load_tokenizer(model: ModelFolder | Path) -> PreTrainedTokenizerFast:
+    """Loads the fast tokenizer of a folder without looking at the folder's config or code.
+
+    transformers 5 takes a local folder whose config has no `model_type` for a Mistral one and offers a "fix" that splits
+    every digit, so the class is named here and the fix is off.
+
+    Args:
+        model: Folder with `tokenizer.json`.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ModelError: as `load_encoder`.
+    """
+    load_encoder(model)
+    folder = model.path if isinstance(model, ModelFolder) else model
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False)
+    check_digits(lambda text: tokenizer.encode(text, add_special_tokens=False), folder)
+    return tokenizer
 
 
 def load_model(
@@ -93,6 +118,8 @@ def load_model(
     config.rope_precision = rope_precision
     config.encodes_frames = with_tower
     read_shards(folder.path, published_shapes(folder.config))
+    if unfit_widths := find_unfit_widths(quantize, folder.config):
+        raise ModelError(f"model {folder.path}", unfit_widths)
     quantization = None
     if quantize != "none":
         from cvft.families.cogvlm2_video.network.quantization import quantization_config
@@ -155,7 +182,7 @@ def load_tower(folder: ModelFolder | Path | str, *, dtype: torch.dtype, device: 
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Hides transformers' own progress bar and its table of unfit tensors: cvft shows one bar and tells them itself."""
+    """Hides transformers' own progress bar and its table of unfit tensors: cvft shows one bar and reports them itself."""
     from transformers.utils import logging
 
     verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -45,7 +45,7 @@ class CogVLM2VideoPreTrainedModel(PreTrainedModel):
 
     @property
     def device(self) -> torch.device:
-        """Where batches go: where the decoder is, also when the embedding, which comes first, stays on the host."""
+        """Where batches go: where the decoder is, even when the embedding, which comes first, stays on the host."""
         return next(
             module for module in self.modules() if isinstance(module, DecoderLayer)
         ).input_layernorm.weight.device
@@ -110,7 +110,7 @@ class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
         num_places = (token_type_ids == VISION_TYPE).sum(dim=1) // self.config.vision.num_tokens_per_frame
         frames_per_clip = [count for count in num_places.tolist() if count]
         if sum(frames_per_clip) != len(pixel_values):
-            frames_per_clip = [len(pixel_values)]  # `embed` tells what is wrong
+            frames_per_clip = [len(pixel_values)]  # `embed` says what is wrong
         clips = pixel_values.split(frames_per_clip)
         if any(parameter.requires_grad for parameter in self.vision.parameters()):
             return torch.cat([self.vision.encode(clip) for clip in clips])

@@ -55,7 +55,7 @@ def quantization_config(kind: str, *, dtype: torch.dtype, on_cpu: bool) -> BitsA
         raise ModelError("this machine", [problem])
     from transformers import BitsAndBytesConfig
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # int8 would tell at every product that it casts to fp16
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # int8 would say at every product that it casts to fp16
     is_4_bit = kind == "nf4"
     return BitsAndBytesConfig(
         load_in_4bit=is_4_bit,

@@ -157,8 +157,9 @@ def test_an_id_is_fetched_from_modelscope(hub, official, tmp_path):
     code = (
         "import sys; from cvft.weights.hub import locate_model; from cvft.weights.shards import read_shards; "
         "from cvft.weights.folder import read_config_json; "
+        "from cvft.families.cogvlm2_video.tensors import published_shapes; "
         "source = locate_model(sys.argv[1], revision=None, known=()); "
-        "read_shards(source.folder, read_config_json(source.folder)); print(source.commit, source.hub)"
+        "read_shards(source.folder, published_shapes(read_config_json(source.folder))); print(source.commit, source.hub)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, section["path"]], env=env, capture_output=True, text=True, check=False

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cvft.errors import ModelError
+from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tower
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.families.cogvlm2_video.tensors import published_shapes
@@ -54,7 +55,7 @@ def copy(small, tmp_path) -> Path:
 
 def test_the_mock_has_the_published_sizes(full):
     files = sorted(full.glob("*.safetensors"))
-    shards = read_shards(full, read_config_json(full))
+    shards = read_shards(full, published_shapes(read_config_json(full)))
     assert [(path.stat().st_size, len(shard.entries)) for path, shard in zip(files, shards, strict=True)] == (
         PUBLISHED_SHARDS
     )
@@ -74,19 +75,22 @@ INSPECT = """
 import resource, sys
 from pathlib import Path
 import torch
+from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.network.load import load_config
+from cvft.families.cogvlm2_video.tensors import PARTS, published_shapes
 from cvft.weights.folder import make_clean_view, read_config_json, tower_fingerprint, weights_fingerprint
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.weights.shards import read_shards
 from transformers import AutoConfig, AutoTokenizer
 folder, view = map(Path, sys.argv[1:])
-read_shards(folder, read_config_json(folder)), weights_fingerprint(folder), tower_fingerprint(folder)
+config = read_config_json(folder)
+read_shards(folder, published_shapes(config)), weights_fingerprint(folder), tower_fingerprint(folder, PARTS.tower)
 with torch.device("meta"):
     model = CogVLM2VideoForCausalLM(load_config(folder))
 print(sum(parameter.numel() for parameter in model.parameters()))
 print(CogVLM2VideoProcessor.from_pretrained(folder, template="chat").lay_out("Hi", time_indices=[10]).input_ids[:4])
-make_clean_view(folder, view)
+make_clean_view(folder, view, config=COGVLM2_VIDEO.clean_config(config))
 print(AutoConfig.from_pretrained(view).model_type, len(AutoTokenizer.from_pretrained(view)))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
@@ -264,7 +268,8 @@ def test_a_folder_without_code_files_cannot_keep_them(tmp_path):
 
 
 def test_the_clean_view_links_shards_and_leaves_code_behind(small, tmp_path):
-    view = make_clean_view(small, tmp_path / "view")
+    config = COGVLM2_VIDEO.clean_config(read_config_json(small))
+    view = make_clean_view(small, tmp_path / "view", config=config)
     assert len(list(view.glob("*.safetensors"))) == 6
     assert not list(view.glob("*.py"))
     assert "auto_map" not in json.loads((view / "config.json").read_text())

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cvft.errors import ModelError
+from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.network.generation import generate_answers
 from cvft.families.cogvlm2_video.network.load import load_config, load_model
@@ -185,7 +186,8 @@ def test_missing_and_unexpected_tensors_are_told_together(tmp_path):
 
 
 def test_plain_transformers_loads_the_model_after_import_cvft(tmp_path):
-    folder = make_clean_view(TINY, tmp_path / "view")
+    config = COGVLM2_VIDEO.clean_config(read_config_json(TINY))
+    folder = make_clean_view(TINY, tmp_path / "view", config=config)
     code = (
         "import sys, cvft\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
@@ -207,7 +209,8 @@ def test_a_clean_view_of_an_official_folder_has_no_code(tmp_path):
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "configuration_cogvlm.py").write_text("raise SystemExit('ran')\n")
-    view = make_clean_view(folder, tmp_path / "view")
+    config = COGVLM2_VIDEO.clean_config(read_config_json(folder))
+    view = make_clean_view(folder, tmp_path / "view", config=config)
     assert not list(view.glob("*.py"))
     seen = read_config_json(view)
     assert seen["model_type"] == "cogvlm2_video"

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from cvft.clips.source import DecodedClips
 from cvft.data.rows import read_rows
 from cvft.data.video.loader import DecodeSettings
-from cvft.families.cogvlm2_video.layout import IGNORED_LABEL
 from cvft.families.cogvlm2_video.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.network.loss import label_loss
-from cvft.predict.predictor import Answerer
-from tests.tiny import TINY, tiny_processor
+from cvft.families.cogvlm2_video.runtime import RUNTIME
+from cvft.families.family import IGNORED_LABEL
+from cvft.predict.predictor import Predictor
+from tests.tiny import TINY, tiny_encoder, tiny_processor
 
 VAL_ROWS = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "val.jsonl"
 
@@ -117,14 +118,14 @@ def test_a_batch_of_groups_of_any_size_equals_its_rows(model):
 
 
 def test_groups_of_real_rows_equal_their_rows(model):
-    processor = tiny_processor()
-    clips = DecodedClips(processor, DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
-    answerer = Answerer(model, processor, clips, sampling="chat")
+    encoder = tiny_encoder()
+    clips = DecodedClips(encoder, DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
+    predictor = Predictor(model, runtime=RUNTIME, encoder=encoder, clips=clips)
     groups = defaultdict(list)
     known = [row for row in read_rows(VAL_ROWS) if row.extra["category"] != "interval"]
     for row in known[:40]:
-        groups[row.video].append(answerer.encode(row, with_response=True))
-    answerer.close()
+        groups[row.video].append(predictor.encode(row, with_response=True))
+    predictor.close()
     assert max(map(len, groups.values())) > 3
     (nlls, gradients), (grouped_nlls, grouped_gradients) = separate_and_grouped(model, list(groups.values()))
     assert float((grouped_nlls - nlls).abs().max()) <= LARGEST_NLL_ERROR[model.dtype]
@@ -200,8 +201,8 @@ def test_a_mean_of_means_is_told_apart(model):
     assert relative_error(wrong, gradients) > 1e-2
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 3, 256])
-def test_the_loss_of_label_tokens_equals_that_of_all_logits(model, chunk_rows):
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 256])
+def test_the_loss_of_label_tokens_equals_that_of_all_logits(model, chunk_tokens):
     groups = [make_clip_rows(num_rows=3, num_frames=2, seed=6), make_clip_rows(num_rows=1, num_frames=4, seed=7)]
     batch = to_dtype(tiny_processor().collate([group_rows(rows) for rows in groups]), model.dtype)
     inner = model.get_base_model()
@@ -218,7 +219,7 @@ def test_the_loss_of_label_tokens_equals_that_of_all_logits(model, chunk_rows):
     logits = model(**inputs).logits
     right = (logits[:, :-1].argmax(-1) == batch["labels"][:, 1:]).sum()
     states = inner.model(**inputs).last_hidden_state
-    nll, num_right = label_loss(states, labels=batch["labels"], lm_head=inner.lm_head, chunk_rows=chunk_rows)
+    nll, num_right = label_loss(states, labels=batch["labels"], lm_head=inner.lm_head, chunk_tokens=chunk_tokens)
     torch.testing.assert_close(nll, expected_nll, rtol=LARGEST_NLL_ERROR[model.dtype], atol=0)
     assert num_right == right > 0
     assert relative_error(gradient(nll), expected) <= LARGEST_GRADIENT_ERROR[model.dtype]

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from cvft.errors import ModelError
-from cvft.families.cogvlm2_video.checkpoints import PUBLISHED, TINY, describe_checkpoints, find_published
+from cvft.families.cogvlm2_video.checkpoints import PUBLISHED, TINY
+from cvft.families.table import describe_checkpoints
 from cvft.recipe import load_recipe
+from cvft.weights.checkpoints import find_checkpoint
 from cvft.weights.folder import tiny_checkpoint_path
 from cvft.weights.hub import Source, locate_model
 
@@ -23,7 +25,7 @@ from cvft.weights.hub import Source, locate_model
     ],
 )
 def test_a_published_checkpoint_is_found_whoever_owns_it(path, name):
-    found = find_published(path)
+    found = find_checkpoint(path, PUBLISHED)
     assert (found.name if found else None) == name
 
 

@@ -12,16 +12,18 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from cvft.dtypes import BY_NAME
 from cvft.errors import ModelError, RunError, VerifyError
 from cvft.export import CHECKSUM_FILE
 from cvft.export.adapter import WEIGHTS_FILE
 from cvft.export.merge import merge_adapter
 from cvft.export.tensors import compare_tensors
-from cvft.families.cogvlm2_video.network.load import DTYPES, load_model
+from cvft.families.cogvlm2_video.network.load import load_model
+from cvft.families.cogvlm2_video.tensors import published_shapes
 from cvft.weights.folder import read_config_json
 from cvft.weights.shards import INDEX_FILE, read_shards
 from tests.official_folder import small_config, write_official_folder
-from tests.random_adapter import contract_of, write_random_adapter
+from tests.random_adapter import base_of, contract_of, write_random_adapter
 from tests.tiny import TINY
 
 KINDS = {
@@ -43,7 +45,9 @@ def official(tmp_path_factory) -> Path:
 
 def merge(base: Path, adapter: Path, output: Path, *, dtype="fp32", **settings) -> Path:
     settings = {"keep_remote_code": False, **settings}
-    return merge_adapter(base, adapter_folder=adapter, output=output, dtype=dtype, wanted=contract_of(base), **settings)
+    return merge_adapter(
+        base_of(base), adapter_folder=adapter, output=output, dtype=dtype, wanted=contract_of(base), **settings
+    )
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -56,11 +60,11 @@ def test_a_merge_has_the_bits_of_peft(official, tmp_path, kind, base, dtype):
     folder = TINY if base == "tiny" else official
     adapter = write_random_adapter(folder, tmp_path / "adapter", **KINDS[kind])
     merged = read_weights(merge(folder, adapter, tmp_path / "merged", dtype=dtype))
-    whole = PeftModel.from_pretrained(load_model(folder, dtype=DTYPES[dtype]), str(adapter))
+    whole = PeftModel.from_pretrained(load_model(folder, dtype=getattr(torch, BY_NAME[dtype].torch_name)), str(adapter))
     expected = whole.merge_and_unload(safe_merge=True).state_dict()
     assert merged.keys() == expected.keys()
     assert [name for name in merged if not torch.equal(merged[name], expected[name])] == []
-    check = compare_tensors(folder, adapter_folder=adapter, merged_folder=tmp_path / "merged")
+    check = compare_tensors(base_of(folder), adapter_folder=adapter, merged_folder=tmp_path / "merged")
     assert check.num_compared > 8
     assert 0 < check.max_error_share <= 1
 
@@ -112,7 +116,7 @@ def test_merging_to_fp32_doubles_the_files_and_keeps_their_names(official, adapt
     total = json.loads((wide / INDEX_FILE).read_text())["metadata"]["total_size"]
     assert total == 2 * json.loads((merged / INDEX_FILE).read_text())["metadata"]["total_size"]
     assert {tensor.dtype for tensor in read_weights(wide).values()} == {torch.float32}
-    assert compare_tensors(official, adapter_folder=adapter, merged_folder=wide).max_error_share <= 1
+    assert compare_tensors(base_of(official), adapter_folder=adapter, merged_folder=wide).max_error_share <= 1
 
 
 def test_a_merged_folder_is_a_base_like_any_other(merged, tmp_path):
@@ -194,7 +198,8 @@ def test_a_full_disk_is_told_before_anything_is_written(official, adapter, tmp_p
 
 def rewrite(folder: Path, name: str, edit) -> None:
     """Changes one tensor of a merged folder; its files are not links."""
-    (shard,) = [s for s in read_shards(folder, read_config_json(folder)) if name in {e.name for e in s.entries}]
+    shards = read_shards(folder, published_shapes(read_config_json(folder)))
+    (shard,) = [shard for shard in shards if name in {entry.name for entry in shard.entries}]
     weights = load_file(shard.path)
     weights[name] = edit(weights[name]).contiguous()
     save_file(weights, shard.path, metadata={"format": "pt"})
@@ -212,7 +217,7 @@ def test_damaged_merged_tensors_are_found_in_the_files(official, adapter, merged
     shutil.copytree(merged, tmp_path / "merged")
     rewrite(tmp_path / "merged", name, edit)
     with pytest.raises(VerifyError, match=message):
-        compare_tensors(official, adapter_folder=adapter, merged_folder=tmp_path / "merged")
+        compare_tensors(base_of(official), adapter_folder=adapter, merged_folder=tmp_path / "merged")
 
 
 def test_the_update_of_another_scale_is_found(official, adapter, merged, tmp_path):
@@ -220,17 +225,19 @@ def test_the_update_of_another_scale_is_found(official, adapter, merged, tmp_pat
     config = json.loads((adapter / "adapter_config.json").read_text())
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 13}))
     with pytest.raises(VerifyError, match="times it, need at most the rounding of the merged precision"):
-        compare_tensors(official, adapter_folder=tmp_path / "adapter", merged_folder=merged)
+        compare_tensors(base_of(official), adapter_folder=tmp_path / "adapter", merged_folder=merged)
 
 
 MEASURE = """
 import resource, sys
 from pathlib import Path
 import cvft.export.tensors, cvft.export.merge, peft
-from tests.test_merge import merge
+from tests.random_adapter import base_of
+from tests.test_export_merge import merge
+base, adapter, merged = map(Path, sys.argv[1:])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-merge(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), dtype="bf16")
-cvft.export.tensors.compare_tensors(Path(sys.argv[1]), adapter_folder=Path(sys.argv[2]), merged_folder=Path(sys.argv[3]))
+merge(base, adapter, merged, dtype="bf16")
+cvft.export.tensors.compare_tensors(base_of(base), adapter_folder=adapter, merged_folder=merged)
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from cvft.errors import ModelError
 from cvft.families.cogvlm2_video.network.load import load_model
-from cvft.families.cogvlm2_video.network.quantization import COARSE_BYTES, bytes_per_value
+from cvft.families.cogvlm2_video.tensors import PARTS
+from cvft.families.parts import QUANTIZED_BYTES, weight_bytes
 from tests.official_folder import small_config, write_official_folder
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip
@@ -56,14 +57,20 @@ def test_the_memory_model_counts_what_is_stored(base):
     state = weight.quant_state
     stored = weight.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
     num_values = SIZES["hidden_size"] * SIZES["intermediate_size"]
-    assert bytes_per_value("model.layers.0.mlp.language_mlp.gate_proj.weight", dtype="bf16", quantize="nf4") < 1
-    assert bytes_per_value("model.layers.0.input_layernorm.weight", dtype="bf16", quantize="nf4") == 2
-    assert bytes_per_value("model.layers.0.self_attn.language_expert_dense.weight", dtype="bf16", quantize="none") == 2
-    assert stored == pytest.approx(num_values * COARSE_BYTES["nf4"], rel=0.01)
+    shape = (SIZES["intermediate_size"], SIZES["hidden_size"])
+
+    def count(name, shape, *, quantize):
+        return weight_bytes(PARTS, {f"model.layers.0.{name}.weight": shape}, value_bytes=2, quantize=quantize)
+
+    assert count("mlp.language_mlp.gate_proj", shape, quantize="nf4") < num_values
+    assert count("input_layernorm", shape[:1], quantize="nf4") == 2 * shape[0]
+    assert count("self_attn.language_expert_dense", shape, quantize="none") == 2 * num_values
+    assert stored == pytest.approx(count("mlp.language_mlp.gate_proj", shape, quantize="nf4"), rel=0.01)
+    assert stored == pytest.approx(num_values * QUANTIZED_BYTES["nf4"], rel=0.01)
     weight = (
         load_model(base, dtype=torch.bfloat16, quantize="int8").model.layers[0].mlp["language_mlp"].gate_proj.weight
     )
-    assert weight.nbytes == num_values * COARSE_BYTES["int8"]
+    assert weight.nbytes == num_values * QUANTIZED_BYTES["int8"]
 
 
 def test_qlora_trains_merges_into_plain_weights_and_answers(base, tmp_path):

@@ -6,11 +6,12 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from cvft.errors import ModelError
-from cvft.families.cogvlm2_video.tokenizer import load_encoder, load_tokenizer
+from cvft.families.cogvlm2_video.network.load import load_tokenizer
+from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from tests.golden_files import golden_files
 from tests.llama3 import write_tokenizer_json
 from tests.official_folder import CONFIG
-from tests.test_model_layout import lay_out, unroll
+from tests.test_families_layout import lay_out, unroll
 
 
 @pytest.fixture(scope="module")
