@@ -1,5 +1,6 @@
 """Meeting of nodes: a wrong address, a taken port and a silent host are each told before anything is started."""
 
+import logging
 import socket
 import threading
 import time
@@ -47,17 +48,18 @@ def test_a_silent_host_is_told_after_the_timeout(listening):
         wait_for_first_node(f"127.0.0.1:{port}", timeout_s=0.5)
 
 
-def test_the_first_node_may_come_later(capsys):
+def test_the_first_node_may_come_later(caplog):
+    caplog.set_level(logging.INFO)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
 
     def listen_later() -> None:
         time.sleep(1.5)
         with socket.create_server(("127.0.0.1", port)) as late:
-            late.accept()
+            late.accept()[0].close()
 
     thread = threading.Thread(target=listen_later)
     thread.start()
     wait_for_first_node(f"127.0.0.1:{port}", timeout_s=30)
     thread.join()
-    assert "waiting   for the first node at 127.0.0.1" in capsys.readouterr().err
+    assert caplog.messages == [f"waiting   for the first node at 127.0.0.1:{port}"]
