@@ -24,7 +24,17 @@ TIERS = {
 }
 
 PURE = {
-    *("dtypes", "errors", "layering", "metrics", "plan", "plan_parallel", "readme", "recipe_load", "recipe_messages"),
+    *(
+        "dtypes",
+        "errors",
+        "layering",
+        "evaluate_metrics",
+        "plan",
+        "plan_parallel",
+        "readme",
+        "recipe_load",
+        "recipe_messages",
+    ),
     *("data_groups", "data_rows", "data_split", "families_costs", "families_layout", "families_targets", "tables"),
     *("predict_placement", "train_sampler", "weights_checkpoints", "weights_header"),
 }

@@ -242,6 +242,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
+@pytest.mark.dist
 def test_a_merge_needs_the_memory_of_one_layer(tmp_path):
     config = small_config(hidden_size=512, intermediate_size=1792, num_hidden_layers=16)
     base = write_official_folder(tmp_path / "base", config=config)

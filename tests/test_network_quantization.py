@@ -73,6 +73,7 @@ def test_the_memory_model_counts_what_is_stored(base):
     assert weight.nbytes == num_values * QUANTIZED_BYTES["int8"]
 
 
+@pytest.mark.dist
 def test_qlora_trains_merges_into_plain_weights_and_answers(base, tmp_path):
     recipe = make_project(
         tmp_path / "job",

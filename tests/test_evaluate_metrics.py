@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cvft.evaluate.metrics import METRIC_NAMES, compute_metrics, is_exact_match, rouge_l, score_rows, token_f1
-from cvft.runs import RunFolder, read_metrics
+from cvft.runs import METRICS_FILE, RunFolder, read_metrics
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,10 @@ def test_predictions_must_match_rows() -> None:
 
 @pytest.mark.parametrize("key", ["categories", "families"])  # earlier runs wrote `families`
 def test_metrics_of_a_run_are_read_back(tmp_path: Path, key: str) -> None:
-    folder = RunFolder(tmp_path)
-    assert read_metrics(folder, "base") is None
-    folder.eval.mkdir()
+    folder = RunFolder(tmp_path).evaluation("base")
+    assert read_metrics(folder) is None
+    folder.mkdir(parents=True)
     stored = {"settings": {"num_rows": 1}, "metrics": {"num_rows": 1, key: {"colour": {"num_rows": 1}}}}
-    folder.metrics_file("base").write_text(json.dumps(stored))
+    (folder / METRICS_FILE).write_text(json.dumps(stored))
     wanted = {"num_rows": 1, "categories": {"colour": {"num_rows": 1}}}
-    assert read_metrics(folder, "base") == {"settings": {"num_rows": 1}, "metrics": wanted}
+    assert read_metrics(folder) == {"settings": {"num_rows": 1}, "metrics": wanted}
