@@ -24,14 +24,10 @@ sys.path.insert(0, str(ROOT))
 from cvft.export.adapter import Adapter
 from cvft.export.merge import merge_adapter, read_tensor
 from cvft.export.tensors import compare_tensors
-from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
-from cvft.plan.job import OpenModel
-from cvft.weights.folder import ModelFolder
 from cvft.weights.header import Entry
-from cvft.weights.hub import Source
 from cvft.weights.shards import Shard, read_shards
 from tests.official_folder import write_official_folder
-from tests.random_adapter import contract_of, write_random_adapter
+from tests.random_adapter import base_of, contract_of, write_random_adapter
 
 FILLED_BLOCKS = (9, 20, 31)
 """Decoder blocks that lie in two shards each; their weights are random, all others zero."""
@@ -75,7 +71,7 @@ def main() -> None:
 def measure(folder: Path) -> None:
     """Does all of it in one folder."""
     base = write_official_folder(folder / "cogvlm2-video-llama3-chat")
-    model = open_folder(base)
+    model = base_of(base)
     shards = read_shards(base, model.shapes)
     for shard in shards:
         fill(shard)
@@ -111,13 +107,8 @@ def measure(folder: Path) -> None:
 
 def merge(base: Path, adapter: Path, merged: Path) -> None:
     """Merges in a process of its own, so that its memory can be told."""
-    model, wanted = open_folder(base), contract_of(base)
+    model, wanted = base_of(base), contract_of(base)
     merge_adapter(model, adapter_folder=adapter, output=merged, dtype="bf16", keep_remote_code=False, wanted=wanted)
-
-
-def open_folder(path: Path) -> OpenModel:
-    """Opens a folder whose weights nobody has looked at yet."""
-    return OpenModel(ModelFolder.of(path), Source(path), COGVLM2_VIDEO, shards=None)
 
 
 def run(command: list[str]) -> dict[str, Any]:

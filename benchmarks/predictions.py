@@ -10,7 +10,6 @@ from typing import Any
 
 import peft
 import torch
-from cvft.families.cogvlm2_video.targets import target_regex
 from job import write_result
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count

@@ -66,6 +66,7 @@ def test_two_nodes_share_one_global_batch():
     assert "--standalone" not in words
 
 
+@pytest.mark.cpu
 def test_a_machine_must_know_which_of_the_nodes_it_is(tmp_path):
     told = "parallel.node_rank: got nothing, need which of the 2 nodes this machine is, from 0"
     with pytest.raises(RecipeError) as raised:
@@ -191,6 +192,7 @@ def test_a_plan_says_what_every_machine_types_and_executes(path, full_size):
     assert "OMP_NUM_THREADS=1" in text
 
 
+@pytest.mark.cpu
 def test_the_plan_of_two_nodes_needs_neither_weights_nor_gpus(full_size):
     words = [*full_size, "--clips", "1", "parallel.num_gpus=auto"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
@@ -202,6 +204,7 @@ def test_the_plan_of_two_nodes_needs_neither_weights_nor_gpus(full_size):
         assert f"parallel.num_gpus=auto parallel.node_rank={node_rank}\n" in result.stdout
 
 
+@pytest.mark.cpu
 def test_the_slurm_script_is_sound():
     (script,) = (RECIPES / "slurm").iterdir()
     subprocess.run(["bash", "-n", script], check=True)
@@ -210,6 +213,7 @@ def test_the_slurm_script_is_sound():
     assert "#SBATCH --signal=B:TERM@" in text
 
 
+@pytest.mark.cpu
 def test_the_slurm_script_starts_both_machines(tmp_path, full_size):
     (script,) = (RECIPES / "slurm").iterdir()
     stand_ins = {
@@ -250,6 +254,7 @@ def test_the_slurm_script_starts_both_machines(tmp_path, full_size):
     assert f"{tmp_path}/runs/cogvlm2_video_2nodes/plan.json" in result.stdout
 
 
+@pytest.mark.cpu
 def test_the_shell_may_not_decide_about_ranks(tmp_path, monkeypatch):
     recipe = make_project(tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "2")

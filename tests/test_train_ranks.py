@@ -189,7 +189,7 @@ def test_two_machines_meet_and_train_like_one_process(recipe, one_process):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     settings = ["name=nodes", "parallel.strategy=ddp", "parallel.num_gpus=1", "parallel.num_nodes=2"]
-    settings += [f"parallel.rendezvous=127.0.0.1:{port}", "parallel.rendezvous_timeout_s=120"]
+    settings += [f"parallel.rendezvous=127.0.0.1:{port}", "parallel.rendezvous_timeout_s=1200"]
     command = [sys.executable, "-m", "cvft", "train", str(recipe), *settings]
     nodes = [
         subprocess.Popen(
