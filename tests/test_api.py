@@ -12,22 +12,15 @@ import cvft
 from cvft.errors import CvftError, DataError, ModelError
 from tests.project import ROWS, make_project, with_real_clips
 from tests.real_clips import real_clip
-
-LONG_ENOUGH = {"max_steps": 100, "save_steps": 100, "eval_steps": 100, "global_batch_rows": 6, "micro_batch_rows": 6}
+from tests.trained import copy_of_trained_project
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """The folder of a run that knows its rows by heart, made by the function that users call."""
-    recipe = make_project(
-        tmp_path_factory.mktemp("api"),
-        lora={"targets": "all-linear", "rank": 8, "alpha": 16, "dropout": 0.0},
-        optim={"learning_rate": 3e-3, "adam_beta2": 0.99, "weight_decay": 0.0},
-        train=LONG_ENOUGH,
-    )
-    folder = cvft.run(recipe, "export.verify_rows=2")
+    """The folder of a run that knows its rows by heart."""
+    recipe = copy_of_trained_project(tmp_path_factory)
+    folder = cvft.run(recipe)  # finished, so that nothing is done again
     assert folder == recipe.parent / "runs" / "small"
-    assert (folder / "report.html").is_file()
     return folder
 
 
@@ -45,6 +38,19 @@ def test_a_run_gives_its_merged_model_or_else_its_adapter(run, model, tmp_path):
         with cvft.load(path) as loaded:
             assert loaded.folder == copy / "adapter"
             assert loaded.ask(real_clip("bikes.mp4"), "What is shown?") == "bikes"
+
+
+def test_run_does_the_whole_job_and_takes_settings(tmp_path):
+    recipe = make_project(tmp_path, train={"max_steps": 1})
+    folder = cvft.run(recipe, "name=mine", "export.verify_rows=1")
+    assert folder == tmp_path / "runs" / "mine"
+    for name in (
+        "adapter/cvft_contract.json",
+        "merged/cvft_verification.json",
+        "eval/merged/metrics.json",
+        "report.html",
+    ):
+        assert (folder / name).is_file(), name
 
 
 def test_a_question_is_answered_as_it_was_learnt(model):

@@ -16,24 +16,13 @@ from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.weights.folder import tiny_checkpoint_path
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip
-
-LONG_ENOUGH = {"max_steps": 100, "save_steps": 100, "eval_steps": 100, "global_batch_rows": 6, "micro_batch_rows": 6}
-"""Until the rows are known by heart: the answers of a half-trained model hang on the last bit of a logit."""
+from tests.trained import copy_of_trained_project
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """The folder of a run that went through the whole job."""
-    folder = tmp_path_factory.mktemp("whole")
-    recipe = make_project(
-        folder,
-        lora={"targets": "all-linear", "rank": 8, "alpha": 16, "dropout": 0.0},
-        optim={"learning_rate": 3e-3, "adam_beta2": 0.99, "weight_decay": 0.0},
-        train=LONG_ENOUGH,
-    )
-    result = cvft_ok("run", recipe)
-    assert "val exact match" in result.stdout
-    return folder / "runs" / "small"
+    return copy_of_trained_project(tmp_path_factory).parent / "runs" / "small"
 
 
 def predictions(run: Path, which: str) -> list[str]:
