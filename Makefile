@@ -28,8 +28,9 @@ $(VENV)/test.stamp: $(VENV)/cvft.stamp
 demo: $(VENV)/cvft.stamp ## train a LoRA on real mp4 files, merge, verify, evaluate; CPU, about 2 minutes
 	$(BIN)/cvft run recipes/tiny_cpu.yaml
 
-# two processes, whole files each: what a file has trained serves all of its tests
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# whole files to each of JOBS processes: what a file has trained serves all of its tests
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 quick: $(VENV)/test.stamp ## run the fast tests, for while you work; about 3 minutes
 	$(PYTEST) -m "pure or cpu"

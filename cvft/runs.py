@@ -151,10 +151,7 @@ def read_metrics(evaluation: Path) -> dict[str, Any] | None:
     path = evaluation / METRICS_FILE
     if not path.is_file():
         return None
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if "families" in stored["metrics"]:  # what earlier runs call the categories
-        stored["metrics"]["categories"] = stored["metrics"].pop("families")
-    return stored
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def find_trained_run(loaded: LoadedRecipe) -> RunFolder:

@@ -24,7 +24,6 @@ TIERS = {
 }
 
 PURE = {
-    "data_groups",
     "data_rows",
     "data_split",
     "doctests",
@@ -90,6 +89,9 @@ def tier_of(path: Path) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     for name, meaning in TIERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
+    files = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    unknown = (PURE | DIST | set(FIRST)) - files
+    assert not unknown, unknown
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -117,12 +117,10 @@ def test_predictions_must_match_rows() -> None:
         compute_metrics(["a"], expected=[])
 
 
-@pytest.mark.parametrize("key", ["categories", "families"])  # earlier runs wrote `families`
-def test_metrics_of_a_run_are_read_back(tmp_path: Path, key: str) -> None:
+def test_metrics_of_a_run_are_read_back(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path).evaluation("base")
     assert read_metrics(folder) is None
     folder.mkdir(parents=True)
-    stored = {"settings": {"num_rows": 1}, "metrics": {"num_rows": 1, key: {"colour": {"num_rows": 1}}}}
+    stored = {"settings": {"num_rows": 1}, "metrics": {"num_rows": 1, "categories": {"colour": {"num_rows": 1}}}}
     (folder / METRICS_FILE).write_text(json.dumps(stored))
-    wanted = {"num_rows": 1, "categories": {"colour": {"num_rows": 1}}}
-    assert read_metrics(folder) == {"settings": {"num_rows": 1}, "metrics": wanted}
+    assert read_metrics(folder) == stored
