@@ -7,6 +7,7 @@ Everything that recipe, family, model folder and machine refuse is reported in o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,12 +24,13 @@ from cvft.families.parts import Shape, count_adapter
 from cvft.families.settings import check_settings
 from cvft.families.table import find_family, known_checkpoints
 from cvft.files import hash_file
+from cvft.plan.environment import merge_environment, worker_environment
 from cvft.plan.machine import Machine, check_packages, memory_per_rank, read_machine
-from cvft.plan.ranks import Ranks, decide_ranks
+from cvft.plan.ranks import Ranks, decide_ranks, node_rank_of
 from cvft.recipe import LoadedRecipe, Recipe
 from cvft.runs import RunFolder
 from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
-from cvft.weights.hub import Source, locate_model
+from cvft.weights.hub import Source, asks_hub, locate_model
 from cvft.weights.shards import Shard, read_shards
 
 DECODER_PACKAGES = {"pyav": "av", "decord": "decord"}
@@ -195,23 +197,36 @@ def open_job(
     Raises:
         CvftError: with everything that recipe, family, model folder and machine refuse.
     """
-    recipe = loaded.recipe
+    recipe, run = loaded.recipe, RunFolder(loaded.recipe.run_dir.absolute())
     machine = machine or read_machine()
-    model = open_model(recipe, needs_weights=needs_weights)
     refused = _Refusals()
-    refused.collect(lambda: check_settings(recipe, model.family))
-    refused.collect(lambda: model.family.check_recipe(recipe, model.folder))
-    how = refused.collect(lambda: model.family.preprocessing(recipe, model.folder))
     decided = ranks or refused.collect(lambda: decide_ranks(recipe, num_gpus_present=len(machine.gpus)))
     if trains:
-        refused.collect(lambda: check_packages(recipe))
-        if decided is not None:
-            refused.collect(lambda: check_batch(recipe, decided))
+        _check_machine(recipe, run, decided, refused)
+    # a download is too dear to be refused afterwards
+    model = how = None
+    if not (refused and asks_hub(recipe.model.path, known_checkpoints())):
+        model = refused.collect(lambda: open_model(recipe, needs_weights=needs_weights))
+    if model is not None:
+        family, folder = model.family, model.folder
+        refused.collect(lambda: check_settings(recipe, family))
+        refused.collect(lambda: family.check_recipe(recipe, folder))
+        how = refused.collect(lambda: family.preprocessing(recipe, folder))
     refused.raise_all(subject=f"recipe {recipe.name} on this machine")
+    assert model is not None, "raised otherwise"
     assert how is not None, "raised otherwise"
     assert decided is not None, "raised otherwise"
-    run = RunFolder(recipe.run_dir.absolute())
     return Job(loaded=loaded, run=run, model=model, preprocessing=how, ranks=decided, machine=machine)
+
+
+def _check_machine(recipe: Recipe, run: RunFolder, ranks: Ranks | None, refused: _Refusals) -> None:
+    """Asks what training needs of this machine, beyond the model."""
+    planned = worker_environment(run.path, num_threads=recipe.parallel.num_threads, of_family={})
+    refused.collect(lambda: node_rank_of(recipe))
+    refused.collect(lambda: check_packages(recipe))
+    refused.collect(lambda: merge_environment(planned, os.environ))
+    if ranks is not None:
+        refused.collect(lambda: check_batch(recipe, ranks))
 
 
 def open_model(recipe: Recipe, *, needs_weights: bool = True) -> OpenModel:
@@ -253,6 +268,9 @@ class _Refusals:
 
     def __init__(self) -> None:
         self._errors: list[CvftError] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._errors)
 
     def collect(self, check: Callable[[], T]) -> T | None:
         """Runs one check and returns what it returns, or None when it refuses."""

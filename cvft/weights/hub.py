@@ -91,6 +91,19 @@ def locate_model(path: str, *, revision: str | None, known: Sequence[Checkpoint]
     return Source(folder)
 
 
+def asks_hub(path: str, known: Sequence[Checkpoint]) -> bool:
+    """Tells whether a path asks a hub, and so may have to be fetched.
+
+    Args:
+        path: As for `locate_model`.
+        known: As for `locate_model`.
+
+    Raises:
+        ModelError: when it is no path that `locate_model` takes.
+    """
+    return _read_hub_id(path, known) is not None
+
+
 def _read_hub_id(path: str, known: Sequence[Checkpoint]) -> tuple[str, str] | None:
     """Returns hub and id that a path asks for, or None for a folder."""
     prefix, colon, model_id = path.partition(":")
