@@ -303,14 +303,13 @@ import os, sys
 from pathlib import Path
 from cvft.files import lock
 with lock(Path(sys.argv[1]), timeout_s=None, subject="x"):
-    if os.fork():
-        print("held", flush=True)
+    os.write(1, b"parent\\n" if os.fork() else b"child\\n")
     sys.stdin.read()
 """
     path = tmp_path / "lock"
     command = [sys.executable, "-c", code, str(path)]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
+    assert {process.stdout.readline(), process.stdout.readline()} == {"parent\n", "child\n"}  # both are past the fork
     with pytest.raises(LockHeldError), lock(path, timeout_s=0, subject="x"):
         pass
     process.kill()
