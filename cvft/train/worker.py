@@ -90,6 +90,16 @@ def _train(plan: Plan, *, signals: StopSignals) -> None:
     if plan.worker.strategy.startswith("zero"):
         _prepare_deepspeed(plan)
     sft_main(SftArguments(**plan.swift))
+    _leave_ranks()
+
+
+def _leave_ranks() -> None:
+    """Ends the talk with the other ranks in order: threads that live on to the interpreter's end can abort a finished process."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def _provide_features(plan: WorkerPlan, *, key: FeatureKey, signals: StopSignals) -> CachedClips | None:
