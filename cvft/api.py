@@ -13,17 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from cvft.data.rows import Row, make_rows
 from cvft.errors import ModelError, Problem, quote
 from cvft.families.contract import CONTRACT_FILE
+from cvft.predict.infer import BATCH_ROWS, MAX_NEW_TOKENS
 from cvft.recipe import load_recipe
 from cvft.runs import RunFolder
 
 if TYPE_CHECKING:
     from cvft.predict.predictor import Predictor
-
-MAX_NEW_TOKENS = 512
-"""Longest answer in tokens where the caller does not say."""
-
-BATCH_ROWS = 4
-"""Rows answered at a time where the caller does not say."""
 
 Turns = Sequence[tuple[str, str]]
 """Earlier turns of a conversation: (question, answer) each."""

@@ -246,7 +246,7 @@ def test_checkpoints_are_written_where_we_say():
 
 
 def test_deepspeed_asks_its_table_before_it_compiles_an_operator():
-    deepspeed = pytest.importorskip("deepspeed")
+    import deepspeed
     from deepspeed.comm.torch import build_shm_op
     from deepspeed.ops.op_builder.cpu.comm import ShareMemCommBuilder
 

@@ -21,7 +21,7 @@ from cvft.runs import RunFolder, find_trained_run
 from cvft.weights.shards import weight_files
 
 if TYPE_CHECKING:
-    from cvft.predict.open import Predictors
+    from cvft.predict.open import Predictors, Variant
 
 
 def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
@@ -41,7 +41,7 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
     import cvft.export.merge as merging
     from cvft.export.tensors import compare_tensors
 
-    folder, dtype = find_trained_run(job.loaded), job.merged_dtype
+    folder, dtype = find_trained_run(job.loaded), job.recipe.merged_dtype
     recover_folder(folder.merged)
     verification_file = folder.merged / VERIFICATION_FILE
     if verification_file.is_file():
@@ -89,7 +89,9 @@ def why_no_logits(job: Job, *, loaded_bytes: int = 0) -> str:
     if not job.family.capabilities.label_logits:
         return f"logits were not compared: {job.family.title} gives none"
     num_values = count_parameters(job.family.parts, job.model.shapes).total
-    return why_logits_do_not_fit(num_values, dtype=job.merged_dtype, device=job.ranks.device, loaded_bytes=loaded_bytes)
+    return why_logits_do_not_fit(
+        num_values, dtype=job.recipe.merged_dtype, device=job.ranks.device, loaded_bytes=loaded_bytes
+    )
 
 
 def will_compare_logits(job: Job) -> bool:
@@ -104,15 +106,16 @@ def _compare_logits(job: Job, merged: Path, *, predictors: Predictors | None) ->
     from cvft.predict.open import Predictors
 
     models = predictors or Predictors(job)
-    dtype, recipe = job.merged_dtype, job.recipe
+    dtype, recipe = job.recipe.merged_dtype, job.recipe
     if why_not := why_no_logits(job, loaded_bytes=models.num_bytes):
         return {"logits": None, "note": why_not}
     rows = _verification_rows(job.run)[: recipe.export.verify_rows]
     outputs = []
     with tqdm(total=2 * len(rows), desc="verifying", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
-        for variant, merged_folder in (("adapter", None), ("merged", merged)):
+        variants: tuple[Variant, ...] = ("adapter", "merged")
+        for variant in variants:
             # a merged tower could be damaged: it has to encode frames itself
-            predictor = models.get(variant, plain=True, merged_folder=merged_folder)  # type: ignore[arg-type]
+            predictor = models.get(variant, plain=True, merged_folder=merged)
             outputs.append(
                 collect_outputs(predictor, rows, max_new_tokens=recipe.eval.max_new_tokens, on_progress=bar.update)
             )

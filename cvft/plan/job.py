@@ -147,18 +147,6 @@ class Job:
         """What the device of each rank has; None when it is not known."""
         return memory_per_rank(self.ranks, self.machine)
 
-    @property
-    def attention(self) -> str | None:
-        """Transformers' name of the attention that answers, or None for its choice."""
-        asked = self.recipe.model.attention
-        return None if asked == "auto" else asked
-
-    @property
-    def merged_dtype(self) -> str:
-        """Precision of the merged weights."""
-        recipe = self.recipe
-        return recipe.model.dtype if recipe.export.dtype == "auto" else recipe.export.dtype
-
     @cached_property
     def adapter_parameters(self) -> AdapterParameters:
         """Trainable parameters by part."""

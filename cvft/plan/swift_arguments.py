@@ -52,7 +52,7 @@ def swift_arguments(
         "torch_dtype": BY_NAME[recipe.model.dtype].torch_name,
         "bf16": is_bf16,
         "fp16": False,  # ms-swift would switch it on for fp32 weights
-        "attn_impl": job.attention or ATTENTION_DEFAULT,
+        "attn_impl": job.recipe.attention or ATTENTION_DEFAULT,
         "max_length": job.preprocessing.max_tokens,
         "truncation_strategy": "raise",
         "dataset": [TRAIN_DATASET],

@@ -16,6 +16,10 @@ from cvft.data.rows import Row, read_rows
 from cvft.files import write_whole
 
 BATCH_ROWS = 4
+"""Rows answered at a time where the caller does not say."""
+
+MAX_NEW_TOKENS = 512
+"""Longest answer in tokens where the caller does not say."""
 
 
 def infer_one(
@@ -24,7 +28,7 @@ def infer_one(
     video: Path | None,
     query: str,
     history: Sequence[tuple[str, str]] = (),
-    max_new_tokens: int = 512,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     quantize: str | None = None,
 ) -> str:
     """Answers one question.
@@ -53,7 +57,9 @@ def infer_one(
     return answer
 
 
-def infer_file(model: Path, *, data: Path, output: Path, max_new_tokens: int = 512, quantize: str | None = None) -> str:
+def infer_file(
+    model: Path, *, data: Path, output: Path, max_new_tokens: int = MAX_NEW_TOKENS, quantize: str | None = None
+) -> str:
     """Answers every row of a file.
 
     Args:

@@ -77,11 +77,11 @@ class Predictors:
         is_merged = variant == "merged"
         stored = read_contract(job.run.adapter)
         check_contract(stored, job.contract, folder=job.run.adapter)
-        dtype = job.merged_dtype if is_merged else job.recipe.model.dtype
+        dtype = job.recipe.merged_dtype if is_merged else job.recipe.model.dtype
         cached = None if plain or dtype != job.recipe.model.dtype else find_features(job, stored=stored)
         loading = Loading(
             dtype=dtype,
-            attention=job.attention,
+            attention=job.recipe.attention,
             quantize="none" if plain else job.recipe.model.quantize,
             embeddings_on_cpu=job.recipe.model.embeddings_on_cpu and not plain,
             with_tower=cached is None or self.keeps_tower,
@@ -166,10 +166,9 @@ def open_trained(folder: Path, *, quantize: str | None = None) -> Predictor:
     else:
         model = ModelFolder.of(folder)
         family = find_family(model)
-    merged_dtype = recipe.model.dtype if recipe.export.dtype == "auto" else recipe.export.dtype
     loading = Loading(
-        dtype=recipe.model.dtype if is_adapter else merged_dtype,
-        attention=None if recipe.model.attention == "auto" else recipe.model.attention,
+        dtype=recipe.model.dtype if is_adapter else recipe.merged_dtype,
+        attention=recipe.attention,
         quantize=quantize or (recipe.model.quantize if is_adapter else "none"),
         embeddings_on_cpu=recipe.model.embeddings_on_cpu and device == "cuda",
     )

@@ -299,6 +299,16 @@ class Recipe(Section):
             raise RecipeError(f"recipe {self.name}" if self.name else "recipe", [problem])
         return self.train.global_batch_rows // (self.train.micro_batch_rows * num_ranks)
 
+    @property
+    def merged_dtype(self) -> str:
+        """Precision of the merged weights."""
+        return self.model.dtype if self.export.dtype == "auto" else self.export.dtype
+
+    @property
+    def attention(self) -> str | None:
+        """Transformers' name of the attention implementation, or None for its choice."""
+        return None if self.model.attention == "auto" else self.model.attention
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values that JSON and YAML can hold, every setting stated."""
         return self.model_dump(mode="json")
