@@ -18,9 +18,6 @@ from cvft.files import write_whole
 BATCH_ROWS = 4
 """Rows answered at a time where the caller does not say."""
 
-MAX_NEW_TOKENS = 512
-"""Longest answer in tokens where the caller does not say."""
-
 
 def infer_one(
     model: Path,
@@ -28,7 +25,7 @@ def infer_one(
     video: Path | None,
     query: str,
     history: Sequence[tuple[str, str]] = (),
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     quantize: str | None = None,
 ) -> str:
     """Answers one question.
@@ -38,7 +35,7 @@ def infer_one(
         video: The clip, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
 
     Returns:
@@ -58,7 +55,7 @@ def infer_one(
 
 
 def infer_file(
-    model: Path, *, data: Path, output: Path, max_new_tokens: int = MAX_NEW_TOKENS, quantize: str | None = None
+    model: Path, *, data: Path, output: Path, max_new_tokens: int | None = None, quantize: str | None = None
 ) -> str:
     """Answers every row of a file.
 
@@ -66,7 +63,7 @@ def infer_file(
         model: Adapter or merged folder.
         data: JSON or JSONL rows; responses are kept and not looked at.
         output: JSONL to write: each row with its `prediction`, and `is_cut` where tokens ran out. It appears whole or not at all.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
 
     Returns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
 from cvft.families.family import Answer, Encoder, Runtime
+from cvft.plan.lengths import check_answers_fit
 
 
 class Predictor:
@@ -54,7 +55,7 @@ class Predictor:
         rows: Sequence[Row],
         *,
         batch_rows: int,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         on_progress: Callable[[int], object] | None = None,
     ) -> list[Answer]:
         """Answers rows greedily.
@@ -62,11 +63,15 @@ class Predictor:
         Args:
             rows: The rows; their responses are not looked at.
             batch_rows: Rows answered at a time.
-            max_new_tokens: Longest answer in tokens.
+            max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
             on_progress: Called with the number of rows of each finished batch.
 
         Returns:
             One answer per row, in order.
+
+        Raises:
+            DataError: when a row cannot be laid out, or leaves no room for its answer.
+            ClipError: when a clip cannot be decoded.
         """
         # rows of one clip side by side: its prefix is computed once for all of them in a batch
         first_with: dict[Path | int, int] = {}
@@ -76,12 +81,13 @@ class Predictor:
         for start in range(0, len(rows), batch_rows):
             numbers = order[start : start + batch_rows]
             batch = [self.encode(rows[number]) for number in numbers]
+            limits = self._limits([rows[number] for number in numbers], batch, max_new_tokens)
             with self._variant():
                 said = self.runtime.generate(
                     self.model,
                     self.encoder,
                     batch,
-                    max_new_tokens=max_new_tokens,
+                    max_new_tokens=limits,
                     clips=[clips[number] for number in numbers],
                 )
             answers.update(zip(numbers, said, strict=True))
@@ -89,27 +95,32 @@ class Predictor:
                 on_progress(len(batch))
         return [answers[number] for number in range(len(rows))]
 
-    def stream(self, row: Row, *, max_new_tokens: int) -> Generator[str, None, Answer]:
+    def stream(self, row: Row, *, max_new_tokens: int | None) -> Generator[str, None, Answer]:
         """Answers one row greedily, piece by piece as it comes.
 
         Args:
             row: The row; its response is not looked at.
-            max_new_tokens: Longest answer in tokens.
+            max_new_tokens: Longest answer in tokens; None as in `answer`.
 
         Yields:
             Pieces that together are the answer of `answer`.
 
         Returns:
             The whole answer.
+
+        Raises:
+            DataError: as `answer`.
+            ClipError: when its clip cannot be decoded.
         """
         prompt = self.encode(row)
+        limits = self._limits([row], [prompt], max_new_tokens)
         pieces: queue.SimpleQueue[str | Answer | BaseException] = queue.SimpleQueue()
 
         def generate() -> None:
             try:
                 with self._variant():
                     (answer,) = self.runtime.generate(
-                        self.model, self.encoder, [prompt], max_new_tokens=max_new_tokens, on_text=pieces.put
+                        self.model, self.encoder, [prompt], max_new_tokens=limits, on_text=pieces.put
                     )
                 pieces.put(answer)
             except BaseException as error:  # it belongs to the thread that asks
@@ -166,6 +177,16 @@ class Predictor:
     def close(self) -> None:
         """Ends the decode process."""
         self.clips.close()
+
+    def _limits(
+        self, rows: Sequence[Row], prompts: Sequence[Mapping[str, Tensor]], max_new_tokens: int | None
+    ) -> list[int]:
+        return check_answers_fit(
+            rows,
+            [len(prompt["input_ids"]) for prompt in prompts],
+            max_new_tokens=max_new_tokens,
+            max_tokens=self.encoder.max_tokens,
+        )
 
     def _variant(self) -> contextlib.AbstractContextManager[Any]:
         if self.uses_adapter or not hasattr(self.model, "disable_adapter"):
