@@ -26,6 +26,7 @@ TIERS = {
 PURE = {
     "data_rows",
     "data_split",
+    "data_tags",
     "doctests",
     "dtypes",
     "errors",
