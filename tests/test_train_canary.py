@@ -334,10 +334,12 @@ def test_texts_pass_through_ms_swift_to_the_letter():
     said = [[text for turn in (*row.history, (row.query, row.response)) for text in turn] for row in rows]
     columns = [
         {
-            "messages": [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns)],
+            "messages": [
+                {"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=True)
+            ],
             "videos": [] if row.video is None else [str(row.video)],
         }
-        for row, turns in zip(rows, said)
+        for row, turns in zip(rows, said, strict=True)
     ]
     read = MessagesPreprocessor()(Dataset.from_list(columns), num_proc=1, strict=True, load_from_cache_file=False)
     assert len(read) == len(rows)
