@@ -25,8 +25,9 @@ from cvft.data.records import (
 )
 from cvft.data.rows import Row, make_rows, read_rows
 from cvft.errors import DataError, Problem, RunError, quote
+from cvft.files import hash_file
 from cvft.recipe import Recipe, load_recipe
-from cvft.runs import RunFolder
+from cvft.runs import RunFolder, read_manifest
 
 NUM_EXAMPLES = 3
 """Most rows or clips that a message names one by one."""
@@ -64,6 +65,7 @@ def read_recorded(run: RunFolder, which: Literal["train", "val"], *, recipe: Rec
         DataError: when a clip is another one than the run recorded.
     """
     path = run.train_rows if which == "train" else run.val_rows
+    _refuse_edited(run, which, path)
     stored, records = _read_stored(path), _records_of(run)
     found = _find_clips(stored, records, video_root=recipe.data.video_root)
     if problems := _other_clips(stored, found, records, since=f"the run {run.path.name}"):
@@ -148,7 +150,7 @@ def _compare(
     is_ordered: bool,
     since: str,
 ) -> Problem | None:
-    facts = _read_manifest(run).get("sources", {}).get(key)
+    facts = read_manifest(run).sources.get(key)
     same_root = load_recipe(run.recipe_file).recipe.data.video_root == recipe.data.video_root
     if facts is not None and same_root and FileFacts(**facts).fits(path):
         return None
@@ -168,6 +170,14 @@ def _compare(
     if key == "data.val":
         hint += f"; cvft eval {run.path} --data FILE evaluates other rows"
     return Problem(key, "other rows", f"the rows that {since} was trained on: {difference}", hint)
+
+
+def _refuse_edited(run: RunFolder, which: str, path: Path) -> None:
+    """Refuses a row file of the run itself that is not as the training wrote it."""
+    rows = read_manifest(run).rows
+    if hash_file(path) != (rows.train_sha256 if which == "train" else rows.val_sha256):
+        need, hint = "the file that the training wrote", f"cvft eval {run.path} --data FILE evaluates other rows"
+        raise RunError(f"run folder {run.path}", [Problem(f"data/{path.name}", "another content by now", need, hint)])
 
 
 def _read_stored(path: Path) -> list[Row]:
@@ -191,12 +201,6 @@ def _read_stored(path: Path) -> list[Row]:
 
 def _records_of(run: RunFolder) -> dict[Path, ClipRecord]:
     return read_records(run.clip_records) if run.clip_records.is_file() else {}
-
-
-def _read_manifest(run: RunFolder) -> dict[str, Any]:
-    if not run.manifest_file.is_file():
-        return {}
-    return dict(json.loads(run.manifest_file.read_text(encoding="utf-8")))
 
 
 def _quarantined(run: RunFolder) -> set[str]:

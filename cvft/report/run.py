@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
@@ -16,6 +15,7 @@ from cvft.export.run import describe_verification
 from cvft.plan.job import Job
 from cvft.report.curves import plot_curves
 from cvft.report.html import Answer, Example, write_report
+from cvft.runs import read_manifest
 
 NUM_EXAMPLES = 24
 NUM_FRAMES = 8
@@ -109,14 +109,14 @@ class Thumbnails:
 
 def _summarize(job: Job) -> dict[str, object]:
     recipe, folder = job.recipe, job.run
-    manifest: dict[str, Any] = json.loads(folder.manifest_file.read_text(encoding="utf-8"))
+    rows = read_manifest(folder).rows
     targets = recipe.lora.targets
     summary: dict[str, object] = {
         "model": recipe.model.path,
         "adapter": f"LoRA rank {recipe.lora.rank} on {targets if isinstance(targets, str) else ', '.join(targets)}",
-        "train rows": manifest["rows"]["num_train"],
-        "val rows": manifest["rows"]["num_val"],
-        "quarantined rows": manifest["rows"]["num_quarantined"],
+        "train rows": rows.num_train,
+        "val rows": rows.num_val,
+        "quarantined rows": rows.num_quarantined,
         "inputs": str(job.preprocessing),
         "seed": recipe.seed,
     }

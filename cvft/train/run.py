@@ -37,9 +37,10 @@ from cvft.train.checkpoints import (
     find_last_checkpoint,
     has_no_space,
     remove_leftovers,
+    set_broken_aside,
     step_of,
 )
-from cvft.train.launch import launch
+from cvft.train.launch import launch, read_new_lines
 from cvft.train.manifest import write_manifest
 from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.train.row_files import write_row_files
@@ -131,6 +132,8 @@ def _train_planned(plan: Plan, job: Job, *, prepared: PreparedRows, variables: M
     write_row_files(prepared, folder)
     make_clean_view(job.model.path, folder.model_view, config=job.family.clean_config(job.model.folder.config))
     remove_leftovers(folder.train)
+    for note in set_broken_aside(folder.train):
+        LOG.info("broken    %s", note)
     last = find_last_checkpoint(folder.train)
     if last is None or step_of(last) < worker.num_steps:
         if last is not None:
@@ -176,8 +179,8 @@ def _last_saved_step(folder: RunFolder) -> int:
 
 
 def _last_reported_step(folder: RunFolder) -> int:
-    lines = folder.progress_file.read_text(encoding="utf-8").splitlines() if folder.progress_file.is_file() else []
-    return int(json.loads(lines[-1]).get("step", 0)) if lines else 0
+    reports = [json.loads(line) for line in read_new_lines(folder.progress_file, start=0)]
+    return max((int(report["step"]) for report in reports if "step" in report), default=0)
 
 
 def _resumed(plan: Plan, checkpoint: Path) -> Plan:
