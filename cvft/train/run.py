@@ -21,6 +21,7 @@ from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
 from cvft.families.contract import CONTRACT_FILE
 from cvft.files import hash_file, publish_folder, recover_folder, write_whole
+from cvft.jsonl import split_lines
 from cvft.plan.describe import describe_plan
 from cvft.plan.environment import merge_environment, worker_environment
 from cvft.plan.job import Job, describe_source
@@ -179,8 +180,8 @@ def _last_saved_step(folder: RunFolder) -> int:
 
 
 def _last_reported_step(folder: RunFolder) -> int:
-    lines = folder.progress_file.read_text(encoding="utf-8").splitlines() if folder.progress_file.is_file() else []
-    return int(json.loads(lines[-1]).get("step", 0)) if lines else 0
+    lines = list(split_lines(folder.progress_file.read_bytes())) if folder.progress_file.is_file() else []
+    return int(json.loads(lines[-1][1]).get("step", 0)) if lines else 0
 
 
 def _resumed(plan: Plan, checkpoint: Path) -> Plan:
