@@ -6,7 +6,6 @@ Refuses, or sets aside where asked to, every row whose clip does not decode; nev
 from __future__ import annotations
 
 import importlib.util
-import json
 import queue
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +17,9 @@ from typing import Literal, NamedTuple
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
-from cvft.errors import ClipError, DataError, Problem
+from cvft.errors import NUM_SHOWN, ClipError, DataError, Problem
 from cvft.files import write_whole
-
-_MAX_LINES_SHOWN = 5
+from cvft.jsonl import to_jsonl
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def _explain(error: ClipError) -> str:
 
 def _report(error: ClipError, rows: Sequence[Row]) -> Problem:
     """Names the rows of a bad clip as well as what is wrong with it."""
-    same_file = [row for row in rows if row.source == rows[0].source][:_MAX_LINES_SHOWN]
+    same_file = [row for row in rows if row.source == rows[0].source][:NUM_SHOWN]
     where = ", ".join([rows[0].location, *(str(row.line) for row in same_file[1:])])
     num_more = len(rows) - len(same_file)
     if num_more:
@@ -154,8 +152,8 @@ def _write_quarantine(quarantined: Sequence[Quarantined], path: Path) -> None:
     if not quarantined:
         path.unlink(missing_ok=True)
         return
-    lines = []
-    for item in quarantined:
-        origin = {"reason": item.reason, "source": str(item.row.source), "line": item.row.line}
-        lines.append(json.dumps({**origin, "row": item.row.to_json()}, ensure_ascii=False, allow_nan=False))
-    write_whole(path, "".join(f"{line}\n" for line in lines))
+    lines = (
+        {"reason": item.reason, "source": str(item.row.source), "line": item.row.line, "row": item.row.to_json()}
+        for item in quarantined
+    )
+    write_whole(path, to_jsonl(lines))

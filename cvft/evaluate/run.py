@@ -19,6 +19,7 @@ from cvft.data.rows import Row, category_of, read_rows
 from cvft.errors import Problem, RunError
 from cvft.evaluate.metrics import compute_metrics, is_exact_match
 from cvft.files import write_whole
+from cvft.jsonl import read_jsonl, to_jsonl
 from cvft.plan.job import Job
 from cvft.recipe import Recipe, load_recipe
 from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, find_trained_run, read_metrics
@@ -43,8 +44,7 @@ class Evaluation:
 
     def read_predictions(self) -> list[dict[str, Any]]:
         """Reads the rows with their predictions, in order."""
-        text = (self.folder / PREDICTIONS_FILE).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.split("\n") if line]
+        return read_jsonl(self.folder / PREDICTIONS_FILE)
 
 
 def evaluate_run(job: Job, *, variant: Variant, predictors: Predictors | None = None) -> Evaluation:
@@ -96,8 +96,7 @@ def evaluate_run(job: Job, *, variant: Variant, predictors: Predictors | None = 
         }
         for row, answer in zip(rows, answers, strict=True)
     ]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_whole(target / PREDICTIONS_FILE, text)
+    write_whole(target / PREDICTIONS_FILE, to_jsonl(lines))
     # last: a folder with metrics is whole
     text = json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n"
     write_whole(target / METRICS_FILE, text)

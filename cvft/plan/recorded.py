@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cvft.data.records import (
     ClipRecord,
@@ -26,6 +26,7 @@ from cvft.data.records import (
 from cvft.data.rows import Row, make_rows, read_rows
 from cvft.errors import DataError, Problem, RunError, quote
 from cvft.files import hash_file
+from cvft.jsonl import read_jsonl
 from cvft.recipe import Recipe, load_recipe
 from cvft.runs import RunFolder, read_manifest
 
@@ -182,19 +183,13 @@ def _refuse_edited(run: RunFolder, which: str, path: Path) -> None:
 
 def _read_stored(path: Path) -> list[Row]:
     """Reads a row file of a run; its clips may have gone."""
-    objects: list[tuple[int, Any]] = []
-    clips: dict[int, Path] = {}
-    for line, text in enumerate(path.read_bytes().split(b"\n"), 1):
-        if not text.strip():
-            continue
-        try:
-            columns = json.loads(text)
-            if columns["videos"]:
-                clips[line] = Path(*columns["videos"])
-            objects.append((line, {**columns, "videos": []}))
-        except (ValueError, TypeError, KeyError) as error:
-            need, hint = "a row as the training wrote it", "was it edited by hand?"
-            raise DataError(f"data {path}", [Problem(f"{path}:{line}", f"{error!r}", need, hint)]) from error
+    objects, clips = [], {}
+    for number, columns in enumerate(read_jsonl(path), 1):
+        clip = columns.get("videos")
+        if isinstance(clip, list) and len(clip) == 1 and isinstance(clip[0], str):
+            clips[number] = Path(clip[0])
+            columns = {**columns, "videos": []}
+        objects.append((number, columns))
     rows = make_rows(objects, source=path, video_root=path.parent, is_array=False)
     return [replace(row, video=clips.get(row.line)) for row in rows]
 
@@ -208,8 +203,7 @@ def _quarantined(run: RunFolder) -> set[str]:
     path = run.path / "quarantine.jsonl"
     if not path.is_file():
         return set()
-    texts = [text for text in path.read_text(encoding="utf-8").split("\n") if text]
-    kept = [json.loads(text)["row"] for text in texts]
+    kept = [line["row"] for line in read_jsonl(path)]
     return {
         json.dumps({**row, "videos": [Path(*row["videos"]).name]}, sort_keys=True, ensure_ascii=False) for row in kept
     }

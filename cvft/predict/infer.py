@@ -5,7 +5,6 @@ Everything that decides how clips and text reach the model comes from the contra
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from cvft.data.rows import Row, read_rows
 from cvft.files import write_whole
+from cvft.jsonl import to_jsonl
 
 BATCH_ROWS = 4
 """Rows answered at a time where the caller does not say."""
@@ -82,9 +82,9 @@ def infer_file(
     with tqdm(total=len(rows), desc="answering", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
         answers = predictor.answer(rows, batch_rows=BATCH_ROWS, max_new_tokens=max_new_tokens, on_progress=bar.update)
     predictor.close()
-    lines = [
-        json.dumps({**row.to_json(), "prediction": answer.text, "is_cut": answer.is_cut}, ensure_ascii=False)
+    lines = (
+        {**row.to_json(), "prediction": answer.text, "is_cut": answer.is_cut}
         for row, answer in zip(rows, answers, strict=True)
-    ]
-    write_whole(output, "".join(f"{line}\n" for line in lines))
+    )
+    write_whole(output, to_jsonl(lines))
     return f"{len(rows)} rows answered in {output}"
