@@ -33,7 +33,7 @@ ERROR_HEADLINE = "=== cvft: an error"
 LOCK_FILE = ".lock"
 """Held by the one process that trains in the folder; the system lets go of it when that process dies."""
 
-HINT_OTHER_NAME = "give this run a name of its own (name=...), or remove the folder"
+HINT_OTHER_NAME = "give this run a name of its own (name=...)"
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,11 @@ class RunFolder:
 
     Args:
         path: The run's folder, absolute.
+        checkpoint: Step of the checkpoint that is asked for in place of the trained adapter; None for that one.
     """
 
     path: Path
+    checkpoint: int | None = None
 
     @property
     def recipe_file(self) -> Path:
@@ -112,12 +114,12 @@ class RunFolder:
     @property
     def adapter(self) -> Path:
         """The trained adapter with its contract."""
-        return self.path / "adapter"
+        return self.path / f"adapter{self._of_checkpoint}"
 
     @property
     def merged(self) -> Path:
         """Base and adapter as one model folder."""
-        return self.path / "merged"
+        return self.path / f"merged{self._of_checkpoint}"
 
     @property
     def eval(self) -> Path:
@@ -129,6 +131,10 @@ class RunFolder:
         a digest behind for others.
         """
         return self.eval / name
+
+    @property
+    def _of_checkpoint(self) -> str:
+        return "" if self.checkpoint is None else f"-checkpoint-{self.checkpoint}"
 
     @property
     def report(self) -> Path:
@@ -260,9 +266,23 @@ def find_trained_run(loaded: LoadedRecipe) -> RunFolder:
     Raises:
         RunError: when there is no adapter yet, or when the folder belongs to another recipe or to none.
     """
+    folder = find_run(loaded)
+    if not any(folder.adapter.glob("*")):
+        hint = f"train it first: cvft train {loaded.path}"
+        problem = Problem("adapter/", "no such folder", "a trained adapter", hint)
+        raise RunError(f"run folder {loaded.recipe.run_dir}", [problem])
+    return folder
+
+
+def find_run(loaded: LoadedRecipe) -> RunFolder:
+    """Finds a recipe's run, finished or not; writes nothing.
+
+    Raises:
+        RunError: when there is none, or when the folder belongs to another recipe or to none.
+    """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
     subject = f"run folder {loaded.recipe.run_dir}"
-    if not any(folder.adapter.glob("*")):
+    if not folder.path.is_dir() or not any(folder.path.iterdir()):
         hint = f"train it first: cvft train {loaded.path}"
         raise RunError(subject, [Problem("adapter/", "no such folder", "a trained adapter", hint)])
     if not is_claimed(loaded):

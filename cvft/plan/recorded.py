@@ -44,11 +44,18 @@ class RecordedRows:
         rows: The rows whose clip is there, or that have none.
         gone: The rows whose clip is not there.
         clips: What was recorded of each clip, by its place today.
+        stored: All rows, with their clips where they were.
     """
 
     rows: Sequence[Row]
     gone: Sequence[Row]
     clips: Mapping[Path, ClipRecord]
+    stored: Sequence[Row]
+
+    @property
+    def all_rows(self) -> list[Row]:
+        """All rows in their order; some clips may be gone."""
+        return sorted([*self.rows, *self.gone], key=lambda row: row.line)
 
 
 def read_recorded(run: RunFolder, which: Literal["train", "val"], *, recipe: Recipe) -> RecordedRows:
@@ -78,6 +85,7 @@ def read_recorded(run: RunFolder, which: Literal["train", "val"], *, recipe: Rec
         [row for row in rows if row.line not in lost],
         gone,
         {place[0]: records[path] for path, place in found.items() if place is not None and path in records},
+        stored,
     )
 
 

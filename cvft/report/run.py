@@ -9,10 +9,11 @@ from pathlib import Path
 
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
-from cvft.evaluate.run import Evaluation, read_val_rows
+from cvft.evaluate.run import Evaluation
 from cvft.export import VERIFICATION_FILE
 from cvft.export.run import describe_verification
 from cvft.plan.job import Job
+from cvft.plan.recorded import read_recorded
 from cvft.report.curves import plot_curves
 from cvft.report.html import Answer, Example, write_report
 from cvft.runs import read_manifest
@@ -35,12 +36,14 @@ def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation]) -> Path
     folder = job.run
     curves = plot_curves(folder.train / "logging.jsonl", folder=folder.path / "curves")
     predictions = {name: evaluation.read_predictions() for name, evaluation in evaluations.items()}
-    rows = read_val_rows(folder)[: job.recipe.eval.num_rows]
+    recorded = read_recorded(folder, "val", recipe=job.recipe)
+    rows = recorded.all_rows[: job.recipe.eval.num_rows]
+    gone = {row.line for row in recorded.gone}
     thumbnails = Thumbnails(job.preprocessing.decode)
     examples = []
     for index in spread(len(rows), NUM_EXAMPLES):
         row = rows[index]
-        frames, seconds = thumbnails.of(row)
+        frames, seconds = ([], []) if row.line in gone else thumbnails.of(row)
         answers = {
             name: Answer(lines[index]["prediction"], is_right=lines[index]["is_exact_match"])
             for name, lines in predictions.items()

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +18,7 @@ from tqdm import tqdm
 from cvft.data.features.repair import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
-from cvft.families.contract import CONTRACT_FILE
-from cvft.files import publish_folder, recover_folder, write_whole
+from cvft.files import recover_folder, write_whole
 from cvft.plan.describe import describe_plan
 from cvft.plan.environment import merge_environment, worker_environment
 from cvft.plan.job import Job, describe_source
@@ -30,6 +28,7 @@ from cvft.plan.ranks import node_rank_of, worker_command
 from cvft.plan.recorded import refuse_other_data
 from cvft.recipe import LoadedRecipe
 from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked
+from cvft.train.adapters import ADAPTER_FILES, publish_adapter
 from cvft.train.checkpoints import (
     check_can_continue,
     disk_full_error,
@@ -48,8 +47,6 @@ from cvft.train.stop import STOP_FILE
 from cvft.weights.folder import make_clean_view
 
 LOG = logging.getLogger(__name__)
-
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def is_trained(loaded: LoadedRecipe) -> bool:
@@ -145,7 +142,7 @@ def _train_planned(plan: Plan, job: Job, *, prepared: PreparedRows, variables: M
         write_manifest(job, prepared=prepared, plan=plan)
         LOG.info(describe_plan(plan, prepared))
         last = _launch(plan, folder, variables=variables)
-    _publish_adapter(last, job)
+    publish_adapter(last, folder.adapter, contract=job.contract, recipe_file=folder.recipe_file)
     best = find_best_checkpoint(folder.train)
     if best is not None and best != last:
         LOG.info("best      %s has the lowest val loss; adapter/ is the last one", best)
@@ -207,15 +204,3 @@ def _publish_quarantine(job: Job) -> None:
     aside = _quarantine_aside(job)
     if aside.is_file():
         aside.replace(job.run.path / "quarantine.jsonl")
-
-
-def _publish_adapter(checkpoint: Path, job: Job) -> None:
-    folder = job.run
-    aside = folder.adapter.with_name("adapter.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    for name in ADAPTER_FILES:
-        shutil.copyfile(checkpoint / name, aside / name)
-    (aside / CONTRACT_FILE).write_text(job.contract.to_json(), encoding="utf-8")
-    shutil.copyfile(folder.recipe_file, aside / "recipe.yaml")
-    publish_folder(aside, folder.adapter)
