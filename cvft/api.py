@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cvft.data.rows import make_rows
-from cvft.predict.infer import BATCH_ROWS, MAX_NEW_TOKENS, make_question
+from cvft.predict.infer import BATCH_ROWS, make_question
 from cvft.predict.trained import find_model
 from cvft.recipe import load_recipe
 
@@ -46,7 +46,7 @@ class Model:
         return f"Model({str(self.folder)!r})"
 
     def ask(
-        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int = MAX_NEW_TOKENS
+        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int | None = None
     ) -> str:
         """Answers one question greedily.
 
@@ -54,7 +54,7 @@ class Model:
             video: The clip, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
-            max_new_tokens: Longest answer in tokens; a longer one is cut there.
+            max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
 
         Returns:
             The answer.
@@ -66,7 +66,7 @@ class Model:
         return self._predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)[0].text
 
     def stream(
-        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int = MAX_NEW_TOKENS
+        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int | None = None
     ) -> Iterator[str]:
         """Answers one question piece by piece; the pieces together are what `ask` returns.
 
@@ -74,7 +74,7 @@ class Model:
             video: The clip, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
-            max_new_tokens: Longest answer in tokens; a longer one is cut there.
+            max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
 
         Yields:
             Text.
@@ -88,7 +88,7 @@ class Model:
         self,
         rows: Iterable[Mapping[str, Any]],
         *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         batch_rows: int = BATCH_ROWS,
     ) -> list[str]:
         """Answers rows greedily; rows of one clip share the work on it.
@@ -96,7 +96,7 @@ class Model:
         Args:
             rows: Rows with the columns of a JSONL file: `query`, and as needed `videos` (a list of one path, relative to
                 the current folder) and `history`.
-            max_new_tokens: Longest answer in tokens; a longer one is cut there.
+            max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
             batch_rows: Rows answered at a time.
 
         Returns:

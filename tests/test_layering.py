@@ -54,10 +54,10 @@ MAY_IMPORT = {
         "__init__ errors files jsonl recipe data data/video data/features weights families families/table runs plan clips"
     ),
     "predict": (
-        "errors files jsonl dtypes recipe data data/video data/features weights families families/table plan clips"
+        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs plan clips"
     ),
     "export": "errors files dtypes tables recipe data weights families families/table runs plan predict",
-    "evaluate": "errors files jsonl recipe data runs plan predict",
+    "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
     "report": "errors files jsonl tables data data/video runs plan export evaluate",
     "pipeline": "recipe plan train predict export evaluate report",
@@ -66,7 +66,7 @@ MAY_IMPORT = {
     # beside
     "tiny": "families/cogvlm2_video/network",
     "_autoload": "families/cogvlm2_video/network",
-    "api": "errors recipe data families runs predict pipeline",
+    "api": "recipe data predict pipeline",
     "__init__": "_autoload api",
     "__main__": "cli",
 }

@@ -42,6 +42,9 @@ class ClipInputs:
 class ClipSource(Protocol):
     """Path in, inputs out."""
 
+    cut: dict[Path, str]
+    """What is not shown of clips that were asked for, in a sentence each, where it is known."""
+
     def load(self, path: Path) -> ClipInputs:
         """Returns one clip's inputs.
 
@@ -75,7 +78,6 @@ class DecodedClips:
             return ClipInputs(encoder.clip(clip), tuple(clip.timestamps_s.tolist()), cut)
 
         self.cut: dict[Path, str] = {}
-        """What is not shown of clips that were asked for, in a sentence each."""
         self._loader: ClipLoader[ClipInputs] = ClipLoader(
             settings,
             prepare=prepare,
@@ -104,6 +106,7 @@ class CachedClips:
     """
 
     def __init__(self, store: FeatureStore, records: Mapping[Path, ClipRecord]) -> None:
+        self.cut: dict[Path, str] = {}
         self._store = store
         self._records = records
 

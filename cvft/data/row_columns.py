@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cvft.data.tags import find_tag_problem, without_tags
 from cvft.errors import Problem, ValueProblem, did_you_mean, quote
 
 KNOWN_COLUMNS = ("id", "query", "response", "history", "videos")
@@ -97,6 +98,12 @@ class ColumnReader:
             if columns.get(name):
                 hint = "use `videos`, or remove the column"
                 problem(name, ValueProblem("a column that is not empty", "at most one clip in `videos`", hint))
+        if not found.problems:
+            num_clips = 0 if found.video is None else 1
+            wrong_tag = find_tag_problem(found.query, found.history, num_clips=num_clips, location=location)
+            found.problems += [] if wrong_tag is None else [wrong_tag]
+            found.query = without_tags(found.query)
+            found.history = tuple((without_tags(question), answer) for question, answer in found.history)
         for known, name in misspelt.items():
             if known in ("history", "videos"):  # the required ones have reported it in their own problem
                 hint = f'did you mean {quote(known)}? if not, add `"{known}": []`'

@@ -23,6 +23,7 @@ from cvft.evaluate.metrics import compute_metrics, is_exact_match
 from cvft.files import check_output, hash_file, write_whole
 from cvft.jsonl import read_jsonl, to_jsonl
 from cvft.plan.job import Job
+from cvft.plan.lengths import check_texts
 from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_other_data
 from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
 from cvft.predict.trained import ADAPTER_WEIGHTS, find_merged
@@ -144,7 +145,7 @@ class _Asked:
 def _read_asked(job: Job, data: Path | None) -> _Asked:
     if data is not None:
         rows = read_rows(data, video_root=job.recipe.data.video_root)
-        job.family.check_rows(rows, job.preprocessing)
+        check_texts(rows, lay_out=job.family.layouts(job.model.folder, job.preprocessing))
         LOG.info("rows      %s: %d, which are not the run's own val rows", data, len(rows))
         return _Asked(rows, rows, None)
     require_val_rows(job.run)

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -39,10 +39,12 @@ class Answered:
     Args:
         answers: The answers, those of an earlier start among them.
         bad: Why the others could not be answered.
+        cut: What was not shown of clips that are too long, a sentence each.
     """
 
     answers: Mapping[int, Answer]
     bad: Mapping[int, CvftError]
+    cut: Sequence[str]
 
 
 class AnswerFile:
@@ -91,8 +93,10 @@ def open_answers(
         DataError: when it is not a file of answers.
         OSError: when it cannot be written.
     """
+    made = [folder for folder in path.parents if not folder.is_dir()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(open(path, "a+b"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -117,7 +121,15 @@ def open_answers(
             file.flush()
         else:
             file.truncate(path.read_bytes().rfind(b"\n") + 1)  # what was being written when we were killed
-        yield AnswerFile(path, file, answers)
+        kept = AnswerFile(path, file, answers)
+        try:
+            yield kept
+        finally:
+            if not kept.answers:  # nothing that could go on
+                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    for folder in made:
+                        folder.rmdir()
 
 
 def answer_rows(
@@ -126,7 +138,7 @@ def answer_rows(
     *,
     predictor: Callable[[], Predictor],
     batch_rows: int,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     description: str,
 ) -> Answered:
     """Answers the rows that have no answer yet, and keeps each batch as it comes.
@@ -136,10 +148,11 @@ def answer_rows(
         kept: Their answers so far.
         predictor: Gives what answers; not called when all is answered.
         batch_rows: Rows answered at a time.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Longest answer in tokens; None takes what a prompt leaves.
         description: What the progress bar says.
     """
     bad: dict[int, CvftError] = {}
+    cut: list[str] = []
     if len(kept.answers) < len(rows):
         model = predictor()
         with tqdm(
@@ -156,7 +169,8 @@ def answer_rows(
                 kept.add(batch.answers, rows)
                 bad |= batch.bad
                 bar.update(len(batch.answers) + len(batch.bad))
-    return Answered(kept.answers, bad)
+        cut = [f"{path.name}: {note}" for path, note in model.clips.cut.items()]
+    return Answered(kept.answers, bad, cut)
 
 
 def locate_problems(bad: Mapping[int, CvftError], rows: Sequence[Row]) -> list[Problem]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from cvft.data.rows import Row, make_rows, read_rows
 from cvft.errors import DataError, IncompleteError, Problem, RunError
 from cvft.files import check_output, write_whole
 from cvft.jsonl import to_jsonl
+from cvft.plan.lengths import check_texts
 from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
 from cvft.predict.trained import FoundModel, find_model
 
@@ -29,9 +31,6 @@ LOG = logging.getLogger(__name__)
 
 BATCH_ROWS = 4
 """Rows answered at a time where the caller does not say."""
-
-MAX_NEW_TOKENS = 512
-"""Longest answer in tokens where the caller does not say."""
 
 NUM_EXAMPLES = 3
 """Most clips that a note names."""
@@ -64,7 +63,7 @@ def infer_one(
     video: Path | None,
     query: str,
     history: Sequence[tuple[str, str]] = (),
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     quantize: str | None = None,
     base: Path | None = None,
 ) -> str:
@@ -75,7 +74,7 @@ def infer_one(
         video: The clip, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
         base: Where the base of an adapter lies by now.
 
@@ -87,9 +86,10 @@ def infer_one(
     """
     row = make_question(video, query, history, source="command line")
     found = find_model(model, base=base, quantize=quantize)
-    found.family.check_rows([row], found.how)
+    check_texts([row], lay_out=found.family.layouts(found.model, found.how))
     _look_at_clip(row, found)
-    (answer,) = _load(found).answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
+    with closing(_load(found)) as predictor:
+        (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
     return answer.text
 
 
@@ -98,7 +98,7 @@ def infer_file(
     *,
     data: Path,
     output: Path,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     quantize: str | None = None,
     base: Path | None = None,
 ) -> str:
@@ -109,7 +109,7 @@ def infer_file(
         data: JSON or JSONL rows; responses are kept and not looked at.
         output: JSONL to write: each row with its `prediction`, and `is_cut` where tokens ran out, in the order of the rows. It
             appears when all rows were tried; until then the answers lie in `OUTPUT.partial.jsonl`.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
         base: Where the base of an adapter lies by now.
 
@@ -125,62 +125,49 @@ def infer_file(
         check_output(path, subject="command line", where="--output", may_exist=may_exist)
     rows = read_rows(data, require_response=False)
     found = find_model(model, base=base, quantize=quantize)
-    found.family.check_rows(rows, found.how)
+    check_texts(rows, lay_out=found.family.layouts(found.model, found.how))
     settings = {
         **found.fingerprint(),
         "max_new_tokens": max_new_tokens,
         "batch_rows": BATCH_ROWS,
         "rows_sha256": fingerprint_rows(rows),
     }
-    predictors: list[Predictor] = []
-
-    def predictor() -> Predictor:
-        predictors.append(_load(found))
-        return predictors[0]
 
     def refuse(differing: str) -> None:
         got = f"answers that were made with another {differing}"
         hint = "give another --output, or move that file away to answer anew"
         raise RunError("the answers", [Problem(str(partial), got, "those of the same model, settings and rows", hint)])
 
-    try:
-        with open_answers(partial, rows, settings=settings, on_other=refuse) as kept:
-            if kept.answers:
-                LOG.info("answers   %d of %d are there from before, in %s", len(kept.answers), len(rows), partial)
-            answered = answer_rows(
-                rows,
-                kept,
-                predictor=predictor,
-                batch_rows=BATCH_ROWS,
-                max_new_tokens=max_new_tokens,
-                description="answering",
-            )
-    finally:
-        for each in predictors:
-            each.close()
-    if not answered.answers:
-        partial.unlink()
-        raise DataError(f"data {data}, of which no row could be answered,", locate_problems(answered.bad, rows))
-    lines = (
-        {**rows[number].to_json(), "prediction": answer.text, "is_cut": answer.is_cut}
-        for number, answer in sorted(answered.answers.items())
-    )
-    set_aside = [Quarantined(rows[number], explain(error)) for number, error in sorted(answered.bad.items())]
-    write_quarantine(set_aside, bad_file(output))
-    write_whole(output, to_jsonl(lines))
-    partial.unlink()
-    if cut := [f"{path.name}: {note}" for each in predictors for path, note in getattr(each.clips, "cut", {}).items()]:
-        more = f"; and {len(cut) - NUM_EXAMPLES} more" if len(cut) > NUM_EXAMPLES else ""
-        LOG.info(
-            "note      %d clips are longer than what is shown of them: %s%s",
-            len(cut),
-            "; ".join(cut[:NUM_EXAMPLES]),
-            more,
+    with ExitStack() as stack:
+        kept = stack.enter_context(open_answers(partial, rows, settings=settings, on_other=refuse))
+        if kept.answers:
+            LOG.info("answers   %d of %d are there from before, in %s", len(kept.answers), len(rows), partial)
+        answered = answer_rows(
+            rows,
+            kept,
+            predictor=lambda: stack.enter_context(closing(_load(found))),
+            batch_rows=BATCH_ROWS,
+            max_new_tokens=max_new_tokens,
+            description="answering",
         )
+        problems = locate_problems(answered.bad, rows)
+        if not answered.answers:
+            raise DataError(f"data {data}, of which no row could be answered,", problems)
+        lines = (
+            {**rows[number].to_json(), "prediction": answer.text, "is_cut": answer.is_cut}
+            for number, answer in sorted(answered.answers.items())
+        )
+        set_aside = [Quarantined(rows[number], explain(error)) for number, error in sorted(answered.bad.items())]
+        write_quarantine(set_aside, bad_file(output))
+        write_whole(output, to_jsonl(lines))
+        partial.unlink()
+    if answered.cut:
+        more = f"; and {len(answered.cut) - NUM_EXAMPLES} more" if len(answered.cut) > NUM_EXAMPLES else ""
+        some = "; ".join(answered.cut[:NUM_EXAMPLES])
+        LOG.info("note      %d clips are longer than what is shown of them: %s%s", len(answered.cut), some, more)
     if set_aside:
-        problems = DataError(f"data {data}", locate_problems(answered.bad, rows))
         said = f"{len(answered.answers)} of {len(rows)} rows answered in {output}; the others are listed in {bad_file(output)}"
-        raise IncompleteError(f"{problems}\n{said}")
+        raise IncompleteError(f"{DataError(f'data {data}', problems)}\n{said}")
     return f"{len(rows)} rows answered in {output}"
 
 

@@ -20,6 +20,7 @@ from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
 from cvft.errors import ClipError, CvftError, DataError
 from cvft.families.family import Answer, Encoder, Runtime
+from cvft.plan.lengths import check_answers_fit
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Predictor:
         rows: Sequence[Row],
         *,
         batch_rows: int,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         on_progress: Callable[[int], object] | None = None,
     ) -> list[Answer]:
         """Answers rows greedily.
@@ -77,11 +78,15 @@ class Predictor:
         Args:
             rows: The rows; their responses are not looked at.
             batch_rows: Rows answered at a time.
-            max_new_tokens: Longest answer in tokens.
+            max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
             on_progress: Called with the number of rows of each finished batch.
 
         Returns:
             One answer per row, in order.
+
+        Raises:
+            DataError: when a row cannot be laid out, or leaves no room for its answer.
+            ClipError: when a clip cannot be decoded.
         """
         answers: dict[int, Answer] = {}
         for batch in self.answer_batches(rows, batch_rows=batch_rows, max_new_tokens=max_new_tokens):
@@ -97,7 +102,7 @@ class Predictor:
         rows: Sequence[Row],
         *,
         batch_rows: int,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         done: Collection[int] = (),
     ) -> Iterator[AnsweredBatch]:
         """Answers rows greedily, batch by batch; a row that cannot be shown to the model keeps no other from its answer.
@@ -105,7 +110,7 @@ class Predictor:
         Args:
             rows: The rows; their responses are not looked at.
             batch_rows: Rows answered at a time.
-            max_new_tokens: Longest answer in tokens.
+            max_new_tokens: Longest answer in tokens; None as in `answer`.
             done: Numbers of rows, from 0, that have their answers already. The others are answered as if these were answered too,
                 in the same batches, so that what was begun goes on with the same bits.
 
@@ -118,12 +123,15 @@ class Predictor:
         order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
         for start in range(0, len(rows), batch_rows):
             prompts: dict[int, dict[str, Tensor]] = {}
+            limits: list[int] = []
             bad: dict[int, CvftError] = {}
             for number in order[start : start + batch_rows]:
                 if number in done:
                     continue
                 try:
-                    prompts[number] = self.encode(rows[number])
+                    prompt = self.encode(rows[number])
+                    limits += self._limits([rows[number]], [prompt], max_new_tokens)
+                    prompts[number] = prompt
                 except (ClipError, DataError) as error:
                     bad[number] = error
             said: Sequence[Answer] = ()
@@ -133,33 +141,38 @@ class Predictor:
                         self.model,
                         self.encoder,
                         list(prompts.values()),
-                        max_new_tokens=max_new_tokens,
+                        max_new_tokens=limits,
                         clips=[clips[number] for number in prompts],
                     )
             if prompts or bad:
                 yield AnsweredBatch(dict(zip(prompts, said, strict=True)), bad)
 
-    def stream(self, row: Row, *, max_new_tokens: int) -> Generator[str, None, Answer]:
+    def stream(self, row: Row, *, max_new_tokens: int | None) -> Generator[str, None, Answer]:
         """Answers one row greedily, piece by piece as it comes.
 
         Args:
             row: The row; its response is not looked at.
-            max_new_tokens: Longest answer in tokens.
+            max_new_tokens: Longest answer in tokens; None as in `answer`.
 
         Yields:
             Pieces that together are the answer of `answer`.
 
         Returns:
             The whole answer.
+
+        Raises:
+            DataError: as `answer`.
+            ClipError: when its clip cannot be decoded.
         """
         prompt = self.encode(row)
+        limits = self._limits([row], [prompt], max_new_tokens)
         pieces: queue.SimpleQueue[str | Answer | BaseException] = queue.SimpleQueue()
 
         def generate() -> None:
             try:
                 with self._variant():
                     (answer,) = self.runtime.generate(
-                        self.model, self.encoder, [prompt], max_new_tokens=max_new_tokens, on_text=pieces.put
+                        self.model, self.encoder, [prompt], max_new_tokens=limits, on_text=pieces.put
                     )
                 pieces.put(answer)
             except BaseException as error:  # it belongs to the thread that asks
@@ -216,6 +229,16 @@ class Predictor:
     def close(self) -> None:
         """Ends the decode process."""
         self.clips.close()
+
+    def _limits(
+        self, rows: Sequence[Row], prompts: Sequence[Mapping[str, Tensor]], max_new_tokens: int | None
+    ) -> list[int]:
+        return check_answers_fit(
+            rows,
+            [len(prompt["input_ids"]) for prompt in prompts],
+            max_new_tokens=max_new_tokens,
+            max_tokens=self.encoder.max_tokens,
+        )
 
     def _variant(self) -> contextlib.AbstractContextManager[Any]:
         if self.uses_adapter or not hasattr(self.model, "disable_adapter"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cvft.cli.arguments import add_recipe, add_trained, load, open_trained
+from cvft.cli.arguments import add_recipe, load
+from cvft.cli.commands.trained import add_trained, open_trained
 from cvft.errors import CvftError, Problem
 
 SUMMARY = "answer the val rows, or those of another file, and print the metrics as JSON"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from cvft.cli.arguments import add_recipe, add_trained, load, open_trained
+from cvft.cli.arguments import add_recipe, load
+from cvft.cli.commands.trained import add_trained, open_trained
 
 SUMMARY = "merge a run's adapter into its base and verify the result"
 EXAMPLES = (
