@@ -34,6 +34,7 @@ PURE = {
     "families_costs",
     "families_layout",
     "families_targets",
+    "jsonl",
     "layering",
     "plan",
     "plan_parallel",

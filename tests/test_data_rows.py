@@ -179,7 +179,7 @@ MESSAGES = [
     ),
     (
         {**GOOD, "videos": ["a\x00b"]},
-        "`videos`: got `a\x00b`, which cannot be opened (embedded null byte), need a readable file",
+        "`videos`: got `a\\x00b`, which cannot be opened (embedded null byte), need a readable file",
     ),
     (
         {**GOOD, "video": "video_path"},

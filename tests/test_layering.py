@@ -32,38 +32,41 @@ MAY_IMPORT = {
     "dtypes": "",
     "tables": "",
     "files": "errors",
+    "jsonl": "errors",
     # no torch
     "recipe": "errors",
     "weights": "errors files dtypes",
     "data/video": "errors files",
     "data/features": "errors files dtypes weights",
-    "data": "errors files data/video",
+    "data": "errors files jsonl data/video",
     "families": "errors recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes recipe data data/video data/features weights families",
     "families/table": "families families/cogvlm2_video weights",
     "runs": "errors files recipe",
-    "plan": "errors files dtypes recipe data data/video data/features weights families families/table runs",
+    "plan": "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs",
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
     "families/cogvlm2_video/runtime": (
         "dtypes data data/video weights families families/cogvlm2_video families/cogvlm2_video/network"
     ),
-    "clips": "errors files dtypes data/video data/features weights families plan",
+    "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
-        "__init__ errors files recipe data data/video data/features weights families families/table runs plan clips"
+        "__init__ errors files jsonl recipe data data/video data/features weights families families/table runs plan clips"
     ),
-    "predict": ("errors files dtypes recipe data data/video data/features weights families families/table plan clips"),
+    "predict": (
+        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs plan clips"
+    ),
     "export": "errors files dtypes tables recipe data weights families families/table runs plan predict",
-    "evaluate": "errors files recipe data runs plan predict",
+    "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
-    "report": "errors files tables data data/video plan export evaluate",
+    "report": "errors files jsonl tables data data/video runs plan export evaluate",
     "pipeline": "recipe plan train predict export evaluate report",
     "cli": "__init__ errors recipe",
     "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate pipeline cli",
     # beside
     "tiny": "families/cogvlm2_video/network",
     "_autoload": "families/cogvlm2_video/network",
-    "api": "errors recipe data families runs predict pipeline",
+    "api": "recipe data predict pipeline",
     "__init__": "_autoload api",
     "__main__": "cli",
 }
@@ -71,7 +74,19 @@ MAY_IMPORT = {
 
 TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 WITHOUT_TORCH = (
-    *("errors", "dtypes", "tables", "files", "recipe", "weights", "data", "data/video", "data/features", "families"),
+    *(
+        "errors",
+        "dtypes",
+        "tables",
+        "files",
+        "jsonl",
+        "recipe",
+        "weights",
+        "data",
+        "data/video",
+        "data/features",
+        "families",
+    ),
     *("families/cogvlm2_video", "families/table", "runs", "plan", "report", "cli", "cli/commands", "pipeline"),
 )
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")

@@ -6,6 +6,7 @@ Refuses what would otherwise train on something else than the author meant: see 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import stat
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft.data.tags import find_tag_problem, without_tags
-from cvft.errors import Problem, did_you_mean, quote
+from cvft.errors import Problem, ValueProblem, did_you_mean, quote
 
 KNOWN_COLUMNS = ("id", "query", "response", "history", "videos")
 """The columns that are read; all others are kept in `Row.extra`."""
@@ -29,21 +30,6 @@ _OTHER_NAMES = {
 """Column names of other formats, to say which to rename."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
-
-class ValueProblem(ValueError):
-    """Part of a row that cannot be used; never leaves this room, where it becomes a `Problem` with a location.
-
-    Args:
-        got: What was found.
-        need: What would be accepted.
-        hint: One action that repairs it.
-        line: Line within the text that was parsed, where it is known.
-    """
-
-    def __init__(self, got: str, need: str, hint: str = "", *, line: int | None = None) -> None:
-        super().__init__(got)
-        self.got, self.need, self.hint, self.line = got, need, hint, line
 
 
 @dataclass
@@ -84,7 +70,7 @@ class ColumnReader:
         found = Columns()
 
         def problem(name: str, error: ValueProblem) -> None:
-            found.problems.append(Problem(f"{location} {quote(name)}", error.got, error.need, error.hint))
+            found.problems.append(error.at(f"{location} {quote(name)}"))
 
         misspelt = _find_misspelt(columns)
         try:
@@ -253,7 +239,9 @@ def _read_id(value: Any) -> str | None:
 def _show(value: Any) -> str:
     if value is None:
         return "null"
-    names = {bool: "the boolean", int: "the number", float: "the number", str: "the string", list: "the list"}
+    if isinstance(value, bool | float):
+        return f"the {'boolean' if isinstance(value, bool) else 'number'} {quote(json.dumps(value))}"
+    names = {int: "the number", str: "the string", list: "the list"}
     return f"{names.get(type(value), 'the object')} {quote(value)}"
 
 

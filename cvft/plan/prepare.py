@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cvft.data.check import ClipCheck, Quarantined, check_clips
+from cvft.data.records import FileFacts
 from cvft.data.rows import Row, category_column, category_of, extra_columns, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
@@ -20,6 +21,7 @@ from cvft.errors import quote
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
+from cvft.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class PreparedRows:
         clips: Facts per clip.
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
+        sources: What tells the files that the rows came from, by their setting.
     """
 
     train_rows: Sequence[Row]
@@ -41,6 +44,7 @@ class PreparedRows:
     clips: Mapping[Path, ClipInfo]
     row_facts: RowFacts
     notes: Sequence[str]
+    sources: Mapping[str, FileFacts] = field(default_factory=dict)
 
 
 def prepare(job: Job, *, quarantine_file: Path, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
@@ -88,6 +92,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     recipe, how = job.recipe, job.preprocessing
+    sources = find_sources(recipe)
     rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
     held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
     lay_out = job.family.layouts(job.model.folder, how)
@@ -118,7 +123,14 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
             *_note(rows, held_out, checked.facts),
             *note_lengths(train, val, max_new_tokens=max_new_tokens),
         ],
+        sources=sources,
     )
+
+
+def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
+    """Looks at the files that a recipe's rows come from; one that cannot be read is for its reader to report."""
+    files = {"data.train": recipe.data.train, "data.val": recipe.data.val}
+    return {key: FileFacts.of(path) for key, path in files.items() if path is not None and path.is_file()}
 
 
 def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipInfo]) -> list[str]:
