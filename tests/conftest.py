@@ -31,6 +31,7 @@ PURE = {
     "dtypes",
     "errors",
     "evaluate_metrics",
+    "evaluate_words",
     "families_costs",
     "families_layout",
     "families_targets",
