@@ -221,15 +221,15 @@ def reference_logits(
     return norm(x, "model.norm") @ weight("lm_head").T
 
 
-LONG = 480
-"""Tokens; a torch kernel for 512 and more in bf16 fails where there are no vector instructions."""
+LONG = 700
 
 
 def test_rows_beyond_position_256_equal_the_decoder_written_out():
     """Published vectors end at position 35, where a table in fp32 is hardly told from one in bf16."""
     (path,) = golden_files("model_bf16.safetensors")
     with open_golden_model(path) as golden:
-        model, weights = build(golden, "sdpa"), golden.weights()
+        # torch has no fused bf16 kernel for so many tokens where there are no vector instructions
+        model, weights = build(golden, "eager"), golden.weights()
     ids = torch.randint(0, 500, (LONG,), generator=torch.Generator().manual_seed(0)).tolist()
     inv_freq = weights["model.layers.0.self_attn.rotary_emb.inv_freq"].float().numpy()
     want = reference_logits(weights, ids, published_angles(LONG, inv_freq), golden.config)
