@@ -137,11 +137,11 @@ class StoppedError(Exception):
     """
 
 
-def quote(value: object) -> str:
-    """Shows a value the way every message does: literals in backticks, at most 80 characters, all of them visible."""
+def quote(value: object, *, most: int = 80) -> str:
+    """Shows a value the way every message does: literals in backticks, at most `most` characters, all of them visible."""
     text = f"{value}"
-    if len(text) > 80:
-        text = f"{text[:77]}..."
+    if len(text) > most:
+        text = f"{text[: most - 3]}..."
     if not text.isprintable():
         text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
     return f"`{text}`"

@@ -15,7 +15,8 @@ from pathlib import Path
 from cvft.data.check import ClipCheck, Quarantined, check_clips
 from cvft.data.groups import RowShape
 from cvft.data.records import FileFacts
-from cvft.data.rows import Row, category_column, category_of, extra_columns, read_rows
+from cvft.data.row_columns import category_column
+from cvft.data.rows import Row, category_of, extra_columns, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, Problem, quote
@@ -164,7 +165,7 @@ def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, Cli
 
 
 def _note_categories(rows: Sequence[Row]) -> list[str]:
-    columns = [category_column(row) for row in rows]
+    columns = [category_column(row.extra) for row in rows]
     notes = ["column `family` is read as `category`"] if "family" in columns else []
     unread = Counter(
         column for row, column in zip(rows, columns, strict=True) if column is not None and category_of(row) is None
