@@ -35,6 +35,7 @@ PURE = {
     "families_targets",
     "layering",
     "plan",
+    "plan_notes",
     "plan_parallel",
     "predict_placement",
     "readme",
