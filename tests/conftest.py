@@ -36,6 +36,7 @@ PURE = {
     "jsonl",
     "layering",
     "plan",
+    "plan_notes",
     "plan_parallel",
     "predict_placement",
     "readme",
