@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cvft.data.rows import Row, category_of, read_rows
 from cvft.errors import Problem, RunError
-from cvft.evaluate.metrics import compute_metrics, is_exact_match
+from cvft.evaluate.metrics import score_rows, summarize
 from cvft.files import write_whole
 from cvft.plan.job import Job
 from cvft.recipe import Recipe, load_recipe
@@ -84,10 +84,19 @@ def evaluate_run(job: Job, *, variant: Variant, predictors: Predictors | None = 
     if predictors is None:
         models.close()
     expected = [row.response for row in rows]
-    metrics = compute_metrics(answers, expected=expected, categories=[category_of(row) for row in rows])
+    scores = score_rows(
+        answers, expected=expected, queries=[row.query for row in rows], kinds=[stated_kind(row) for row in rows]
+    )
+    metrics = summarize(
+        scores,
+        predictions=answers,
+        expected=expected,
+        categories=[category_of(row) for row in rows],
+        clips=[row.video or index for index, row in enumerate(rows)],
+    )
     lines = [
-        {**row.to_json(), "prediction": answer, "is_exact_match": is_exact_match(answer, expected=row.response)}
-        for row, answer in zip(rows, answers, strict=True)
+        {**row.to_json(), "prediction": answer, **score.to_json()}
+        for row, answer, score in zip(rows, answers, scores, strict=True)
     ]
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     write_whole(target / PREDICTIONS_FILE, text)
@@ -95,6 +104,12 @@ def evaluate_run(job: Job, *, variant: Variant, predictors: Predictors | None = 
     text = json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n"
     write_whole(target / METRICS_FILE, text)
     return Evaluation(target, metrics)
+
+
+def stated_kind(row: Row) -> str | None:
+    """Returns what a row's column `kind` says of its answer; see `metrics.kinds`."""
+    kind = row.extra.get("kind")
+    return kind if isinstance(kind, str) else None
 
 
 def read_val_rows(folder: RunFolder) -> list[Row]:
