@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cvft.data.rows import Row, category_of, read_rows
 from cvft.errors import Problem, RunError
-from cvft.evaluate.metrics import compute_metrics, is_exact_match
+from cvft.evaluate.metrics import score_rows, summarize
 from cvft.files import write_whole
 from cvft.jsonl import read_jsonl, to_jsonl
 from cvft.plan.job import Job
@@ -85,22 +85,32 @@ def evaluate_run(job: Job, *, variant: Variant, predictors: Predictors | None = 
         models.close()
     expected = [row.response for row in rows]
     said = [answer.text for answer in answers]
-    metrics = compute_metrics(said, expected=expected, categories=[category_of(row) for row in rows])
+    scores = score_rows(
+        said, expected=expected, queries=[row.query for row in rows], kinds=[stated_kind(row) for row in rows]
+    )
+    metrics = summarize(
+        scores,
+        predictions=said,
+        expected=expected,
+        categories=[category_of(row) for row in rows],
+        clips=[row.video or index for index, row in enumerate(rows)],
+    )
     metrics["num_cut"] = sum(answer.is_cut for answer in answers)
     lines = [
-        {
-            **row.to_json(),
-            "prediction": answer.text,
-            "is_exact_match": is_exact_match(answer.text, expected=row.response),
-            "is_cut": answer.is_cut,
-        }
-        for row, answer in zip(rows, answers, strict=True)
+        {**row.to_json(), "prediction": answer.text, "is_cut": answer.is_cut, **score.to_json()}
+        for row, answer, score in zip(rows, answers, scores, strict=True)
     ]
     write_whole(target / PREDICTIONS_FILE, to_jsonl(lines))
     # last: a folder with metrics is whole
     text = json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n"
     write_whole(target / METRICS_FILE, text)
     return Evaluation(target, metrics)
+
+
+def stated_kind(row: Row) -> str | None:
+    """Returns what a row's column `kind` says of its answer; see `metrics.kinds`."""
+    kind = row.extra.get("kind")
+    return kind if isinstance(kind, str) else None
 
 
 def read_val_rows(folder: RunFolder) -> list[Row]:
