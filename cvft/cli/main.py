@@ -28,7 +28,7 @@ from cvft.errors import (
     quote,
 )
 
-COMMANDS = ("run", "plan", "train", "features", "export", "eval", "infer", "push", "models", "schema")
+COMMANDS = ("run", "plan", "train", "features", "export", "eval", "compare", "infer", "push", "models", "schema")
 """The commands in the order of the help; each is a file of `cvft.cli.commands`."""
 
 EXIT_INTERRUPTED = 130

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader
+from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, text_of
 from cvft.errors import DataError, Problem, ValueProblem, quote
 from cvft.files import write_whole
 from cvft.jsonl import parse_json, split_lines, to_jsonl
@@ -38,6 +38,7 @@ class Row:
         id: The row's own name, if it has one.
         extra: Every other column, kept as read.
         is_item: True when `line` counts items of a JSON array.
+        taken_as_text: Columns in which a number or a boolean stood for text.
     """
 
     query: str
@@ -49,6 +50,7 @@ class Row:
     id: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     is_item: bool = False
+    taken_as_text: tuple[str, ...] = ()
 
     @property
     def location(self) -> str:
@@ -163,6 +165,7 @@ def make_rows(
                     id=found.id,
                     extra=extra,
                     is_item=is_array,
+                    taken_as_text=found.taken_as_text,
                 )
             )
     if problems:
@@ -193,18 +196,11 @@ def category_of(row: Row) -> str | None:
         row: Any row.
 
     Returns:
-        The text, or the whole number as text, of the row's category column; None without one, or with anything else.
+        The text, or the number as text, of the row's category column; None without one, or with nothing in it.
     """
-    column = category_column(row)
-    value = None if column is None else row.extra[column]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) and value.strip() else None
-
-
-def category_column(row: Row) -> str | None:
-    """Returns the name of the column that `category_of` reads, or None where the row has none, or null in it."""
-    return next((name for name in CATEGORY_COLUMNS if row.extra.get(name) is not None), None)
+    column = category_column(row.extra)
+    text = None if column is None else text_of(row.extra[column])
+    return text if text and text.strip() else None
 
 
 def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
@@ -216,7 +212,9 @@ def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
     Returns:
         Column name -> number of rows that have it, most frequent first, then by name.
     """
-    counts = Counter(key for row in rows for key in row.extra if key not in (CATEGORY_COLUMNS[0], category_column(row)))
+    counts = Counter(
+        key for row in rows for key in row.extra if key not in (CATEGORY_COLUMNS[0], category_column(row.extra))
+    )
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
+from cvft.evaluate.compare import compare_predictions
 from cvft.evaluate.run import Evaluation
 from cvft.export import VERIFICATION_FILE
 from cvft.export.run import describe_verification
@@ -16,6 +18,7 @@ from cvft.plan.job import Job
 from cvft.plan.recorded import read_recorded
 from cvft.report.curves import plot_curves
 from cvft.report.html import Answer, Example, write_report
+from cvft.report.results import describe_comparison
 from cvft.runs import read_manifest
 
 NUM_EXAMPLES = 24
@@ -64,9 +67,26 @@ def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation]) -> Path
         title=job.recipe.name or "run",
         summary=_summarize(job),
         metrics={name: evaluation.metrics for name, evaluation in evaluations.items()},
+        findings=describe_evaluations(predictions),
         curves=curves,
         examples=examples,
     )
+
+
+def describe_evaluations(predictions: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Says in sentences how each model does beside the first.
+
+    Args:
+        predictions: Who answered -> lines as an evaluation keeps them; all of the same rows.
+    """
+    names = list(predictions)
+    return [
+        line
+        for name in names[1:]
+        for line in describe_comparison(
+            compare_predictions(predictions[names[0]], predictions[name]), first=names[0], second=name
+        )
+    ]
 
 
 def spread(count: int, most: int) -> list[int]:
