@@ -56,8 +56,8 @@ MAY_IMPORT = {
     "export": "errors files dtypes tables recipe data weights families families/table runs plan predict",
     "evaluate": "errors files recipe data runs plan predict",
     # results for people
-    "report": "errors files tables data data/video plan export evaluate",
-    "pipeline": "recipe plan train predict export evaluate report",
+    "report": "errors files tables data data/video runs plan export evaluate",
+    "pipeline": "errors recipe runs plan train predict export evaluate report",
     "cli": "__init__ errors recipe",
     "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate pipeline cli",
     # beside

@@ -63,6 +63,7 @@ def write_report(
     title: str,
     summary: Mapping[str, object],
     metrics: Mapping[str, Mapping[str, object]],
+    warnings: Sequence[str] = (),
     curves: Sequence[Path] = (),
     examples: Sequence[Example] = (),
 ) -> Path:
@@ -73,6 +74,7 @@ def write_report(
         title: The run's name.
         summary: What was trained on what: label -> value, shown in order.
         metrics: Who answered ("base", "tuned") -> what `compute_metrics` returned.
+        warnings: What whoever uses the model has to know first, each a text of one or more lines.
         curves: PNG files.
         examples: Val rows to show, in order.
 
@@ -98,6 +100,7 @@ def write_report(
         style=Markup(style),
         title=title,
         summary=summary,
+        warnings=warnings,
         results=_results(metrics),
         categories=_categories(metrics),
         curves=[(curve.stem.replace("_", " "), curve.read_bytes()) for curve in curves],
