@@ -14,7 +14,7 @@ from cvft.evaluate.run import Evaluation, evaluate_run
 from cvft.export.run import export_run, will_compare_logits
 from cvft.plan.job import open_job
 from cvft.recipe import LoadedRecipe
-from cvft.report.run import write_run_report
+from cvft.report.run import describe_evaluations, write_run_report
 from cvft.report.terminal import metrics_table
 from cvft.runs import read_notes
 from cvft.train.run import is_trained, train
@@ -69,7 +69,10 @@ def run_all(loaded: LoadedRecipe) -> str:
     if has_val:
         report = write_run_report(job, evaluations=evaluations, refused=refused)
         table = metrics_table({name: evaluation.metrics for name, evaluation in evaluations.items()})
-        made = [table, *made, f"report    {report}"]
+        findings = describe_evaluations(
+            {name: evaluation.read_predictions() for name, evaluation in evaluations.items()}
+        )
+        made = [table, *findings, *made, f"report    {report}"]
     else:
         made.append("no val rows: nothing was evaluated")
     made += [f"note      {note}" for note in read_notes(folder)]

@@ -5,6 +5,7 @@ A rule names the settings it reads, so that nobody hears twice that one of them 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,11 +51,16 @@ def check_global_batch(recipe: Recipe, *, num_ranks: int) -> Problem | None:
     below, above = rows - rows % unit, rows - rows % unit + unit
     near = f"{quote(below)} or {quote(above)}" if below else quote(above)
     shares = f"train.micro_batch_rows {micro}" + (f" x {num_ranks} ranks" if num_ranks > 1 else "")
-    fitting = [ranks for ranks in range(2, rows // micro + 1) if rows % (micro * ranks) == 0]
+    fitting = [ranks for ranks in _divisors(rows // micro) if ranks > 1] if rows % micro == 0 else []
     if num_ranks > 1 and fitting:
         by_distance = sorted(fitting, key=lambda ranks: abs(ranks - num_ranks))[:2]
         near += f"; or {' or '.join(str(ranks) for ranks in sorted(by_distance))} ranks"
     return Problem("train.global_batch_rows", quote(rows), f"a multiple of {unit} ({shares})", f"nearest: {near}")
+
+
+def _divisors(number: int) -> list[int]:
+    small = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
+    return sorted({*small, *(number // each for each in small)})
 
 
 def _one_val_source(recipe: Recipe) -> Iterable[Problem]:
