@@ -103,6 +103,11 @@ class RunFolder:
         """The worker's steps and losses."""
         return self.train / PROGRESS_FILE
 
+    @property
+    def notes_file(self) -> Path:
+        """What speaks against the adapter in the course of its training: a JSON list of sentences, mostly empty."""
+        return self.train / "notes.json"
+
     def worker_log(self, node_rank: int) -> Path:
         """What the worker of a node says; with several ranks, what their launcher says."""
         return self.train / ("worker.log" if node_rank == 0 else f"worker-node-{node_rank}.log")
@@ -145,6 +150,13 @@ class RunFolder:
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 """In the folder of an evaluation."""
+
+
+def read_notes(folder: RunFolder) -> list[str]:
+    """Reads what speaks against a run's adapter in the course of its training; mostly nothing."""
+    if not folder.notes_file.is_file():
+        return []
+    return list(json.loads(folder.notes_file.read_text(encoding="utf-8")))
 
 
 def read_metrics(evaluation: Path) -> dict[str, Any] | None:

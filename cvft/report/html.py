@@ -62,6 +62,7 @@ def write_report(
     title: str,
     summary: Mapping[str, object],
     metrics: Mapping[str, Mapping[str, Any]],
+    warnings: Sequence[str] = (),
     findings: Sequence[str] = (),
     curves: Sequence[Path] = (),
     examples: Sequence[Example] = (),
@@ -73,6 +74,7 @@ def write_report(
         title: The run's name.
         summary: What was trained on what: label -> value, shown in order.
         metrics: Who answered ("base", "tuned") -> what `compute_metrics` returned.
+        warnings: What whoever uses the model has to know first, each a text of one or more lines.
         findings: What the numbers say, in sentences.
         curves: PNG files.
         examples: Val rows to show, in order.
@@ -99,6 +101,7 @@ def write_report(
         style=Markup(style),
         title=title,
         summary=summary,
+        warnings=warnings,
         results=results_table(metrics),
         findings=findings,
         kinds=kinds_table(metrics),

@@ -10,6 +10,7 @@ from typing import Any
 
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
+from cvft.errors import CvftError
 from cvft.evaluate.compare import compare_predictions
 from cvft.evaluate.run import Evaluation
 from cvft.export import VERIFICATION_FILE
@@ -19,19 +20,20 @@ from cvft.plan.recorded import read_recorded
 from cvft.report.curves import plot_curves
 from cvft.report.html import Answer, Example, write_report
 from cvft.report.results import describe_comparison
-from cvft.runs import read_manifest
+from cvft.runs import read_manifest, read_notes
 
 NUM_EXAMPLES = 24
 NUM_FRAMES = 8
 THUMBNAIL_PX = 112
 
 
-def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation]) -> Path:
+def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation], refused: CvftError | None = None) -> Path:
     """Writes the curves and the page of a run.
 
     Args:
         job: The job of a trained run.
         evaluations: Evaluation per model, the tuned one last; all of the same rows.
+        refused: Why there is no merged model, where one was asked for.
 
     Returns:
         The page.
@@ -62,10 +64,15 @@ def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation]) -> Path
             )
         )
     thumbnails.close()
+    warnings = [f"Training: {note}." for note in read_notes(folder)]
+    warnings += (
+        [] if refused is None else [f"The merged model was refused; the adapter is what was evaluated.\n{refused}"]
+    )
     return write_report(
         folder.report,
         title=job.recipe.name or "run",
-        summary=_summarize(job),
+        summary=_summarize(job, is_merged=refused is None),
+        warnings=warnings,
         metrics={name: evaluation.metrics for name, evaluation in evaluations.items()},
         findings=describe_evaluations(predictions),
         curves=curves,
@@ -130,7 +137,7 @@ class Thumbnails:
         self._process.close()
 
 
-def _summarize(job: Job) -> dict[str, object]:
+def _summarize(job: Job, *, is_merged: bool) -> dict[str, object]:
     recipe, folder = job.recipe, job.run
     rows = read_manifest(folder).rows
     targets = recipe.lora.targets
@@ -143,7 +150,7 @@ def _summarize(job: Job) -> dict[str, object]:
         "inputs": str(job.preprocessing),
         "seed": recipe.seed,
     }
-    if (folder.merged / VERIFICATION_FILE).is_file():
+    if is_merged and (folder.merged / VERIFICATION_FILE).is_file():
         checked = json.loads((folder.merged / VERIFICATION_FILE).read_text(encoding="utf-8"))
         summary["merged equals adapter"] = describe_verification(checked)
     return summary

@@ -14,8 +14,10 @@ from cvft.files import hash_file, publish_folder
 from cvft.runs import RunFolder
 from cvft.train.checkpoints import find_best_checkpoint, find_checkpoints, step_of
 from cvft.train.marks import BrokenCheckpointError, check_files
+from cvft.weights.finite import refuse_nonfinite
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS_FILE)
 """What peft writes of an adapter."""
 
 
@@ -27,9 +29,13 @@ def publish_adapter(checkpoint: Path, target: Path, *, contract: Contract, recip
         target: The folder to make.
         contract: How clips and text reached the model.
         recipe_file: The recipe of the training.
+
+    Raises:
+        ModelError: when a weight is not finite.
     """
     aside = target.with_name(f"{target.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
+    refuse_nonfinite(checkpoint / ADAPTER_WEIGHTS_FILE, subject=f"the adapter of {checkpoint}")
     aside.mkdir()
     for name in ADAPTER_FILES:
         shutil.copyfile(checkpoint / name, aside / name)

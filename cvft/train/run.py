@@ -28,7 +28,7 @@ from cvft.plan.ranks import node_rank_of, worker_command
 from cvft.plan.recorded import refuse_other_data
 from cvft.recipe import LoadedRecipe
 from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked
-from cvft.train.adapters import ADAPTER_FILES, publish_adapter
+from cvft.train.adapters import publish_adapter
 from cvft.train.checkpoints import (
     check_can_continue,
     disk_full_error,
@@ -44,7 +44,8 @@ from cvft.train.manifest import write_manifest
 from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.train.row_files import write_row_files
 from cvft.train.stop import STOP_FILE
-from cvft.weights.folder import make_clean_view
+from cvft.train.watch import write_notes
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, make_clean_view
 
 LOG = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def is_trained(loaded: LoadedRecipe) -> bool:
         RunError: when the run folder belongs to a recipe that would train other weights.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    return is_claimed(loaded) and (folder.adapter / ADAPTER_FILES[1]).is_file()
+    return is_claimed(loaded) and (folder.adapter / ADAPTER_WEIGHTS_FILE).is_file()
 
 
 def train(job: Job) -> RunFolder | None:
@@ -142,10 +143,13 @@ def _train_planned(plan: Plan, job: Job, *, prepared: PreparedRows, variables: M
         write_manifest(job, prepared=prepared, plan=plan)
         LOG.info(describe_plan(plan, prepared))
         last = _launch(plan, folder, variables=variables)
+    notes = write_notes(last, folder.notes_file)
     publish_adapter(last, folder.adapter, contract=job.contract, recipe_file=folder.recipe_file)
     best = find_best_checkpoint(folder.train)
     if best is not None and best != last:
         LOG.info("best      %s has the lowest val loss; adapter/ is the last one", best)
+    for note in notes:
+        LOG.warning("note      %s", note)
 
 
 def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> Path:
