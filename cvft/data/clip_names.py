@@ -83,15 +83,17 @@ class ClipNames:
 
     def _find(self, name: str) -> Path:
         path = self._root / name
+        alike = None
         try:
             if not os.path.lexists(path):
                 path = self._root / _expand(name)
-            if not os.path.lexists(path):
-                path = self._find_other_form(path) or path
+                alike = None if os.path.lexists(path) else self._walk(path)
+            if alike is not None and _nfc(str(alike)) == _nfc(str(path)):
+                path, alike = alike, None
             path = path.resolve()
             status = path.stat()
         except FileNotFoundError as error:
-            raise self._explain_missing(name, path) from error
+            raise self._explain_missing(name, path, alike) from error
         except (OSError, RuntimeError, ValueError) as error:
             if isinstance(error, ValueProblem):
                 raise
@@ -111,15 +113,12 @@ class ClipNames:
             raise ValueProblem(got, "a path that can be written in JSON", "rename it") from error
         return path
 
-    def _find_other_form(self, path: Path) -> Path | None:
-        """Returns the one path whose letters are the same, in whatever Unicode form."""
-        found = self._walk(path)
-        return found if found is not None and _nfc(str(found)) == _nfc(str(path)) else None
-
     def _walk(self, path: Path) -> Path | None:
         """Follows a path, and where a part is not there the one name of the folder that looks like it; None: none, or several."""
-        here = Path(path.anchor)
-        for part in path.parts[1:]:
+        here, parts = path.parent, [path.name]
+        if not self._folder(here).names:
+            here, parts = Path(path.anchor), list(path.parts[1:])
+        for part in parts:
             if part != ".." and not os.path.lexists(here / part):
                 alike = self._folder(here).alike(part)
                 if len(alike) != 1:
@@ -133,10 +132,11 @@ class ClipNames:
             self._folders[path] = Folder(path)
         return self._folders[path]
 
-    def _explain_missing(self, name: str, path: Path) -> ValueProblem:
+    def _explain_missing(self, name: str, path: Path, alike: Path | None) -> ValueProblem:
         if _WINDOWS.match(name):
             return self._explain_windows(name)
-        hint = self._hint_slashes(name) or self._hint_difference(path) or self._hint_place(name)
+        hint = f"{_quote_path(self._show(alike))} exists: {_difference(str(path), str(alike))}" if alike else ""
+        hint = hint or self._hint_slashes(name) or self._hint_place(name)
         if not hint and not path.parent.is_dir():
             above = next(folder for folder in path.parents if folder.is_dir())
             gone = path.relative_to(above).parts[0]
@@ -157,10 +157,6 @@ class ClipNames:
         turned = name.replace("\\", "/")
         found = self._walk(self._root / turned) if turned != name else None
         return f"{_quote_path(self._show(found))} exists: write `/` between folders" if found else ""
-
-    def _hint_difference(self, path: Path) -> str:
-        found = self._walk(path)
-        return f"{_quote_path(self._show(found))} exists: {_difference(str(path), str(found))}" if found else ""
 
     def _hint_place(self, name: str) -> str:
         """Says where else the name leads to a file: from the current folder, or with fewer folders in front."""
@@ -249,9 +245,10 @@ class Folder:
         return self._by_stem.get(_stem_of(name), [])
 
     def beside(self, name: str) -> list[str]:
-        """Returns all names, or of very many those nearest in the alphabet."""
-        start = max(0, bisect.bisect(self.names, name) - NUM_COMPARED // 2)
-        return self.names[start : start + NUM_COMPARED]
+        """Returns all names, or of very many those nearest in the alphabet; hidden ones only beside a hidden one."""
+        names = self.names if name.startswith(".") else [each for each in self.names if not each.startswith(".")]
+        start = max(0, bisect.bisect(names, name) - NUM_COMPARED // 2)
+        return names[start : start + NUM_COMPARED]
 
 
 def _index(names: Sequence[str], key: Callable[[str], str]) -> dict[str, list[str]]:
