@@ -37,6 +37,7 @@ PURE = {
     "jsonl",
     "layering",
     "plan",
+    "plan_notes",
     "plan_parallel",
     "predict_placement",
     "readme",

@@ -34,6 +34,9 @@ class Quarantined:
     row: Row
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.row.location}: {self.reason}"
+
 
 class ClipCheck(NamedTuple):
     """What `check_clips` found.
@@ -68,8 +71,8 @@ def check_clips(
         sampling: The rule.
         decoder: `pyav` or `decord`.
         on_bad_clip: `error` refuses the data when any clip is bad; `quarantine` sets the rows of bad clips aside.
-        quarantine_file: Where to write them as JSONL: reason, source, line and the row itself. Needed for
-            `quarantine`. An older file of this name is replaced, or removed when no row is set aside.
+        quarantine_file: Where to write them as JSONL: reason, source, line and the row itself; without it, nothing is
+            written. An older file of this name is replaced, or removed when no row is set aside.
         timeout_s: See `DecodeProcess`.
         memory_limit_gib: See `DecodeProcess`; for each of them.
         num_workers: Decode processes at the same time.
@@ -83,9 +86,6 @@ def check_clips(
             row is left, or the decoder is not installed.
         RunError: The decode process cannot be started at all.
     """
-    if on_bad_clip == "quarantine" and quarantine_file is None:
-        need = "the name of a file to write"
-        raise DataError("the check of clips", [Problem("quarantine_file", "null", need)])
     if decoder == "decord" and importlib.util.find_spec("decord") is None:  # said once, not once per clip
         problem = Problem("decoder `decord`", "no such package", "the decord package", "pip install decord")
         raise DataError("the check of clips", [problem])

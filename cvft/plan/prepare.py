@@ -7,21 +7,20 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cvft.data.check import ClipCheck, Quarantined, check_clips
 from cvft.data.groups import RowShape
-from cvft.data.row_columns import category_column
-from cvft.data.rows import Row, category_of, extra_columns, read_rows
+from cvft.data.rows import Row, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
-from cvft.errors import DataError, Problem, quote
+from cvft.errors import DataError, Problem
 from cvft.families.family import IGNORED_LABEL, LayOut
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
+from cvft.plan.notes import note_rows
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,14 @@ class PreparedRows:
     notes: Sequence[str]
 
 
-def prepare(job: Job, *, quarantine_file: Path, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
+def prepare(
+    job: Job, *, quarantine_file: Path | None = None, on_progress: Callable[[int, int], None] | None = None
+) -> PreparedRows:
     """Proves rows and clips usable, and writes nothing but the quarantine file.
 
     Args:
         job: The job.
-        quarantine_file: Where rows that are set aside are listed.
+        quarantine_file: Where rows that are set aside are listed; without it, nothing is written.
         on_progress: Called with clips done and clips in all.
 
     Returns:
@@ -108,7 +109,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         quarantined=checked.quarantined,
         clips=checked.facts,
         row_facts=RowFacts(shapes[: len(rows)], shapes[len(rows) :]),
-        notes=_note(rows, held_out, checked.facts),
+        notes=note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
     )
 
 
@@ -133,35 +134,6 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, C
             )
         )
     return shapes
-
-
-def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipInfo]) -> list[str]:
-    """Sentences that a user should read before training: nothing is wrong, but it may not be what they think."""
-    all_rows = [*rows, *held_out]
-    notes = [
-        f"column {quote(name)} ({count} rows) is kept but not trained on"
-        for name, count in extra_columns(all_rows).items()
-    ]
-    notes += _note_categories(all_rows)
-    used = {row.video for row in all_rows if row.video is not None}
-    notes += [f"{path.name}: {note}" for path in sorted(used) for note in clips[path].notes]
-    trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
-    shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
-    if shared:
-        notes.append(f"{len(shared)} clips of the val rows are trained on too: the val numbers will flatter the model")
-    return notes
-
-
-def _note_categories(rows: Sequence[Row]) -> list[str]:
-    columns = [category_column(row.extra) for row in rows]
-    notes = ["column `family` is read as `category`"] if "family" in columns else []
-    unread = Counter(
-        column for row, column in zip(rows, columns, strict=True) if column is not None and category_of(row) is None
-    )
-    return notes + [
-        f"column {quote(column)} of {count} rows holds no text: these rows count in the means over all rows only"
-        for column, count in sorted(unread.items())
-    ]
 
 
 def _refuse_long_rows(rows: Sequence[Row], shapes: Sequence[RowShape], *, max_tokens: int) -> None:
