@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from cvft.data.rows import Row, make_rows
 from cvft.errors import ModelError, Problem, quote
 from cvft.families.contract import CONTRACT_FILE
-from cvft.predict.infer import BATCH_ROWS, MAX_NEW_TOKENS
+from cvft.predict.infer import BATCH_ROWS
 from cvft.recipe import load_recipe
 from cvft.runs import RunFolder
 
@@ -48,7 +48,7 @@ class Model:
         return f"Model({str(self.folder)!r})"
 
     def ask(
-        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int = MAX_NEW_TOKENS
+        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int | None = None
     ) -> str:
         """Answers one question greedily.
 
@@ -56,7 +56,7 @@ class Model:
             video: The clip, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
-            max_new_tokens: Longest answer in tokens; a longer one is cut there.
+            max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
 
         Returns:
             The answer.
@@ -65,10 +65,10 @@ class Model:
             CvftError: when the clip cannot be used.
         """
         row = _make_row(video, query, history)
-        return self._predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)[0]
+        return self._predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)[0].text
 
     def stream(
-        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int = MAX_NEW_TOKENS
+        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int | None = None
     ) -> Iterator[str]:
         """Answers one question piece by piece; the pieces together are what `ask` returns.
 
@@ -76,7 +76,7 @@ class Model:
             video: The clip, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
-            max_new_tokens: Longest answer in tokens; a longer one is cut there.
+            max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
 
         Yields:
             Text.
@@ -90,7 +90,7 @@ class Model:
         self,
         rows: Iterable[Mapping[str, Any]],
         *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         batch_rows: int = BATCH_ROWS,
     ) -> list[str]:
         """Answers rows greedily; rows of one clip share the work on it.
@@ -98,7 +98,7 @@ class Model:
         Args:
             rows: Rows with the columns of a JSONL file: `query`, and as needed `videos` (a list of one path, relative to
                 the current folder) and `history`.
-            max_new_tokens: Longest answer in tokens; a longer one is cut there.
+            max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
             batch_rows: Rows answered at a time.
 
         Returns:
@@ -113,7 +113,8 @@ class Model:
             video_root=Path.cwd(),
             require_response=False,
         )
-        return self._predictor.answer(made, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
+        answers = self._predictor.answer(made, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
+        return [answer.text for answer in answers]
 
     def close(self) -> None:
         """Ends the decode process; the model goes with its last reference."""

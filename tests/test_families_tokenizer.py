@@ -1,6 +1,7 @@
 """The tokenizer of an official folder: digits stay whole, whatever transformers 5 takes the folder for."""
 
 import json
+import shutil
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -11,7 +12,7 @@ from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from tests.golden_files import golden_files
 from tests.llama3 import write_tokenizer_json
 from tests.official_folder import CONFIG
-from tests.test_families_layout import lay_out, unroll
+from tests.test_families_layout import LLAMA3, lay_out, unroll
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,10 @@ def test_the_fix_that_transformers_offers_splits_digits_and_would_be_refused(fol
     assert fixed.encode("10", add_special_tokens=False) == [16, 15]
     assert load_tokenizer(folder).encode("10", add_special_tokens=False) == [605]
     fixed.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
-    for load in (load_tokenizer, load_encoder):
-        with pytest.raises(ModelError, match="got `10` in 2 tokens, need one token for each integer"):
-            load(tmp_path)
+    shutil.copy(folder / "config.json", tmp_path)
+    encode, row = load_encoder(tmp_path), {"template": "chat", "query": "What?"}
+    with pytest.raises(ModelError, match="got `10` in 2 tokens, need one token for each integer"):
+        lay_out(num_frames=11, encode=encode, **row)
+    # clips that are too short for such a number, and templates that write none, are as good as ever
+    assert lay_out(num_frames=10, encode=encode, **row).input_ids.count(LLAMA3.vision) == 10 * 66
+    assert lay_out(num_frames=24, encode=encode, **row | {"template": "base"}).input_ids.count(LLAMA3.vision) == 24 * 66

@@ -84,9 +84,16 @@ def evaluate_run(job: Job, *, variant: Variant, predictors: Predictors | None = 
     if predictors is None:
         models.close()
     expected = [row.response for row in rows]
-    metrics = compute_metrics(answers, expected=expected, categories=[category_of(row) for row in rows])
+    said = [answer.text for answer in answers]
+    metrics = compute_metrics(said, expected=expected, categories=[category_of(row) for row in rows])
+    metrics["num_cut"] = sum(answer.is_cut for answer in answers)
     lines = [
-        {**row.to_json(), "prediction": answer, "is_exact_match": is_exact_match(answer, expected=row.response)}
+        {
+            **row.to_json(),
+            "prediction": answer.text,
+            "is_exact_match": is_exact_match(answer.text, expected=row.response),
+            "is_cut": answer.is_cut,
+        }
         for row, answer in zip(rows, answers, strict=True)
     ]
     write_whole(target / PREDICTIONS_FILE, to_jsonl(lines))

@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvft.data.check import ClipCheck, Quarantined, check_clips
-from cvft.data.groups import RowShape
 from cvft.data.rows import Row, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
-from cvft.errors import DataError, Problem
-from cvft.families.family import IGNORED_LABEL, LayOut
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
+from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import note_rows
 
 
@@ -93,55 +91,32 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     recipe, how = job.recipe, job.preprocessing
     rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
     held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
-    job.family.check_rows([*rows, *held_out], how)
+    lay_out = job.family.layouts(job.model.folder, how)
+    check_texts([*rows, *held_out], lay_out=lay_out)
     checked = check([*rows, *held_out])
     set_aside = {id(item.row) for item in checked.quarantined}
     rows = [row for row in rows if id(row) not in set_aside]
     held_out = [row for row in held_out if id(row) not in set_aside]
     if not recipe.data.val and recipe.data.val_fraction:
         rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
-    lay_out = job.family.layouts(job.model.folder, how)
     shapes = measure_rows([*rows, *held_out], lay_out=lay_out, clips=checked.facts)
-    _refuse_long_rows([*rows, *held_out], shapes, max_tokens=how.max_tokens)
+    check_rows_fit([*rows, *held_out], shapes, max_tokens=how.max_tokens)
+    train, val = shapes[: len(rows)], shapes[len(rows) :]
+    max_new_tokens = recipe.eval.max_new_tokens
+    check_answers_fit(
+        held_out[: recipe.eval.num_rows],
+        [shape.num_prompt_tokens for shape in val[: recipe.eval.num_rows]],
+        max_new_tokens=max_new_tokens,
+        max_tokens=answer_limit(job.family, job.model.folder, how),
+    )
     return PreparedRows(
         train_rows=rows,
         val_rows=held_out,
         quarantined=checked.quarantined,
         clips=checked.facts,
-        row_facts=RowFacts(shapes[: len(rows)], shapes[len(rows) :]),
-        notes=note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
+        row_facts=RowFacts(train, val),
+        notes=[
+            *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
+            *note_lengths(train, val, max_new_tokens=max_new_tokens),
+        ],
     )
-
-
-def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, ClipInfo]) -> list[RowShape]:
-    """Counts the tokens of each row, answer and EOS included, exactly as training lays them out.
-
-    Clips are told apart by their content: two files with the same bytes are one clip.
-    """
-    numbers: dict[str, int] = {}
-    shapes = []
-    for row in rows:
-        clip = None if row.video is None else clips[row.video]
-        layout = lay_out(row, clip)
-        number = None if clip is None else numbers.setdefault(clip.sha256, len(numbers))
-        shapes.append(
-            RowShape(
-                number,
-                num_prefix_tokens=layout.num_prefix_tokens,
-                num_question_tokens=len(layout) - layout.num_prefix_tokens,
-                num_label_tokens=sum(label != IGNORED_LABEL for label in layout.labels),
-                num_frames=0 if clip is None else clip.num_frames,
-            )
-        )
-    return shapes
-
-
-def _refuse_long_rows(rows: Sequence[Row], shapes: Sequence[RowShape], *, max_tokens: int) -> None:
-    hint = "lower video.max_frames, shorten the text, or raise data.max_tokens; rows are never cut"
-    problems = [
-        Problem(row.location, f"{shape.num_tokens} tokens", f"at most {max_tokens}", hint)
-        for row, shape in zip(rows, shapes, strict=True)
-        if shape.num_tokens > max_tokens
-    ]
-    if problems:
-        raise DataError("the rows", problems)

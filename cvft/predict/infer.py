@@ -18,9 +18,6 @@ from cvft.jsonl import to_jsonl
 BATCH_ROWS = 4
 """Rows answered at a time where the caller does not say."""
 
-MAX_NEW_TOKENS = 512
-"""Longest answer in tokens where the caller does not say."""
-
 
 def infer_one(
     model: Path,
@@ -28,7 +25,7 @@ def infer_one(
     video: Path | None,
     query: str,
     history: Sequence[tuple[str, str]] = (),
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     quantize: str | None = None,
 ) -> str:
     """Answers one question.
@@ -38,7 +35,7 @@ def infer_one(
         video: The clip, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
 
     Returns:
@@ -54,19 +51,19 @@ def infer_one(
     row = Row(query, "", tuple(history), None if video is None else video.resolve(), source=source, line=1)
     (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
     predictor.close()
-    return answer
+    return answer.text
 
 
 def infer_file(
-    model: Path, *, data: Path, output: Path, max_new_tokens: int = MAX_NEW_TOKENS, quantize: str | None = None
+    model: Path, *, data: Path, output: Path, max_new_tokens: int | None = None, quantize: str | None = None
 ) -> str:
     """Answers every row of a file.
 
     Args:
         model: Adapter or merged folder.
         data: JSON or JSONL rows; responses are kept and not looked at.
-        output: JSONL to write: each row with its `prediction`. It appears whole or not at all.
-        max_new_tokens: Longest answer in tokens.
+        output: JSONL to write: each row with its `prediction`, and `is_cut` where tokens ran out. It appears whole or not at all.
+        max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
 
     Returns:
@@ -82,6 +79,9 @@ def infer_file(
     with tqdm(total=len(rows), desc="answering", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
         answers = predictor.answer(rows, batch_rows=BATCH_ROWS, max_new_tokens=max_new_tokens, on_progress=bar.update)
     predictor.close()
-    lines = ({**row.to_json(), "prediction": answer} for row, answer in zip(rows, answers, strict=True))
+    lines = (
+        {**row.to_json(), "prediction": answer.text, "is_cut": answer.is_cut}
+        for row, answer in zip(rows, answers, strict=True)
+    )
     write_whole(output, to_jsonl(lines))
     return f"{len(rows)} rows answered in {output}"

@@ -189,7 +189,7 @@ def preprocessing_of(contract: Contract, *, family: Family, folder: ModelFolder,
         contract: From the trained folder.
         family: The family of its model.
         folder: The model folder.
-        recipe: What decoding may take.
+        recipe: What decoding may take, and the longest row.
 
     Raises:
         ContractError: when the contract is not one of this family's.
@@ -204,7 +204,8 @@ def preprocessing_of(contract: Contract, *, family: Family, folder: ModelFolder,
         timeout_s=recipe.video.timeout_s,
         memory_gib=recipe.video.memory_gib,
     )
-    return Preprocessing(contract.template, decode, family.context_tokens(folder.config), contract.fields)
+    max_tokens = recipe.data.max_tokens or family.context_tokens(folder.config)
+    return Preprocessing(contract.template, decode, max_tokens, contract.fields)
 
 
 def find_features(job: Job, *, stored: Contract) -> CachedClips | None:

@@ -19,6 +19,9 @@ from cvft.tables import NO_NUMBER, Cell, Table, percent, to_html
 PERCENT_METRICS: Mapping[str, str] = {"exact_match": "Exact match", "token_f1": "Token F1", "rouge_l": "ROUGE-L"}
 """Metrics from 0 to 1 that are shown in per cent, with their headings."""
 
+COUNTS: Mapping[str, str] = {"num_rows": "Rows", "num_cut": "Cut answers"}
+"""Counts, with their headings."""
+
 _POLICY = "default-src 'none'; img-src data:; style-src '{hash}'; base-uri 'none'; form-action 'none'"
 
 
@@ -136,7 +139,7 @@ def _with_bar(value: object) -> Cell:
 
 
 def _heading(key: str) -> str:
-    return PERCENT_METRICS.get(key, "Rows" if key == "num_rows" else key.replace("_", " ").capitalize())
+    return PERCENT_METRICS.get(key) or COUNTS.get(key) or key.replace("_", " ").capitalize()
 
 
 def _number(key: str, value: object) -> str:
