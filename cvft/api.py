@@ -10,12 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from cvft.data.rows import Row, make_rows
-from cvft.errors import ModelError, Problem, quote
-from cvft.families.contract import CONTRACT_FILE
-from cvft.predict.infer import BATCH_ROWS
+from cvft.data.rows import make_rows
+from cvft.predict.infer import BATCH_ROWS, make_question
+from cvft.predict.trained import find_model
 from cvft.recipe import load_recipe
-from cvft.runs import RunFolder
 
 if TYPE_CHECKING:
     from cvft.predict.predictor import Predictor
@@ -64,7 +62,7 @@ class Model:
         Raises:
             CvftError: when the clip cannot be used.
         """
-        row = _make_row(video, query, history)
+        row = make_question(video, query, history)
         return self._predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)[0].text
 
     def stream(
@@ -84,7 +82,7 @@ class Model:
         Raises:
             CvftError: when the clip cannot be used.
         """
-        yield from self._predictor.stream(_make_row(video, query, history), max_new_tokens=max_new_tokens)
+        yield from self._predictor.stream(make_question(video, query, history), max_new_tokens=max_new_tokens)
 
     def answer(
         self,
@@ -121,18 +119,22 @@ class Model:
         self._predictor.close()
 
 
-def load(path: str | Path, *, quantize: Literal["none", "nf4", "int8"] | None = None) -> Model:
-    """Loads a trained model.
+def load(
+    path: str | Path, *, quantize: Literal["none", "nf4", "int8"] | None = None, base: str | Path | None = None
+) -> Model:
+    """Loads a model that can be asked.
 
     Args:
-        path: A merged folder, an adapter folder, or a run's folder: then its merged model, or else its adapter.
+        path: A merged folder, an adapter folder, a checkpoint of a run, or a run's folder: then its merged model, or else its
+            adapter. `tiny`, or the name of a published model as a recipe's `model.path`, to ask one as it is.
         quantize: Holds the decoder blocks in 4 or 8 bits, or not; without it, as they were trained or merged.
+        base: Where the base of an adapter lies by now, when it was moved.
 
     Returns:
         The model.
 
     Raises:
-        CvftError: when there is no trained model, or when it cannot be used on this machine.
+        CvftError: when there is no such model, or when it cannot be used on this machine.
 
     >>> model = cvft.load("runs/my")
     >>> model.ask("clip.mp4", "What is shown?")
@@ -141,10 +143,10 @@ def load(path: str | Path, *, quantize: Literal["none", "nf4", "int8"] | None = 
     ['bikes', 'yes']
     >>> model.close()
     """
-    folder = _find_model(Path(path))
-    from cvft.predict.open import open_trained
+    found = find_model(path, base=None if base is None else Path(base), quantize=quantize)
+    from cvft.predict.open import load_model
 
-    return Model(open_trained(folder, quantize=quantize), folder=folder)
+    return Model(load_model(found), folder=found.folder)
 
 
 def run(recipe: str | Path, *overrides: str) -> Path:
@@ -165,21 +167,3 @@ def run(recipe: str | Path, *overrides: str) -> Path:
     loaded = load_recipe(recipe, overrides=overrides)
     run_all(loaded)
     return loaded.recipe.run_dir.absolute()
-
-
-def _find_model(path: Path) -> Path:
-    run = RunFolder(path.absolute())
-    for folder in (path, run.merged, run.adapter):
-        if (folder / CONTRACT_FILE).is_file():
-            return folder
-    need = "a merged folder, an adapter folder, or the folder of a run"
-    got = quote(path) if path.exists() else f"{quote(path)}, which does not exist"
-    raise ModelError("the model to load", [Problem("path", got, need, "train one first: cvft run RECIPE")])
-
-
-def _make_row(video: str | Path | None, query: str, history: Turns) -> Row:
-    columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
-    if video is not None:
-        columns["videos"] = [str(video)]
-    (row,) = make_rows([(1, columns)], source=Path("question"), video_root=Path.cwd(), require_response=False)
-    return row

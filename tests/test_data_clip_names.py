@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cvft.data.clip_names import ClipNames, find_clip
+from cvft.data.clip_names import ClipNames
 from cvft.data.rows import read_rows
 from cvft.errors import DataError, ValueProblem
 
@@ -53,7 +53,7 @@ def root(tmp_path, monkeypatch):
     ],
 )
 def test_names_of_one_file_are_found(root, name, file):
-    assert find_clip(name.format(root=root), root=root, where="--video") == root.parent / file
+    assert ClipNames(root).find(name.format(root=root)) == root.parent / file
 
 
 def test_of_two_unicode_forms_each_is_itself(root):
@@ -91,11 +91,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED, ids=ascii)
 def test_what_is_different_is_told(root, name):
-    with pytest.raises(DataError) as caught:
-        find_clip(name, root=root, where="--video")
-    (problem,) = caught.value.problems
-    assert problem.where == "--video"
-    hint = problem.hint.replace(str(root), "ROOT").replace(str(root.parent), "BASE").replace(DECOMPOSED, "CAFE")
+    with pytest.raises(ValueProblem) as caught:
+        ClipNames(root).find(name)
+    hint = caught.value.hint.replace(str(root), "ROOT").replace(str(root.parent), "BASE").replace(DECOMPOSED, "CAFE")
     assert hint == REFUSED[name]
 
 

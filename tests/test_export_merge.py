@@ -14,13 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from cvft.dtypes import BY_NAME
 from cvft.errors import ModelError, RunError, VerifyError
-from cvft.export import CHECKSUM_FILE
 from cvft.export.adapter import WEIGHTS_FILE
 from cvft.export.merge import merge_adapter
 from cvft.export.tensors import compare_tensors
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.tensors import published_shapes
-from cvft.weights.folder import read_config_json
+from cvft.weights.folder import CHECKSUM_FILE, read_config_json
 from cvft.weights.shards import INDEX_FILE, read_shards
 from tests.official_folder import small_config, write_official_folder
 from tests.random_adapter import base_of, contract_of, write_random_adapter

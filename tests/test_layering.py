@@ -43,30 +43,30 @@ MAY_IMPORT = {
     "families/cogvlm2_video": "errors dtypes recipe data data/video data/features weights families",
     "families/table": "families families/cogvlm2_video weights",
     "runs": "errors files recipe",
-    "plan": "errors files dtypes recipe data data/video data/features weights families families/table runs",
+    "plan": "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs",
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
     "families/cogvlm2_video/runtime": (
         "dtypes data data/video weights families families/cogvlm2_video families/cogvlm2_video/network"
     ),
-    "clips": "errors files dtypes data/video data/features weights families plan",
+    "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
         "__init__ errors files jsonl recipe data data/video data/features weights families families/table runs plan clips"
     ),
     "predict": (
-        "errors files jsonl dtypes recipe data data/video data/features weights families families/table plan clips"
+        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs plan clips"
     ),
     "export": "errors files dtypes tables recipe data weights families families/table runs plan predict",
-    "evaluate": "errors files jsonl recipe data runs plan predict",
+    "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
-    "report": "errors files jsonl tables data data/video plan export evaluate",
+    "report": "errors files jsonl tables data data/video runs plan export evaluate",
     "pipeline": "recipe plan train predict export evaluate report",
     "cli": "__init__ errors recipe",
     "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate pipeline cli",
     # beside
     "tiny": "families/cogvlm2_video/network",
     "_autoload": "families/cogvlm2_video/network",
-    "api": "errors recipe data families runs predict pipeline",
+    "api": "recipe data predict pipeline",
     "__init__": "_autoload api",
     "__main__": "cli",
 }

@@ -20,6 +20,7 @@ from cvft.plan.job import open_job
 from cvft.recipe import load_recipe
 from cvft.report import Answer, Example, plot_curves, read_log, write_report
 from cvft.report.run import write_run_report
+from tests.broken_json import MANIFEST
 from tests.project import make_project, write_jsonl
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -220,8 +221,7 @@ def test_answers_are_shown_as_the_evaluation_stored_them(tmp_path: Path) -> None
         folder.mkdir(parents=True)
     write_jsonl(job.run.val_rows, rows)
     write_log(job.run.train / "logging.jsonl", [at(1, loss=1.0)])
-    counts = {"num_train": 2, "num_val": 2, "num_quarantined": 0}
-    job.run.manifest_file.write_text(json.dumps({"rows": counts}), encoding="utf-8")
+    job.run.manifest_file.write_text(json.dumps(MANIFEST), encoding="utf-8")
     lines = [
         {"response": "red", "prediction": "a\u2028b\x85c", "is_exact_match": False},  # two ends of line, for str alone
         {"response": "red", "prediction": "red", "is_exact_match": True},

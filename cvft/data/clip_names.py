@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
-from cvft.errors import NUM_SHOWN, DataError, ValueProblem, did_you_mean, quote
+from cvft.errors import NUM_SHOWN, ValueProblem, did_you_mean, quote
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Ends of the names of single frames."""
@@ -29,27 +29,6 @@ NUM_COMPARED = 2000
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/+)")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-
-
-def find_clip(name: str, *, root: Path, where: str, subject: str = "command line") -> Path:
-    """Finds one clip that somebody names.
-
-    Args:
-        name: The name, as it was given.
-        root: Folder that relative names start from.
-        where: How to call its place in a message, such as `--video`.
-        subject: What is read, for the headline of the error.
-
-    Returns:
-        The file.
-
-    Raises:
-        DataError: when the name means no file that can be a clip.
-    """
-    try:
-        return ClipNames(root).find(name)
-    except ValueProblem as error:
-        raise DataError(subject, [error.at(where)]) from error
 
 
 class ClipNames:

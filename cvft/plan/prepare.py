@@ -8,10 +8,11 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cvft.data.check import ClipCheck, Quarantined, check_clips
+from cvft.data.records import FileFacts
 from cvft.data.rows import Row, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
@@ -19,6 +20,7 @@ from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import note_rows
+from cvft.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class PreparedRows:
         clips: Facts per clip.
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
+        sources: What tells the files that the rows came from, by their setting.
     """
 
     train_rows: Sequence[Row]
@@ -40,6 +43,7 @@ class PreparedRows:
     clips: Mapping[Path, ClipInfo]
     row_facts: RowFacts
     notes: Sequence[str]
+    sources: Mapping[str, FileFacts] = field(default_factory=dict)
 
 
 def prepare(
@@ -89,6 +93,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     recipe, how = job.recipe, job.preprocessing
+    sources = find_sources(recipe)
     rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
     held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
     lay_out = job.family.layouts(job.model.folder, how)
@@ -119,4 +124,11 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
             *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
             *note_lengths(train, val, max_new_tokens=max_new_tokens),
         ],
+        sources=sources,
     )
+
+
+def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
+    """Looks at the files that a recipe's rows come from; one that cannot be read is for its reader to report."""
+    files = {"data.train": recipe.data.train, "data.val": recipe.data.val}
+    return {key: FileFacts.of(path) for key, path in files.items() if path is not None and path.is_file()}

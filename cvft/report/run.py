@@ -6,16 +6,17 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
-from cvft.evaluate.run import Evaluation, read_val_rows
+from cvft.evaluate.run import Evaluation
 from cvft.export import VERIFICATION_FILE
 from cvft.export.run import describe_verification
 from cvft.plan.job import Job
+from cvft.plan.recorded import read_recorded
 from cvft.report.curves import plot_curves
 from cvft.report.html import Answer, Example, write_report
+from cvft.runs import read_manifest
 
 NUM_EXAMPLES = 24
 NUM_FRAMES = 8
@@ -35,12 +36,14 @@ def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation]) -> Path
     folder = job.run
     curves = plot_curves(folder.train / "logging.jsonl", folder=folder.path / "curves")
     predictions = {name: evaluation.read_predictions() for name, evaluation in evaluations.items()}
-    rows = read_val_rows(folder)[: job.recipe.eval.num_rows]
+    recorded = read_recorded(folder, "val", recipe=job.recipe)
+    rows = recorded.all_rows[: job.recipe.eval.num_rows]
+    gone = {row.line for row in recorded.gone}
     thumbnails = Thumbnails(job.preprocessing.decode)
     examples = []
     for index in spread(len(rows), NUM_EXAMPLES):
         row = rows[index]
-        frames, seconds = thumbnails.of(row)
+        frames, seconds = ([], []) if row.line in gone else thumbnails.of(row)
         answers = {
             name: Answer(lines[index]["prediction"], is_right=lines[index]["is_exact_match"])
             for name, lines in predictions.items()
@@ -109,14 +112,14 @@ class Thumbnails:
 
 def _summarize(job: Job) -> dict[str, object]:
     recipe, folder = job.recipe, job.run
-    manifest: dict[str, Any] = json.loads(folder.manifest_file.read_text(encoding="utf-8"))
+    rows = read_manifest(folder).rows
     targets = recipe.lora.targets
     summary: dict[str, object] = {
         "model": recipe.model.path,
         "adapter": f"LoRA rank {recipe.lora.rank} on {targets if isinstance(targets, str) else ', '.join(targets)}",
-        "train rows": manifest["rows"]["num_train"],
-        "val rows": manifest["rows"]["num_val"],
-        "quarantined rows": manifest["rows"]["num_quarantined"],
+        "train rows": rows.num_train,
+        "val rows": rows.num_val,
+        "quarantined rows": rows.num_quarantined,
         "inputs": str(job.preprocessing),
         "seed": recipe.seed,
     }

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
+from cvft.data.records import ClipRecord, write_records
 from cvft.data.rows import Row, write_rows
 from cvft.files import write_whole
 from cvft.jsonl import to_jsonl
@@ -18,8 +17,10 @@ def write_row_files(prepared: PreparedRows, folder: RunFolder) -> None:
         if rows:
             write_rows(rows, path)
             write_whole(folder.data / "swift" / path.name, to_jsonl(map(_as_messages, rows)))
-    records = {str(path): [facts.sha256, facts.timestamps_s] for path, facts in prepared.clips.items()}
-    write_whole(folder.clip_records, json.dumps(records) + "\n")
+    records = {
+        path: ClipRecord(facts.sha256, facts.timestamps_s).seen_at(path) for path, facts in prepared.clips.items()
+    }
+    write_whole(folder.clip_records, write_records(records))
     write_whole(folder.row_shapes, prepared.row_facts.to_json())
 
 
