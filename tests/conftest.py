@@ -24,6 +24,7 @@ TIERS = {
 }
 
 PURE = {
+    "data_clip_names",
     "data_rows",
     "data_split",
     "doctests",

@@ -55,7 +55,7 @@ def note_rows(
     """
     all_rows = [*rows, *held_out]
     used = {row.video: clips[row.video] for row in all_rows if row.video is not None}
-    notes = [*_note_columns(all_rows), *_note_categories(all_rows)]
+    notes = [*_note_columns(all_rows), *_note_categories(all_rows), *_note_numbers(all_rows)]
     notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
     trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
     shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
@@ -118,6 +118,19 @@ def _note_categories(rows: Sequence[Row]) -> list[str]:
     return notes + [
         f"column {quote(column)} of {count} rows holds no text: these rows count in the means over all rows only"
         for column, count in sorted(unread.items())
+    ]
+
+
+def _note_numbers(rows: Sequence[Row]) -> list[str]:
+    """Says in which columns numbers and booleans stand for text."""
+    taken: dict[str, list[Row]] = {}
+    for row in rows:
+        for column in row.taken_as_text:
+            taken.setdefault(column, []).append(row)
+    return [
+        f"numbers or booleans stand in {quote(column)} of {len(found)} rows ({name_examples(row.location for row in found)}): "
+        "taken as text, as they are written there"
+        for column, found in taken.items()
     ]
 
 
