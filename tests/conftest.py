@@ -27,6 +27,7 @@ PURE = {
     "data_clip_names",
     "data_rows",
     "data_split",
+    "data_tags",
     "doctests",
     "dtypes",
     "errors",

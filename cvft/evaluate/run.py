@@ -23,7 +23,7 @@ from cvft.evaluate.metrics import score_rows, summarize
 from cvft.files import check_output, hash_file, write_whole
 from cvft.jsonl import read_jsonl, to_jsonl
 from cvft.plan.job import Job
-from cvft.plan.lengths import check_texts
+from cvft.plan.lengths import check_prompts
 from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_other_data
 from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
 from cvft.predict.trained import ADAPTER_WEIGHTS, find_merged
@@ -93,6 +93,13 @@ def evaluate_run(
         return Evaluation(target, dict(stored["metrics"]))
     if asked.recorded is not None:
         refuse_gone(asked.recorded, job.run)
+    check_prompts(
+        rows,
+        family=job.family,
+        folder=job.model.folder,
+        how=job.preprocessing,
+        max_new_tokens=job.recipe.eval.max_new_tokens,
+    )
     check_output(target / METRICS_FILE, subject=f"run folder {job.run.path}", where="eval/", may_exist=True)
     with ExitStack() as stack:
         models = predictors
@@ -149,7 +156,6 @@ class _Asked:
 def _read_asked(job: Job, data: Path | None) -> _Asked:
     if data is not None:
         rows = read_rows(data, video_root=job.recipe.data.video_root)
-        check_texts(rows, lay_out=job.family.layouts(job.model.folder, job.preprocessing))
         LOG.info("rows      %s: %d, which are not the run's own val rows", data, len(rows))
         return _Asked(rows, rows, None)
     require_val_rows(job.run)
