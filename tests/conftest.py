@@ -52,6 +52,7 @@ DIST = {
     "evaluate_run",
     "export",
     "families",
+    "imports",
     "official_job",
     "offline",
     "pipeline",

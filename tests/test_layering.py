@@ -32,10 +32,11 @@ MAY_IMPORT = {
     "dtypes": "",
     "tables": "",
     "files": "errors",
+    "imports": "",
     # no torch
     "recipe": "errors",
     "weights": "errors files dtypes",
-    "data/video": "errors files",
+    "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data": "errors files data/video",
     "families": "errors recipe data data/video data/features weights",
@@ -50,7 +51,8 @@ MAY_IMPORT = {
     ),
     "clips": "errors files dtypes data/video data/features weights families plan",
     "train": (
-        "__init__ errors files recipe data data/video data/features weights families families/table runs plan clips"
+        "__init__ errors files imports recipe data data/video data/features weights families families/table runs plan "
+        "clips"
     ),
     "predict": ("errors files dtypes recipe data data/video data/features weights families families/table plan clips"),
     "export": "errors files dtypes tables recipe data weights families families/table runs plan predict",
@@ -58,7 +60,7 @@ MAY_IMPORT = {
     # results for people
     "report": "errors files tables data data/video runs plan export evaluate",
     "pipeline": "recipe plan train predict export evaluate report",
-    "cli": "__init__ errors recipe",
+    "cli": "__init__ errors imports recipe",
     "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate pipeline cli",
     # beside
     "tiny": "families/cogvlm2_video/network",
@@ -71,7 +73,19 @@ MAY_IMPORT = {
 
 TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 WITHOUT_TORCH = (
-    *("errors", "dtypes", "tables", "files", "recipe", "weights", "data", "data/video", "data/features", "families"),
+    *(
+        "errors",
+        "dtypes",
+        "tables",
+        "files",
+        "imports",
+        "recipe",
+        "weights",
+        "data",
+        "data/video",
+        "data/features",
+        "families",
+    ),
     *("families/cogvlm2_video", "families/table", "runs", "plan", "report", "cli", "cli/commands", "pipeline"),
 )
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")

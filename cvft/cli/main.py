@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from cvft import __version__
 from cvft.errors import EXIT_STOPPED, EXIT_USER_ERROR, CvftError, Problem, StoppedError, did_you_mean, quote
+from cvft.imports import leave_user_site
 
 COMMANDS = ("run", "plan", "train", "features", "export", "eval", "infer", "push", "models", "schema")
 """The commands in the order of the help; each is a file of `cvft.cli.commands`."""
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    leave_user_site()
     # The result goes to stdout, so nothing else may.
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(

@@ -22,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cvft.errors import Problem, RunError
+from cvft.imports import python_environment
 from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
 from cvft.train.stop import STOP_FILE, die_with_parent, heeded_signals
 
@@ -46,7 +47,7 @@ def launch(
 
     Args:
         command: How the worker is started.
-        variables: Its whole environment, as `merge_environment` returns it.
+        variables: Its environment, as `merge_environment` returns it; where it imports from is added.
         folder: The run; the plan's files are in place.
         node_rank: This machine's number; the first one shows the progress.
         num_steps: Steps of the whole training, for the progress bar.
@@ -68,7 +69,7 @@ def launch(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=variables,
+            env=python_environment(variables),
             start_new_session=True,  # so that all ranks and their decoders can be ended together
             preexec_fn=die_with_parent,
         )
