@@ -59,6 +59,7 @@ DIST = {
     "real_footage",
     "recipes",
     "train_interruptions",
+    "train_kills",
     "train_ranks",
     "train_run",
     "weights_hub",
