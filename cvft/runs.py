@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cvft.errors import CvftError, Problem, RunError, quote
-from cvft.files import LockHeldError, lock, write_whole
+from cvft.files import LockHeldError, is_temporary, lock, write_whole
 from cvft.recipe import LoadedRecipe, differing_settings, dump_recipe, load_recipe, weights_fingerprint
 
 PROGRESS_FILE = "progress.jsonl"
@@ -317,7 +317,9 @@ def claim_run_folder(loaded: LoadedRecipe) -> RunFolder:
         RunError: when the folder belongs to a recipe that would train other weights, or to no recipe at all.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    if not is_claimed(loaded) and folder.path.is_dir() and any(folder.path.iterdir()):
+    # a claim that was killed leaves the folder, and what it wrote of the snapshot
+    is_taken = folder.path.is_dir() and not all(map(is_temporary, folder.path.iterdir()))
+    if not is_claimed(loaded) and is_taken:
         raise RunError(
             f"run folder {loaded.recipe.run_dir}",
             [Problem("folder", "files that no run of cvft wrote", "an empty or absent folder", HINT_OTHER_NAME)],

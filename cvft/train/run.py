@@ -156,13 +156,19 @@ def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> P
     """Runs the worker and returns the checkpoint of the last step."""
     stop_file = folder.train / STOP_FILE
     try:
-        launch(plan.launch.command, variables=variables, folder=folder, num_steps=plan.worker.num_steps)
+        launch(
+            plan.launch.command,
+            variables=variables,
+            folder=folder,
+            num_steps=plan.worker.num_steps,
+            may_end_early=plan.worker.num_nodes == 1,
+        )
     except RunError:
         # a scheduler that signals every process also ends torch's launcher, whose exit code then says nothing
         if has_no_space(folder.train):
             # the worker may not even have been able to write why it ended
             raise disk_full_error(folder.train) from None
-        if not (stop_file.exists() and _last_reported_step(folder) == _last_saved_step(folder)):
+        if not (stop_file.exists() and _last_reported_step(folder) <= _last_saved_step(folder)):
             raise
     last = find_last_checkpoint(folder.train)
     if last is not None and step_of(last) == plan.worker.num_steps:

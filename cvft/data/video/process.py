@@ -27,6 +27,7 @@ from cvft.data.video.pipe import RawPipe, limit_time, read_exactly, receive_head
 from cvft.data.video.reader import MAX_FRAME_PX, Frames, clip_error
 from cvft.data.video.sample import Sampling, coverage
 from cvft.errors import ClipError, Problem, RunError
+from cvft.imports import python_environment
 
 _START_TIMEOUT_S = 120.0
 """For the interpreter and its libraries to load, which may come from a slow network disk."""
@@ -251,14 +252,12 @@ class DecodeProcess:
         if self._process is not None and (self._owner_pid != os.getpid() or self._process.poll() is not None):
             self.close()
         if self._process is None:
-            package_root = str(Path(__file__).resolve().parents[3])
-            python_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "cvft.data.video.worker_main", str(self.memory_limit_gib)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": python_path},
+                env=python_environment({**os.environ, **_ONE_THREAD}),
             )
             self._owner_pid = os.getpid()
             self._await_ready(self._process)
