@@ -7,8 +7,8 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,10 +144,24 @@ def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, Cli
     notes += _note_categories(all_rows)
     used = {row.video for row in all_rows if row.video is not None}
     notes += [f"{path.name}: {note}" for path in sorted(used) for note in clips[path].notes]
+    notes += _note_files(used, clips)
     trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
     shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
     if shared:
         notes.append(f"{len(shared)} clips of the val rows are trained on too: the val numbers will flatter the model")
+    return notes
+
+
+def _note_files(used: Collection[Path], clips: Mapping[Path, ClipInfo]) -> list[str]:
+    """What is known of the files themselves: each note once, with the number of clips and three of their names."""
+    names_of: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(used):
+        for note in clips[path].file_notes:
+            names_of[note].append(path.name)
+    notes = []
+    for note, names in names_of.items():
+        rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        notes.append(f"{len(names)} clip{'s' * (len(names) > 1)} ({', '.join(names[:3])}{rest}): {note}")
     return notes
 
 
