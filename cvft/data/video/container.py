@@ -8,15 +8,16 @@ Refuses containers that may name other files (playlists), and streams that are n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from cvft.data.video.reader import MAX_FRAME_PX, check_frame_size, clip_error
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
@@ -96,15 +97,12 @@ def decode_all(
         path: The clip, for messages.
         log: Counts what went wrong.
     """
-    import av
-
     stream = find_stream(container, path)
     log = log or DecodeLog()
     is_suspect = False
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.error.InvalidDataError:
+    for packet in read_packets(container, stream):
+        frames = decode_packet(packet)
+        if frames is None:
             is_suspect = True
             log.num_errors += 1
             continue
@@ -113,3 +111,30 @@ def decode_all(
         for frame in frames:
             is_suspect = frame.is_corrupt or (is_suspect and not frame.key_frame)
             yield frame, is_suspect
+
+
+def read_packets(container: InputContainer, *streams: VideoStream) -> Iterator[Packet[Any]]:
+    """Yields the packets of these streams, or of all, and an empty one at the end of each.
+
+    A stream that appears in the middle of the file makes PyAV fail behind the last packet.
+    """
+    with suppress(IndexError):
+        yield from container.demux(*streams)
+
+
+def decode_packet(packet: Packet[Any]) -> list[VideoFrame] | None:
+    """Returns the frames that come out after a packet, or None where the decoder refuses it as damaged.
+
+    Raises:
+        av.error.MemoryError: This process has not enough memory for it.
+    """
+    import av
+
+    if packet.size == 0 and packet.dts is not None:  # "the last picture stays": not the end, which an empty one means
+        return []
+    try:
+        return packet.decode()
+    except av.error.MemoryError:
+        raise
+    except av.error.FFmpegError:
+        return None

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvft.data.video.container import INDEXED_FORMATS, DecodeLog, decode_all, find_stream
+from cvft.data.video.container import INDEXED_FORMATS, DecodeLog, decode_all, find_stream, read_packets
 from cvft.data.video.reader import check_num_frames, clip_error
 from cvft.data.video.sample import Float32s
 
@@ -59,14 +59,14 @@ class PacketScan:
         num_declared: Frames that the container's own table has; 0 where it has none.
         end_s: Where the last packet of any stream ends, in seconds of the container's clock, and counted from the
             first packet: the later of the two.
-        gap_s: The largest distance between two neighbouring video packets in seconds.
+        distance_s: The mean distance between two neighbouring video packets in seconds.
     """
 
     num_packets: int
     num_zero: int
     num_declared: int
     end_s: float
-    gap_s: float
+    distance_s: float
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,9 @@ def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
     packets = _Packets(is_trusted=bool(INDEXED_FORMATS & set(container.format.name.split(","))))
     packets.is_trusted = packets.is_trusted and codec in _ONE_FRAME_PER_PACKET
     num_packets = num_zero = 0
-    first_s, last_s, previous, gap = math.inf, 0.0, None, 0
-    for packet in container.demux():
+    first_s, last_s = math.inf, 0.0
+    video_times: list[int] = []
+    for packet in read_packets(container):
         if packet.size == 0 or packet.time_base is None:  # the end marker
             continue
         time = packet.pts if packet.dts is None else packet.dts
@@ -166,8 +167,7 @@ def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
         check_num_frames(num_packets, path=path, decoder="pyav")
         num_zero += codec not in _UNCOMPRESSED and is_zero(packet)
         if time is not None:
-            gap = max(gap, time - previous) if previous is not None else gap
-            previous = time
+            video_times.append(time)
         if packets.is_trusted:
             packets.add(packet, codec)
     check_num_frames(num_packets, path=path, decoder="pyav")
@@ -177,8 +177,10 @@ def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
         num_zero=num_zero,
         num_declared=stream.frames,
         end_s=max(last_s, last_s - first_s) if first_s < math.inf else 0.0,
-        gap_s=float(gap * stream.time_base),
+        distance_s=_mean_distance(video_times) * float(stream.time_base),
     )
+    if stream.codec_context.has_b_frames and _is_ascending(packets.times):
+        packets.is_trusted = False  # copied from an avi: its times are those of decoding, not those of showing
     return scan, _make_table(packets, stream.time_base)
 
 
@@ -211,6 +213,7 @@ def decode_table(container: InputContainer, path: Path) -> tuple[FrameTable, Dec
     stream = find_stream(container, path)
     pts: list[int | None] = []
     durations: list[int] = []
+    release_times: list[int | None] = []
     suspects: set[int] = set()
     log = DecodeLog()
     for frame, is_suspect in decode_all(container, path, log=log):
@@ -218,6 +221,7 @@ def decode_table(container: InputContainer, path: Path) -> tuple[FrameTable, Dec
             suspects.add(len(pts))
         pts.append(frame.pts)
         durations.append(frame.duration or 0)
+        release_times.append(frame.dts)
         check_num_frames(len(pts), path=path, decoder="pyav")
     check_num_frames(len(pts), path=path, decoder="pyav")
     time_base = stream.time_base
@@ -225,7 +229,7 @@ def decode_table(container: InputContainer, path: Path) -> tuple[FrameTable, Dec
     times = _show_at_presentation_times(pts, durations, time_base, jumps=container.format.name in _JUMPING_FORMATS)
     last_duration = durations[-1]
     if times is None:
-        times = _show_at_decode_times(log.decode_times, num_frames=len(pts))
+        times = _show_at_decode_times(release_times, log.decode_times)
         last_duration = 0
     if times is None:
         got = f"{len(pts)} frames without usable times"
@@ -268,15 +272,26 @@ def _join_clocks(times: Sequence[int], durations: Sequence[int], time_base: Frac
     return joined
 
 
-def _show_at_decode_times(decode_times: Sequence[int | None], *, num_frames: int) -> list[int] | None:
-    """Returns the decode times of the last `num_frames` packets: frames come out in order, one for each.
+def _show_at_decode_times(release_times: Sequence[int | None], decode_times: Sequence[int | None]) -> list[int] | None:
+    """Returns when frames come out of the decoder: in order, one for each packet, a few packets late.
 
-    Frames that the decoder could not show are those at the start, where it misses what they refer to.
+    Args:
+        release_times: Decode time of the packet at which each frame came out; None for the last few, which come out
+            when no packet is left: they follow as far apart as packets are.
+        decode_times: Decode times of all packets.
     """
-    times = decode_times[-num_frames:]
-    known = [time for time in times if time is not None]
-    is_usable = len(known) == num_frames and all(a < b for a, b in itertools.pairwise(known))
-    return known if is_usable else None
+    packets = [time for time in decode_times if time is not None]
+    known = list(itertools.takewhile(lambda time: time is not None, release_times))
+    num_late = len(release_times) - len(known)
+    if not known and len(packets) >= num_late:  # shorter than the decoder's delay
+        times: list[int] = packets[-num_late:]
+    elif known and not any(time is not None for time in release_times[len(known) :]):
+        distance = _middle_distance(packets) or 1
+        times = [time for time in known if time is not None]
+        times += [times[-1] + distance * (i + 1) for i in range(num_late)]
+    else:
+        return None
+    return times if all(a < b for a, b in itertools.pairwise(times)) else None
 
 
 def count_shown_frames(packet: Packet[Any], codec: str) -> int:
@@ -317,6 +332,14 @@ def is_zero(packet: Packet[Any]) -> bool:
         return False
     data = memoryview(packet)
     return not any(data[:_MIN_PACKET_BYTES]) and not bytes(data).strip(b"\0")
+
+
+def _is_ascending(times: Sequence[int]) -> bool:
+    return len(times) > 2 and all(a < b for a, b in itertools.pairwise(times))
+
+
+def _mean_distance(times: Sequence[int]) -> float:
+    return (max(times) - min(times)) / (len(times) - 1) if len(times) > 1 else 0.0
 
 
 def _middle_distance(times: Sequence[int]) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cvft.data.video.container import decode_all, find_stream, open_container
+from cvft.data.video.container import decode_all, decode_packet, find_stream, open_container, read_packets
 from cvft.data.video.frame_table import FrameTable, decode_table, scan_packets
 from cvft.data.video.hdr import find_tone_map
 from cvft.data.video.picture import RGBConverter, read_display
@@ -164,17 +164,14 @@ class PyAVReader:
 
     def _read_by_seeking(self, collector: _Collector, groups: Mapping[int, dict[int, int]]) -> None:
         """Decodes from the key frame before each wanted frame, without the frames that no other frame refers to."""
-        import av
-
         codec = self._stream.codec_context
         for key_pts, wanted in groups.items():
             self._container.seek(key_pts, backward=True, stream=self._stream)
             is_suspect = False
-            for packet in self._container.demux(self._stream):
+            for packet in read_packets(self._container, self._stream):
                 codec.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-                try:
-                    frames = packet.decode()
-                except av.error.InvalidDataError:
+                frames = decode_packet(packet)
+                if frames is None:
                     is_suspect = True
                     continue
                 for frame in frames:

@@ -17,7 +17,7 @@ def find_box_end(file: BinaryIO, num_bytes: int) -> Ending:
     its start (sidx), the index at its end (mfra) or the length of all fragments (mehd) tells.
     """
     offset, end, index_end = 0, 0, 0
-    is_fragmented, has_index = False, False
+    is_fragmented, has_index, counts = False, False, list[int]()
     stated_s: float | None = None
     while offset + 8 <= num_bytes:
         file.seek(offset)
@@ -31,27 +31,32 @@ def find_box_end(file: BinaryIO, num_bytes: int) -> Ending:
         if kind == b"moov":
             stated_s = _read_fragment_length(file.read(min(size - num_header, 1 << 24)))
         elif kind == b"sidx":
-            index_end = max(index_end, offset + size + _sum_references(file.read(min(size - num_header, 1 << 24))))
+            reach, count = _sum_references(file.read(min(size - num_header, 1 << 24)))
+            index_end = max(index_end, offset + size + reach)
+            counts.append(count)
         is_fragmented = is_fragmented or kind == b"moof"
         has_index = has_index or kind == b"mfra"
         offset += size
         if kind in _WITH_FRAMES:  # other names at the end may be stray bytes
             end = offset
     num_missing = max(0, max(end, index_end) - num_bytes)
-    is_complete = not num_missing and (not is_fragmented or has_index or index_end > 0)
-    return Ending(num_missing=num_missing, stated_s=stated_s if is_fragmented else None, is_complete=is_complete)
+    # one index of all segments tells where they end; where each segment has its own, none does
+    has_index = has_index or (len(counts) == 1 and counts[0] > 1)
+    is_complete = not num_missing and (not is_fragmented or has_index)
+    stated_s = stated_s if is_fragmented else None
+    return Ending(num_missing=num_missing, stated_s=stated_s, end=max(end, index_end), is_complete=is_complete)
 
 
-def _sum_references(body: bytes) -> int:
-    """Returns how far a segment index reaches beyond itself."""
+def _sum_references(body: bytes) -> tuple[int, int]:
+    """Returns how far a segment index reaches beyond itself, and of how many segments it tells."""
     if len(body) < 24:
-        return 0
+        return 0, 0
     wide = body[0] > 0
     offset = int.from_bytes(body[20:28] if wide else body[16:20])
     at = 32 if wide else 24
     num_references = int.from_bytes(body[at - 2 : at])
     sizes = (int.from_bytes(body[i : i + 4]) & 0x7FFFFFFF for i in range(at, at + 12 * num_references, 12))
-    return offset + sum(sizes)
+    return offset + sum(sizes), num_references
 
 
 def _read_fragment_length(moov: bytes) -> float | None:

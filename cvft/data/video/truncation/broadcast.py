@@ -43,7 +43,7 @@ def find_program_end(file: BinaryIO, num_bytes: int) -> Ending:
     if at + 4 <= num_bytes:
         file.seek(at)
         if file.read(4) == b"\0\0\x01\xb9":
-            return Ending(is_complete=True)
+            return Ending(end=at + 4, is_complete=True)
     return Ending(num_missing=max(0, at - num_bytes))
 
 
@@ -61,7 +61,7 @@ def find_ogg_end(file: BinaryIO, num_bytes: int) -> Ending:
             open_streams.discard(serial)
         else:
             open_streams.add(serial)
-    return Ending(num_missing=max(0, at - num_bytes), is_complete=at <= num_bytes and not open_streams)
+    return Ending(num_missing=max(0, at - num_bytes), end=at, is_complete=at <= num_bytes and not open_streams)
 
 
 def find_gif_end(file: BinaryIO, num_bytes: int) -> Ending:
@@ -74,7 +74,7 @@ def find_gif_end(file: BinaryIO, num_bytes: int) -> Ending:
         file.seek(at)
         kind = file.read(1)
         if kind == b";":
-            return Ending(is_complete=True)
+            return Ending(end=at + 1, is_complete=True)
         if kind == b"!":
             at += 2
         elif kind == b",":

@@ -25,6 +25,9 @@ _LONGER = "the header states a longer clip than its frames are"
 _MIN_ZEROS = 512
 """Fewer zero bytes at the end of a file are padding."""
 
+_LOST_FRAME, _ROUNDING_S = 0.75, 0.002
+"""Where a file ends in zeros, one frame less than stated is a lost one; headers round to milliseconds."""
+
 _SMALL_GAP_S = 0.05
 """Muxers round lengths to milliseconds or to a frame; a length that is short by less than this is whole."""
 
@@ -65,7 +68,8 @@ def find_ending(path: Path) -> Ending:
         file.seek(0)
         find = next((find for at, magic, find in _KINDS if head[at : at + len(magic)] == magic), find_transport_end)
         ending = find(file, num_bytes)
-        return replace(ending, num_zeros=_count_zeros(file, num_bytes))
+        num_stray = 0 if ending.end is None else max(0, num_bytes - ending.end)
+        return replace(ending, num_zeros=_count_zeros(file, num_bytes) - num_stray)
 
 
 def check_length(path: Path, ending: Ending, scan: PacketScan, *, decoder: str) -> tuple[str, ...]:
@@ -93,15 +97,17 @@ def check_length(path: Path, ending: Ending, scan: PacketScan, *, decoder: str) 
             return ()
         return (_ZEROS if has_zeros else ending.note or _UNKNOWN,)
     missing_s = ending.stated_s - scan.end_s
-    rounding_s = 1.5 * scan.gap_s + _SMALL_GAP_S
-    is_believed = has_zeros or not ending.is_complete
-    if missing_s > (rounding_s if has_zeros else max(rounding_s, 0.02 * ending.stated_s)):
-        if is_believed:
-            got = f"a file that was cut off (its header states {ending.stated_s:.2f} s, its frames end at {scan.end_s:.2f} s)"
-            raise clip_error(path, decoder=decoder, got=got, need="a whole file", hint=hint)
-        if missing_s > max(1.0, 0.05 * ending.stated_s):
-            return (_LONGER,)
-    return ()
+    frame_s = _LOST_FRAME * scan.distance_s + _ROUNDING_S
+    lost_s = frame_s if has_zeros else max(2 * scan.distance_s + _SMALL_GAP_S, 0.02 * ending.stated_s)
+    if missing_s > lost_s and (has_zeros or not ending.is_complete):
+        got = (
+            f"a file that was cut off (its header states {ending.stated_s:.2f} s, its frames end at {scan.end_s:.2f} s)"
+        )
+        raise clip_error(path, decoder=decoder, got=got, need="a whole file", hint=hint)
+    if has_zeros:
+        return (_ZEROS,)
+    is_longer = missing_s > (max(1.0, 0.05 * ending.stated_s) if ending.is_complete else frame_s)
+    return (_LONGER,) if is_longer else ()
 
 
 def _count_zeros(file: BinaryIO, num_bytes: int) -> int:

@@ -10,6 +10,14 @@ from cvft.data.video.truncation.ending import Ending
 _EBML, _SEGMENT, _INFO, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1549A966, 0x1F43B675
 _SCALE, _DURATION = 0x2AD7B1, 0x4489
 
+_IN_SEGMENT = frozenset(
+    {0x114D9B74, _INFO, 0x1654AE6B, _CLUSTER, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF}
+)
+"""SeekHead, Info, Tracks, Cluster, Cues, Attachments, Chapters, Tags, Void, CRC-32."""
+
+_IN_CLUSTER = frozenset({0xE7, 0xA7, 0xAB, 0xA3, 0xA0, 0x5854, 0xAF})
+"""Timestamp, Position, PrevSize, SimpleBlock, BlockGroup, SilentTracks, EncryptedBlock."""
+
 
 def find_segment_end(file: BinaryIO, num_bytes: int) -> Ending:
     """Returns the end of the segment; of a live recording, whose segment has no size, that of its last block."""
@@ -24,7 +32,9 @@ def find_segment_end(file: BinaryIO, num_bytes: int) -> Ending:
     stated_s, last_end = _walk(file, num_bytes, to_the_end=segment[1] is None)
     end = last_end if segment[1] is None else begin + segment[1]
     num_missing = max(0, end - num_bytes)
-    return Ending(num_missing=num_missing, stated_s=stated_s, is_complete=segment[1] is not None and not num_missing)
+    if segment[1] is None:
+        return Ending(num_missing=num_missing, stated_s=stated_s)
+    return Ending(num_missing=num_missing, stated_s=stated_s, end=end, is_complete=not num_missing)
 
 
 def _walk(file: BinaryIO, num_bytes: int, *, to_the_end: bool) -> tuple[float | None, int]:
@@ -33,7 +43,7 @@ def _walk(file: BinaryIO, num_bytes: int, *, to_the_end: bool) -> tuple[float | 
     last_end = 0
     while file.tell() < num_bytes:
         element = _read_element(file)
-        if element is None:
+        if element is None or element[0] not in _IN_SEGMENT | _IN_CLUSTER:  # stray bytes behind the last one
             break
         name, size = element
         if name == _CLUSTER and not to_the_end:

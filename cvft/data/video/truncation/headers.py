@@ -14,6 +14,9 @@ from cvft.data.video.truncation.ending import Ending
 _RIFF_SLACK = 8
 """Some writers count the eight bytes of the chunk's own head."""
 
+_UNKNOWN_LENGTH = 1 << 30
+"""FFmpeg writes this number of frames when it cannot go back to write the right one."""
+
 _FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
 
@@ -35,7 +38,7 @@ def find_riff_end(file: BinaryIO, num_bytes: int) -> Ending:
         offset = end + size % 2
     num_missing = max(0, end - num_bytes)
     num_missing = num_missing if num_missing > _RIFF_SLACK else 0
-    return Ending(num_missing=num_missing, stated_s=stated_s, is_complete=end > 0 and not num_missing)
+    return Ending(num_missing=num_missing, stated_s=stated_s, end=end or None, is_complete=end > 0 and not num_missing)
 
 
 def _read_avi_length(head: bytes) -> float | None:
@@ -44,7 +47,7 @@ def _read_avi_length(head: bytes) -> float | None:
     if at < 8 or head[at - 8 : at - 4] != b"strh" or len(head) < at + 36:
         return None
     scale, rate, _, length = struct.unpack_from("<4I", head, at + 20)
-    return length * scale / rate if rate and length else None
+    return length * scale / rate if rate and 0 < length < _UNKNOWN_LENGTH else None
 
 
 def find_asf_end(file: BinaryIO, num_bytes: int) -> Ending:
@@ -53,12 +56,15 @@ def find_asf_end(file: BinaryIO, num_bytes: int) -> Ending:
     if len(head) < 30:
         return Ending()
     data_at, num_objects = struct.unpack_from("<QI", head, 16)
-    stated_s = None
+    stated_s, num_stated = None, 0
     for _ in range(min(num_objects, 1000)):
         at = file.tell()
         name, size = _read_asf_object(file)
         if name == _FILE_PROPERTIES:
-            _, _, _, play, _, preroll, flags = struct.unpack("<6QI", file.read(68)[16:]) if size >= 92 else (0,) * 7
+            body = file.read(68)
+            num_stated, _, _, play, _, preroll, flags = (
+                struct.unpack("<6QI", body[16:]) if len(body) == 68 else (0,) * 7
+            )
             if flags & 1:  # a broadcast: sizes and times mean nothing
                 return Ending()
             stated_s = play / 1e7 - preroll / 1e3
@@ -73,7 +79,12 @@ def find_asf_end(file: BinaryIO, num_bytes: int) -> Ending:
         return Ending(stated_s=stated_s)
     num_missing = max(0, data_at + size - num_bytes)
     is_stated = stated_s is not None and stated_s > 0
-    return Ending(num_missing=num_missing, stated_s=stated_s if is_stated else None, is_complete=not num_missing)
+    return Ending(
+        num_missing=num_missing,
+        stated_s=stated_s if is_stated else None,
+        end=max(num_stated, data_at + size),
+        is_complete=not num_missing,
+    )
 
 
 def _read_asf_object(file: BinaryIO) -> tuple[bytes, int]:
