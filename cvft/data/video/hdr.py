@@ -35,6 +35,8 @@ _TO_BT709 = np.array(
 
 _HLG_LUMA = np.array([0.2627, 0.6780, 0.0593], dtype=np.float32)
 
+_STRIP_ROWS = 32
+
 _NUM_STEPS = 1 << 16
 
 Floats = npt.NDArray[np.float64]
@@ -61,17 +63,29 @@ class ToneMap:
 
     def apply(self, rgb: npt.NDArray[np.uint16]) -> Frames:
         """Maps a picture of 16-bit values `(H, W, 3)` to 8-bit BT.709."""
-        light = _light_table(self.transfer)[rgb]
-        if self.transfer == _HLG:
-            light *= _HLG_NITS * ((light @ _HLG_LUMA) ** np.float32(0.2))[..., None]
-        if self.is_wide:
-            light = light @ _TO_BT709.T
-        np.maximum(light, 0, out=light)
+        height_px, width_px, _ = rgb.shape
+        light = np.empty((3, height_px, width_px), dtype=np.float32)
+        strips = [slice(top, top + _STRIP_ROWS) for top in range(0, height_px, _STRIP_ROWS)]  # they fit into a cache
+        for rows in strips:
+            light[:, rows] = self._to_light(rgb[rows])
         peak = max(float(light.max()), _SDR_NITS)
-        # steps as fine as the eye in the dark: their square is the light
-        steps = np.sqrt(light * np.float32(1 / peak)) * np.float32(_NUM_STEPS - 1)
-        step = np.minimum(steps + np.float32(0.5), _NUM_STEPS - 1).astype(np.uint16)
-        return np.asarray(_picture_table(peak)[step])
+        picture = _picture_table(peak)
+        image = np.empty((height_px, width_px, 3), dtype=np.uint8)
+        for rows in strips:  # steps as fine as the eye in the dark: their square is the light
+            steps = np.sqrt(light[:, rows] * np.float32(1 / peak)) * np.float32(_NUM_STEPS - 1)
+            image[rows] = picture[(steps + np.float32(0.5)).astype(np.int32)].transpose(1, 2, 0)
+        return image
+
+    def _to_light(self, rgb: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+        """Returns nits with BT.709 primaries, none below 0, shape `(3, rows, W)`."""
+        light = _light_table(self.transfer)[rgb.transpose(2, 0, 1)]
+        if self.transfer == _HLG:
+            luma = sum(weight * plane for weight, plane in zip(_HLG_LUMA, light, strict=True))
+            light *= np.float32(_HLG_NITS) * np.asarray(luma) ** np.float32(0.2)
+        if self.is_wide:
+            red, green, blue = light
+            light = np.stack([a * red + b * green + c * blue for a, b, c in _TO_BT709])
+        return np.asarray(np.maximum(light, 0), dtype=np.float32)
 
 
 def find_tone_map(transfer: int, primaries: int) -> ToneMap | None:
