@@ -38,6 +38,9 @@ _ATTACHED_PICTURE = 1 << 10
 """FFmpeg's AV_DISPOSITION_ATTACHED_PIC: cover art of an audio file."""
 
 
+_TS_PACKET_BYTES, _SHORT_BROADCAST_BYTES = 188, 188 * 64
+
+
 @dataclass
 class DecodeLog:
     """What a run through a clip met: filled while it goes on.
@@ -58,8 +61,18 @@ def open_container(path: Path) -> Iterator[InputContainer]:
 
     # absolute: a name with a colon is then no protocol. Titles in another encoding are no reason to refuse a clip.
     name = str(path.absolute())
-    with av.open(name, mode="r", options=dict(_OPEN_OPTIONS), metadata_errors="replace") as container:
+    # a few packets of a broadcast are too few for FFmpeg to know it by its bytes, and it guesses something else
+    kind = "mpegts" if _is_short_broadcast(path) else None
+    with av.open(name, mode="r", format=kind, options=dict(_OPEN_OPTIONS), metadata_errors="replace") as container:
         yield container
+
+
+def _is_short_broadcast(path: Path) -> bool:
+    if path.stat().st_size >= _SHORT_BROADCAST_BYTES:
+        return False
+    data = path.read_bytes()
+    whole = len(data) // _TS_PACKET_BYTES * _TS_PACKET_BYTES
+    return whole > 0 and set(data[:whole:_TS_PACKET_BYTES]) == {0x47}
 
 
 def find_stream(container: InputContainer, path: Path) -> VideoStream:

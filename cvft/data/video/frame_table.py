@@ -41,6 +41,9 @@ _UNCOMPRESSED = frozenset({"rawvideo", "v210", "v410", "r210", "r10k", "bmp"})
 _JUMPING_FORMATS = frozenset({"mpegts", "mpeg"})
 """Broadcasts: their clock may start anew in the middle."""
 
+_WITHOUT_PRESENTATION_TIMES = frozenset({"avi"})
+"""Containers that count frames in the order of decoding only; FFmpeg guesses presentation times for them."""
+
 _LARGEST_GAP_S = 10.0
 """A broadcast whose clock goes ahead further than this between two frames started anew. Source: FFmpeg's
 `dts_delta_threshold`."""
@@ -56,7 +59,6 @@ class PacketScan:
     Args:
         num_packets: Packets of the video stream that hold something.
         num_zero: Those among them that hold only zeros.
-        num_declared: Frames that the container's own table has; 0 where it has none.
         end_s: Where the last packet of any stream ends, in seconds of the container's clock, and counted from the
             first packet: the later of the two.
         distance_s: The mean distance between two neighbouring video packets in seconds.
@@ -64,7 +66,6 @@ class PacketScan:
 
     num_packets: int
     num_zero: int
-    num_declared: int
     end_s: float
     distance_s: float
 
@@ -158,8 +159,8 @@ def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
             continue
         time = packet.pts if packet.dts is None else packet.dts
         if time is not None:
-            first_s = min(first_s, float(time * packet.time_base))
             late = max(time, time if packet.pts is None else packet.pts)
+            first_s = min(first_s, float(time * packet.time_base))
             last_s = max(last_s, float((late + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index != stream.index:
             continue
@@ -172,13 +173,11 @@ def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
             packets.add(packet, codec)
     check_num_frames(num_packets, path=path, decoder="pyav")
     assert stream.time_base is not None, "an open stream has a time base"
-    scan = PacketScan(
-        num_packets=num_packets,
-        num_zero=num_zero,
-        num_declared=stream.frames,
-        end_s=max(last_s, last_s - first_s) if first_s < math.inf else 0.0,
-        distance_s=_mean_distance(video_times) * float(stream.time_base),
-    )
+    distance_s = _mean_distance(video_times) * float(stream.time_base)
+    if video_times:  # the last frame stays as long as the others, where it does not say how long
+        last_s = max(last_s, float(max(video_times) * stream.time_base) + distance_s)
+    end_s = max(last_s, last_s - first_s) if first_s < math.inf else 0.0
+    scan = PacketScan(num_packets=num_packets, num_zero=num_zero, end_s=end_s, distance_s=distance_s)
     if stream.codec_context.has_b_frames and _is_ascending(packets.times):
         packets.is_trusted = False  # copied from an avi: its times are those of decoding, not those of showing
     return scan, _make_table(packets, stream.time_base)
@@ -186,7 +185,7 @@ def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
 
 def _make_table(packets: _Packets, time_base: Fraction) -> FrameTable | None:
     times = sorted(packets.times)
-    if not packets.is_trusted or not packets.keys or len(set(times)) < len(times):
+    if not packets.is_trusted or not times or len(set(times)) < len(times):
         return None
     last_duration = packets.last_duration
     if last_duration <= 0:  # a frame that does not say how long it stays: as long as the others
@@ -226,7 +225,10 @@ def decode_table(container: InputContainer, path: Path) -> tuple[FrameTable, Dec
     check_num_frames(len(pts), path=path, decoder="pyav")
     time_base = stream.time_base
     assert time_base is not None, "an open stream has a time base"
-    times = _show_at_presentation_times(pts, durations, time_base, jumps=container.format.name in _JUMPING_FORMATS)
+    name = container.format.name
+    times = None
+    if name not in _WITHOUT_PRESENTATION_TIMES:
+        times = _show_at_presentation_times(pts, durations, time_base, jumps=name in _JUMPING_FORMATS)
     last_duration = durations[-1]
     if times is None:
         times = _show_at_decode_times(release_times, log.decode_times)

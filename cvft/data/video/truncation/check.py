@@ -96,6 +96,8 @@ def check_length(path: Path, ending: Ending, scan: PacketScan, *, decoder: str) 
         if ending.is_complete:
             return ()
         return (_ZEROS if has_zeros else ending.note or _UNKNOWN,)
+    if not scan.distance_s:  # a single frame, which does not say how long it stays
+        return ()
     missing_s = ending.stated_s - scan.end_s
     frame_s = _LOST_FRAME * scan.distance_s + _ROUNDING_S
     lost_s = frame_s if has_zeros else max(2 * scan.distance_s + _SMALL_GAP_S, 0.02 * ending.stated_s)
