@@ -166,7 +166,7 @@ def _note_clips(clips: Mapping[Path, ClipInfo], *, sampling: Sampling) -> list[s
     """Writes the notes on single clips, one for all that differ in numbers alone."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(clips):
-        for note in clips[path].notes:
+        for note in (*clips[path].notes, *clips[path].file_notes):
             if note != _cut_note(clips[path], sampling):
                 kinds.setdefault(NUMBER.sub("#", note), []).append((path.name, note))
     notes = []
