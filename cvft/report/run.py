@@ -20,13 +20,15 @@ from cvft.report.html import Answer, Example, write_report
 from cvft.report.results import describe_comparison
 from cvft.runs import read_manifest
 
-NUM_EXAMPLES = 24
-NUM_FRAMES = 8
-THUMBNAIL_PX = 112
+REPORT_VALUES_FILE = "report.json"
+"""What the page says, as values, in the run's folder."""
+
+SCHEMA = 1
+"""Version of the form of `report.json`."""
 
 
 def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation]) -> Path:
-    """Writes the curves and the page of a run.
+    """Writes the curves and the page of a run, and the page's numbers as `report.json`.
 
     Args:
         job: The job of a trained run.
@@ -36,38 +38,26 @@ def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation]) -> Path
         The page.
     """
     folder = job.run
-    curves = plot_curves(folder.train / "logging.jsonl", folder=folder.path / "curves")
+    log = read_log(folder.train / "logging.jsonl")
+    plot_curves(log, folder=folder.path / "curves")
     predictions = {name: evaluation.read_predictions() for name, evaluation in evaluations.items()}
     rows = read_val_rows(folder)[: job.recipe.eval.num_rows]
-    thumbnails = Thumbnails(job.preprocessing.decode)
-    examples = []
-    for index in spread(len(rows), NUM_EXAMPLES):
-        row = rows[index]
-        frames, seconds = thumbnails.of(row)
-        answers = {
-            name: Answer(lines[index]["prediction"], is_right=lines[index]["is_exact_match"])
-            for name, lines in predictions.items()
-        }
-        examples.append(
-            Example(
-                video=row.video.name if row.video else "",
-                question=row.query,
-                expected=row.response,
-                answers=answers,
-                frames_jpeg=frames,
-                seconds=seconds,
-            )
-        )
-    thumbnails.close()
-    return write_report(
-        folder.report,
-        title=job.recipe.name or "run",
-        summary=_summarize(job),
-        metrics={name: evaluation.metrics for name, evaluation in evaluations.items()},
-        findings=describe_evaluations(predictions),
-        curves=curves,
-        examples=examples,
-    )
+    frames = collect_frames((row.video for row in rows if row.video is not None), decode=job.preprocessing.decode)
+    metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
+    baseline = score_most_frequent(read_rows(folder.train_rows), rows)
+    values: dict[str, Any] = {
+        "title": job.recipe.name or "run",
+        "headline": describe_headline(metrics),
+        "summary": _summarize(job),
+        "details": _details(job),
+        "metrics": {**metrics, "most frequent training answer": baseline},
+        "findings": describe_evaluations(predictions),
+    }
+    charts = make_charts(log)
+    curves = {chart.title: {name: list(points) for name, points in chart.series.items()} for chart in charts}
+    text = json.dumps({"schema": SCHEMA, **values, "curves": curves}, indent=2, default=str)
+    write_whole(folder.path / REPORT_VALUES_FILE, text + "\n")
+    return write_report(folder.report, **values, charts=charts, cards=build_cards(rows, predictions, frames=frames))
 
 
 def describe_evaluations(predictions: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -84,47 +74,6 @@ def describe_evaluations(predictions: Mapping[str, Sequence[Mapping[str, Any]]])
             compare_predictions(predictions[names[0]], predictions[name]), first=names[0], second=name
         )
     ]
-
-
-def spread(count: int, most: int) -> list[int]:
-    """Returns up to `most` indices of `count`, evenly spread, so that every kind of question has a chance to be shown."""
-    return [index * count // min(count, most) for index in range(min(count, most))]
-
-
-class Thumbnails:
-    """Small pictures of what the model saw.
-
-    Args:
-        decode: How clips became frames in training.
-    """
-
-    def __init__(self, decode: DecodeSettings) -> None:
-        self._decode = decode
-        self._process = decode.make_process()
-        self._made: dict[Path, tuple[list[bytes], list[int]]] = {}
-
-    def of(self, row: Row) -> tuple[list[bytes], list[int]]:
-        """Returns JPEG files of some frames of a row's clip, and their seconds."""
-        from PIL import Image
-
-        if row.video is None:
-            return [], []
-        if row.video not in self._made:
-            clip = self._process.decode(row.video, sampling=self._decode.sampling, decoder=self._decode.decoder)
-            pictures, seconds = [], []
-            for index in spread(len(clip.frames), NUM_FRAMES):
-                picture = Image.fromarray(clip.frames[index])
-                picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-                with io.BytesIO() as file:
-                    picture.save(file, "JPEG", quality=85)
-                    pictures.append(file.getvalue())
-                seconds.append(round(float(clip.timestamps_s[index])))
-            self._made[row.video] = (pictures, seconds)
-        return self._made[row.video]
-
-    def close(self) -> None:
-        """Ends the decode process."""
-        self._process.close()
 
 
 def _summarize(job: Job) -> dict[str, object]:
@@ -144,3 +93,18 @@ def _summarize(job: Job) -> dict[str, object]:
         checked = json.loads((folder.merged / VERIFICATION_FILE).read_text(encoding="utf-8"))
         summary["merged equals adapter"] = describe_verification(checked)
     return summary
+
+
+def _details(job: Job) -> dict[str, object]:
+    manifest = read_manifest(job.run)
+    packages = {name: found for name, found in manifest["packages"].items() if found}
+    changed = [f"{key}={value}" for key, value in job.loaded.changes.items()]
+    return {
+        "recipe, where it differs from the defaults": ", ".join(changed) or "nowhere",
+        "cvft": " ".join(str(word) for word in (manifest["cvft"], manifest["git_commit"]) if word),
+        "python": manifest["python"],
+        "device": f"{manifest['device']}, {manifest['num_ranks']} rank{'s' if manifest['num_ranks'] > 1 else ''}, {manifest['machine']}",
+        "train rows sha256": manifest["rows"]["train_sha256"],
+        "val rows sha256": manifest["rows"]["val_sha256"],
+        **packages,
+    }
