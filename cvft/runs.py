@@ -101,6 +101,11 @@ class RunFolder:
         """The worker's steps and losses."""
         return self.train / PROGRESS_FILE
 
+    @property
+    def notes_file(self) -> Path:
+        """What speaks against the adapter in the course of its training: a JSON list of sentences, mostly empty."""
+        return self.train / "notes.json"
+
     def worker_log(self, node_rank: int) -> Path:
         """What the worker of a node says; with several ranks, what their launcher says."""
         return self.train / ("worker.log" if node_rank == 0 else f"worker-node-{node_rank}.log")
@@ -139,6 +144,13 @@ class RunFolder:
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 """In the folder of an evaluation."""
+
+
+def read_notes(folder: RunFolder) -> list[str]:
+    """Reads what speaks against a run's adapter in the course of its training; mostly nothing."""
+    if not folder.notes_file.is_file():
+        return []
+    return list(json.loads(folder.notes_file.read_text(encoding="utf-8")))
 
 
 def read_metrics(evaluation: Path) -> dict[str, Any] | None:
@@ -219,6 +231,11 @@ class Manifest:
         clips: Its clips by path.
         contract: How clips and text reached the model.
         sources: What tells the files that the rows came from, by their setting; empty where it was not recorded.
+        python: Version of Python.
+        git_commit: The commit of the checkout that trained, or None for an installed package.
+        machine: Kind of processor.
+        device: What it was trained on.
+        num_ranks: Processes that trained.
     """
 
     cvft: str
@@ -228,6 +245,11 @@ class Manifest:
     clips: Mapping[str, ManifestClip]
     contract: Mapping[str, Any]
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    python: str = ""
+    git_commit: str | None = None
+    machine: str = ""
+    device: str = ""
+    num_ranks: int = 1
     __pydantic_config__ = ConfigDict(strict=True)
 
 

@@ -60,7 +60,7 @@ MAY_IMPORT = {
     "evaluate": "errors files jsonl recipe data runs plan predict",
     # results for people
     "report": "errors files jsonl tables data data/video runs plan export evaluate",
-    "pipeline": "recipe plan train predict export evaluate report",
+    "pipeline": "errors recipe runs plan train predict export evaluate report",
     "cli": "__init__ errors recipe",
     "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate report pipeline cli",
     # beside

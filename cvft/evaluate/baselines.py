@@ -28,7 +28,9 @@ def score_most_frequent(train_rows: Sequence[Row], val_rows: Sequence[Row]) -> d
     for row in train_rows:
         overall[row.response] += 1
         by_category.setdefault(category_of(row), Counter())[row.response] += 1
-    answers = {category: counts.most_common(1)[0][0] for category, counts in by_category.items() if category is not None}
+    answers = {
+        category: counts.most_common(1)[0][0] for category, counts in by_category.items() if category is not None
+    }
     most_frequent = overall.most_common(1)[0][0]
     categories = [category_of(row) for row in val_rows]
     return compute_metrics(

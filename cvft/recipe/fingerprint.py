@@ -20,6 +20,7 @@ NOT_WEIGHTS: tuple[str, ...] = (
     "eval",
     "model.embeddings_on_cpu",
     "train.logging_steps",
+    "train.max_skipped_steps",
     "train.keep_checkpoints",
     "train.num_workers",
     "video.cache_features",

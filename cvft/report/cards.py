@@ -1,7 +1,7 @@
 """Val rows as the page's script shows them: rows + answers of each model -> values of one JSON document.
 
-The page's script only shows, filters and sorts: what is right, what was read from an answer and why it scores what it does is decided
-here and in `evaluate`.
+The page's script only shows, filters and sorts: what is right, what was read from an answer and why it scores what it does is
+decided here and in `evaluate`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def build_cards(
 def to_script_data(values: object) -> Markup:
     """Writes values as JSON that no HTML parser takes for an end of its element."""
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).translate(_UNSAFE)
-    return Markup(text)  # noqa: S704 - what could be markup is escaped above
+    return Markup(text)
 
 
 def score_of(line: Mapping[str, Any], *, expected: str) -> float:
@@ -94,7 +94,13 @@ def explain(line: Mapping[str, Any]) -> str:
     return said
 
 
-_NAMES = {"choice": "one option", "yes_no": "yes or no", "interval": "a time", "seconds": "a time", "number": "one number"}
+_NAMES = {
+    "choice": "one option",
+    "yes_no": "yes or no",
+    "interval": "a time",
+    "seconds": "a time",
+    "number": "one number",
+}
 
 
 def _answer(line: Mapping[str, Any], *, expected: str) -> dict[str, Any]:

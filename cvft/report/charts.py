@@ -57,7 +57,9 @@ def draw(chart: Chart) -> Markup:
 
     parts = [_grid(ticks, y)]
     parts += [_tick(x(step), step) for step in sorted({first, last, *_inner_steps(first, last)})]
-    parts += [_line(number, [(x(step), y(value)) for step, value in points]) for number, points in enumerate(lines.values())]
+    parts += [
+        _line(number, [(x(step), y(value)) for step, value in points]) for number, points in enumerate(lines.values())
+    ]
     parts.append(Markup('<line class="cursor" y1="{}" y2="{}" hidden="hidden"></line>').format(_TOP, HEIGHT - _BOTTOM))
     legend = Markup("").join(
         Markup('<span class="key line-{}">{}</span>').format(number, name) for number, name in enumerate(lines) if name
@@ -117,7 +119,9 @@ def show_number(value: float) -> str:
 def _grid(ticks: Sequence[float], y: object) -> Markup:
     assert callable(y)
     return Markup("").join(
-        Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"></line><text class="tick end" x="{}" y="{}">{}</text>').format(
+        Markup(
+            '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"></line><text class="tick end" x="{}" y="{}">{}</text>'
+        ).format(
             _LEFT, WIDTH - _RIGHT, _round(y(tick)), _round(y(tick)), _LEFT - 8, _round(y(tick) + 4), show_number(tick)
         )
         for tick in ticks
@@ -131,13 +135,18 @@ def _tick(x: float, step: int) -> Markup:
 def _inner_steps(first: int, last: int) -> list[int]:
     """Round steps between the ends, none so near to an end that their labels would touch."""
     gap = (last - first) / 8
-    return [int(tick) for tick in nice_ticks(first, last, num_ticks=4) if first + gap <= tick <= last - gap and tick == int(tick)]
+    return [
+        int(tick)
+        for tick in nice_ticks(first, last, num_ticks=4)
+        if first + gap <= tick <= last - gap and tick == int(tick)
+    ]
 
 
 def _line(number: int, points: Sequence[tuple[float, float]]) -> Markup:
     path = " ".join(f"{_round(x)},{_round(y)}" for x, y in points)
     marks = Markup("").join(
-        Markup('<circle class="line-{}" cx="{}" cy="{}" r="3"></circle>').format(number, _round(x), _round(y)) for x, y in points
+        Markup('<circle class="line-{}" cx="{}" cy="{}" r="3"></circle>').format(number, _round(x), _round(y))
+        for x, y in points
     )
     line = Markup('<polyline class="line-{}" points="{}"></polyline>').format(number, path)
     return line + marks if len(points) <= _MAX_MARKED else line
@@ -169,11 +178,13 @@ def _table(lines: Mapping[str, Sequence[tuple[int, float]]]) -> Markup:
         Markup('<tr><th scope="row">{}</th>{}</tr>').format(
             step,
             Markup("").join(
-                Markup("<td>{}</td>").format(show_number(by_step[step][name]) if name in by_step[step] else "") for name in lines
+                Markup("<td>{}</td>").format(show_number(by_step[step][name]) if name in by_step[step] else "")
+                for name in lines
             ),
         )
         for step in picked
     )
     return Markup(
-        '<div class="wide"><table><thead><tr><th scope="col">step</th>{}</tr></thead><tbody>{}</tbody></table></div>'
+        '<div class="wide" tabindex="0" role="group" aria-label="numbers"><table>'
+        '<thead><tr><th scope="col">step</th>{}</tr></thead><tbody>{}</tbody></table></div>'
     ).format(head, rows)

@@ -39,14 +39,16 @@ class ClipFrames:
     reason: str = ""
 
 
-def collect_frames(clips: Iterable[Path], *, decode: DecodeSettings, max_bytes: int = MAX_BYTES) -> Mapping[Path, ClipFrames]:
+def collect_frames(
+    clips: Iterable[Path], *, decode: DecodeSettings, max_bytes: int = MAX_BYTES
+) -> Mapping[Path, ClipFrames]:
     """Decodes each clip as in training, and makes pictures of it.
 
     Args:
         clips: The clips, in the order in which they get their share of the budget.
         decode: How clips became frames in training.
-        max_bytes: Size of all pictures together. With more clips than it can hold at `MAX_FRAMES` each, clips get fewer; a clip that
-            does not fit any more gets none, and says so.
+        max_bytes: Size of all pictures together. With more clips than it can hold at `MAX_FRAMES` each, clips get fewer; a clip
+            that does not fit any more gets none, and says so.
 
     Returns:
         Clip -> its pictures; a clip that cannot be decoded has the reason instead, for a page must not fail on a lost file.
@@ -70,7 +72,9 @@ def collect_frames(clips: Iterable[Path], *, decode: DecodeSettings, max_bytes: 
             kept = _fit(pictures, share)
             left -= sum(len(picture) for _, picture in kept)
             reason = "" if kept else "the page would be too large with pictures of more clips"
-            found[path] = ClipFrames(path.name, [second for second, _ in kept], [picture for _, picture in kept], reason)
+            found[path] = ClipFrames(
+                path.name, [second for second, _ in kept], [picture for _, picture in kept], reason
+            )
     finally:
         process.close()
     return found

@@ -19,7 +19,9 @@ from cvft.report.charts import Chart, draw
 from cvft.report.results import captions_table, categories_table, describe_captions, kinds_table, results_table
 from cvft.tables import to_html
 
-_POLICY = "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
+)
 
 
 def write_report(
@@ -30,6 +32,7 @@ def write_report(
     metrics: Mapping[str, Mapping[str, Any]],
     headline: str = "",
     details: Mapping[str, object] | None = None,
+    warnings: Sequence[str] = (),
     findings: Sequence[str] = (),
     charts: Sequence[Chart] = (),
     cards: Mapping[str, Any] | None = None,
@@ -43,6 +46,7 @@ def write_report(
         metrics: Who answered ("base", "tuned") -> what `compute_metrics` returned.
         headline: What came out, in a sentence.
         details: Versions and hashes: label -> value, shown on demand.
+        warnings: What whoever uses the model has to know first, each a text of one or more lines.
         findings: What the numbers say, in sentences.
         charts: Curves, with at least one point each.
         cards: What `build_cards` returned.
@@ -63,7 +67,9 @@ def write_report(
         keep_trailing_newline=True,
     )
     environment.filters |= {"table": to_html, "chart": draw, "script_data": to_script_data}
-    style, script = (files("cvft.report").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style, script = (
+        files("cvft.report").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
     page = environment.get_template("report.html.j2").render(
         policy=_POLICY.format(style=_source_hash(style), script=_source_hash(script)),
         style=Markup(style),
@@ -72,6 +78,7 @@ def write_report(
         headline=headline,
         summary=summary,
         details=details or {},
+        warnings=warnings,
         results=results_table(metrics),
         findings=findings,
         kinds=kinds_table(metrics),

@@ -2,62 +2,108 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvft.data.rows import Row
-from cvft.data.video.loader import DecodeSettings
+from cvft.data.rows import read_rows
+from cvft.errors import CvftError, Problem, RunError
+from cvft.evaluate.baselines import score_most_frequent
 from cvft.evaluate.compare import compare_predictions
 from cvft.evaluate.run import Evaluation, read_val_rows
 from cvft.export import VERIFICATION_FILE
 from cvft.export.run import describe_verification
-from cvft.plan.job import Job
-from cvft.report.curves import plot_curves
-from cvft.report.html import Answer, Example, write_report
-from cvft.report.results import describe_comparison
-from cvft.runs import read_manifest
+from cvft.files import write_whole
+from cvft.plan.job import Job, open_job
+from cvft.recipe import LoadedRecipe
+from cvft.report.cards import build_cards
+from cvft.report.curves import make_charts, plot_curves, read_log
+from cvft.report.frames import collect_frames
+from cvft.report.html import write_report
+from cvft.report.results import describe_comparison, describe_headline
+from cvft.runs import RunFolder, is_claimed, read_manifest, read_metrics, read_notes
 
 REPORT_VALUES_FILE = "report.json"
 """What the page says, as values, in the run's folder."""
+
+BASELINE = "most frequent answer"
+"""What answering without a model is called: see `score_most_frequent`."""
+
+LOG_FILE = "logging.jsonl"
+"""What a training logs, in RUN/train."""
 
 SCHEMA = 1
 """Version of the form of `report.json`."""
 
 
-def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation]) -> Path:
+def rewrite_report(loaded: LoadedRecipe) -> Path:
+    """Writes a run's page from what is stored in its folder; nothing is trained or evaluated.
+
+    Args:
+        loaded: The recipe of a run, trained or still in training.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: when the run has logged nothing yet, or the folder belongs to another recipe.
+    """
+    folder = RunFolder(loaded.recipe.run_dir.absolute())
+    if not is_claimed(loaded) or not (folder.train / LOG_FILE).is_file():
+        hint = f"start it: cvft run {loaded.path}"
+        raise RunError(
+            f"run folder {folder.path}", [Problem(f"train/{LOG_FILE}", "no such file", "a run that trains", hint)]
+        )
+    evaluations: dict[str, Evaluation] = {}
+    for names in (("base",), ("merged", "adapter")):
+        for name in names:
+            stored = read_metrics(folder.evaluation(name))
+            if stored is not None:
+                evaluations[name] = Evaluation(folder.evaluation(name), dict(stored["metrics"]))
+                break
+    return write_run_report(open_job(loaded, needs_weights=False), evaluations=evaluations)
+
+
+def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation], refused: CvftError | None = None) -> Path:
     """Writes the curves and the page of a run, and the page's numbers as `report.json`.
 
     Args:
-        job: The job of a trained run.
-        evaluations: Evaluation per model, the tuned one last; all of the same rows.
+        job: The job of a run.
+        evaluations: Evaluation per model, the tuned one last; all of the same rows. None yet for a run that still trains.
+        refused: Why there is no merged model, where one was asked for.
 
     Returns:
         The page.
     """
     folder = job.run
-    log = read_log(folder.train / "logging.jsonl")
+    log = read_log(folder.train / LOG_FILE)
     plot_curves(log, folder=folder.path / "curves")
     predictions = {name: evaluation.read_predictions() for name, evaluation in evaluations.items()}
-    rows = read_val_rows(folder)[: job.recipe.eval.num_rows]
-    frames = collect_frames((row.video for row in rows if row.video is not None), decode=job.preprocessing.decode)
     metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
-    baseline = score_most_frequent(read_rows(folder.train_rows), rows)
+    warnings = [f"Training: {note}." for note in read_notes(folder)]
+    if refused is not None:
+        warnings.append(f"The merged model was refused; the adapter is what was evaluated.\n{refused}")
     values: dict[str, Any] = {
         "title": job.recipe.name or "run",
         "headline": describe_headline(metrics),
-        "summary": _summarize(job),
+        "summary": _summarize(job, is_merged=refused is None),
         "details": _details(job),
-        "metrics": {**metrics, "most frequent training answer": baseline},
+        "warnings": warnings,
+        "metrics": metrics,
         "findings": describe_evaluations(predictions),
     }
+    cards = None
+    if predictions:
+        rows = read_val_rows(folder)[: min(map(len, predictions.values()))]
+        frames = collect_frames((row.video for row in rows if row.video is not None), decode=job.preprocessing.decode)
+        cards = build_cards(rows, predictions, frames=frames)
+        values["metrics"] = {BASELINE: score_most_frequent(read_rows(folder.train_rows), rows), **metrics}
     charts = make_charts(log)
     curves = {chart.title: {name: list(points) for name, points in chart.series.items()} for chart in charts}
     text = json.dumps({"schema": SCHEMA, **values, "curves": curves}, indent=2, default=str)
     write_whole(folder.path / REPORT_VALUES_FILE, text + "\n")
-    return write_report(folder.report, **values, charts=charts, cards=build_cards(rows, predictions, frames=frames))
+    return write_report(folder.report, **values, charts=charts, cards=cards)
 
 
 def describe_evaluations(predictions: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -76,7 +122,7 @@ def describe_evaluations(predictions: Mapping[str, Sequence[Mapping[str, Any]]])
     ]
 
 
-def _summarize(job: Job) -> dict[str, object]:
+def _summarize(job: Job, *, is_merged: bool) -> dict[str, object]:
     recipe, folder = job.recipe, job.run
     rows = read_manifest(folder).rows
     targets = recipe.lora.targets
@@ -89,7 +135,7 @@ def _summarize(job: Job) -> dict[str, object]:
         "inputs": str(job.preprocessing),
         "seed": recipe.seed,
     }
-    if (folder.merged / VERIFICATION_FILE).is_file():
+    if is_merged and (folder.merged / VERIFICATION_FILE).is_file():
         checked = json.loads((folder.merged / VERIFICATION_FILE).read_text(encoding="utf-8"))
         summary["merged equals adapter"] = describe_verification(checked)
     return summary
@@ -97,14 +143,13 @@ def _summarize(job: Job) -> dict[str, object]:
 
 def _details(job: Job) -> dict[str, object]:
     manifest = read_manifest(job.run)
-    packages = {name: found for name, found in manifest["packages"].items() if found}
-    changed = [f"{key}={value}" for key, value in job.loaded.changes.items()]
+    changed = job.recipe.model_dump(mode="json", exclude_defaults=True)
     return {
-        "recipe, where it differs from the defaults": ", ".join(changed) or "nowhere",
-        "cvft": " ".join(str(word) for word in (manifest["cvft"], manifest["git_commit"]) if word),
-        "python": manifest["python"],
-        "device": f"{manifest['device']}, {manifest['num_ranks']} rank{'s' if manifest['num_ranks'] > 1 else ''}, {manifest['machine']}",
-        "train rows sha256": manifest["rows"]["train_sha256"],
-        "val rows sha256": manifest["rows"]["val_sha256"],
-        **packages,
+        "settings other than the defaults": json.dumps(changed, ensure_ascii=False),
+        "cvft": " ".join(word for word in (manifest.cvft, manifest.git_commit) if word),
+        "python": manifest.python,
+        "device": f"{manifest.device}, {manifest.machine}, {manifest.num_ranks} process{'es' if manifest.num_ranks > 1 else ''}",
+        "train rows, sha256": manifest.rows.train_sha256,
+        "val rows, sha256": manifest.rows.val_sha256,
+        **{name: found for name, found in manifest.packages.items() if found},
     }

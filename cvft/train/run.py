@@ -45,11 +45,13 @@ from cvft.train.manifest import write_manifest
 from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.train.row_files import write_row_files
 from cvft.train.stop import STOP_FILE
-from cvft.weights.folder import make_clean_view
+from cvft.train.watch import write_notes
+from cvft.weights.finite import refuse_nonfinite
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, make_clean_view
 
 LOG = logging.getLogger(__name__)
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS_FILE)
 
 
 def is_trained(loaded: LoadedRecipe) -> bool:
@@ -59,7 +61,7 @@ def is_trained(loaded: LoadedRecipe) -> bool:
         RunError: when the run folder belongs to a recipe that would train other weights.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    return is_claimed(loaded) and (folder.adapter / ADAPTER_FILES[1]).is_file()
+    return is_claimed(loaded) and (folder.adapter / ADAPTER_WEIGHTS_FILE).is_file()
 
 
 def train(job: Job) -> RunFolder | None:
@@ -145,10 +147,13 @@ def _train_planned(plan: Plan, job: Job, *, prepared: PreparedRows, variables: M
         write_manifest(job, prepared=prepared, plan=plan)
         LOG.info(describe_plan(plan, prepared))
         last = _launch(plan, folder, variables=variables)
+    notes = write_notes(last, folder.notes_file)
     _publish_adapter(last, job)
     best = find_best_checkpoint(folder.train)
     if best is not None and best != last:
         LOG.info("best      %s has the lowest val loss; adapter/ is the last one", best)
+    for note in notes:
+        LOG.warning("note      %s", note)
 
 
 def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> Path:
@@ -213,6 +218,7 @@ def _publish_adapter(checkpoint: Path, job: Job) -> None:
     folder = job.run
     aside = folder.adapter.with_name("adapter.partial")
     shutil.rmtree(aside, ignore_errors=True)
+    refuse_nonfinite(checkpoint / ADAPTER_WEIGHTS_FILE, subject=f"the adapter of {checkpoint}")
     aside.mkdir()
     for name in ADAPTER_FILES:
         shutil.copyfile(checkpoint / name, aside / name)

@@ -26,6 +26,9 @@ TINY = "tiny"
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+"""Holds the weights of an adapter folder. Source: the folders that peft writes."""
+
 CODE_SUFFIXES = (".py", ".pyc", ".so")
 NUM_SAMPLED_BYTES = 1 << 20
 NUM_SAMPLED_TENSOR_BYTES = 1 << 16
