@@ -69,9 +69,7 @@ def run_all(loaded: LoadedRecipe) -> str:
     if has_val:
         report = write_run_report(job, evaluations=evaluations, refused=refused)
         table = metrics_table({name: evaluation.metrics for name, evaluation in evaluations.items()})
-        findings = describe_evaluations(
-            {name: evaluation.read_predictions() for name, evaluation in evaluations.items()}
-        )
+        findings = describe_evaluations({name: each.read_predictions() for name, each in evaluations.items()})
         made = [table, *findings, *made, f"report    {report}"]
     else:
         made.append("no val rows: nothing was evaluated")

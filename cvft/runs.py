@@ -237,6 +237,11 @@ class Manifest:
         clips: Its clips by path.
         contract: How clips and text reached the model.
         sources: What tells the files that the rows came from, by their setting; empty where it was not recorded.
+        python: Version of Python.
+        git_commit: The commit of the checkout that trained, or None for an installed package.
+        machine: Kind of processor.
+        device: What it was trained on.
+        num_ranks: Processes that trained.
     """
 
     cvft: str
@@ -246,6 +251,11 @@ class Manifest:
     clips: Mapping[str, ManifestClip]
     contract: Mapping[str, Any]
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    python: str = ""
+    git_commit: str | None = None
+    machine: str = ""
+    device: str = ""
+    num_ranks: int = 1
     __pydantic_config__ = ConfigDict(strict=True)
 
 

@@ -30,7 +30,20 @@ from cvft.errors import (
 )
 from cvft.imports import leave_user_site
 
-COMMANDS = ("run", "plan", "train", "features", "export", "eval", "compare", "infer", "push", "models", "schema")
+COMMANDS = (
+    "run",
+    "plan",
+    "train",
+    "features",
+    "export",
+    "eval",
+    "report",
+    "compare",
+    "infer",
+    "push",
+    "models",
+    "schema",
+)
 """The commands in the order of the help; each is a file of `cvft.cli.commands`."""
 
 
