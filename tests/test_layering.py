@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "export": "errors files dtypes tables recipe data weights families families/table runs plan predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
-    "report": "errors files jsonl tables data data/video runs plan export evaluate",
+    "report": "errors files jsonl tables recipe data data/video runs plan export evaluate",
     "pipeline": "errors recipe runs plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate report pipeline cli",
