@@ -35,6 +35,7 @@ PURE = {
     "evaluate_metrics_captions",
     "evaluate_metrics_kinds",
     "evaluate_metrics_times",
+    "evaluate_metrics_words",
     "evaluate_uncertainty",
     "families_costs",
     "families_layout",

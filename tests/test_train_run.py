@@ -268,3 +268,30 @@ def test_a_json_array_trains_like_jsonl(tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(with_real_clips(ROWS)))
     write_jsonl(tmp_path / "train.jsonl", [])
     cvft_ok("train", recipe, f"data.train={tmp_path / 'train.json'}")
+
+
+def test_rows_whose_answer_follows_the_clip_at_once_train_and_answer_apart(tmp_path):
+    """Template `base` and an empty question: captions. Other rows of the same clip still train together."""
+    clips = ("bikes.mp4", "carphone_pristine.mp4")
+    captions = [{"query": "", "response": text, "videos": [clip]} for clip in clips for text in ("a", "b")]
+    questions = [{"query": f"What {number}?", "response": "c", "videos": [clips[0]]} for number in range(2)]
+    rows = with_real_clips([*captions, *questions, {"query": "", "response": "alone"}])
+    recipe = make_project(
+        tmp_path,
+        rows=rows,
+        val_rows=rows[:3],
+        model={"template": "base"},
+        train={"max_steps": 2, "global_batch_rows": 8, "micro_batch_rows": 4, "group_by_clip": "on"},
+    )
+    result = cvft_ok("run", recipe)
+    assert "note      8 rows have no text before their answer: each of them trains and answers apart" in result.stderr
+    run = recipe.parent / "runs" / "small"
+    (group,) = {json.loads((run / "plan.json").read_text())["worker"]["limits"]["max_rows_per_group"]}
+    assert group == 2
+    said = [
+        json.loads(line)["prediction"]
+        for line in (run / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()
+    ]
+    video = rows[0]["videos"][0]
+    alone = cvft_ok("infer", "--model", run, "--video", video, "--query", "", "--max-new-tokens", 8).stdout.strip()
+    assert said[0] == said[1] == alone
