@@ -55,6 +55,7 @@ DIST = {
     "evaluate_run",
     "export",
     "families",
+    "odd_rows",
     "official_job",
     "offline",
     "pipeline",
