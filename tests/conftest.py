@@ -26,6 +26,7 @@ TIERS = {
 PURE = {
     "data_clip_names",
     "data_rows",
+    "data_rows_fuzz",
     "data_split",
     "doctests",
     "dtypes",
