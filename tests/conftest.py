@@ -26,6 +26,7 @@ TIERS = {
 PURE = {
     "data_clip_names",
     "data_rows",
+    "data_rows_fuzz",
     "data_split",
     "data_tags",
     "doctests",
@@ -62,6 +63,7 @@ DIST = {
     "export",
     "families",
     "imports",
+    "odd_rows",
     "official_job",
     "offline",
     "pipeline",
