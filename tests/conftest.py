@@ -73,11 +73,13 @@ DIST = {
     "train_kills",
     "train_ranks",
     "train_run",
+    "train_watch",
     "weights_hub",
 }
 """Files of each tier, by their name without `test_`; those in neither set are `cpu`."""
 
 FIRST = (
+    "train_watch",
     "train_interruptions",
     "train_ranks",
     "recipes",
