@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -76,6 +77,38 @@ def write_whole(path: Path, content: str | bytes) -> None:
     finally:
         aside.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def check_output(path: Path, *, subject: str, where: str, may_exist: bool = False) -> None:
+    """Refuses a file that could not be written later on, before work is done for it; leaves nothing behind.
+
+    Args:
+        path: The file that is going to be written, by `write_whole` or piece by piece.
+        subject: What it is part of, for the headline of the error.
+        where: How the user named it.
+        may_exist: Whether it may be there already, and be replaced.
+
+    Raises:
+        CvftError: when it is a folder, when it exists and may not, or when its folder cannot be written.
+    """
+    problem = None
+    need = "a new file in a folder that can be written"
+    try:
+        if path.is_dir():
+            problem = Problem(where, f"the folder {quote(path)}", need, "name a file in it")
+        elif os.path.lexists(path) and not may_exist:
+            problem = Problem(where, f"{quote(path)}, which exists", need, "give another name, or move that file away")
+        elif os.path.lexists(path) and not path.is_file():
+            problem = Problem(where, f"{quote(path)}, which is no file", need)
+        else:
+            folder = next(each for each in path.absolute().parents if os.path.lexists(each))
+            # under a name as long as any that will be written
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}.", suffix=".partial.jsonl"):
+                pass
+    except OSError as error:
+        problem = Problem(where, f"{quote(path)}: {error.strerror}", need)
+    if problem is not None:
+        raise CvftError(subject, [problem])
 
 
 def is_temporary(path: Path) -> bool:

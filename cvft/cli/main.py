@@ -1,8 +1,8 @@
 """The command line: one subcommand per step, results on stdout, everything else on stderr.
 
 Nothing but the standard library is imported until a command runs, so help appears at once.
-Exit codes: 0 done, 1 an error of ours (with its traceback), 2 a mistake in the input, 75 a training that was asked to stop
-(Ctrl-C, SIGTERM, SIGHUP or its stop file) and has saved a checkpoint, 130 interrupted with nothing saved.
+Exit codes: 0 done, 1 some rows could not be answered, or an error of ours (with its traceback), 2 a mistake in the input, 75 a
+training that was asked to stop (Ctrl-C, SIGTERM, SIGHUP or its stop file) and has saved a checkpoint, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,10 +17,33 @@ from collections.abc import Mapping, Sequence
 
 from cvft import __version__
 from cvft.cli.interrupts import EXIT_INTERRUPTED, Interrupts
-from cvft.errors import EXIT_STOPPED, EXIT_USER_ERROR, CvftError, Problem, StoppedError, did_you_mean, quote
+from cvft.errors import (
+    EXIT_INCOMPLETE,
+    EXIT_STOPPED,
+    EXIT_USER_ERROR,
+    CvftError,
+    IncompleteError,
+    Problem,
+    StoppedError,
+    did_you_mean,
+    quote,
+)
 from cvft.imports import leave_user_site
 
-COMMANDS = ("run", "plan", "train", "features", "export", "eval", "infer", "push", "models", "schema")
+COMMANDS = (
+    "run",
+    "plan",
+    "train",
+    "features",
+    "export",
+    "eval",
+    "report",
+    "compare",
+    "infer",
+    "push",
+    "models",
+    "schema",
+)
 """The commands in the order of the help; each is a file of `cvft.cli.commands`."""
 
 
@@ -72,6 +95,9 @@ def _run(args: list[str]) -> int:
     except CvftError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
+    except IncompleteError as incomplete:
+        print(incomplete, file=sys.stderr)
+        return EXIT_INCOMPLETE
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_STOPPED

@@ -7,20 +7,21 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cvft.data.check import ClipCheck, Quarantined, check_clips
-from cvft.data.groups import RowShape
-from cvft.data.rows import Row, category_column, category_of, extra_columns, read_rows
+from cvft.data.records import FileFacts
+from cvft.data.rows import Row, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
-from cvft.errors import DataError, Problem, quote
-from cvft.families.family import IGNORED_LABEL, LayOut
+from cvft.errors import CvftError, DataError, Problem
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
+from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
+from cvft.plan.notes import note_rows
+from cvft.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class PreparedRows:
         clips: Facts per clip.
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
+        sources: What tells the files that the rows came from, by their setting.
     """
 
     train_rows: Sequence[Row]
@@ -42,14 +44,17 @@ class PreparedRows:
     clips: Mapping[Path, ClipInfo]
     row_facts: RowFacts
     notes: Sequence[str]
+    sources: Mapping[str, FileFacts] = field(default_factory=dict)
 
 
-def prepare(job: Job, *, quarantine_file: Path, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
+def prepare(
+    job: Job, *, quarantine_file: Path | None = None, on_progress: Callable[[int, int], None] | None = None
+) -> PreparedRows:
     """Proves rows and clips usable, and writes nothing but the quarantine file.
 
     Args:
         job: The job.
-        quarantine_file: Where rows that are set aside are listed.
+        quarantine_file: Where rows that are set aside are listed; without it, nothing is written.
         on_progress: Called with clips done and clips in all.
 
     Returns:
@@ -72,7 +77,12 @@ def prepare(job: Job, *, quarantine_file: Path, on_progress: Callable[[int, int]
             on_progress=on_progress,
         )
 
-    return prepare_rows(job, check=check)
+    try:
+        return prepare_rows(job, check=check)
+    except CvftError:
+        if quarantine_file is not None:
+            quarantine_file.unlink(missing_ok=True)  # what is refused leaves nothing behind
+        raise
 
 
 def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> PreparedRows:
@@ -89,86 +99,75 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     recipe, how = job.recipe, job.preprocessing
-    rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
-    held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
-    job.family.check_rows([*rows, *held_out], how)
+    sources = find_sources(recipe)
+    rows, held_out = _read_both(recipe)
+    lay_out = job.family.layouts(job.model.folder, how)
+    check_texts([*rows, *held_out], lay_out=lay_out)
     checked = check([*rows, *held_out])
     set_aside = {id(item.row) for item in checked.quarantined}
     rows = [row for row in rows if id(row) not in set_aside]
     held_out = [row for row in held_out if id(row) not in set_aside]
+    _refuse_nothing_left(recipe, rows, held_out, checked.quarantined)
     if not recipe.data.val and recipe.data.val_fraction:
         rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
-    lay_out = job.family.layouts(job.model.folder, how)
     shapes = measure_rows([*rows, *held_out], lay_out=lay_out, clips=checked.facts)
-    _refuse_long_rows([*rows, *held_out], shapes, max_tokens=how.max_tokens)
+    check_rows_fit([*rows, *held_out], shapes, max_tokens=how.max_tokens)
+    train, val = shapes[: len(rows)], shapes[len(rows) :]
+    max_new_tokens = recipe.eval.max_new_tokens
+    check_answers_fit(
+        held_out[: recipe.eval.num_rows],
+        [shape.num_prompt_tokens for shape in val[: recipe.eval.num_rows]],
+        max_new_tokens=max_new_tokens,
+        max_tokens=answer_limit(job.family, job.model.folder, how),
+    )
     return PreparedRows(
         train_rows=rows,
         val_rows=held_out,
         quarantined=checked.quarantined,
         clips=checked.facts,
-        row_facts=RowFacts(shapes[: len(rows)], shapes[len(rows) :]),
-        notes=_note(rows, held_out, checked.facts),
+        row_facts=RowFacts(train, val),
+        notes=[
+            *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
+            *note_lengths(train, val, max_new_tokens=max_new_tokens),
+        ],
+        sources=sources,
     )
 
 
-def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, ClipInfo]) -> list[RowShape]:
-    """Counts the tokens of each row, answer and EOS included, exactly as training lays them out.
-
-    Clips are told apart by their content: two files with the same bytes are one clip.
-    """
-    numbers: dict[str, int] = {}
-    shapes = []
-    for row in rows:
-        clip = None if row.video is None else clips[row.video]
-        layout = lay_out(row, clip)
-        number = None if clip is None else numbers.setdefault(clip.sha256, len(numbers))
-        shapes.append(
-            RowShape(
-                number,
-                num_prefix_tokens=layout.num_prefix_tokens,
-                num_question_tokens=len(layout) - layout.num_prefix_tokens,
-                num_label_tokens=sum(label != IGNORED_LABEL for label in layout.labels),
-                num_frames=0 if clip is None else clip.num_frames,
-            )
-        )
-    return shapes
+def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
+    """Looks at the files that a recipe's rows come from; one that cannot be read is for its reader to report."""
+    files = {"data.train": recipe.data.train, "data.val": recipe.data.val}
+    return {key: FileFacts.of(path) for key, path in files.items() if path is not None and path.is_file()}
 
 
-def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipInfo]) -> list[str]:
-    """Sentences that a user should read before training: nothing is wrong, but it may not be what they think."""
-    all_rows = [*rows, *held_out]
-    notes = [
-        f"column {quote(name)} ({count} rows) is kept but not trained on"
-        for name, count in extra_columns(all_rows).items()
-    ]
-    notes += _note_categories(all_rows)
-    used = {row.video for row in all_rows if row.video is not None}
-    notes += [f"{path.name}: {note}" for path in sorted(used) for note in clips[path].notes]
-    trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
-    shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
-    if shared:
-        notes.append(f"{len(shared)} clips of the val rows are trained on too: the val numbers will flatter the model")
-    return notes
+def _read_both(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+    """Reads train and val rows, and tells the problems of both files together."""
+    read: list[list[Row]] = []
+    errors: list[DataError] = []
+    for path in (recipe.data.train, recipe.data.val):
+        try:
+            read.append([] if path is None else read_rows(path, video_root=recipe.data.video_root))
+        except DataError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DataError("the rows", [problem for error in errors for problem in error.problems])
+    rows, held_out = read
+    return rows, held_out
 
 
-def _note_categories(rows: Sequence[Row]) -> list[str]:
-    columns = [category_column(row) for row in rows]
-    notes = ["column `family` is read as `category`"] if "family" in columns else []
-    unread = Counter(
-        column for row, column in zip(rows, columns, strict=True) if column is not None and category_of(row) is None
-    )
-    return notes + [
-        f"column {quote(column)} of {count} rows holds no text: these rows count in the means over all rows only"
-        for column, count in sorted(unread.items())
-    ]
-
-
-def _refuse_long_rows(rows: Sequence[Row], shapes: Sequence[RowShape], *, max_tokens: int) -> None:
-    hint = "lower video.max_frames, shorten the text, or raise data.max_tokens; rows are never cut"
-    problems = [
-        Problem(row.location, f"{shape.num_tokens} tokens", f"at most {max_tokens}", hint)
-        for row, shape in zip(rows, shapes, strict=True)
-        if shape.num_tokens > max_tokens
-    ]
+def _refuse_nothing_left(
+    recipe: Recipe, rows: Sequence[Row], held_out: Sequence[Row], quarantined: Sequence[Quarantined]
+) -> None:
+    """Refuses to train on no row, or to evaluate none where a file of val rows was given."""
+    left = {"data.train": (recipe.data.train, rows), "data.val": (recipe.data.val, held_out)}
+    problems = []
+    for setting, (path, good) in left.items():
+        reasons = [item.reason for item in quarantined if item.row.source == path]
+        if path is not None and not good:
+            got = f"{len(reasons)} rows in {path}, of which not one has a good clip"
+            hint = f"the first of them: {reasons[0]}" if reasons else ""
+            problems.append(Problem(setting, got, "rows that can be used", hint))
     if problems:
-        raise DataError("the rows", problems)
+        raise DataError("the rows that are left", problems)

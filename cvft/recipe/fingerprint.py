@@ -12,11 +12,15 @@ from cvft.recipe.yaml_text import dump_yaml
 NOT_IDENTITY: tuple[str, ...] = ("name", "output")
 """Where a run lies is not what it is."""
 
+SAME_ROWS: tuple[str, ...] = ("data.train", "data.val", "data.video_root")
+"""Where rows and clips lie may change: what lies there counts, and a run has recorded it (`cvft.plan.recorded`)."""
+
 SAME_BITS: tuple[str, ...] = (
     "export",
     "eval",
     "model.embeddings_on_cpu",
     "train.logging_steps",
+    "train.max_skipped_steps",
     "train.keep_checkpoints",
     "train.num_workers",
     "video.cache_features",
@@ -35,7 +39,7 @@ SAME_SUMS: tuple[str, ...] = (
 """Settings that may change as well, as far as the last checkpoint fits the ranks: the same rows in the same steps, added up in
 another order, and each rank draws a dropout of its own."""
 
-NOT_WEIGHTS = (*SAME_BITS, *SAME_SUMS)
+NOT_WEIGHTS = (*SAME_ROWS, *SAME_BITS, *SAME_SUMS)
 
 
 def fingerprint(recipe: Recipe) -> str:
