@@ -62,9 +62,18 @@ def test_qkv_trains_exactly_the_query_key_value_layers(straight):
     assert names == {f"base_model.model.model.layers.{i}.self_attn.language_expert_query_key_value" for i in range(5)}
 
 
-def test_training_twice_gives_bit_identical_adapters(straight, tmp_path):
+CLUSTER = {
+    **{"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "job-0", "MASTER_PORT": "23456"},
+    **{"OMP_NUM_THREADS": "7", "TOKENIZERS_PARALLELISM": "true", "PYTHONUNBUFFERED": "0", "HF_HUB_OFFLINE": "0"},
+}
+"""What a pod or a job sets for one process, and what people export for other programs."""
+
+
+def test_training_twice_gives_bit_identical_adapters_whatever_harmless_things_the_shell_says(straight, tmp_path):
     again = make_project(tmp_path)
-    cvft_ok("train", again)
+    result = cvft_ok("train", again, env={**os.environ, **CLUSTER})
+    for name in CLUSTER:
+        assert result.stderr.count(f"environment variable {name}=") == 1, name
     first, second = adapter_of(straight), adapter_of(again)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -184,16 +193,6 @@ def test_a_damaged_model_is_told_before_anything_starts(tmp_path):
     result = cvft("train", make_project(tmp_path, model={"path": str(folder)}))
     assert result.returncode == 2
     assert "weights: got `model.norm.weight` missing, need exactly the published tensors" in result.stderr
-    assert not (tmp_path / "runs").exists()
-
-
-def test_an_environment_variable_that_contradicts_the_plan_is_refused(tmp_path):
-    import os
-
-    recipe = make_project(tmp_path)
-    result = cvft("train", recipe, env={**os.environ, "OMP_NUM_THREADS": "7"})
-    assert result.returncode == 2
-    assert "environment variable OMP_NUM_THREADS: got `7`, need `1`" in result.stderr
     assert not (tmp_path / "runs").exists()
 
 

@@ -20,7 +20,7 @@ from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
 from cvft.files import recover_folder, write_whole
 from cvft.plan.describe import describe_plan
-from cvft.plan.environment import merge_environment, worker_environment
+from cvft.plan.environment import find_overruled, merge_environment, worker_environment
 from cvft.plan.job import Job, describe_source
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare
@@ -88,6 +88,8 @@ def train(job: Job) -> RunFolder | None:
         of_family=job.family.environment(job.preprocessing),
     )
     variables = merge_environment(environment, os.environ)
+    for note in find_overruled(environment, os.environ):
+        LOG.info("note      %s", note)
     if not is_first_node:
         _join_first_node(job, variables=variables)
         return None
