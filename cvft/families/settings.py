@@ -43,6 +43,7 @@ COMMON = frozenset(
         "train.eval_steps",
         "train.keep_checkpoints",
         "train.num_workers",
+        "train.resume_from",
         "export.merge",
         "export.dtype",
         "export.verify_rows",

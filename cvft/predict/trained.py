@@ -17,6 +17,7 @@ from cvft.families.family import Family, Loading, Preprocessing
 from cvft.families.table import find_family, known_checkpoints
 from cvft.files import hash_file
 from cvft.plan.job import OpenModel, open_model
+from cvft.plan.start import WEIGHTS_FILE
 from cvft.recipe import Recipe, load_recipe, recipe_from_dict
 from cvft.runs import RunFolder, read_manifest
 from cvft.weights.checkpoints import find_checkpoint
@@ -25,7 +26,6 @@ from cvft.weights.hub import asks_hub
 from cvft.weights.shards import read_shards
 
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 STORED_DTYPES = {"F32": "fp32"}
 """Precision of a model that is asked as it was published, by that of its weight files; all others compute in bf16."""
@@ -59,7 +59,7 @@ class FoundModel:
         """States what decides its answers, beyond rows and their limits."""
         weights = {"base" if self.adapter else "model": self.model.fingerprint}
         if self.adapter is not None:
-            weights["adapter"] = hash_file(self.adapter / ADAPTER_WEIGHTS)
+            weights["adapter"] = hash_file(self.adapter / WEIGHTS_FILE)
         sampling = self.how.decode.sampling
         return {
             **weights,
