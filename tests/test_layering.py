@@ -33,10 +33,11 @@ MAY_IMPORT = {
     "tables": "",
     "files": "errors",
     "jsonl": "errors",
+    "imports": "",
     # no torch
     "recipe": "errors",
     "weights": "errors files dtypes",
-    "data/video": "errors files",
+    "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data": "errors files jsonl data/video",
     "families": "errors recipe data data/video data/features weights",
@@ -51,7 +52,8 @@ MAY_IMPORT = {
     ),
     "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
-        "__init__ errors files jsonl recipe data data/video data/features weights families families/table runs plan clips"
+        "__init__ errors files jsonl imports recipe data data/video data/features weights families families/table runs plan "
+        "clips"
     ),
     "predict": (
         "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs plan clips"
@@ -60,8 +62,8 @@ MAY_IMPORT = {
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
     "report": "errors files jsonl tables data data/video runs plan export evaluate",
-    "pipeline": "recipe plan train predict export evaluate report",
-    "cli": "__init__ errors recipe",
+    "pipeline": "errors recipe runs plan train predict export evaluate report",
+    "cli": "__init__ errors imports recipe",
     "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate report pipeline cli",
     # beside
     "tiny": "families/cogvlm2_video/network",
@@ -80,6 +82,7 @@ WITHOUT_TORCH = (
         "tables",
         "files",
         "jsonl",
+        "imports",
         "recipe",
         "weights",
         "data",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -125,6 +126,14 @@ class ColumnReader:
         if not found.problems:
             found.taken_as_text = tuple(_find_numbers(columns))
         return found
+
+
+def names_a_column(text: str) -> bool:
+    """Says whether text such as the first line of a table names a column of rows, ours or that of another format."""
+    words = {word.lower() for word in re.findall(r"\w+", text)}
+    return bool(
+        words & {*KNOWN_COLUMNS[1:], *_CONVERSATIONS, *(name for names in _OTHER_NAMES.values() for name in names)}
+    )
 
 
 def category_column(columns: Mapping[str, Any]) -> str | None:

@@ -23,14 +23,13 @@ from cvft.evaluate.metrics import score_rows, summarize
 from cvft.files import check_output, hash_file, write_whole
 from cvft.jsonl import read_jsonl, to_jsonl
 from cvft.plan.job import Job
-from cvft.plan.lengths import check_texts
+from cvft.plan.lengths import check_prompts
 from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_other_data
-from cvft.plan.start import WEIGHTS_FILE
 from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
 from cvft.predict.trained import find_merged
 from cvft.recipe import Recipe, default_name, load_recipe
 from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, read_metrics
-from cvft.weights.folder import CHECKSUM_FILE
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE
 
 if TYPE_CHECKING:
     from cvft.families.family import Answer
@@ -96,6 +95,13 @@ def evaluate_run(
         return Evaluation(target, dict(stored["metrics"]))
     if asked.recorded is not None:
         refuse_gone(asked.recorded, job.run)
+    check_prompts(
+        rows,
+        family=job.family,
+        folder=job.model.folder,
+        how=job.preprocessing,
+        max_new_tokens=job.recipe.eval.max_new_tokens,
+    )
     check_output(target / METRICS_FILE, subject=f"run folder {job.run.path}", where="eval/", may_exist=True)
     with ExitStack() as stack:
         models = predictors
@@ -152,7 +158,6 @@ class _Asked:
 def _read_asked(job: Job, data: Path | None) -> _Asked:
     if data is not None:
         rows = read_rows(data, video_root=job.recipe.data.video_root)
-        check_texts(rows, lay_out=job.family.layouts(job.model.folder, job.preprocessing))
         return _Asked(rows, rows, None)
     require_val_rows(job.run)
     refuse_other_data(job.run, recipe=job.recipe, since="this run")
@@ -217,7 +222,7 @@ def _weights_of(job: Job, variant: Variant) -> str:
     if variant == "base":
         return job.contract.base_fingerprint
     if variant == "adapter":
-        return hash_file(job.run.adapter / WEIGHTS_FILE)
+        return hash_file(job.run.adapter / ADAPTER_WEIGHTS_FILE)
     return hash_file(job.run.merged / CHECKSUM_FILE)
 
 

@@ -16,6 +16,7 @@ from cvft.data.records import FileFacts
 from cvft.data.rows import Row, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
+from cvft.errors import CvftError, DataError, Problem
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
@@ -76,7 +77,12 @@ def prepare(
             on_progress=on_progress,
         )
 
-    return prepare_rows(job, check=check)
+    try:
+        return prepare_rows(job, check=check)
+    except CvftError:
+        if quarantine_file is not None:
+            quarantine_file.unlink(missing_ok=True)  # what is refused leaves nothing behind
+        raise
 
 
 def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> PreparedRows:
@@ -94,14 +100,14 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     """
     recipe, how = job.recipe, job.preprocessing
     sources = find_sources(recipe)
-    rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
-    held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
+    rows, held_out = _read_both(recipe)
     lay_out = job.family.layouts(job.model.folder, how)
     check_texts([*rows, *held_out], lay_out=lay_out)
     checked = check([*rows, *held_out])
     set_aside = {id(item.row) for item in checked.quarantined}
     rows = [row for row in rows if id(row) not in set_aside]
     held_out = [row for row in held_out if id(row) not in set_aside]
+    _refuse_nothing_left(recipe, rows, held_out, checked.quarantined)
     if not recipe.data.val and recipe.data.val_fraction:
         rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
     shapes = measure_rows([*rows, *held_out], lay_out=lay_out, clips=checked.facts)
@@ -132,3 +138,36 @@ def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
     """Looks at the files that a recipe's rows come from; one that cannot be read is for its reader to report."""
     files = {"data.train": recipe.data.train, "data.val": recipe.data.val}
     return {key: FileFacts.of(path) for key, path in files.items() if path is not None and path.is_file()}
+
+
+def _read_both(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+    """Reads train and val rows, and tells the problems of both files together."""
+    read: list[list[Row]] = []
+    errors: list[DataError] = []
+    for path in (recipe.data.train, recipe.data.val):
+        try:
+            read.append([] if path is None else read_rows(path, video_root=recipe.data.video_root))
+        except DataError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DataError("the rows", [problem for error in errors for problem in error.problems])
+    rows, held_out = read
+    return rows, held_out
+
+
+def _refuse_nothing_left(
+    recipe: Recipe, rows: Sequence[Row], held_out: Sequence[Row], quarantined: Sequence[Quarantined]
+) -> None:
+    """Refuses to train on no row, or to evaluate none where a file of val rows was given."""
+    left = {"data.train": (recipe.data.train, rows), "data.val": (recipe.data.val, held_out)}
+    problems = []
+    for setting, (path, good) in left.items():
+        reasons = [item.reason for item in quarantined if item.row.source == path]
+        if path is not None and not good:
+            got = f"{len(reasons)} rows in {path}, of which not one has a good clip"
+            hint = f"the first of them: {reasons[0]}" if reasons else ""
+            problems.append(Problem(setting, got, "rows that can be used", hint))
+    if problems:
+        raise DataError("the rows that are left", problems)

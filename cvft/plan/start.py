@@ -13,9 +13,7 @@ from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, cont
 from cvft.plan.job import Job
 from cvft.recipe import Recipe, load_recipe
 from cvft.runs import RunFolder, read_manifest
-
-WEIGHTS_FILE = "adapter_model.safetensors"
-"""What peft names an adapter's weights."""
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 
 KEY = "train.resume_from"
 
@@ -79,10 +77,10 @@ def read_start(job: Job) -> Start | None:
 def _read(path: Path, *, subject: str) -> Start:
     run = RunFolder(path.absolute())
     for folder in (run.adapter, path):
-        if (folder / WEIGHTS_FILE).is_file() and (folder / CONTRACT_FILE).is_file():
+        if (folder / ADAPTER_WEIGHTS_FILE).is_file() and (folder / CONTRACT_FILE).is_file():
             return Start(folder, read_contract(folder), load_recipe(folder / "recipe.yaml").recipe)
     run = RunFolder(path.absolute().parent.parent)
-    if (path / WEIGHTS_FILE).is_file() and path.absolute().parent == run.train and run.manifest_file.is_file():
+    if (path / ADAPTER_WEIGHTS_FILE).is_file() and path.absolute().parent == run.train and run.manifest_file.is_file():
         contract = contract_from_dict(read_manifest(run).contract, subject=f"run folder {run.path}", where="contract")
         return Start(path, contract, load_recipe(run.recipe_file).recipe)
     got = f"{quote(path)}, which holds no adapter" if path.exists() else f"{quote(path)}, which does not exist"

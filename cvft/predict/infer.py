@@ -21,7 +21,7 @@ from cvft.data.rows import Row, make_rows, read_rows
 from cvft.errors import DataError, IncompleteError, Problem, RunError
 from cvft.files import check_output, write_whole
 from cvft.jsonl import to_jsonl
-from cvft.plan.lengths import check_texts
+from cvft.plan.lengths import check_prompts
 from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
 from cvft.predict.trained import FoundModel, find_model
 
@@ -66,7 +66,7 @@ def make_question(video: str | Path | None, query: str, history: Iterable[tuple[
 def infer_one(
     model: str | Path,
     *,
-    video: Path | None,
+    video: str | Path | None,
     query: str,
     history: Sequence[tuple[str, str]] = (),
     max_new_tokens: int | None = None,
@@ -92,7 +92,7 @@ def infer_one(
     """
     row = make_question(video, query, history)
     found = find_model(model, base=base, quantize=quantize)
-    check_texts([row], lay_out=found.family.layouts(found.model, found.how))
+    _check([row], found, max_new_tokens)
     _look_at_clip(row, found)
     with closing(_load(found)) as predictor:
         (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
@@ -131,7 +131,7 @@ def infer_file(
         check_output(path, subject="command line", where="--output", may_exist=may_exist)
     rows = read_rows(data, require_response=False)
     found = find_model(model, base=base, quantize=quantize)
-    check_texts(rows, lay_out=found.family.layouts(found.model, found.how))
+    _check(rows, found, max_new_tokens)
     settings = {
         **found.fingerprint(),
         "max_new_tokens": max_new_tokens,
@@ -181,6 +181,10 @@ def bad_file(output: Path) -> Path:
     """Returns where rows that could not be answered are listed."""
     stem = output.name.removesuffix(".jsonl").removesuffix(".json")
     return output.with_name(f"{stem}.bad.jsonl")
+
+
+def _check(rows: Sequence[Row], found: FoundModel, max_new_tokens: int | None) -> None:
+    check_prompts(rows, family=found.family, folder=found.model, how=found.how, max_new_tokens=max_new_tokens)
 
 
 def _load(found: FoundModel) -> Predictor:

@@ -26,7 +26,8 @@ from cvft.plan.job import Job
 from cvft.predict.placement import spreads_over_gpus
 from cvft.predict.predictor import Predictor
 from cvft.predict.trained import FoundModel, find_merged, find_model
-from cvft.weights.folder import ModelFolder
+from cvft.weights.finite import refuse_nonfinite
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder
 from cvft.weights.shards import read_shards
 
 LOG = logging.getLogger(__name__)
@@ -207,6 +208,7 @@ def _load(
     loading = replace(loading, device_map=_device_map(folder, family, device=device, loading=loading))
     model: Any = runtime.load(folder, how, loading)
     if adapter_folder is not None:
+        refuse_nonfinite(adapter_folder / ADAPTER_WEIGHTS_FILE, subject=f"adapter {adapter_folder}")
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter_folder)).eval()

@@ -17,11 +17,10 @@ from cvft.families.family import Family, Loading, Preprocessing
 from cvft.families.table import find_family, known_checkpoints
 from cvft.files import hash_file
 from cvft.plan.job import OpenModel, open_model
-from cvft.plan.start import WEIGHTS_FILE
 from cvft.recipe import Recipe, load_recipe, recipe_from_dict
 from cvft.runs import RunFolder, read_manifest
 from cvft.weights.checkpoints import find_checkpoint
-from cvft.weights.folder import CONFIG_FILE, TINY, ModelFolder
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CONFIG_FILE, TINY, ModelFolder
 from cvft.weights.hub import asks_hub
 from cvft.weights.shards import read_shards
 
@@ -59,7 +58,7 @@ class FoundModel:
         """States what decides its answers, beyond rows and their limits."""
         weights = {"base" if self.adapter else "model": self.model.fingerprint}
         if self.adapter is not None:
-            weights["adapter"] = hash_file(self.adapter / WEIGHTS_FILE)
+            weights["adapter"] = hash_file(self.adapter / ADAPTER_WEIGHTS_FILE)
         sampling = self.how.decode.sampling
         return {
             **weights,

@@ -11,12 +11,13 @@ from pathlib import Path
 from cvft.errors import Problem, RunError, quote
 from cvft.families.contract import CONTRACT_FILE, Contract
 from cvft.files import hash_file, publish_folder
-from cvft.plan.start import WEIGHTS_FILE
 from cvft.runs import RunFolder
 from cvft.train.checkpoints import find_best_checkpoint, find_checkpoints, step_of
 from cvft.train.marks import BrokenCheckpointError, check_files
+from cvft.weights.finite import refuse_nonfinite
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 
-ADAPTER_FILES = ("adapter_config.json", WEIGHTS_FILE)
+ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS_FILE)
 """What peft writes of an adapter."""
 
 
@@ -28,9 +29,13 @@ def publish_adapter(checkpoint: Path, target: Path, *, contract: Contract, recip
         target: The folder to make.
         contract: How clips and text reached the model.
         recipe: The recipe of the training, as a file holds it.
+
+    Raises:
+        ModelError: when a weight is not finite.
     """
     aside = target.with_name(f"{target.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
+    refuse_nonfinite(checkpoint / ADAPTER_WEIGHTS_FILE, subject=f"the adapter of {checkpoint}")
     aside.mkdir()
     for name in ADAPTER_FILES:
         shutil.copyfile(checkpoint / name, aside / name)
@@ -89,6 +94,6 @@ def adopt_checkpoint(run: RunFolder, *, contract: Contract) -> None:
     except BrokenCheckpointError as error:
         need, hint = "the files that were written", "choose another checkpoint"
         raise RunError(f"run folder {run.path}", [Problem(checkpoint.name, f"{error}", need, hint)]) from error
-    there = run.adapter / WEIGHTS_FILE
-    if not there.is_file() or hash_file(there) != hash_file(checkpoint / WEIGHTS_FILE):
+    there = run.adapter / ADAPTER_WEIGHTS_FILE
+    if not there.is_file() or hash_file(there) != hash_file(checkpoint / ADAPTER_WEIGHTS_FILE):
         publish_adapter(checkpoint, run.adapter, contract=contract, recipe=run.recipe_file.read_text(encoding="utf-8"))

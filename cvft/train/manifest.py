@@ -14,7 +14,8 @@ from cvft.files import hash_file, write_whole
 from cvft.plan.job import Job
 from cvft.plan.plan import Plan
 from cvft.plan.prepare import PreparedRows
-from cvft.plan.start import WEIGHTS_FILE, Start
+from cvft.plan.start import Start
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 
 PACKAGES = ("torch", "transformers", "peft", "ms-swift", "accelerate", "deepspeed", "datasets", "av", "decord", "numpy")
 
@@ -48,7 +49,7 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
         "contract": job.contract.to_dict(),
         "start": None
         if start is None
-        else {"path": str(recipe.train.resume_from), "adapter_sha256": hash_file(folder.start / WEIGHTS_FILE)},
+        else {"path": str(recipe.train.resume_from), "adapter_sha256": hash_file(folder.start / ADAPTER_WEIGHTS_FILE)},
         "rows": {
             "num_train": len(prepared.train_rows),
             "num_val": len(prepared.val_rows),

@@ -26,7 +26,7 @@ from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare
 from cvft.plan.ranks import node_rank_of, worker_command
 from cvft.plan.recorded import refuse_other_data
-from cvft.plan.start import WEIGHTS_FILE, Start, find_start, read_start
+from cvft.plan.start import Start, find_start, read_start
 from cvft.recipe import LoadedRecipe, dump_recipe
 from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked
 from cvft.train.adapters import publish_adapter
@@ -45,7 +45,8 @@ from cvft.train.manifest import write_manifest
 from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.train.row_files import write_row_files
 from cvft.train.stop import STOP_FILE
-from cvft.weights.folder import make_clean_view
+from cvft.train.watch import write_notes
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, make_clean_view
 
 LOG = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def is_trained(loaded: LoadedRecipe) -> bool:
         RunError: when the run folder belongs to a recipe that would train other weights.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    return is_claimed(loaded) and (folder.adapter / WEIGHTS_FILE).is_file()
+    return is_claimed(loaded) and (folder.adapter / ADAPTER_WEIGHTS_FILE).is_file()
 
 
 def train(job: Job) -> RunFolder | None:
@@ -149,24 +150,33 @@ def _train_planned(
         write_manifest(job, prepared=prepared, plan=plan, start=start)
         LOG.info(describe_plan(plan, prepared))
         last = _launch(plan, folder, variables=variables)
+    notes = write_notes(last, folder.notes_file)
     recipe = folder.recipe_file.read_text(encoding="utf-8")
     publish_adapter(last, folder.adapter, contract=job.contract, recipe=recipe)
     best = find_best_checkpoint(folder.train)
     if best is not None and best != last:
         LOG.info("best      %s has the lowest val loss; adapter/ is the last one", best)
+    for note in notes:
+        LOG.warning("note      %s", note)
 
 
 def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> Path:
     """Runs the worker and returns the checkpoint of the last step."""
     stop_file = folder.train / STOP_FILE
     try:
-        launch(plan.launch.command, variables=variables, folder=folder, num_steps=plan.worker.num_steps)
+        launch(
+            plan.launch.command,
+            variables=variables,
+            folder=folder,
+            num_steps=plan.worker.num_steps,
+            may_end_early=plan.worker.num_nodes == 1,
+        )
     except RunError:
         # a scheduler that signals every process also ends torch's launcher, whose exit code then says nothing
         if has_no_space(folder.train):
             # the worker may not even have been able to write why it ended
             raise disk_full_error(folder.train) from None
-        if not (stop_file.exists() and _last_reported_step(folder) == _last_saved_step(folder)):
+        if not (stop_file.exists() and _last_reported_step(folder) <= _last_saved_step(folder)):
             raise
     last = find_last_checkpoint(folder.train)
     if last is not None and step_of(last) == plan.worker.num_steps:
