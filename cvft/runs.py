@@ -122,6 +122,11 @@ class RunFolder:
         return self.path / f"adapter{self._of_checkpoint}"
 
     @property
+    def start(self) -> Path:
+        """Copy of the adapter that the training started from; absent when it started from a fresh one."""
+        return self.path / "start"
+
+    @property
     def merged(self) -> Path:
         """Base and adapter as one model folder."""
         return self.path / f"merged{self._of_checkpoint}"
@@ -357,7 +362,10 @@ def is_claimed(loaded: LoadedRecipe) -> bool:
     if weights_fingerprint(earlier) != weights_fingerprint(loaded.recipe):
         changed = ", ".join(quote(path) for path in differing_settings(earlier, loaded.recipe))
         need = "the settings that this folder was trained with"
-        raise RunError(subject, [Problem(changed, "another value", need, HINT_OTHER_NAME)])
+        hint = HINT_OTHER_NAME
+        if folder.adapter.is_dir():
+            hint += f"; with train.resume_from={folder.path} it starts from this run's adapter"
+        raise RunError(subject, [Problem(changed, "another value", need, hint)])
     return True
 
 

@@ -93,7 +93,7 @@ def test_a_folder_of_another_recipe_is_refused(straight):
     assert (
         "`optim.learning_rate`: got another value, need the settings that this folder was trained with" in result.stderr
     )
-    assert "hint: give this run a name of its own (name=...), or remove the folder" in result.stderr
+    assert "hint: give this run a name of its own (name=...); with train.resume_from=" in result.stderr
 
 
 def test_all_linear_with_vision_tower_and_projector_trains_every_part(tmp_path):

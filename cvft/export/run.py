@@ -48,6 +48,7 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
     check_output(
         folder.merged / VERIFICATION_FILE, subject=f"run folder {folder.path}", where="merged/", may_exist=True
     )
+    rows, no_rows = _verification_rows(job)  # before anything is merged: a clip may be another one by now
     recover_folder(folder.merged)
     verification_file = folder.merged / VERIFICATION_FILE
     if verification_file.is_file():
@@ -57,7 +58,6 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
             problem = Problem(f"{folder.merged.name}/", f"weights in {verification['dtype']}", dtype, hint)
             raise RunError(f"run folder {job.recipe.run_dir}", [problem])
         return _verified_line(folder, verification)
-    rows, no_rows = _verification_rows(job)  # before anything is merged: a clip may be another one by now
     aside = folder.path / "merged.partial"
     shutil.rmtree(aside, ignore_errors=True)
     try:

@@ -26,7 +26,13 @@ from cvft.recipe.yaml_text import MAX_BYTES, parse_scalar, parse_yaml
 EITHER_OR: tuple[tuple[str, str], ...] = (("train.epochs", "train.max_steps"), ("data.val", "data.val_fraction"))
 """Settings of which one replaces the other: a layer that states one drops the other from the layers below it."""
 
-PATH_KEYS: tuple[str, ...] = ("data.train", "data.val", "data.video_root", "parallel.deepspeed_config")
+PATH_KEYS: tuple[str, ...] = (
+    "data.train",
+    "data.val",
+    "data.video_root",
+    "train.resume_from",
+    "parallel.deepspeed_config",
+)
 """Settings that always hold a path. `model.path` may hold a name; `output.root` stays with the current directory."""
 
 HUB_ID = re.compile(r"[A-Za-z]+:.*")
