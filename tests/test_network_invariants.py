@@ -156,7 +156,7 @@ def test_the_table_of_the_checkpoint_is_what_rotates(tmp_path, processor):
         usual = forward(load_model(TINY, dtype=torch.float32), batch).logits
         exact = forward(load_model(folder, dtype=torch.float32, rope_precision="fp32"), batch).logits
     assert (changed - usual).abs().max() > 0.1
-    torch.testing.assert_close(exact, usual, rtol=0, atol=1e-5)  # an exact table ignores the checkpoint's
+    torch.testing.assert_close(exact, changed, rtol=0, atol=1e-5)  # in full precision the table is exact as it is
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -125,6 +125,9 @@ class Family(Protocol):
     def recognises(self, config: Mapping[str, Any]) -> bool:
         """Tells whether a config.json is one of this family's."""
 
+    def check_folder(self, folder: ModelFolder) -> list[Problem]:
+        """Returns a problem for every key of the folder's JSON files that is absent, of another kind, or without effect."""
+
     def context_tokens(self, config: Mapping[str, Any]) -> int:
         """Returns the longest sequence that the model was made for."""
 

@@ -16,16 +16,20 @@ from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, ModelError, Problem, RecipeError, quote
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.checkpoints import PUBLISHED
+from cvft.families.cogvlm2_video.config_file import check_config
 from cvft.families.cogvlm2_video.costs import Costs
+from cvft.families.cogvlm2_video.generation_file import check_generation
 from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, special_tokens, time_indices
+from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, published_shapes
-from cvft.families.cogvlm2_video.tokenizer import load_encoder
+from cvft.families.cogvlm2_video.tokenizer import check_settings_files, load_encoder
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing
 from cvft.families.parts import Shape, adapted_names, linears_of, target_regex
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint, find_checkpoint
 from cvft.weights.folder import ModelFolder, tower_fingerprint
+from cvft.weights.shards import read_shards
 
 MODEL_TYPE = "cogvlm2_video"
 ARCHITECTURE = "CogVLM2VideoForCausalLM"
@@ -71,6 +75,10 @@ class CogVLM2Video:
     def recognises(self, config: Mapping[str, Any]) -> bool:
         """Looks at the name of the architecture alone."""
         return config.get("architectures") in ([ARCHITECTURE], [OFFICIAL_ARCHITECTURE])
+
+    def check_folder(self, folder: ModelFolder) -> list[Problem]:
+        """Goes through config.json and generation_config.json key by key, and opens the files beside the tokenizer."""
+        return check_config(folder.config) or [*check_generation(folder), *check_settings_files(folder.path)]
 
     def context_tokens(self, config: Mapping[str, Any]) -> int:
         """Returns `max_position_embeddings`."""
@@ -125,7 +133,9 @@ class CogVLM2Video:
             raise DataError("the rows", problems)
 
     def check_recipe(self, recipe: Recipe, folder: ModelFolder) -> None:
-        """Refuses code that is not there, widths that cannot be quantized, and names of layers that do not exist."""
+        """Refuses code that is not there, widths that cannot be quantized, names of layers that do not exist, another rotary
+        table than the folder's, and an embedding on the host that the output layer shares.
+        """
         problems: list[Problem] = []
         subject: type[CvftError] = ModelError
         if recipe.export.keep_remote_code and not any(folder.path.glob("*.py")):
@@ -133,6 +143,15 @@ class CogVLM2Video:
             got = f"no *.py file in {folder.path}"
             problems.append(Problem("export.keep_remote_code", got, "the code to keep", hint))
         problems += find_unfit_widths(recipe.model.quantize, folder.config)
+        stated = folder.config.get("rope_precision", recipe.model.rope_precision)
+        if stated != recipe.model.rope_precision:
+            need = f"{quote(stated)}, which config.json says that the weights were trained with"
+            problems.append(Problem("model.rope_precision", quote(recipe.model.rope_precision), need))
+        if recipe.model.embeddings_on_cpu and folder.config.get("tie_word_embeddings"):
+            need = "`false`: the output layer is the embedding here, and computes on the GPU"
+            problems.append(Problem("model.embeddings_on_cpu", "`true` with tie_word_embeddings", need))
+        if any(folder.path.glob("*.safetensors")):
+            problems += self._find_other_tables(recipe, folder)
         try:
             adapted_names(PARTS, recipe.lora.targets)
         except RecipeError as error:
@@ -141,6 +160,17 @@ class CogVLM2Video:
             problems += error.problems
         if problems:
             raise subject(f"model {folder.path}", problems)
+
+    def _find_other_tables(self, recipe: Recipe, folder: ModelFolder) -> tuple[Problem, ...]:
+        try:
+            check_tables(
+                folder.config,
+                lambda: read_shards(folder.path, self.tensors(folder.config)),
+                rope_precision=recipe.model.rope_precision,
+            )
+        except ModelError as error:
+            return error.problems
+        return ()
 
     def layouts(self, folder: ModelFolder, how: Preprocessing) -> LayOut:
         """Lays out rows with the folder's tokenizer alone."""

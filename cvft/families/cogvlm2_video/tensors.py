@@ -33,6 +33,9 @@ PUBLISHED_SIZES: dict[str, Any] = {
 }
 """Sizes of the published checkpoints. Source: their config.json."""
 
+ROPE_THETA = 500000.0
+"""Base of the rotary frequencies. Source: hard-coded in the published modelling file, absent from its config.json."""
+
 TOWER_PREFIX = "model.vision."
 """Where vision tower, projector and frame markers lie among the published keys."""
 
@@ -94,7 +97,8 @@ def _published(config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
         yield f"{layer}.post_attention_layernorm.weight", (width,)
     yield "model.norm.weight", (width,)
     yield from _vision(config["vision_config"], language_width=width, language_inner=inner)
-    yield "lm_head.weight", (vocabulary, width)
+    if not config.get("tie_word_embeddings", False):  # else the output layer is the embedding, and is not stored
+        yield "lm_head.weight", (vocabulary, width)
 
 
 def _vision(config: Mapping[str, Any], *, language_width: int, language_inner: int) -> Iterator[tuple[str, Shape]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvft.errors import ModelError, Problem, quote
+from cvft.json_files import JsonError, read_object
 from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
 
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 NUM_CHECKED_INTEGERS = 24
 """Time indices that must be single tokens: the published sampling shows at most seconds 0 to 23."""
+
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What transformers reads beside tokenizer.json where it is there."""
 
 HINT = "use the tokenizer files that the checkpoint was published with"
 
@@ -49,6 +53,20 @@ def load_encoder(model: ModelFolder | Path) -> Callable[[str], list[int]]:
     check_digits(encode, folder)
     _check_ids(tokenizer, ModelFolder.of(model))
     return encode
+
+
+def check_settings_files(folder: Path) -> list[Problem]:
+    """Returns a problem for every broken file of settings beside the tokenizer, which transformers reads."""
+    problems = []
+    for name in SETTINGS_FILES:
+        path = folder / name
+        if not path.exists() and not path.is_symlink():
+            continue
+        try:
+            read_object(path)
+        except JsonError as error:
+            problems.append(Problem(name, str(error), "the published file", HINT))
+    return problems
 
 
 def _check_ids(tokenizer: Tokenizer, model: ModelFolder) -> None:

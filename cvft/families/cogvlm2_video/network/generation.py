@@ -62,7 +62,7 @@ def generate_answers(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
-            eos_token_id=processor.special.eos,
+            eos_token_id=model.generation_config.eos_token_id,
             pad_token_id=processor.special.vision,
             streamer=None if on_text is None else _Streamer(processor.tokenizer, on_text),
             repetition_penalty=1.0,  # all stated, because a folder's generation_config.json may say otherwise
