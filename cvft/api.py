@@ -65,7 +65,7 @@ class Model:
             CvftError: when the clip cannot be used.
         """
         row = _make_row(video, query, history)
-        return self._predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)[0]
+        return self._predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)[0].text
 
     def stream(
         self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int = MAX_NEW_TOKENS
@@ -113,7 +113,8 @@ class Model:
             video_root=Path.cwd(),
             require_response=False,
         )
-        return self._predictor.answer(made, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
+        answers = self._predictor.answer(made, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
+        return [answer.text for answer in answers]
 
     def close(self) -> None:
         """Ends the decode process; the model goes with its last reference."""

@@ -1,6 +1,6 @@
 """JSON files that others may have written: read whole or refused, and compared with what their reader needs.
 
-file -> bytes, at most so many -> values without nan, double keys and bottomless nesting -> every key checked by a `Need`
+file -> bytes, at most so many -> values as `cvft.jsonl` takes them -> every key checked by a `Need`
 
 Nothing of a file is used before it has passed here: no error of a library, no hang, and no value that fails far from its place.
 """
@@ -8,19 +8,16 @@ Nothing of a file is used before it has passed here: no error of a library, no h
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvft.errors import Problem, quote
+from cvft.errors import Problem, ValueProblem, quote
+from cvft.jsonl import parse_json
 
 MAX_BYTES = 32 << 20
 """Largest file. The largest that is published, an index of tensors, has 100 kB."""
-
-MAX_DEPTH = 24
-"""Deepest nesting. The deepest that is known, a tokenizer's, has eight levels."""
 
 
 class JsonError(ValueError):
@@ -59,7 +56,11 @@ def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
         raise JsonError(error.strerror or str(error)) from error
     if len(data) > max_bytes:
         raise JsonError(f"more than {max_bytes:,} bytes")
-    return parse_json(data)
+    try:
+        return parse_json(data)
+    except ValueProblem as error:
+        line = "" if error.line is None else f" in line {error.line}"
+        raise JsonError(f"{error.got}{line}") from error
 
 
 def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -67,35 +68,6 @@ def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     value = read_json(path, max_bytes=max_bytes)
     if not isinstance(value, dict):
         raise JsonError(f"{show(value)} in place of an object")
-    return value
-
-
-def parse_json(data: bytes) -> Any:
-    """Parses JSON, and refuses what Python's parser lets through or stumbles over.
-
-    Args:
-        data: UTF-8 text.
-
-    Raises:
-        JsonError: It is no UTF-8 text or no JSON; has a key twice; holds `NaN`, an infinite number, one of thousands of
-            digits, or half a character; or is nested more than `MAX_DEPTH` deep.
-    """
-    try:
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_refuse_repeats,
-            parse_constant=_refuse_constant,
-            parse_float=_parse_float,
-        )
-    except JsonError:
-        raise
-    except UnicodeDecodeError as error:
-        raise JsonError(f"the byte {error.object[error.start]:#04x} at {error.start}, which is no UTF-8") from error
-    except RecursionError as error:
-        raise JsonError(f"more than {MAX_DEPTH} levels of nesting") from error
-    except ValueError as error:
-        raise JsonError(f"broken JSON ({str(error).partition(';')[0]})") from error
-    _check_depth(value)
     return value
 
 
@@ -164,10 +136,12 @@ def text(max_chars: int = 4096) -> Need:
 
 
 def one_of(*choices: Any) -> Need:
-    """One of some plain values; `1` is not `true`."""
+    """One of some plain values; `1` is not `true`, but it is `1.0`."""
     return Need(
         " or ".join(show(choice) for choice in choices),
-        lambda value: any(type(value) is type(choice) and value == choice for choice in choices),
+        lambda value: any(
+            isinstance(value, bool) == isinstance(choice, bool) and value == choice for choice in choices
+        ),
     )
 
 
@@ -187,46 +161,3 @@ NULL = one_of(None)
 OBJECT = Need("an object", lambda value: isinstance(value, dict))
 ANYTHING = Need("anything", lambda value: True)
 """For what is written down and changes nothing."""
-
-
-def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        seen: set[str] = set()
-        again = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise JsonError(f"the key {quote(again)} twice")
-    return values
-
-
-def _refuse_constant(name: str) -> float:
-    raise JsonError(f"{quote(name)}, which is no number of JSON")
-
-
-def _parse_float(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise JsonError(f"the number {quote(digits)}, which is too large")
-    return value
-
-
-def _check_depth(value: Any) -> None:
-    """Walks through a value, level by level."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner += item.keys()
-                inner += item.values()
-            elif isinstance(item, list):
-                inner += item
-            elif isinstance(item, str) and not _is_writable(item):
-                raise JsonError(f"{show(item)}, which holds half a character")
-        if not inner:
-            return
-        level = inner
-    raise JsonError(f"more than {MAX_DEPTH} levels of nesting")
-
-
-def _is_writable(text: str) -> bool:
-    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)

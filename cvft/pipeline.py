@@ -12,7 +12,7 @@ from cvft.evaluate.run import Evaluation, evaluate_run
 from cvft.export.run import export_run, will_compare_logits
 from cvft.plan.job import open_job
 from cvft.recipe import LoadedRecipe
-from cvft.report.run import write_run_report
+from cvft.report.run import describe_evaluations, write_run_report
 from cvft.report.terminal import metrics_table
 from cvft.train.run import is_trained, train
 
@@ -59,4 +59,5 @@ def run_all(loaded: LoadedRecipe) -> str:
         return "\n".join([*made, "no val rows: nothing was evaluated"])
     report = write_run_report(job, evaluations=evaluations)
     table = metrics_table({name: evaluation.metrics for name, evaluation in evaluations.items()})
-    return "\n".join([table, *made, f"report    {report}"])
+    findings = describe_evaluations({name: evaluation.read_predictions() for name, evaluation in evaluations.items()})
+    return "\n".join([table, *findings, *made, f"report    {report}"])

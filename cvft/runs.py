@@ -8,11 +8,13 @@ A folder belongs to one recipe. The same recipe continues in it; another one is 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cvft.errors import CvftError, Problem, RunError, quote
 from cvft.files import LockHeldError, lock, write_whole
@@ -152,6 +154,104 @@ def read_metrics(evaluation: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class ManifestBase:
+    """Where a run's base model came from.
+
+    Args:
+        path: What the recipe called it.
+        hub: The hub that it was fetched from, or None.
+        id: Its name there, or None.
+        commit: Its commit there, or None.
+    """
+
+    path: str
+    hub: Literal["huggingface", "modelscope"] | None
+    id: str | None
+    commit: str | None
+
+
+@dataclass(frozen=True)
+class ManifestRows:
+    """The rows of a run.
+
+    Args:
+        num_train: Rows to train on.
+        num_val: Rows held out.
+        num_quarantined: Rows set aside because their clip is bad.
+        train_sha256: Hash of `data/train.jsonl`.
+        val_sha256: Hash of `data/val.jsonl`, or None when there is none.
+    """
+
+    num_train: int
+    num_val: int
+    num_quarantined: int
+    train_sha256: str
+    val_sha256: str | None
+
+
+@dataclass(frozen=True)
+class ManifestClip:
+    """A clip of a run.
+
+    Args:
+        sha256: Hash of the file.
+        num_frames: Frames that the model sees of it.
+        duration_s: Its length in seconds.
+    """
+
+    sha256: str
+    num_frames: int
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What others ask of a run's manifest, which holds more.
+
+    Args:
+        cvft: Version that trained it.
+        packages: Version of each package, or None where one was not installed.
+        base: Its base model.
+        rows: Its rows.
+        clips: Its clips by path.
+        contract: How clips and text reached the model.
+        sources: What tells the files that the rows came from, by their setting; empty where it was not recorded.
+    """
+
+    cvft: str
+    packages: Mapping[str, str | None]
+    base: ManifestBase
+    rows: ManifestRows
+    clips: Mapping[str, ManifestClip]
+    contract: Mapping[str, Any]
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    __pydantic_config__ = ConfigDict(strict=True)
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
+def read_manifest(folder: RunFolder) -> Manifest:
+    """Reads what a run was made of.
+
+    Raises:
+        RunError: when the file is not there, or is not what a training wrote.
+    """
+    path = folder.manifest_file
+    need = "the manifest that the training wrote"
+    try:
+        return _MANIFEST.validate_json(path.read_bytes())
+    except OSError as error:
+        got = f"a file that cannot be read ({error.strerror})"
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        got = f"{quote(place)}: {first['msg']}" if place else first["msg"]
+    hint = f"bring {path.name} back from a copy of the folder, or train under another name (name=...)"
+    raise RunError(f"run folder {folder.path}", [Problem(path.name, got, need, hint)])
 
 
 def find_trained_run(loaded: LoadedRecipe) -> RunFolder:

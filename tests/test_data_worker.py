@@ -352,7 +352,7 @@ def test_missing_decoder_is_told_once(data, monkeypatch):
 def test_long_lists_of_lines_are_counted(data):
     row = json.dumps({"query": "q", "response": "r", "videos": ["bad.mp4"]})
     data.write_text(f"{row}\n" * 9)
-    with pytest.raises(DataError, match=r"train.jsonl:1, 2, 3, 4, 5 and 4 more rows `videos`: "):
+    with pytest.raises(DataError, match=r"train.jsonl:1, 2, 3 and 6 more rows `videos`: "):
         check_clips(read_rows(data), sampling=CHAT)
 
 

@@ -15,7 +15,8 @@ from cvft.families.family import IGNORED_LABEL
 from cvft.plan.forecast import forecast
 from cvft.predict.predictor import Predictor
 from cvft.recipe import load_recipe
-from tests.project import cvft, cvft_ok, make_project
+from tests.project import ROWS, cvft, cvft_ok, files_under, make_project, with_real_clips
+from tests.real_clips import real_clip
 from tests.tiny import tiny_processor
 
 ROOT = Path(__file__).parent.parent
@@ -99,9 +100,44 @@ def test_a_gpu_that_cannot_be_planned_for_is_refused(words, told):
 def test_what_is_read_as_the_category_is_noted_and_not_called_unused(tmp_path):
     row = {"query": "q", "response": "r"}
     old, odd = {**row, "family": "colour", "score": 1}, {**row, "category": ["colour"]}
-    recipe = make_project(tmp_path, rows=[row, old, odd], val_rows=[{**row, "category": "colour"}])
+    recipe = make_project(
+        tmp_path, rows=[row, old, odd], val_rows=[{**row, "category": "colour"}], train={"max_steps": 40}
+    )
     assert json.loads(cvft_ok("plan", recipe, "--json").stdout)["notes"] == [
         "column `score` (1 rows) is kept but not trained on",
         "column `family` is read as `category`",
         "column `category` of 1 rows holds no text: these rows count in the means over all rows only",
     ]
+
+
+def test_bad_clips_that_training_would_set_aside_are_planned_without_and_nothing_is_written(tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(real_clip("bikes.mp4").read_bytes()[:9000])
+    bad = {"query": "q", "response": "r", "videos": [str(tmp_path / "bad.mp4")]}
+    recipe = make_project(tmp_path, rows=[*with_real_clips(ROWS), bad, bad], data={"on_bad_clip": "quarantine"})
+    before = files_under(tmp_path)
+    said = cvft_ok("plan", recipe).stdout.splitlines()
+    assert said[0] == "rows      6 train, 3 val, 2 quarantined; 2 clips"
+    assert said[1].startswith(f"set aside {tmp_path}/train.jsonl:7: {tmp_path}/bad.mp4 (decoder `pyav`): got")
+    assert said[2].startswith("tokens    ")  # once per clip
+    values = json.loads(cvft_ok("plan", recipe, "--json").stdout)
+    assert values["quarantined"]["rows"] == 2
+    assert len(values["quarantined"]["examples"]) == 1
+    assert values["rows"] == {"train": 6, "val": 3}
+    refused = cvft("plan", recipe, "data.on_bad_clip=error")
+    assert (refused.returncode, "train.jsonl:7, 8" in refused.stderr) == (2, True)
+    assert files_under(tmp_path) == before
+
+
+def test_a_sample_of_bad_clips_alone_stands_for_nothing(tmp_path):
+    paths = [tmp_path / f"{number}.mp4" for number in range(3)]
+    for path in paths:
+        path.write_bytes(real_clip("bikes.mp4").read_bytes()[:9000])
+    rows = [{"query": "q", "response": "r", "videos": [str(path)]} for path in paths] + [ROWS[-1]]
+    recipe = make_project(tmp_path, rows=rows, val_rows=[ROWS[-1]], data={"on_bad_clip": "quarantine"})
+    result = cvft("plan", recipe, "--clips", "2")
+    assert result.returncode == 2
+    assert (
+        "the clips: got 2 that are all bad, need one that decodes, to stand for the 1 that were not read"
+        in result.stderr
+    )
+    assert json.loads(cvft_ok("plan", recipe, "--json").stdout)["quarantined"]["rows"] == 3

@@ -20,6 +20,7 @@ from cvft.plan.job import open_job
 from cvft.recipe import load_recipe
 from cvft.report import Answer, Example, plot_curves, read_log, write_report
 from cvft.report.run import write_run_report
+from tests.broken_json import MANIFEST
 from tests.project import make_project, write_jsonl
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -151,14 +152,18 @@ def test_the_page_shows_what_it_was_given(tmp_path: Path) -> None:
         title="my_run",
         summary={"Steps": 40},
         metrics=metrics,
+        findings=["won more than chance"],
         curves=[curve],
         examples=[example()],
     )
     page = Page(path)
     text = " ".join(page.text.split())
-    assert "my_run Steps40 Results RowsExact matchToken F1ROUGE-L base250.0 %50.0 %50.0 % tuned2100.0 %" in text
+    heads = "RowsExact matchToken F1ROUGE-LNo answerCut"
+    assert f"my_run Steps40 Results {heads} base250.0 %50.0 %50.0 %0– tuned2100.0 %" in text
+    assert "By kind of answer Rowsbasetuned second: within 0 s1100.0 %100.0 %" in text
     assert "Exact match by category Rowsbasetuned colour10.0 %100.0 % time1100.0 %100.0 %" in text
     assert "clips/a.mp4 0 s 7 s What colour? expectedred base✗blue tuned✓red" in text
+    assert "won more than chance" in text
     assert [float(attrs["width"] or "") for tag, attrs in page.tags if tag == "rect"] == [0, 100, 100, 100]  # the bars
     sources = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
     data = [(PNG + b"x", "png"), (b"\xff\xd8one", "jpeg"), (b"\xff\xd8two", "jpeg")]
@@ -172,7 +177,8 @@ def test_text_cannot_act(tmp_path: Path) -> None:
             tmp_path / "r.html",
             title=ATTACK,
             summary={ATTACK: ATTACK},
-            metrics={ATTACK: {ATTACK: ATTACK, "exact_match": 0.5, "categories": {ATTACK: {"num_rows": ATTACK}}}},
+            metrics={ATTACK: {"num_rows": ATTACK, "exact_match": 0.5, "categories": {ATTACK: {"num_rows": ATTACK}}}},
+            findings=[ATTACK],
             examples=[
                 example(video=ATTACK, question=ATTACK, expected=ATTACK, answers={ATTACK: Answer(ATTACK, is_right=True)})
             ],
@@ -183,7 +189,7 @@ def test_text_cannot_act(tmp_path: Path) -> None:
     assert {tag for tag, _ in page.tags} == set(allowed.split())
     attributes = {key for tag, attrs in page.tags for key in attrs if tag != "meta"}
     assert attributes == {"lang", "class", "alt", "src", "style", "role", "aria-label"} - {"style"}
-    # title twice (head and heading), summary 2, metrics 3, categories 3, example 5
+    # title twice (head and heading), summary 2, metrics 2, finding 1, categories 3, example 5
     assert page.text.count("<script>alert('1')</script> & \"quoted\"") == 15
 
 
@@ -220,8 +226,7 @@ def test_answers_are_shown_as_the_evaluation_stored_them(tmp_path: Path) -> None
         folder.mkdir(parents=True)
     write_jsonl(job.run.val_rows, rows)
     write_log(job.run.train / "logging.jsonl", [at(1, loss=1.0)])
-    counts = {"num_train": 2, "num_val": 2, "num_quarantined": 0}
-    job.run.manifest_file.write_text(json.dumps({"rows": counts}), encoding="utf-8")
+    job.run.manifest_file.write_text(json.dumps(MANIFEST), encoding="utf-8")
     lines = [
         {"response": "red", "prediction": "a\u2028b\x85c", "is_exact_match": False},  # two ends of line, for str alone
         {"response": "red", "prediction": "red", "is_exact_match": True},
@@ -251,10 +256,12 @@ def test_sections_without_content_are_left_out(tmp_path: Path) -> None:
 def test_missing_numbers_show_as_a_dash(tmp_path: Path) -> None:
     metrics: dict[str, dict[str, object]] = {
         "base": {"num_rows": 0, "exact_match": None},
-        "tuned": {"seconds_error": 1.2345},
+        "tuned": {"kinds": {"seconds": {"num_rows": 0, "median_error_s": None, "within_0_s": None}}},
     }
     page = Page(write_report(tmp_path / "r.html", title="t", summary={}, metrics=metrics))
-    assert "RowsExact matchSeconds error base0–– tuned––1.23" in " ".join(page.text.split())
+    text = " ".join(page.text.split())
+    assert "RowsExact matchToken F1ROUGE-LNo answerCut base0––––– tuned––––––" in text
+    assert "second: median error0––" in text
 
 
 def test_a_failed_write_leaves_the_old_page(tmp_path: Path) -> None:

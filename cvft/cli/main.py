@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from cvft import __version__
 from cvft.errors import EXIT_STOPPED, EXIT_USER_ERROR, CvftError, Problem, StoppedError, did_you_mean, quote
 
-COMMANDS = ("run", "plan", "train", "features", "export", "eval", "infer", "push", "models", "schema")
+COMMANDS = ("run", "plan", "train", "features", "export", "eval", "compare", "infer", "push", "models", "schema")
 """The commands in the order of the help; each is a file of `cvft.cli.commands`."""
 
 EXIT_INTERRUPTED = 130

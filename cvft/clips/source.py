@@ -6,7 +6,6 @@ CachedClips    path -> sha256 -> vision_features, as the tower computed them
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from cvft.data.features.shard import Feature
 from cvft.data.features.store import FeatureStore
+from cvft.data.records import ClipRecord
 from cvft.data.video.decode import Clip
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, ClipLoader, DecodeSettings
 from cvft.dtypes import BY_SAFETENSORS
@@ -34,29 +34,6 @@ class ClipInputs:
 
     tensors: Mapping[str, Tensor]
     timestamps_s: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class ClipRecord:
-    """What the check of the clips found and features need.
-
-    Args:
-        sha256: Hash of the file's bytes.
-        timestamps_s: Start of each frame in seconds.
-    """
-
-    sha256: str
-    timestamps_s: tuple[float, ...]
-
-
-def read_records(path: Path) -> dict[Path, ClipRecord]:
-    """Reads what a run noted of its clips.
-
-    Args:
-        path: `RUN/data/clips.json`.
-    """
-    records = json.loads(path.read_text(encoding="utf-8"))
-    return {Path(clip): ClipRecord(sha256, tuple(seconds)) for clip, (sha256, seconds) in records.items()}
 
 
 class ClipSource(Protocol):

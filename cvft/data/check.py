@@ -6,7 +6,6 @@ Refuses, or sets aside where asked to, every row whose clip does not decode; nev
 from __future__ import annotations
 
 import importlib.util
-import json
 import queue
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +17,9 @@ from typing import Literal, NamedTuple
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
-from cvft.errors import ClipError, DataError, Problem
+from cvft.errors import NUM_SHOWN, ClipError, DataError, Problem
 from cvft.files import write_whole
-
-_MAX_LINES_SHOWN = 5
+from cvft.jsonl import to_jsonl
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,9 @@ class Quarantined:
 
     row: Row
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.row.location}: {self.reason}"
 
 
 class ClipCheck(NamedTuple):
@@ -70,8 +71,8 @@ def check_clips(
         sampling: The rule.
         decoder: `pyav` or `decord`.
         on_bad_clip: `error` refuses the data when any clip is bad; `quarantine` sets the rows of bad clips aside.
-        quarantine_file: Where to write them as JSONL: reason, source, line and the row itself. Needed for
-            `quarantine`. An older file of this name is replaced, or removed when no row is set aside.
+        quarantine_file: Where to write them as JSONL: reason, source, line and the row itself; without it, nothing is
+            written. An older file of this name is replaced, or removed when no row is set aside.
         timeout_s: See `DecodeProcess`.
         memory_limit_gib: See `DecodeProcess`; for each of them.
         num_workers: Decode processes at the same time.
@@ -85,9 +86,6 @@ def check_clips(
             row is left, or the decoder is not installed.
         RunError: The decode process cannot be started at all.
     """
-    if on_bad_clip == "quarantine" and quarantine_file is None:
-        need = "the name of a file to write"
-        raise DataError("the check of clips", [Problem("quarantine_file", "null", need)])
     if decoder == "decord" and importlib.util.find_spec("decord") is None:  # said once, not once per clip
         problem = Problem("decoder `decord`", "no such package", "the decord package", "pip install decord")
         raise DataError("the check of clips", [problem])
@@ -141,7 +139,7 @@ def _explain(error: ClipError) -> str:
 
 def _report(error: ClipError, rows: Sequence[Row]) -> Problem:
     """Names the rows of a bad clip as well as what is wrong with it."""
-    same_file = [row for row in rows if row.source == rows[0].source][:_MAX_LINES_SHOWN]
+    same_file = [row for row in rows if row.source == rows[0].source][:NUM_SHOWN]
     where = ", ".join([rows[0].location, *(str(row.line) for row in same_file[1:])])
     num_more = len(rows) - len(same_file)
     if num_more:
@@ -154,8 +152,8 @@ def _write_quarantine(quarantined: Sequence[Quarantined], path: Path) -> None:
     if not quarantined:
         path.unlink(missing_ok=True)
         return
-    lines = []
-    for item in quarantined:
-        origin = {"reason": item.reason, "source": str(item.row.source), "line": item.row.line}
-        lines.append(json.dumps({**origin, "row": item.row.to_json()}, ensure_ascii=False, allow_nan=False))
-    write_whole(path, "".join(f"{line}\n" for line in lines))
+    lines = (
+        {"reason": item.reason, "source": str(item.row.source), "line": item.row.line, "row": item.row.to_json()}
+        for item in quarantined
+    )
+    write_whole(path, to_jsonl(lines))

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from cvft.data.rows import Row, category_of, read_rows
 from cvft.errors import Problem, RunError
-from cvft.evaluate.metrics import compute_metrics, is_exact_match
+from cvft.evaluate.metrics import score_rows, summarize
 from cvft.files import write_whole
+from cvft.jsonl import read_jsonl, to_jsonl
 from cvft.plan.job import Job
 from cvft.recipe import Recipe, load_recipe
 from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, find_trained_run, read_metrics
@@ -43,8 +44,7 @@ class Evaluation:
 
     def read_predictions(self) -> list[dict[str, Any]]:
         """Reads the rows with their predictions, in order."""
-        text = (self.folder / PREDICTIONS_FILE).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.split("\n") if line]
+        return read_jsonl(self.folder / PREDICTIONS_FILE)
 
 
 def evaluate_run(job: Job, *, variant: Variant, predictors: Predictors | None = None) -> Evaluation:
@@ -84,17 +84,33 @@ def evaluate_run(job: Job, *, variant: Variant, predictors: Predictors | None = 
     if predictors is None:
         models.close()
     expected = [row.response for row in rows]
-    metrics = compute_metrics(answers, expected=expected, categories=[category_of(row) for row in rows])
+    said = [answer.text for answer in answers]
+    scores = score_rows(
+        said, expected=expected, queries=[row.query for row in rows], kinds=[stated_kind(row) for row in rows]
+    )
+    metrics = summarize(
+        scores,
+        predictions=said,
+        expected=expected,
+        categories=[category_of(row) for row in rows],
+        clips=[row.video or index for index, row in enumerate(rows)],
+    )
+    metrics["num_cut"] = sum(answer.is_cut for answer in answers)
     lines = [
-        {**row.to_json(), "prediction": answer, "is_exact_match": is_exact_match(answer, expected=row.response)}
-        for row, answer in zip(rows, answers, strict=True)
+        {**row.to_json(), "prediction": answer.text, "is_cut": answer.is_cut, **score.to_json()}
+        for row, answer, score in zip(rows, answers, scores, strict=True)
     ]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_whole(target / PREDICTIONS_FILE, text)
+    write_whole(target / PREDICTIONS_FILE, to_jsonl(lines))
     # last: a folder with metrics is whole
     text = json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n"
     write_whole(target / METRICS_FILE, text)
     return Evaluation(target, metrics)
+
+
+def stated_kind(row: Row) -> str | None:
+    """Returns what a row's column `kind` says of its answer; see `metrics.kinds`."""
+    kind = row.extra.get("kind")
+    return kind if isinstance(kind, str) else None
 
 
 def read_val_rows(folder: RunFolder) -> list[Row]:

@@ -67,7 +67,7 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
                 wanted=job.contract,
                 on_progress=bar.update,
             )
-        tensors = compare_tensors(job.model, adapter_folder=folder.adapter, merged_folder=aside)
+        tensors = compare_tensors(job.model, adapter_folder=folder.adapter, merged_folder=aside, dtype=dtype)
         logits = _compare_logits(job, aside, predictors=predictors)
         verification = {"dtype": dtype, "tensors": tensors.to_dict(), **logits}
         write_whole(aside / VERIFICATION_FILE, json.dumps(verification, indent=2) + "\n")

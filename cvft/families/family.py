@@ -230,6 +230,19 @@ class Loading:
     runs_tower_always: bool = False
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to one row.
+
+    Args:
+        text: The answer, without control tokens and without white space around it.
+        is_cut: Whether its tokens were used up before the model ended it.
+    """
+
+    text: str
+    is_cut: bool
+
+
 class LabelLoss(NamedTuple):
     """What the label tokens of a batch say.
 
@@ -314,17 +327,17 @@ class Runtime(Protocol):
         encoder: Encoder,
         prompts: Sequence[Mapping[str, Tensor]],
         *,
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         clips: Sequence[Hashable] | None = None,
         on_text: Callable[[str], object] | None = None,
-    ) -> list[str]:
+    ) -> list[Answer]:
         """Answers prompts greedily; rows with equal `clips` share one clip, which is computed once.
 
         Args:
             model: The model, or a peft model around it.
             encoder: What encoded the prompts.
             prompts: Rows encoded without a response.
-            max_new_tokens: Longest answer in tokens.
+            max_new_tokens: Longest answer in tokens, of all prompts or of each.
             clips: What tells the rows' clips apart, or None for rows that share none.
             on_text: Called with each piece of the answer to a single prompt as it comes.
         """

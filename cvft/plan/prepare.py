@@ -7,20 +7,22 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cvft.data.check import ClipCheck, Quarantined, check_clips
 from cvft.data.groups import RowShape
-from cvft.data.rows import Row, category_column, category_of, extra_columns, read_rows
+from cvft.data.records import FileFacts
+from cvft.data.rows import Row, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
-from cvft.errors import DataError, Problem, quote
+from cvft.errors import DataError, Problem
 from cvft.families.family import IGNORED_LABEL, LayOut
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
+from cvft.plan.notes import note_rows
+from cvft.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class PreparedRows:
         clips: Facts per clip.
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
+        sources: What tells the files that the rows came from, by their setting.
     """
 
     train_rows: Sequence[Row]
@@ -42,14 +45,17 @@ class PreparedRows:
     clips: Mapping[Path, ClipInfo]
     row_facts: RowFacts
     notes: Sequence[str]
+    sources: Mapping[str, FileFacts] = field(default_factory=dict)
 
 
-def prepare(job: Job, *, quarantine_file: Path, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
+def prepare(
+    job: Job, *, quarantine_file: Path | None = None, on_progress: Callable[[int, int], None] | None = None
+) -> PreparedRows:
     """Proves rows and clips usable, and writes nothing but the quarantine file.
 
     Args:
         job: The job.
-        quarantine_file: Where rows that are set aside are listed.
+        quarantine_file: Where rows that are set aside are listed; without it, nothing is written.
         on_progress: Called with clips done and clips in all.
 
     Returns:
@@ -89,6 +95,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     recipe, how = job.recipe, job.preprocessing
+    sources = find_sources(recipe)
     rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
     held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
     job.family.check_rows([*rows, *held_out], how)
@@ -107,8 +114,15 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         quarantined=checked.quarantined,
         clips=checked.facts,
         row_facts=RowFacts(shapes[: len(rows)], shapes[len(rows) :]),
-        notes=_note(rows, held_out, checked.facts),
+        notes=note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
+        sources=sources,
     )
+
+
+def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
+    """Looks at the files that a recipe's rows come from; one that cannot be read is for its reader to report."""
+    files = {"data.train": recipe.data.train, "data.val": recipe.data.val}
+    return {key: FileFacts.of(path) for key, path in files.items() if path is not None and path.is_file()}
 
 
 def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, ClipInfo]) -> list[RowShape]:
@@ -132,35 +146,6 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, C
             )
         )
     return shapes
-
-
-def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipInfo]) -> list[str]:
-    """Sentences that a user should read before training: nothing is wrong, but it may not be what they think."""
-    all_rows = [*rows, *held_out]
-    notes = [
-        f"column {quote(name)} ({count} rows) is kept but not trained on"
-        for name, count in extra_columns(all_rows).items()
-    ]
-    notes += _note_categories(all_rows)
-    used = {row.video for row in all_rows if row.video is not None}
-    notes += [f"{path.name}: {note}" for path in sorted(used) for note in clips[path].notes]
-    trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
-    shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
-    if shared:
-        notes.append(f"{len(shared)} clips of the val rows are trained on too: the val numbers will flatter the model")
-    return notes
-
-
-def _note_categories(rows: Sequence[Row]) -> list[str]:
-    columns = [category_column(row) for row in rows]
-    notes = ["column `family` is read as `category`"] if "family" in columns else []
-    unread = Counter(
-        column for row, column in zip(rows, columns, strict=True) if column is not None and category_of(row) is None
-    )
-    return notes + [
-        f"column {quote(column)} of {count} rows holds no text: these rows count in the means over all rows only"
-        for column, count in sorted(unread.items())
-    ]
 
 
 def _refuse_long_rows(rows: Sequence[Row], shapes: Sequence[RowShape], *, max_tokens: int) -> None:

@@ -5,7 +5,6 @@ Everything that decides how clips and text reach the model comes from the contra
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from cvft.data.rows import Row, read_rows
 from cvft.files import write_whole
+from cvft.jsonl import to_jsonl
 
 BATCH_ROWS = 4
 """Rows answered at a time where the caller does not say."""
@@ -54,7 +54,7 @@ def infer_one(
     row = Row(query, "", tuple(history), None if video is None else video.resolve(), source=source, line=1)
     (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
     predictor.close()
-    return answer
+    return answer.text
 
 
 def infer_file(
@@ -65,7 +65,7 @@ def infer_file(
     Args:
         model: Adapter or merged folder.
         data: JSON or JSONL rows; responses are kept and not looked at.
-        output: JSONL to write: each row with its `prediction`. It appears whole or not at all.
+        output: JSONL to write: each row with its `prediction`, and `is_cut` where tokens ran out. It appears whole or not at all.
         max_new_tokens: Longest answer in tokens.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
 
@@ -82,9 +82,9 @@ def infer_file(
     with tqdm(total=len(rows), desc="answering", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
         answers = predictor.answer(rows, batch_rows=BATCH_ROWS, max_new_tokens=max_new_tokens, on_progress=bar.update)
     predictor.close()
-    lines = [
-        json.dumps({**row.to_json(), "prediction": answer}, ensure_ascii=False)
+    lines = (
+        {**row.to_json(), "prediction": answer.text, "is_cut": answer.is_cut}
         for row, answer in zip(rows, answers, strict=True)
-    ]
-    write_whole(output, "".join(f"{line}\n" for line in lines))
+    )
+    write_whole(output, to_jsonl(lines))
     return f"{len(rows)} rows answered in {output}"

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 
 from cvft.clips.build import missing_clips
-from cvft.clips.source import CachedClips, ClipSource, DecodedClips, read_records
+from cvft.clips.source import CachedClips, ClipSource, DecodedClips
 from cvft.data.features.store import FeatureStore
+from cvft.data.records import read_records
 from cvft.data.video.loader import DecodeSettings
 from cvft.dtypes import BY_NAME
 from cvft.errors import ContractError, Problem, RunError, quote

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
-from cvft.families.family import Encoder, Runtime
+from cvft.families.family import Answer, Encoder, Runtime
 
 
 class Predictor:
@@ -56,7 +56,7 @@ class Predictor:
         batch_rows: int,
         max_new_tokens: int,
         on_progress: Callable[[int], object] | None = None,
-    ) -> list[str]:
+    ) -> list[Answer]:
         """Answers rows greedily.
 
         Args:
@@ -72,25 +72,24 @@ class Predictor:
         first_with: dict[Path | int, int] = {}
         clips = [number if row.video is None else row.video for number, row in enumerate(rows)]
         order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
-        answers = [""] * len(rows)
+        answers: dict[int, Answer] = {}
         for start in range(0, len(rows), batch_rows):
             numbers = order[start : start + batch_rows]
             batch = [self.encode(rows[number]) for number in numbers]
             with self._variant():
-                texts = self.runtime.generate(
+                said = self.runtime.generate(
                     self.model,
                     self.encoder,
                     batch,
                     max_new_tokens=max_new_tokens,
                     clips=[clips[number] for number in numbers],
                 )
-            for number, text in zip(numbers, texts, strict=True):
-                answers[number] = text
+            answers.update(zip(numbers, said, strict=True))
             if on_progress is not None:
                 on_progress(len(batch))
-        return answers
+        return [answers[number] for number in range(len(rows))]
 
-    def stream(self, row: Row, *, max_new_tokens: int) -> Iterator[str]:
+    def stream(self, row: Row, *, max_new_tokens: int) -> Generator[str, None, Answer]:
         """Answers one row greedily, piece by piece as it comes.
 
         Args:
@@ -99,17 +98,20 @@ class Predictor:
 
         Yields:
             Pieces that together are the answer of `answer`.
+
+        Returns:
+            The whole answer.
         """
         prompt = self.encode(row)
-        pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+        pieces: queue.SimpleQueue[str | Answer | BaseException] = queue.SimpleQueue()
 
         def generate() -> None:
             try:
                 with self._variant():
-                    self.runtime.generate(
+                    (answer,) = self.runtime.generate(
                         self.model, self.encoder, [prompt], max_new_tokens=max_new_tokens, on_text=pieces.put
                     )
-                pieces.put(None)
+                pieces.put(answer)
             except BaseException as error:  # it belongs to the thread that asks
                 pieces.put(error)
 
@@ -117,7 +119,7 @@ class Predictor:
         thread.start()
         held_back = ""  # white space at the edges is no part of an answer
         has_begun = False
-        while (piece := pieces.get()) is not None:
+        while not isinstance(piece := pieces.get(), Answer):
             if isinstance(piece, BaseException):
                 raise piece
             text = held_back + piece if has_begun else piece.lstrip()
@@ -127,6 +129,7 @@ class Predictor:
                 has_begun = True
                 yield shown
         thread.join()
+        return piece
 
     def score(self, rows: Sequence[Row], *, on_progress: Callable[[int], object] | None = None) -> list[Tensor]:
         """Scores the answers that rows hold, one row at a time; fp32 weights in fp64, so that what is seen is the weights.

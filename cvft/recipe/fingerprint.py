@@ -13,6 +13,9 @@ NOT_IDENTITY: tuple[str, ...] = ("name", "output")
 """Where a run lies is not what it is."""
 
 NOT_WEIGHTS: tuple[str, ...] = (
+    "data.train",
+    "data.val",
+    "data.video_root",
     "export",
     "eval",
     "model.embeddings_on_cpu",
@@ -29,7 +32,8 @@ NOT_WEIGHTS: tuple[str, ...] = (
     "parallel.deepspeed_config",
 )
 """Settings that leave what is trained the same: they may change when a run is continued. Those of `parallel` add up the same
-numbers in another order, and each checkpoint says which ranks can continue it; the others leave every bit as it is."""
+numbers in another order, and each checkpoint says which ranks can continue it; the others leave every bit as it is.
+Of `data`, it is what lies in the files that counts, not where they lie: a run has recorded it (`cvft.plan.recorded`)."""
 
 
 def fingerprint(recipe: Recipe) -> str:

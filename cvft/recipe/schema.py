@@ -217,9 +217,9 @@ class Train(Section):
     logging_steps: int = Field(default=5, ge=1, le=MANY)
     """Steps between two points of the loss curve."""
     save_steps: Annotated[int, Field(ge=1, le=MANY)] | None = None
-    """Steps between checkpoints; without it, one at the end of each epoch. Fewer steps lose less when killed."""
+    """Steps between checkpoints; without it, an epoch, or as many as are 10 steps. Fewer steps lose less when killed."""
     eval_steps: Annotated[int, Field(ge=1, le=MANY)] | None = None
-    """Steps between measurements of the val loss; without it, one at the end of each epoch."""
+    """Steps between measurements of the val loss; without it, an epoch, or as many as are 10 steps."""
     keep_checkpoints: int = Field(default=2, ge=1, le=MANY)
     """Newest checkpoints kept on disk; the one with the lowest val loss stays as well."""
     num_workers: int = Field(default=1, ge=0, le=MANY_PROCESSES)

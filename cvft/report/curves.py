@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvft.errors import Problem, RunError, quote
 from cvft.files import write_whole
+from cvft.jsonl import split_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,21 +40,21 @@ def read_log(path: Path) -> dict[int, dict[str, float]]:
     """
     subject = f"log {path}"
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        raw = path.read_bytes()
     except FileNotFoundError:
         raise RunError(subject, [Problem(str(path), "no such file", "the log of a training")]) from None
     steps: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    lines = list(split_lines(raw))
+    for number, line in lines:
         try:
-            record = json.loads(line)
+            record = json.loads(line)  # not strict: a loss may be NaN
         except ValueError:
-            if number == len(lines):
+            if number == lines[-1][0]:
                 break
             record = None
         if not isinstance(record, dict):
-            raise RunError(subject, [Problem(f"{path}:{number}", quote(line), "a JSON object")])
+            text = line.decode("utf-8", errors="replace")
+            raise RunError(subject, [Problem(f"{path}:{number}", quote(text), "a JSON object")])
         step = _step_of(record)
         if step is not None:
             numbers = {key: float(value) for key, value in record.items() if _is_number(value)}

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from cvft.files import write_whole
-from cvft.tables import NO_NUMBER, Cell, Table, percent, to_html
-
-PERCENT_METRICS: Mapping[str, str] = {"exact_match": "Exact match", "token_f1": "Token F1", "rouge_l": "ROUGE-L"}
-"""Metrics from 0 to 1 that are shown in per cent, with their headings."""
+from cvft.report.results import captions_table, categories_table, describe_captions, kinds_table, results_table
+from cvft.tables import to_html
 
 _POLICY = "default-src 'none'; img-src data:; style-src '{hash}'; base-uri 'none'; form-action 'none'"
 
@@ -62,7 +61,8 @@ def write_report(
     *,
     title: str,
     summary: Mapping[str, object],
-    metrics: Mapping[str, Mapping[str, object]],
+    metrics: Mapping[str, Mapping[str, Any]],
+    findings: Sequence[str] = (),
     curves: Sequence[Path] = (),
     examples: Sequence[Example] = (),
 ) -> Path:
@@ -73,6 +73,7 @@ def write_report(
         title: The run's name.
         summary: What was trained on what: label -> value, shown in order.
         metrics: Who answered ("base", "tuned") -> what `compute_metrics` returned.
+        findings: What the numbers say, in sentences.
         curves: PNG files.
         examples: Val rows to show, in order.
 
@@ -98,53 +99,18 @@ def write_report(
         style=Markup(style),
         title=title,
         summary=summary,
-        results=_results(metrics),
-        categories=_categories(metrics),
+        results=results_table(metrics),
+        findings=findings,
+        kinds=kinds_table(metrics),
+        captions=captions_table(metrics),
+        about_captions=describe_captions(metrics) if captions_table(metrics) else "",
+        categories=categories_table(metrics),
         curves=[(curve.stem.replace("_", " "), curve.read_bytes()) for curve in curves],
         examples=examples,
     )
     # A model may answer with half a surrogate pair, which UTF-8 cannot hold.
     write_whole(path, page.encode("utf-8", errors="replace").decode("utf-8"))
     return path
-
-
-def _results(metrics: Mapping[str, Mapping[str, object]]) -> Table | None:
-    if not metrics:
-        return None
-    keys = list(dict.fromkeys(key for values in metrics.values() for key in values if key != "categories"))
-    rows = [[Cell(name), *(Cell(_number(key, values.get(key))) for key in keys)] for name, values in metrics.items()]
-    return Table(["", *(_heading(key) for key in keys)], rows)
-
-
-def _categories(metrics: Mapping[str, Mapping[str, object]]) -> Table | None:
-    by_model = [_as_mapping(values.get("categories")) for values in metrics.values()]
-    rows = []
-    for category in dict.fromkeys(name for groups in by_model for name in groups):
-        scores = [_as_mapping(groups.get(category)) for groups in by_model]
-        count = next((score["num_rows"] for score in scores if "num_rows" in score), None)
-        bars = [_with_bar(score.get("exact_match")) for score in scores]
-        rows.append([Cell(str(category)), Cell(_number("num_rows", count)), *bars])
-    return Table(["", "Rows", *metrics], rows) if rows else None
-
-
-def _as_mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _with_bar(value: object) -> Cell:
-    return Cell(percent(value), share=float(value) if isinstance(value, int | float) else None)
-
-
-def _heading(key: str) -> str:
-    return PERCENT_METRICS.get(key, "Rows" if key == "num_rows" else key.replace("_", " ").capitalize())
-
-
-def _number(key: str, value: object) -> str:
-    if value is None:
-        return NO_NUMBER
-    if isinstance(value, int | float) and key in PERCENT_METRICS:
-        return percent(value)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _data_url(data: bytes, kind: str) -> str:

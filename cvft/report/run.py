@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
+from cvft.evaluate.compare import compare_predictions
 from cvft.evaluate.run import Evaluation, read_val_rows
 from cvft.export import VERIFICATION_FILE
 from cvft.export.run import describe_verification
 from cvft.plan.job import Job
 from cvft.report.curves import plot_curves
 from cvft.report.html import Answer, Example, write_report
+from cvft.report.results import describe_comparison
+from cvft.runs import read_manifest
 
 NUM_EXAMPLES = 24
 NUM_FRAMES = 8
@@ -61,9 +64,26 @@ def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation]) -> Path
         title=job.recipe.name or "run",
         summary=_summarize(job),
         metrics={name: evaluation.metrics for name, evaluation in evaluations.items()},
+        findings=describe_evaluations(predictions),
         curves=curves,
         examples=examples,
     )
+
+
+def describe_evaluations(predictions: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Says in sentences how each model does beside the first.
+
+    Args:
+        predictions: Who answered -> lines as an evaluation keeps them; all of the same rows.
+    """
+    names = list(predictions)
+    return [
+        line
+        for name in names[1:]
+        for line in describe_comparison(
+            compare_predictions(predictions[names[0]], predictions[name]), first=names[0], second=name
+        )
+    ]
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -109,14 +129,14 @@ class Thumbnails:
 
 def _summarize(job: Job) -> dict[str, object]:
     recipe, folder = job.recipe, job.run
-    manifest: dict[str, Any] = json.loads(folder.manifest_file.read_text(encoding="utf-8"))
+    rows = read_manifest(folder).rows
     targets = recipe.lora.targets
     summary: dict[str, object] = {
         "model": recipe.model.path,
         "adapter": f"LoRA rank {recipe.lora.rank} on {targets if isinstance(targets, str) else ', '.join(targets)}",
-        "train rows": manifest["rows"]["num_train"],
-        "val rows": manifest["rows"]["num_val"],
-        "quarantined rows": manifest["rows"]["num_quarantined"],
+        "train rows": rows.num_train,
+        "val rows": rows.num_val,
+        "quarantined rows": rows.num_quarantined,
         "inputs": str(job.preprocessing),
         "seed": recipe.seed,
     }

@@ -125,7 +125,7 @@ def _show_progress(process: subprocess.Popen[bytes], *, num_steps: int | None, p
         bar.set_postfix_str("loading the model")
         while True:
             ended = process.poll() is not None
-            for line in _read_new_lines(progress_file, start=num_bytes_read):
+            for line in read_new_lines(progress_file, start=num_bytes_read):
                 num_bytes_read += len(line)
                 report = json.loads(line)
                 if "encoded" in report:
@@ -141,7 +141,7 @@ def _show_progress(process: subprocess.Popen[bytes], *, num_steps: int | None, p
             time.sleep(POLL_S)
 
 
-def _read_new_lines(path: Path, *, start: int) -> list[bytes]:
+def read_new_lines(path: Path, *, start: int) -> list[bytes]:
     """Reads the whole lines after a place in a file that grows; a line still being written waits for the next call."""
     if not path.is_file():
         return []

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
+from cvft.data.records import ClipRecord, write_records
 from cvft.data.rows import Row, write_rows
 from cvft.files import write_whole
+from cvft.jsonl import to_jsonl
 from cvft.plan.prepare import PreparedRows
 from cvft.runs import RunFolder
 
@@ -16,10 +16,11 @@ def write_row_files(prepared: PreparedRows, folder: RunFolder) -> None:
     for path, rows in ((folder.train_rows, prepared.train_rows), (folder.val_rows, prepared.val_rows)):
         if rows:
             write_rows(rows, path)
-            lines = [json.dumps(_as_messages(row), ensure_ascii=False) for row in rows]
-            write_whole(folder.data / "swift" / path.name, "".join(f"{line}\n" for line in lines))
-    records = {str(path): [facts.sha256, facts.timestamps_s] for path, facts in prepared.clips.items()}
-    write_whole(folder.clip_records, json.dumps(records) + "\n")
+            write_whole(folder.data / "swift" / path.name, to_jsonl(map(_as_messages, rows)))
+    records = {
+        path: ClipRecord(facts.sha256, facts.timestamps_s).seen_at(path) for path, facts in prepared.clips.items()
+    }
+    write_whole(folder.clip_records, write_records(records))
     write_whole(folder.row_shapes, prepared.row_facts.to_json())
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from swift.dataloader import DataLoaderShard
 from swift.trainers import Seq2SeqTrainer
-from swift.utils import seed_worker
+from transformers import set_seed
 
 from cvft.data.groups import RowShape
 from cvft.data.packing import BatchLimits
@@ -25,14 +25,15 @@ from cvft.plan.batching import RowFacts
 from cvft.plan.plan import WorkerPlan
 from cvft.train.checkpoints import (
     ASIDE,
-    CheckpointMark,
     disk_full_error,
     is_disk_full,
     prune,
     publish,
     remove_leftovers,
 )
+from cvft.train.marks import CheckpointMark
 from cvft.train.sampler import GlobalBatchSampler, GroupedRows
+from cvft.train.seeds import derive_seed
 from cvft.train.stop import STOP_FILE, StopSignals, forget_stop_signals
 
 
@@ -117,9 +118,9 @@ class CvftTrainer(Seq2SeqTrainer):
             pin_memory=args.dataloader_pin_memory,
             persistent_workers=args.dataloader_persistent_workers,
             prefetch_factor=args.dataloader_prefetch_factor,
-            worker_init_fn=partial(
-                _start_loader_process, num_workers=args.dataloader_num_workers, rank=args.process_index
-            ),
+            # without one of its own it draws from the generator that dropout draws from, once or in every epoch
+            generator=torch.Generator(),
+            worker_init_fn=partial(_start_loader_process, seed=args.seed, rank=args.process_index),
         )
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -147,6 +148,8 @@ class CvftTrainer(Seq2SeqTrainer):
         Returns:
             The sum of the losses, detached.
         """
+        # whatever was drawn before, in this start or in an earlier one, this step draws the same numbers
+        set_seed(derive_seed(self.args.seed, "step", self.state.global_step, self.args.process_index))
         losses = []
         for number, batch in enumerate(inputs, 1):
             is_last = number == len(inputs)
@@ -235,6 +238,6 @@ class CvftTrainer(Seq2SeqTrainer):
         """Makes no link: it would be a second name for what `find_last_checkpoint` finds."""
 
 
-def _start_loader_process(worker_id: int, *, num_workers: int, rank: int) -> None:
+def _start_loader_process(worker_id: int, *, seed: int, rank: int) -> None:
     forget_stop_signals()
-    seed_worker(worker_id, num_workers=num_workers, rank=rank)
+    set_seed(derive_seed(seed, "loader", worker_id, rank))

@@ -18,7 +18,7 @@ from typing import Any
 
 from cvft.dtypes import BY_SAFETENSORS
 from cvft.errors import quote
-from cvft.json_files import parse_json
+from cvft.jsonl import parse_json
 
 METADATA = "__metadata__"
 """Where a header holds free text."""

@@ -17,7 +17,7 @@ from cvft.families.cogvlm2_video.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
-from cvft.families.family import IGNORED_LABEL, ClipTensors, LabelLoss, Loading, Preprocessing
+from cvft.families.family import IGNORED_LABEL, Answer, ClipTensors, LabelLoss, Loading, Preprocessing
 from cvft.weights.folder import ModelFolder
 
 
@@ -136,10 +136,10 @@ class CogVLM2VideoRuntime:
         encoder: Any,
         prompts: Sequence[Mapping[str, Tensor]],
         *,
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         clips: Sequence[Hashable] | None = None,
         on_text: Callable[[str], object] | None = None,
-    ) -> list[str]:
+    ) -> list[Answer]:
         """Answers one batch of prompts greedily."""
         return generate_answers(
             model, encoder.processor, prompts, max_new_tokens=max_new_tokens, clips=clips, on_text=on_text

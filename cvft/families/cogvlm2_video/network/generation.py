@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from cvft.families.cogvlm2_video.network.grouping import split_row
+from cvft.families.family import Answer
 
 if TYPE_CHECKING:
     from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
@@ -24,24 +25,25 @@ def generate_answers(
     processor: CogVLM2VideoProcessor,
     rows: Sequence[Mapping[str, Tensor]],
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | Sequence[int],
     clips: Sequence[Hashable] | None = None,
     on_text: Callable[[str], object] | None = None,
-) -> list[str]:
+) -> list[Answer]:
     """Answers one batch of prompts greedily.
 
     Args:
         model: The model, or a peft model around it.
         processor: The processor that encoded the rows.
         rows: Prompts as `CogVLM2VideoProcessor.encode` returns them without a response.
-        max_new_tokens: Longest answer in tokens; a longer one is cut there.
+        max_new_tokens: Longest answer in tokens, of all rows or of each; a longer one is cut there.
         clips: What tells the rows' clips apart: rows with equal values share one clip, which is computed once. None for rows
             that share none.
         on_text: Called with each piece of the answer to a single row as it comes.
 
     Returns:
-        One answer per row, without special tokens and without white space around it.
+        One answer per row.
     """
+    limits = [max_new_tokens] * len(rows) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     names: list[Hashable] = list(range(len(rows))) if clips is None else list(clips)
     firsts = list(dict.fromkeys(names))
     parts = [split_row(row) for row in rows]
@@ -59,7 +61,7 @@ def generate_answers(
         sequences = model.generate(
             **whole,
             past_key_values=cache,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max(limits),
             do_sample=False,
             num_beams=1,
             eos_token_id=model.generation_config.eos_token_id,
@@ -67,9 +69,13 @@ def generate_answers(
             streamer=None if on_text is None else _Streamer(processor.tokenizer, on_text),
             repetition_penalty=1.0,  # all stated, because a folder's generation_config.json may say otherwise
         )
-    new_ids = sequences[:, whole["input_ids"].shape[1] :]
-    texts = processor.tokenizer.batch_decode(new_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return [text.strip() for text in texts]
+    new_ids = sequences[:, whole["input_ids"].shape[1] :].tolist()
+    # a row knows nothing of the others: what it says beyond its own limit, for a longer one beside it, is not its answer
+    kept = [ids[:limit] for ids, limit in zip(new_ids, limits, strict=True)]
+    texts = processor.tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return [
+        Answer(text.strip(), is_cut=processor.special.eos not in ids) for text, ids in zip(texts, kept, strict=True)
+    ]
 
 
 class _Streamer(TextStreamer):
