@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "data/video": "errors files",
     "data/features": "errors files dtypes weights",
     "data": "errors files jsonl data/video",
-    "families": "errors recipe data data/video data/features weights",
+    "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/table": "errors families families/cogvlm2_video weights",
     "runs": "errors files recipe",

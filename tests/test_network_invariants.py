@@ -222,8 +222,11 @@ def test_a_clean_view_of_an_official_folder_has_no_code(tmp_path):
     ("change", "message"),
     [
         ({"architectures": ["LlamaForCausalLM"]}, "config.json: architectures: got `['LlamaForCausalLM']`, need"),
-        ({"num_multi_query_heads": 3}, "num_attention_heads 4 is no multiple of num_multi_query_heads 3"),
-        ({"hidden_size": "wide"}, "config.json: got hidden_size 'wide': need a positive whole number"),
+        (
+            {"num_multi_query_heads": 3},
+            "config.json: num_attention_heads: got `4`, need a multiple of num_multi_query_heads, 3",
+        ),
+        ({"hidden_size": "wide"}, 'config.json: hidden_size: got `"wide"`, need a whole number from 1 to 131,072'),
     ],
 )
 def test_an_unfit_config_is_one_clear_error(tmp_path, change, message):

@@ -138,6 +138,9 @@ class Family(Protocol):
             CvftError: with what cannot be.
         """
 
+    def check_preprocessing(self, how: Preprocessing, folder: ModelFolder) -> list[Problem]:
+        """Returns a problem for every part of a stored preprocessing that this folder cannot be fed with."""
+
     def check_rows(self, rows: Sequence[Row], how: Preprocessing) -> None:
         """Refuses rows that the template has no place for.
 

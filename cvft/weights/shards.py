@@ -193,11 +193,15 @@ def _check_tensors(
         if misplaced:
             hint = "index and shards are of different downloads"
             problems.append(Problem(INDEX_FILE, f"{name_some(misplaced)} in other files", "what the shards hold", hint))
-    problems += [
+    other_shapes = [
         Problem(f"{file}: {entry.name}", f"shape {list(entry.shape)}", f"{list(need[name])}, by config.json")
         for name, (entry, file) in entries.items()
         if name in need and entry.shape != need[name]
     ]
+    problems += other_shapes[:NUM_NAMED]
+    if len(other_shapes) > NUM_NAMED:
+        more = f"{len(other_shapes) - NUM_NAMED} more tensors of other shapes"
+        problems.append(Problem("weights", more, "the shapes by config.json", "is config.json of this checkpoint?"))
     return problems
 
 

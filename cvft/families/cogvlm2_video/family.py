@@ -26,6 +26,7 @@ from cvft.families.cogvlm2_video.tokenizer import check_settings_files, load_enc
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing
 from cvft.families.parts import Shape, adapted_names, linears_of, target_regex
+from cvft.json_files import check_object, one_of, whole_number
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint, find_checkpoint
 from cvft.weights.folder import ModelFolder, tower_fingerprint
@@ -38,6 +39,9 @@ OFFICIAL_ARCHITECTURE = "CogVLMVideoForCausalLM"
 
 FRAME_MARKERS = 2
 """boi and eoi around the tokens of a frame. Source: the published state-dict keys."""
+
+MAX_FRAMES = 24
+"""Most frames of a clip. Source: the published demo."""
 
 NF4_BLOCK_WEIGHTS = 64
 """Weights that share a scale in nf4. Source: the QLoRA paper; bitsandbytes' CPU kernels need rows of whole blocks."""
@@ -101,8 +105,6 @@ class CogVLM2Video:
         sampling: str = recipe.video.sampling
         if sampling == "auto":
             sampling = "base" if template in ("base", "swift") else "chat"
-        vision = config["vision_config"]
-        patches_per_side = vision["image_size"] // vision["patch_size"]
         return Preprocessing(
             template=template,
             decode=DecodeSettings.of(
@@ -113,12 +115,28 @@ class CogVLM2Video:
                 memory_gib=recipe.video.memory_gib,
             ),
             max_tokens=recipe.data.max_tokens or self.context_tokens(config),
-            fields={
-                "image_size": vision["image_size"],
-                "num_tokens_per_frame": (patches_per_side // POOLED_SIDE) ** 2 + FRAME_MARKERS,
-                "rope_precision": recipe.model.rope_precision,
-            },
+            fields={**frame_fields(config), "rope_precision": recipe.model.rope_precision},
         )
+
+    def check_preprocessing(self, how: Preprocessing, folder: ModelFolder) -> list[Problem]:
+        """Compares with the templates and rules there are, and with the folder's frames."""
+        needs = {
+            "template": one_of(*TEMPLATES),
+            "sampling": one_of("chat", "base", "uniform"),
+            "max_frames": whole_number(1, MAX_FRAMES),
+            "decoder": one_of("pyav", "decord"),
+            "rope_precision": one_of("checkpoint", "fp32"),
+            **{name: one_of(value) for name, value in frame_fields(folder.config).items()},
+        }
+        sampling = how.decode.sampling
+        values = {
+            **how.fields,
+            "template": how.template,
+            "sampling": sampling.strategy,
+            "max_frames": sampling.max_frames,
+            "decoder": how.decode.decoder,
+        }
+        return check_object(values, needs, where=CONTRACT_FILE, hint="was it edited by hand?")
 
     def check_rows(self, rows: Sequence[Row], how: Preprocessing) -> None:
         """Refuses history where the template has no place for it."""
@@ -246,6 +264,18 @@ class CogVLM2Video:
         """Nothing is read from the environment."""
         del how
         return {}
+
+
+def frame_fields(config: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the side of a frame and its tokens, by their names in a contract.
+
+    Args:
+        config: Values of a checked config.json.
+    """
+    vision = config["vision_config"]
+    patches_per_side = vision["image_size"] // vision["patch_size"]
+    num_tokens = (patches_per_side // POOLED_SIDE) ** 2 + FRAME_MARKERS
+    return {"image_size": vision["image_size"], "num_tokens_per_frame": num_tokens}
 
 
 def find_unfit_widths(quantize: str, config: Mapping[str, Any]) -> list[Problem]:

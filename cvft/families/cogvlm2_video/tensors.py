@@ -42,6 +42,9 @@ TOWER_PREFIX = "model.vision."
 TOWER_PARTS = ("patch_embedding", "transformer", "conv")
 """Modules under `TOWER_PREFIX` that frames pass through before the projector."""
 
+QKV = "language_expert_query_key_value"
+"""Last name of the one layer that makes queries, keys and values."""
+
 PARTS = Parts(
     block=r"model\.layers\.\d+",
     qkv=("self_attn.language_expert_query_key_value",),
@@ -61,8 +64,16 @@ PARTS = Parts(
     projector="model.vision.linear_proj",
     layers="model.layers",
     buffers=r".*\.rotary_emb\.inv_freq",
+    aliases={
+        **dict.fromkeys(("q_proj", "k_proj", "v_proj", "q", "k", "v", "wq", "wk", "wv"), QKV),
+        **dict.fromkeys(("qkv", "qkv_proj", "query_key_value", "c_attn", "w_pack", "wqkv"), QKV),
+        **dict.fromkeys(("o_proj", "out_proj", "dense", "c_proj", "wo"), "language_expert_dense"),
+        **dict.fromkeys(("w1", "gate"), "gate_proj"),
+        **dict.fromkeys(("w3", "up", "dense_h_to_4h"), "up_proj"),
+        **dict.fromkeys(("w2", "down", "dense_4h_to_h"), "down_proj"),
+    },
 )
-"""Names of the parts. Source: the published state-dict keys."""
+"""Names of the parts. Source: the published state-dict keys; the aliases are names of Llama, GPT-2, Baichuan and ChatGLM."""
 
 
 def published_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
