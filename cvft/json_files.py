@@ -158,6 +158,7 @@ def either(*needs: Need) -> Need:
 
 FLAG = one_of(True, False)
 NULL = one_of(None)
+TEXT = Need("a text", lambda value: isinstance(value, str))
 OBJECT = Need("an object", lambda value: isinstance(value, dict))
 ANYTHING = Need("anything", lambda value: True)
 """For what is written down and changes nothing."""

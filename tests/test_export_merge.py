@@ -187,7 +187,9 @@ def test_a_broken_adapter_file_is_one_clear_error(official, adapter, tmp_path):
     shutil.copytree(adapter, tmp_path / "adapter")
     data = (adapter / ADAPTER_WEIGHTS_FILE).read_bytes()
     (tmp_path / "adapter" / ADAPTER_WEIGHTS_FILE).write_bytes(data[: len(data) // 2])
-    with pytest.raises(ModelError, match="need a folder that cvft or peft wrote"):
+    with pytest.raises(
+        ModelError, match=r"adapter_model.safetensors: got \d+ bytes, need \d+ bytes, as its header says"
+    ):
         merge(official, tmp_path / "adapter", tmp_path / "merged", dtype="bf16")
 
 

@@ -22,6 +22,7 @@ from cvft.json_files import (
     ANYTHING,
     FLAG,
     NULL,
+    TEXT,
     JsonError,
     Need,
     check_object,
@@ -30,7 +31,6 @@ from cvft.json_files import (
     one_of,
     read_object,
     show,
-    text,
     whole_number,
 )
 from cvft.weights.header import Entry
@@ -67,10 +67,10 @@ NEEDS = {
     "task_type": one_of("CAUSAL_LM", None),
     "init_lora_weights": one_of(True, False, "gaussian", "orthogonal", "eva"),  # the others change the base's weights
     "inference_mode": FLAG,
-    "base_model_name_or_path": either(text(), NULL),  # the recipe and the contract say which base
-    "revision": either(text(), NULL),
-    "peft_version": either(text(), NULL),
-    "megatron_core": either(text(), NULL),  # has an effect with `megatron_config` alone
+    "base_model_name_or_path": either(TEXT, NULL),  # the recipe and the contract say which base
+    "revision": either(TEXT, NULL),
+    "peft_version": either(TEXT, NULL),
+    "megatron_core": either(TEXT, NULL),  # has an effect with `megatron_config` alone
     "qalora_group_size": ANYTHING,  # has an effect with `use_qalora` alone
     "runtime_config": ANYTHING,  # where adapters of several GPUs wait; never saved by peft
 }
@@ -201,7 +201,7 @@ def _read_layers(folder: Path) -> tuple[dict[str, dict[str, Entry]], list[Proble
             layers.setdefault(entry.name.removeprefix(PREFIX).removesuffix(f".{part}"), {})[part] = entry
     if unknown:
         got = f"{name_some(unknown)} unknown"
-        return {}, [Problem(ADAPTER_WEIGHTS_FILE, got, "LoRA weights of layers", HINT)]
+        return {}, [Problem("weights", got, "LoRA weights of layers", HINT)]
     if not layers:
         return {}, [Problem(ADAPTER_WEIGHTS_FILE, "no tensors", "LoRA weights of layers")]
     return layers, []
@@ -264,7 +264,7 @@ def _find_misfits(
         wanted |= {MAGNITUDES: (num_out,)} if config.get("use_dora", False) else {}
         got = {part: entry.shape for part, entry in layers[layer].items()}
         if got != wanted:
-            need = f"{wanted}, by base and {ADAPTER_CONFIG_FILE}"
+            need = f"{wanted}, by the base, r {rank} and use_dora {show(config.get('use_dora', False))}"
             problems.append(Problem(f"{ADAPTER_WEIGHTS_FILE}: {layer}", quote(got), need))
     if len(problems) > NUM_NAMED:
         more = f"{len(problems) - NUM_NAMED} more layers like these"

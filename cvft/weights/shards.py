@@ -5,6 +5,7 @@ folder -> `Shard`s with their `Entry`s, compared with the index and config.json 
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def read_shards(folder: Path, need: Mapping[str, tuple[int, ...]] | None) -> lis
             )
             for name in sorted(present - set(listed.values()))
         ]
-    elif len(present) > 1 and not (folder / INDEX_FILE).is_file():
+    elif len(present) > 1 and not os.path.lexists(folder / INDEX_FILE):
         problems.append(Problem(INDEX_FILE, "no such file", f"it beside {len(present)} weight files", INCOMPLETE))
     if not problems:  # tensors of a damaged or missing file would all be reported again as missing
         problems += _check_tensors(shards, listed, _shapes_of(shards) if need is None else need)
@@ -157,7 +158,7 @@ def read_weight_map(folder: Path) -> dict[str, str] | None:
         ModelError: when the index is broken, or names files outside the folder.
     """
     path = folder / INDEX_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
         index = read_object(path)

@@ -6,6 +6,7 @@ sampling has nothing to steer; and a key that would change greedy answers is ref
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from cvft.errors import Problem
@@ -112,7 +113,7 @@ def stop_tokens(model: ModelFolder) -> list[int]:
 
 def _read(model: ModelFolder) -> dict[str, Any] | Problem:
     path = model.path / GENERATION_FILE
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         return {}
     try:
         return read_object(path)

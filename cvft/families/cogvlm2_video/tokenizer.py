@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ def check_settings_files(folder: Path) -> list[Problem]:
     problems = []
     for name in SETTINGS_FILES:
         path = folder / name
-        if not path.exists() and not path.is_symlink():
+        if not os.path.lexists(path):
             continue
         try:
             read_object(path)
