@@ -225,7 +225,7 @@ def _find_other_targets(
             name.removesuffix(WEIGHT) for name, shape in shapes.items() if name.endswith(WEIGHT) and len(shape) == 2
         )
         targeted = {name for name in linears if not names.isdisjoint(_endings(name))}
-    need = f"weights for each layer that {ADAPTER_CONFIG_FILE} names"
+    need = f"weights for each layer that target_modules of {ADAPTER_CONFIG_FILE} names"
     return [
         Problem(ADAPTER_WEIGHTS_FILE, f"{name_some(names)} {got}", need)
         for names, got in ((targeted - layers.keys(), "missing"), (layers.keys() - targeted, "unknown"))
