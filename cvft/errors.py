@@ -16,6 +16,9 @@ from dataclasses import dataclass, replace
 EXIT_USER_ERROR = 2
 """Exit code of every command when the user's input is at fault."""
 
+EXIT_INCOMPLETE = 1
+"""Exit code when some of what was asked for could not be done, and the rest was."""
+
 EXIT_STOPPED = 75
 """Exit code of a training that was asked to stop and has saved a checkpoint. Source: EX_TEMPFAIL of sysexits.h, "try again"."""
 
@@ -127,6 +130,14 @@ class VerifyError(CvftError):
 
 class RunError(CvftError):
     """A run folder or a worker process is not in the state that is needed."""
+
+
+class IncompleteError(Exception):
+    """Something was done, but not all of it; nobody's mistake in the whole.
+
+    Args:
+        message: What was done, what was not, and why.
+    """
 
 
 class StoppedError(Exception):

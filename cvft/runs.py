@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cvft.errors import CvftError, Problem, RunError, quote
-from cvft.files import LockHeldError, lock, write_whole
+from cvft.files import LockHeldError, is_temporary, lock, write_whole
 from cvft.recipe import LoadedRecipe, differing_settings, dump_recipe, load_recipe, weights_fingerprint
 
 PROGRESS_FILE = "progress.jsonl"
@@ -33,7 +33,7 @@ ERROR_HEADLINE = "=== cvft: an error"
 LOCK_FILE = ".lock"
 """Held by the one process that trains in the folder; the system lets go of it when that process dies."""
 
-HINT_OTHER_NAME = "give this run a name of its own (name=...), or remove the folder"
+HINT_OTHER_NAME = "give this run a name of its own (name=...)"
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,11 @@ class RunFolder:
 
     Args:
         path: The run's folder, absolute.
+        checkpoint: Step of the checkpoint that is asked for in place of the trained adapter; None for that one.
     """
 
     path: Path
+    checkpoint: int | None = None
 
     @property
     def recipe_file(self) -> Path:
@@ -101,6 +103,11 @@ class RunFolder:
         """The worker's steps and losses."""
         return self.train / PROGRESS_FILE
 
+    @property
+    def notes_file(self) -> Path:
+        """What speaks against the adapter in the course of its training: a JSON list of sentences, mostly empty."""
+        return self.train / "notes.json"
+
     def worker_log(self, node_rank: int) -> Path:
         """What the worker of a node says; with several ranks, what their launcher says."""
         return self.train / ("worker.log" if node_rank == 0 else f"worker-node-{node_rank}.log")
@@ -112,12 +119,12 @@ class RunFolder:
     @property
     def adapter(self) -> Path:
         """The trained adapter with its contract."""
-        return self.path / "adapter"
+        return self.path / f"adapter{self._of_checkpoint}"
 
     @property
     def merged(self) -> Path:
         """Base and adapter as one model folder."""
-        return self.path / "merged"
+        return self.path / f"merged{self._of_checkpoint}"
 
     @property
     def eval(self) -> Path:
@@ -131,6 +138,10 @@ class RunFolder:
         return self.eval / name
 
     @property
+    def _of_checkpoint(self) -> str:
+        return "" if self.checkpoint is None else f"-checkpoint-{self.checkpoint}"
+
+    @property
     def report(self) -> Path:
         """The page for people."""
         return self.path / "report.html"
@@ -139,6 +150,13 @@ class RunFolder:
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 """In the folder of an evaluation."""
+
+
+def read_notes(folder: RunFolder) -> list[str]:
+    """Reads what speaks against a run's adapter in the course of its training; mostly nothing."""
+    if not folder.notes_file.is_file():
+        return []
+    return list(json.loads(folder.notes_file.read_text(encoding="utf-8")))
 
 
 def read_metrics(evaluation: Path) -> dict[str, Any] | None:
@@ -219,6 +237,11 @@ class Manifest:
         clips: Its clips by path.
         contract: How clips and text reached the model.
         sources: What tells the files that the rows came from, by their setting; empty where it was not recorded.
+        python: Version of Python.
+        git_commit: The commit of the checkout that trained, or None for an installed package.
+        machine: Kind of processor.
+        device: What it was trained on.
+        num_ranks: Processes that trained.
     """
 
     cvft: str
@@ -228,6 +251,11 @@ class Manifest:
     clips: Mapping[str, ManifestClip]
     contract: Mapping[str, Any]
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    python: str = ""
+    git_commit: str | None = None
+    machine: str = ""
+    device: str = ""
+    num_ranks: int = 1
     __pydantic_config__ = ConfigDict(strict=True)
 
 
@@ -260,9 +288,23 @@ def find_trained_run(loaded: LoadedRecipe) -> RunFolder:
     Raises:
         RunError: when there is no adapter yet, or when the folder belongs to another recipe or to none.
     """
+    folder = find_run(loaded)
+    if not any(folder.adapter.glob("*")):
+        hint = f"train it first: cvft train {loaded.path}"
+        problem = Problem("adapter/", "no such folder", "a trained adapter", hint)
+        raise RunError(f"run folder {loaded.recipe.run_dir}", [problem])
+    return folder
+
+
+def find_run(loaded: LoadedRecipe) -> RunFolder:
+    """Finds a recipe's run, finished or not; writes nothing.
+
+    Raises:
+        RunError: when there is none, or when the folder belongs to another recipe or to none.
+    """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
     subject = f"run folder {loaded.recipe.run_dir}"
-    if not any(folder.adapter.glob("*")):
+    if not folder.path.is_dir() or not any(folder.path.iterdir()):
         hint = f"train it first: cvft train {loaded.path}"
         raise RunError(subject, [Problem("adapter/", "no such folder", "a trained adapter", hint)])
     if not is_claimed(loaded):
@@ -285,7 +327,9 @@ def claim_run_folder(loaded: LoadedRecipe) -> RunFolder:
         RunError: when the folder belongs to a recipe that would train other weights, or to no recipe at all.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    if not is_claimed(loaded) and folder.path.is_dir() and any(folder.path.iterdir()):
+    # a claim that was killed leaves the folder, and what it wrote of the snapshot
+    is_taken = folder.path.is_dir() and not all(map(is_temporary, folder.path.iterdir()))
+    if not is_claimed(loaded) and is_taken:
         raise RunError(
             f"run folder {loaded.recipe.run_dir}",
             [Problem("folder", "files that no run of cvft wrote", "an empty or absent folder", HINT_OTHER_NAME)],

@@ -24,8 +24,10 @@ TIERS = {
 }
 
 PURE = {
+    "data_clip_names",
     "data_rows",
     "data_split",
+    "data_tags",
     "doctests",
     "dtypes",
     "errors",
@@ -59,12 +61,14 @@ DIST = {
     "evaluate_run",
     "export",
     "families",
+    "imports",
     "official_job",
     "offline",
     "pipeline",
     "real_footage",
     "recipes",
     "train_interruptions",
+    "train_kills",
     "train_ranks",
     "train_run",
     "weights_hub",

@@ -109,6 +109,8 @@ def test_all_problems_of_a_file_are_told_together(folder):
         "data train.jsonl has 4 problems\n"
         "  train.jsonl:4: got invalid JSON (Expecting property name enclosed in double quotes, column 2), "
         "need one JSON object\n"
+        "    hint: the object does not end on its line: write one whole object per line, "
+        "and copy a file again that was cut off\n"
         "  train.jsonl:1 `response`: got null, need a string that is not empty\n"
         "  train.jsonl:2 `response`: got no such column, need a string that is not empty\n"
         "    hint: did you mean `response` by `respones`?\n"
@@ -323,11 +325,19 @@ def test_broken_array_names_the_line(folder):
     assert problems_of(path) == ["train.json:3: got invalid JSON (Expecting value, column 2), need one JSON object"]
 
 
-def test_file_that_is_absent(tmp_path):
-    (problem,) = problems_of(tmp_path / "no.jsonl")
-    assert problem == (
-        "no.jsonl: got a file that cannot be read (No such file or directory), need a readable JSON or JSONL file"
-    )
+def test_file_that_is_absent(folder):
+    write(folder, {})
+    need = "need a readable JSON or JSONL file"
+    assert problems_of(folder / "trian.jsonl") == [
+        f"trian.jsonl: got no such file, {need}\n  hint: did you mean `train.jsonl`?"
+    ]
+    assert problems_of(folder / "a.jsonl,b.jsonl") == [
+        f"a.jsonl,b.jsonl: got no such file, {need}\n"
+        "  hint: join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one"
+    ]
+    (problem,) = problems_of(folder)
+    assert "got a folder, need a file with one JSON object per line" in problem
+    assert problem.endswith(f"name one of its files, such as `{folder.name}/train.jsonl`")
 
 
 def test_answers_may_be_absent_when_none_is_needed(folder):

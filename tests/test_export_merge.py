@@ -14,12 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from cvft.dtypes import BY_NAME
 from cvft.errors import ModelError, RunError
-from cvft.export import CHECKSUM_FILE
 from cvft.export.merge import merge_adapter
 from cvft.export.tensors import compare_tensors
-from cvft.families.adapter_file import ADAPTER_WEIGHTS_FILE
 from cvft.families.cogvlm2_video.network.load import load_model
-from cvft.weights.folder import read_config_json
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE, read_config_json
 from cvft.weights.shards import INDEX_FILE
 from tests.official_folder import small_config, write_official_folder
 from tests.random_adapter import base_of, contract_of, write_random_adapter

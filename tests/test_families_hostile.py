@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cvft.errors import ContractError, ModelError, quote
-from cvft.families.adapter_file import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, NEEDS, read_adapter
+from cvft.families.adapter_file import ADAPTER_CONFIG_FILE, NEEDS, read_adapter
 from cvft.families.cogvlm2_video.config_file import ACTIVATIONS
 from cvft.families.cogvlm2_video.generation_file import GENERATION_FILE, stop_tokens
 from cvft.families.cogvlm2_video.network.load import load_config, load_model
@@ -22,7 +22,7 @@ from cvft.families.cogvlm2_video.tensors import PARTS, published_shapes
 from cvft.families.contract import CONTRACT_FILE, read_contract
 from cvft.families.parts import count_parameters
 from cvft.families.table import find_family
-from cvft.weights.folder import ModelFolder
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder
 from cvft.weights.header import read_header
 from cvft.weights.shards import INDEX_FILE, read_shards
 from tests.broken_json import broken_forms
@@ -287,7 +287,7 @@ def test_targets_of_others_are_matched_by_us(adapter, tmp_path, targets):
     path = tmp_path / "adapter" / ADAPTER_CONFIG_FILE
     write_json(path, json.loads(path.read_text()) | {"target_modules": targets})
     start = time.monotonic()
-    with pytest.raises(ModelError, match=r"adapter_config\.json: target_modules: got |target_modules of adapter_config\.json names"):
+    with pytest.raises(ModelError, match=r"target_modules: got |target_modules of adapter_config\.json names"):
         read_adapter(path.parent, parts=PARTS, shapes=SHAPES)
     assert time.monotonic() - start < 20
 

@@ -34,10 +34,11 @@ MAY_IMPORT = {
     "files": "errors",
     "jsonl": "errors",
     "json_files": "errors jsonl",
+    "imports": "",
     # no torch
     "recipe": "errors",
     "weights": "errors files jsonl json_files dtypes",
-    "data/video": "errors files",
+    "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data": "errors files jsonl data/video",
     "families": "errors json_files recipe data data/video data/features weights",
@@ -52,22 +53,23 @@ MAY_IMPORT = {
     ),
     "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
-        "__init__ errors files jsonl recipe data data/video data/features weights families families/table runs plan clips"
+        "__init__ errors files jsonl imports recipe data data/video data/features weights families families/table runs plan "
+        "clips"
     ),
     "predict": (
-        "errors files jsonl dtypes recipe data data/video data/features weights families families/table plan clips"
+        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs plan clips"
     ),
     "export": "errors files dtypes tables recipe data weights families families/table runs plan predict",
-    "evaluate": "errors files jsonl recipe data runs plan predict",
+    "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
     "report": "errors files jsonl tables data data/video runs plan export evaluate",
-    "pipeline": "recipe plan train predict export evaluate report",
-    "cli": "__init__ errors recipe",
+    "pipeline": "errors recipe runs plan train predict export evaluate report",
+    "cli": "__init__ errors imports recipe",
     "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate report pipeline cli",
     # beside
     "tiny": "families/cogvlm2_video/network",
     "_autoload": "families/cogvlm2_video/network",
-    "api": "errors recipe data families runs predict pipeline",
+    "api": "recipe data predict pipeline",
     "__init__": "_autoload api",
     "__main__": "cli",
 }
@@ -81,6 +83,7 @@ WITHOUT_TORCH = (
         "tables",
         "files",
         "jsonl",
+        "imports",
         "recipe",
         "weights",
         "data",

@@ -19,6 +19,7 @@ from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord
 from cvft.data.video.decode import Clip
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, ClipLoader, DecodeSettings
+from cvft.data.video.sample import coverage
 from cvft.dtypes import BY_SAFETENSORS
 from cvft.families.family import Encoder
 
@@ -30,14 +31,19 @@ class ClipInputs:
     Args:
         tensors: Pixel values or `vision_features`, by the model's names.
         timestamps_s: Start of each frame in seconds.
+        cut: What of the clip is not shown, in a sentence, where it was decoded; empty when all is.
     """
 
     tensors: Mapping[str, Tensor]
     timestamps_s: tuple[float, ...]
+    cut: str = ""
 
 
 class ClipSource(Protocol):
     """Path in, inputs out."""
+
+    cut: dict[Path, str]
+    """What is not shown of clips that were asked for, in a sentence each, where it is known."""
 
     def load(self, path: Path) -> ClipInputs:
         """Returns one clip's inputs.
@@ -61,8 +67,17 @@ class DecodedClips:
 
     def __init__(self, encoder: Encoder, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         def prepare(clip: Clip) -> ClipInputs:
-            return ClipInputs(encoder.clip(clip), tuple(clip.timestamps_s.tolist()))
+            seen = coverage(
+                clip.frame_indices,
+                num_frames_total=clip.num_frames_total,
+                avg_fps=clip.avg_fps,
+                duration_s=clip.duration_s,
+                sampling=settings.sampling,
+            )
+            cut = seen.notes[0] if seen.cut_s > 0 else ""
+            return ClipInputs(encoder.clip(clip), tuple(clip.timestamps_s.tolist()), cut)
 
+        self.cut: dict[Path, str] = {}
         self._loader: ClipLoader[ClipInputs] = ClipLoader(
             settings,
             prepare=prepare,
@@ -72,7 +87,10 @@ class DecodedClips:
 
     def load(self, path: Path) -> ClipInputs:
         """Returns pixel values."""
-        return self._loader.load(path)
+        loaded = self._loader.load(path)
+        if loaded.cut:
+            self.cut[path] = loaded.cut
+        return loaded
 
     def close(self) -> None:
         """Ends the decode process."""
@@ -88,6 +106,7 @@ class CachedClips:
     """
 
     def __init__(self, store: FeatureStore, records: Mapping[Path, ClipRecord]) -> None:
+        self.cut: dict[Path, str] = {}
         self._store = store
         self._records = records
 

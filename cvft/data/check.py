@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
-from cvft.errors import NUM_SHOWN, ClipError, DataError, Problem
+from cvft.errors import NUM_SHOWN, ClipError, CvftError, DataError, Problem
 from cvft.files import write_whole
 from cvft.jsonl import to_jsonl
 
@@ -125,15 +125,16 @@ def check_clips(
     if bad and on_bad_clip == "error":
         raise DataError("the check of clips", problems)
     good_rows = [row for row in rows if row.video not in bad]
-    quarantined = [Quarantined(row, _explain(bad[row.video])) for row in rows if row.video in bad]
+    quarantined = [Quarantined(row, explain(bad[row.video])) for row in rows if row.video in bad]
     if quarantine_file is not None and on_bad_clip == "quarantine":
-        _write_quarantine(quarantined, quarantine_file)
+        write_quarantine(quarantined, quarantine_file)
     if bad and not good_rows:
         raise DataError("the check of clips, which leaves no row,", problems)
     return ClipCheck(good_rows, quarantined, facts)
 
 
-def _explain(error: ClipError) -> str:
+def explain(error: CvftError) -> str:
+    """Says in one line why a row was set aside."""
     return "; ".join(f"{problem.where}: got {problem.got}, need {problem.need}" for problem in error.problems)
 
 
@@ -148,7 +149,8 @@ def _report(error: ClipError, rows: Sequence[Row]) -> Problem:
     return Problem(f"{where} `videos`: {problem.where}", problem.got, problem.need, problem.hint)
 
 
-def _write_quarantine(quarantined: Sequence[Quarantined], path: Path) -> None:
+def write_quarantine(quarantined: Sequence[Quarantined], path: Path) -> None:
+    """Lists rows that were set aside, with reason, source and line; removes an older list when there are none."""
     if not quarantined:
         path.unlink(missing_ok=True)
         return

@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
-from cvft.errors import NUM_SHOWN, DataError, ValueProblem, did_you_mean, quote
+from cvft.errors import NUM_SHOWN, ValueProblem, did_you_mean, quote
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Ends of the names of single frames."""
@@ -29,27 +29,6 @@ NUM_COMPARED = 2000
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/+)")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-
-
-def find_clip(name: str, *, root: Path, where: str, subject: str = "command line") -> Path:
-    """Finds one clip that somebody names.
-
-    Args:
-        name: The name, as it was given.
-        root: Folder that relative names start from.
-        where: How to call its place in a message, such as `--video`.
-        subject: What is read, for the headline of the error.
-
-    Returns:
-        The file.
-
-    Raises:
-        DataError: when the name means no file that can be a clip.
-    """
-    try:
-        return ClipNames(root).find(name)
-    except ValueProblem as error:
-        raise DataError(subject, [error.at(where)]) from error
 
 
 class ClipNames:
@@ -83,15 +62,17 @@ class ClipNames:
 
     def _find(self, name: str) -> Path:
         path = self._root / name
+        alike = None
         try:
             if not os.path.lexists(path):
                 path = self._root / _expand(name)
-            if not os.path.lexists(path):
-                path = self._find_other_form(path) or path
+                alike = None if os.path.lexists(path) else self._walk(path)
+            if alike is not None and _nfc(str(alike)) == _nfc(str(path)):
+                path, alike = alike, None
             path = path.resolve()
             status = path.stat()
         except FileNotFoundError as error:
-            raise self._explain_missing(name, path) from error
+            raise self._explain_missing(name, path, alike) from error
         except (OSError, RuntimeError, ValueError) as error:
             if isinstance(error, ValueProblem):
                 raise
@@ -111,15 +92,12 @@ class ClipNames:
             raise ValueProblem(got, "a path that can be written in JSON", "rename it") from error
         return path
 
-    def _find_other_form(self, path: Path) -> Path | None:
-        """Returns the one path whose letters are the same, in whatever Unicode form."""
-        found = self._walk(path)
-        return found if found is not None and _nfc(str(found)) == _nfc(str(path)) else None
-
     def _walk(self, path: Path) -> Path | None:
         """Follows a path, and where a part is not there the one name of the folder that looks like it; None: none, or several."""
-        here = Path(path.anchor)
-        for part in path.parts[1:]:
+        here, parts = path.parent, [path.name]
+        if not self._folder(here).names:
+            here, parts = Path(path.anchor), list(path.parts[1:])
+        for part in parts:
             if part != ".." and not os.path.lexists(here / part):
                 alike = self._folder(here).alike(part)
                 if len(alike) != 1:
@@ -133,10 +111,11 @@ class ClipNames:
             self._folders[path] = Folder(path)
         return self._folders[path]
 
-    def _explain_missing(self, name: str, path: Path) -> ValueProblem:
+    def _explain_missing(self, name: str, path: Path, alike: Path | None) -> ValueProblem:
         if _WINDOWS.match(name):
             return self._explain_windows(name)
-        hint = self._hint_slashes(name) or self._hint_difference(path) or self._hint_place(name)
+        hint = f"{_quote_path(self._show(alike))} exists: {_difference(str(path), str(alike))}" if alike else ""
+        hint = hint or self._hint_slashes(name) or self._hint_place(name)
         if not hint and not path.parent.is_dir():
             above = next(folder for folder in path.parents if folder.is_dir())
             gone = path.relative_to(above).parts[0]
@@ -157,10 +136,6 @@ class ClipNames:
         turned = name.replace("\\", "/")
         found = self._walk(self._root / turned) if turned != name else None
         return f"{_quote_path(self._show(found))} exists: write `/` between folders" if found else ""
-
-    def _hint_difference(self, path: Path) -> str:
-        found = self._walk(path)
-        return f"{_quote_path(self._show(found))} exists: {_difference(str(path), str(found))}" if found else ""
 
     def _hint_place(self, name: str) -> str:
         """Says where else the name leads to a file: from the current folder, or with fewer folders in front."""
@@ -249,9 +224,10 @@ class Folder:
         return self._by_stem.get(_stem_of(name), [])
 
     def beside(self, name: str) -> list[str]:
-        """Returns all names, or of very many those nearest in the alphabet."""
-        start = max(0, bisect.bisect(self.names, name) - NUM_COMPARED // 2)
-        return self.names[start : start + NUM_COMPARED]
+        """Returns all names, or of very many those nearest in the alphabet; hidden ones only beside a hidden one."""
+        names = self.names if name.startswith(".") else [each for each in self.names if not each.startswith(".")]
+        start = max(0, bisect.bisect(names, name) - NUM_COMPARED // 2)
+        return names[start : start + NUM_COMPARED]
 
 
 def _index(names: Sequence[str], key: Callable[[str], str]) -> dict[str, list[str]]:

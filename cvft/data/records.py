@@ -212,10 +212,24 @@ def clip_namer(records: Mapping[Path, ClipRecord]) -> Callable[[Path], str]:
 
 
 def fingerprint_rows(rows: Iterable[Row]) -> str:
-    """Returns a sha256 of rows and of the looks of their clips (size and time), which changes when one of them does."""
+    """Returns a sha256 of rows, their clips by name."""
     digest = hashlib.sha256()
     for row in rows:
-        found = None if row.video is None else row.video.stat()
-        looks = None if found is None else (found.st_size, found.st_mtime_ns)
-        digest.update(json.dumps([row.to_json(), looks], ensure_ascii=False, sort_keys=True).encode() + b"\n")
+        digest.update(json.dumps(row.to_json(), ensure_ascii=False, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
+
+
+def look_at(row: Row) -> tuple[int, int] | None:
+    """Returns size and time of a row's clip, which change when it is replaced; None without a clip, or where it is gone."""
+    if row.video is None:
+        return None
+    try:
+        found = row.video.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def fingerprint_looks(rows: Iterable[Row]) -> str:
+    """Returns a sha256 of the looks of rows' clips."""
+    return hashlib.sha256(json.dumps([look_at(row) for row in rows]).encode()).hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,6 +17,7 @@ from typing import Any
 
 from cvft.data.clip_names import ClipNames
 from cvft.data.media_columns import OTHER_MEDIA, check_other_media, holds_clip, read_video, show
+from cvft.data.tags import find_tag_problem, without_tags
 from cvft.errors import Problem, ValueProblem, quote
 from cvft.jsonl import WrittenNumber
 
@@ -109,6 +111,12 @@ class ColumnReader:
             problem(str(category_column(columns)), error)
         for name, other_media in check_other_media(columns):
             problem(name, other_media)
+        if not found.problems:
+            num_clips = 0 if found.video is None else 1
+            wrong_tag = find_tag_problem(found.query, found.history, num_clips=num_clips, location=location)
+            found.problems += [] if wrong_tag is None else [wrong_tag]
+            found.query = without_tags(found.query)
+            found.history = tuple((without_tags(question), answer) for question, answer in found.history)
         for known, name in misspelt.items():
             if known in ("history", "videos"):  # the required ones have reported it in their own problem
                 hint = f'did you mean {quote(known)}? if not, add `"{known}": []`'
@@ -118,6 +126,14 @@ class ColumnReader:
         if not found.problems:
             found.taken_as_text = tuple(_find_numbers(columns))
         return found
+
+
+def names_a_column(text: str) -> bool:
+    """Says whether text such as the first line of a table names a column of rows, ours or that of another format."""
+    words = {word.lower() for word in re.findall(r"\w+", text)}
+    return bool(
+        words & {*KNOWN_COLUMNS[1:], *_CONVERSATIONS, *(name for names in _OTHER_NAMES.values() for name in names)}
+    )
 
 
 def category_column(columns: Mapping[str, Any]) -> str | None:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cvft.data.clip_names import Folder
+from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
 from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, text_of
-from cvft.errors import DataError, Problem, ValueProblem, quote
+from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, quote
 from cvft.files import write_whole
 from cvft.jsonl import parse_json, split_lines, to_jsonl
 
@@ -87,16 +89,15 @@ def read_rows(path: Path | str, *, video_root: Path | None = None, require_respo
     Source: modelscope/ms-swift 2.x custom dataset examples for `query`, `response`, `history`, `videos`.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        problem = Problem(str(path), f"a file that cannot be read ({error.strerror})", "a readable JSON or JSONL file")
-        raise DataError(f"data {path}", [problem]) from error
+    raw = _read_bytes(path)
     problems: list[Problem] = []
     if raw.startswith(_UTF8_BOM):
         raw = raw.removeprefix(_UTF8_BOM)
         hint = "save the file as UTF-8 without a byte order mark"
         problems.append(Problem(_locate(path, 1), "a byte order mark (BOM)", "plain UTF-8", hint))
+    other = explain_file(path, raw)
+    if other is not None:
+        raise DataError(f"data {path}", [*problems, other])
 
     is_array = raw.lstrip()[:1] == b"["
     if is_array and path.suffix == ".jsonl":
@@ -218,6 +219,21 @@ def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def _read_bytes(path: Path) -> bytes:
+    need = "a readable JSON or JSONL file"
+    if path.is_dir():
+        raise DataError(f"data {path}", [explain_folder(path)])
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        hint = "join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one" if "," in path.name else ""
+        hint = hint or did_you_mean(path.name, Folder(path.parent).beside(path.name))
+        raise DataError(f"data {path}", [Problem(str(path), "no such file", need, hint)]) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"data {path}", [Problem(str(path), f"a file that cannot be read ({reason})", need)]) from error
+
+
 def _locate(path: Path, line: int, *, is_item: bool = False) -> str:
     return f"{path}: item {line}" if is_item else f"{path}:{line}"
 
@@ -234,7 +250,8 @@ def _parse_lines(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[
         try:
             objects.append((line, parse_json(part)))
         except ValueProblem as error:
-            problems.append(error.at(_locate(path, line)))
+            problem = error.at(_locate(path, line))
+            problems.append(problem if problem.hint else replace(problem, hint=hint_for_line(part)))
     return objects
 
 

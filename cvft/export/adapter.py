@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from cvft.errors import ModelError, Problem
-from cvft.families.adapter_file import ADAPTER_WEIGHTS_FILE, read_adapter
+from cvft.families.adapter_file import read_adapter
 from cvft.families.parts import Parts
+from cvft.weights.finite import refuse_nonfinite
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 
 
 class Adapter:
@@ -46,6 +48,7 @@ class Adapter:
         self._module_of = module_of
         self._file_names = {module_of(name): name for name in shapes}
         tensors = load_file(folder / ADAPTER_WEIGHTS_FILE)
+        refuse_nonfinite(folder / ADAPTER_WEIGHTS_FILE, subject=f"adapter {folder}")
         self._layers = {
             layer: {part: tensors[entry.name] for part, entry in held.items()}
             for layer, held in self.file.layers.items()

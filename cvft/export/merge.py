@@ -21,11 +21,11 @@ from torch import Tensor
 
 from cvft.dtypes import BY_NAME, BY_SAFETENSORS
 from cvft.errors import Problem, RunError
-from cvft.export import CHECKSUM_FILE, VERIFICATION_FILE
+from cvft.export import VERIFICATION_FILE
 from cvft.export.adapter import Adapter
 from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
 from cvft.plan.job import OpenModel
-from cvft.weights.folder import CODE_SUFFIXES
+from cvft.weights.folder import CHECKSUM_FILE, CODE_SUFFIXES
 from cvft.weights.header import Entry, make_header
 from cvft.weights.shards import INDEX_FILE, Shard, read_shards
 

@@ -33,11 +33,11 @@ from cvft.json_files import (
     show,
     whole_number,
 )
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 from cvft.weights.header import Entry
 from cvft.weights.shards import NUM_NAMED, name_some, read_shard
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
-ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
 PREFIX = "base_model.model."
 """What peft puts before a layer's name. Source: the files that it writes."""

@@ -55,7 +55,7 @@ def note_rows(
     """
     all_rows = [*rows, *held_out]
     used = {row.video: clips[row.video] for row in all_rows if row.video is not None}
-    notes = [*_note_columns(all_rows), *_note_categories(all_rows)]
+    notes = [*_note_columns(all_rows), *_note_categories(all_rows), *_note_numbers(all_rows)]
     notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
     trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
     shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
@@ -121,6 +121,19 @@ def _note_categories(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def _note_numbers(rows: Sequence[Row]) -> list[str]:
+    """Says in which columns numbers and booleans stand for text."""
+    taken: dict[str, list[Row]] = {}
+    for row in rows:
+        for column in row.taken_as_text:
+            taken.setdefault(column, []).append(row)
+    return [
+        f"numbers or booleans stand in {quote(column)} of {len(found)} rows ({name_examples(row.location for row in found)}): "
+        "taken as text, as they are written there"
+        for column, found in taken.items()
+    ]
+
+
 def _note_long_clips(rows: Sequence[Row], clips: Mapping[Path, ClipInfo], *, sampling: Sampling) -> list[str]:
     """Says which clips the rule cuts, and how many answers speak of what it does not show."""
     shown_s = {path: _shown_s(info, sampling) for path, info in clips.items() if _is_cut(info, sampling)}
@@ -153,7 +166,7 @@ def _note_clips(clips: Mapping[Path, ClipInfo], *, sampling: Sampling) -> list[s
     """Writes the notes on single clips, one for all that differ in numbers alone."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(clips):
-        for note in clips[path].notes:
+        for note in (*clips[path].notes, *clips[path].file_notes):
             if note != _cut_note(clips[path], sampling):
                 kinds.setdefault(NUMBER.sub("#", note), []).append((path.name, note))
     notes = []

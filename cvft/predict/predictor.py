@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,22 @@ from torch import Tensor
 
 from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
+from cvft.errors import ClipError, CvftError, DataError
 from cvft.families.family import Answer, Encoder, Runtime
+from cvft.plan.lengths import check_answers_fit
+
+
+@dataclass(frozen=True)
+class AnsweredBatch:
+    """What came of some rows, by their numbers from 0.
+
+    Args:
+        answers: The answers.
+        bad: Why the others could not be answered.
+    """
+
+    answers: Mapping[int, Answer]
+    bad: Mapping[int, CvftError]
 
 
 class Predictor:
@@ -54,7 +70,7 @@ class Predictor:
         rows: Sequence[Row],
         *,
         batch_rows: int,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         on_progress: Callable[[int], object] | None = None,
     ) -> list[Answer]:
         """Answers rows greedily.
@@ -62,54 +78,101 @@ class Predictor:
         Args:
             rows: The rows; their responses are not looked at.
             batch_rows: Rows answered at a time.
-            max_new_tokens: Longest answer in tokens.
+            max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
             on_progress: Called with the number of rows of each finished batch.
 
         Returns:
             One answer per row, in order.
+
+        Raises:
+            DataError: when a row cannot be laid out, or leaves no room for its answer.
+            ClipError: when a clip cannot be decoded.
+        """
+        answers: dict[int, Answer] = {}
+        for batch in self.answer_batches(rows, batch_rows=batch_rows, max_new_tokens=max_new_tokens):
+            for error in batch.bad.values():
+                raise error
+            answers.update(batch.answers)
+            if on_progress is not None:
+                on_progress(len(batch.answers))
+        return [answers[number] for number in range(len(rows))]
+
+    def answer_batches(
+        self,
+        rows: Sequence[Row],
+        *,
+        batch_rows: int,
+        max_new_tokens: int | None,
+        done: Collection[int] = (),
+    ) -> Iterator[AnsweredBatch]:
+        """Answers rows greedily, batch by batch; a row that cannot be shown to the model keeps no other from its answer.
+
+        Args:
+            rows: The rows; their responses are not looked at.
+            batch_rows: Rows answered at a time.
+            max_new_tokens: Longest answer in tokens; None as in `answer`.
+            done: Numbers of rows, from 0, that have their answers already. The others are answered as if these were answered too,
+                in the same batches, so that what was begun goes on with the same bits.
+
+        Yields:
+            The outcome of each batch.
         """
         # rows of one clip side by side: its prefix is computed once for all of them in a batch
         first_with: dict[Path | int, int] = {}
         clips = [number if row.video is None else row.video for number, row in enumerate(rows)]
         order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
-        answers: dict[int, Answer] = {}
         for start in range(0, len(rows), batch_rows):
-            numbers = order[start : start + batch_rows]
-            batch = [self.encode(rows[number]) for number in numbers]
-            with self._variant():
-                said = self.runtime.generate(
-                    self.model,
-                    self.encoder,
-                    batch,
-                    max_new_tokens=max_new_tokens,
-                    clips=[clips[number] for number in numbers],
-                )
-            answers.update(zip(numbers, said, strict=True))
-            if on_progress is not None:
-                on_progress(len(batch))
-        return [answers[number] for number in range(len(rows))]
+            prompts: dict[int, dict[str, Tensor]] = {}
+            limits: list[int] = []
+            bad: dict[int, CvftError] = {}
+            for number in order[start : start + batch_rows]:
+                if number in done:
+                    continue
+                try:
+                    prompt = self.encode(rows[number])
+                    limits += self._limits([rows[number]], [prompt], max_new_tokens)
+                    prompts[number] = prompt
+                except (ClipError, DataError) as error:
+                    bad[number] = error
+            said: Sequence[Answer] = ()
+            if prompts:
+                with self._variant():
+                    said = self.runtime.generate(
+                        self.model,
+                        self.encoder,
+                        list(prompts.values()),
+                        max_new_tokens=limits,
+                        clips=[clips[number] for number in prompts],
+                    )
+            if prompts or bad:
+                yield AnsweredBatch(dict(zip(prompts, said, strict=True)), bad)
 
-    def stream(self, row: Row, *, max_new_tokens: int) -> Generator[str, None, Answer]:
+    def stream(self, row: Row, *, max_new_tokens: int | None) -> Generator[str, None, Answer]:
         """Answers one row greedily, piece by piece as it comes.
 
         Args:
             row: The row; its response is not looked at.
-            max_new_tokens: Longest answer in tokens.
+            max_new_tokens: Longest answer in tokens; None as in `answer`.
 
         Yields:
             Pieces that together are the answer of `answer`.
 
         Returns:
             The whole answer.
+
+        Raises:
+            DataError: as `answer`.
+            ClipError: when its clip cannot be decoded.
         """
         prompt = self.encode(row)
+        limits = self._limits([row], [prompt], max_new_tokens)
         pieces: queue.SimpleQueue[str | Answer | BaseException] = queue.SimpleQueue()
 
         def generate() -> None:
             try:
                 with self._variant():
                     (answer,) = self.runtime.generate(
-                        self.model, self.encoder, [prompt], max_new_tokens=max_new_tokens, on_text=pieces.put
+                        self.model, self.encoder, [prompt], max_new_tokens=limits, on_text=pieces.put
                     )
                 pieces.put(answer)
             except BaseException as error:  # it belongs to the thread that asks
@@ -166,6 +229,16 @@ class Predictor:
     def close(self) -> None:
         """Ends the decode process."""
         self.clips.close()
+
+    def _limits(
+        self, rows: Sequence[Row], prompts: Sequence[Mapping[str, Tensor]], max_new_tokens: int | None
+    ) -> list[int]:
+        return check_answers_fit(
+            rows,
+            [len(prompt["input_ids"]) for prompt in prompts],
+            max_new_tokens=max_new_tokens,
+            max_tokens=self.encoder.max_tokens,
+        )
 
     def _variant(self) -> contextlib.AbstractContextManager[Any]:
         if self.uses_adapter or not hasattr(self.model, "disable_adapter"):

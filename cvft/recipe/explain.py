@@ -180,6 +180,8 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
             hint = "remove the quotes" if _is_number(value) else ""
         if why := why_unwritable(value):
             got, hint = f"{got} with {why}", ""
+    elif isinstance(value, list) and where.startswith("data."):
+        hint = "one file of rows: join several with `cat a.jsonl b.jsonl > all.jsonl`; clip paths start from its folder"
     elif isinstance(value, float) and value.is_integer() and any("whole" in text for text in texts):
         hint = f"write `{int(value)}`"
     elif isinstance(value, int | float) and not isinstance(value, bool) and not numeric and texts and not words:

@@ -313,6 +313,14 @@ def _weights_can_be_quantized(recipe: Recipe) -> Iterable[Problem]:
         yield Problem("model.quantize", f"{quote(kind)} with `parallel.strategy` zero3", need, "use zero2")
 
 
+def _steps_can_be_skipped(recipe: Recipe) -> Iterable[Problem]:
+    num, strategy = recipe.train.max_skipped_steps, recipe.parallel.strategy
+    if num and strategy.startswith("zero"):
+        got = f"{quote(num)} with `parallel.strategy` {strategy}"
+        need = "0: DeepSpeed has taken a step by the time its gradient can be looked at"
+        yield Problem("train.max_skipped_steps", got, need, "remove it, or set `parallel.strategy: ddp`")
+
+
 def _embedding_can_stay(recipe: Recipe) -> Iterable[Problem]:
     if not recipe.model.embeddings_on_cpu:
         return
@@ -363,5 +371,6 @@ RULES: tuple[Rule, ...] = (
     Rule(("video.cache_features", "lora.train_vision_tower", "output.features"), _features_can_be_kept),
     Rule(("train.eval_steps", "data.val", "data.val_fraction"), _eval_has_rows),
     Rule(("export.merge", "export.dtype", "export.verify_rows", "export.keep_remote_code"), _export_has_effect),
+    Rule(("train.max_skipped_steps", "parallel.strategy"), _steps_can_be_skipped),
     Rule(("export.keep_remote_code", "model.rope_precision"), _remote_code_computes_the_same),
 )

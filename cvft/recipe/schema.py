@@ -222,6 +222,8 @@ class Train(Section):
     """Steps between measurements of the val loss; without it, an epoch, or as many as are 10 steps."""
     keep_checkpoints: int = Field(default=2, ge=1, le=MANY)
     """Newest checkpoints kept on disk; the one with the lowest val loss stays as well."""
+    max_skipped_steps: int = Field(default=0, ge=0, le=MANY)
+    """Steps that may be left out, all together, because their loss or gradient is not finite. One more ends the training."""
     num_workers: int = Field(default=1, ge=0, le=MANY_PROCESSES)
     """Processes per rank that prepare rows; 0 prepares them in the training process. Each takes memory."""
 

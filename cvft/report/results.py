@@ -88,6 +88,19 @@ def categories_table(metrics: Mapping[str, Metrics]) -> Table | None:
     return Table(["", "Rows", *metrics], rows) if rows else None
 
 
+def describe_headline(metrics: Mapping[str, Metrics]) -> str:
+    """Says what came out in one sentence: the exact match of the first model and of the last."""
+    names = list(metrics)
+    if not names:
+        return ""
+    last = metrics[names[-1]]
+    rows = f"{last.get('num_rows', 0)} held-out rows"
+    said = with_interval(last.get("exact_match"), last.get("intervals_95", {}).get("exact_match"))
+    if len(names) == 1:
+        return f"{names[0]}: {said} exact match on {rows}"
+    return f"exact match on {rows}: {names[0]} {percent(metrics[names[0]].get('exact_match'))}, {names[-1]} {said}"
+
+
 def describe_comparison(comparison: Comparison, *, first: str, second: str) -> list[str]:
     """Says in sentences what differs between two models: over all rows, and which categories got worse for sure."""
     said = f"{second} against {first}: {describe_difference(comparison.overall)}"

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +18,7 @@ from tqdm import tqdm
 from cvft.data.features.repair import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
-from cvft.families.contract import CONTRACT_FILE
-from cvft.files import publish_folder, recover_folder, write_whole
+from cvft.files import recover_folder, write_whole
 from cvft.plan.describe import describe_plan
 from cvft.plan.environment import merge_environment, worker_environment
 from cvft.plan.job import Job, describe_source
@@ -30,6 +28,7 @@ from cvft.plan.ranks import node_rank_of, worker_command
 from cvft.plan.recorded import refuse_other_data
 from cvft.recipe import LoadedRecipe
 from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked
+from cvft.train.adapters import publish_adapter
 from cvft.train.checkpoints import (
     check_can_continue,
     disk_full_error,
@@ -45,11 +44,10 @@ from cvft.train.manifest import write_manifest
 from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.train.row_files import write_row_files
 from cvft.train.stop import STOP_FILE
-from cvft.weights.folder import make_clean_view
+from cvft.train.watch import write_notes
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, make_clean_view
 
 LOG = logging.getLogger(__name__)
-
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def is_trained(loaded: LoadedRecipe) -> bool:
@@ -59,7 +57,7 @@ def is_trained(loaded: LoadedRecipe) -> bool:
         RunError: when the run folder belongs to a recipe that would train other weights.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    return is_claimed(loaded) and (folder.adapter / ADAPTER_FILES[1]).is_file()
+    return is_claimed(loaded) and (folder.adapter / ADAPTER_WEIGHTS_FILE).is_file()
 
 
 def train(job: Job) -> RunFolder | None:
@@ -145,23 +143,32 @@ def _train_planned(plan: Plan, job: Job, *, prepared: PreparedRows, variables: M
         write_manifest(job, prepared=prepared, plan=plan)
         LOG.info(describe_plan(plan, prepared))
         last = _launch(plan, folder, variables=variables)
-    _publish_adapter(last, job)
+    notes = write_notes(last, folder.notes_file)
+    publish_adapter(last, folder.adapter, contract=job.contract, recipe_file=folder.recipe_file)
     best = find_best_checkpoint(folder.train)
     if best is not None and best != last:
         LOG.info("best      %s has the lowest val loss; adapter/ is the last one", best)
+    for note in notes:
+        LOG.warning("note      %s", note)
 
 
 def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> Path:
     """Runs the worker and returns the checkpoint of the last step."""
     stop_file = folder.train / STOP_FILE
     try:
-        launch(plan.launch.command, variables=variables, folder=folder, num_steps=plan.worker.num_steps)
+        launch(
+            plan.launch.command,
+            variables=variables,
+            folder=folder,
+            num_steps=plan.worker.num_steps,
+            may_end_early=plan.worker.num_nodes == 1,
+        )
     except RunError:
         # a scheduler that signals every process also ends torch's launcher, whose exit code then says nothing
         if has_no_space(folder.train):
             # the worker may not even have been able to write why it ended
             raise disk_full_error(folder.train) from None
-        if not (stop_file.exists() and _last_reported_step(folder) == _last_saved_step(folder)):
+        if not (stop_file.exists() and _last_reported_step(folder) <= _last_saved_step(folder)):
             raise
     last = find_last_checkpoint(folder.train)
     if last is not None and step_of(last) == plan.worker.num_steps:
@@ -207,15 +214,3 @@ def _publish_quarantine(job: Job) -> None:
     aside = _quarantine_aside(job)
     if aside.is_file():
         aside.replace(job.run.path / "quarantine.jsonl")
-
-
-def _publish_adapter(checkpoint: Path, job: Job) -> None:
-    folder = job.run
-    aside = folder.adapter.with_name("adapter.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    for name in ADAPTER_FILES:
-        shutil.copyfile(checkpoint / name, aside / name)
-    (aside / CONTRACT_FILE).write_text(job.contract.to_json(), encoding="utf-8")
-    shutil.copyfile(folder.recipe_file, aside / "recipe.yaml")
-    publish_folder(aside, folder.adapter)

@@ -17,7 +17,7 @@ from cvft.families.cogvlm2_video.generation_file import check_generation, stop_t
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import TOWER_PREFIX, published_shapes
-from cvft.families.cogvlm2_video.tokenizer import check_digits, check_settings_files, load_encoder
+from cvft.families.cogvlm2_video.tokenizer import check_settings_files, load_encoder
 from cvft.families.family import refuse_unknown
 from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards
@@ -83,9 +83,7 @@ def load_tokenizer(model: ModelFolder | Path) -> PreTrainedTokenizerFast:
     folder = model.path if isinstance(model, ModelFolder) else model
     if problems := check_settings_files(folder):
         raise ModelError(f"model {folder}", problems)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False)
-    check_digits(lambda text: tokenizer.encode(text, add_special_tokens=False), folder)
-    return tokenizer
+    return PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False)
 
 
 def load_model(
