@@ -48,6 +48,7 @@ PURE = {
     "plan_parallel",
     "predict_placement",
     "readme",
+    "recipe_hostile",
     "recipe_load",
     "recipe_messages",
     "tables",

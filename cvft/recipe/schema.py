@@ -31,7 +31,7 @@ DEFAULT_VAL_FRACTION = 0.05
 MANY = 1_000_000_000
 """Most that any number of a recipe can mean: beyond it, libraries fail on the number itself."""
 
-MANY_PROCESSES = 4096
+MANY_PROCESSES = 1024
 """Most processes, threads or machines of a kind."""
 
 HIGHEST_RANK = 16_384
