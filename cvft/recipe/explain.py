@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from cvft.errors import Problem, did_you_mean, quote
 from cvft.recipe.names import hint_for_unknown, iter_fields, key_names, section_names, section_of
 from cvft.recipe.rules import ConflictError
+from cvft.recipe.schema import MAX_RUN_NAME_BYTES
 
 _YAML_11_BOOLEANS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
@@ -97,7 +98,7 @@ def _alternatives(annotation: Any, metadata: list[Any]) -> tuple[list[str], list
     if annotation in (int, float):
         return [], [("a whole number" if annotation is int else "a number") + _bounds(metadata)]
     pattern = _constraint(metadata, "pattern")
-    if annotation is str and pattern and "A-Z" in pattern:
+    if annotation is str and pattern and r"\p{L}" in pattern:
         return [], ["a folder name (letters, digits, `.`, `_`, `-`)"]
     return [], ["text without space at its ends" if annotation is str else "a path"]
 
@@ -166,6 +167,9 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
         if (numeric or words == ["true", "false"]) and not hint:
             got = f"the text {got}" if value.strip() else got
             hint = "remove the quotes" if _is_number(value) else ""
+        num_bytes = len(value.encode(errors="surrogatepass"))
+        if any("folder name" in text for text in texts) and num_bytes > MAX_RUN_NAME_BYTES:
+            hint = f"shorten it: it has {num_bytes} bytes of at most {MAX_RUN_NAME_BYTES}"
     elif isinstance(value, float) and value.is_integer() and any("whole" in text for text in texts):
         hint = f"write `{int(value)}`"
     elif isinstance(value, int | float) and not isinstance(value, bool) and not numeric and texts and not words:

@@ -20,6 +20,8 @@ def write_row_files(prepared: PreparedRows, folder: RunFolder) -> None:
             write_whole(folder.data / "swift" / path.name, "".join(f"{line}\n" for line in lines))
     records = {str(path): [facts.sha256, facts.timestamps_s] for path, facts in prepared.clips.items()}
     write_whole(folder.clip_records, json.dumps(records) + "\n")
+    if prepared.proven is not None:
+        write_whole(folder.proven_clips, prepared.proven.to_json())
     write_whole(folder.row_shapes, prepared.row_facts.to_json())
 
 
