@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from cvft.weights.folder import tiny_checkpoint_path
@@ -205,7 +206,7 @@ def test_bad_clips_are_set_aside_when_asked_and_never_replaced(tmp_path):
     assert not (tmp_path / "runs").exists()
     cvft_ok("train", recipe, "data.on_bad_clip=quarantine")
     run = tmp_path / "runs" / "small"
-    assert [path.name for path in run.parent.iterdir()] == ["small"]
+    assert sorted(path.name for path in run.parent.iterdir()) == [".features", "small"]
     (line,) = (run / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["line"] == 7
     assert len((run / "data" / "train.jsonl").read_text().splitlines()) == 6
@@ -220,9 +221,9 @@ def test_names_in_any_script_train_and_are_found_again_from_any_folder(tmp_path)
     clip.parent.mkdir()
     shutil.copy(real_clip("bikes.mp4"), clip)
     write_jsonl(project / "train.jsonl", [{"query": "什么颜色？", "response": "红色", "videos": ["片段/红 色.mp4"]}])
-    text = recipe.read_text().replace(f"root: {project / 'runs'}", "root: runs")
+    settings = yaml.safe_load(recipe.read_text()) | {"output": {"root": "runs"}}
     recipe = recipe.rename(project / "我的配方.yaml")
-    recipe.write_text(text)
+    recipe.write_text(yaml.safe_dump(settings, allow_unicode=True))
     cvft_ok("train", recipe, cwd=project)
     run = project / "runs" / "我的配方"
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
