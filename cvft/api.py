@@ -10,12 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from cvft.data.rows import Row, make_rows
-from cvft.errors import ModelError, Problem, quote
-from cvft.families.contract import CONTRACT_FILE
-from cvft.predict.infer import BATCH_ROWS, MAX_NEW_TOKENS
+from cvft.data.rows import make_rows
+from cvft.predict.infer import BATCH_ROWS, make_question
+from cvft.predict.trained import find_model
 from cvft.recipe import load_recipe
-from cvft.runs import RunFolder
 
 if TYPE_CHECKING:
     from cvft.predict.predictor import Predictor
@@ -48,7 +46,7 @@ class Model:
         return f"Model({str(self.folder)!r})"
 
     def ask(
-        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int = MAX_NEW_TOKENS
+        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int | None = None
     ) -> str:
         """Answers one question greedily.
 
@@ -56,7 +54,7 @@ class Model:
             video: The clip, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
-            max_new_tokens: Longest answer in tokens; a longer one is cut there.
+            max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
 
         Returns:
             The answer.
@@ -64,11 +62,11 @@ class Model:
         Raises:
             CvftError: when the clip cannot be used.
         """
-        row = _make_row(video, query, history)
-        return self._predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)[0]
+        row = make_question(video, query, history)
+        return self._predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)[0].text
 
     def stream(
-        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int = MAX_NEW_TOKENS
+        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int | None = None
     ) -> Iterator[str]:
         """Answers one question piece by piece; the pieces together are what `ask` returns.
 
@@ -76,7 +74,7 @@ class Model:
             video: The clip, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
-            max_new_tokens: Longest answer in tokens; a longer one is cut there.
+            max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
 
         Yields:
             Text.
@@ -84,13 +82,13 @@ class Model:
         Raises:
             CvftError: when the clip cannot be used.
         """
-        yield from self._predictor.stream(_make_row(video, query, history), max_new_tokens=max_new_tokens)
+        yield from self._predictor.stream(make_question(video, query, history), max_new_tokens=max_new_tokens)
 
     def answer(
         self,
         rows: Iterable[Mapping[str, Any]],
         *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         batch_rows: int = BATCH_ROWS,
     ) -> list[str]:
         """Answers rows greedily; rows of one clip share the work on it.
@@ -98,7 +96,7 @@ class Model:
         Args:
             rows: Rows with the columns of a JSONL file: `query`, and as needed `videos` (a list of one path, relative to
                 the current folder) and `history`.
-            max_new_tokens: Longest answer in tokens; a longer one is cut there.
+            max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
             batch_rows: Rows answered at a time.
 
         Returns:
@@ -113,25 +111,30 @@ class Model:
             video_root=Path.cwd(),
             require_response=False,
         )
-        return self._predictor.answer(made, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
+        answers = self._predictor.answer(made, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
+        return [answer.text for answer in answers]
 
     def close(self) -> None:
         """Ends the decode process; the model goes with its last reference."""
         self._predictor.close()
 
 
-def load(path: str | Path, *, quantize: Literal["none", "nf4", "int8"] | None = None) -> Model:
-    """Loads a trained model.
+def load(
+    path: str | Path, *, quantize: Literal["none", "nf4", "int8"] | None = None, base: str | Path | None = None
+) -> Model:
+    """Loads a model that can be asked.
 
     Args:
-        path: A merged folder, an adapter folder, or a run's folder: then its merged model, or else its adapter.
+        path: A merged folder, an adapter folder, a checkpoint of a run, or a run's folder: then its merged model, or else its
+            adapter. `tiny`, or the name of a published model as a recipe's `model.path`, to ask one as it is.
         quantize: Holds the decoder blocks in 4 or 8 bits, or not; without it, as they were trained or merged.
+        base: Where the base of an adapter lies by now, when it was moved.
 
     Returns:
         The model.
 
     Raises:
-        CvftError: when there is no trained model, or when it cannot be used on this machine.
+        CvftError: when there is no such model, or when it cannot be used on this machine.
 
     >>> model = cvft.load("runs/my")
     >>> model.ask("clip.mp4", "What is shown?")
@@ -140,10 +143,10 @@ def load(path: str | Path, *, quantize: Literal["none", "nf4", "int8"] | None = 
     ['bikes', 'yes']
     >>> model.close()
     """
-    folder = _find_model(Path(path))
-    from cvft.predict.open import open_trained
+    found = find_model(path, base=None if base is None else Path(base), quantize=quantize)
+    from cvft.predict.open import load_model
 
-    return Model(open_trained(folder, quantize=quantize), folder=folder)
+    return Model(load_model(found), folder=found.folder)
 
 
 def run(recipe: str | Path, *overrides: str) -> Path:
@@ -164,21 +167,3 @@ def run(recipe: str | Path, *overrides: str) -> Path:
     loaded = load_recipe(recipe, overrides=overrides)
     run_all(loaded)
     return loaded.recipe.run_dir.absolute()
-
-
-def _find_model(path: Path) -> Path:
-    run = RunFolder(path.absolute())
-    for folder in (path, run.merged, run.adapter):
-        if (folder / CONTRACT_FILE).is_file():
-            return folder
-    need = "a merged folder, an adapter folder, or the folder of a run"
-    got = quote(path) if path.exists() else f"{quote(path)}, which does not exist"
-    raise ModelError("the model to load", [Problem("path", got, need, "train one first: cvft run RECIPE")])
-
-
-def _make_row(video: str | Path | None, query: str, history: Turns) -> Row:
-    columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
-    if video is not None:
-        columns["videos"] = [str(video)]
-    (row,) = make_rows([(1, columns)], source=Path("question"), video_root=Path.cwd(), require_response=False)
-    return row

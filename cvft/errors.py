@@ -1,20 +1,38 @@
 """Errors that a user can act on: `where: got X, need Y`, then one `hint:`.
 
 Every room raises these and only these for a user's mistake; the command line turns them into exit code 2.
-A file with several problems reports them all at once: one `CvftError` carries many `Problem`s.
+A file with several problems reports them all at once: one `CvftError` carries many `Problem`s. Its text shows three of a kind
+and the number of the others, so that one fault of a whole file is a few lines to read.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 EXIT_USER_ERROR = 2
 """Exit code of every command when the user's input is at fault."""
 
+EXIT_INCOMPLETE = 1
+"""Exit code when some of what was asked for could not be done, and the rest was."""
+
 EXIT_STOPPED = 75
 """Exit code of a training that was asked to stop and has saved a checkpoint. Source: EX_TEMPFAIL of sysexits.h, "try again"."""
+
+
+NUM_SHOWN = 3
+"""Problems of one kind that the text of an error shows."""
+
+_PLACE = re.compile(
+    r"(?P<file>.+?)(?P<sign>:|: item )(?P<line>\d+)(?P<also>(?:, \d+)*(?: and \d+ more rows?)?)(?P<rest>(?!\d).*)",
+    re.DOTALL,
+)
+"""A place of which a file has many: `FILE:LINE` or `FILE: item N`, more lines, and what follows, such as the column."""
+
+_NAME_OR_NUMBER = re.compile(r"`[^`]*`|\d+")
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,25 @@ class Problem:
         return f"{text}\n  hint: {self.hint}" if self.hint else text
 
 
+class ValueProblem(ValueError):
+    """A value that cannot be used, raised where nobody knows yet which line or column it came from.
+
+    Args:
+        got: What was found.
+        need: What would be accepted.
+        hint: One action that repairs it.
+        line: Line within the text that was parsed, where it is known.
+    """
+
+    def __init__(self, got: str, need: str, hint: str = "", *, line: int | None = None) -> None:
+        super().__init__(got)
+        self.got, self.need, self.hint, self.line = got, need, hint, line
+
+    def at(self, where: str) -> Problem:
+        """Returns the problem, now that its place is known."""
+        return Problem(where, self.got, self.need, self.hint)
+
+
 class CvftError(ValueError):
     """A user's mistake, with every problem found.
 
@@ -59,10 +96,8 @@ class CvftError(ValueError):
     def __str__(self) -> str:
         count = len(self.problems)
         head = f"{self.subject} has {count} problem{'s' if count > 1 else ''}"
-        lines = [head]
-        for problem in self.problems:
-            lines += [f"  {line}" for line in str(problem).splitlines()]
-        return "\n".join(lines)
+        shown = [f"  {line}" for text in _show_kinds(self.problems) for line in text.split("\n")]
+        return "\n".join([head, *shown])
 
 
 class RecipeError(CvftError):
@@ -97,6 +132,14 @@ class RunError(CvftError):
     """A run folder or a worker process is not in the state that is needed."""
 
 
+class IncompleteError(Exception):
+    """Something was done, but not all of it; nobody's mistake in the whole.
+
+    Args:
+        message: What was done, what was not, and why.
+    """
+
+
 class StoppedError(Exception):
     """A training was asked to stop and can be continued; no mistake of anybody's.
 
@@ -105,20 +148,71 @@ class StoppedError(Exception):
     """
 
 
-def quote(value: object) -> str:
-    """Shows a value the way every message does: literals in backticks, at most 80 characters."""
+def quote(value: object, *, most: int = 80) -> str:
+    """Shows a value the way every message does: literals in backticks, at most `most` characters, all of them visible."""
     text = f"{value}"
-    if len(text) > 80:
-        text = f"{text[:77]}..."
+    if len(text) > most:
+        text = f"{text[: most - 3]}..."
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
     return f"`{text}`"
 
 
-def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
-    """Returns up to `count` names of `known` that look like `name`, closest first."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+def nearest(name: str, known: Iterable[str], *, count: int = 3, likeness: float = 0.5) -> list[str]:
+    """Returns up to `count` names of `known` that look like `name`, closest first; from 0 to 1, 1 are equal ones.
+
+    A name of more than 200 characters looks like none: the comparison takes as long as both are, multiplied.
+    """
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=likeness) if len(name) <= 200 else []
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, likeness: float = 0.5) -> str:
     """Returns a hint that names the nearest known names, or an empty string when none is near."""
-    names = nearest(name, known)
+    names = nearest(name, known, likeness=likeness)
     return f"did you mean {' or '.join(quote(n) for n in names)}?" if names else ""
+
+
+def _show_kinds(problems: Sequence[Problem]) -> Iterator[str]:
+    """Writes problems in their order; of more than `NUM_SHOWN` of a kind, the first ones and how many there are beside them."""
+    kinds: dict[object, list[Problem]] = defaultdict(list)
+    keys = [_kind_of(problem) or number for number, problem in enumerate(problems)]
+    for key, problem in zip(keys, problems, strict=True):
+        kinds[key].append(problem)
+    for key, problem in zip(keys, problems, strict=True):
+        kind = kinds[key]
+        if len(kind) <= NUM_SHOWN:
+            yield str(problem)
+        elif problem is kind[0]:
+            yield _show_many(kind)
+
+
+def _kind_of(problem: Problem) -> tuple[str, ...] | None:
+    """What problems of one kind share: file and column, and the message apart from names and numbers. None stands alone."""
+    place = _PLACE.fullmatch(problem.where)
+    if place is None:
+        return None
+    column = re.match(r" `[^`]*`", place["rest"])
+    message = (_NAME_OR_NUMBER.sub("`", text) for text in (problem.got, problem.need))
+    return place["file"], place["sign"], column[0] if column else "", *message
+
+
+def _show_many(kind: Sequence[Problem]) -> str:
+    num_more = len(kind) - NUM_SHOWN
+    places = [place for problem in kind if (place := _PLACE.fullmatch(problem.where))]
+    first = places[0]
+    whole = {(place["also"], place["rest"], *_message(problem)) for place, problem in zip(places, kind, strict=True)}
+    if len(whole) == 1 and not first["also"]:
+        lines = ", ".join(place["line"] for place in places[:NUM_SHOWN])
+        where = f"{first['file']}{first['sign']}{lines} and {num_more} more{first['rest']}"
+        return str(replace(kind[0], where=where))
+    shown = kind[:NUM_SHOWN]
+    hints = {problem.hint for problem in shown}
+    texts = [str(replace(problem, hint="") if len(hints) == 1 else problem) for problem in shown]
+    texts.append(f"and {num_more} more like these, up to {first['file']}{first['sign']}{places[-1]['line']}")
+    if len(hints) == 1 and kind[0].hint:
+        texts.append(f"  hint: {kind[0].hint}")
+    return "\n".join(texts)
+
+
+def _message(problem: Problem) -> tuple[str, str, str]:
+    return problem.got, problem.need, problem.hint

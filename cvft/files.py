@@ -14,6 +14,7 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -23,11 +24,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from cvft.errors import CvftError, Problem, quote
+
+if sys.platform != "win32":
+    import fcntl
+
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
+"""Name of a file that is being written."""
 
 _REPLACED = "replaced"
 """In the name of a whole folder that was renamed away and waits for the new one to take its place."""
@@ -65,16 +72,85 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(aside, "wb") as file:
+        with _open_aside(aside) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+            os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def check_output(path: Path, *, subject: str, where: str, may_exist: bool = False) -> None:
+    """Refuses a file that could not be written later on, before work is done for it; leaves nothing behind.
+
+    Args:
+        path: The file that is going to be written, by `write_whole` or piece by piece.
+        subject: What it is part of, for the headline of the error.
+        where: How the user named it.
+        may_exist: Whether it may be there already, and be replaced.
+
+    Raises:
+        CvftError: when it is a folder, when it exists and may not, or when its folder cannot be written.
+    """
+    problem = None
+    need = "a new file in a folder that can be written"
+    try:
+        if path.is_dir():
+            problem = Problem(where, f"the folder {quote(path)}", need, "name a file in it")
+        elif os.path.lexists(path) and not may_exist:
+            problem = Problem(where, f"{quote(path)}, which exists", need, "give another name, or move that file away")
+        elif os.path.lexists(path) and not path.is_file():
+            problem = Problem(where, f"{quote(path)}, which is no file", need)
+        else:
+            folder = next(each for each in path.absolute().parents if os.path.lexists(each))
+            # under a name as long as any that will be written
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}.", suffix=".partial.jsonl"):
+                pass
+    except OSError as error:
+        problem = Problem(where, f"{quote(path)}: {error.strerror}", need)
+    if problem is not None:
+        raise CvftError(subject, [problem])
+
+
+def is_temporary(path: Path) -> bool:
+    """Tells whether a file is what a `write_whole` that was killed has left; the next one of the same file removes it."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _open_aside(aside: Path) -> BinaryIO:
+    """Opens a file to write, under a lock by which others know that its writer lives."""
+    while True:
+        file = open(aside, "wb")  # noqa: SIM115
+        _try_lock(file)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # somebody took it for abandoned before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if is_temporary(left):
+            with (
+                suppress(OSError),
+                open(left, "rb") as file,
+            ):  # the courtesy of one write to another; it has its own to do
+                if _try_lock(file):
+                    left.unlink()
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    """Locks an open file until it is closed; returns False where another process holds it, or where there are no locks."""
+    if sys.platform == "win32":
+        return False
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def publish_folder(aside: Path, final: Path) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cvft.errors import CvftError, Problem, RunError
-from cvft.files import LockHeldError, lock, write_whole
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from cvft.errors import CvftError, Problem, RunError, quote
+from cvft.files import LockHeldError, is_temporary, lock, write_whole
 from cvft.recipe import (
     LoadedRecipe,
     differing_settings,
@@ -40,7 +42,7 @@ ERROR_HEADLINE = "=== cvft: an error"
 LOCK_FILE = ".lock"
 """Held by the one process that trains in the folder; the system lets go of it when that process dies."""
 
-HINT_OTHER_NAME = "give this run a name of its own (name=...), or remove the folder"
+HINT_OTHER_NAME = "give this run a name of its own (name=...)"
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,11 @@ class RunFolder:
 
     Args:
         path: The run's folder, absolute.
+        checkpoint: Step of the checkpoint that is asked for in place of the trained adapter; None for that one.
     """
 
     path: Path
+    checkpoint: int | None = None
 
     @property
     def recipe_file(self) -> Path:
@@ -118,6 +122,11 @@ class RunFolder:
         """The worker's steps and losses."""
         return self.train / PROGRESS_FILE
 
+    @property
+    def notes_file(self) -> Path:
+        """What speaks against the adapter in the course of its training: a JSON list of sentences, mostly empty."""
+        return self.train / "notes.json"
+
     def worker_log(self, node_rank: int) -> Path:
         """What the worker of a node says; with several ranks, what their launcher says."""
         return self.train / ("worker.log" if node_rank == 0 else f"worker-node-{node_rank}.log")
@@ -129,12 +138,12 @@ class RunFolder:
     @property
     def adapter(self) -> Path:
         """The trained adapter with its contract."""
-        return self.path / "adapter"
+        return self.path / f"adapter{self._of_checkpoint}"
 
     @property
     def merged(self) -> Path:
         """Base and adapter as one model folder."""
-        return self.path / "merged"
+        return self.path / f"merged{self._of_checkpoint}"
 
     @property
     def eval(self) -> Path:
@@ -148,6 +157,10 @@ class RunFolder:
         return self.eval / name
 
     @property
+    def _of_checkpoint(self) -> str:
+        return "" if self.checkpoint is None else f"-checkpoint-{self.checkpoint}"
+
+    @property
     def report(self) -> Path:
         """The page for people."""
         return self.path / "report.html"
@@ -156,6 +169,13 @@ class RunFolder:
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 """In the folder of an evaluation."""
+
+
+def read_notes(folder: RunFolder) -> list[str]:
+    """Reads what speaks against a run's adapter in the course of its training; mostly nothing."""
+    if not folder.notes_file.is_file():
+        return []
+    return list(json.loads(folder.notes_file.read_text(encoding="utf-8")))
 
 
 def read_metrics(evaluation: Path) -> dict[str, Any] | None:
@@ -173,15 +193,137 @@ def read_metrics(evaluation: Path) -> dict[str, Any] | None:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
+@dataclass(frozen=True)
+class ManifestBase:
+    """Where a run's base model came from.
+
+    Args:
+        path: What the recipe called it.
+        hub: The hub that it was fetched from, or None.
+        id: Its name there, or None.
+        commit: Its commit there, or None.
+    """
+
+    path: str
+    hub: Literal["huggingface", "modelscope"] | None
+    id: str | None
+    commit: str | None
+
+
+@dataclass(frozen=True)
+class ManifestRows:
+    """The rows of a run.
+
+    Args:
+        num_train: Rows to train on.
+        num_val: Rows held out.
+        num_quarantined: Rows set aside because their clip is bad.
+        train_sha256: Hash of `data/train.jsonl`.
+        val_sha256: Hash of `data/val.jsonl`, or None when there is none.
+    """
+
+    num_train: int
+    num_val: int
+    num_quarantined: int
+    train_sha256: str
+    val_sha256: str | None
+
+
+@dataclass(frozen=True)
+class ManifestClip:
+    """A clip of a run.
+
+    Args:
+        sha256: Hash of the file.
+        num_frames: Frames that the model sees of it.
+        duration_s: Its length in seconds.
+    """
+
+    sha256: str
+    num_frames: int
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What others ask of a run's manifest, which holds more.
+
+    Args:
+        cvft: Version that trained it.
+        packages: Version of each package, or None where one was not installed.
+        base: Its base model.
+        rows: Its rows.
+        clips: Its clips by path.
+        contract: How clips and text reached the model.
+        sources: What tells the files that the rows came from, by their setting; empty where it was not recorded.
+        python: Version of Python.
+        git_commit: The commit of the checkout that trained, or None for an installed package.
+        machine: Kind of processor.
+        device: What it was trained on.
+        num_ranks: Processes that trained.
+    """
+
+    cvft: str
+    packages: Mapping[str, str | None]
+    base: ManifestBase
+    rows: ManifestRows
+    clips: Mapping[str, ManifestClip]
+    contract: Mapping[str, Any]
+    sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    python: str = ""
+    git_commit: str | None = None
+    machine: str = ""
+    device: str = ""
+    num_ranks: int = 1
+    __pydantic_config__ = ConfigDict(strict=True)
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
+def read_manifest(folder: RunFolder) -> Manifest:
+    """Reads what a run was made of.
+
+    Raises:
+        RunError: when the file is not there, or is not what a training wrote.
+    """
+    path = folder.manifest_file
+    need = "the manifest that the training wrote"
+    try:
+        return _MANIFEST.validate_json(path.read_bytes())
+    except OSError as error:
+        got = f"a file that cannot be read ({error.strerror})"
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        got = f"{quote(place)}: {first['msg']}" if place else first["msg"]
+    hint = f"bring {path.name} back from a copy of the folder, or train under another name (name=...)"
+    raise RunError(f"run folder {folder.path}", [Problem(path.name, got, need, hint)])
+
+
 def find_trained_run(loaded: LoadedRecipe) -> RunFolder:
     """Finds a recipe's run that was trained; writes nothing.
 
     Raises:
         RunError: when there is no adapter yet, or when the folder belongs to another recipe or to none.
     """
+    folder = find_run(loaded)
+    if not any(folder.adapter.glob("*")):
+        hint = f"train it first: cvft train {loaded.path}"
+        problem = Problem("adapter/", "no such folder", "a trained adapter", hint)
+        raise RunError(f"run folder {loaded.recipe.run_dir}", [problem])
+    return folder
+
+
+def find_run(loaded: LoadedRecipe) -> RunFolder:
+    """Finds a recipe's run, finished or not; writes nothing.
+
+    Raises:
+        RunError: when there is none, or when the folder belongs to another recipe or to none.
+    """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
     subject = f"run folder {loaded.recipe.run_dir}"
-    if not any(folder.adapter.glob("*")):
+    if not folder.path.is_dir() or not any(folder.path.iterdir()):
         hint = f"train it first: cvft train {loaded.path}"
         raise RunError(subject, [Problem("adapter/", "no such folder", "a trained adapter", hint)])
     if not is_claimed(loaded):
@@ -204,7 +346,9 @@ def claim_run_folder(loaded: LoadedRecipe) -> RunFolder:
         RunError: when the folder belongs to a recipe that would train other weights, or to no recipe at all.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    if not is_claimed(loaded) and folder.path.is_dir() and any(folder.path.iterdir()):
+    # a claim that was killed leaves the folder, and what it wrote of the snapshot
+    is_taken = folder.path.is_dir() and not all(map(is_temporary, folder.path.iterdir()))
+    if not is_claimed(loaded) and is_taken:
         raise RunError(
             f"run folder {loaded.recipe.run_dir}",
             [Problem("folder", "files that no run of cvft wrote", "an empty or absent folder", HINT_OTHER_NAME)],

@@ -25,6 +25,10 @@ WORKER = "cvft.engine.worker"
 LOGGED = ("loss", "eval_loss", "token_acc", "eval_token_acc", "learning_rate", "grad_norm")
 
 
+NEW_METRICS = ("num_cut",)
+"""Keys of today's metrics that the recorded run did not count."""
+
+
 def read_run(run: Path) -> dict[str, Any]:
     """Collects plan, manifest, losses, adapter hash and metrics of a finished run."""
     plan, manifest = (json.loads((run / name).read_text()) for name in ("plan.json", "manifest.json"))
@@ -45,7 +49,10 @@ def read_run(run: Path) -> dict[str, Any]:
         "manifest": mask(manifest, run),
         "losses": [{key: line[key] for key in LOGGED if key in line} for line in log],
         "adapter_sha256": hashlib.sha256(adapter.read_bytes()).hexdigest(),
-        "metrics": {which: values["metrics"] for which, values in metrics.items()},
+        "metrics": {
+            which: {key: value for key, value in values["metrics"].items() if key not in NEW_METRICS}
+            for which, values in metrics.items()
+        },
     }
 
 
@@ -55,6 +62,7 @@ def flatten_plan(plan: dict[str, Any]) -> dict[str, Any]:
     how, loading = worker.pop("preprocessing"), worker.pop("loading")
     decode = how["decode"]
     assert worker.pop("family") == "cogvlm2_video"
+    assert worker.pop("max_skipped_steps") == 0
     assert loading["dtype"] == {"float32": "fp32", "bfloat16": "bf16"}[plan["swift"]["torch_dtype"]]
     assert loading["attention"] == plan["swift"]["attn_impl"]
     assert loading["with_tower"] == (worker["features"] is None)

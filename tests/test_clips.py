@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 from cvft.clips.build import TowerSource, build_features, missing_clips
 from cvft.clips.provide import share_of
-from cvft.clips.source import CachedClips, ClipRecord, DecodedClips
+from cvft.clips.source import CachedClips, DecodedClips
 from cvft.data.features.key import FeatureKey
 from cvft.data.features.store import FeatureStore
+from cvft.data.records import ClipRecord
 from cvft.data.video.loader import DecodeSettings
 from cvft.errors import ClipError, FeatureError, ModelError
 from cvft.families.cogvlm2_video.network.load import load_model, load_tower

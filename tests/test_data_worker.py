@@ -141,7 +141,7 @@ def test_crash_costs_one_clip(clip_file):
         assert error_of(worker, clip_file) == (
             "clip a.mp4 has 1 problem\n"
             "  a.mp4 (decoder `pyav`): got a decode process that died with signal 11 (SIGSEGV), need frames\n"
-            "    hint: re-encode the clip, or try another decoder"
+            "    hint: the decoder failed inside; it may not use more than 4 GiB: re-encode the clip, or try another decoder"
         )
         assert worker.decode(clip_file, sampling=CHAT).num_frames_total == 40
 
@@ -177,7 +177,7 @@ def test_clip_that_needs_too_much_memory_costs_one_clip(tmp_path, clip_file):
         assert str(caught.value).replace(f"{tmp_path}/", "") == (
             "clip wide.mp4 has 1 problem\n"
             "  wide.mp4 (decoder `pyav`): got a clip that needs more than 0.3 GiB of memory, need one that fits\n"
-            "    hint: scale the clip down, or allow more memory"
+            "    hint: scale the clip down, or allow more memory; a small file that asks for so much is damaged"
         )
         assert worker.decode(clip_file, sampling=CHAT).num_frames_total == 40
 
@@ -332,9 +332,9 @@ def test_bad_clips_are_told_with_their_lines(data):
         check_clips(read_rows(data), sampling=CHAT)
     assert str(caught.value).replace(f"{data.parent}/", "") == (
         "the check of clips has 1 problem\n"
-        "  train.jsonl:2, 4 `videos`: bad.mp4 (decoder `pyav`): got a file that it cannot decode "
-        "(Invalid data found when processing input), need a video file\n"
-        "    hint: the file is damaged or cut off, or not a video"
+        "  train.jsonl:2, 4 `videos`: bad.mp4 (decoder `pyav`): got a text file, "
+        "need a clip: mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, ogv or gif\n"
+        "    hint: name the clip itself"
     )
 
 
@@ -352,7 +352,7 @@ def test_missing_decoder_is_told_once(data, monkeypatch):
 def test_long_lists_of_lines_are_counted(data):
     row = json.dumps({"query": "q", "response": "r", "videos": ["bad.mp4"]})
     data.write_text(f"{row}\n" * 9)
-    with pytest.raises(DataError, match=r"train.jsonl:1, 2, 3, 4, 5 and 4 more rows `videos`: "):
+    with pytest.raises(DataError, match=r"train.jsonl:1, 2, 3 and 6 more rows `videos`: "):
         check_clips(read_rows(data), sampling=CHAT)
 
 
@@ -373,8 +373,8 @@ def test_quarantine_sets_rows_aside_and_tells_why(data, tmp_path, num_workers):
     write_quarantine(check.quarantined, target)
     assert progress == [(1, 2), (2, 2)]
     reason = (
-        f"{tmp_path / 'bad.mp4'} (decoder `pyav`): got a file that it cannot decode "
-        "(Invalid data found when processing input), need a video file"
+        f"{tmp_path / 'bad.mp4'} (decoder `pyav`): got a text file, "
+        "need a clip: mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, ogv or gif"
     )
     assert [json.loads(line) for line in target.read_text().splitlines()] == [
         {"reason": reason, "source": str(data), "line": line, "row": rows[line - 1].to_json()} for line in (2, 4)

@@ -117,6 +117,14 @@ def test_a_file_is_old_or_new_whenever_its_writer_is_killed(tmp_path):
         result = run("files.write_whole(Path(sys.argv[3]), 'new' * 10**5)", number, "exchange", path)
         assert path.read_text() in ("old", "new" * 10**5)
         seen.append(path.read_text()[:3])
+        write_whole(tmp_path / "other", "its neighbour")
+        write_whole(tmp_path / "again" / "file", "x")
+        path.replace(tmp_path / "again" / "file")
+        for left in tmp_path.glob(".file.*"):
+            left.rename(tmp_path / "again" / left.name)
+        write_whole(tmp_path / "again" / "file", "newer")  # it removes what the one that was killed has left
+        assert names(tmp_path / "again") == ["file"]
+        path.write_text("old")
         if result.returncode == 0:
             break
     assert seen == sorted(seen, reverse=True)
@@ -124,6 +132,28 @@ def test_a_file_is_old_or_new_whenever_its_writer_is_killed(tmp_path):
     lines = [line for line in result.stdout.splitlines() if line.startswith(("fsync", "replace"))]
     assert [line.split()[0] for line in lines] == ["fsync", "replace", "fsync"]
     assert lines[2] == f"fsync {tmp_path}"
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path):
+    code = """
+import os, sys
+from pathlib import Path
+from cvft import files
+file = files._open_aside(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.read()
+"""
+    aside = tmp_path / ".file.123456789.tmp"
+    command = [sys.executable, "-c", code, str(aside)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "open\n"
+    write_whole(tmp_path / "file", "new")
+    assert names(tmp_path) == [aside.name, "file"]
+    process.kill()
+    process.communicate()
+    (tmp_path / ".file.notes.tmp").write_text("somebody's")
+    write_whole(tmp_path / "file", "newer")
+    assert names(tmp_path) == [".file.notes.tmp", "file"]
 
 
 # --- folders

@@ -99,7 +99,7 @@ def test_a_gpu_that_cannot_be_planned_for_is_refused(words, told):
 
 def test_what_is_read_as_the_category_is_noted_and_not_called_unused(tmp_path):
     row = {"query": "q", "response": "r"}
-    old, odd = {**row, "family": "colour", "score": 1}, {**row, "category": ["colour"]}
+    old, odd = {**row, "family": "colour", "score": 1}, {**row, "category": " "}
     recipe = make_project(
         tmp_path, rows=[row, old, odd], val_rows=[{**row, "category": "colour"}], train={"max_steps": 40}
     )

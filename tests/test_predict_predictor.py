@@ -9,7 +9,7 @@ from cvft.clips.source import DecodedClips
 from cvft.data.rows import Row, read_rows
 from cvft.families.cogvlm2_video.runtime import RUNTIME
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.family import Loading
+from cvft.families.family import Answer, Loading
 from cvft.plan.job import Job, open_job
 from cvft.predict.open import Predictors
 from cvft.predict.predictor import Predictor
@@ -65,7 +65,7 @@ def are_equal(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
 
 
-def answers(predictor: Predictor, rows: list[Row]) -> list[str]:
+def answers(predictor: Predictor, rows: list[Row]) -> list[Answer]:
     return predictor.answer(rows, batch_rows=2, max_new_tokens=8)
 
 
@@ -126,11 +126,33 @@ def test_pieces_of_an_answer_are_the_answer(predictors, rows, variant):
     num_pieces = []
     for row in asked:
         (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=12)
+        assert not answer.is_cut
         pieces = list(predictor.stream(row, max_new_tokens=12))
-        assert "".join(pieces) == answer
+        assert "".join(pieces) == answer.text
         assert all(pieces)
         num_pieces.append(len(pieces))
     assert max(num_pieces) > 1
+
+
+def test_an_answer_without_its_end_is_said_to_be_cut(predictors, rows):
+    predictor = predictors.get("base")
+    (whole,) = predictor.answer(rows[:1], batch_rows=1, max_new_tokens=12)
+    num_tokens = len(predictor.encoder.processor.encode_text(whole.text)) + 1  # and its end
+    assert num_tokens > 2
+    for limit in range(1, num_tokens + 2):
+        (answer,) = predictor.answer(rows[:1], batch_rows=1, max_new_tokens=limit)
+        assert answer.is_cut == (limit < num_tokens)
+        assert whole.text.startswith(answer.text)
+        assert (answer == whole) == (limit >= num_tokens)
+
+
+def test_each_row_has_a_limit_of_its_own(alone, rows):
+    asked, limits = rows[:3], [1, 12, 2]
+    prompts = [alone.encode(row) for row in asked]
+    together = RUNTIME.generate(alone.model, alone.encoder, prompts, max_new_tokens=limits)
+    for answer, row, limit in zip(together, asked, limits, strict=True):
+        assert alone.answer([row], batch_rows=1, max_new_tokens=limit) == [answer]
+    assert [answer.is_cut for answer in together] == [True, False, True]
 
 
 def test_a_stream_that_fails_tells_whoever_asks(predictors, rows):

@@ -9,7 +9,6 @@ import pytest
 from cvft.errors import RunError
 from cvft.train.checkpoints import (
     ASIDE,
-    CheckpointMark,
     check_can_continue,
     find_best_checkpoint,
     find_checkpoints,
@@ -17,9 +16,11 @@ from cvft.train.checkpoints import (
     is_disk_full,
     prune,
     publish,
-    read_mark,
     remove_leftovers,
+    set_broken_aside,
 )
+from cvft.train.marks import MARK_FILE, BrokenCheckpointError, CheckpointMark, check_files, read_mark
+from tests.broken_json import broken_forms
 from tests.test_plan import plan_of
 
 
@@ -120,3 +121,76 @@ def test_a_full_disk_is_told_by_the_number_or_by_the_words(tmp_path):
     assert is_disk_full(OSError(errno.ENOSPC, "No space left on device"), tmp_path)
     assert is_disk_full(RuntimeError("I/O error: No space left on device (os error 28)"), tmp_path)
     assert not is_disk_full(RuntimeError("something else"), tmp_path)
+
+
+def flip_bit(path: Path, *, at: int = -1) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("loss", [None, 0.5, 1e-30, float("nan"), float("inf")])
+def test_a_mark_says_what_was_written(tmp_path, loss):
+    checkpoint = save(tmp_path, 10, eval_loss=loss)
+    check_files(checkpoint)
+    assert repr(read_mark(checkpoint)) == repr(CheckpointMark(10, "single", 1, loss))
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_next_older_one_is_the_last(tmp_path):
+    for step in (2, 4, 6, 8):
+        save(tmp_path, step)
+    flip_bit(tmp_path / "checkpoint-8" / "global_step" / "state.pt")
+    (tmp_path / "checkpoint-6" / "global_step" / "state.pt").unlink()
+    (tmp_path / "checkpoint-2" / MARK_FILE).unlink()
+    assert set_broken_aside(tmp_path) == [
+        "checkpoint-8 is not taken, because global_step/state.pt is not as it was written; it now lies in broken-checkpoint-8",
+        "checkpoint-6 is not taken, because global_step/state.pt is missing; it now lies in broken-checkpoint-6",
+        f"checkpoint-2 is not taken, because {MARK_FILE} is missing; it now lies in broken-checkpoint-2",
+    ]
+    assert find_last_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+    assert set_broken_aside(tmp_path) == []
+
+
+def test_what_others_put_beside_checkpoints_is_left_alone(tmp_path):
+    save(tmp_path, 4)
+    for name in ("checkpoint-final", "checkpoint-", "checkpoint-04", "checkpoint--1", "checkpoint-" + "9" * 5000):
+        if len(name) < 200:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / MARK_FILE).write_text("{}")
+    (tmp_path / "checkpoint-9").write_text("a file")
+    assert names(tmp_path) == ["checkpoint-4"]
+    assert set_broken_aside(tmp_path) == []
+
+
+def test_every_flipped_bit_of_a_mark_is_noticed(tmp_path):
+    checkpoint = save(tmp_path, 10, eval_loss=0.25)
+    whole = (checkpoint / MARK_FILE).read_bytes()
+    unnoticed = 0
+    for at in range(len(whole)):
+        flip_bit(checkpoint / MARK_FILE, at=at)
+        try:
+            read = read_mark(checkpoint)
+        except BrokenCheckpointError:
+            pass
+        else:
+            # white space between tokens may become other white space: what is said stays the same
+            assert read == CheckpointMark(10, "single", 1, 0.25)
+            unnoticed += 1
+        (checkpoint / MARK_FILE).write_bytes(whole)
+    assert unnoticed <= whole.count(b" ") + whole.count(b"\n")
+
+
+def test_a_mark_of_any_other_form_is_broken_and_never_an_exception_of_another_kind(tmp_path):
+    checkpoint = save(tmp_path, 10)
+    whole = (checkpoint / MARK_FILE).read_bytes()
+    num_tried = 0
+    for form in broken_forms(whole, seed=10):
+        (checkpoint / MARK_FILE).write_bytes(form)
+        with pytest.raises(BrokenCheckpointError):
+            check_files(checkpoint)
+        assert names(tmp_path) == []
+        num_tried += 1
+    assert num_tried > 150
+    (checkpoint / MARK_FILE).unlink()
+    (checkpoint / MARK_FILE).mkdir()
+    assert [note.split(",")[0] for note in set_broken_aside(tmp_path)] == ["checkpoint-10 is not taken"]

@@ -1,8 +1,8 @@
 """The command line: one subcommand per step, results on stdout, everything else on stderr.
 
 Nothing but the standard library is imported until a command runs, so help appears at once.
-Exit codes: 0 done, 1 an error of ours (with its traceback), 2 a mistake in the input, 75 a training that was asked to stop
-(Ctrl-C, SIGTERM, SIGHUP or its stop file) and has saved a checkpoint, 130 interrupted with nothing saved.
+Exit codes: 0 done, 1 some rows could not be answered, or an error of ours (with its traceback), 2 a mistake in the input, 75 a
+training that was asked to stop (Ctrl-C, SIGTERM, SIGHUP or its stop file) and has saved a checkpoint, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,13 +17,35 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from cvft import __version__
-from cvft.errors import EXIT_STOPPED, EXIT_USER_ERROR, CvftError, Problem, StoppedError, did_you_mean, quote
+from cvft.cli.interrupts import EXIT_INTERRUPTED, Interrupts
+from cvft.errors import (
+    EXIT_INCOMPLETE,
+    EXIT_STOPPED,
+    EXIT_USER_ERROR,
+    CvftError,
+    IncompleteError,
+    Problem,
+    StoppedError,
+    did_you_mean,
+    quote,
+)
+from cvft.imports import leave_user_site
 
-COMMANDS = ("run", "plan", "train", "features", "export", "eval", "infer", "push", "models", "schema")
+COMMANDS = (
+    "run",
+    "plan",
+    "train",
+    "features",
+    "export",
+    "eval",
+    "report",
+    "compare",
+    "infer",
+    "push",
+    "models",
+    "schema",
+)
 """The commands in the order of the help; each is a file of `cvft.cli.commands`."""
-
-EXIT_INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +58,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    leave_user_site()
+    with Interrupts() as interrupts:
+        try:
+            code = _run(args)
+        except KeyboardInterrupt:
+            interrupts.asked = True
+        except Exception:
+            if not interrupts.asked:  # otherwise it is what a library made of the interrupt
+                raise
+        if interrupts.asked:
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
+    return code
+
+
+def _run(args: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):  # an answer that a terminal has no letters for must not end the command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -61,12 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CvftError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
+    except IncompleteError as incomplete:
+        print(incomplete, file=sys.stderr)
+        return EXIT_INCOMPLETE
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_STOPPED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (`cvft schema | head`); the interpreter would complain on its last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

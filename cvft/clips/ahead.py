@@ -7,9 +7,9 @@ import sys
 from tqdm import tqdm
 
 from cvft.clips.build import TowerSource, build_features, missing_clips
-from cvft.clips.source import ClipRecord
 from cvft.data.features.repair import repair_store
 from cvft.data.features.store import FeatureStore
+from cvft.data.records import ClipRecord
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.family import load_runtime
 from cvft.plan.job import Job

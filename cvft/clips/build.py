@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from cvft.clips.source import ClipRecord, DecodedClips
+from cvft.clips.source import DecodedClips
 from cvft.data.features.store import FeatureStore
+from cvft.data.records import ClipRecord
 from cvft.errors import ClipError, Problem
 from cvft.families.family import Preprocessing, Runtime
 from cvft.files import hash_file

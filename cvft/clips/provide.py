@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cvft.clips.build import TowerSource, build_features, missing_clips
-from cvft.clips.source import CachedClips, ClipRecord
+from cvft.clips.source import CachedClips
 from cvft.data.features.store import FeatureStore
+from cvft.data.records import ClipRecord
 
 POLL_S = 0.2
 """Seconds between two looks at what the other ranks have built."""

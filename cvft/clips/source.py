@@ -6,7 +6,6 @@ CachedClips    path -> sha256 -> vision_features, as the tower computed them
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,10 @@ from torch import Tensor
 
 from cvft.data.features.shard import Feature
 from cvft.data.features.store import FeatureStore
+from cvft.data.records import ClipRecord
 from cvft.data.video.decode import Clip
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, ClipLoader, DecodeSettings
+from cvft.data.video.sample import coverage
 from cvft.dtypes import BY_SAFETENSORS
 from cvft.families.family import Encoder
 
@@ -30,37 +31,19 @@ class ClipInputs:
     Args:
         tensors: Pixel values or `vision_features`, by the model's names.
         timestamps_s: Start of each frame in seconds.
+        cut: What of the clip is not shown, in a sentence, where it was decoded; empty when all is.
     """
 
     tensors: Mapping[str, Tensor]
     timestamps_s: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class ClipRecord:
-    """What the check of the clips found and features need.
-
-    Args:
-        sha256: Hash of the file's bytes.
-        timestamps_s: Start of each frame in seconds.
-    """
-
-    sha256: str
-    timestamps_s: tuple[float, ...]
-
-
-def read_records(path: Path) -> dict[Path, ClipRecord]:
-    """Reads what a run noted of its clips.
-
-    Args:
-        path: `RUN/data/clips.json`.
-    """
-    records = json.loads(path.read_text(encoding="utf-8"))
-    return {Path(clip): ClipRecord(sha256, tuple(seconds)) for clip, (sha256, seconds) in records.items()}
+    cut: str = ""
 
 
 class ClipSource(Protocol):
     """Path in, inputs out."""
+
+    cut: dict[Path, str]
+    """What is not shown of clips that were asked for, in a sentence each, where it is known."""
 
     def load(self, path: Path) -> ClipInputs:
         """Returns one clip's inputs.
@@ -84,8 +67,17 @@ class DecodedClips:
 
     def __init__(self, encoder: Encoder, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         def prepare(clip: Clip) -> ClipInputs:
-            return ClipInputs(encoder.clip(clip), tuple(clip.timestamps_s.tolist()))
+            seen = coverage(
+                clip.frame_indices,
+                num_frames_total=clip.num_frames_total,
+                avg_fps=clip.avg_fps,
+                duration_s=clip.duration_s,
+                sampling=settings.sampling,
+            )
+            cut = seen.notes[0] if seen.cut_s > 0 else ""
+            return ClipInputs(encoder.clip(clip), tuple(clip.timestamps_s.tolist()), cut)
 
+        self.cut: dict[Path, str] = {}
         self._loader: ClipLoader[ClipInputs] = ClipLoader(
             settings,
             prepare=prepare,
@@ -95,7 +87,10 @@ class DecodedClips:
 
     def load(self, path: Path) -> ClipInputs:
         """Returns pixel values."""
-        return self._loader.load(path)
+        loaded = self._loader.load(path)
+        if loaded.cut:
+            self.cut[path] = loaded.cut
+        return loaded
 
     def close(self) -> None:
         """Ends the decode process."""
@@ -111,6 +106,7 @@ class CachedClips:
     """
 
     def __init__(self, store: FeatureStore, records: Mapping[Path, ClipRecord]) -> None:
+        self.cut: dict[Path, str] = {}
         self._store = store
         self._records = records
 

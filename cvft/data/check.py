@@ -6,7 +6,6 @@ Refuses, or sets aside where asked to, every row whose clip does not decode; nev
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import queue
 from collections import defaultdict
@@ -19,10 +18,9 @@ from typing import Literal, NamedTuple
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
-from cvft.errors import ClipError, DataError, Problem
+from cvft.errors import NUM_SHOWN, ClipError, CvftError, DataError, Problem
 from cvft.files import write_whole
-
-_MAX_LINES_SHOWN = 5
+from cvft.jsonl import to_jsonl
 
 MAX_PROCESSES = 8
 """Most decode processes of a check: each may take the memory limit of one, and more would wait for the disk."""
@@ -133,7 +131,7 @@ def check_clips(
     if bad and on_bad_clip == "error":
         raise DataError("the check of clips", problems)
     good_rows = [row for row in rows if row.video not in bad]
-    quarantined = [Quarantined(row, _explain(bad[row.video])) for row in rows if row.video in bad]
+    quarantined = [Quarantined(row, explain(bad[row.video])) for row in rows if row.video in bad]
     if bad and not good_rows:
         raise DataError("the check of clips, which leaves no row,", problems)
     return ClipCheck(good_rows, quarantined, facts)
@@ -145,13 +143,14 @@ def count_processes() -> int:
     return min(num_cpus, MAX_PROCESSES)
 
 
-def _explain(error: ClipError) -> str:
+def explain(error: CvftError) -> str:
+    """Says in one line why a row was set aside."""
     return "; ".join(f"{problem.where}: got {problem.got}, need {problem.need}" for problem in error.problems)
 
 
 def _report(error: ClipError, rows: Sequence[Row]) -> Problem:
     """Names the rows of a bad clip as well as what is wrong with it."""
-    same_file = [row for row in rows if row.source == rows[0].source][:_MAX_LINES_SHOWN]
+    same_file = [row for row in rows if row.source == rows[0].source][:NUM_SHOWN]
     where = ", ".join([rows[0].location, *(str(row.line) for row in same_file[1:])])
     num_more = len(rows) - len(same_file)
     if num_more:
@@ -170,8 +169,8 @@ def write_quarantine(quarantined: Sequence[Quarantined], path: Path) -> None:
     if not quarantined:
         path.unlink(missing_ok=True)
         return
-    lines = []
-    for item in quarantined:
-        origin = {"reason": item.reason, "source": str(item.row.source), "line": item.row.line}
-        lines.append(json.dumps({**origin, "row": item.row.to_json()}, ensure_ascii=False, allow_nan=False))
-    write_whole(path, "".join(f"{line}\n" for line in lines))
+    lines = (
+        {"reason": item.reason, "source": str(item.row.source), "line": item.row.line, "row": item.row.to_json()}
+        for item in quarantined
+    )
+    write_whole(path, to_jsonl(lines))

@@ -39,6 +39,18 @@ class RowShape:
         """Tokens of the row alone."""
         return self.num_prefix_tokens + self.num_question_tokens
 
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the row without its answer."""
+        return self.num_tokens - self.num_label_tokens
+
+    @property
+    def has_question(self) -> bool:
+        """Whether any text stands between prefix and answer. Without, the answer's first token follows the prefix at once: the
+        prefix cannot be shared with other rows, for its last token could predict only one of their first tokens.
+        """
+        return self.num_question_tokens > self.num_label_tokens
+
 
 def group_tokens(group: Group, shapes: Sequence[RowShape]) -> int:
     """Counts the tokens of a group: its prefix once, and every question."""
@@ -46,12 +58,22 @@ def group_tokens(group: Group, shapes: Sequence[RowShape]) -> int:
 
 
 def most_rows_per_clip(shapes: Sequence[RowShape]) -> int:
-    """Returns how many rows the clip with the most rows has; 1 when no two rows share one."""
+    """Returns how many rows that may train together the clip with the most of them has; 1 when no two rows may."""
     counts: dict[int, int] = defaultdict(int)
     for shape in shapes:
-        if shape.clip is not None:
+        if shape.clip is not None and shape.has_question:
             counts[shape.clip] += 1
     return max(counts.values(), default=1)
+
+
+def encodes_a_clip_again(shapes: Sequence[RowShape], *, max_rows_per_group: int) -> bool:
+    """Tells whether some clip comes in more than one group of an epoch."""
+    num_apart: dict[int, int] = defaultdict(int)
+    num_together: dict[int, int] = defaultdict(int)
+    for shape in shapes:
+        if shape.clip is not None:
+            (num_together if shape.has_question else num_apart)[shape.clip] += 1
+    return any(num_apart[clip] + num_together[clip] / max_rows_per_group > 1 for clip in {*num_apart, *num_together})
 
 
 def make_steps(
@@ -95,11 +117,11 @@ def make_steps(
 
 
 def _chunks(order: Sequence[int], shapes: Sequence[RowShape], max_rows: int) -> list[list[int]]:
-    """Collects rows of one clip until a chunk is full; a clip's last chunk may be smaller."""
+    """Collects rows of one clip until a chunk is full; a clip's last chunk may be smaller. Rows without a question are alone."""
     chunks: list[list[int]] = []
     open_chunk: dict[int, list[int]] = {}
     for row in order:
-        clip = shapes[row].clip
+        clip = shapes[row].clip if shapes[row].has_question else None
         chunk = None if clip is None else open_chunk.get(clip)
         if chunk is None or len(chunk) == max_rows:
             chunk = []

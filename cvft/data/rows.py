@@ -12,13 +12,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, ValueProblem
-from cvft.errors import DataError, Problem, quote
+from cvft.data.clip_names import Folder
+from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
+from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, text_of
+from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, quote
 from cvft.files import write_whole
+from cvft.jsonl import parse_json, split_lines, to_jsonl
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -37,6 +40,7 @@ class Row:
         id: The row's own name, if it has one.
         extra: Every other column, kept as read.
         is_item: True when `line` counts items of a JSON array.
+        taken_as_text: Columns in which a number or a boolean stood for text.
     """
 
     query: str
@@ -48,6 +52,7 @@ class Row:
     id: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     is_item: bool = False
+    taken_as_text: tuple[str, ...] = ()
 
     @property
     def location(self) -> str:
@@ -84,16 +89,15 @@ def read_rows(path: Path | str, *, video_root: Path | None = None, require_respo
     Source: modelscope/ms-swift 2.x custom dataset examples for `query`, `response`, `history`, `videos`.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        problem = Problem(str(path), f"a file that cannot be read ({error.strerror})", "a readable JSON or JSONL file")
-        raise DataError(f"data {path}", [problem]) from error
+    raw = _read_bytes(path)
     problems: list[Problem] = []
     if raw.startswith(_UTF8_BOM):
         raw = raw.removeprefix(_UTF8_BOM)
         hint = "save the file as UTF-8 without a byte order mark"
         problems.append(Problem(_locate(path, 1), "a byte order mark (BOM)", "plain UTF-8", hint))
+    other = explain_file(path, raw)
+    if other is not None:
+        raise DataError(f"data {path}", [*problems, other])
 
     is_array = raw.lstrip()[:1] == b"["
     if is_array and path.suffix == ".jsonl":
@@ -162,6 +166,7 @@ def make_rows(
                     id=found.id,
                     extra=extra,
                     is_item=is_array,
+                    taken_as_text=found.taken_as_text,
                 )
             )
     if problems:
@@ -182,8 +187,7 @@ def write_rows(rows: Iterable[Row], path: Path | str) -> None:
     Raises:
         OSError: The file cannot be written; an older one is left as it was.
     """
-    lines = [json.dumps(row.to_json(), ensure_ascii=False, allow_nan=False) for row in rows]
-    write_whole(Path(path), "".join(f"{line}\n" for line in lines))
+    write_whole(Path(path), to_jsonl(row.to_json() for row in rows))
 
 
 def category_of(row: Row) -> str | None:
@@ -193,18 +197,11 @@ def category_of(row: Row) -> str | None:
         row: Any row.
 
     Returns:
-        The text, or the whole number as text, of the row's category column; None without one, or with anything else.
+        The text, or the number as text, of the row's category column; None without one, or with nothing in it.
     """
-    column = category_column(row)
-    value = None if column is None else row.extra[column]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) and value.strip() else None
-
-
-def category_column(row: Row) -> str | None:
-    """Returns the name of the column that `category_of` reads, or None where the row has none, or null in it."""
-    return next((name for name in CATEGORY_COLUMNS if row.extra.get(name) is not None), None)
+    column = category_column(row.extra)
+    text = None if column is None else text_of(row.extra[column])
+    return text if text and text.strip() else None
 
 
 def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
@@ -216,8 +213,25 @@ def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
     Returns:
         Column name -> number of rows that have it, most frequent first, then by name.
     """
-    counts = Counter(key for row in rows for key in row.extra if key not in (CATEGORY_COLUMNS[0], category_column(row)))
+    counts = Counter(
+        key for row in rows for key in row.extra if key not in (CATEGORY_COLUMNS[0], category_column(row.extra))
+    )
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _read_bytes(path: Path) -> bytes:
+    need = "a readable JSON or JSONL file"
+    if path.is_dir():
+        raise DataError(f"data {path}", [explain_folder(path)])
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        hint = "join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one" if "," in path.name else ""
+        hint = hint or did_you_mean(path.name, Folder(path.parent).beside(path.name))
+        raise DataError(f"data {path}", [Problem(str(path), "no such file", need, hint)]) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"data {path}", [Problem(str(path), f"a file that cannot be read ({reason})", need)]) from error
 
 
 def _locate(path: Path, line: int, *, is_item: bool = False) -> str:
@@ -230,58 +244,20 @@ def _kind(value: object) -> str:
 
 
 def _parse_lines(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[int, Any]]:
-    """Parses each line that is not blank. Only a line feed ends a line: U+2028 may stand inside a JSON string."""
+    """Parses each line that is not blank."""
     objects: list[tuple[int, Any]] = []
-    for line, part in enumerate(raw.split(b"\n"), start=1):
-        if not part.strip():
-            continue
+    for line, part in split_lines(raw):
         try:
-            objects.append((line, _parse_json(part)))
+            objects.append((line, parse_json(part)))
         except ValueProblem as error:
-            problems.append(Problem(_locate(path, line), error.got, error.need, error.hint))
+            problem = error.at(_locate(path, line))
+            problems.append(problem if problem.hint else replace(problem, hint=hint_for_line(part)))
     return objects
 
 
 def _parse_array(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[int, Any]]:
     try:
-        return list(enumerate(_parse_json(raw), start=1))
+        return list(enumerate(parse_json(raw), start=1))
     except ValueProblem as error:
-        location = str(path) if error.line is None else _locate(path, error.line)
-        problems.append(Problem(location, error.got, error.need, error.hint))
+        problems.append(error.at(str(path) if error.line is None else _locate(path, error.line)))
         return []
-
-
-def _parse_json(raw: bytes) -> Any:
-    """Parses strict JSON: no repeated keys, no NaN, no half surrogate pairs, all of which other readers take apart."""
-    try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_refuse_repeats, parse_constant=_refuse_constant)
-        if b"\\ud" in raw.lower():
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        got = f"byte 0x{raw[error.start]:02x}, which is not UTF-8"
-        raise ValueProblem(got, "UTF-8 text", "save the file as UTF-8", line=line) from error
-    except UnicodeEncodeError as error:
-        raise ValueProblem("half of a surrogate pair (`\\ud8..`) in a string", "whole characters") from error
-    except json.JSONDecodeError as error:
-        got = f"invalid JSON ({error.msg}, column {error.colno})"
-        raise ValueProblem(got, "one JSON object", line=error.lineno) from error
-    except RecursionError as error:
-        raise ValueProblem("JSON nested too deeply", "one JSON object") from error
-    except ValueError as error:
-        if isinstance(error, ValueProblem):
-            raise
-        raise ValueProblem(f"invalid JSON ({error})", "one JSON object") from error
-    return value
-
-
-def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    columns = dict(pairs)
-    if len(columns) < len(pairs):
-        repeated = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
-        raise ValueProblem(f"the key {quote(repeated[0])} more than once", "each key once", "remove all but one")
-    return columns
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueProblem(f"{quote(name)}, which is not JSON", "a number or null")

@@ -1,30 +1,42 @@
 """`cvft eval`: a run's val rows answered by one of its models, every prediction kept, scored.
 
 RUN/data/val.jsonl + model -> RUN/eval/<model>/{predictions.jsonl, metrics.json} for the settings that the run was trained with,
-RUN/eval/<model>-<digest>/ for others: an evaluation never replaces one with other settings.
+RUN/eval/<model>-<digest>/ for others, RUN/eval/<model>-<file>-<digest>/ for rows of another file: none replaces one
+with other settings. Answers are kept as they come, in predictions.partial.jsonl.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
+from cvft.data.records import fingerprint_looks, fingerprint_rows
 from cvft.data.rows import Row, category_of, read_rows
-from cvft.errors import Problem, RunError
-from cvft.evaluate.metrics import compute_metrics, is_exact_match
-from cvft.files import write_whole
+from cvft.errors import DataError, Problem, RunError
+from cvft.evaluate.metrics import score_rows, summarize
+from cvft.files import check_output, hash_file, write_whole
+from cvft.jsonl import read_jsonl, to_jsonl
 from cvft.plan.job import Job
-from cvft.recipe import Recipe, load_recipe
-from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, find_trained_run, read_metrics
+from cvft.plan.lengths import check_prompts
+from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_other_data
+from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
+from cvft.predict.trained import ADAPTER_WEIGHTS, find_merged
+from cvft.recipe import Recipe, default_name, load_recipe
+from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, read_metrics
+from cvft.weights.folder import CHECKSUM_FILE
 
 if TYPE_CHECKING:
+    from cvft.families.family import Answer
     from cvft.predict.open import Predictors, Variant
+    from cvft.predict.predictor import Predictor
+
+LOG = logging.getLogger(__name__)
 
 NUM_DIGEST_DIGITS = 8
 
@@ -43,87 +55,201 @@ class Evaluation:
 
     def read_predictions(self) -> list[dict[str, Any]]:
         """Reads the rows with their predictions, in order."""
-        text = (self.folder / PREDICTIONS_FILE).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.split("\n") if line]
+        return read_jsonl(self.folder / PREDICTIONS_FILE)
 
 
-def evaluate_run(job: Job, *, variant: Variant, predictors: Predictors | None = None) -> Evaluation:
-    """Answers a run's val rows with one of its models, keeps every prediction and scores them.
+def evaluate_run(
+    job: Job, *, variant: Variant, predictors: Predictors | None = None, data: Path | None = None
+) -> Evaluation:
+    """Answers a run's val rows, or those of another file, with one of its models, keeps every prediction and scores them.
+
+    Each answer is on the disk as soon as it is there: an evaluation that was stopped goes on where it was.
 
     Args:
         job: The job of a trained run.
         variant: `base`, `adapter` or `merged`.
         predictors: The run's models, where others ask them too.
+        data: Rows of another file, with their responses; without it, those that the run has held out.
 
     Returns:
         The evaluation; one with the same settings is not done again.
 
     Raises:
-        RunError: when the run has no val rows, or the model asked for is not there.
+        RunError: when the run has no val rows, or other ones by now, or the model asked for is not there.
+        DataError: when a clip is another one by now, when it is gone, or when it cannot be decoded.
         ContractError: when recipe and adapter disagree on the preprocessing.
     """
-    folder = find_trained_run(job.loaded)
-    all_rows = read_val_rows(folder)
-    rows = all_rows[: job.recipe.eval.num_rows]
-    settings = _settings(job.recipe, variant, num_rows=len(rows))
-    target = folder.evaluation(_name(folder, variant, settings, num_rows=len(all_rows)))
+    if variant == "merged":
+        find_merged(job.run)
+    asked = _read_asked(job, data)
+    rows = asked.rows[: job.recipe.eval.num_rows]
+    settings = _settings(job.recipe, variant, num_rows=len(rows), run=job.run, data=data)
+    made_of = {"weights": _weights_of(job, variant), "rows_sha256": fingerprint_rows(asked.named[: len(rows)])}
+    # the run's own clips were proved to be those of the training
+    clips = None if asked.recorded else fingerprint_looks(rows)
+    target = job.run.evaluation(_name(job.run, variant, settings, num_rows=len(asked.rows), data=data))
     stored = read_metrics(target)
-    if stored is not None and stored["settings"] == settings:
+    if stored is not None and stored["settings"] == settings and stored.get("made_of") == {**made_of, "clips": clips}:
         return Evaluation(target, dict(stored["metrics"]))
-    from cvft.predict.open import Predictors
+    if asked.recorded is not None:
+        refuse_gone(asked.recorded, job.run)
+    check_prompts(
+        rows,
+        family=job.family,
+        folder=job.model.folder,
+        how=job.preprocessing,
+        max_new_tokens=job.recipe.eval.max_new_tokens,
+    )
+    check_output(target / METRICS_FILE, subject=f"run folder {job.run.path}", where="eval/", may_exist=True)
+    with ExitStack() as stack:
+        models = predictors
 
-    models = predictors or Predictors(job)
-    predictor = models.get(variant)
-    with tqdm(total=len(rows), desc=f"answering ({variant})", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
-        answers = predictor.answer(
-            rows,
-            batch_rows=job.recipe.eval.batch_rows,
-            max_new_tokens=job.recipe.eval.max_new_tokens,
-            on_progress=bar.update,
-        )
-    if predictors is None:
-        models.close()
+        def predictor() -> Predictor:
+            nonlocal models
+            if models is None:
+                from cvft.predict.open import Predictors
+
+                models = Predictors(job)
+                stack.callback(models.close)
+            return models.get(variant, clips={} if asked.recorded is None else asked.recorded.clips)
+
+        answered = _answer(job, variant, rows, target=target, settings={**settings, **made_of}, predictor=predictor)
+    answers = [answered[number] for number in range(len(rows))]
     expected = [row.response for row in rows]
-    metrics = compute_metrics(answers, expected=expected, categories=[category_of(row) for row in rows])
+    said = [answer.text for answer in answers]
+    scores = score_rows(
+        said, expected=expected, queries=[row.query for row in rows], kinds=[stated_kind(row) for row in rows]
+    )
+    metrics = summarize(
+        scores,
+        predictions=said,
+        expected=expected,
+        categories=[category_of(row) for row in rows],
+        clips=[row.video or index for index, row in enumerate(rows)],
+    )
+    metrics["num_cut"] = sum(answer.is_cut for answer in answers)
     lines = [
-        {**row.to_json(), "prediction": answer, "is_exact_match": is_exact_match(answer, expected=row.response)}
-        for row, answer in zip(rows, answers, strict=True)
+        {**row.to_json(), "prediction": answer.text, "is_cut": answer.is_cut, **score.to_json()}
+        for row, answer, score in zip(rows, answers, scores, strict=True)
     ]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write_whole(target / PREDICTIONS_FILE, text)
+    # an older evaluation of other weights or rows: without its metrics it is none
+    (target / METRICS_FILE).unlink(missing_ok=True)
+    write_whole(target / PREDICTIONS_FILE, to_jsonl(lines))
     # last: a folder with metrics is whole
-    text = json.dumps({"settings": settings, "metrics": metrics}, indent=2) + "\n"
+    text = (
+        json.dumps({"settings": settings, "made_of": {**made_of, "clips": clips}, "metrics": metrics}, indent=2) + "\n"
+    )
     write_whole(target / METRICS_FILE, text)
+    partial_file(target / PREDICTIONS_FILE).unlink()
     return Evaluation(target, metrics)
 
 
-def read_val_rows(folder: RunFolder) -> list[Row]:
-    """Reads the rows that a run has held out.
+@dataclass(frozen=True)
+class _Asked:
+    """The rows to answer, the same rows with their clips under the names that tell them apart, and what was recorded of them."""
+
+    rows: Sequence[Row]
+    named: Sequence[Row]
+    recorded: RecordedRows | None
+
+
+def _read_asked(job: Job, data: Path | None) -> _Asked:
+    if data is not None:
+        rows = read_rows(data, video_root=job.recipe.data.video_root)
+        LOG.info("rows      %s: %d, which are not the run's own val rows", data, len(rows))
+        return _Asked(rows, rows, None)
+    require_val_rows(job.run)
+    refuse_other_data(job.run, recipe=job.recipe, since="this run")
+    recorded = read_recorded(job.run, "val", recipe=job.recipe)
+    return _Asked(recorded.all_rows, recorded.stored, recorded)
+
+
+def _answer(
+    job: Job,
+    variant: Variant,
+    rows: Sequence[Row],
+    *,
+    target: Path,
+    settings: Mapping[str, Any],
+    predictor: Callable[[], Predictor],
+) -> Mapping[int, Answer]:
+    partial = partial_file(target / PREDICTIONS_FILE)
+
+    def start_anew(differing: str) -> None:
+        LOG.info("answers   those in %s were made with another %s: starting anew", partial, differing)
+
+    with open_answers(partial, rows, settings=settings, on_other=start_anew) as kept:
+        if kept.answers:
+            LOG.info("answers   %d of %d are there from before, in %s", len(kept.answers), len(rows), partial)
+        answered = answer_rows(
+            rows,
+            kept,
+            predictor=predictor,
+            batch_rows=job.recipe.eval.batch_rows,
+            max_new_tokens=job.recipe.eval.max_new_tokens,
+            description=f"answering ({variant})",
+        )
+    if answered.bad:
+        hint = (
+            f"the {len(answered.answers)} answers to the other rows are kept: repair it and run the same command again"
+        )
+        problems = [replace(each, hint=each.hint or hint) for each in locate_problems(answered.bad, rows)]
+        raise DataError("the rows to evaluate", problems)
+    return answered.answers
+
+
+def stated_kind(row: Row) -> str | None:
+    """Returns what a row's column `kind` says of its answer; see `metrics.kinds`."""
+    kind = row.extra.get("kind")
+    return kind if isinstance(kind, str) else None
+
+
+def require_val_rows(folder: RunFolder) -> None:
+    """Refuses a run that has held no rows out.
 
     Raises:
         RunError: when there are none.
     """
     if not folder.val_rows.is_file():
-        hint = "name a val file (data.val) or a share of the clips (data.val_fraction) and train again"
+        hint = f"cvft eval {folder.path} --data FILE evaluates the rows of a file"
         problem = Problem("data/val.jsonl", "no val rows", "rows to evaluate", hint)
         raise RunError(f"run folder {folder.path}", [problem])
-    return read_rows(folder.val_rows)
 
 
-def _settings(recipe: Recipe, variant: Variant, *, num_rows: int) -> dict[str, Any]:
+def _weights_of(job: Job, variant: Variant) -> str:
+    """Identifies the weights that answer: an evaluation of others is another one."""
+    if variant == "base":
+        return job.contract.base_fingerprint
+    if variant == "adapter":
+        return hash_file(job.run.adapter / ADAPTER_WEIGHTS)
+    return hash_file(job.run.merged / CHECKSUM_FILE)
+
+
+def _settings(
+    recipe: Recipe, variant: Variant, *, num_rows: int, run: RunFolder, data: Path | None = None
+) -> dict[str, Any]:
     """States what decides the predictions beyond the run itself."""
-    return {
+    settings: dict[str, Any] = {
         "num_rows": num_rows,
         "max_new_tokens": recipe.eval.max_new_tokens,
         "model": variant,
         "quantize": recipe.model.quantize,
     }
+    if run.checkpoint is not None and variant != "base":
+        settings["checkpoint"] = run.checkpoint
+    if data is not None:
+        settings["data"] = str(data.absolute())
+    return settings
 
 
-def _name(folder: RunFolder, variant: Variant, settings: dict[str, Any], *, num_rows: int) -> str:
-    own = load_recipe(folder.recipe_file).recipe
-    own_rows = min(num_rows, own.eval.num_rows or num_rows)
-    if settings == _settings(own, variant, num_rows=own_rows):
-        return variant
+def _name(run: RunFolder, variant: Variant, settings: dict[str, Any], *, num_rows: int, data: Path | None) -> str:
+    name = f"{variant}-checkpoint-{settings['checkpoint']}" if "checkpoint" in settings else variant
+    if data is not None:
+        name += f"-{default_name(data)}"
+    else:
+        own = load_recipe(run.recipe_file).recipe
+        own_rows = min(num_rows, own.eval.num_rows or num_rows)
+        if settings == _settings(own, variant, num_rows=own_rows, run=run):
+            return name
     text = json.dumps(settings, sort_keys=True)
-    return f"{variant}-{hashlib.sha256(text.encode()).hexdigest()[:NUM_DIGEST_DIGITS]}"
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:NUM_DIGEST_DIGITS]}"

@@ -2,6 +2,3 @@
 
 VERIFICATION_FILE = "cvft_verification.json"
 """What a merged folder was held to. It is written last: a folder with it is whole and verified."""
-
-CHECKSUM_FILE = "SHA256SUMS"
-"""Checksums of a merged folder's weight files, in the form that `sha256sum -c` reads."""

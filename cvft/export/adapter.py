@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from cvft.errors import ModelError, Problem, quote
+from cvft.weights.finite import refuse_nonfinite
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE as WEIGHTS_FILE
 from cvft.weights.shards import name_some
 
-WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 PARTS = ("lora_A.weight", "lora_B.weight", "lora_magnitude_vector")
 """What peft stores of a layer. Source: the files that it writes."""
@@ -51,6 +52,7 @@ class Adapter:
         except (OSError, ValueError, TypeError, SafetensorError) as error:
             problem = Problem("adapter", f"{type(error).__name__}: {error}", "a folder that cvft or peft wrote")
             raise ModelError(f"adapter {folder}", [problem]) from error
+        refuse_nonfinite(folder / WEIGHTS_FILE, subject=f"adapter {folder}")
         self._layers: dict[str, dict[str, Tensor]] = {}
         unknown = []
         for key, tensor in tensors.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from cvft.families.table import find_family, known_checkpoints
 from cvft.files import write_whole
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
-from cvft.runs import RunFolder, read_metrics
+from cvft.runs import ManifestBase, RunFolder, read_manifest, read_metrics
 from cvft.weights.checkpoints import find_checkpoint
-from cvft.weights.folder import ModelFolder
+from cvft.weights.finite import refuse_nonfinite
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder
 from cvft.weights.hub import HUGGING_FACE, ID, PREFIXES
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -48,7 +50,8 @@ def push_run(
     folder = RunFolder(loaded.recipe.run_dir.absolute())
     model = folder.adapter if variant == "adapter" else folder.merged
     _check(loaded, model, model_id=model_id, variant=variant)
-    recipe, base_id, base_commit = _without_paths(loaded, folder)
+    manifest = read_manifest(folder)
+    recipe, base_id, base_commit = _without_paths(loaded, manifest.base)
     card = make_card(
         CardFacts(
             model_id=model_id,
@@ -58,10 +61,10 @@ def push_run(
             base_commit=base_commit,
             recipe_text=dump_yaml(recipe),
             contract=_read(model / CONTRACT_FILE),
-            rows=_read(folder.manifest_file)["rows"],
+            rows=asdict(manifest.rows),
             metrics=_metrics(folder),
             verification=_read(model / VERIFICATION_FILE) if variant == "merged" else None,
-            versions={"cvft": _read(folder.manifest_file)["cvft"], **_read(folder.manifest_file)["packages"]},
+            versions={"cvft": manifest.cvft, **manifest.packages},
             tags=find_family(ModelFolder.of(folder.model_view)).tags,
         )
     )
@@ -95,17 +98,18 @@ def _check(loaded: LoadedRecipe, model: Path, *, model_id: str, variant: str) ->
         problems.append(Problem(f"{model.name}/", "no verification", need, hint))
     if problems:
         raise RunError(subject, problems)
+    if variant == "adapter":
+        refuse_nonfinite(model / ADAPTER_WEIGHTS_FILE, subject=f"adapter {model}")
 
 
-def _without_paths(loaded: LoadedRecipe, folder: RunFolder) -> tuple[dict[str, Any], str | None, str | None]:
+def _without_paths(loaded: LoadedRecipe, source: ManifestBase) -> tuple[dict[str, Any], str | None, str | None]:
     """Returns the recipe with names in place of this machine's folders, and the base's id and commit on a hub."""
     recipe = loaded.recipe.to_dict()
-    source = _read(folder.manifest_file)["base"]
-    base_id, base_commit = source["id"], source["commit"]
+    base_id, base_commit = source.id, source.commit
     path = recipe["model"]["path"]
     published = find_checkpoint(path, known_checkpoints())
-    if base_id is not None:
-        recipe["model"].update(path=f"{PREFIXES[source['hub']]}:{base_id}", revision=base_commit)
+    if source.hub is not None:
+        recipe["model"].update(path=f"{PREFIXES[source.hub]}:{base_id}", revision=base_commit)
     elif published is not None:
         base_id = published.hugging_face_ids[0]
         recipe["model"]["path"] = f"{PREFIXES[HUGGING_FACE]}:{base_id}"

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
 
-from cvft.data.rows import Row, read_rows
-from cvft.errors import Problem, RunError
+from cvft.data.rows import Row
+from cvft.errors import Problem, RunError, quote
 from cvft.export import VERIFICATION_FILE
 from cvft.families.parts import count_parameters
-from cvft.files import publish_folder, recover_folder, write_whole
+from cvft.files import check_output, publish_folder, recover_folder, write_whole
 from cvft.plan.job import Job
-from cvft.runs import RunFolder, find_trained_run
+from cvft.plan.recorded import read_recorded
+from cvft.runs import RunFolder
 from cvft.weights.shards import weight_files
 
 if TYPE_CHECKING:
@@ -41,16 +42,20 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
     import cvft.export.merge as merging
     from cvft.export.tensors import compare_tensors
 
-    folder, dtype = find_trained_run(job.loaded), job.recipe.merged_dtype
+    folder, dtype = job.run, job.recipe.merged_dtype
+    check_output(
+        folder.merged / VERIFICATION_FILE, subject=f"run folder {folder.path}", where="merged/", may_exist=True
+    )
     recover_folder(folder.merged)
     verification_file = folder.merged / VERIFICATION_FILE
     if verification_file.is_file():
         verification = json.loads(verification_file.read_text(encoding="utf-8"))
         if verification["dtype"] != dtype:
-            hint = "remove that folder to merge again"
-            problem = Problem("merged/", f"weights in {verification['dtype']}", dtype, hint)
+            hint = f"move {quote(folder.merged)} to another name to merge again"
+            problem = Problem(f"{folder.merged.name}/", f"weights in {verification['dtype']}", dtype, hint)
             raise RunError(f"run folder {job.recipe.run_dir}", [problem])
         return _verified_line(folder, verification)
+    rows, no_rows = _verification_rows(job)  # before anything is merged: a clip may be another one by now
     aside = folder.path / "merged.partial"
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -67,8 +72,8 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
                 wanted=job.contract,
                 on_progress=bar.update,
             )
-        tensors = compare_tensors(job.model, adapter_folder=folder.adapter, merged_folder=aside)
-        logits = _compare_logits(job, aside, predictors=predictors)
+        tensors = compare_tensors(job.model, adapter_folder=folder.adapter, merged_folder=aside, dtype=dtype)
+        logits = _compare_logits(job, aside, rows, note=no_rows, predictors=predictors)
         verification = {"dtype": dtype, "tensors": tensors.to_dict(), **logits}
         write_whole(aside / VERIFICATION_FILE, json.dumps(verification, indent=2) + "\n")
         publish_folder(aside, folder.merged)
@@ -100,16 +105,17 @@ def will_compare_logits(job: Job) -> bool:
     return job.recipe.export.merge and not is_done and not why_no_logits(job)
 
 
-def _compare_logits(job: Job, merged: Path, *, predictors: Predictors | None) -> dict[str, Any]:
+def _compare_logits(
+    job: Job, merged: Path, rows: Sequence[Row], *, note: str, predictors: Predictors | None
+) -> dict[str, Any]:
     """Lets adapter and merged model answer the same rows, where the device has room for them."""
     from cvft.export.verify import collect_outputs, compare
     from cvft.predict.open import Predictors
 
     models = predictors or Predictors(job)
     dtype, recipe = job.recipe.merged_dtype, job.recipe
-    if why_not := why_no_logits(job, loaded_bytes=models.num_bytes):
+    if why_not := note or why_no_logits(job, loaded_bytes=models.num_bytes):
         return {"logits": None, "note": why_not}
-    rows = _verification_rows(job.run)[: recipe.export.verify_rows]
     outputs = []
     with tqdm(total=2 * len(rows), desc="verifying", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
         variants: tuple[Variant, ...] = ("adapter", "merged")
@@ -125,9 +131,15 @@ def _compare_logits(job: Job, merged: Path, *, predictors: Predictors | None) ->
     return {"logits": compare(*outputs, locations=locations, dtype=dtype).to_dict(), "note": ""}
 
 
-def _verification_rows(folder: RunFolder) -> list[Row]:
-    """Val rows, or train rows when none were held out."""
-    return read_rows(folder.val_rows if folder.val_rows.is_file() else folder.train_rows)
+def _verification_rows(job: Job) -> tuple[list[Row], str]:
+    """Returns val rows, or train rows when none were held out, whose clips are there; and why there are none."""
+    which: Literal["train", "val"] = "val" if job.run.val_rows.is_file() else "train"
+    recorded = read_recorded(job.run, which, recipe=job.recipe)
+    rows = list(recorded.rows[: job.recipe.export.verify_rows])
+    if rows:
+        return rows, ""
+    clips = {row.video for row in recorded.gone}
+    return [], f"logits were not compared: none of the {len(clips)} clips of the {which} rows is there any more"
 
 
 def _verified_line(folder: RunFolder, verification: Mapping[str, Any]) -> str:

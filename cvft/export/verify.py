@@ -91,7 +91,7 @@ def collect_outputs(
         The outputs.
     """
     answers = predictor.answer(rows, batch_rows=1, max_new_tokens=max_new_tokens)
-    return Outputs(predictor.score(rows, on_progress=on_progress), answers)
+    return Outputs(predictor.score(rows, on_progress=on_progress), [answer.text for answer in answers])
 
 
 def compare(adapter: Outputs, merged: Outputs, *, locations: Sequence[str], dtype: str) -> LogitCheck:

@@ -58,6 +58,8 @@ class Contract:
 
 RECORDED_ONLY = ("decoder_version",)
 
+_HINTS = {"base_fingerprint": "another base: --base FOLDER says where that of the training lies by now"}
+
 COMMON = tuple(each.name for each in fields(Contract) if each.name != "fields")
 
 
@@ -74,19 +76,39 @@ def read_contract(folder: Path) -> Contract:
     subject = f"folder {folder}"
     if not path.is_file():
         need = "the contract that cvft stores beside trained weights"
-        hint = "give an adapter or merged folder that cvft wrote"
+        hint = "give an adapter or merged folder that cvft wrote, or a model by a name that `cvft models` lists"
         raise ContractError(subject, [Problem(CONTRACT_FILE, "no such file", need, hint)])
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _unfit(error, subject=subject, where=CONTRACT_FILE) from error
+    return contract_from_dict(values, subject=subject, where=CONTRACT_FILE)
+
+
+def contract_from_dict(values: Any, *, subject: str, where: str) -> Contract:
+    """Builds a contract from what `Contract.to_dict` returned.
+
+    Args:
+        values: All fields side by side.
+        subject: What holds them, for the headline of the error.
+        where: The place in it.
+
+    Raises:
+        ContractError: when it is no contract, or one of another version.
+    """
+    try:
         common = {name: values[name] for name in COMMON}
         own = {name: value for name, value in values.items() if name not in COMMON}
         if common["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"version {common['schema_version']}")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        need = f"the fields of version {SCHEMA_VERSION}"
-        problem = Problem(CONTRACT_FILE, f"{error!r}", need, "was it edited by hand?")
-        raise ContractError(subject, [problem]) from error
+        raise _unfit(error, subject=subject, where=where) from error
     return Contract(**common, fields=own)
+
+
+def _unfit(error: Exception, *, subject: str, where: str) -> ContractError:
+    need = f"the fields of version {SCHEMA_VERSION}"
+    return ContractError(subject, [Problem(where, f"{error!r}", need, "was it edited by hand?")])
 
 
 def check_contract(stored: Contract, wanted: Contract, *, folder: Path) -> None:
@@ -102,7 +124,7 @@ def check_contract(stored: Contract, wanted: Contract, *, folder: Path) -> None:
     """
     before, now = stored.to_dict(), wanted.to_dict()
     problems = [
-        Problem(name, quote(now.get(name)), f"{quote(before.get(name))} as in training")
+        Problem(name, quote(now.get(name)), f"{quote(before.get(name))} as in training", _HINTS.get(name, ""))
         for name in dict.fromkeys([*now, *before])
         if name not in RECORDED_ONLY and before.get(name) != now.get(name)
     ]

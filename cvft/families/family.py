@@ -8,15 +8,16 @@ A family is one row of `cvft.families.table.FAMILIES`. No file outside this room
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
-from cvft.errors import ModelError, Problem, quote
+from cvft.errors import DataError, ModelError, Problem, quote
 from cvft.families.costs import CostModel
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
@@ -96,6 +97,16 @@ class Layout:
         return len(self.input_ids)
 
 
+@contextmanager
+def naming(row: Row) -> Iterator[None]:
+    """Gives a `DataError` the place of the row that it is about."""
+    try:
+        yield
+    except DataError as error:
+        problems = [replace(problem, where=f"{row.location} {problem.where}") for problem in error.problems]
+        raise DataError("the rows", problems) from error
+
+
 LayOut = Callable[[Row, ClipInfo | None], Layout]
 """Lays out a row with its answer, exactly as training does, from facts of its clip and without a frame."""
 
@@ -133,13 +144,6 @@ class Family(Protocol):
 
         Raises:
             CvftError: with what cannot be.
-        """
-
-    def check_rows(self, rows: Sequence[Row], how: Preprocessing) -> None:
-        """Refuses rows that the template has no place for.
-
-        Raises:
-            DataError: with every such row.
         """
 
     def check_recipe(self, recipe: Recipe, folder: ModelFolder) -> None:
@@ -227,6 +231,19 @@ class Loading:
     runs_tower_always: bool = False
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to one row.
+
+    Args:
+        text: The answer, without control tokens and without white space around it.
+        is_cut: Whether its tokens were used up before the model ended it.
+    """
+
+    text: str
+    is_cut: bool
+
+
 class LabelLoss(NamedTuple):
     """What the label tokens of a batch say.
 
@@ -255,6 +272,8 @@ class Encoder(Protocol):
     """Everything between decoded frames and a model's inputs, for one checkpoint and one way of preprocessing."""
 
     tokenizer: Any
+    max_tokens: int
+    """Most tokens of a prompt and its answer together."""
 
     def clip(self, clip: Clip) -> dict[str, Tensor]:
         """Turns decoded frames into pixel values, by the model's names."""
@@ -311,17 +330,17 @@ class Runtime(Protocol):
         encoder: Encoder,
         prompts: Sequence[Mapping[str, Tensor]],
         *,
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         clips: Sequence[Hashable] | None = None,
         on_text: Callable[[str], object] | None = None,
-    ) -> list[str]:
+    ) -> list[Answer]:
         """Answers prompts greedily; rows with equal `clips` share one clip, which is computed once.
 
         Args:
             model: The model, or a peft model around it.
             encoder: What encoded the prompts.
             prompts: Rows encoded without a response.
-            max_new_tokens: Longest answer in tokens.
+            max_new_tokens: Longest answer in tokens, of all prompts or of each.
             clips: What tells the rows' clips apart, or None for rows that share none.
             on_text: Called with each piece of the answer to a single prompt as it comes.
         """

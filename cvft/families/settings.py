@@ -42,6 +42,7 @@ COMMON = frozenset(
         "train.save_steps",
         "train.eval_steps",
         "train.keep_checkpoints",
+        "train.max_skipped_steps",
         "train.num_workers",
         "export.merge",
         "export.dtype",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
-from cvft.data.groups import RowShape, most_rows_per_clip
+from cvft.data.groups import RowShape, encodes_a_clip_again, most_rows_per_clip
 from cvft.data.packing import BatchLimits
 from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError, quote
@@ -86,8 +86,9 @@ def decide_limits(job: Job, *, rows: RowFacts) -> BatchLimits:
     asked = {"train.group_by_clip": train.group_by_clip == "on", "train.max_rows_per_group": train.max_rows_per_group}
     if not shares_clips and any(asked.values()):
         key = next(key for key, value in asked.items() if value)
+        rest = "" if all(shape.has_question for shape in rows.train) else " with text between clip and answer"
         value = train.group_by_clip if key == "train.group_by_clip" else train.max_rows_per_group
-        need, hint = "rows that share a clip: every clip has one row", f"remove `{key}`"
+        need, hint = f"rows that share a clip: every clip has one row{rest}", f"remove `{key}`"
         raise RecipeError("the recipe and its rows", [Problem(key, quote(value), need, hint)])
     has_groups = job.family.capabilities.groups and recipe.model.attention not in MASKLESS_ATTENTION
     takes_groups = has_groups and train.group_by_clip != "off"
@@ -113,7 +114,9 @@ def decide_features(job: Job, *, rows: RowFacts, limits: BatchLimits, num_epochs
     if asked != "auto" or not job.may_cache_features:
         return asked == "on"
     has_clips = any(shape.clip is not None for shape in rows.train)
-    return has_clips and (num_epochs > 1 or most_rows_per_clip(rows.train) > limits.max_rows_per_group)
+    return has_clips and (
+        num_epochs > 1 or encodes_a_clip_again(rows.train, max_rows_per_group=limits.max_rows_per_group)
+    )
 
 
 def decide_recompute(job: Job, *, batches: Sequence[Batch], caches: bool) -> bool:

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cvft.data.rows import Row, category_column, category_of, extra_columns
+from cvft.data.row_columns import category_column
+from cvft.data.rows import Row, category_of, extra_columns
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
 from cvft.errors import quote
@@ -54,7 +55,7 @@ def note_rows(
     """
     all_rows = [*rows, *held_out]
     used = {row.video: clips[row.video] for row in all_rows if row.video is not None}
-    notes = [*_note_columns(all_rows), *_note_categories(all_rows)]
+    notes = [*_note_columns(all_rows), *_note_categories(all_rows), *_note_numbers(all_rows)]
     notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
     trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
     shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
@@ -109,7 +110,7 @@ def _note_columns(rows: Sequence[Row]) -> list[str]:
 
 
 def _note_categories(rows: Sequence[Row]) -> list[str]:
-    columns = [category_column(row) for row in rows]
+    columns = [category_column(row.extra) for row in rows]
     notes = ["column `family` is read as `category`"] if "family" in columns else []
     unread = Counter(
         column for row, column in zip(rows, columns, strict=True) if column is not None and category_of(row) is None
@@ -117,6 +118,19 @@ def _note_categories(rows: Sequence[Row]) -> list[str]:
     return notes + [
         f"column {quote(column)} of {count} rows holds no text: these rows count in the means over all rows only"
         for column, count in sorted(unread.items())
+    ]
+
+
+def _note_numbers(rows: Sequence[Row]) -> list[str]:
+    """Says in which columns numbers and booleans stand for text."""
+    taken: dict[str, list[Row]] = {}
+    for row in rows:
+        for column in row.taken_as_text:
+            taken.setdefault(column, []).append(row)
+    return [
+        f"numbers or booleans stand in {quote(column)} of {len(found)} rows ({name_examples(row.location for row in found)}): "
+        "taken as text, as they are written there"
+        for column, found in taken.items()
     ]
 
 
@@ -152,7 +166,7 @@ def _note_clips(clips: Mapping[Path, ClipInfo], *, sampling: Sampling) -> list[s
     """Writes the notes on single clips, one for all that differ in numbers alone."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(clips):
-        for note in clips[path].notes:
+        for note in (*clips[path].notes, *clips[path].file_notes):
             if note != _cut_note(clips[path], sampling):
                 kinds.setdefault(NUMBER.sub("#", note), []).append((path.name, note))
     notes = []

@@ -8,21 +8,22 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cvft import __version__
 from cvft.data.check import ClipCheck, Quarantined, check_clips
-from cvft.data.groups import RowShape
 from cvft.data.proven import Looks, ProvenClips, look_at
+from cvft.data.records import FileFacts
 from cvft.data.rows import Row, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, Problem
-from cvft.families.family import IGNORED_LABEL, LayOut
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
+from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import note_rows
+from cvft.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class PreparedRows:
         clips: Facts per clip.
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
+        sources: What tells the files that the rows came from, by their setting.
         proven: What the next start need not decode again; None where nothing is to be kept.
     """
 
@@ -45,6 +47,7 @@ class PreparedRows:
     clips: Mapping[Path, ClipInfo]
     row_facts: RowFacts
     notes: Sequence[str]
+    sources: Mapping[str, FileFacts] = field(default_factory=dict)
     proven: ProvenClips | None = None
 
 
@@ -97,57 +100,75 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     recipe, how = job.recipe, job.preprocessing
-    rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
-    held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
-    job.family.check_rows([*rows, *held_out], how)
+    sources = find_sources(recipe)
+    rows, held_out = _read_both(recipe)
+    lay_out = job.family.layouts(job.model.folder, how)
+    check_texts([*rows, *held_out], lay_out=lay_out)
     checked = check([*rows, *held_out])
     set_aside = {id(item.row) for item in checked.quarantined}
     rows = [row for row in rows if id(row) not in set_aside]
     held_out = [row for row in held_out if id(row) not in set_aside]
+    _refuse_nothing_left(recipe, rows, held_out, checked.quarantined)
     if not recipe.data.val and recipe.data.val_fraction:
         rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
-    lay_out = job.family.layouts(job.model.folder, how)
     shapes = measure_rows([*rows, *held_out], lay_out=lay_out, clips=checked.facts)
-    _refuse_long_rows([*rows, *held_out], shapes, max_tokens=how.max_tokens)
+    check_rows_fit([*rows, *held_out], shapes, max_tokens=how.max_tokens)
+    train, val = shapes[: len(rows)], shapes[len(rows) :]
+    max_new_tokens = recipe.eval.max_new_tokens
+    check_answers_fit(
+        held_out[: recipe.eval.num_rows],
+        [shape.num_prompt_tokens for shape in val[: recipe.eval.num_rows]],
+        max_new_tokens=max_new_tokens,
+        max_tokens=answer_limit(job.family, job.model.folder, how),
+    )
     return PreparedRows(
         train_rows=rows,
         val_rows=held_out,
         quarantined=checked.quarantined,
         clips=checked.facts,
-        row_facts=RowFacts(shapes[: len(rows)], shapes[len(rows) :]),
-        notes=note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
+        row_facts=RowFacts(train, val),
+        notes=[
+            *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
+            *note_lengths(train, val, max_new_tokens=max_new_tokens),
+        ],
+        sources=sources,
     )
 
 
-def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, ClipInfo]) -> list[RowShape]:
-    """Counts the tokens of each row, answer and EOS included, exactly as training lays them out.
-
-    Clips are told apart by their content: two files with the same bytes are one clip.
-    """
-    numbers: dict[str, int] = {}
-    shapes = []
-    for row in rows:
-        clip = None if row.video is None else clips[row.video]
-        layout = lay_out(row, clip)
-        number = None if clip is None else numbers.setdefault(clip.sha256, len(numbers))
-        shapes.append(
-            RowShape(
-                number,
-                num_prefix_tokens=layout.num_prefix_tokens,
-                num_question_tokens=len(layout) - layout.num_prefix_tokens,
-                num_label_tokens=sum(label != IGNORED_LABEL for label in layout.labels),
-                num_frames=0 if clip is None else clip.num_frames,
-            )
-        )
-    return shapes
+def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
+    """Looks at the files that a recipe's rows come from; one that cannot be read is for its reader to report."""
+    files = {"data.train": recipe.data.train, "data.val": recipe.data.val}
+    return {key: FileFacts.of(path) for key, path in files.items() if path is not None and path.is_file()}
 
 
-def _refuse_long_rows(rows: Sequence[Row], shapes: Sequence[RowShape], *, max_tokens: int) -> None:
-    hint = "lower video.max_frames, shorten the text, or raise data.max_tokens; rows are never cut"
-    problems = [
-        Problem(row.location, f"{shape.num_tokens} tokens", f"at most {max_tokens}", hint)
-        for row, shape in zip(rows, shapes, strict=True)
-        if shape.num_tokens > max_tokens
-    ]
+def _read_both(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+    """Reads train and val rows, and tells the problems of both files together."""
+    read: list[list[Row]] = []
+    errors: list[DataError] = []
+    for path in (recipe.data.train, recipe.data.val):
+        try:
+            read.append([] if path is None else read_rows(path, video_root=recipe.data.video_root))
+        except DataError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DataError("the rows", [problem for error in errors for problem in error.problems])
+    rows, held_out = read
+    return rows, held_out
+
+
+def _refuse_nothing_left(
+    recipe: Recipe, rows: Sequence[Row], held_out: Sequence[Row], quarantined: Sequence[Quarantined]
+) -> None:
+    """Refuses to train on no row, or to evaluate none where a file of val rows was given."""
+    left = {"data.train": (recipe.data.train, rows), "data.val": (recipe.data.val, held_out)}
+    problems = []
+    for setting, (path, good) in left.items():
+        reasons = [item.reason for item in quarantined if item.row.source == path]
+        if path is not None and not good:
+            got = f"{len(reasons)} rows in {path}, of which not one has a good clip"
+            hint = f"the first of them: {reasons[0]}" if reasons else ""
+            problems.append(Problem(setting, got, "rows that can be used", hint))
     if problems:
-        raise DataError("the rows", problems)
+        raise DataError("the rows that are left", problems)

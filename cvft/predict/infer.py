@@ -1,90 +1,204 @@
-"""Answers outside a run: one question, or a file of rows, with an adapter or a merged folder and nothing else given.
+"""Answers outside a run: one question, or a file of rows, with a model and nothing else given.
 
-Everything that decides how clips and text reach the model comes from the contract beside the weights.
+Everything that decides how clips and text reach the model comes from the contract beside its weights, or from the name of a model
+that was published. Whatever is wrong with question, clip, model folder or output is found before torch is loaded.
+
+rows -> OUTPUT.partial.jsonl, batch by batch -> OUTPUT, and OUTPUT.bad.jsonl for rows that could not be answered
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+from cvft.data.check import Quarantined, explain, write_quarantine
+from cvft.data.records import fingerprint_rows
+from cvft.data.rows import Row, make_rows, read_rows
+from cvft.errors import DataError, IncompleteError, Problem, RunError
+from cvft.files import check_output, write_whole
+from cvft.jsonl import to_jsonl
+from cvft.plan.lengths import check_prompts
+from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
+from cvft.predict.trained import FoundModel, find_model
 
-from cvft.data.rows import Row, read_rows
-from cvft.files import write_whole
+if TYPE_CHECKING:
+    from cvft.predict.predictor import Predictor
+
+LOG = logging.getLogger(__name__)
 
 BATCH_ROWS = 4
 """Rows answered at a time where the caller does not say."""
 
-MAX_NEW_TOKENS = 512
-"""Longest answer in tokens where the caller does not say."""
+QUESTION = Path("the question")
+"""Where the row of a single question comes from, for messages."""
+
+NUM_EXAMPLES = 3
+"""Most clips that a note names."""
+
+
+def make_question(video: str | Path | None, query: str, history: Iterable[tuple[str, str]] = ()) -> Row:
+    """Makes the row of one question, with the checks of a file of rows.
+
+    Args:
+        video: The clip, relative to the current folder, or None to ask without one.
+        query: The question.
+        history: Earlier (question, answer) turns.
+
+    Raises:
+        DataError: when the clip does not exist.
+    """
+    columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
+    if video is not None:
+        columns["videos"] = [str(video)]
+    try:
+        (row,) = make_rows([(1, columns)], source=QUESTION, video_root=Path.cwd(), require_response=False)
+    except DataError as error:
+        where = f"{QUESTION}: item 1 "
+        problems = [replace(each, where=each.where.removeprefix(where)) for each in error.problems]
+        raise DataError("the question", problems) from error
+    return row
 
 
 def infer_one(
-    model: Path,
+    model: str | Path,
     *,
-    video: Path | None,
+    video: str | Path | None,
     query: str,
     history: Sequence[tuple[str, str]] = (),
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     quantize: str | None = None,
+    base: Path | None = None,
 ) -> str:
     """Answers one question.
 
     Args:
-        model: Adapter or merged folder.
+        model: What `find_model` takes.
         video: The clip, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
-        max_new_tokens: Longest answer in tokens.
+        max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
+        base: Where the base of an adapter lies by now.
 
     Returns:
         The answer.
 
     Raises:
-        CvftError: when the folder or the clip cannot be used.
+        CvftError: when the model or the clip cannot be used.
     """
-    from cvft.predict.open import open_trained
-
-    predictor = open_trained(model, quantize=quantize)
-    source = Path("command line")
-    row = Row(query, "", tuple(history), None if video is None else video.resolve(), source=source, line=1)
-    (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
-    predictor.close()
-    return answer
+    row = make_question(video, query, history)
+    found = find_model(model, base=base, quantize=quantize)
+    _check([row], found, max_new_tokens)
+    _look_at_clip(row, found)
+    with closing(_load(found)) as predictor:
+        (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
+    return answer.text
 
 
 def infer_file(
-    model: Path, *, data: Path, output: Path, max_new_tokens: int = MAX_NEW_TOKENS, quantize: str | None = None
+    model: str | Path,
+    *,
+    data: Path,
+    output: Path,
+    max_new_tokens: int | None = None,
+    quantize: str | None = None,
+    base: Path | None = None,
 ) -> str:
-    """Answers every row of a file.
+    """Answers every row of a file; what was answered before a stop is not answered again.
 
     Args:
-        model: Adapter or merged folder.
+        model: What `find_model` takes.
         data: JSON or JSONL rows; responses are kept and not looked at.
-        output: JSONL to write: each row with its `prediction`. It appears whole or not at all.
-        max_new_tokens: Longest answer in tokens.
+        output: JSONL to write: each row with its `prediction`, and `is_cut` where tokens ran out, in the order of the rows. It
+            appears when all rows were tried; until then the answers lie in `OUTPUT.partial.jsonl`.
+        max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
+        base: Where the base of an adapter lies by now.
 
     Returns:
         How many rows were answered, for the terminal.
 
     Raises:
-        CvftError: when the folder, a row or a clip cannot be used; then nothing is written.
+        CvftError: when model, rows or output cannot be used, or no row can be answered; then nothing is written.
+        IncompleteError: when some rows could not be answered: they are listed in `OUTPUT.bad.jsonl`.
     """
-    from cvft.predict.open import open_trained
-
+    partial = partial_file(output)
+    for path, may_exist in ((output, partial.is_file()), (partial, True), (bad_file(output), True)):
+        check_output(path, subject="command line", where="--output", may_exist=may_exist)
     rows = read_rows(data, require_response=False)
-    predictor = open_trained(model, quantize=quantize)
-    with tqdm(total=len(rows), desc="answering", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
-        answers = predictor.answer(rows, batch_rows=BATCH_ROWS, max_new_tokens=max_new_tokens, on_progress=bar.update)
-    predictor.close()
-    lines = [
-        json.dumps({**row.to_json(), "prediction": answer}, ensure_ascii=False)
-        for row, answer in zip(rows, answers, strict=True)
-    ]
-    write_whole(output, "".join(f"{line}\n" for line in lines))
+    found = find_model(model, base=base, quantize=quantize)
+    _check(rows, found, max_new_tokens)
+    settings = {
+        **found.fingerprint(),
+        "max_new_tokens": max_new_tokens,
+        "batch_rows": BATCH_ROWS,
+        "rows_sha256": fingerprint_rows(rows),
+    }
+
+    def refuse(differing: str) -> None:
+        got = f"answers that were made with another {differing}"
+        hint = "give another --output, or move that file away to answer anew"
+        raise RunError("the answers", [Problem(str(partial), got, "those of the same model, settings and rows", hint)])
+
+    with ExitStack() as stack:
+        kept = stack.enter_context(open_answers(partial, rows, settings=settings, on_other=refuse))
+        if kept.answers:
+            LOG.info("answers   %d of %d are there from before, in %s", len(kept.answers), len(rows), partial)
+        answered = answer_rows(
+            rows,
+            kept,
+            predictor=lambda: stack.enter_context(closing(_load(found))),
+            batch_rows=BATCH_ROWS,
+            max_new_tokens=max_new_tokens,
+            description="answering",
+        )
+        problems = locate_problems(answered.bad, rows)
+        if not answered.answers:
+            raise DataError(f"data {data}, of which no row could be answered,", problems)
+        lines = (
+            {**rows[number].to_json(), "prediction": answer.text, "is_cut": answer.is_cut}
+            for number, answer in sorted(answered.answers.items())
+        )
+        set_aside = [Quarantined(rows[number], explain(error)) for number, error in sorted(answered.bad.items())]
+        write_quarantine(set_aside, bad_file(output))
+        write_whole(output, to_jsonl(lines))
+        partial.unlink()
+    if answered.cut:
+        more = f"; and {len(answered.cut) - NUM_EXAMPLES} more" if len(answered.cut) > NUM_EXAMPLES else ""
+        some = "; ".join(answered.cut[:NUM_EXAMPLES])
+        LOG.info("note      %d clips are longer than what is shown of them: %s%s", len(answered.cut), some, more)
+    if set_aside:
+        said = f"{len(answered.answers)} of {len(rows)} rows answered in {output}; the others are listed in {bad_file(output)}"
+        raise IncompleteError(f"{DataError(f'data {data}', problems)}\n{said}")
     return f"{len(rows)} rows answered in {output}"
+
+
+def bad_file(output: Path) -> Path:
+    """Returns where rows that could not be answered are listed."""
+    stem = output.name.removesuffix(".jsonl").removesuffix(".json")
+    return output.with_name(f"{stem}.bad.jsonl")
+
+
+def _check(rows: Sequence[Row], found: FoundModel, max_new_tokens: int | None) -> None:
+    check_prompts(rows, family=found.family, folder=found.model, how=found.how, max_new_tokens=max_new_tokens)
+
+
+def _load(found: FoundModel) -> Predictor:
+    from cvft.predict.open import load_model
+
+    return load_model(found)
+
+
+def _look_at_clip(row: Row, found: FoundModel) -> None:
+    """Refuses a clip that cannot be decoded before the model is loaded, and says what of it will not be shown."""
+    if row.video is None:
+        return
+    decode = found.how.decode
+    with decode.make_process() as process:
+        seen = process.inspect(row.video, sampling=decode.sampling, decoder=decode.decoder)
+    for note in seen.notes:
+        LOG.info("note      %s: %s", row.video.name, note)

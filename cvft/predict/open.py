@@ -1,12 +1,13 @@
-"""Opens the models of a run, one in memory at a time, and trained folders that stand alone.
+"""Loads the models of a run, one in memory at a time, and models that stand alone.
 
-`Job` + variant -> `Predictor`          adapter or merged folder -> its contract and recipe -> `Predictor`
+`Job` + variant -> `Predictor`          `FoundModel` -> `Predictor`
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,28 +15,25 @@ from typing import Any, Literal
 import torch
 
 from cvft.clips.build import missing_clips
-from cvft.clips.source import CachedClips, ClipSource, DecodedClips, read_records
+from cvft.clips.source import CachedClips, ClipSource, DecodedClips
 from cvft.data.features.store import FeatureStore
-from cvft.data.video.loader import DecodeSettings
+from cvft.data.records import ClipRecord, read_records
 from cvft.dtypes import BY_NAME
-from cvft.errors import ContractError, Problem, RunError, quote
-from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
+from cvft.families.contract import Contract, check_contract, read_contract
 from cvft.families.family import Family, Loading, Preprocessing, load_runtime
 from cvft.families.parts import Shape, weight_bytes
-from cvft.families.table import find_family
-from cvft.plan.job import Job, open_model
+from cvft.plan.job import Job
 from cvft.predict.placement import spreads_over_gpus
 from cvft.predict.predictor import Predictor
-from cvft.recipe import Recipe, load_recipe
-from cvft.weights.folder import ModelFolder
+from cvft.predict.trained import FoundModel, find_merged, find_model
+from cvft.weights.finite import refuse_nonfinite
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder
 from cvft.weights.shards import read_shards
 
 LOG = logging.getLogger(__name__)
 
 Variant = Literal["base", "adapter", "merged"]
 """Which of a run's models: they share base weights, so base and adapter are one load."""
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass
@@ -61,13 +59,22 @@ class Predictors:
         self.keeps_tower = keeps_tower
         self._loaded: _Loaded | None = None
 
-    def get(self, variant: Variant, *, plain: bool = False, merged_folder: Path | None = None) -> Predictor:
+    def get(
+        self,
+        variant: Variant,
+        *,
+        plain: bool = False,
+        merged_folder: Path | None = None,
+        clips: Mapping[Path, ClipRecord] | None = None,
+    ) -> Predictor:
         """Returns a variant's predictor; the one returned before is not to be used any more.
 
         Args:
             variant: `base`, `adapter` or `merged`.
             plain: Whether every weight takes part as it is stored: no quantized weights, no cached features.
             merged_folder: Where the merged model lies while it is being verified; else in its place in the run.
+            clips: What the run has recorded of the clips that will be shown, by their places today; cached features serve for
+                these alone. None for those of the run, where they were.
 
         Raises:
             RunError: when the run has no such model.
@@ -78,7 +85,7 @@ class Predictors:
         stored = read_contract(job.run.adapter)
         check_contract(stored, job.contract, folder=job.run.adapter)
         dtype = job.recipe.merged_dtype if is_merged else job.recipe.model.dtype
-        cached = None if plain or dtype != job.recipe.model.dtype else find_features(job, stored=stored)
+        cached = None if plain or dtype != job.recipe.model.dtype else find_features(job, stored=stored, clips=clips)
         loading = Loading(
             dtype=dtype,
             attention=job.recipe.attention,
@@ -88,7 +95,7 @@ class Predictors:
         )
         if self._loaded is None or not _serves(self._loaded, is_merged=is_merged, loading=loading):
             self.close()
-            folder = self._find_merged(merged_folder) if is_merged else job.model.folder
+            folder = find_merged(job.run, merged_folder) if is_merged else job.model.folder
             torch.set_num_threads(job.recipe.parallel.num_threads)
             predictor = _load(
                 folder,
@@ -122,13 +129,6 @@ class Predictors:
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()  # the next model asks the device what is free
 
-    def _find_merged(self, merged_folder: Path | None) -> ModelFolder:
-        folder = merged_folder or self.job.run.merged
-        if not (folder / CONTRACT_FILE).is_file():
-            problem = Problem("merged/", "no such folder", "a merged model", "cvft export makes it")
-            raise RunError(f"run folder {self.job.run.path}", [problem])
-        return ModelFolder.of(folder)
-
 
 def open_predictor(job: Job, variant: Variant) -> Predictor:
     """Loads one of a run's models.
@@ -144,79 +144,45 @@ def open_predictor(job: Job, variant: Variant) -> Predictor:
     return Predictors(job).get(variant)
 
 
-def open_trained(folder: Path, *, quantize: str | None = None) -> Predictor:
-    """Loads an adapter or merged folder with nothing else given.
+def load_model(found: FoundModel) -> Predictor:
+    """Loads a model that was found by its folder or name.
 
     Args:
-        folder: The folder, which holds its contract and recipe.
-        quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
-
-    Raises:
-        ContractError: when the folder has no contract, or when its base is another one by now.
+        found: The model.
     """
-    contract = read_contract(folder)
-    recipe = load_recipe(folder / "recipe.yaml").recipe
-    torch.set_num_threads(recipe.parallel.num_threads)
-    device = "cuda" if torch.cuda.is_available() and recipe.parallel.device != "cpu" else "cpu"
-    is_adapter = (folder / ADAPTER_CONFIG).is_file()
-    if is_adapter:
-        opened = open_model(recipe)
-        model, family = opened.folder, opened.family
-        _check_base(model, contract, adapter_folder=folder)
-    else:
-        model = ModelFolder.of(folder)
-        family = find_family(model)
-    loading = Loading(
-        dtype=recipe.model.dtype if is_adapter else recipe.merged_dtype,
-        attention=recipe.attention,
-        quantize=quantize or (recipe.model.quantize if is_adapter else "none"),
-        embeddings_on_cpu=recipe.model.embeddings_on_cpu and device == "cuda",
-    )
+    torch.set_num_threads(found.num_threads)
+    device = "cuda" if torch.cuda.is_available() and found.device != "cpu" else "cpu"
+    embeddings_on_cpu = found.loading.embeddings_on_cpu and device == "cuda"
     return _load(
-        model,
-        family,
-        preprocessing_of(contract, family=family, folder=model, recipe=recipe),
-        loading=loading,
+        found.model,
+        found.family,
+        found.how,
+        loading=replace(found.loading, embeddings_on_cpu=embeddings_on_cpu),
         device=device,
-        adapter_folder=folder if is_adapter else None,
+        adapter_folder=found.adapter,
     )
 
 
-def preprocessing_of(contract: Contract, *, family: Family, folder: ModelFolder, recipe: Recipe) -> Preprocessing:
-    """Returns how rows reach a model by its contract.
-
-    Args:
-        contract: From the trained folder.
-        family: The family of its model.
-        folder: The model folder.
-        recipe: What decoding may take.
+def open_trained(path: str | Path, *, base: Path | None = None, quantize: str | None = None) -> Predictor:
+    """Finds and loads a model that stands alone; see `find_model`.
 
     Raises:
-        ContractError: when the contract is not one of this family's.
+        CvftError: when there is none, or when it cannot be used.
     """
-    if contract.fields.keys() != family.fields:
-        got, need = (", ".join(map(quote, sorted(names))) for names in (contract.fields, family.fields))
-        raise ContractError(f"folder {folder.path}", [Problem(CONTRACT_FILE, got, f"{need}, as {family.title} has")])
-    decode = DecodeSettings.of(
-        contract.sampling,
-        max_frames=contract.max_frames,
-        decoder=contract.decoder,
-        timeout_s=recipe.video.timeout_s,
-        memory_gib=recipe.video.memory_gib,
-    )
-    return Preprocessing(contract.template, decode, family.context_tokens(folder.config), contract.fields)
+    return load_model(find_model(path, base=base, quantize=quantize))
 
 
-def find_features(job: Job, *, stored: Contract) -> CachedClips | None:
+def find_features(job: Job, *, stored: Contract, clips: Mapping[Path, ClipRecord] | None = None) -> CachedClips | None:
     """Returns a run's cached features, or None when they are not all there.
 
     Args:
         job: The job of a trained run.
         stored: How clips reached the model in training.
+        clips: The clips that are asked for; None for all of the run.
     """
     if not job.may_cache_features or not job.run.clip_records.is_file():
         return None
-    records = read_records(job.run.clip_records)
+    records = read_records(job.run.clip_records) if clips is None else clips
     key = job.feature_key
     store = FeatureStore(job.features_root, replace(key, decoder_version=stored.decoder_version))
     return None if not records or missing_clips(store, records) else CachedClips(store, records)
@@ -242,21 +208,13 @@ def _load(
     loading = replace(loading, device_map=_device_map(folder, family, device=device, loading=loading))
     model: Any = runtime.load(folder, how, loading)
     if adapter_folder is not None:
+        refuse_nonfinite(adapter_folder / ADAPTER_WEIGHTS_FILE, subject=f"adapter {adapter_folder}")
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter_folder)).eval()
     encoder = runtime.encoder(folder, how)
     clips: ClipSource = DecodedClips(encoder, how.decode)
     return Predictor(model, runtime=runtime, encoder=encoder, clips=clips)
-
-
-def _check_base(base: ModelFolder, contract: Contract, *, adapter_folder: Path) -> None:
-    if base.fingerprint != contract.base_fingerprint:
-        hint = "merge the adapter where its base lies (cvft export), or put the base back"
-        problem = Problem(
-            "base model", f"other weights in {quote(base.path)}", "the base that the adapter was trained on", hint
-        )
-        raise ContractError(f"adapter {adapter_folder}", [problem])
 
 
 def _device_map(folder: ModelFolder, family: Family, *, device: str, loading: Loading) -> Any:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,22 @@ from torch import Tensor
 
 from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
-from cvft.families.family import Encoder, Runtime
+from cvft.errors import ClipError, CvftError, DataError
+from cvft.families.family import Answer, Encoder, Runtime
+from cvft.plan.lengths import check_answers_fit
+
+
+@dataclass(frozen=True)
+class AnsweredBatch:
+    """What came of some rows, by their numbers from 0.
+
+    Args:
+        answers: The answers.
+        bad: Why the others could not be answered.
+    """
+
+    answers: Mapping[int, Answer]
+    bad: Mapping[int, CvftError]
 
 
 class Predictor:
@@ -54,62 +70,111 @@ class Predictor:
         rows: Sequence[Row],
         *,
         batch_rows: int,
-        max_new_tokens: int,
+        max_new_tokens: int | None,
         on_progress: Callable[[int], object] | None = None,
-    ) -> list[str]:
+    ) -> list[Answer]:
         """Answers rows greedily.
 
         Args:
             rows: The rows; their responses are not looked at.
             batch_rows: Rows answered at a time.
-            max_new_tokens: Longest answer in tokens.
+            max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
             on_progress: Called with the number of rows of each finished batch.
 
         Returns:
             One answer per row, in order.
+
+        Raises:
+            DataError: when a row cannot be laid out, or leaves no room for its answer.
+            ClipError: when a clip cannot be decoded.
+        """
+        answers: dict[int, Answer] = {}
+        for batch in self.answer_batches(rows, batch_rows=batch_rows, max_new_tokens=max_new_tokens):
+            for error in batch.bad.values():
+                raise error
+            answers.update(batch.answers)
+            if on_progress is not None:
+                on_progress(len(batch.answers))
+        return [answers[number] for number in range(len(rows))]
+
+    def answer_batches(
+        self,
+        rows: Sequence[Row],
+        *,
+        batch_rows: int,
+        max_new_tokens: int | None,
+        done: Collection[int] = (),
+    ) -> Iterator[AnsweredBatch]:
+        """Answers rows greedily, batch by batch; a row that cannot be shown to the model keeps no other from its answer.
+
+        Args:
+            rows: The rows; their responses are not looked at.
+            batch_rows: Rows answered at a time.
+            max_new_tokens: Longest answer in tokens; None as in `answer`.
+            done: Numbers of rows, from 0, that have their answers already. The others are answered as if these were answered too,
+                in the same batches, so that what was begun goes on with the same bits.
+
+        Yields:
+            The outcome of each batch.
         """
         # rows of one clip side by side: its prefix is computed once for all of them in a batch
         first_with: dict[Path | int, int] = {}
         clips = [number if row.video is None else row.video for number, row in enumerate(rows)]
         order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
-        answers = [""] * len(rows)
         for start in range(0, len(rows), batch_rows):
-            numbers = order[start : start + batch_rows]
-            batch = [self.encode(rows[number]) for number in numbers]
-            with self._variant():
-                texts = self.runtime.generate(
-                    self.model,
-                    self.encoder,
-                    batch,
-                    max_new_tokens=max_new_tokens,
-                    clips=[clips[number] for number in numbers],
-                )
-            for number, text in zip(numbers, texts, strict=True):
-                answers[number] = text
-            if on_progress is not None:
-                on_progress(len(batch))
-        return answers
+            prompts: dict[int, dict[str, Tensor]] = {}
+            limits: list[int] = []
+            bad: dict[int, CvftError] = {}
+            for number in order[start : start + batch_rows]:
+                if number in done:
+                    continue
+                try:
+                    prompt = self.encode(rows[number])
+                    limits += self._limits([rows[number]], [prompt], max_new_tokens)
+                    prompts[number] = prompt
+                except (ClipError, DataError) as error:
+                    bad[number] = error
+            said: Sequence[Answer] = ()
+            if prompts:
+                with self._variant():
+                    said = self.runtime.generate(
+                        self.model,
+                        self.encoder,
+                        list(prompts.values()),
+                        max_new_tokens=limits,
+                        clips=[clips[number] for number in prompts],
+                    )
+            if prompts or bad:
+                yield AnsweredBatch(dict(zip(prompts, said, strict=True)), bad)
 
-    def stream(self, row: Row, *, max_new_tokens: int) -> Iterator[str]:
+    def stream(self, row: Row, *, max_new_tokens: int | None) -> Generator[str, None, Answer]:
         """Answers one row greedily, piece by piece as it comes.
 
         Args:
             row: The row; its response is not looked at.
-            max_new_tokens: Longest answer in tokens.
+            max_new_tokens: Longest answer in tokens; None as in `answer`.
 
         Yields:
             Pieces that together are the answer of `answer`.
+
+        Returns:
+            The whole answer.
+
+        Raises:
+            DataError: as `answer`.
+            ClipError: when its clip cannot be decoded.
         """
         prompt = self.encode(row)
-        pieces: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+        limits = self._limits([row], [prompt], max_new_tokens)
+        pieces: queue.SimpleQueue[str | Answer | BaseException] = queue.SimpleQueue()
 
         def generate() -> None:
             try:
                 with self._variant():
-                    self.runtime.generate(
-                        self.model, self.encoder, [prompt], max_new_tokens=max_new_tokens, on_text=pieces.put
+                    (answer,) = self.runtime.generate(
+                        self.model, self.encoder, [prompt], max_new_tokens=limits, on_text=pieces.put
                     )
-                pieces.put(None)
+                pieces.put(answer)
             except BaseException as error:  # it belongs to the thread that asks
                 pieces.put(error)
 
@@ -117,7 +182,7 @@ class Predictor:
         thread.start()
         held_back = ""  # white space at the edges is no part of an answer
         has_begun = False
-        while (piece := pieces.get()) is not None:
+        while not isinstance(piece := pieces.get(), Answer):
             if isinstance(piece, BaseException):
                 raise piece
             text = held_back + piece if has_begun else piece.lstrip()
@@ -127,6 +192,7 @@ class Predictor:
                 has_begun = True
                 yield shown
         thread.join()
+        return piece
 
     def score(self, rows: Sequence[Row], *, on_progress: Callable[[int], object] | None = None) -> list[Tensor]:
         """Scores the answers that rows hold, one row at a time; fp32 weights in fp64, so that what is seen is the weights.
@@ -163,6 +229,16 @@ class Predictor:
     def close(self) -> None:
         """Ends the decode process."""
         self.clips.close()
+
+    def _limits(
+        self, rows: Sequence[Row], prompts: Sequence[Mapping[str, Tensor]], max_new_tokens: int | None
+    ) -> list[int]:
+        return check_answers_fit(
+            rows,
+            [len(prompt["input_ids"]) for prompt in prompts],
+            max_new_tokens=max_new_tokens,
+            max_tokens=self.encoder.max_tokens,
+        )
 
     def _variant(self) -> contextlib.AbstractContextManager[Any]:
         if self.uses_adapter or not hasattr(self.model, "disable_adapter"):

@@ -13,14 +13,22 @@ from cvft.recipe.yaml_text import dump_yaml
 NOT_IDENTITY: tuple[str, ...] = ("name", "output")
 """Where a run lies is not what it is."""
 
-NOT_WEIGHTS: tuple[str, ...] = (
+SAME_ROWS: tuple[str, ...] = ("data.train", "data.val", "data.video_root")
+"""Where rows and clips lie may change: what lies there counts, and a run has recorded it (`cvft.plan.recorded`)."""
+
+SAME_BITS: tuple[str, ...] = (
     "export",
     "eval",
     "model.embeddings_on_cpu",
     "train.logging_steps",
+    "train.max_skipped_steps",
     "train.keep_checkpoints",
     "train.num_workers",
     "video.cache_features",
+)
+"""Settings that may change when a run is continued: every bit that is trained stays as it is. A test changes them all."""
+
+SAME_SUMS: tuple[str, ...] = (
     "parallel.strategy",
     "parallel.num_gpus",
     "parallel.num_nodes",
@@ -29,8 +37,10 @@ NOT_WEIGHTS: tuple[str, ...] = (
     "parallel.rendezvous_timeout_s",
     "parallel.deepspeed_config",
 )
-"""Settings that leave what is trained the same: they may change when a run is continued. Those of `parallel` add up the same
-numbers in another order, and each checkpoint says which ranks can continue it; the others leave every bit as it is."""
+"""Settings that may change as well, as far as the last checkpoint fits the ranks: the same rows in the same steps, added up in
+another order, and each rank draws a dropout of its own."""
+
+NOT_WEIGHTS = (*SAME_ROWS, *SAME_BITS, *SAME_SUMS)
 
 
 def fingerprint(recipe: Recipe) -> str:

@@ -19,12 +19,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from cvft.errors import Problem, RecipeError, nearest, quote
-from cvft.recipe.explain import conflicts_of, explain, unknown_key
+from cvft.recipe.explain import conflicts_of, explain, show_value, unknown_key
 from cvft.recipe.fingerprint import fingerprint
 from cvft.recipe.names import iter_fields, key_names, section_names
 from cvft.recipe.place import find_run
 from cvft.recipe.schema import MAX_RUN_NAME_BYTES, Recipe
-from cvft.recipe.yaml_text import parse_scalar, parse_yaml
+from cvft.recipe.yaml_text import MAX_BYTES, parse_scalar, parse_yaml
 
 EITHER_OR: tuple[tuple[str, str], ...] = (("train.epochs", "train.max_steps"), ("data.val", "data.val_fraction"))
 """Settings of which one replaces the other: a layer that states one drops the other from the layers below it."""
@@ -34,6 +34,9 @@ PATH_KEYS: tuple[str, ...] = ("data.train", "data.val", "data.video_root", "para
 
 HUB_ID = re.compile(r"[A-Za-z]+:.*")
 """A `model.path` that asks a hub, such as `hf:owner/name`; whether it can be asked so, weights/ says."""
+
+MAX_FILES = 32
+"""Longest chain of recipes that extend each other."""
 
 MAYBE_KNOWN = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """A `model.path` that is a path, or the name of a checkpoint that weights/ knows."""
@@ -127,7 +130,16 @@ def _read_chain(path: Path, *, subject: str) -> tuple[list[_Layer], list[Path]]:
     seen: list[Path] = []
     stated_by: Path | None = None
     while True:
-        real = path.resolve()
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+            where = str(path) if stated_by is None else f"{stated_by}: extends"
+            raise RecipeError(subject, [Problem(where, _reason(error), "a file that can be read")]) from None
+        if len(seen) == MAX_FILES:
+            problem = Problem(
+                f"{stated_by}: extends", f"recipe {MAX_FILES + 1}", f"a chain of at most {MAX_FILES} files"
+            )
+            raise RecipeError(subject, [problem])
         if real in seen:
             round_trip = " -> ".join(str(file) for file in [*files[seen.index(real) :], path])
             problem = Problem(f"{stated_by}: extends", f"the circle {quote(round_trip)}", "a chain of files that ends")
@@ -142,9 +154,9 @@ def _read_chain(path: Path, *, subject: str) -> tuple[list[_Layer], list[Path]]:
             return layers, files
         if not isinstance(parent, str) or not parent.strip():
             where = "extends" if stated_by is None else f"{path}: extends"
-            raise RecipeError(subject, [Problem(where, quote(parent), "the path of one recipe file")])
+            raise RecipeError(subject, [Problem(where, show_value(parent), "the path of one recipe file")])
         stated_by = path
-        path = Path(os.path.normpath(path.parent / Path(parent).expanduser()))
+        path = Path(os.path.normpath(path.parent / os.path.expanduser(parent)))
 
 
 _ABSENT = object()
@@ -155,13 +167,20 @@ def _read_file(path: Path, *, subject: str, stated_by: Path | None) -> dict[str,
     what = "" if stated_by is None else f"{quote(path)}, "
     if path.is_dir():
         raise RecipeError(subject, [Problem(where, f"{what}a folder", "a recipe file", _hint_near(path / "x.yaml"))])
+    if path.exists() and not path.is_file():  # a pipe may never end, and a device may have no end
+        raise RecipeError(subject, [Problem(where, f"{what}a device or a pipe", "a recipe file")])
     try:
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            problem = Problem(where, f"{what}{path.stat().st_size:,} bytes", f"a recipe: at most {MAX_BYTES:,}")
+            raise RecipeError(subject, [problem])
+        text = data.decode("utf-8")
     except FileNotFoundError:
         problem = Problem(where, f"{what}no such file", "a recipe file", _hint_near(path))
         raise RecipeError(subject, [problem]) from None
     except OSError as error:
-        problem = Problem(where, f"{what}{error.strerror or error}", "a file that can be read")
+        problem = Problem(where, f"{what}{_reason(error)}", "a file that can be read")
         raise RecipeError(subject, [problem]) from None
     except UnicodeDecodeError as error:
         problem = Problem(str(path), f"the byte {error.object[error.start]:#04x} at {error.start}", "UTF-8 text")
@@ -176,6 +195,10 @@ def _read_file(path: Path, *, subject: str, stated_by: Path | None) -> dict[str,
         raise RecipeError(subject, [Problem(str(path), kind, "sections such as `model:` and `data:`")])
     # A section whose lines are all commented out reads as null; it states nothing.
     return {key: {} if inner is None and key in section_names() else inner for key, inner in value.items()}
+
+
+def _reason(error: OSError | RuntimeError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _hint_near(path: Path) -> str:
@@ -196,7 +219,7 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
         section, _, key = key_path.partition(".")
         inner = values.get(section)
         if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key].strip():
-            inner[key] = os.path.abspath(folder / Path(inner[key]).expanduser())
+            inner[key] = os.path.abspath(folder / os.path.expanduser(inner[key]))
     output = values.get("output")
     for key in ("root", "features"):  # relative ones stay with the current directory
         if isinstance(output, dict) and isinstance(output.get(key), str):
@@ -209,10 +232,10 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
 def _anchor_model(text: str, folder: Path) -> str:
     if text == "tiny" or not text.strip() or HUB_ID.fullmatch(text):
         return text
-    owner = Path(text).parent
-    if MAYBE_KNOWN.fullmatch(text) and not owner.exists() and not (folder / owner).exists():
+    owner = os.path.dirname(text)
+    if MAYBE_KNOWN.fullmatch(text) and not os.path.exists(owner) and not os.path.exists(folder / owner):
         return text
-    return os.path.abspath(folder / Path(text).expanduser())
+    return os.path.abspath(folder / os.path.expanduser(text))
 
 
 def _parse_overrides(overrides: Sequence[str]) -> tuple[_Layer, list[Problem]]:

@@ -2,57 +2,72 @@
 
 train/checkpoint.partial/checkpoint-N, written by all ranks -> marked and synced -> renamed to train/checkpoint-N
 
-A folder under a final name is always whole: see `cvft.files.publish_folder`.
+A folder under a final name was whole when it got that name: see `cvft.files.publish_folder`. What became of it since, the hashes
+in its mark say (`cvft.train.marks`); one that is damaged is set aside as train/broken-checkpoint-N.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
+import math
+import re
 import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cvft.errors import Problem, RunError, quote
 from cvft.files import publish_folder, recover_folder
 from cvft.plan.plan import WorkerPlan
-
-MARK_FILE = "cvft_checkpoint.json"
-"""In every checkpoint: what `CheckpointMark` holds."""
+from cvft.train.marks import BrokenCheckpointError, CheckpointMark, check_files, read_mark, write_mark
 
 ASIDE = "checkpoint.partial"
 """Under `train/`: where a checkpoint is written before it gets its final name."""
+
+NAME = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})")
+"""A checkpoint's name: its step, as it is written."""
 
 FULL_DISK_BYTES = 2**20
 """Less free space than this, right after a write failed, means that the disk was full."""
 
 
-@dataclass(frozen=True)
-class CheckpointMark:
-    """What a checkpoint says about itself.
+def find_checkpoints(train_folder: Path) -> list[Path]:
+    """Returns the published checkpoints with a sound mark, oldest first; `set_broken_aside` looks at their files."""
+    return list(_read_marks(train_folder))
+
+
+def _read_marks(train_folder: Path) -> dict[Path, CheckpointMark]:
+    marks = {}
+    for path in _find_named(train_folder):
+        with contextlib.suppress(BrokenCheckpointError):
+            marks[path] = read_mark(path)
+    return marks
+
+
+def _find_named(train_folder: Path) -> list[Path]:
+    """Folders that are named like a checkpoint, oldest first."""
+    named = [path for path in train_folder.glob("checkpoint-*") if NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(named, key=step_of)
+
+
+def set_broken_aside(train_folder: Path) -> list[str]:
+    """Takes the names of checkpoints from those that are not what was written, so that nothing continues from them.
 
     Args:
-        step: Optimizer steps done.
-        strategy: How the work was spread over ranks; DeepSpeed's optimizer states are cut up accordingly.
-        num_ranks: Number of ranks that wrote it.
-        eval_loss: Val loss at this step, when it was measured there.
+        train_folder: Folder of all checkpoints; nobody trains in it.
+
+    Returns:
+        What was set aside and why, a sentence each, newest first.
     """
-
-    step: int
-    strategy: str
-    num_ranks: int
-    eval_loss: float | None
-
-
-def read_mark(checkpoint: Path) -> CheckpointMark:
-    """Reads what a published checkpoint says about itself."""
-    return CheckpointMark(**json.loads((checkpoint / MARK_FILE).read_text(encoding="utf-8")))
-
-
-def find_checkpoints(train_folder: Path) -> list[Path]:
-    """Returns the published checkpoints, oldest first."""
-    whole = [path.parent for path in train_folder.glob(f"checkpoint-*/{MARK_FILE}")]
-    return sorted(whole, key=step_of)
+    notes = []
+    for checkpoint in reversed(_find_named(train_folder)):
+        try:
+            check_files(checkpoint)
+        except BrokenCheckpointError as error:
+            aside = checkpoint.with_name(f"broken-{checkpoint.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.rename(aside)
+            notes.append(f"{checkpoint.name} is not taken, because {error}; it now lies in {aside.name}")
+    return notes
 
 
 def find_last_checkpoint(train_folder: Path) -> Path | None:
@@ -77,7 +92,7 @@ def publish(train_folder: Path, mark: CheckpointMark) -> Path:
     """
     name = f"checkpoint-{mark.step}"
     aside, final = train_folder / ASIDE / name, train_folder / name
-    (aside / MARK_FILE).write_text(json.dumps(asdict(mark)) + "\n", encoding="utf-8")
+    write_mark(aside, mark)
     # the same step can be saved again only by a training that began before it: what lies there was superseded
     publish_folder(aside, final)
     shutil.rmtree(train_folder / ASIDE)
@@ -105,8 +120,8 @@ def prune(train_folder: Path, *, keep: int) -> None:
 
 def find_best_checkpoint(train_folder: Path) -> Path | None:
     """Returns the checkpoint with the lowest val loss, the earliest of equals, or None when none was measured."""
-    losses = {path: read_mark(path).eval_loss for path in find_checkpoints(train_folder)}
-    measured = {path: loss for path, loss in losses.items() if loss is not None}
+    losses = {path: mark.eval_loss for path, mark in _read_marks(train_folder).items()}
+    measured = {path: loss for path, loss in losses.items() if loss is not None and math.isfinite(loss)}
     return min(measured, key=lambda path: measured[path], default=None)
 
 

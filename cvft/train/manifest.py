@@ -51,6 +51,7 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan) -> None:
             "train_sha256": hash_file(folder.train_rows),
             "val_sha256": hash_file(folder.val_rows) if prepared.val_rows else None,
         },
+        "sources": {key: facts.to_dict() for key, facts in prepared.sources.items()},
         "clips": {
             str(path): {"sha256": facts.sha256, "num_frames": facts.num_frames, "duration_s": facts.duration_s}
             for path, facts in sorted(prepared.clips.items())

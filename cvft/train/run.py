@@ -9,7 +9,6 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,16 +19,17 @@ from cvft.data.check import write_quarantine
 from cvft.data.features.repair import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
-from cvft.families.contract import CONTRACT_FILE
-from cvft.files import hash_file, publish_folder, recover_folder, write_whole
+from cvft.files import recover_folder, write_whole
 from cvft.plan.describe import describe_plan
 from cvft.plan.environment import merge_environment, worker_environment
 from cvft.plan.job import Job, describe_source
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare
 from cvft.plan.ranks import node_rank_of, worker_command
+from cvft.plan.recorded import refuse_other_data
 from cvft.recipe import LoadedRecipe
 from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked
+from cvft.train.adapters import publish_adapter
 from cvft.train.checkpoints import (
     check_can_continue,
     disk_full_error,
@@ -37,18 +37,18 @@ from cvft.train.checkpoints import (
     find_last_checkpoint,
     has_no_space,
     remove_leftovers,
+    set_broken_aside,
     step_of,
 )
-from cvft.train.launch import launch
+from cvft.train.launch import launch, read_new_lines
 from cvft.train.manifest import write_manifest
 from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.train.row_files import write_row_files
 from cvft.train.stop import STOP_FILE
-from cvft.weights.folder import make_clean_view
+from cvft.train.watch import write_notes
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, make_clean_view
 
 LOG = logging.getLogger(__name__)
-
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def is_trained(loaded: LoadedRecipe) -> bool:
@@ -58,7 +58,7 @@ def is_trained(loaded: LoadedRecipe) -> bool:
         RunError: when the run folder belongs to a recipe that would train other weights.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    return is_claimed(loaded) and (folder.adapter / ADAPTER_FILES[1]).is_file()
+    return is_claimed(loaded) and (folder.adapter / ADAPTER_WEIGHTS_FILE).is_file()
 
 
 def train(job: Job) -> RunFolder | None:
@@ -79,6 +79,8 @@ def train(job: Job) -> RunFolder | None:
     is_first_node = node_rank_of(recipe) == 0
     # before any clip is decoded: what is wrong with folder or machine is reported, and what is done is not prepared again
     if is_trained(job.loaded):
+        for note in refuse_other_data(folder, recipe=recipe, since="this run"):
+            LOG.info("note      %s", note)
         LOG.info("adapter   %s (trained before)", folder.adapter)
         return folder if is_first_node else None
     environment = worker_environment(
@@ -96,6 +98,9 @@ def train(job: Job) -> RunFolder | None:
         LOG.info(describe_source(job.model.source))
     prepared = _prepare_with_progress(job)
     plan = compile_plan(job, prepared.row_facts)
+    # before anything is written: a refusal leaves the folder as it was
+    if (last := find_last_checkpoint(folder.train)) is not None:
+        refuse_other_data(folder, recipe=recipe, since=last.name)
     claim_run_folder(job.loaded)
     with locked(folder):
         recover_folder(folder.adapter)
@@ -126,10 +131,11 @@ def _train_planned(plan: Plan, job: Job, *, prepared: PreparedRows, variables: M
     write_row_files(prepared, folder)
     make_clean_view(job.model.path, folder.model_view, config=job.family.clean_config(job.model.folder.config))
     remove_leftovers(folder.train)
+    for note in set_broken_aside(folder.train):
+        LOG.info("broken    %s", note)
     last = find_last_checkpoint(folder.train)
     if last is None or step_of(last) < worker.num_steps:
         if last is not None:
-            _refuse_other_rows(folder, last)
             LOG.info("resume    %s", check_can_continue(last, worker) or last.name)
             plan = _resumed(plan, last)
         if worker.feature_key is not None:
@@ -138,31 +144,32 @@ def _train_planned(plan: Plan, job: Job, *, prepared: PreparedRows, variables: M
         write_manifest(job, prepared=prepared, plan=plan)
         LOG.info(describe_plan(plan, prepared))
         last = _launch(plan, folder, variables=variables)
-    _publish_adapter(last, job)
+    notes = write_notes(last, folder.notes_file)
+    publish_adapter(last, folder.adapter, contract=job.contract, recipe_file=folder.recipe_file)
     best = find_best_checkpoint(folder.train)
     if best is not None and best != last:
         LOG.info("best      %s has the lowest val loss; adapter/ is the last one", best)
-
-
-def _refuse_other_rows(folder: RunFolder, last: Path) -> None:
-    earlier = json.loads(folder.manifest_file.read_text(encoding="utf-8"))["rows"]["train_sha256"]
-    if earlier != hash_file(folder.train_rows):
-        need = f"the rows that {last.name} was trained on"
-        hint = "bring them back, or train on the new ones under another name (name=...)"
-        raise RunError("the training to continue", [Problem("data.train", "other rows", need, hint)])
+    for note in notes:
+        LOG.warning("note      %s", note)
 
 
 def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> Path:
     """Runs the worker and returns the checkpoint of the last step."""
     stop_file = folder.train / STOP_FILE
     try:
-        launch(plan.launch.command, variables=variables, folder=folder, num_steps=plan.worker.num_steps)
+        launch(
+            plan.launch.command,
+            variables=variables,
+            folder=folder,
+            num_steps=plan.worker.num_steps,
+            may_end_early=plan.worker.num_nodes == 1,
+        )
     except RunError:
         # a scheduler that signals every process also ends torch's launcher, whose exit code then says nothing
         if has_no_space(folder.train):
             # the worker may not even have been able to write why it ended
             raise disk_full_error(folder.train) from None
-        if not (stop_file.exists() and _last_reported_step(folder) == _last_saved_step(folder)):
+        if not (stop_file.exists() and _last_reported_step(folder) <= _last_saved_step(folder)):
             raise
     last = find_last_checkpoint(folder.train)
     if last is not None and step_of(last) == plan.worker.num_steps:
@@ -180,8 +187,8 @@ def _last_saved_step(folder: RunFolder) -> int:
 
 
 def _last_reported_step(folder: RunFolder) -> int:
-    lines = folder.progress_file.read_text(encoding="utf-8").splitlines() if folder.progress_file.is_file() else []
-    return int(json.loads(lines[-1]).get("step", 0)) if lines else 0
+    reports = [json.loads(line) for line in read_new_lines(folder.progress_file, start=0)]
+    return max((int(report["step"]) for report in reports if "step" in report), default=0)
 
 
 def _resumed(plan: Plan, checkpoint: Path) -> Plan:
@@ -196,15 +203,3 @@ def _prepare_with_progress(job: Job) -> PreparedRows:
             bar.update(done - bar.n)
 
         return prepare(job, on_progress=show)
-
-
-def _publish_adapter(checkpoint: Path, job: Job) -> None:
-    folder = job.run
-    aside = folder.adapter.with_name("adapter.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    for name in ADAPTER_FILES:
-        shutil.copyfile(checkpoint / name, aside / name)
-    (aside / CONTRACT_FILE).write_text(job.contract.to_json(), encoding="utf-8")
-    shutil.copyfile(folder.recipe_file, aside / "recipe.yaml")
-    publish_folder(aside, folder.adapter)

@@ -105,7 +105,7 @@ def _leave_ranks() -> None:
 def _provide_features(plan: WorkerPlan, *, key: FeatureKey, signals: StopSignals) -> CachedClips | None:
     from cvft.clips.build import TowerSource
     from cvft.clips.provide import provide_features
-    from cvft.clips.source import read_records
+    from cvft.data.records import read_records
     from cvft.families.family import load_runtime
     from cvft.families.table import family_named
     from cvft.weights.folder import ModelFolder

@@ -26,6 +26,11 @@ TINY = "tiny"
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
+CHECKSUM_FILE = "SHA256SUMS"
+"""Checksums of a merged folder's weight files, in the form that `sha256sum -c` reads."""
+ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+"""Holds the weights of an adapter folder. Source: the folders that peft writes."""
+
 CODE_SUFFIXES = (".py", ".pyc", ".so")
 NUM_SAMPLED_BYTES = 1 << 20
 NUM_SAMPLED_TENSOR_BYTES = 1 << 16

@@ -13,17 +13,32 @@ SUMMARY = "answer one question about a clip, or a file of rows"
 EXAMPLES = (
     'cvft infer --model runs/tiny_cpu/merged --video clip.mp4 --query "What happens?"',
     "cvft infer --model runs/tiny_cpu/adapter --data rows.jsonl --output predictions.jsonl",
+    'cvft infer --model tiny --video clip.mp4 --query "What is shown?"',
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what can be given."""
-    parser.add_argument("--model", metavar="FOLDER", type=Path, required=True, help="an adapter or a merged model")
-    parser.add_argument("--video", metavar="FILE", type=Path, help="the clip to ask about")
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        required=True,
+        help="a run, an adapter, a checkpoint or a merged model, by its folder; `tiny`; or a published model, by its name",
+    )
+    parser.add_argument(
+        "--base", metavar="FOLDER", type=Path, help="where the adapter's base lies by now, when it was moved"
+    )
+    parser.add_argument("--video", metavar="FILE", help="the clip to ask about")
     parser.add_argument("--query", metavar="TEXT", help="the question")
     parser.add_argument("--history", metavar="JSON", help='earlier turns: [["question", "answer"], ...]')
     parser.add_argument(
         "--quantize", choices=("none", "nf4", "int8"), help="hold the decoder blocks in 4 or 8 bits; else as trained"
+    )
+    parser.add_argument(
+        "--max-new-tokens",
+        metavar="N",
+        type=int,
+        help="longest answer in tokens; else 512, or what the question leaves",
     )
     parser.add_argument("--data", metavar="FILE", type=Path, help="rows to answer instead of one question")
     parser.add_argument("--output", metavar="FILE", type=Path, help="where the answers to the rows go")
@@ -34,15 +49,16 @@ def run(options: argparse.Namespace) -> object:
     history = _check_infer(options)
     from cvft.predict.infer import infer_file, infer_one
 
+    how = {"quantize": options.quantize, "base": options.base, "max_new_tokens": options.max_new_tokens}
     if options.data is not None:
-        return infer_file(options.model, data=options.data, output=options.output, quantize=options.quantize)
-    return infer_one(
-        options.model, video=options.video, query=options.query, history=history, quantize=options.quantize
-    )
+        return infer_file(options.model, data=options.data, output=options.output, **how)
+    return infer_one(options.model, video=options.video, query=options.query, history=history, **how)
 
 
 def _check_infer(options: argparse.Namespace) -> list[tuple[str, str]]:
     problems = []
+    if options.max_new_tokens is not None and options.max_new_tokens < 1:
+        problems.append(Problem("--max-new-tokens", quote(options.max_new_tokens), "at least 1"))
     if options.data is None:
         if options.query is None:
             problems.append(Problem("--query", "nothing", "a question, or `--data` with a file of rows"))

@@ -5,7 +5,7 @@ The sampling rules `chat` and `base` are those of its video demo. Source: THUDM/
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cvft.data.features.key import FeatureKey
@@ -13,15 +13,15 @@ from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.dtypes import BY_NAME
-from cvft.errors import CvftError, DataError, ModelError, Problem, RecipeError, quote
+from cvft.errors import CvftError, ModelError, Problem, RecipeError
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.checkpoints import PUBLISHED
 from cvft.families.cogvlm2_video.costs import Costs
-from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, special_tokens, time_indices
+from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, check_history, special_tokens, time_indices
 from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, published_shapes
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing
+from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, naming
 from cvft.families.parts import Shape, adapted_names, linears_of, target_regex
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint, find_checkpoint
@@ -112,18 +112,6 @@ class CogVLM2Video:
             },
         )
 
-    def check_rows(self, rows: Sequence[Row], how: Preprocessing) -> None:
-        """Refuses history where the template has no place for it."""
-        if TEMPLATES[how.template].has_history:
-            return
-        need = f"none: template {quote(how.template)} has no place for it"
-        hint = "use model.template=chat, or remove the earlier turns"
-        problems = [
-            Problem(f"{row.location} `history`", f"{len(row.history)} turns", need, hint) for row in rows if row.history
-        ]
-        if problems:
-            raise DataError("the rows", problems)
-
     def check_recipe(self, recipe: Recipe, folder: ModelFolder) -> None:
         """Refuses code that is not there, widths that cannot be quantized, and names of layers that do not exist."""
         problems: list[Problem] = []
@@ -149,16 +137,18 @@ class CogVLM2Video:
         num_tokens_per_frame = int(how.fields["num_tokens_per_frame"])
 
         def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-            return build_layout(
-                encode,
-                template=TEMPLATES[how.template],
-                special=special,
-                num_tokens_per_frame=num_tokens_per_frame,
-                time_indices=() if clip is None else time_indices(clip.timestamps_s, sampling=sampling),
-                query=row.query,
-                history=row.history,
-                response=row.response,
-            )
+            with naming(row):
+                check_history(TEMPLATES[how.template], row.history)
+                return build_layout(
+                    encode,
+                    template=TEMPLATES[how.template],
+                    special=special,
+                    num_tokens_per_frame=num_tokens_per_frame,
+                    time_indices=() if clip is None else time_indices(clip.timestamps_s, sampling=sampling),
+                    query=row.query,
+                    history=row.history,
+                    response=row.response,
+                )
 
         return lay_out
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cvft.errors import DataError, Problem, quote
+from cvft.families.cogvlm2_video.tokenizer import encode_time_index
 from cvft.families.family import IGNORED_LABEL, Layout
 
 
@@ -99,6 +101,18 @@ def time_indices(timestamps_s: Sequence[float], *, sampling: str) -> tuple[int, 
     return tuple(range(len(timestamps_s)))
 
 
+def check_history(template: Template, history: Sequence[tuple[str, str]]) -> None:
+    """Refuses earlier turns where the template has no place for them: the published code drops them without a word.
+
+    Raises:
+        DataError: without the row's place.
+    """
+    if history and not template.has_history:
+        need = f"none: template {quote(template.name)} has no place for it"
+        hint = "use model.template=chat, or remove the earlier turns"
+        raise DataError("the row", [Problem("`history`", f"{len(history)} turns", need, hint)])
+
+
 def build_layout(
     encode: Callable[[str], list[int]],
     *,
@@ -124,13 +138,17 @@ def build_layout(
 
     Returns:
         The row's ids, types and labels.
+
+    Raises:
+        DataError: when a text cannot be encoded; who knows the row names it.
+        ModelError: when a time index is no single token.
     """
     ids, types = [special.bos], [0]
     for index in time_indices:
         ids += [special.vision] * num_tokens_per_frame
         types += [1] * num_tokens_per_frame
         if template.has_time_indices:
-            digits = encode(str(index))
+            digits = encode_time_index(encode, index)
             ids += digits
             types += [0] * len(digits)
     num_prefix_tokens = len(ids)

@@ -11,13 +11,13 @@ from torch import Tensor
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.dtypes import BY_NAME
-from cvft.families.cogvlm2_video.layout import time_indices
+from cvft.families.cogvlm2_video.layout import check_history, time_indices
 from cvft.families.cogvlm2_video.network.generation import generate_answers
 from cvft.families.cogvlm2_video.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
-from cvft.families.family import IGNORED_LABEL, ClipTensors, LabelLoss, Loading, Preprocessing
+from cvft.families.family import IGNORED_LABEL, Answer, ClipTensors, LabelLoss, Loading, Preprocessing, naming
 from cvft.weights.folder import ModelFolder
 
 
@@ -27,12 +27,14 @@ class RowEncoder:
     Args:
         processor: The processor of the checkpoint and its template.
         sampling: Name of the rule that chose the frames.
+        max_row_tokens: Longest row that was trained on; longer answers than the model was made for may be asked for up to it.
     """
 
-    def __init__(self, processor: CogVLM2VideoProcessor, *, sampling: str) -> None:
+    def __init__(self, processor: CogVLM2VideoProcessor, *, sampling: str, max_row_tokens: int = 0) -> None:
         self.processor = processor
         self.sampling = sampling
         self.tokenizer = processor.tokenizer
+        self.max_tokens = max(processor.max_positions, max_row_tokens)
 
     def clip(self, clip: Clip) -> dict[str, Tensor]:
         """Returns `pixel_values` (F, 3, S, S) fp32."""
@@ -41,14 +43,16 @@ class RowEncoder:
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
         tensors: Mapping[str, Tensor] = {} if clip is None else clip.tensors
-        return self.processor.encode(
-            row.query,
-            pixel_values=tensors.get("pixel_values"),
-            vision_features=tensors.get("vision_features"),
-            time_indices=() if clip is None else time_indices(clip.timestamps_s, sampling=self.sampling),
-            history=row.history,
-            response=row.response if with_response else None,
-        )
+        with naming(row):
+            check_history(self.processor.template, row.history)
+            return self.processor.encode(
+                row.query,
+                pixel_values=tensors.get("pixel_values"),
+                vision_features=tensors.get("vision_features"),
+                time_indices=() if clip is None else time_indices(clip.timestamps_s, sampling=self.sampling),
+                history=row.history,
+                response=row.response if with_response else None,
+            )
 
     def join(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Joins rows of one clip to a sequence that holds the clip once."""
@@ -111,7 +115,7 @@ class CogVLM2VideoRuntime:
     def encoder(self, folder: ModelFolder, how: Preprocessing) -> RowEncoder:
         """Builds the processor of the folder and template."""
         processor = CogVLM2VideoProcessor.from_pretrained(folder, template=how.template)
-        return RowEncoder(processor, sampling=how.decode.sampling.strategy)
+        return RowEncoder(processor, sampling=how.decode.sampling.strategy, max_row_tokens=how.max_tokens)
 
     def loss(
         self, model: Any, batch: Mapping[str, Tensor], *, num_items: Any = None, label_logits_only: bool = True
@@ -136,10 +140,10 @@ class CogVLM2VideoRuntime:
         encoder: Any,
         prompts: Sequence[Mapping[str, Tensor]],
         *,
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         clips: Sequence[Hashable] | None = None,
         on_text: Callable[[str], object] | None = None,
-    ) -> list[str]:
+    ) -> list[Answer]:
         """Answers one batch of prompts greedily."""
         return generate_answers(
             model, encoder.processor, prompts, max_new_tokens=max_new_tokens, clips=clips, on_text=on_text

@@ -1,35 +1,73 @@
-"""The text encoder of a model folder, checked so that digits stay whole: time indices are digits. No torch."""
+"""The text encoder of a model folder: text of a user becomes the ids of its characters, never a control id. No torch."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvft.errors import ModelError, Problem, quote
+from cvft.errors import DataError, ModelError, Problem, quote
 from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-NUM_CHECKED_INTEGERS = 24
-"""Time indices that must be single tokens: the published sampling shows at most seconds 0 to 23."""
-
 HINT = "use the tokenizer files that the checkpoint was published with"
 
+_IN_BRACKETS = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 
-def load_encoder(model: ModelFolder | Path) -> Callable[[str], list[int]]:
+
+class TextEncoder:
+    """Turns text into ids, and control tokens that somebody typed into the ids of their characters.
+
+    Args:
+        tokenizer: A folder's tokenizer, for this encoder alone. Its added tokens in brackets count as control tokens, whether or
+            not the file says that they are special.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        from tokenizers import AddedToken
+
+        added = tokenizer.get_added_tokens_decoder()
+        tokenizer.add_special_tokens(
+            [
+                AddedToken(token.content, special=True)
+                for token in added.values()
+                if not token.special and _IN_BRACKETS.fullmatch(token.content)
+            ]
+        )
+        added = tokenizer.get_added_tokens_decoder()
+        self.control_tokens = {number: token.content for number, token in added.items() if token.special}
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> list[int]:
+        """Returns the ids of a text.
+
+        Raises:
+            DataError: when the vocabulary has no way to write the text without a control id.
+        """
+        self._tokenizer.encode_special_tokens = True  # not kept when the tokenizer is sent to another process
+        ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        for number in ids:
+            if number in self.control_tokens:
+                got = f"{quote(self.control_tokens[number])}, for which {TOKENIZER_FILE} has a control id alone"
+                raise DataError(
+                    "the text", [Problem("the text", got, "text without control tokens", "write it otherwise")]
+                )
+        return ids
+
+
+def load_encoder(model: ModelFolder | Path) -> TextEncoder:
     """Returns the folder's text encoder alone, without transformers.
 
     Args:
         model: Folder with `tokenizer.json`.
 
-    Returns:
-        A function from text to ids, without special tokens.
-
     Raises:
-        ModelError: when there is no tokenizer, when it does not encode each time index as one token, or when it is not the one
-            that the folder's config.json speaks of.
+        ModelError: when there is no tokenizer, or when it is not the one that the folder's config.json speaks of.
     """
     from tokenizers import Tokenizer
 
@@ -42,13 +80,8 @@ def load_encoder(model: ModelFolder | Path) -> Callable[[str], list[int]]:
     except Exception as error:  # the library raises nothing narrower
         problem = Problem(TOKENIZER_FILE, f"a broken file ({error})", "the folder's fast tokenizer", HINT)
         raise ModelError(f"model {folder}", [problem]) from error
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-    check_digits(encode, folder)
     _check_ids(tokenizer, ModelFolder.of(model))
-    return encode
+    return TextEncoder(tokenizer)
 
 
 def _check_ids(tokenizer: Tokenizer, model: ModelFolder) -> None:
@@ -67,11 +100,22 @@ def _check_ids(tokenizer: Tokenizer, model: ModelFolder) -> None:
         raise ModelError(f"model {model.path}", problems)
 
 
-def check_digits(encode: Callable[[str], list[int]], folder: Path) -> None:
-    """Refuses a tokenizer that cuts a time index into several tokens."""
-    for number in range(NUM_CHECKED_INTEGERS):
-        ids = encode(str(number))
-        if len(ids) != 1:
-            need = f"one token for each integer 0..{NUM_CHECKED_INTEGERS - 1}: they are the time indices"
-            problem = Problem(TOKENIZER_FILE, f"{quote(number)} in {len(ids)} tokens", need, HINT)
-            raise ModelError(f"model {folder}", [problem])
+def encode_time_index(encode: Callable[[str], list[int]], index: int) -> list[int]:
+    """Encodes the number after a frame.
+
+    Args:
+        encode: The text encoder.
+        index: The number.
+
+    Raises:
+        ModelError: when it is cut, and it is one that the published sampling shows: this is the tokenizer of another model.
+    """
+    ids = encode(str(index))
+    if len(ids) != 1 and index <= LAST_PUBLISHED_INDEX:
+        need = f"one token for each integer 0..{LAST_PUBLISHED_INDEX}: they are the time indices"
+        raise ModelError("the tokenizer", [Problem(TOKENIZER_FILE, f"{quote(index)} in {len(ids)} tokens", need, HINT)])
+    return ids
+
+
+LAST_PUBLISHED_INDEX = 23
+"""The published sampling shows at most seconds 0 to 23, each one token. Later seconds may take several."""

@@ -36,10 +36,11 @@ def group_rows(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     for row in rows:
         assert int((row["segment_ids"] == PREFIX_SEGMENT).sum()) == num_prefix, "rows of different clips"
         assert torch.equal(row["input_ids"][:num_prefix], first["input_ids"][:num_prefix]), "rows of different clips"
-        # the last token of the prefix predicts one token only, but each question has a first token of its own
-        assert row["labels"][num_prefix] == IGNORED_LABEL, "the first token after the clip has a label"
     if not others:
         return dict(first)
+    for row in rows:
+        # the last token of the prefix predicts one token only, but each question has a first token of its own
+        assert row["labels"][num_prefix] == IGNORED_LABEL, "the first token after the clip has a label"
     group = {}
     for key, value in first.items():
         if key in CLIP_KEYS:

@@ -15,7 +15,7 @@ from cvft.errors import ModelError, Problem
 from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO, find_unfit_widths
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.tensors import TOWER_PREFIX, published_shapes
-from cvft.families.cogvlm2_video.tokenizer import check_digits, load_encoder
+from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.family import refuse_unknown
 from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards
@@ -74,9 +74,7 @@ def load_tokenizer(model: ModelFolder | Path) -> PreTrainedTokenizerFast:
     """
     load_encoder(model)
     folder = model.path if isinstance(model, ModelFolder) else model
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False)
-    check_digits(lambda text: tokenizer.encode(text, add_special_tokens=False), folder)
-    return tokenizer
+    return PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False)
 
 
 def load_model(

@@ -7,7 +7,7 @@ query, history, response + frames uint8 (F, H, W, 3) + time indices
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +21,7 @@ from cvft.families.cogvlm2_video.network.grouping import CLIP_KEYS, PADDING_SEGM
 from cvft.families.cogvlm2_video.network.load import load_config, load_tokenizer
 from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
 from cvft.families.cogvlm2_video.network.preprocess import preprocess_frames
+from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.family import IGNORED_LABEL, Layout
 from cvft.weights.folder import ModelFolder
 
@@ -42,17 +43,27 @@ class CogVLM2VideoProcessor:
     """Everything between decoded frames and the model's inputs, for one checkpoint and one template.
 
     Args:
-        tokenizer: The checkpoint's tokenizer.
+        tokenizer: The checkpoint's tokenizer, for what a model says.
+        encode_text: Turns text of a user into ids.
         config: The checkpoint's configuration (ids, image size, tokens per frame).
         template: Name of the prompt template.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, config: CogVLM2VideoConfig, template: str) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        encode_text: Callable[[str], list[int]],
+        config: CogVLM2VideoConfig,
+        template: str,
+    ) -> None:
         self.tokenizer = tokenizer
+        self.encode_text = encode_text
         self.template = TEMPLATES[template]
         self.image_size = config.vision.image_size
         self.num_tokens_per_frame = config.vision.num_tokens_per_frame
         self.special = special_tokens(config.to_dict())
+        self.max_positions = config.max_position_embeddings
 
     @classmethod
     def from_pretrained(cls, folder: ModelFolder | Path | str, *, template: str) -> CogVLM2VideoProcessor:
@@ -66,11 +77,8 @@ class CogVLM2VideoProcessor:
             ModelError: when the folder's configuration or tokenizer cannot be used.
         """
         folder = ModelFolder.of(folder)
-        return cls(load_tokenizer(folder), config=load_config(folder), template=template)
-
-    def encode_text(self, text: str) -> list[int]:
-        """Tokenises one piece of text without special tokens."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        config = load_config(folder)
+        return cls(load_tokenizer(folder), encode_text=load_encoder(folder), config=config, template=template)
 
     def lay_out(
         self,

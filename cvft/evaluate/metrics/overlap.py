@@ -1,6 +1,5 @@
-"""Predictions and expected answers -> exact match, token F1 and ROUGE-L, over all rows and per category.
+"""What an answer has in common with the right one: exact match, token F1 and ROUGE-L of one row.
 
-Every row counts: an empty prediction scores 0 and is never dropped, and each number is the mean over all rows.
 The rules, so that a number can be read without the code:
 
 * `exact_match`: equal after Unicode NFC and collapsing white space; case and punctuation count.
@@ -17,57 +16,12 @@ import re
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
-
-METRIC_NAMES: tuple[str, ...] = ("exact_match", "token_f1", "rouge_l")
-"""The metrics of one row, each from 0 to 1."""
 
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 _SPACED_WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
 _ARTICLES = frozenset(("a", "an", "the"))
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def compute_metrics(
-    predictions: Sequence[str], *, expected: Sequence[str], categories: Sequence[str | None] | None = None
-) -> dict[str, Any]:
-    """Scores all rows.
-
-    Args:
-        predictions: One answer per row; an empty one counts as wrong.
-        expected: The right answer of each row.
-        categories: The kind of question (category) of each row, or None where a row has none.
-
-    Returns:
-        `num_rows` and the mean of each metric; with categories, also `categories`: the same per category, in order of name.
-        Without rows the means are None, for no number would be true.
-    """
-    assert len(predictions) == len(expected), "one prediction per row"
-    scores = score_rows(predictions, expected=expected)
-    result = _means(scores)
-    if categories is not None and any(categories):
-        assert len(categories) == len(predictions), "one category per row"
-        groups: dict[str, list[dict[str, float]]] = {}
-        for category, score in zip(categories, scores, strict=True):
-            if category:
-                groups.setdefault(category, []).append(score)
-        result["categories"] = {category: _means(groups[category]) for category in sorted(groups)}
-    return result
-
-
-def score_rows(predictions: Sequence[str], *, expected: Sequence[str]) -> list[dict[str, float]]:
-    """Scores each row by itself, in order."""
-    rouge = _RougeL()
-    return [
-        {
-            "exact_match": float(is_exact_match(prediction, expected=right)),
-            "token_f1": token_f1(prediction, expected=right),
-            "rouge_l": rouge.score(prediction, expected=right),
-        }
-        for prediction, right in zip(predictions, expected, strict=True)
-    ]
 
 
 def is_exact_match(prediction: str, *, expected: str) -> bool:
@@ -104,10 +58,12 @@ def token_f1(prediction: str, *, expected: str) -> float:
 
 def rouge_l(prediction: str, *, expected: str) -> float:
     """Returns the ROUGE-L F-measure of one answer."""
-    return _RougeL().score(prediction, expected=expected)
+    return RougeL().score(prediction, expected=expected)
 
 
-class _RougeL:
+class RougeL:
+    """Scores ROUGE-L; made once, because making it loads what it needs."""
+
     def __init__(self) -> None:
         # Imported here: the package loads numpy and nltk, which whoever only wants the rules does not need.
         from rouge_score.rouge_scorer import RougeScorer
@@ -115,6 +71,7 @@ class _RougeL:
         self._scorer = RougeScorer(["rougeL"], tokenizer=_Words())
 
     def score(self, prediction: str, *, expected: str) -> float:
+        """Returns the F-measure of one answer."""
         return float(self._scorer.score(expected, prediction)["rougeL"].fmeasure)
 
 
@@ -131,9 +88,3 @@ def _plain(text: str) -> str:
 
 def _squad_words(text: str) -> list[str]:
     return _SPACED_WORD.findall(unicodedata.normalize("NFC", text).lower().translate(_NO_PUNCTUATION))
-
-
-def _means(scores: Sequence[dict[str, float]]) -> dict[str, Any]:
-    count = len(scores)
-    means = {name: sum(score[name] for score in scores) / count if count else None for name in METRIC_NAMES}
-    return {"num_rows": count, **means}

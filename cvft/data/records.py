@@ -1,0 +1,235 @@
+"""What a run has recorded of its files, and whether they are the same by now.
+
+clip, row file -> `FileFacts` (hash, size, time) -> RUN/data/clips.json, RUN/manifest.json -> the same file, another one, or none
+
+A file with the recorded size and time is not read again, so that 10^5 clips cost 10^5 looks at a folder; any other is hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, Self
+
+from cvft.data.rows import Row
+from cvft.files import hash_file
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What tells a file from another one.
+
+    Args:
+        sha256: Hash of its bytes.
+        num_bytes: Its size; None where it was not recorded.
+        mtime_ns: When it was last written, in nanoseconds; None where it was not recorded.
+    """
+
+    sha256: str
+    num_bytes: int | None = None
+    mtime_ns: int | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Looks at a file and reads it.
+
+        Raises:
+            OSError: when it cannot be read.
+        """
+        found = path.stat()  # before it is read: a file that changes meanwhile is not taken for the one that was read
+        return cls(hash_file(path), found.st_size, found.st_mtime_ns)
+
+    def fits(self, path: Path) -> bool:
+        """Tells whether a file is the one that was recorded; reads it where size or time are not those.
+
+        Raises:
+            OSError: when it cannot be read.
+        """
+        found = path.stat()
+        if (found.st_size, found.st_mtime_ns) == (self.num_bytes, self.mtime_ns):
+            return True
+        if self.num_bytes is not None and found.st_size != self.num_bytes:
+            return False
+        return hash_file(path) == self.sha256
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """What the check of the clips found.
+
+    Args:
+        sha256: Hash of the file's bytes.
+        timestamps_s: Start of each frame in seconds.
+        num_bytes: Size of the file; None where it was not recorded.
+        mtime_ns: When it was last written, in nanoseconds; None where it was not recorded.
+    """
+
+    sha256: str
+    timestamps_s: tuple[float, ...]
+    num_bytes: int | None = None
+    mtime_ns: int | None = None
+
+    @property
+    def facts(self) -> FileFacts:
+        """What tells the clip from another one."""
+        return FileFacts(self.sha256, self.num_bytes, self.mtime_ns)
+
+    def seen_at(self, path: Path) -> ClipRecord:
+        """Returns the record with size and time of its file, where it is there."""
+        try:
+            found = path.stat()
+        except OSError:
+            return self
+        return replace(self, num_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
+
+
+def write_records(records: Mapping[Path, ClipRecord]) -> str:
+    """Returns the text of `RUN/data/clips.json`."""
+    values = {
+        str(path): [record.sha256, list(record.timestamps_s), record.num_bytes, record.mtime_ns]
+        for path, record in records.items()
+    }
+    return json.dumps(values) + "\n"
+
+
+def read_records(path: Path) -> dict[Path, ClipRecord]:
+    """Reads what a run noted of its clips.
+
+    Args:
+        path: `RUN/data/clips.json`.
+    """
+    records = json.loads(path.read_text(encoding="utf-8"))
+    return {Path(clip): ClipRecord(sha256, tuple(seconds), *seen) for clip, (sha256, seconds, *seen) in records.items()}
+
+
+def find_clip(path: Path, record: ClipRecord, *, video_root: Path | None) -> tuple[Path, bool] | None:
+    """Finds a recorded clip: where it was, or under a folder that the clips were moved to.
+
+    Args:
+        path: Where it was.
+        record: What was recorded of it.
+        video_root: Folder that it may have been moved to, or None.
+
+    Returns:
+        Where it is and whether it is the one that was recorded; None when there is no such file.
+    """
+    here = path if path.is_file() else None
+    if here is not None and record.facts.fits(here):
+        return here, True
+    # the longest tail first: `clips/a.mp4` is more likely meant than another `a.mp4`
+    tails = [] if video_root is None else [Path(*path.parts[start:]) for start in range(1, len(path.parts))]
+    others = [moved for tail in tails if video_root is not None and (moved := video_root / tail).is_file()]
+    for other in others:
+        if record.facts.fits(other):
+            return other.resolve(), True
+    found = here or next(iter(others), None)
+    return None if found is None else (found, False)
+
+
+@dataclass(frozen=True)
+class RowDifference:
+    """How rows differ from those that were recorded.
+
+    Args:
+        first: The first row that is another one; None where rows are only missing.
+        num_now: Number of rows now.
+        num_before: Number of rows that were recorded.
+    """
+
+    first: Row | None
+    num_now: int
+    num_before: int
+
+    def __str__(self) -> str:
+        counts = f"{self.num_now} rows now, {self.num_before} then"
+        return counts if self.first is None else f"{self.first.location} is the first that differs, {counts}"
+
+
+def find_difference(
+    rows: Sequence[Row], now: Sequence[str], before: Sequence[str], *, is_ordered: bool
+) -> RowDifference | None:
+    """Compares rows as they are read now with those that a run has recorded.
+
+    Args:
+        rows: The rows now.
+        now: What tells each from others: `identify_row`.
+        before: The same of the recorded rows.
+        is_ordered: Whether the recorded rows are in the order of their file: those that were split are not.
+
+    Returns:
+        How they differ, or None when they are the same.
+    """
+    if list(now) == list(before) or (not is_ordered and Counter(now) == Counter(before)):
+        return None
+    first: Row | None = None
+    if is_ordered:
+        pairs = zip_longest(zip(rows, now, strict=True), before)
+        first = next((pair[0] for pair, old in pairs if pair is not None and pair[1] != old), None)
+    else:
+        left = Counter(before)
+        for row, key in zip(rows, now, strict=True):
+            left[key] -= 1
+            if left[key] < 0:
+                first = row
+                break
+    return RowDifference(first, len(now), len(before))
+
+
+def identify_row(row: Row, clip: str) -> str:
+    """Returns what tells a row from others, with its clip under the name that is given."""
+    return json.dumps({**row.to_json(), "videos": [clip]}, sort_keys=True, ensure_ascii=False)
+
+
+def clip_namer(records: Mapping[Path, ClipRecord]) -> Callable[[Path], str]:
+    """Returns what names a clip by its content, and reads only clips that no record tells by name, size and time.
+
+    Args:
+        records: What a run noted of its clips, by their places then.
+    """
+    known = {
+        (path.name, record.num_bytes, record.mtime_ns): record.sha256
+        for path, record in records.items()
+        if record.num_bytes is not None
+    }
+    names: dict[Path, str] = {}
+
+    def name(path: Path) -> str:
+        if path not in names:
+            found = path.stat()
+            names[path] = known.get((path.name, found.st_size, found.st_mtime_ns)) or hash_file(path)
+        return names[path]
+
+    return name
+
+
+def fingerprint_rows(rows: Iterable[Row]) -> str:
+    """Returns a sha256 of rows, their clips by name."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row.to_json(), ensure_ascii=False, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def look_at(row: Row) -> tuple[int, int] | None:
+    """Returns size and time of a row's clip, which change when it is replaced; None without a clip, or where it is gone."""
+    if row.video is None:
+        return None
+    try:
+        found = row.video.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def fingerprint_looks(rows: Iterable[Row]) -> str:
+    """Returns a sha256 of the looks of rows' clips."""
+    return hashlib.sha256(json.dumps([look_at(row) for row in rows]).encode()).hexdigest()

@@ -1,0 +1,101 @@
+"""Tags of other trainers that stand for a clip inside a question, such as `<video>`: taken out, or refused.
+
+A clip always comes before the text here, so such a tag has nothing to say; left in, it would be read and trained on as text.
+Questions are looked at, of earlier turns too. An answer is what the model shall say, and stays to the letter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from cvft.errors import Problem, quote
+
+_VIDEO_TAG = re.compile(
+    r"""
+      \(<video>\./</video>\)
+    | <\|begin_of_video\|><\|video\|><\|end_of_video\|>
+    | <\|vision_start\|><\|video_pad\|><\|vision_end\|>
+    | <\|video\|> | <\|video_pad\|>
+    | <video>(?!.*</video>)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""Tags for a video. A `<video>` with its end is HTML, or a path inside tags, and no tag of this kind.
+
+Source: ms-swift and LLaMA-Factory (`<video>`); the chat templates of MiniCPM-V, GLM-4.1V, Qwen2-VL and Gemma 3n.
+"""
+
+_OTHER_TAG = re.compile(
+    r"""
+      \(<(?:image|audio)>\./</(?:image|audio)>\)
+    | <(?:image|audio)>(?!.*</(?:image|audio)>)
+    | <\|(?:image|audio|image_pad|audio_pad)\|>
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""Tags for what no row has: an image, a sound."""
+
+_VIDEO_ELEMENT = re.compile(r"<video>.*</video>", re.DOTALL)
+
+HINT = "a clip always comes before the text: write no tag, or one `<video>` for the one clip; in other words where it is meant"
+
+
+def without_tags(text: str) -> str:
+    r"""Returns a question without the tags for its clip, and without the white space that stood around them.
+
+    Args:
+        text: A question.
+
+    Example:
+        >>> without_tags("<video>\nWhat is shown?")
+        'What is shown?'
+        >>> without_tags("What is shown in <video>?")
+        'What is shown in?'
+        >>> without_tags("Look at <video> and tell me more.")
+        'Look at and tell me more.'
+        >>> without_tags("What does <video src=a.mp4> do?")
+        'What does <video src=a.mp4> do?'
+    """
+    parts = _VIDEO_TAG.split(text)
+    whole = parts[0]
+    for part in parts[1:]:
+        before, after = whole.rstrip(), part.lstrip()
+        gap = whole[len(before) :] + part[: len(part) - len(after)]
+        parts_words = before and after and (part[:1].isspace() or (after[0].isalnum() and _parts(gap, before, after)))
+        whole = before + (("\n" if "\n" in gap else " ") if parts_words else "") + after
+    return whole
+
+
+def _parts(gap: str, before: str, after: str) -> bool:
+    """Tells whether two words would become one: not in scripts that are written without spaces."""
+    return bool(gap) or (before[-1].isascii() and before[-1].isalnum() and after[0].isascii())
+
+
+def find_tag_problem(
+    query: str, history: Sequence[tuple[str, str]], *, num_clips: int, location: str
+) -> Problem | None:
+    """Returns what is wrong with the tags of a row: another number than its clips, or tags for what no row has.
+
+    Args:
+        query: The question.
+        history: Earlier (question, answer) turns.
+        num_clips: Clips of the row.
+        location: How to name the row.
+    """
+    columns = [*(("history", question) for question, _ in history), ("query", query)]
+    num_tags = 0
+    for column, text in columns:
+        where = f"{location} {quote(column)}"
+        other = _OTHER_TAG.search(text)
+        if other is not None:
+            return Problem(where, f"{quote(other[0])} in a question", "no tag for what a row cannot have", HINT)
+        if num_clips and _VIDEO_ELEMENT.search(_VIDEO_TAG.sub("", text)):
+            need = "text alone, and the path of the clip in `videos`"
+            return Problem(where, "something between `<video>` and `</video>`", need, HINT)
+        num_tags += len(_VIDEO_TAG.findall(text))
+        if num_tags > num_clips:
+            got = f"{num_tags} tag{'s' if num_tags > 1 else ''} such as {quote(_VIDEO_TAG.findall(text)[-1])}"
+            clips = "the row has no clip" if num_clips == 0 else "one for each clip of the row"
+            return Problem(where, got, f"at most {num_clips}: {clips}", HINT)
+    return None

@@ -1,0 +1,100 @@
+"""Adapter folders: what a checkpoint holds of the adapter, with the contract and the recipe that it was trained with.
+
+RUN/train/checkpoint-N -> RUN/adapter (the last one, when a training is done), RUN/adapter-checkpoint-N (whichever is asked for)
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from cvft.errors import Problem, RunError, quote
+from cvft.families.contract import CONTRACT_FILE, Contract
+from cvft.files import hash_file, publish_folder
+from cvft.runs import RunFolder
+from cvft.train.checkpoints import find_best_checkpoint, find_checkpoints, step_of
+from cvft.train.marks import BrokenCheckpointError, check_files
+from cvft.weights.finite import refuse_nonfinite
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
+
+ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS_FILE)
+"""What peft writes of an adapter."""
+
+
+def publish_adapter(checkpoint: Path, target: Path, *, contract: Contract, recipe_file: Path) -> None:
+    """Makes an adapter folder of a checkpoint, whole or not at all.
+
+    Args:
+        checkpoint: The checkpoint.
+        target: The folder to make.
+        contract: How clips and text reached the model.
+        recipe_file: The recipe of the training.
+
+    Raises:
+        ModelError: when a weight is not finite.
+    """
+    aside = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    refuse_nonfinite(checkpoint / ADAPTER_WEIGHTS_FILE, subject=f"the adapter of {checkpoint}")
+    aside.mkdir()
+    for name in ADAPTER_FILES:
+        shutil.copyfile(checkpoint / name, aside / name)
+    (aside / CONTRACT_FILE).write_text(contract.to_json(), encoding="utf-8")
+    shutil.copyfile(recipe_file, aside / "recipe.yaml")
+    publish_folder(aside, target)
+
+
+def choose_checkpoint(run: RunFolder, which: str) -> RunFolder:
+    """Finds a checkpoint that a run has kept.
+
+    Args:
+        run: The run.
+        which: Its step, `best` for the one with the lowest val loss, or `last`.
+
+    Returns:
+        The run, with that checkpoint in place of its adapter.
+
+    Raises:
+        RunError: when it was not kept.
+    """
+    kept = find_checkpoints(run.train)
+    steps = {step_of(path) for path in kept} | {
+        step_of(path) for path in run.path.glob("adapter-checkpoint-*") if path.name.rpartition("-")[2].isdigit()
+    }
+    best = find_best_checkpoint(run.train)
+    step: int | None = int(which) if which.isdecimal() and which.isascii() else None
+    if which == "last" and kept:
+        step = step_of(kept[-1])
+    elif which == "best" and best is not None:
+        step = step_of(best)
+    if step is None or step not in steps:
+        names = ", ".join(map(str, sorted(steps))) or "none was"
+        got = f"{quote(which)}, and no val loss was measured" if which == "best" else quote(which)
+        hint = "train.keep_checkpoints says how many of the newest stay"
+        need = f"the step of a checkpoint that was kept ({names}), `best` or `last`"
+        raise RunError(f"run folder {run.path}", [Problem("--checkpoint", got, need, hint)])
+    return RunFolder(run.path, step)
+
+
+def adopt_checkpoint(run: RunFolder, *, contract: Contract) -> None:
+    """Makes the adapter folder of a checkpoint that was chosen, unless it is there.
+
+    Args:
+        run: The run with its checkpoint.
+        contract: How clips and text reached the model.
+
+    Raises:
+        RunError: when the checkpoint is damaged.
+    """
+    checkpoint = run.train / f"checkpoint-{run.checkpoint}"
+    weights = ADAPTER_FILES[1]
+    if not checkpoint.is_dir():  # it was asked for before it went
+        return
+    try:
+        check_files(checkpoint)
+    except BrokenCheckpointError as error:
+        need, hint = "the files that were written", "choose another checkpoint"
+        raise RunError(f"run folder {run.path}", [Problem(checkpoint.name, f"{error}", need, hint)]) from error
+    there = run.adapter / weights
+    if not there.is_file() or hash_file(there) != hash_file(checkpoint / weights):
+        publish_adapter(checkpoint, run.adapter, contract=contract, recipe_file=run.recipe_file)
