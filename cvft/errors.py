@@ -148,24 +148,30 @@ class StoppedError(Exception):
     """
 
 
-def quote(value: object) -> str:
-    """Shows a value the way every message does: literals in backticks, at most 80 characters, all of them visible."""
+def quote(value: object, *, most: int = 80) -> str:
+    """Shows a value the way every message does: literals in backticks, at most `most` characters, all of them visible."""
     text = f"{value}"
-    if len(text) > 80:
-        text = f"{text[:77]}..."
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    return f"`{text}`"
+    if len(text) > most:
+        text = f"{text[: most - 3]}..."
+    return f"`{visible(text)}`"
 
 
-def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
-    """Returns up to `count` names of `known` that look like `name`, closest first."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+def visible(text: str) -> str:
+    """Returns text with what a terminal would not show, or would obey, written out: line ends, colours, half characters."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], *, count: int = 3, likeness: float = 0.5) -> list[str]:
+    """Returns up to `count` names of `known` that look like `name`, closest first; from 0 to 1, 1 are equal ones.
+
+    A name of more than 200 characters looks like none: the comparison takes as long as both are, multiplied.
+    """
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=likeness) if len(name) <= 200 else []
+
+
+def did_you_mean(name: str, known: Iterable[str], *, likeness: float = 0.5) -> str:
     """Returns a hint that names the nearest known names, or an empty string when none is near."""
-    names = nearest(name, known)
+    names = nearest(name, known, likeness=likeness)
     return f"did you mean {' or '.join(quote(n) for n in names)}?" if names else ""
 
 

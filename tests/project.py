@@ -38,6 +38,7 @@ RECIPE: dict[str, Any] = {
         "micro_batch_rows": 2,
         "logging_steps": 1,
         "save_steps": 2,
+        "eval_steps": 2,
         "num_workers": 0,
         "gradient_checkpointing": False,
     },

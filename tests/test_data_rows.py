@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from cvft.data.rows import Row, category_of, extra_columns, read_rows, write_rows
+from cvft.data.rows import Row, category_of, extra_columns, make_rows, read_rows, write_rows
 from cvft.errors import DataError
 
 
@@ -109,16 +110,24 @@ def test_all_problems_of_a_file_are_told_together(folder):
         "data train.jsonl has 4 problems\n"
         "  train.jsonl:4: got invalid JSON (Expecting property name enclosed in double quotes, column 2), "
         "need one JSON object\n"
+        "    hint: the object does not end on its line: write one whole object per line, "
+        "and copy a file again that was cut off\n"
         "  train.jsonl:1 `response`: got null, need a string that is not empty\n"
         "  train.jsonl:2 `response`: got no such column, need a string that is not empty\n"
         "    hint: did you mean `response` by `respones`?\n"
-        "  train.jsonl:3 `videos`: got `video_pth`, which does not exist at video_pth, need an existing file\n"
+        "  train.jsonl:3 `videos`: got `video_pth`, which does not exist at `video_pth`, need an existing file\n"
         "    hint: did you mean `video_path`?"
     )
 
 
 GOOD = {"query": "q", "response": "r"}
 PAIRS = "need a list of [question, answer] pairs of strings"
+ONE = "need a list with at most one path"
+BLANK = "name the clip; only a row that needs none has `[]`"
+FRAMES = (
+    "make a clip of them with the rate N per second at which they were taken, and name it in `videos`: "
+    "`ffmpeg -framerate N -pattern_type glob -i '{}' -pix_fmt yuv444p clip.mp4`"
+)
 MESSAGES = [
     ({"query": "q"}, "`response`: got no such column, need a string that is not empty"),
     (
@@ -133,8 +142,14 @@ MESSAGES = [
         {**GOOD, "response": " \n"},
         "`response`: got only white space, need a string that is not empty\n  hint: write the answer or remove the row",
     ),
-    ({**GOOD, "response": 5}, "`response`: got the number `5`, need a string that is not empty"),
-    ({**GOOD, "query": ["q"]}, "`query`: got the list `['q']`, need a string"),
+    (
+        {**GOOD, "response": ["r"]},
+        "`response`: got the list `['r']`, need a string that is not empty\n  hint: write it as one text, in quotes",
+    ),
+    (
+        {**GOOD, "query": {"text": "q"}},
+        "`query`: got the object `{'text': 'q'}`, need a string\n  hint: write it as one text, in quotes",
+    ),
     ({"response": "r"}, "`query`: got no such column, need a string"),
     (
         {**GOOD, "history": [["q", None]]},
@@ -150,18 +165,64 @@ MESSAGES = [
         f"`history`: got turn 1 = the string `ab`, {PAIRS}\n  hint: each turn is a list of two strings",
     ),
     (
-        {**GOOD, "videos": ["a", "b"]},
-        "`videos`: got 2 clips, need a list with at most one path\n  hint: write one row per clip",
+        {**GOOD, "videos": ["a.mp4", "b c.mp4"]},
+        f"`videos`: got 2 clips, {ONE}\n  hint: a model here takes one clip a row; join clips of one size, "
+        "`ffmpeg -i a.mp4 -i 'b c.mp4' -filter_complex concat=n=2 joined.mp4`, "
+        "name that one and say in `query` which part is which",
     ),
     (
         {**GOOD, "videos": "video_path"},
-        "`videos`: got the string `video_path`, need a list with at most one path\n  hint: put it in a list: `[...]`",
+        f'`videos`: got the string `video_path`, {ONE}\n  hint: write `"videos": ["video_path"]`',
     ),
     (
-        {**GOOD, "videos": [None]},
-        "`videos`: got a list with null, need a list with at most one path\n  hint: use `[]` for a row without a clip",
+        {**GOOD, "videos": '["video_path"]'},
+        f'`videos`: got the string `["video_path"]`, {ONE}\n  hint: write `"videos": ["video_path"]`',
     ),
-    ({**GOOD, "videos": {"path": 1}}, "`videos`: got the object `{'path': 1}`, need a list with at most one path"),
+    (
+        {**GOOD, "videos": [["video_path"]]},
+        f'`videos`: got a list with the list `[\'video_path\']`, {ONE}\n  hint: write `"videos": ["video_path"]`',
+    ),
+    (
+        {**GOOD, "videos": [{"type": "video", "video": "video_path"}]},
+        "`videos`: got a list with the object `{'type': 'video', 'video': 'video_path'}`, "
+        f'{ONE}\n  hint: write `"videos": ["video_path"]`',
+    ),
+    (
+        {**GOOD, "videos": {"video": "video_path", "video_start": 1, "video_end": 3}},
+        "`videos`: got the object `{'video': 'video_path', 'video_start': 1, 'video_end': 3}`, "
+        f"{ONE}\n  hint: cut the part out with `ffmpeg -ss START -to END -i video_path part.mp4` and name it in `videos`",
+    ),
+    ({**GOOD, "videos": [None]}, f"`videos`: got a list with null, {ONE}\n  hint: {BLANK}"),
+    ({**GOOD, "videos": [[], ""]}, f"`videos`: got the list `[[], '']`, {ONE}\n  hint: {BLANK}"),
+    ({**GOOD, "videos": {"path": 1}}, f"`videos`: got the object `{{'path': 1}}`, {ONE}\n  hint: {BLANK}"),
+    (
+        {**GOOD, "videos": [["f/1.jpg", "f/2.JPG"]]},
+        f"`videos`: got 2 pictures, {ONE}\n  hint: {FRAMES.format('f/*.jpg')}",
+    ),
+    (
+        {**GOOD, "images": ["f/1.png", "f/2.png"]},
+        f"`images`: got 2 pictures, need at most one clip in `videos`\n  hint: {FRAMES.format('f/*.png')}",
+    ),
+    (
+        {**GOOD, "image": "a.png"},
+        "`image`: got 1 picture, need at most one clip in `videos`\n  hint: make a clip of it and name it in `videos`: "
+        "`ffmpeg -loop 1 -i a.png -t 1 -r 1 -pix_fmt yuv444p clip.mp4`",
+    ),
+    (
+        {**GOOD, "images": ["a.png"], "videos": ["video_path"]},
+        "`images`: got 1 picture beside a clip, need at most one clip in `videos`\n"
+        "  hint: put them into the clip, or leave the row out: a model here takes one clip a row",
+    ),
+    (
+        {**GOOD, "audios": ["a.wav"]},
+        "`audios`: got sound, need at most one clip in `videos`\n"
+        "  hint: leave out rows that are about sound: no model here hears",
+    ),
+    (
+        {**GOOD, "media": {"file": "a.mp4"}},
+        "`media`: got an unknown column and no `videos`, need the column `videos`\n"
+        '  hint: did you mean `videos`? if not, add `"videos": []`',
+    ),
     (
         {**GOOD, "videos": ["empty.mp4"]},
         "`videos`: got `empty.mp4`, which is empty (0 bytes), need a video file\n  hint: copy or download it again",
@@ -169,7 +230,7 @@ MESSAGES = [
     ({**GOOD, "videos": ["sub"]}, "`videos`: got `sub`, which is a folder, need a video file"),
     (
         {**GOOD, "videos": ["sub/nothing.mp4"]},
-        "`videos`: got `sub/nothing.mp4`, which does not exist at sub/nothing.mp4, need an existing file\n"
+        "`videos`: got `sub/nothing.mp4`, which does not exist at `sub/nothing.mp4`, need an existing file\n"
         "  hint: relative paths start from the folder of the data file, or from the video root when given",
     ),
     (
@@ -197,9 +258,14 @@ MESSAGES = [
         '  hint: did you mean `history`? if not, add `"history": []`',
     ),
     (
-        {**GOOD, "images": ["a.png"]},
-        "`images`: got a column that is not empty, need at most one clip in `videos`\n"
-        "  hint: use `videos`, or remove the column",
+        {**GOOD, "category": ["colour", "time"]},
+        "`category`: got the list `['colour', 'time']`, need a string, a number or null\n"
+        "  hint: write one text, or rename the column: `category` says what kind of question a row asks",
+    ),
+    (
+        {**GOOD, "family": {"name": "cats"}},
+        "`family`: got the object `{'name': 'cats'}`, need a string, a number or null\n"
+        "  hint: write one text, or rename the column: `family` says what kind of question a row asks",
     ),
     ({**GOOD, "id": 1.5}, "`id`: got the number `1.5`, need a string or a whole number"),
 ]
@@ -211,11 +277,56 @@ def test_message_of_one_bad_column(folder, row, message):
     assert problems_of(path) == [f"train.jsonl:1 {message}"]
 
 
-def test_row_with_messages_says_that_this_format_is_not_read(folder):
-    hint = "rows with `messages` are not read yet; write `query`, `response` and `history`"
-    assert problems_of(write(folder, {"messages": []})) == [
-        f"train.jsonl:1 `query`: got no such column, need a string\n  hint: {hint}",
-        f"train.jsonl:1 `response`: got no such column, need a string that is not empty\n  hint: {hint}",
+def test_rows_of_another_format_are_one_message(folder):
+    row = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "videos": "no.mp4"}
+    with pytest.raises(DataError) as caught:
+        read_rows(write(folder, *[row] * 5000))
+    assert str(caught.value).replace(f"{folder}/", "") == (
+        "data train.jsonl has 5000 problems\n"
+        "  train.jsonl:1, 2, 3 and 4997 more: got a conversation in `messages`, "
+        "need the columns `query`, `response` and `videos`\n"
+        "    hint: each answer becomes a row: its question is `query`, the answer `response`, what was said before `history`, "
+        "the clip `videos`; docs/data.md has a program that converts"
+    )
+
+
+CONVERSATIONS = [
+    {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "What?\u2028"},
+            {"role": "assistant", "content": "A man."},
+            {"role": "user", "content": "Where?"},
+            {"role": "assistant", "content": "There."},
+        ],
+        "videos": ["video_path"],
+    },
+    {
+        "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A man."}],
+        "video": "video_path",
+    },
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "video", "video": "video_path"}, {"type": "text", "text": "What?"}]},
+            {"role": "assistant", "content": "A man."},
+        ]
+    },
+]
+
+
+def test_the_program_of_the_manual_makes_rows_of_conversations(folder):
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    program = page.partition("```python\n")[2].partition("```")[0]
+    command = [sys.executable, "-c", program, str(write(folder, *CONVERSATIONS, name="old.jsonl"))]
+    made = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONUTF8": "1"}).stdout
+    (folder / "rows.jsonl").write_bytes(made)
+    assert [
+        (row.query, row.response, row.history, row.video is not None) for row in read_rows(folder / "rows.jsonl")
+    ] == [
+        ("Be brief.\nWhat?\u2028", "A man.", (), True),
+        ("Where?", "There.", (("Be brief.\nWhat?\u2028", "A man."),), True),
+        ("What?", "A man.", (), True),
+        ("What?", "A man.", (), True),
     ]
 
 
@@ -255,17 +366,25 @@ def test_broken_array_names_the_line(folder):
     assert problems_of(path) == ["train.json:3: got invalid JSON (Expecting value, column 2), need one JSON object"]
 
 
-def test_file_that_is_absent(tmp_path):
-    (problem,) = problems_of(tmp_path / "no.jsonl")
-    assert problem == (
-        "no.jsonl: got a file that cannot be read (No such file or directory), need a readable JSON or JSONL file"
-    )
+def test_file_that_is_absent(folder):
+    write(folder, {})
+    need = "need a readable JSON or JSONL file"
+    assert problems_of(folder / "trian.jsonl") == [
+        f"trian.jsonl: got no such file, {need}\n  hint: did you mean `train.jsonl`?"
+    ]
+    assert problems_of(folder / "a.jsonl,b.jsonl") == [
+        f"a.jsonl,b.jsonl: got no such file, {need}\n"
+        "  hint: join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one"
+    ]
+    (problem,) = problems_of(folder)
+    assert "got a folder, need a file with one JSON object per line" in problem
+    assert problem.endswith(f"name one of its files, such as `{folder.name}/train.jsonl`")
 
 
 def test_answers_may_be_absent_when_none_is_needed(folder):
     path = write(folder, {"query": "q"}, {"query": "q", "response": None}, {"query": "q", "response": "r"})
     assert [row.response for row in read_rows(path, require_response=False)] == ["", "", "r"]
-    path = write(folder, {"query": "q", "response": 5}, {"query": "q", "respones": "r"})
+    path = write(folder, {"query": "q", "response": [5]}, {"query": "q", "respones": "r"})
     assert len(problems_of(path, require_response=False)) == 2
 
 
@@ -288,9 +407,9 @@ def test_extra_columns_are_kept_and_counted(folder):
         ({"category": "colour", "family": "cats"}, "colour", ["family"]),
         ({"category": None, "family": "colour"}, "colour", []),
         ({"category": 3}, "3", []),
-        ({"category": True}, None, []),
+        ({"category": True}, "true", []),
+        ({"category": 1.5}, "1.5", []),
         ({"category": " "}, None, []),
-        ({"category": ["colour"]}, None, []),
         ({"category": None}, None, []),
         ({"kind": "colour"}, None, ["kind"]),
     ],
@@ -336,3 +455,18 @@ def test_import_of_the_room_loads_no_torch_and_no_decoder():
     code = f"import sys, {modules}; print([m for m in ('torch', 'av', 'decord') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_numbers_and_booleans_are_taken_as_they_are_written(folder):
+    path = folder / "train.jsonl"
+    path.write_text(
+        '{"query": 7, "response": 1.50, "history": [[true, -0.0], ["a", 1e3]]}\n{"query": "q", "response": false}\n'
+    )
+    first, second = read_rows(path)
+    assert (first.query, first.response, first.history) == ("7", "1.50", (("true", "-0.0"), ("a", "1e3")))
+    assert first.taken_as_text == ("query", "response", "history")
+    assert (second.response, second.taken_as_text) == ("false", ("response",))
+    (row,) = make_rows([(1, {"query": "q", "response": 0.5})], source=Path("here"), video_root=folder)
+    assert row.response == "0.5"
+    with pytest.raises(DataError, match="got the number `NaN`"):
+        make_rows([(1, {"query": "q", "response": float("nan")})], source=Path("here"), video_root=folder)

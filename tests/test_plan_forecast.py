@@ -15,7 +15,8 @@ from cvft.families.family import IGNORED_LABEL
 from cvft.plan.forecast import forecast
 from cvft.predict.predictor import Predictor
 from cvft.recipe import load_recipe
-from tests.project import cvft, cvft_ok, make_project
+from tests.project import ROWS, cvft, cvft_ok, files_under, make_project, with_real_clips
+from tests.real_clips import real_clip
 from tests.tiny import tiny_processor
 
 ROOT = Path(__file__).parent.parent
@@ -97,11 +98,67 @@ def test_a_gpu_that_cannot_be_planned_for_is_refused(words, told):
 
 
 def test_what_is_read_as_the_category_is_noted_and_not_called_unused(tmp_path):
-    row = {"query": "q", "response": "r"}
-    old, odd = {**row, "family": "colour", "score": 1}, {**row, "category": ["colour"]}
-    recipe = make_project(tmp_path, rows=[row, old, odd], val_rows=[{**row, "category": "colour"}])
+    row = {"query": "q", "response": 5}
+    old, odd = {**row, "family": "colour", "score": 1}, {**row, "category": " "}
+    recipe = make_project(
+        tmp_path, rows=[row, old, odd], val_rows=[{**row, "category": "colour"}], train={"max_steps": 40}
+    )
     assert json.loads(cvft_ok("plan", recipe, "--json").stdout)["notes"] == [
         "column `score` (1 rows) is kept but not trained on",
         "column `family` is read as `category`",
         "column `category` of 1 rows holds no text: these rows count in the means over all rows only",
+        "column `response` holds numbers or booleans in 4 rows (train.jsonl:1, train.jsonl:2, train.jsonl:3 and 1 more): "
+        "taken as text",
     ]
+
+
+def test_bad_clips_that_training_would_set_aside_are_planned_without_and_nothing_is_written(tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(real_clip("bikes.mp4").read_bytes()[:9000])
+    bad = {"query": "q", "response": "r", "videos": [str(tmp_path / "bad.mp4")]}
+    recipe = make_project(tmp_path, rows=[*with_real_clips(ROWS), bad, bad], data={"on_bad_clip": "quarantine"})
+    before = files_under(tmp_path)
+    said = cvft_ok("plan", recipe).stdout.splitlines()
+    assert said[0] == "rows      6 train, 3 val, 2 quarantined; 2 clips"
+    assert said[1].startswith(f"set aside {tmp_path}/train.jsonl:7: {tmp_path}/bad.mp4 (decoder `pyav`): got")
+    assert said[2].startswith("tokens    ")  # once per clip
+    values = json.loads(cvft_ok("plan", recipe, "--json").stdout)
+    assert values["quarantined"]["rows"] == 2
+    assert len(values["quarantined"]["examples"]) == 1
+    assert values["rows"] == {"train": 6, "val": 3}
+    refused = cvft("plan", recipe, "data.on_bad_clip=error")
+    assert (refused.returncode, "train.jsonl:7, 8" in refused.stderr) == (2, True)
+    assert files_under(tmp_path) == before
+
+
+def test_a_sample_of_bad_clips_alone_stands_for_nothing(tmp_path):
+    paths = [tmp_path / f"{number}.mp4" for number in range(3)]
+    for path in paths:
+        path.write_bytes(real_clip("bikes.mp4").read_bytes()[:9000])
+    rows = [{"query": "q", "response": "r", "videos": [str(path)]} for path in paths] + [ROWS[-1]]
+    recipe = make_project(tmp_path, rows=rows, val_rows=[ROWS[-1]], data={"on_bad_clip": "quarantine"})
+    result = cvft("plan", recipe, "--clips", "2")
+    assert result.returncode == 2
+    assert (
+        "the clips: got 2 that are all bad, need one that decodes, to stand for the 1 that were not read"
+        in result.stderr
+    )
+    assert json.loads(cvft_ok("plan", recipe, "--json").stdout)["quarantined"]["rows"] == 3
+
+
+def test_rows_of_which_none_has_a_good_clip_are_refused_before_training(tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(real_clip("bikes.mp4").read_bytes()[:9000])
+    bad = {"query": "q", "response": "r", "videos": [str(tmp_path / "bad.mp4")]}
+    good = with_real_clips(ROWS)
+    for number, (rows, val_rows, setting) in enumerate(
+        [([bad] * 2, good, "data.train"), (good, [bad] * 2, "data.val")]
+    ):
+        folder = tmp_path / f"{number}"
+        recipe = make_project(folder, rows=rows, val_rows=val_rows, data={"on_bad_clip": "quarantine"})
+        before = files_under(folder)
+        for command in ("plan", "run"):
+            result = cvft(command, recipe)
+            assert result.returncode == 2
+            got = f"the rows that are left has 1 problem\n  {setting}: got 2 rows in {folder}/"
+            assert got in result.stderr.replace("\r", "\n"), result.stderr
+            assert "of which not one has a good clip, need rows that can be used" in result.stderr
+            assert files_under(folder) == before

@@ -19,7 +19,7 @@ from accelerate.utils.deepspeed import DeepSpeedEngineWrapper
 from swift import SftArguments
 from swift.callbacks import TrainerCallback, callbacks_map
 from swift.dataloader import DataLoaderShard
-from swift.dataset import MessagesPreprocessor
+from swift.dataset import DatasetMeta, MessagesPreprocessor, load_dataset, register_dataset
 from swift.dataset.utils import LazyLLMDataset
 from swift.model.register import ModelLoader
 from swift.template import Template, TemplateMeta
@@ -37,13 +37,15 @@ from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.runtime import RUNTIME
 from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.parts import target_regex
+from cvft.jsonl import to_jsonl
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import open_job
 from cvft.plan.machine import Machine
 from cvft.plan.plan import compile_plan
 from cvft.recipe import LoadedRecipe, recipe_from_dict
-from cvft.train.swift_plugin import CvftCallback, FamilyLoader, FamilyTemplate, TemplateSettings
+from cvft.train.swift_plugin import CvftCallback, FamilyLoader, FamilyTemplate, RowFileLoader, TemplateSettings
 from cvft.train.trainer import CvftTrainer
+from cvft.train.watch import DEEPSPEED_OVERFLOW
 from datasets import Dataset
 from tests.real_clips import real_clip
 from tests.tiny import TINY, tiny_encoder
@@ -57,6 +59,7 @@ HOOKS: dict[type, dict[str, tuple[type, list[str]]]] = {
         "get_batch_samples": (HfTrainer, ["self", "epoch_iterator", "num_batches", "device"]),
         "_get_num_items_in_batch": (HfTrainer, ["self", "batch_samples", "device"]),
         "training_step": (HfTrainer, ["self", "model", "inputs", "num_items_in_batch"]),
+        "_get_grad_norm": (HfTrainer, ["self", "model", "grad_norm"]),
         "evaluate": (HfTrainer, ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"]),
         "_determine_best_metric": (HfTrainer, ["self", "metrics", "trial"]),
         "_get_output_dir": (HfTrainer, ["self", "trial"]),
@@ -241,6 +244,37 @@ def test_whether_gradients_are_exchanged_is_ours_to_say():
     assert "sync_gradients=self.sync_gradients" in inspect.getsource(Accelerator.backward)
 
 
+def test_a_gradient_is_looked_at_before_the_optimizer_takes_it():
+    source = inspect.getsource(HfTrainer._run_epoch)
+    looks, steps = source.index("self._get_grad_norm(model, grad_norm=grad_norm)"), source.index("optimizer.step()")
+    assert 0 < looks < steps
+    # what we end is what ms-swift leaves out without a word
+    assert "p.grad = None" in inspect.getsource(SwiftMixin._fix_grad_norm_nan)
+
+
+def test_deepspeed_marks_a_gradient_that_is_not_finite():
+    from deepspeed.runtime.zero import stage3
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer, mask_nan_or_inf_with_val_inplace
+
+    norm = torch.tensor(float("nan"))
+    mask_nan_or_inf_with_val_inplace(norm, device=norm.device)
+    assert norm.item() == DEEPSPEED_OVERFLOW
+    assert "mask_nan_or_inf_with_val_inplace(" in inspect.getsource(DeepSpeedZeroOptimizer.get_grad_norm_direct)
+    assert "err = torch.tensor(-1.0" in inspect.getsource(stage3)
+
+
+def test_adamw_without_gradients_leaves_weights_and_state_alone():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], weight_decay=0.1)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    before, state = weight.detach().clone(), {k: v.clone() for k, v in optimizer.state[weight].items()}
+    weight.grad = None
+    optimizer.step()
+    assert torch.equal(weight, before)
+    assert all(torch.equal(optimizer.state[weight][key], value) for key, value in state.items())
+
+
 def test_checkpoints_are_written_where_we_say():
     assert "self._get_output_dir(trial=trial)" in inspect.getsource(HfTrainer._save_checkpoint)
     source = inspect.getsource(SwiftMixin._save_checkpoint)
@@ -300,6 +334,25 @@ def test_peft_leaves_inputs_as_they_are_when_told():
     layer.cast_input_dtype_enabled = False
     assert layer._cast_input_dtype(inputs, torch.float32).dtype == torch.bfloat16
     assert "self._cast_input_dtype(x, lora_A.weight.dtype)" in inspect.getsource(peft.tuners.lora.Linear.forward)
+
+
+def messages_of(query, response, *videos):
+    messages = [{"role": "user", "content": query}, {"role": "assistant", "content": response}]
+    return {"messages": messages, "videos": list(videos)}
+
+
+def test_rows_reach_ms_swift_as_they_are_whatever_the_first_ones_look_like(tmp_path):
+    """Types were guessed from the first rows: no clip among 36,000 of them ended the training that came to one."""
+    odd = "\u2028\x85\r\n\x00\x1f\U0001f600 <video>"
+    dates = [messages_of("2020-01-01", "2020-01-01 10:00:00")] * 40_000
+    rows = [*dates, messages_of(odd, "yes", "/a.mp4"), messages_of("x" * 3_000_000, "no")]
+    (tmp_path / "train.jsonl").write_bytes(to_jsonl(rows).encode())
+    meta = DatasetMeta(dataset_name="typed", dataset_path=str(tmp_path / "train.jsonl"), loader=RowFileLoader)
+    register_dataset(meta)
+    dataset, _ = load_dataset(["typed"], strict=True, shuffle=False, seed=0)
+    assert len(dataset) == len(rows)
+    for index in (0, 39_999, 40_000, 40_001):
+        assert dataset[index] == {**rows[index], "dataset": str(tmp_path / "train.jsonl")}
 
 
 def test_texts_pass_through_ms_swift_to_the_letter():

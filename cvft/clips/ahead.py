@@ -34,9 +34,7 @@ def build_ahead(job: Job) -> str:
         value = "true" if recipe.lora.train_vision_tower else recipe.video.cache_features
         problem = Problem(key, quote(value), "a recipe whose features are cached", f"remove `{key}`")
         raise RecipeError(f"recipe {recipe.name}", [problem])
-    quarantine = recipe.run_dir.with_name(f".{recipe.run_dir.name}.quarantine.jsonl")
-    prepared = prepare(job, quarantine_file=quarantine)
-    quarantine.unlink(missing_ok=True)  # reported again by the training, which keeps it
+    prepared = prepare(job)  # the training reports rows that are set aside, and keeps their list
     store = FeatureStore(job.features_root, job.feature_key)
     repair_store(store, reads_all=True)
     records = {path: ClipRecord(facts.sha256, facts.timestamps_s) for path, facts in prepared.clips.items()}

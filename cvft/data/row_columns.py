@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
-import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cvft.data.clip_names import ClipNames
+from cvft.data.media_columns import OTHER_MEDIA, check_other_media, holds_clip, read_video, show
 from cvft.data.tags import find_tag_problem, without_tags
-from cvft.errors import Problem, ValueProblem, did_you_mean, quote
+from cvft.errors import Problem, ValueProblem, quote
+from cvft.jsonl import WrittenNumber
 
 KNOWN_COLUMNS = ("id", "query", "response", "history", "videos")
 """The columns that are read; all others are kept in `Row.extra`."""
@@ -29,7 +33,10 @@ _OTHER_NAMES = {
 }
 """Column names of other formats, to say which to rename."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_CONVERSATIONS = ("messages", "conversations", "conversation")
+"""Columns that hold a whole conversation in other formats."""
+
+_PAIRS = "a list of [question, answer] pairs of strings"
 
 
 @dataclass
@@ -42,6 +49,7 @@ class Columns:
     history: tuple[tuple[str, str], ...] = ()
     video: Path | None = None
     id: str | None = None
+    taken_as_text: tuple[str, ...] = ()
 
 
 class ColumnReader:
@@ -53,9 +61,8 @@ class ColumnReader:
     """
 
     def __init__(self, video_root: Path, *, require_response: bool) -> None:
-        self._video_root = video_root
+        self._clips = ClipNames(video_root)
         self._require_response = require_response
-        self._seen_paths: dict[str, Path | ValueProblem] = {}
 
     def read(self, columns: Mapping[str, Any], *, location: str) -> Columns:
         """Returns the typed values of one JSON object, and what is wrong with it.
@@ -72,6 +79,10 @@ class ColumnReader:
         def problem(name: str, error: ValueProblem) -> None:
             found.problems.append(error.at(f"{location} {quote(name)}"))
 
+        other = next((name for name in _CONVERSATIONS if name in columns), None)
+        if other is not None and not {"query", "response"} & columns.keys():
+            found.problems.append(_other_format(other).at(location))
+            return found
         misspelt = _find_misspelt(columns)
         try:
             found.query = _read_text(columns, "query", misspelt, is_required=True, may_be_empty=True)
@@ -87,17 +98,19 @@ class ColumnReader:
         except ValueProblem as error:
             problem("history", error)
         try:
-            found.video = self._read_video(columns.get("videos"))
+            found.video = read_video(columns.get("videos"), self._clips)
         except ValueProblem as error:
             problem("videos", error)
         try:
             found.id = _read_id(columns.get("id"))
         except ValueProblem as error:
             problem("id", error)
-        for name in ("images", "audios"):
-            if columns.get(name):
-                hint = "use `videos`, or remove the column"
-                problem(name, ValueProblem("a column that is not empty", "at most one clip in `videos`", hint))
+        try:
+            _check_category(columns)
+        except ValueProblem as error:
+            problem(str(category_column(columns)), error)
+        for name, other_media in check_other_media(columns):
+            problem(name, other_media)
         if not found.problems:
             num_clips = 0 if found.video is None else 1
             wrong_tag = find_tag_problem(found.query, found.history, num_clips=num_clips, location=location)
@@ -110,63 +123,86 @@ class ColumnReader:
                 problem(
                     name, ValueProblem(f"an unknown column and no {quote(known)}", f"the column {quote(known)}", hint)
                 )
+        if not found.problems:
+            found.taken_as_text = tuple(_find_numbers(columns))
         return found
 
-    def _read_video(self, videos: Any) -> Path | None:
-        need = "a list with at most one path"
-        if videos is None or videos == []:
-            return None
-        if isinstance(videos, str):
-            raise ValueProblem(f"the string {quote(videos)}", need, "put it in a list: `[...]`")
-        if not isinstance(videos, list):
-            raise ValueProblem(_show(videos), need)
-        if len(videos) > 1:
-            raise ValueProblem(f"{len(videos)} clips", need, "write one row per clip")
-        name = videos[0]
-        if not isinstance(name, str) or not name.strip():
-            raise ValueProblem(f"a list with {_show(name)}", need, "use `[]` for a row without a clip")
-        if name not in self._seen_paths:
-            try:
-                self._seen_paths[name] = self._find_clip(name)
-            except ValueProblem as error:
-                self._seen_paths[name] = error
-        seen = self._seen_paths[name]
-        if isinstance(seen, ValueProblem):
-            raise seen
-        return seen
 
-    def _find_clip(self, name: str) -> Path:
-        if _URL.match(name):
-            hint = "download the clip and give its path; URLs are not supported yet"
-            raise ValueProblem(f"the URL {quote(name)}", "the path of a local file", hint)
-        try:
-            path = (self._video_root / name).resolve()
-            status = path.stat()
-        except FileNotFoundError as error:
-            near = did_you_mean(path.name, _list_folder(path.parent))
-            hint = near or "relative paths start from the folder of the data file, or from the video root when given"
-            raise ValueProblem(f"{quote(name)}, which does not exist at {path}", "an existing file", hint) from error
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ValueProblem(f"{quote(name)}, which cannot be opened ({reason})", "a readable file") from error
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ValueProblem(f"{quote(name)}, which is {kind}", "a video file")
-        if status.st_size == 0:
-            raise ValueProblem(f"{quote(name)}, which is empty (0 bytes)", "a video file", "copy or download it again")
-        return path
+def names_a_column(text: str) -> bool:
+    """Says whether text such as the first line of a table names a column of rows, ours or that of another format."""
+    words = {word.lower() for word in re.findall(r"\w+", text)}
+    return bool(
+        words & {*KNOWN_COLUMNS[1:], *_CONVERSATIONS, *(name for names in _OTHER_NAMES.values() for name in names)}
+    )
+
+
+def category_column(columns: Mapping[str, Any]) -> str | None:
+    """Returns the name of the column that says what kind of question a row asks; None where it has none, or null in it."""
+    return next((name for name in CATEGORY_COLUMNS if columns.get(name) is not None), None)
+
+
+def text_of(value: Any) -> str | None:
+    """Returns text as it is, and a number or a boolean as it is written in JSON; None for anything else.
+
+    Args:
+        value: A value of a row.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, WrittenNumber):
+        return value.text
+    if _is_number(value):
+        return json.dumps(value)
+    return None
+
+
+def _find_numbers(columns: Mapping[str, Any]) -> Iterator[str]:
+    """Names the columns of a good row in which a number stands for text."""
+    turns = [said for turn in columns.get("history") or () for said in turn]
+    for name, values in (("query", [columns["query"]]), ("response", [columns.get("response")]), ("history", turns)):
+        if any(map(_is_number, values)):
+            yield name
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _check_category(columns: Mapping[str, Any]) -> None:
+    name = category_column(columns)
+    if name is not None and text_of(columns[name]) is None:
+        hint = f"write one text, or rename the column: {quote(name)} says what kind of question a row asks"
+        raise ValueProblem(show(columns[name]), "a string, a number or null", hint)
+
+
+def _other_format(column: str) -> ValueProblem:
+    hint = (
+        "each answer becomes a row: its question is `query`, the answer `response`, what was said before `history`, the clip "
+        "`videos`; docs/data.md has a program that converts"
+    )
+    return ValueProblem(f"a conversation in {quote(column)}", "the columns `query`, `response` and `videos`", hint)
 
 
 def _find_misspelt(columns: Mapping[str, Any]) -> dict[str, str]:
     """Returns known column -> the unknown column that seems to mean it, for known columns that are absent.
 
     A column that resembles a known one is only extra when the known one is there. `id` is left out, because every
-    short name resembles it. Any name that starts with `video` stands for `videos`: such a row would otherwise train
-    without its clip.
+    short name resembles it. Any name that starts with `video` stands for `videos`, and so does any column that holds the
+    name of a clip: such a row would otherwise train without it.
     """
-    absent = [name for name in KNOWN_COLUMNS if name not in columns and name != "id"]
+    misspelt = dict(_near_names(tuple(columns)))
+    if "videos" not in columns and "videos" not in misspelt:
+        names = (name for name in columns if name not in KNOWN_COLUMNS and name not in OTHER_MEDIA)
+        holder = next((name for name in names if holds_clip(columns[name])), None)
+        misspelt |= {} if holder is None else {"videos": holder}
+    return misspelt
+
+
+@lru_cache(maxsize=1000)
+def _near_names(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    absent = [name for name in KNOWN_COLUMNS if name not in names and name != "id"]
     misspelt: dict[str, str] = {}
-    for name in columns:
+    for name in names:
         if name in KNOWN_COLUMNS:
             continue
         lowered = name.lower()
@@ -175,7 +211,7 @@ def _find_misspelt(columns: Mapping[str, Any]) -> dict[str, str]:
             near = ["videos"]
         if near:
             misspelt.setdefault(near[0], name)
-    return misspelt
+    return tuple(misspelt.items())
 
 
 def _read_text(
@@ -192,40 +228,40 @@ def _read_text(
     value = columns[name]
     if value is None and not is_required:
         return ""
-    if not isinstance(value, str):
-        raise ValueProblem(_show(value), need)
-    if not may_be_empty and not value.strip():
-        got = "only white space" if value else "an empty string"
+    text = text_of(value)
+    if text is None:
+        hint = "write it as one text, in quotes" if value is not None else ""
+        raise ValueProblem(show(value), need, hint)
+    if not may_be_empty and not text.strip():
+        got = "only white space" if text else "an empty string"
         raise ValueProblem(got, need, "write the answer or remove the row")
-    return value
+    return text
 
 
 def _hint_other_format(columns: Mapping[str, Any], name: str) -> str:
-    for other in _OTHER_NAMES[name]:
-        if other in columns:
-            return f"rename {quote(other)} to {quote(name)}"
-    for other in ("messages", "conversations"):
-        if other in columns:
-            return f"rows with {quote(other)} are not read yet; write `query`, `response` and `history`"
-    return ""
+    if name == "query" and columns.get("instruction") and columns.get("input"):
+        return "join `instruction` and `input` into `query`"
+    return next((f"rename {quote(other)} to {quote(name)}" for other in _OTHER_NAMES[name] if other in columns), "")
 
 
 def _read_history(history: Any) -> tuple[tuple[str, str], ...]:
-    need = "a list of [question, answer] pairs of strings"
     if history is None:
         return ()
     if not isinstance(history, list):
-        raise ValueProblem(_show(history), need)
-    for number, turn in enumerate(history, start=1):
-        if not isinstance(turn, list):
-            raise ValueProblem(f"turn {number} = {_show(turn)}", need, "each turn is a list of two strings")
-        if len(turn) != 2:
-            raise ValueProblem(f"turn {number} with {len(turn)} items", need, "each turn is a list of two strings")
-        for part, value in zip(("question", "answer"), turn, strict=True):
-            if not isinstance(value, str):
-                hint = "complete the pair or remove it"
-                raise ValueProblem(f"turn {number} whose {part} is {_show(value)}", need, hint)
-    return tuple((question, answer) for question, answer in history)
+        raise ValueProblem(show(history), _PAIRS)
+    return tuple(_read_turn(number, turn) for number, turn in enumerate(history, start=1))
+
+
+def _read_turn(number: int, turn: Any) -> tuple[str, str]:
+    if not isinstance(turn, list):
+        raise ValueProblem(f"turn {number} = {show(turn)}", _PAIRS, "each turn is a list of two strings")
+    if len(turn) != 2:
+        raise ValueProblem(f"turn {number} with {len(turn)} items", _PAIRS, "each turn is a list of two strings")
+    question, answer = map(text_of, turn)
+    if question is None or answer is None:
+        part, value = ("question", turn[0]) if question is None else ("answer", turn[1])
+        raise ValueProblem(f"turn {number} whose {part} is {show(value)}", _PAIRS, "complete the pair or remove it")
+    return question, answer
 
 
 def _read_id(value: Any) -> str | None:
@@ -233,21 +269,4 @@ def _read_id(value: Any) -> str | None:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise ValueProblem(_show(value), "a string or a whole number")
-
-
-def _show(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool | float):
-        return f"the {'boolean' if isinstance(value, bool) else 'number'} {quote(json.dumps(value))}"
-    names = {int: "the number", str: "the string", list: "the list"}
-    return f"{names.get(type(value), 'the object')} {quote(value)}"
-
-
-def _list_folder(folder: Path) -> list[str]:
-    """Names to compare a missing file with; none when the folder is absent too."""
-    try:
-        return sorted(entry.name for entry in folder.iterdir())
-    except OSError:
-        return []
+    raise ValueProblem(show(value), "a string or a whole number")

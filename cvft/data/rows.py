@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader
-from cvft.errors import DataError, Problem, ValueProblem, quote
+from cvft.data.clip_names import Folder
+from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
+from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, text_of
+from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, quote
 from cvft.files import write_whole
 from cvft.jsonl import parse_json, split_lines, to_jsonl
 
@@ -38,6 +40,7 @@ class Row:
         id: The row's own name, if it has one.
         extra: Every other column, kept as read.
         is_item: True when `line` counts items of a JSON array.
+        taken_as_text: Columns in which a number or a boolean stood for text.
     """
 
     query: str
@@ -49,6 +52,7 @@ class Row:
     id: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     is_item: bool = False
+    taken_as_text: tuple[str, ...] = ()
 
     @property
     def location(self) -> str:
@@ -85,16 +89,15 @@ def read_rows(path: Path | str, *, video_root: Path | None = None, require_respo
     Source: modelscope/ms-swift 2.x custom dataset examples for `query`, `response`, `history`, `videos`.
     """
     path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        problem = Problem(str(path), f"a file that cannot be read ({error.strerror})", "a readable JSON or JSONL file")
-        raise DataError(f"data {path}", [problem]) from error
+    raw = _read_bytes(path)
     problems: list[Problem] = []
     if raw.startswith(_UTF8_BOM):
         raw = raw.removeprefix(_UTF8_BOM)
         hint = "save the file as UTF-8 without a byte order mark"
         problems.append(Problem(_locate(path, 1), "a byte order mark (BOM)", "plain UTF-8", hint))
+    other = explain_file(path, raw)
+    if other is not None:
+        raise DataError(f"data {path}", [*problems, other])
 
     is_array = raw.lstrip()[:1] == b"["
     if is_array and path.suffix == ".jsonl":
@@ -163,6 +166,7 @@ def make_rows(
                     id=found.id,
                     extra=extra,
                     is_item=is_array,
+                    taken_as_text=found.taken_as_text,
                 )
             )
     if problems:
@@ -193,18 +197,11 @@ def category_of(row: Row) -> str | None:
         row: Any row.
 
     Returns:
-        The text, or the whole number as text, of the row's category column; None without one, or with anything else.
+        The text, or the number as text, of the row's category column; None without one, or with nothing in it.
     """
-    column = category_column(row)
-    value = None if column is None else row.extra[column]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return value if isinstance(value, str) and value.strip() else None
-
-
-def category_column(row: Row) -> str | None:
-    """Returns the name of the column that `category_of` reads, or None where the row has none, or null in it."""
-    return next((name for name in CATEGORY_COLUMNS if row.extra.get(name) is not None), None)
+    column = category_column(row.extra)
+    text = None if column is None else text_of(row.extra[column])
+    return text if text and text.strip() else None
 
 
 def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
@@ -216,8 +213,25 @@ def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
     Returns:
         Column name -> number of rows that have it, most frequent first, then by name.
     """
-    counts = Counter(key for row in rows for key in row.extra if key not in (CATEGORY_COLUMNS[0], category_column(row)))
+    counts = Counter(
+        key for row in rows for key in row.extra if key not in (CATEGORY_COLUMNS[0], category_column(row.extra))
+    )
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _read_bytes(path: Path) -> bytes:
+    need = "a readable JSON or JSONL file"
+    if path.is_dir():
+        raise DataError(f"data {path}", [explain_folder(path)])
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        hint = "join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one" if "," in path.name else ""
+        hint = hint or did_you_mean(path.name, Folder(path.parent).beside(path.name))
+        raise DataError(f"data {path}", [Problem(str(path), "no such file", need, hint)]) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"data {path}", [Problem(str(path), f"a file that cannot be read ({reason})", need)]) from error
 
 
 def _locate(path: Path, line: int, *, is_item: bool = False) -> str:
@@ -236,7 +250,8 @@ def _parse_lines(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[
         try:
             objects.append((line, parse_json(part)))
         except ValueProblem as error:
-            problems.append(error.at(_locate(path, line)))
+            problem = error.at(_locate(path, line))
+            problems.append(problem if problem.hint else replace(problem, hint=hint_for_line(part)))
     return objects
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from cvft.data.features.store import FeatureStore
 from cvft.data.groups import clips_per_step
 from cvft.plan.batching import RowFacts
 from cvft.plan.forecast import Forecast
+from cvft.plan.notes import NUM_EXAMPLES, note_plan
 from cvft.plan.plan import Plan
 from cvft.plan.prepare import PreparedRows
 from cvft.plan.ranks import worker_command
@@ -27,15 +29,55 @@ def describe_plan(plan: Plan, prepared: PreparedRows) -> str:
     lines = [
         f"rows      {len(rows.train)} train, {len(rows.val)} val, {len(prepared.quarantined)} quarantined; "
         f"{len(prepared.clips)} clips",
+        *_describe_quarantine(prepared),
         f"tokens    {num_tokens[0]} to {num_tokens[-1]} per row, median {num_tokens[len(num_tokens) // 2]}",
         f"inputs    {worker.preprocessing}",
         f"batch     {_describe_batch(plan, rows)}",
         f"features  {_describe_features(plan)}",
         f"steps     {worker.num_steps} ({worker.steps_per_epoch} per epoch), {plan.swift['torch_dtype']}, "
         f"{_describe_kernels(plan)}",
-        *(f"note      {note}" for note in prepared.notes),
+        f"saves     {_describe_saves(plan)}",
+        *(f"note      {note}" for note in (*prepared.notes, *note_plan(plan))),
     ]
     return "\n".join(lines)
+
+
+def _describe_quarantine(prepared: PreparedRows) -> list[str]:
+    examples = _quarantined_examples(prepared)
+    return [f"{'' if number else 'set aside':<10}{example}" for number, example in enumerate(examples)]
+
+
+def _quarantined_examples(prepared: PreparedRows) -> list[str]:
+    """Returns a row of each of some bad clips, with the reason; the run's quarantine.jsonl lists all."""
+    by_clip = {item.row.video: item for item in reversed(prepared.quarantined)}
+    return [str(item) for item in list(by_clip.values())[::-1][:NUM_EXAMPLES]]
+
+
+def _describe_saves(plan: Plan) -> str:
+    """Says how often checkpoints are written and the val loss is measured; both happen at the last step too."""
+    saves, measures = count_saves(plan), count_measures(plan)
+    checkpoints = f"{_count(saves, 'checkpoint')}, {_every(plan.swift['save_steps'], saves)}"
+    if not measures:
+        return f"{checkpoints}; no val rows to measure a loss on"
+    return f"{checkpoints}; {_count(measures, 'val pass', 'val passes')}, {_every(plan.swift['eval_steps'], measures)}"
+
+
+def count_saves(plan: Plan) -> int:
+    """Returns how many checkpoints a training writes."""
+    return math.ceil(plan.worker.num_steps / int(plan.swift["save_steps"]))
+
+
+def count_measures(plan: Plan) -> int:
+    """Returns how often a training measures the val loss."""
+    return math.ceil(plan.worker.num_steps / int(plan.swift["eval_steps"])) if plan.swift["val_dataset"] else 0
+
+
+def _every(num_steps: int, times: int) -> str:
+    return f"one every {num_steps} steps" if times > 1 else "at the end"
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def _describe_kernels(plan: Plan) -> str:
@@ -161,6 +203,10 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
     )
     return {
         "rows": {"train": len(rows.train), "val": len(rows.val)},
+        "quarantined": {
+            "rows": len(forecast.prepared.quarantined),
+            "examples": _quarantined_examples(forecast.prepared),
+        },
         "clips": {"all": forecast.num_clips, "decoded": forecast.num_clips_read},
         "rows_per_clip": sorted(per_clip.values()),
         "tokens_per_row": {name: _percentiles(values) for name, values in lengths.items()},
@@ -170,6 +216,8 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
             "ranks": forecast.ranks.num,
         },
         "steps": {"all": plan.worker.num_steps, "per_epoch": plan.worker.steps_per_epoch},
+        "checkpoints": count_saves(plan),
+        "val_passes": count_measures(plan),
         "micro_batches_per_epoch": {
             "count": len(forecast.batches),
             "largest_tokens": max(batch.num_tokens for batch in forecast.batches),
@@ -202,7 +250,7 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
         else {"bytes": forecast.feature_bytes, "flops": forecast.build.total if forecast.build else None},
         "command": list(plan.launch.command),
         "environment": dict(plan.launch.environment),
-        "notes": [*forecast.prepared.notes, *forecast.notes],
+        "notes": [*forecast.prepared.notes, *note_plan(plan), *forecast.notes],
         "refused": [f"{item.where}: got {item.got}, need {item.need}" for item in forecast.refused],
     }
 

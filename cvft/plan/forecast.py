@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 from cvft.data.check import ClipCheck, check_clips
 from cvft.data.rows import Row
 from cvft.dtypes import BY_NAME
-from cvft.errors import CvftError, Problem, did_you_mean, quote
+from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
 from cvft.plan.batching import describe_training, peak_of
-from cvft.plan.environment import merge_environment
+from cvft.plan.environment import check_shell, find_overruled
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
 from cvft.plan.job import Job, check_batch, open_job
-from cvft.plan.machine import GpuFacts, Machine, check_packages, read_machine
+from cvft.plan.machine import GpuFacts, Machine, check_output, check_packages, read_machine
 from cvft.plan.passes import batches_of_epoch
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare_rows
@@ -50,8 +50,8 @@ class Forecast:
         job: The job, planned without weights.
         plan: What it would follow.
         prepared: Rows and clips.
-        num_clips_read: Distinct clips that were decoded; the lengths of the others are assumed to be like theirs.
-        num_clips: Distinct clips of all rows.
+        num_clips_read: Clips that were decoded; the lengths of the others are assumed to be like theirs.
+        num_clips: Clips of all rows, bad ones among them.
         gpu: The GPU that time is estimated for, or None.
         batches: The micro-batches of the first epoch, over all ranks.
         costs: The family's formulas, or None where nothing is modelled; then the numbers that follow are None too.
@@ -187,20 +187,19 @@ def forecast(
         flops = _sum_flops([costs.training_flops(batch, training) for batch in batches])
         if ranks.device == "cpu":
             memory = replace(memory, context=0)
-    rows = prepared.row_facts
     return Forecast(
         job=job,
         plan=plan,
         prepared=prepared,
         num_clips_read=sample.num_read,
-        num_clips=len({shape.clip for shape in (*rows.train, *rows.val)} - {None}),
+        num_clips=sample.num_all,
         gpu=find_gpu(machine.gpus[0].name) if machine.gpus and ranks.device == "cuda" else None,
         batches=batches,
         costs=costs,
         flops=flops,
         memory=memory,
-        notes=notes,
-        refused=_find_refusals(recipe, plan, memory=memory, memory_bytes=job.memory_bytes),
+        notes=[*notes, *find_overruled(plan.launch.environment, os.environ)],
+        refused=_find_refusals(job, memory=memory),
     )
 
 
@@ -234,42 +233,50 @@ class _Sample:
         self.job = job
         self.max_clips = max_clips
         self.on_progress = on_progress
-        self.num_read = 0
+        self.num_read = self.num_all = 0
 
     def check(self, rows: Sequence[Row]) -> ClipCheck:
-        """Finds out about the clips of rows; bad clips among those that are read are reported."""
+        """Finds out about the clips of rows; bad clips among those that are read are refused or set aside."""
         decode = self.job.preprocessing.decode
         paths = sorted({row.video for row in rows if row.video is not None})
         chance = random.Random(f"clips {self.job.recipe.seed}")
         chosen = set(paths if len(paths) <= self.max_clips else chance.sample(paths, self.max_clips))
-        self.num_read = len(chosen)
+        self.num_read, self.num_all = len(chosen), len(paths)
         checked = check_clips(
             [row for row in rows if row.video is None or row.video in chosen],
             sampling=decode.sampling,
             decoder=decode.decoder,
-            on_bad_clip="error",
+            on_bad_clip=self.job.recipe.data.on_bad_clip,
             timeout_s=decode.timeout_s,
             memory_limit_gib=decode.memory_gib,
             on_progress=self.on_progress,
         )
-        read = list(checked.facts.values())
-        others = {
-            path: replace(chance.choice(read), sha256=str(path), notes=()) for path in paths if path not in chosen
-        }
-        return ClipCheck(list(rows), [], {**checked.facts, **others})
+        read, unread = list(checked.facts.values()), [path for path in paths if path not in chosen]
+        if unread and not read:
+            need = f"one that decodes, to stand for the {len(unread)} that were not read"
+            hint = "decode more of them (--clips), or repair them"
+            problem = Problem("the clips", f"{len(chosen)} that are all bad", need, hint)
+            raise DataError("the check of clips", [problem])
+        others = {path: replace(chance.choice(read), sha256=str(path), notes=()) for path in unread}
+        set_aside = {id(item.row) for item in checked.quarantined}
+        kept = [row for row in rows if id(row) not in set_aside]
+        return ClipCheck(kept, checked.quarantined, {**checked.facts, **others})
 
 
-def _find_refusals(recipe: Recipe, plan: Plan, *, memory: Memory | None, memory_bytes: int | None) -> list[Problem]:
+def _find_refusals(job: Job, *, memory: Memory | None) -> list[Problem]:
     """Collects what training would refuse on this machine, and a memory that the model says is too small."""
     problems: list[Problem] = []
-    for check in (
-        lambda: check_packages(recipe),
-        lambda: merge_environment(plan.launch.environment, os.environ),
-    ):
+    checks: tuple[Callable[[], None], ...] = (
+        lambda: check_output(job.recipe, job.run, features_root=job.features_root),
+        lambda: check_packages(job.recipe),
+        lambda: check_shell(os.environ),
+    )
+    for check in checks:
         try:
             check()
         except CvftError as error:
             problems += error.problems
+    memory_bytes = job.memory_bytes
     if memory_bytes is not None and memory is not None and memory.peak > memory_bytes:
         got = f"{memory.peak / 2**30:.1f} GiB by the memory model"
         need = f"at most the {memory_bytes / 2**30:.1f} GiB that each rank's device has"

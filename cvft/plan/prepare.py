@@ -7,20 +7,22 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cvft import __version__
 from cvft.data.check import ClipCheck, Quarantined, check_clips
+from cvft.data.proven import Looks, ProvenClips, look_at
 from cvft.data.records import FileFacts
-from cvft.data.rows import Row, category_column, category_of, extra_columns, read_rows
+from cvft.data.rows import Row, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
-from cvft.errors import quote
+from cvft.errors import DataError, Problem
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
+from cvft.plan.notes import note_rows
 from cvft.recipe import Recipe
 
 
@@ -36,6 +38,7 @@ class PreparedRows:
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
         sources: What tells the files that the rows came from, by their setting.
+        proven: What the next start need not decode again; None where nothing is to be kept.
     """
 
     train_rows: Sequence[Row]
@@ -45,14 +48,14 @@ class PreparedRows:
     row_facts: RowFacts
     notes: Sequence[str]
     sources: Mapping[str, FileFacts] = field(default_factory=dict)
+    proven: ProvenClips | None = None
 
 
-def prepare(job: Job, *, quarantine_file: Path, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
-    """Proves rows and clips usable, and writes nothing but the quarantine file.
+def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
+    """Proves rows and clips usable, and writes nothing; clips that the run has proved before are not decoded again.
 
     Args:
         job: The job.
-        quarantine_file: Where rows that are set aside are listed.
         on_progress: Called with clips done and clips in all.
 
     Returns:
@@ -62,20 +65,25 @@ def prepare(job: Job, *, quarantine_file: Path, on_progress: Callable[[int, int]
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     decode = job.preprocessing.decode
+    how = f"{decode}, version {job.decoder_version}, cvft {__version__}"
+    earlier, looks = ProvenClips.read(job.run.proven_clips, how=how), dict[Path, Looks]()
 
     def check(rows: Sequence[Row]) -> ClipCheck:
+        # before they are decoded: a clip that changes meanwhile is decoded again the next time
+        looks.update(look_at({row.video for row in rows if row.video is not None}))
         return check_clips(
             rows,
             sampling=decode.sampling,
             decoder=decode.decoder,
             on_bad_clip=job.recipe.data.on_bad_clip,
-            quarantine_file=quarantine_file,
             timeout_s=decode.timeout_s,
             memory_limit_gib=decode.memory_gib,
+            known=earlier.still(looks),
             on_progress=on_progress,
         )
 
-    return prepare_rows(job, check=check)
+    prepared = prepare_rows(job, check=check)
+    return replace(prepared, proven=ProvenClips(how, looks, prepared.clips))
 
 
 def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> PreparedRows:
@@ -93,14 +101,14 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     """
     recipe, how = job.recipe, job.preprocessing
     sources = find_sources(recipe)
-    rows = read_rows(recipe.data.train, video_root=recipe.data.video_root)
-    held_out = read_rows(recipe.data.val, video_root=recipe.data.video_root) if recipe.data.val else []
+    rows, held_out = _read_both(recipe)
     lay_out = job.family.layouts(job.model.folder, how)
     check_texts([*rows, *held_out], lay_out=lay_out)
     checked = check([*rows, *held_out])
     set_aside = {id(item.row) for item in checked.quarantined}
     rows = [row for row in rows if id(row) not in set_aside]
     held_out = [row for row in held_out if id(row) not in set_aside]
+    _refuse_nothing_left(recipe, rows, held_out, checked.quarantined)
     if not recipe.data.val and recipe.data.val_fraction:
         rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
     shapes = measure_rows([*rows, *held_out], lay_out=lay_out, clips=checked.facts)
@@ -120,7 +128,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         clips=checked.facts,
         row_facts=RowFacts(train, val),
         notes=[
-            *_note(rows, held_out, checked.facts),
+            *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
             *note_lengths(train, val, max_new_tokens=max_new_tokens),
         ],
         sources=sources,
@@ -133,30 +141,34 @@ def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
     return {key: FileFacts.of(path) for key, path in files.items() if path is not None and path.is_file()}
 
 
-def _note(rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipInfo]) -> list[str]:
-    """Sentences that a user should read before training: nothing is wrong, but it may not be what they think."""
-    all_rows = [*rows, *held_out]
-    notes = [
-        f"column {quote(name)} ({count} rows) is kept but not trained on"
-        for name, count in extra_columns(all_rows).items()
-    ]
-    notes += _note_categories(all_rows)
-    used = {row.video for row in all_rows if row.video is not None}
-    notes += [f"{path.name}: {note}" for path in sorted(used) for note in clips[path].notes]
-    trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
-    shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
-    if shared:
-        notes.append(f"{len(shared)} clips of the val rows are trained on too: the val numbers will flatter the model")
-    return notes
+def _read_both(recipe: Recipe) -> tuple[list[Row], list[Row]]:
+    """Reads train and val rows, and tells the problems of both files together."""
+    read: list[list[Row]] = []
+    errors: list[DataError] = []
+    for path in (recipe.data.train, recipe.data.val):
+        try:
+            read.append([] if path is None else read_rows(path, video_root=recipe.data.video_root))
+        except DataError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise DataError("the rows", [problem for error in errors for problem in error.problems])
+    rows, held_out = read
+    return rows, held_out
 
 
-def _note_categories(rows: Sequence[Row]) -> list[str]:
-    columns = [category_column(row) for row in rows]
-    notes = ["column `family` is read as `category`"] if "family" in columns else []
-    unread = Counter(
-        column for row, column in zip(rows, columns, strict=True) if column is not None and category_of(row) is None
-    )
-    return notes + [
-        f"column {quote(column)} of {count} rows holds no text: these rows count in the means over all rows only"
-        for column, count in sorted(unread.items())
-    ]
+def _refuse_nothing_left(
+    recipe: Recipe, rows: Sequence[Row], held_out: Sequence[Row], quarantined: Sequence[Quarantined]
+) -> None:
+    """Refuses to train on no row, or to evaluate none where a file of val rows was given."""
+    left = {"data.train": (recipe.data.train, rows), "data.val": (recipe.data.val, held_out)}
+    problems = []
+    for setting, (path, good) in left.items():
+        reasons = [item.reason for item in quarantined if item.row.source == path]
+        if path is not None and not good:
+            got = f"{len(reasons)} rows in {path}, of which not one has a good clip"
+            hint = f"the first of them: {reasons[0]}" if reasons else ""
+            problems.append(Problem(setting, got, "rows that can be used", hint))
+    if problems:
+        raise DataError("the rows that are left", problems)

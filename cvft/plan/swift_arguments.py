@@ -17,10 +17,22 @@ VAL_DATASET = "cvft_val"
 
 ATTENTION_DEFAULT = "sdpa"
 
+MIN_STEPS_APART = 10
+"""Steps between two checkpoints, and between two measurements of the val loss, at the least, where the recipe does not say: with
+an epoch of two steps, one at each end of an epoch would take longer than the steps between them."""
+
 
 def registered_name(family: Family) -> str:
     """Returns the name under which a family's model, template and architecture are registered with ms-swift."""
     return f"cvft_{family.name}"
+
+
+def steps_apart(steps_per_epoch: int) -> int:
+    """Returns the steps between two checkpoints or measurements of the val loss, where the recipe does not say.
+
+    They fall on ends of epochs: on each, or on as few as lie `MIN_STEPS_APART` apart.
+    """
+    return steps_per_epoch * math.ceil(MIN_STEPS_APART / steps_per_epoch)
 
 
 def swift_arguments(
@@ -43,8 +55,9 @@ def swift_arguments(
     """
     recipe, ranks, run_dir = job.recipe, job.ranks, job.run.path
     is_bf16 = recipe.model.dtype == "bf16"
-    save_steps = recipe.train.save_steps or steps_per_epoch
-    eval_steps = recipe.train.eval_steps or steps_per_epoch
+    by_default = steps_apart(steps_per_epoch)
+    save_steps = recipe.train.save_steps or by_default
+    eval_steps = recipe.train.eval_steps or by_default
     arguments: dict[str, Any] = {
         "model": str(run_dir / "model_view"),
         "model_type": registered_name(job.family),
@@ -117,6 +130,8 @@ def swift_arguments(
         "callbacks": ["cvft", "cvft_tensorboard"],
         "use_cpu": ranks.device == "cpu",
     }
+    if recipe.train.resume_from is not None:
+        arguments["adapters"] = [str(job.run.start)]
     if recipe.parallel.strategy == "ddp":
         arguments["ddp_find_unused_parameters"] = False  # every rank passes through every adapter
     if recipe.parallel.deepspeed_config is not None:

@@ -66,7 +66,7 @@ def make_question(video: str | Path | None, query: str, history: Iterable[tuple[
 def infer_one(
     model: str | Path,
     *,
-    video: Path | None,
+    video: str | Path | None,
     query: str,
     history: Sequence[tuple[str, str]] = (),
     max_new_tokens: int | None = None,

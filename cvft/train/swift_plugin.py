@@ -8,6 +8,7 @@ ms-swift's own vision code is used, for any family.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import time
@@ -17,10 +18,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.json
 import torch
 import torch.distributed as dist
 from swift.callbacks import TrainerCallback, callbacks_map
-from swift.dataset import DatasetMeta, MessagesPreprocessor, register_dataset
+from swift.dataset import DatasetMeta, register_dataset
+from swift.dataset.loader import DatasetLoader, HfDataset
 from swift.model import ModelMeta, MultiModelKeys, register_model, register_model_arch
 from swift.model.register import ModelLoader
 from swift.template import Template, TemplateMeta, register_template
@@ -34,6 +38,7 @@ from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.families.family import Encoder, Family, Loading, Preprocessing, Runtime, load_runtime
 from cvft.families.table import family_named
+from cvft.jsonl import split_lines
 from cvft.plan.batching import RowFacts
 from cvft.plan.plan import Plan
 from cvft.plan.swift_arguments import TRAIN_DATASET, VAL_DATASET, registered_name
@@ -43,6 +48,17 @@ from cvft.train.trainer import CvftTrainer
 from cvft.weights.folder import ModelFolder
 
 LOG = logging.getLogger(__name__)
+
+ROW_TYPES = pyarrow.schema(
+    {
+        "messages": pyarrow.list_(pyarrow.struct({"role": pyarrow.string(), "content": pyarrow.string()})),
+        "videos": pyarrow.list_(pyarrow.string()),
+    }
+)
+"""Columns of a row file for ms-swift: what `cvft.train.row_files` writes."""
+
+ROW_BLOCK_BYTES = 1 << 20
+"""Bytes that are parsed at a time; a row has to fit in."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +157,24 @@ class FamilyTemplate(Template):
         return CausalLMOutput(loss=scored.loss)
 
 
+class RowFileLoader(DatasetLoader):
+    """Reads a row file for ms-swift with types that are stated: guessed from the first rows, they would be wrong for later ones.
+
+    Where no row among the first has a clip, `videos` would become a list of nothing; where all texts are dates, dates.
+    """
+
+    def _load_dataset_path(self, dataset_path: str, dataset_meta: DatasetMeta) -> HfDataset:
+        """Returns the rows as they are written, which is ms-swift's standard form; called by ms-swift."""
+        raw = Path(dataset_path).read_bytes()
+        longest = max(len(line) for _, line in split_lines(raw))
+        table = pyarrow.json.read_json(
+            io.BytesIO(raw),
+            read_options=pyarrow.json.ReadOptions(block_size=max(ROW_BLOCK_BYTES, longest + 1)),
+            parse_options=pyarrow.json.ParseOptions(explicit_schema=ROW_TYPES, unexpected_field_behavior="error"),
+        )
+        return HfDataset(table)
+
+
 class CvftCallback(TrainerCallback):
     """Tells the launcher how far training is, and stops it when somebody asks for that."""
 
@@ -162,6 +196,7 @@ class CvftCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reports every step, and saves and stops after this one when asked to."""
+        self.trainer.report_skipped()
         self._report(state, waited_s=round(self.trainer.waited_s, 4))
         if self.trainer.must_stop():
             control.should_save = control.should_training_stop = True
@@ -204,7 +239,7 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
     )
     for name, file in ((TRAIN_DATASET, "train.jsonl"), (VAL_DATASET, "val.jsonl")):
         path = worker.run_dir / "data" / "swift" / file
-        register_dataset(DatasetMeta(dataset_name=name, dataset_path=str(path), preprocess_func=MessagesPreprocessor()))
+        register_dataset(DatasetMeta(dataset_name=name, dataset_path=str(path), loader=RowFileLoader))
     callbacks_map["cvft"] = CvftCallback
     callbacks_map["cvft_tensorboard"] = lambda args, trainer: TensorBoardCallback()
     # ms-swift names classes and constructs them itself: what they need to know waits on the class

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", metavar="FOLDER", type=Path, help="where the adapter's base lies by now, when it was moved"
     )
-    parser.add_argument("--video", metavar="FILE", type=Path, help="the clip to ask about")
+    parser.add_argument("--video", metavar="FILE", help="the clip to ask about")
     parser.add_argument("--query", metavar="TEXT", help="the question")
     parser.add_argument("--history", metavar="JSON", help='earlier turns: [["question", "answer"], ...]')
     parser.add_argument(

@@ -107,23 +107,45 @@ def coverage(
     Returns:
         The cut and repeated parts, with sentences for a report.
     """
+    shown_s = shown_seconds(
+        num_frames_total=num_frames_total, avg_fps=avg_fps, duration_s=duration_s, sampling=sampling
+    )
+    notes = []
+    rule = f"{quote(sampling.strategy)} sampling"
+    if shown_s < duration_s:
+        notes.append(cut_note(duration_s=duration_s, shown_s=shown_s, sampling=sampling))
+    num_repeated = len(frame_indices) - len(set(frame_indices))
+    if num_repeated:
+        num_shown = len(frame_indices)
+        notes.append(f"clip has {num_frames_total} frames, {rule} repeats {num_repeated} of the {num_shown} it shows")
+    return Coverage(shown_s=shown_s, cut_s=duration_s - shown_s, num_repeated=num_repeated, notes=tuple(notes))
+
+
+def shown_seconds(*, num_frames_total: int, avg_fps: float, duration_s: float, sampling: Sampling) -> float:
+    """Returns how many seconds of a clip, from its start, a rule looks at.
+
+    Args:
+        num_frames_total: Frames of the clip.
+        avg_fps: Its frames per second.
+        duration_s: Its length in seconds.
+        sampling: The rule.
+
+    Returns:
+        Seconds; `duration_s` itself where nothing is cut off.
+    """
     shown_s = duration_s
     if sampling.strategy == "chat":
         shown_s = min(duration_s, float(sampling.max_frames))
     elif sampling.strategy == "base":
         num_window = _count_base_window(num_frames_total, avg_fps)
         shown_s = duration_s if num_window == num_frames_total else min(duration_s, num_window / avg_fps)
-    if duration_s - shown_s < 0.5 / avg_fps:
-        shown_s = duration_s  # less than half a frame is rounding, not a cut
-    notes = []
-    rule = f"{quote(sampling.strategy)} sampling"
-    if shown_s < duration_s:
-        notes.append(f"clip is {duration_s:.1f} s, {rule} shows its first {shown_s:g} s")
-    num_repeated = len(frame_indices) - len(set(frame_indices))
-    if num_repeated:
-        num_shown = len(frame_indices)
-        notes.append(f"clip has {num_frames_total} frames, {rule} repeats {num_repeated} of the {num_shown} it shows")
-    return Coverage(shown_s=shown_s, cut_s=duration_s - shown_s, num_repeated=num_repeated, notes=tuple(notes))
+    # less than half a frame is rounding, not a cut
+    return duration_s if duration_s - shown_s < 0.5 / avg_fps else shown_s
+
+
+def cut_note(*, duration_s: float, shown_s: float, sampling: Sampling) -> str:
+    """Returns the sentence on a clip whose end a rule does not show."""
+    return f"clip is {duration_s:.1f} s, {quote(sampling.strategy)} sampling shows its first {shown_s:g} s"
 
 
 def _count_base_window(num_total: int, avg_fps: float) -> int:

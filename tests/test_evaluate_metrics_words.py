@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from cvft.evaluate.metrics import rouge_l, token_f1
-from cvft.evaluate.words import rouge_words, squad_words
+from cvft.evaluate.metrics.words import rouge_words, squad_words
 
 DIFFERENT = [
     ("की", "का"),  # Hindi: one vowel sign

@@ -1,0 +1,194 @@
+"""Turns the `videos` of a row into its clip, and refuses pictures, sound and what else a row may mean by media.
+
+`["clip.mp4"]` -> the file
+
+A hint never costs a row its meaning: frames become a clip, two clips one, and nobody is told to train without what they show.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cvft.data.clip_names import PICTURES, ClipNames, hint_frames
+from cvft.errors import ValueProblem, quote, visible
+
+OTHER_MEDIA = ("images", "audios")
+"""Columns of other media: refused when they hold anything."""
+
+_OTHER_NAMES = ("image", "img", "frames", "frame", "audio", "sound")
+"""Columns that are only extra beside a clip, but not in its place."""
+
+_MOVIES = (
+    *(
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".avi",
+        ".mkv",
+        ".webm",
+        ".wmv",
+        ".flv",
+        ".mpg",
+        ".mpeg",
+        ".m2ts",
+        ".3gp",
+        ".ogv",
+        ".gif",
+    ),
+)
+"""Ends of the names of clips, to see that a column holds one. Whether a file is a clip, only decoding tells."""
+
+_PATH_KEYS = (
+    "video",
+    "path",
+    "file",
+    "filename",
+    "name",
+    "url",
+    "video_url",
+    "video_path",
+    "image",
+    "image_url",
+    "content",
+)
+_TIME_KEYS = ("start", "end", "begin", "start_time", "end_time", "video_start", "video_end", "start_s", "end_s", "clip")
+
+_NEED = "a list with at most one path"
+_BLANK = "name the clip; only a row that needs none has `[]`"
+
+
+def read_video(videos: Any, names: ClipNames) -> Path | None:
+    """Returns the clip of a row.
+
+    Args:
+        videos: The row's `videos`.
+        names: Finds the file.
+
+    Returns:
+        The file, or None for a row of text only.
+
+    Raises:
+        ValueProblem: when it is not one clip, with a way to make it one.
+    """
+    if videos is None or videos == []:
+        return None
+    paths = list(_paths_in(videos))
+    if isinstance(videos, list) and videos == paths and len(paths) == 1:
+        return names.find(paths[0])
+    if len(paths) > 1 and all(_is_picture(path) for path in paths):
+        raise ValueProblem(f"{len(paths)} pictures", _NEED, hint_frames(paths[0]))
+    if len(paths) > 1:
+        raise ValueProblem(f"{len(paths)} clips", _NEED, _hint_join(paths))
+    is_wrapped = isinstance(videos, list) and len(videos) == 1
+    got = f"a list with {show(videos[0])}" if is_wrapped else show(videos)
+    raise ValueProblem(got, _NEED, _hint_one(videos, paths[0]) if paths else _BLANK)
+
+
+def check_other_media(columns: Mapping[str, Any]) -> Iterator[tuple[str, ValueProblem]]:
+    """Finds pictures and sound that a row would be trained without.
+
+    Args:
+        columns: The row.
+
+    Yields:
+        Column and what is wrong with it.
+    """
+    has_clip = bool(columns.get("videos"))
+    for name in (*OTHER_MEDIA, *(() if has_clip else _OTHER_NAMES)):
+        value = columns.get(name)
+        if not value:
+            continue
+        paths = list(_paths_in(value))
+        if name in ("audios", "audio", "sound"):
+            yield (
+                name,
+                ValueProblem(
+                    "sound", "at most one clip in `videos`", "leave out rows that are about sound: no model here hears"
+                ),
+            )
+        elif has_clip:
+            hint = "put them into the clip, or leave the row out: a model here takes one clip a row"
+            yield name, ValueProblem(f"{_count(paths)} beside a clip", "at most one clip in `videos`", hint)
+        else:
+            yield name, ValueProblem(_count(paths), "at most one clip in `videos`", _hint_pictures(paths))
+
+
+def holds_clip(value: Any) -> bool:
+    """Says whether a column of any name holds the name of a clip."""
+    return any(path.lower().endswith(_MOVIES) for path in _paths_in(value))
+
+
+def show(value: Any) -> str:
+    """Names a JSON value with its type, as messages do."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool | float):
+        return f"the {'boolean' if isinstance(value, bool) else 'number'} {quote(json.dumps(value))}"
+    names = {int: "the number", str: "the string", list: "the list"}
+    return f"{names.get(type(value), 'the object')} {quote(value)}"
+
+
+def _paths_in(value: Any) -> Iterator[str]:
+    """Finds the names of files in a value: text, lists in lists, and objects such as `{"type": "video", "video": "a.mp4"}`."""
+    if isinstance(value, str):
+        if value.lstrip()[:1] in ("[", "{"):
+            try:
+                yield from _paths_in(json.loads(value))
+                return
+            except ValueError:
+                pass
+        if value.strip():
+            yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _paths_in(item)
+    elif isinstance(value, dict):
+        yield from next((paths for key in _PATH_KEYS if (paths := list(_paths_in(value.get(key))))), [])
+
+
+def _hint_one(videos: Any, path: str) -> str:
+    if any(key in part for part in _objects_in(videos) for key in _TIME_KEYS):
+        return f"cut the part out with `ffmpeg -ss START -to END -i {_word(path)} part.mp4` and name it in `videos`"
+    return f"write `{visible(json.dumps({'videos': [path]}, ensure_ascii=False)[1:-1])}`"
+
+
+def _objects_in(value: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _objects_in(item)
+
+
+def _hint_join(paths: list[str]) -> str:
+    inputs = " ".join(f"-i {_word(path)}" for path in paths[:3])
+    more = " ..." if len(paths) > 3 else ""
+    command = f"ffmpeg {inputs}{more} -filter_complex concat=n={len(paths)} joined.mp4"
+    return (
+        f"a model here takes one clip a row; join clips of one size, `{command}`, name that one "
+        "and say in `query` which part is which"
+    )
+
+
+def _hint_pictures(paths: list[str]) -> str:
+    if len(paths) == 1 and _is_picture(paths[0]):
+        command = f"ffmpeg -loop 1 -i {_word(paths[0])} -t 1 -r 1 -pix_fmt yuv444p clip.mp4"
+        return f"make a clip of it and name it in `videos`: `{command}`"
+    return hint_frames(next(filter(_is_picture, paths), "frames/0001.jpg"))
+
+
+def _count(paths: list[str]) -> str:
+    return f"{len(paths)} picture{'s' if len(paths) > 1 else ''}" if paths else "pictures"
+
+
+def _word(path: str) -> str:
+    """Writes a path as a word of a command."""
+    return shlex.quote(visible(path))
+
+
+def _is_picture(path: str) -> bool:
+    return path.lower().endswith(PICTURES)

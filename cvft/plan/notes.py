@@ -1,0 +1,192 @@
+"""What a user should read before training: nothing is wrong, but it may not be what they think.
+
+rows + facts of their clips -> one sentence per kind of thing, with its count and three examples
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from cvft.data.row_columns import category_column
+from cvft.data.rows import Row, category_of, extra_columns
+from cvft.data.video.process import ClipInfo
+from cvft.data.video.sample import Sampling, cut_note, shown_seconds
+from cvft.errors import quote
+from cvft.plan.plan import Plan
+
+NUM_EXAMPLES = 3
+"""Examples that stand for all things of a kind."""
+
+MEAN_OF_FIRST_MATRIX = 3**-0.5
+"""Mean size of what a LoRA's first matrix makes of inputs of size 1. Source: peft starts it with `kaiming_uniform_(a=sqrt(5))`,
+whose weights have the variance 1 / (3 * width)."""
+
+MIN_CHANGE = 0.01
+"""Share of a layer's output that a training has to be able to change, to be worth its name."""
+
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+NAMED_SECOND = re.compile(
+    r"(?<![\w.:])(?:(?P<h>\d{1,2}):)?(?P<min>\d{1,2}):(?P<s>[0-5]\d)(?![\w:])"  # 1:05, 00:01:05
+    r"|\bseconds?\s+(?P<named>\d+(?:\.\d+)?)"  # second 35
+    r"|(?<!for )(?<![\w.])(?P<counted>\d+(?:\.\d+)?)\s?(?:s|secs?|seconds?)\b"  # 35 s, but not: for 35 s
+    r"|(?<![\w.])(?P<nth>\d+)(?:st|nd|rd|th) second\b",  # the 35th second
+    re.IGNORECASE,
+)
+"""How answers name a second of their clip. Few forms on purpose: a number of anything else must not be taken for one."""
+
+
+def note_rows(
+    rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipInfo], *, sampling: Sampling
+) -> list[str]:
+    """Writes what is worth knowing of rows and clips.
+
+    Args:
+        rows: Rows to train on.
+        held_out: Rows held out.
+        clips: Facts per clip.
+        sampling: The rule that chooses frames.
+
+    Returns:
+        Sentences; one per kind of thing, however many rows or clips it is about.
+    """
+    all_rows = [*rows, *held_out]
+    used = {row.video: clips[row.video] for row in all_rows if row.video is not None}
+    notes = [*_note_columns(all_rows), *_note_categories(all_rows), *_note_numbers(all_rows)]
+    notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
+    trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
+    shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
+    if shared:
+        notes.append(f"{len(shared)} clips of the val rows are trained on too: the val numbers will flatter the model")
+    return notes
+
+
+def note_plan(plan: Plan) -> list[str]:
+    """Writes what is worth knowing of a plan itself: that it teaches next to nothing.
+
+    An adapter is a product of two matrices, of which the second starts at zero. AdamW moves each of its weights by at most about
+    the learning rate in a step, so after a run none is further from zero than the sum of the learning rates. What a layer gives
+    has then changed by at most that, times alpha (and the square root of the rank with rsLoRA), times the mean size of what the
+    first matrix makes of inputs of size 1, which its start decides.
+    """
+    swift = plan.swift
+    if "adapters" in swift:  # it starts from what was taught before
+        return []
+    mean_rate = swift["learning_rate"] * (1.0 if swift["lr_scheduler_type"].startswith("constant") else 0.5)
+    gain = swift["lora_alpha"] * (swift["lora_rank"] ** 0.5 if swift["use_rslora"] else 1.0)
+    change = plan.worker.num_steps * mean_rate * gain * MEAN_OF_FIRST_MATRIX
+    if change >= MIN_CHANGE:
+        return []
+    steps = f"{plan.worker.num_steps} step{'s' if plan.worker.num_steps > 1 else ''}"
+    return [
+        f"{steps} at a peak learning rate of {swift['learning_rate']:g} will teach next to nothing: an adapter starts at zero, "
+        f"and so few updates change what its layers give by at most about {change:.1%}; more train.epochs, or fewer "
+        "train.global_batch_rows, make more steps"
+    ]
+
+
+def name_examples(names: Iterable[str]) -> str:
+    """Names the first things of a kind, and counts the others."""
+    listed = list(names)
+    more = len(listed) - NUM_EXAMPLES
+    return ", ".join(listed[:NUM_EXAMPLES]) + (f" and {more} more" if more > 0 else "")
+
+
+def named_seconds(text: str) -> list[float]:
+    """Returns the seconds that an answer names, such as `at second 35`, `35.5 s`, `1:05` or `the 35th second`."""
+    found = []
+    for match in NAMED_SECOND.finditer(text):
+        hours, minutes, seconds, *others = (float(group or 0) for group in match.groups())
+        found.append(hours * 3600 + minutes * 60 + seconds + sum(others))
+    return found
+
+
+def _note_columns(rows: Sequence[Row]) -> list[str]:
+    columns = [f"{quote(name)} ({count} rows)" for name, count in extra_columns(rows).items()]
+    if len(columns) > NUM_EXAMPLES:
+        return [f"{len(columns)} columns are kept but not trained on: {name_examples(columns)}"]
+    return [f"column {column} is kept but not trained on" for column in columns]
+
+
+def _note_categories(rows: Sequence[Row]) -> list[str]:
+    columns = [category_column(row.extra) for row in rows]
+    notes = ["column `family` is read as `category`"] if "family" in columns else []
+    unread = Counter(
+        column for row, column in zip(rows, columns, strict=True) if column is not None and category_of(row) is None
+    )
+    return notes + [
+        f"column {quote(column)} of {count} rows holds no text: these rows count in the means over all rows only"
+        for column, count in sorted(unread.items())
+    ]
+
+
+def _note_numbers(rows: Sequence[Row]) -> list[str]:
+    """Says in which columns numbers and booleans stand for text."""
+    taken: dict[str, list[str]] = {}
+    for row in rows:
+        for column in row.taken_as_text:
+            taken.setdefault(column, []).append(f"{row.source.name}:{row.line}")
+    return [
+        f"column {quote(column)} holds numbers or booleans in {len(found)} rows ({name_examples(found)}): taken as text"
+        for column, found in taken.items()
+    ]
+
+
+def _note_long_clips(rows: Sequence[Row], clips: Mapping[Path, ClipInfo], *, sampling: Sampling) -> list[str]:
+    """Says which clips the rule cuts, and how many answers speak of what it does not show."""
+    shown_s = {path: _shown_s(info, sampling) for path, info in clips.items() if _is_cut(info, sampling)}
+    if not shown_s:
+        return []
+    long = sorted(shown_s, key=lambda path: (-clips[path].duration_s, path))
+    examples = name_examples(f"{path.name} {clips[path].duration_s:.1f} s" for path in long)
+    most_s = max(shown_s.values())
+    note = (
+        f"{len(long)} of {len(clips)} clips are longer than the {most_s:g} s that {quote(sampling.strategy)} sampling shows "
+        f"({examples})"
+    )
+    last_named = [
+        (max(named), shown_s[row.video])
+        for row in rows
+        if row.video in shown_s
+        # a second that the clip does not have is not one of its seconds
+        and (named := [s for s in named_seconds(row.response or "") if s <= clips[row.video].duration_s])
+    ]
+    if last_named:
+        num_beyond = sum(second >= shown for second, shown in last_named)
+        note += (
+            f"; of {len(last_named)} answers about them that name a second, {num_beyond} "
+            f"({num_beyond / len(last_named):.0%}) name one beyond it"
+        )
+    return [f"{note}; video.sampling=uniform shows whole clips, at wider steps"]
+
+
+def _note_clips(clips: Mapping[Path, ClipInfo], *, sampling: Sampling) -> list[str]:
+    """Writes the notes on single clips, one for all that differ in numbers alone."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for path in sorted(clips):
+        for note in (*clips[path].notes, *clips[path].file_notes):
+            if note != _cut_note(clips[path], sampling):
+                kinds.setdefault(NUMBER.sub("#", note), []).append((path.name, note))
+    notes = []
+    for alike in kinds.values():
+        name, note = alike[0]
+        others = f"{note} ({len(alike)} clips alike: {name_examples(name for name, _ in alike)})"
+        notes.append(f"{name}: {note}" if len(alike) == 1 else others)
+    return notes
+
+
+def _shown_s(info: ClipInfo, sampling: Sampling) -> float:
+    return shown_seconds(
+        num_frames_total=info.num_frames_total, avg_fps=info.avg_fps, duration_s=info.duration_s, sampling=sampling
+    )
+
+
+def _cut_note(info: ClipInfo, sampling: Sampling) -> str:
+    return cut_note(duration_s=info.duration_s, shown_s=_shown_s(info, sampling), sampling=sampling)
+
+
+def _is_cut(info: ClipInfo, sampling: Sampling) -> bool:
+    return _cut_note(info, sampling) in info.notes  # a clip that stands for another one has no notes
