@@ -376,6 +376,15 @@ def test_file_that_is_absent(folder):
         f"a.jsonl,b.jsonl: got no such file, {need}\n"
         "  hint: join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one"
     ]
+    hints = {
+        "https:/host/train.jsonl": "URLs are not read: download the file and give its path",
+        r"C:\data\train.jsonl": "write `/` between folders, and a path on this machine",
+        "none/train.jsonl": f"there is no folder `{folder}/none`",
+    }
+    for name, hint in hints.items():
+        with pytest.raises(DataError) as caught:
+            read_rows(folder / name)
+        assert [problem.hint for problem in caught.value.problems] == [hint]
     (problem,) = problems_of(folder)
     assert "got a folder, need a file with one JSON object per line" in problem
     assert problem.endswith(f"name one of its files, such as `{folder.name}/train.jsonl`")

@@ -10,6 +10,7 @@ of all problems are worth more here than the last drop of memory.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,9 @@ from cvft.files import write_whole
 from cvft.jsonl import parse_json, split_lines, to_jsonl
 
 _UTF8_BOM = b"\xef\xbb\xbf"
+
+_URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")
+"""A URL, also one that was taken for a path, of which two slashes become one."""
 
 
 @dataclass(frozen=True)
@@ -226,12 +230,22 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        hint = "join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one" if "," in path.name else ""
-        hint = hint or did_you_mean(path.name, Folder(path.parent).beside(path.name))
-        raise DataError(f"data {path}", [Problem(str(path), "no such file", need, hint)]) from error
+        raise DataError(f"data {path}", [Problem(str(path), "no such file", need, _hint_missing(path))]) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"data {path}", [Problem(str(path), f"a file that cannot be read ({reason})", need)]) from error
+
+
+def _hint_missing(path: Path) -> str:
+    if _URL.search(str(path)):
+        return "URLs are not read: download the file and give its path"
+    if "\\" in path.name:
+        return "write `/` between folders, and a path on this machine"
+    if "," in path.name:
+        return "join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one"
+    if not path.parent.is_dir():
+        return f"there is no folder {quote(path.parent, most=4096)}"
+    return did_you_mean(path.name, Folder(path.parent).beside(path.name))
 
 
 def _locate(path: Path, line: int, *, is_item: bool = False) -> str:
