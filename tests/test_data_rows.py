@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cvft.data.rows import Row, category_of, extra_columns, make_rows, read_rows, write_rows
+from cvft.data.rows import Row, category_of, check_written, extra_columns, make_rows, read_rows, write_rows
 from cvft.errors import DataError
 
 
@@ -441,6 +441,19 @@ def test_written_rows_read_back_equal_apart_from_their_place(folder, tmp_path_fa
     assert [row.line for row in again] == [1, 2, 3, 4]
     assert hash(again[0]) == hash(again[0])
     assert os.listdir(target.parent) == ["val.jsonl"]
+
+
+def test_a_row_that_would_be_another_one_once_written_is_refused(folder):
+    good = read_rows(write(folder, *PUBLISHED, {**GOOD, "query": "<video> What?", "videos": ["video_path"]}))
+    check_written(good)
+    check_written([])
+    bad = read_rows(write(folder, GOOD, {**GOOD, "query": "<<video>video> What?", "videos": ["video_path"]}))
+    with pytest.raises(DataError) as caught:
+        check_written(bad)
+    assert str(caught.value).replace(f"{folder}/", "") == (
+        "the rows has 1 problem\n"
+        "  train.jsonl:2: got a row that becomes `What?` when it is read again, need a row that stays as it is"
+    )
 
 
 def test_failed_write_leaves_the_old_file(folder, monkeypatch):

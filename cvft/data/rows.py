@@ -22,7 +22,7 @@ from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
 from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, text_of
 from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, quote
 from cvft.files import write_whole
-from cvft.jsonl import parse_json, split_lines, to_jsonl
+from cvft.jsonl import parse_json, split_lines, to_jsonl, to_line
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -192,6 +192,25 @@ def write_rows(rows: Iterable[Row], path: Path | str) -> None:
         OSError: The file cannot be written; an older one is left as it was.
     """
     write_whole(Path(path), to_jsonl(row.to_json() for row in rows))
+
+
+def check_written(rows: Sequence[Row]) -> None:
+    """Proves that rows read back as they are once they are written: what trains is then what is evaluated.
+
+    Raises:
+        DataError: with every row that does not.
+    """
+    lines = [(number, parse_json(to_line(row.to_json()).encode())) for number, row in enumerate(rows, start=1)]
+    again = make_rows(lines, source=Path("written"), video_root=Path.cwd(), require_response=False) if lines else []
+    problems = [
+        Problem(
+            row.location, f"a row that becomes {quote(read.query)} when it is read again", "a row that stays as it is"
+        )
+        for row, read in zip(rows, again, strict=True)
+        if row.to_json() != read.to_json()
+    ]
+    if problems:
+        raise DataError("the rows", problems)
 
 
 def category_of(row: Row) -> str | None:
