@@ -214,6 +214,10 @@ MESSAGES = [
         "  hint: put them into the clip, or leave the row out: a model here takes one clip a row",
     ),
     (
+        {**GOOD, "images": ["a.mp4"]},
+        '`images`: got a clip, need at most one clip in `videos`\n  hint: write `"videos": ["a.mp4"]`',
+    ),
+    (
         {**GOOD, "audios": ["a.wav"]},
         "`audios`: got sound, need at most one clip in `videos`\n"
         "  hint: leave out rows that are about sound: no model here hears",
