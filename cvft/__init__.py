@@ -6,6 +6,12 @@
 
 from __future__ import annotations
 
+import sys
+
+if sys.argv[:1] == ["-m"] and " ".join(sys.orig_argv).partition(" -m")[2].lstrip().startswith("cvft"):
+    # `python -m cvft`: the current folder comes first, and a file of any name in it would take the place of a module
+    sys.path[:] = sys.path[not sys.flags.safe_path :]
+
 from typing import TYPE_CHECKING, Any
 
 from cvft._autoload import register_with_transformers

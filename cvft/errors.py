@@ -165,14 +165,17 @@ def visible(text: str) -> str:
     return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def nearest(name: str, known: Iterable[str], *, count: int = 3) -> list[str]:
-    """Returns up to `count` names of `known` that look like `name`, closest first."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+def nearest(name: str, known: Iterable[str], *, count: int = 3, likeness: float = 0.5) -> list[str]:
+    """Returns up to `count` names of `known` that look like `name`, closest first; from 0 to 1, 1 are equal ones.
+
+    A name of more than 200 characters looks like none: the comparison takes as long as both are, multiplied.
+    """
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=likeness) if len(name) <= 200 else []
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, likeness: float = 0.5) -> str:
     """Returns a hint that names the nearest known names, or an empty string when none is near."""
-    names = nearest(name, known)
+    names = nearest(name, known, likeness=likeness)
     return f"did you mean {' or '.join(quote(n) for n in names)}?" if names else ""
 
 

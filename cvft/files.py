@@ -3,6 +3,7 @@
 write_whole      a file: written aside, synced and renamed
 publish_folder   a folder that was written aside: synced, then given its final name in place of the one that had it
 recover_folder   what a publish that was killed has left: finished, or taken back
+why_unwritable   what keeps us from writing under a folder, found without leaving a file
 lock             one process at a time; it ends with its process
 """
 
@@ -13,19 +14,27 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from cvft.errors import CvftError, Problem, quote
+
+if sys.platform != "win32":
+    import fcntl
+
+_TEMPORARY = re.compile(r"\..+\.[0-9]+\.tmp")
+"""Name of a file that is being written."""
 
 _REPLACED = "replaced"
 """In the name of a whole folder that was renamed away and waits for the new one to take its place."""
@@ -41,6 +50,10 @@ _AT_FDCWD = -100
 
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 """What a kernel or a file system answers that does not know the exchange; some network disks are among them."""
+
+
+NUM_PROBE_BYTES = 1 << 20
+"""Written to find out whether a folder can be written."""
 
 
 class LockHeldError(CvftError):
@@ -59,13 +72,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(aside, "wb") as file:
+        with _open_aside(aside) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+            os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -101,6 +115,42 @@ def check_output(path: Path, *, subject: str, where: str, may_exist: bool = Fals
         problem = Problem(where, f"{quote(path)}: {error.strerror}", need)
     if problem is not None:
         raise CvftError(subject, [problem])
+
+
+def is_temporary(path: Path) -> bool:
+    """Tells whether a file is what a `write_whole` that was killed has left; the next one of the same file removes it."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _open_aside(aside: Path) -> BinaryIO:
+    """Opens a file to write, under a lock by which others know that its writer lives."""
+    while True:
+        file = open(aside, "wb")  # noqa: SIM115
+        _try_lock(file)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # somebody took it for abandoned before it was locked
+
+
+def _remove_abandoned(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if is_temporary(left):
+            with (
+                suppress(OSError),
+                open(left, "rb") as file,
+            ):  # the courtesy of one write to another; it has its own to do
+                if _try_lock(file):
+                    left.unlink()
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    """Locks an open file until it is closed; returns False where another process holds it, or where there are no locks."""
+    if sys.platform == "win32":
+        return False
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def publish_folder(aside: Path, final: Path) -> None:
@@ -158,6 +208,35 @@ def recover_folder(final: Path) -> None:
             sync_folder(final.parent)
     for removed in _find_beside(final, _REMOVED):
         _remove_tree(removed)
+
+
+def why_unwritable(folder: Path) -> str:
+    """Says what keeps us from writing under a folder, which need not be there yet, or returns an empty text.
+
+    Writes a file that has no name and is gone when it is closed, so that a full disk and a quota are found too.
+    """
+    for place in (folder, *folder.parents):
+        try:
+            mode = place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            if place.is_symlink():
+                return f"{quote(place)} is a link to a place that is not there"
+            continue
+        except OSError as error:
+            return f"{_reason(error)} at {quote(place)}"
+        if not stat.S_ISDIR(mode):
+            return f"{quote(place)} is a file"
+        try:
+            with tempfile.TemporaryFile(dir=place) as file:
+                file.write(bytes(NUM_PROBE_BYTES))
+        except OSError as error:
+            return f"{_reason(error)} at {quote(place)}"
+        return ""
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def sync_folder(path: Path) -> None:

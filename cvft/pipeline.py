@@ -6,18 +6,23 @@ is whole, and running the same recipe again continues where it stopped.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from cvft.errors import CvftError
 from cvft.evaluate.run import Evaluation, evaluate_run
 from cvft.export.run import export_run, will_compare_logits
 from cvft.plan.job import open_job
 from cvft.recipe import LoadedRecipe
-from cvft.report.run import write_run_report
+from cvft.report.run import describe_evaluations, write_run_report
 from cvft.report.terminal import metrics_table
+from cvft.runs import read_notes
 from cvft.train.run import is_trained, train
 
 if TYPE_CHECKING:
     from cvft.predict.open import Variant
+
+LOG = logging.getLogger(__name__)
 
 NOT_THE_FIRST = "this machine's ranks are done: the first machine merges and evaluates"
 
@@ -32,7 +37,8 @@ def run_all(loaded: LoadedRecipe) -> str:
         A summary for the terminal.
 
     Raises:
-        CvftError: when any step cannot be done; what was finished before stays.
+        CvftError: when any step cannot be done; what was finished before stays. A refused merge is raised last: the adapter is
+            evaluated all the same, and the report says why nothing was merged.
     """
     job = open_job(loaded, trains=not is_trained(loaded))
     folder = train(job)
@@ -44,19 +50,31 @@ def run_all(loaded: LoadedRecipe) -> str:
     predictors = Predictors(job, keeps_tower=will_compare_logits(job))
     made = [f"adapter   {folder.adapter}"]
     evaluations: dict[str, Evaluation] = {}
+    tuned: Variant = "merged" if recipe.export.merge else "adapter"
+    refused: CvftError | None = None
     try:
         # the base answers first: it is loaded with the adapter, which the export needs next
         if has_val and recipe.eval.compare_base:
             evaluations["base"] = evaluate_run(job, variant="base", predictors=predictors)
         if recipe.export.merge:
-            made += export_run(job, predictors=predictors).splitlines()
+            try:
+                made += export_run(job, predictors=predictors).splitlines()
+            except CvftError as error:
+                refused, tuned = error, "adapter"
+                LOG.error("merged    refused, as is said below; the adapter is evaluated in its place")
         if has_val:
-            tuned: Variant = "merged" if recipe.export.merge else "adapter"
             evaluations[tuned] = evaluate_run(job, variant=tuned, predictors=predictors)
     finally:
         predictors.close()
-    if not has_val:
-        return "\n".join([*made, "no val rows: nothing was evaluated"])
-    report = write_run_report(job, evaluations=evaluations)
-    table = metrics_table({name: evaluation.metrics for name, evaluation in evaluations.items()})
-    return "\n".join([table, *made, f"report    {report}"])
+    if has_val:
+        report = write_run_report(job, evaluations=evaluations, refused=refused)
+        table = metrics_table({name: evaluation.metrics for name, evaluation in evaluations.items()})
+        findings = describe_evaluations({name: each.read_predictions() for name, each in evaluations.items()})
+        made = [table, *findings, *made, f"report    {report}"]
+    else:
+        made.append("no val rows: nothing was evaluated")
+    made += [f"note      {note}" for note in read_notes(folder)]
+    if refused is not None:
+        LOG.info("\n".join(made))
+        raise refused
+    return "\n".join(made)

@@ -8,17 +8,26 @@ A folder belongs to one recipe. The same recipe continues in it; another one is 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cvft.errors import CvftError, Problem, RunError, quote
-from cvft.files import LockHeldError, lock, write_whole
-from cvft.recipe import LoadedRecipe, differing_settings, dump_recipe, load_recipe, weights_fingerprint
+from cvft.files import LockHeldError, is_temporary, lock, write_whole
+from cvft.recipe import (
+    LoadedRecipe,
+    differing_settings,
+    dump_recipe,
+    load_recipe,
+    show_value,
+    weights_fingerprint,
+    with_absolute_output,
+)
 
 PROGRESS_FILE = "progress.jsonl"
 """Under `train/`: the worker's steps and losses, one JSON object per line, for the launcher's progress bar."""
@@ -79,9 +88,19 @@ class RunFolder:
         return self.data / "val.jsonl"
 
     @property
+    def quarantine_file(self) -> Path:
+        """Rows that were set aside because of their clip; absent when there are none."""
+        return self.path / "quarantine.jsonl"
+
+    @property
     def clip_records(self) -> Path:
         """Hash and frame seconds of each clip."""
         return self.data / "clips.json"
+
+    @property
+    def proven_clips(self) -> Path:
+        """Clips that decode, and how they looked: the next start decodes only others."""
+        return self.data / "proven_clips.json"
 
     @property
     def row_shapes(self) -> Path:
@@ -103,6 +122,11 @@ class RunFolder:
         """The worker's steps and losses."""
         return self.train / PROGRESS_FILE
 
+    @property
+    def notes_file(self) -> Path:
+        """What speaks against the adapter in the course of its training: a JSON list of sentences, mostly empty."""
+        return self.train / "notes.json"
+
     def worker_log(self, node_rank: int) -> Path:
         """What the worker of a node says; with several ranks, what their launcher says."""
         return self.train / ("worker.log" if node_rank == 0 else f"worker-node-{node_rank}.log")
@@ -115,6 +139,11 @@ class RunFolder:
     def adapter(self) -> Path:
         """The trained adapter with its contract."""
         return self.path / f"adapter{self._of_checkpoint}"
+
+    @property
+    def start(self) -> Path:
+        """Copy of the adapter that the training started from; absent when it started from a fresh one."""
+        return self.path / "start"
 
     @property
     def merged(self) -> Path:
@@ -145,6 +174,13 @@ class RunFolder:
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
 """In the folder of an evaluation."""
+
+
+def read_notes(folder: RunFolder) -> list[str]:
+    """Reads what speaks against a run's adapter in the course of its training; mostly nothing."""
+    if not folder.notes_file.is_file():
+        return []
+    return list(json.loads(folder.notes_file.read_text(encoding="utf-8")))
 
 
 def read_metrics(evaluation: Path) -> dict[str, Any] | None:
@@ -225,6 +261,11 @@ class Manifest:
         clips: Its clips by path.
         contract: How clips and text reached the model.
         sources: What tells the files that the rows came from, by their setting; empty where it was not recorded.
+        python: Version of Python.
+        git_commit: The commit of the checkout that trained, or None for an installed package.
+        machine: Kind of processor.
+        device: What it was trained on.
+        num_ranks: Processes that trained.
     """
 
     cvft: str
@@ -234,6 +275,11 @@ class Manifest:
     clips: Mapping[str, ManifestClip]
     contract: Mapping[str, Any]
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    python: str = ""
+    git_commit: str | None = None
+    machine: str = ""
+    device: str = ""
+    num_ranks: int = 1
     __pydantic_config__ = ConfigDict(strict=True)
 
 
@@ -305,13 +351,15 @@ def claim_run_folder(loaded: LoadedRecipe) -> RunFolder:
         RunError: when the folder belongs to a recipe that would train other weights, or to no recipe at all.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    if not is_claimed(loaded) and folder.path.is_dir() and any(folder.path.iterdir()):
+    # a claim that was killed leaves the folder, and what it wrote of the snapshot
+    is_taken = folder.path.is_dir() and not all(map(is_temporary, folder.path.iterdir()))
+    if not is_claimed(loaded) and is_taken:
         raise RunError(
             f"run folder {loaded.recipe.run_dir}",
             [Problem("folder", "files that no run of cvft wrote", "an empty or absent folder", HINT_OTHER_NAME)],
         )
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_whole(folder.recipe_file, dump_recipe(loaded.recipe))
+    write_whole(folder.recipe_file, dump_recipe(with_absolute_output(loaded.recipe)))
     return folder
 
 
@@ -322,7 +370,7 @@ def is_claimed(loaded: LoadedRecipe) -> bool:
         RunError: when the folder belongs to a recipe that would train other weights.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    if not folder.recipe_file.is_file():
+    if not os.path.isfile(folder.recipe_file):  # nor where we may not look: whoever writes there says why
         return False
     subject = f"run folder {loaded.recipe.run_dir}"
     try:
@@ -331,9 +379,15 @@ def is_claimed(loaded: LoadedRecipe) -> bool:
         problem = Problem("recipe.yaml", "a recipe that does not load", "the snapshot that cvft wrote", HINT_OTHER_NAME)
         raise RunError(subject, [problem]) from error
     if weights_fingerprint(earlier) != weights_fingerprint(loaded.recipe):
-        changed = ", ".join(quote(path) for path in differing_settings(earlier, loaded.recipe))
-        need = "the settings that this folder was trained with"
-        raise RunError(subject, [Problem(changed, "another value", need, HINT_OTHER_NAME)])
+        hint = HINT_OTHER_NAME
+        if folder.adapter.is_dir():
+            hint += f"; with train.resume_from={folder.path} it starts from this run's adapter"
+        changed = differing_settings(earlier, loaded.recipe)
+        problems = [
+            Problem(path, show_value(now), f"{show_value(before)}, as this folder was trained with")
+            for path, before, now in changed
+        ]
+        raise RunError(subject, [*problems[:-1], replace(problems[-1], hint=hint)])
     return True
 
 

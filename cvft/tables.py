@@ -94,14 +94,22 @@ def to_markdown(table: Table) -> str:
 
 def to_html(table: Table) -> Markup:
     """Sets a table in HTML, in a box that scrolls where the page is too narrow for it."""
-    head = Markup("").join(Markup("<th>{}</th>").format(text) for text in table.head)
+    head = Markup("").join(_html_heading(text) for text in table.head)
     rows = Markup("").join(
-        Markup("<tr><th>{}</th>{}</tr>\n").format(row[0].text, Markup("").join(_html_cell(cell) for cell in row[1:]))
+        Markup('<tr><th scope="row">{}</th>{}</tr>\n').format(
+            row[0].text, Markup("").join(_html_cell(cell) for cell in row[1:])
+        )
         for row in table.rows
     )
-    return Markup('<div class="wide"><table><thead><tr>{}</tr></thead><tbody>\n{}</tbody></table></div>').format(
-        head, rows
-    )
+    # it can be reached by keyboard, or nobody could scroll it without a pointer
+    return Markup(
+        '<div class="wide" tabindex="0" role="group" aria-label="table"><table><thead><tr>{}</tr></thead><tbody>\n{}</tbody>'
+        "</table></div>"
+    ).format(head, rows)
+
+
+def _html_heading(text: str) -> Markup:
+    return Markup('<th scope="col">{}</th>').format(text) if text else Markup("<td></td>")
 
 
 def _html_cell(cell: Cell) -> Markup:

@@ -62,6 +62,7 @@ def flatten_plan(plan: dict[str, Any]) -> dict[str, Any]:
     how, loading = worker.pop("preprocessing"), worker.pop("loading")
     decode = how["decode"]
     assert worker.pop("family") == "cogvlm2_video"
+    assert worker.pop("max_skipped_steps") == 0
     assert loading["dtype"] == {"float32": "fp32", "bfloat16": "bf16"}[plan["swift"]["torch_dtype"]]
     assert loading["attention"] == plan["swift"]["attn_impl"]
     assert loading["with_tower"] == (worker["features"] is None)

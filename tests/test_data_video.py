@@ -12,10 +12,10 @@ import av
 import numpy as np
 import pytest
 
-from cvft.data.video import pyav, reader
+from cvft.data.video import container, frame_table, pyav, reader
 from cvft.data.video.decode import decode_clip
 from cvft.data.video.sample import Sampling, choose_frames, coverage
-from cvft.data.video.truncation import count_missing_bytes
+from cvft.data.video.truncation import find_ending
 from cvft.errors import ClipError, DataError
 from cvft.families.cogvlm2_video.layout import time_indices
 from tests.fixtures_video import (
@@ -250,7 +250,7 @@ def fail(*args):
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "open_gop.mp4", "hevc.mp4"])
 def test_seeking_and_skipping_alone_give_every_frame(tmp_path, monkeypatch, name):
     path = make_clip(tmp_path / name, num_frames=40, **CONTAINERS[name])
-    monkeypatch.setattr(pyav, "_decode_all", fail)
+    monkeypatch.setattr(pyav, "decode_all", fail)
     for number in range(40):
         with pyav.open_pyav(path, on_duration=lambda duration_s: None) as reader:
             assert read_number(reader.read([number])[0]) == number
@@ -259,20 +259,38 @@ def test_seeking_and_skipping_alone_give_every_frame(tmp_path, monkeypatch, name
 def test_wrong_seeking_falls_back_to_decoding_all(tmp_path, monkeypatch):
     path = make_clip(tmp_path / "a.mp4", num_frames=40)
     expected = decode_clip(path, sampling=Sampling("base"))
-    monkeypatch.setattr(pyav.PyAVReader, "_read_by_seeking", lambda self, collector: None)
+    monkeypatch.setattr(pyav.PyAVReader, "_read_by_seeking", lambda self, collector, groups: None)
     clip = decode_clip(path, sampling=Sampling("base"))
     assert np.array_equal(clip.frames, expected.frames)
 
 
-def test_frame_that_does_not_come_out_is_an_error(tmp_path, monkeypatch):
+def test_frames_that_the_decoder_does_not_show_are_not_in_the_table(tmp_path, monkeypatch):
     path = make_clip(tmp_path / "a.mp4", num_frames=40)
-    decode_all = pyav._decode_all
-    monkeypatch.setattr(pyav.PyAVReader, "_read_by_seeking", lambda self, collector: None)
-    monkeypatch.setattr(pyav, "_decode_all", lambda *args: (pair for pair in decode_all(*args) if pair[0].time != 1.0))
+    decode_all = container.decode_all
+
+    def without_second_1(*args, **options):
+        return (pair for pair in decode_all(*args, **options) if pair[0].time != 1.0)
+
+    monkeypatch.setattr(pyav.PyAVReader, "_read_by_seeking", lambda self, collector, groups: None)
+    monkeypatch.setattr(pyav, "decode_all", without_second_1)
+    monkeypatch.setattr(frame_table, "decode_all", without_second_1)
+    clip = decode_clip(path, sampling=EVERY)
+    assert [read_number(frame) for frame in clip.frames] == [number for number in range(40) if number != 25]
+    assert clip.timestamps_s[25] == np.float32(26 / 25)
+
+
+def test_frame_that_damage_took_is_an_error(tmp_path):
+    path = make_clip(tmp_path / "a.mp4", num_frames=48, gop=12, num_b_frames=0)
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    raw = bytearray(path.read_bytes())
+    start, size = packets[-1]
+    raw[start : start + size] = b"\xff" * size
+    path.write_bytes(raw)
     assert error_of(path) == (
         "clip a.mp4 has 1 problem\n"
-        "  a.mp4 (decoder `pyav`): got no frame at 1.00 s, need each of the 40 chosen frames\n"
-        "    hint: re-encode the clip"
+        "  a.mp4 (decoder `pyav`): got 1 damaged frames, the first at 1.88 s, need frames without damage\n"
+        "    hint: copy or download the clip again"
     )
 
 
@@ -313,22 +331,25 @@ def make_bad_file(folder, kind):
     return path
 
 
-UNREADABLE = "a file that it cannot decode (Invalid data found when processing input), need a video file"
-DAMAGED = "\n    hint: the file is damaged or cut off, or not a video"
+NEED = "need a clip: mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, ogv or gif\n    hint: "
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
         ("zero", "an empty file (0 bytes), need a video file\n    hint: copy it again"),
-        ("text", UNREADABLE + DAMAGED),
+        ("text", f"a text file, {NEED}name the clip itself"),
         ("absent", "no such file, need a video file"),
         ("folder", "a folder, need a video file"),
         ("pipe", "a pipe or a device, need a regular video file"),
         ("audio", "no video stream, only audio, need a video stream"),
         ("cover", "no video stream, only audio, need a video stream"),
-        ("playlist", UNREADABLE + DAMAGED),
-        ("png", "a file that it cannot decode (Invalid argument), need a video file"),
+        ("playlist", f"a playlist, not the clip itself, {NEED}download the clip that it names"),
+        (
+            "png",
+            f"a PNG picture, {NEED}a picture is no clip; make one of several: "
+            "ffmpeg -framerate 1 -i picture_%03d.png clip.mp4",
+        ),
     ],
 )
 def test_file_that_is_no_clip(tmp_path, kind, message):
@@ -369,10 +390,10 @@ def test_stray_bytes_and_undeclared_lengths_are_not_missing(tmp_path):
     raw = path.read_bytes()
     for stray in (b"\x00" * 5, b"\x00" * 64, b"\x7fjunkjunk"):
         path.write_bytes(raw + stray)
-        assert count_missing_bytes(path) == 0
+        assert find_ending(path).num_missing == 0
         assert decode_clip(path, sampling=EVERY).num_frames_total == 4
     live = make_clip(tmp_path / "live.mkv", num_frames=4, container_options={"live": "1"})
-    assert count_missing_bytes(live) == 0
+    assert find_ending(live).num_missing == 0
 
 
 def test_damaged_frame_is_refused_and_others_are_not(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvft.data.check import check_clips
+from cvft.data.check import check_clips, write_quarantine
 from cvft.data.rows import read_rows
 from cvft.data.video import process as process_module
 from cvft.data.video.decode import decode_clip
@@ -141,7 +141,7 @@ def test_crash_costs_one_clip(clip_file):
         assert error_of(worker, clip_file) == (
             "clip a.mp4 has 1 problem\n"
             "  a.mp4 (decoder `pyav`): got a decode process that died with signal 11 (SIGSEGV), need frames\n"
-            "    hint: re-encode the clip, or try another decoder"
+            "    hint: the decoder failed inside; it may not use more than 4 GiB: re-encode the clip, or try another decoder"
         )
         assert worker.decode(clip_file, sampling=CHAT).num_frames_total == 40
 
@@ -177,7 +177,7 @@ def test_clip_that_needs_too_much_memory_costs_one_clip(tmp_path, clip_file):
         assert str(caught.value).replace(f"{tmp_path}/", "") == (
             "clip wide.mp4 has 1 problem\n"
             "  wide.mp4 (decoder `pyav`): got a clip that needs more than 0.3 GiB of memory, need one that fits\n"
-            "    hint: scale the clip down, or allow more memory"
+            "    hint: scale the clip down, or allow more memory; a small file that asks for so much is damaged"
         )
         assert worker.decode(clip_file, sampling=CHAT).num_frames_total == 40
 
@@ -332,9 +332,9 @@ def test_bad_clips_are_told_with_their_lines(data):
         check_clips(read_rows(data), sampling=CHAT)
     assert str(caught.value).replace(f"{data.parent}/", "") == (
         "the check of clips has 1 problem\n"
-        "  train.jsonl:2, 4 `videos`: bad.mp4 (decoder `pyav`): got a file that it cannot decode "
-        "(Invalid data found when processing input), need a video file\n"
-        "    hint: the file is damaged or cut off, or not a video"
+        "  train.jsonl:2, 4 `videos`: bad.mp4 (decoder `pyav`): got a text file, "
+        "need a clip: mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, ogv or gif\n"
+        "    hint: name the clip itself"
     )
 
 
@@ -365,16 +365,16 @@ def test_quarantine_sets_rows_aside_and_tells_why(data, tmp_path, num_workers):
         rows,
         sampling=Sampling("base"),
         on_bad_clip="quarantine",
-        quarantine_file=target,
         num_workers=num_workers,
         on_progress=lambda *counts: progress.append(counts),
     )
     assert check.rows == [rows[0], rows[2], rows[4]]
     assert [item.row for item in check.quarantined] == [rows[1], rows[3]]
+    write_quarantine(check.quarantined, target)
     assert progress == [(1, 2), (2, 2)]
     reason = (
-        f"{tmp_path / 'bad.mp4'} (decoder `pyav`): got a file that it cannot decode "
-        "(Invalid data found when processing input), need a video file"
+        f"{tmp_path / 'bad.mp4'} (decoder `pyav`): got a text file, "
+        "need a clip: mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, ogv or gif"
     )
     assert [json.loads(line) for line in target.read_text().splitlines()] == [
         {"reason": reason, "source": str(data), "line": line, "row": rows[line - 1].to_json()} for line in (2, 4)
@@ -389,14 +389,13 @@ def test_old_quarantine_goes_when_nothing_is_set_aside(data, tmp_path):
     target = tmp_path / "quarantine.jsonl"
     target.write_text("old\n")
     rows = [row for row in read_rows(data) if row.video is None or row.video.name == "good.mp4"]
-    check = check_clips(rows, sampling=CHAT, on_bad_clip="quarantine", quarantine_file=target)
+    check = check_clips(rows, sampling=CHAT, on_bad_clip="quarantine")
     assert (check.rows, check.quarantined) == (rows, [])
+    write_quarantine(check.quarantined, target)
     assert not target.exists()
 
 
-def test_data_without_a_good_row_is_refused_also_with_quarantine(data, tmp_path):
+def test_data_without_a_good_row_is_refused_also_with_quarantine(data):
     rows = [row for row in read_rows(data) if row.video is not None and row.video.name == "bad.mp4"]
-    target = tmp_path / "quarantine.jsonl"
     with pytest.raises(DataError, match=r"^the check of clips, which leaves no row, has 1 problem"):
-        check_clips(rows, sampling=CHAT, on_bad_clip="quarantine", quarantine_file=target)
-    assert len(target.read_text().splitlines()) == 2
+        check_clips(rows, sampling=CHAT, on_bad_clip="quarantine")

@@ -81,8 +81,9 @@ def test_rouge_l_is_the_librarys_own_on_english() -> None:
 
 def test_every_row_counts() -> None:
     result = compute_metrics(["red", "", "two cubes", "no"], expected=["red", "blue", "two", "yes"])
-    assert result == {
+    assert {name: result[name] for name in ("num_rows", "num_empty", *METRIC_NAMES)} == {
         "num_rows": 4,
+        "num_empty": 1,
         "exact_match": 0.25,
         "token_f1": pytest.approx((1 + 0 + 2 / 3 + 0) / 4),
         "rouge_l": pytest.approx((1 + 0 + 2 / 3 + 0) / 4),
@@ -102,11 +103,12 @@ def test_categories_are_shown_beside_the_mean_over_all_rows() -> None:
 
 
 def test_no_rows_give_no_numbers() -> None:
-    assert compute_metrics([], expected=[]) == {"num_rows": 0, **dict.fromkeys(METRIC_NAMES)}
+    nothing = {"num_rows": 0, "num_empty": 0, "kinds": {}, **dict.fromkeys(METRIC_NAMES)}
+    assert compute_metrics([], expected=[]) == nothing
 
 
 def test_scores_of_single_rows() -> None:
-    assert score_rows(["red", "Red"], expected=["red", "red"]) == [
+    assert [row.text for row in score_rows(["red", "Red"], expected=["red", "red"])] == [
         {"exact_match": 1.0, "token_f1": 1.0, "rouge_l": 1.0},
         {"exact_match": 0.0, "token_f1": 1.0, "rouge_l": 1.0},
     ]

@@ -13,14 +13,12 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from cvft.dtypes import BY_NAME
-from cvft.errors import ModelError, RunError, VerifyError
-from cvft.export.adapter import WEIGHTS_FILE
+from cvft.errors import ModelError, RunError
 from cvft.export.merge import merge_adapter
 from cvft.export.tensors import compare_tensors
 from cvft.families.cogvlm2_video.network.load import load_model
-from cvft.families.cogvlm2_video.tensors import published_shapes
-from cvft.weights.folder import CHECKSUM_FILE, read_config_json
-from cvft.weights.shards import INDEX_FILE, read_shards
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE, read_config_json
+from cvft.weights.shards import INDEX_FILE
 from tests.official_folder import small_config, write_official_folder
 from tests.random_adapter import base_of, contract_of, write_random_adapter
 from tests.tiny import TINY
@@ -59,12 +57,15 @@ def test_a_merge_has_the_bits_of_peft(official, tmp_path, kind, base, dtype):
     folder = TINY if base == "tiny" else official
     adapter = write_random_adapter(folder, tmp_path / "adapter", **KINDS[kind])
     merged = read_weights(merge(folder, adapter, tmp_path / "merged", dtype=dtype))
-    whole = PeftModel.from_pretrained(load_model(folder, dtype=getattr(torch, BY_NAME[dtype].torch_name)), str(adapter))
-    expected = whole.merge_and_unload(safe_merge=True).state_dict()
+    # peft's own merge in fp32, rounded once: in bf16 it would add rounded numbers, and round again
+    whole = PeftModel.from_pretrained(load_model(folder, dtype=torch.float32), str(adapter))
+    kind = getattr(torch, BY_NAME[dtype].torch_name)
+    expected = {name: tensor.to(kind) for name, tensor in whole.merge_and_unload(safe_merge=True).state_dict().items()}
     assert merged.keys() == expected.keys()
     assert [name for name in merged if not torch.equal(merged[name], expected[name])] == []
-    check = compare_tensors(base_of(folder), adapter_folder=adapter, merged_folder=tmp_path / "merged")
-    assert check.num_compared > 8
+    opened = base_of(folder)
+    check = compare_tensors(opened, adapter_folder=adapter, merged_folder=tmp_path / "merged", dtype=dtype)
+    assert check.num_compared == len(merged)
     assert 0 < check.max_error_share <= 1
 
 
@@ -115,7 +116,8 @@ def test_merging_to_fp32_doubles_the_files_and_keeps_their_names(official, adapt
     total = json.loads((wide / INDEX_FILE).read_text())["metadata"]["total_size"]
     assert total == 2 * json.loads((merged / INDEX_FILE).read_text())["metadata"]["total_size"]
     assert {tensor.dtype for tensor in read_weights(wide).values()} == {torch.float32}
-    assert compare_tensors(base_of(official), adapter_folder=adapter, merged_folder=wide).max_error_share <= 1
+    check = compare_tensors(base_of(official), adapter_folder=adapter, merged_folder=wide, dtype="fp32")
+    assert check.max_error_share <= 1
 
 
 def test_a_merged_folder_is_a_base_like_any_other(merged, tmp_path):
@@ -127,9 +129,9 @@ def test_a_merged_folder_is_a_base_like_any_other(merged, tmp_path):
 
 
 def edit_weights(folder: Path, edit) -> None:
-    weights = load_file(folder / WEIGHTS_FILE)
+    weights = load_file(folder / ADAPTER_WEIGHTS_FILE)
     edit(weights)
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(weights, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def drop_a_layer(weights):
@@ -181,9 +183,11 @@ def test_an_unfit_adapter_is_one_clear_error(official, adapter, tmp_path, edit, 
 
 def test_a_broken_adapter_file_is_one_clear_error(official, adapter, tmp_path):
     shutil.copytree(adapter, tmp_path / "adapter")
-    data = (adapter / WEIGHTS_FILE).read_bytes()
-    (tmp_path / "adapter" / WEIGHTS_FILE).write_bytes(data[: len(data) // 2])
-    with pytest.raises(ModelError, match="need a folder that cvft or peft wrote"):
+    data = (adapter / ADAPTER_WEIGHTS_FILE).read_bytes()
+    (tmp_path / "adapter" / ADAPTER_WEIGHTS_FILE).write_bytes(data[: len(data) // 2])
+    with pytest.raises(
+        ModelError, match=r"adapter_model.safetensors: got \d+ bytes, need \d+ bytes, as its header says"
+    ):
         merge(official, tmp_path / "adapter", tmp_path / "merged", dtype="bf16")
 
 
@@ -195,38 +199,6 @@ def test_a_full_disk_is_told_before_anything_is_written(official, adapter, tmp_p
     assert not (tmp_path / "merged").exists()
 
 
-def rewrite(folder: Path, name: str, edit) -> None:
-    """Changes one tensor of a merged folder; its files are not links."""
-    shards = read_shards(folder, published_shapes(read_config_json(folder)))
-    (shard,) = [shard for shard in shards if name in {entry.name for entry in shard.entries}]
-    weights = load_file(shard.path)
-    weights[name] = edit(weights[name]).contiguous()
-    save_file(weights, shard.path, metadata={"format": "pt"})
-
-
-@pytest.mark.parametrize(
-    ("name", "edit", "message"),
-    [
-        ("model.layers.0.mlp.language_mlp.down_proj.weight", lambda w: w * 1.02, "times it, need at most"),
-        ("model.layers.0.mlp.language_mlp.down_proj.weight", lambda w: w * float("nan"), "nan times it"),
-        ("lm_head.weight", lambda w: w * 1.01, "another tensor than the base's"),
-    ],
-)
-def test_damaged_merged_tensors_are_found_in_the_files(official, adapter, merged, tmp_path, name, edit, message):
-    shutil.copytree(merged, tmp_path / "merged")
-    rewrite(tmp_path / "merged", name, edit)
-    with pytest.raises(VerifyError, match=message):
-        compare_tensors(base_of(official), adapter_folder=adapter, merged_folder=tmp_path / "merged")
-
-
-def test_the_update_of_another_scale_is_found(official, adapter, merged, tmp_path):
-    shutil.copytree(adapter, tmp_path / "adapter")
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 13}))
-    with pytest.raises(VerifyError, match="times it, need at most the rounding of the merged precision"):
-        compare_tensors(base_of(official), adapter_folder=tmp_path / "adapter", merged_folder=merged)
-
-
 MEASURE = """
 import resource, sys
 from pathlib import Path
@@ -236,7 +208,7 @@ from tests.test_export_merge import merge
 base, adapter, merged = map(Path, sys.argv[1:])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 merge(base, adapter, merged, dtype="bf16")
-cvft.export.tensors.compare_tensors(base_of(base), adapter_folder=adapter, merged_folder=merged)
+cvft.export.tensors.compare_tensors(base_of(base), adapter_folder=adapter, merged_folder=merged, dtype="bf16")
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 

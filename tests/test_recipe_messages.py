@@ -125,7 +125,7 @@ SETTINGS: list[tuple[str, list[str]]] = [
     # unknown keys
     (
         "lora: {rnak: 8}",
-        [f"lora.rnak: got an unknown key, need one of {LORA}", "  hint: did you mean `rank` or `dora`?"],
+        [f"lora.rnak: got an unknown key, need one of {LORA}", "  hint: did you mean `rank`?"],
     ),
     ("lroa: {rank: 8}", [f"lroa: got an unknown key, need one of {TOP}", "  hint: did you mean `lora`?"]),
     ("rank: 8", [f"rank: got an unknown key, need one of {TOP}", "  hint: that setting is `lora.rank`"]),
@@ -400,9 +400,8 @@ def test_an_override_given_twice() -> None:
         (
             "seed: !!python/object:os.system {}\n",
             [
-                "mine.yaml:1: got could not determine a constructor for the tag "
-                "'tag:yaml.org,2002:python/object:os.system', need YAML text",
-                "  hint: look at this line and the one before it",
+                "mine.yaml:1: got the tag `!!python/object:os.system`, need a plain value",
+                "  hint: remove the tag",
             ],
         ),
         (
@@ -421,7 +420,8 @@ def test_the_form_of_the_file(text: str | bytes, lines: list[str]) -> None:
 
 def test_merge_keys_are_no_settings() -> None:
     assert told(f"{BASE}lora: &a {{rank: 4}}\noptim: {{<<: *a}}\n") == [
-        f"optim.<<: got an unknown key, need one of {LEARN}"
+        "mine.yaml:4: got the merge key `<<`, need the name of a setting",
+        "  hint: write the settings out, or start from another recipe with `extends`",
     ]
 
 
@@ -444,7 +444,7 @@ def test_no_such_recipe() -> None:
 
 
 def test_extending_what_cannot_be_extended() -> None:
-    assert told(f"{BASE}extends: [a]\n") == ["extends: got `['a']`, need the path of one recipe file"]
+    assert told(f"{BASE}extends: [a]\n") == ["extends: got the list `['a']`, need the path of one recipe file"]
     assert told(f"{BASE}extends: nine.yaml\n") == [
         "mine.yaml: extends: got `nine.yaml`, no such file, need a recipe file",
         "  hint: did you mean `mine.yaml`?",

@@ -15,9 +15,11 @@ def test_one_table_in_three_forms() -> None:
     assert to_text(TABLE, min_widths=[10, 6, 9]) == "            rows     base\ncolour        12   50.0 %"
     assert to_markdown(TABLE) == "|  | rows | base |\n|---|---|---|\n| colour | 12 | 50.0 % |"
     assert str(to_html(TABLE)).replace("\n", "") == (
-        '<div class="wide"><table><thead><tr><th></th><th>rows</th><th>base</th></tr></thead><tbody>'
-        '<tr><th>colour</th><td>12</td><td><svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" '
-        'aria-hidden="true"><rect width="50.0" height="8"></rect></svg><span class="percent">50.0 %</span></td></tr>'
+        '<div class="wide" tabindex="0" role="group" aria-label="table"><table>'
+        '<thead><tr><td></td><th scope="col">rows</th><th scope="col">base</th></tr></thead>'
+        '<tbody><tr><th scope="row">colour</th><td>12</td><td>'
+        '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect width="50.0" height="8"></rect></svg><span class="percent">50.0 %</span></td></tr>'
         "</tbody></table></div>"
     )
 
@@ -41,7 +43,7 @@ def test_text_stays_in_its_cell(text: str, terminal: str, markdown: str, html: s
     table = Table([""], [[Cell(text)]])
     assert to_text(table, min_widths=[0]).split("\n")[1] == terminal
     assert to_markdown(table).split("\n")[2] == f"| {markdown} |"
-    assert f"<tr><th>{html}</th></tr>" in to_html(table)
+    assert f'<tr><th scope="row">{html}</th></tr>' in to_html(table)
 
 
 def test_bars_end_where_their_table_does() -> None:

@@ -19,10 +19,10 @@ from accelerate.utils.deepspeed import DeepSpeedEngineWrapper
 from swift import SftArguments
 from swift.callbacks import TrainerCallback, callbacks_map
 from swift.dataloader import DataLoaderShard
-from swift.dataset import DatasetMeta, load_dataset, register_dataset
+from swift.dataset import DatasetMeta, MessagesPreprocessor, load_dataset, register_dataset
 from swift.dataset.utils import LazyLLMDataset
 from swift.model.register import ModelLoader
-from swift.template import Template
+from swift.template import Template, TemplateMeta
 from swift.trainers import Seq2SeqTrainer
 from swift.trainers.mixin import DataLoaderMixin, SwiftMixin
 from swift.trainers.trainer_factory import TrainerFactory
@@ -30,8 +30,11 @@ from swift.utils import seed_worker
 from transformers.modeling_outputs import CausalLMOutput
 
 from cvft.data.groups import RowShape
+from cvft.data.rows import Row
+from cvft.data.video.loader import DecodeSettings
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.network.load import load_model
+from cvft.families.cogvlm2_video.runtime import RUNTIME
 from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.parts import target_regex
 from cvft.jsonl import to_jsonl
@@ -40,9 +43,12 @@ from cvft.plan.job import open_job
 from cvft.plan.machine import Machine
 from cvft.plan.plan import compile_plan
 from cvft.recipe import LoadedRecipe, recipe_from_dict
-from cvft.train.swift_plugin import CvftCallback, FamilyLoader, FamilyTemplate, RowFileLoader
+from cvft.train.swift_plugin import CvftCallback, FamilyLoader, FamilyTemplate, RowFileLoader, TemplateSettings
 from cvft.train.trainer import CvftTrainer
-from tests.tiny import TINY
+from cvft.train.watch import DEEPSPEED_OVERFLOW
+from datasets import Dataset
+from tests.real_clips import real_clip
+from tests.tiny import TINY, tiny_encoder
 
 HfTrainer = transformers.Trainer
 
@@ -53,6 +59,7 @@ HOOKS: dict[type, dict[str, tuple[type, list[str]]]] = {
         "get_batch_samples": (HfTrainer, ["self", "epoch_iterator", "num_batches", "device"]),
         "_get_num_items_in_batch": (HfTrainer, ["self", "batch_samples", "device"]),
         "training_step": (HfTrainer, ["self", "model", "inputs", "num_items_in_batch"]),
+        "_get_grad_norm": (HfTrainer, ["self", "model", "grad_norm"]),
         "evaluate": (HfTrainer, ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"]),
         "_determine_best_metric": (HfTrainer, ["self", "metrics", "trial"]),
         "_get_output_dir": (HfTrainer, ["self", "trial"]),
@@ -237,6 +244,37 @@ def test_whether_gradients_are_exchanged_is_ours_to_say():
     assert "sync_gradients=self.sync_gradients" in inspect.getsource(Accelerator.backward)
 
 
+def test_a_gradient_is_looked_at_before_the_optimizer_takes_it():
+    source = inspect.getsource(HfTrainer._run_epoch)
+    looks, steps = source.index("self._get_grad_norm(model, grad_norm=grad_norm)"), source.index("optimizer.step()")
+    assert 0 < looks < steps
+    # what we end is what ms-swift leaves out without a word
+    assert "p.grad = None" in inspect.getsource(SwiftMixin._fix_grad_norm_nan)
+
+
+def test_deepspeed_marks_a_gradient_that_is_not_finite():
+    from deepspeed.runtime.zero import stage3
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer, mask_nan_or_inf_with_val_inplace
+
+    norm = torch.tensor(float("nan"))
+    mask_nan_or_inf_with_val_inplace(norm, device=norm.device)
+    assert norm.item() == DEEPSPEED_OVERFLOW
+    assert "mask_nan_or_inf_with_val_inplace(" in inspect.getsource(DeepSpeedZeroOptimizer.get_grad_norm_direct)
+    assert "err = torch.tensor(-1.0" in inspect.getsource(stage3)
+
+
+def test_adamw_without_gradients_leaves_weights_and_state_alone():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], weight_decay=0.1)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    before, state = weight.detach().clone(), {k: v.clone() for k, v in optimizer.state[weight].items()}
+    weight.grad = None
+    optimizer.step()
+    assert torch.equal(weight, before)
+    assert all(torch.equal(optimizer.state[weight][key], value) for key, value in state.items())
+
+
 def test_checkpoints_are_written_where_we_say():
     assert "self._get_output_dir(trial=trial)" in inspect.getsource(HfTrainer._save_checkpoint)
     source = inspect.getsource(SwiftMixin._save_checkpoint)
@@ -315,3 +353,53 @@ def test_rows_reach_ms_swift_as_they_are_whatever_the_first_ones_look_like(tmp_p
     assert len(dataset) == len(rows)
     for index in (0, 39_999, 40_000, 40_001):
         assert dataset[index] == {**rows[index], "dataset": str(tmp_path / "train.jsonl")}
+
+
+def test_texts_pass_through_ms_swift_to_the_letter():
+    """Its own tags, the vocabulary's control tokens and whatever else its data sets and templates might take for a sign."""
+    encoder = tiny_encoder()
+    facts = SimpleNamespace(config=None, task_type="causal_lm", max_model_len=2048)
+    encoder.tokenizer.model_info, encoder.tokenizer.model_meta = facts, SimpleNamespace(is_multimodal=True)
+    settings = TemplateSettings(
+        runtime=RUNTIME,
+        encoder=encoder,
+        decode=DecodeSettings.of("chat", max_frames=4, decoder="pyav"),
+        clip_cache_bytes=1 << 20,
+        features=None,
+        label_logits_only=True,
+    )
+    meta = TemplateMeta("letters", prefix=[], prompt=["{{QUERY}}"], chat_sep=None, template_cls=FamilyTemplate)
+    template = FamilyTemplate(encoder.tokenizer, meta, settings=settings, max_length=2048)
+    template.set_mode("train")
+    texts = [
+        *Template.special_tokens,
+        "<|end_of_text|>",
+        "<|reserved_special_token_0|> a",
+        "{{QUERY}}",
+        " x\n",
+        "<think>",
+    ]
+    clip = real_clip("bikes.mp4")
+    rows = [
+        Row(text, texts[-number], ((texts[number - 1], text),), clip if number % 4 == 0 else None, Path(), number)
+        for number, text in enumerate(texts)
+    ]
+    said = [[text for turn in (*row.history, (row.query, row.response)) for text in turn] for row in rows]
+    columns = [
+        {
+            "messages": [
+                {"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=True)
+            ],
+            "videos": [] if row.video is None else [str(row.video)],
+        }
+        for row, turns in zip(rows, said, strict=True)
+    ]
+    read = MessagesPreprocessor()(Dataset.from_list(columns), num_proc=1, strict=True, load_from_cache_file=False)
+    assert len(read) == len(rows)
+    for row, columns_read in zip(rows, read, strict=True):
+        got = template.encode(dict(columns_read))
+        shown = None if row.video is None else template.clips.load(row.video)
+        want = encoder.encode(row, shown, with_response=True)
+        assert got["input_ids"] == want["input_ids"].tolist()
+        assert got["labels"] == want["labels"].tolist()
+    template.clips.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from cvft import __version__
+from cvft.cli.interrupts import EXIT_INTERRUPTED, Interrupts
 from cvft.errors import (
     EXIT_INCOMPLETE,
     EXIT_STOPPED,
@@ -27,12 +29,23 @@ from cvft.errors import (
     did_you_mean,
     quote,
 )
+from cvft.imports import leave_user_site
 
-COMMANDS = ("run", "plan", "train", "features", "export", "eval", "infer", "push", "models", "schema")
+COMMANDS = (
+    "run",
+    "plan",
+    "train",
+    "features",
+    "export",
+    "eval",
+    "report",
+    "compare",
+    "infer",
+    "push",
+    "models",
+    "schema",
+)
 """The commands in the order of the help; each is a file of `cvft.cli.commands`."""
-
-EXIT_INTERRUPTED = 130
-"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,6 +58,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    leave_user_site()
+    with Interrupts() as interrupts:
+        try:
+            code = _run(args)
+        except KeyboardInterrupt:
+            interrupts.asked = True
+        except Exception:
+            if not interrupts.asked:  # otherwise it is what a library made of the interrupt
+                raise
+        if interrupts.asked:
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
+    return code
+
+
+def _run(args: list[str]) -> int:
+    for stream in (sys.stdout, sys.stderr):  # an answer that a terminal has no letters for must not end the command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # The result goes to stdout, so nothing else may.
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("bitsandbytes").setLevel(
@@ -73,9 +105,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_STOPPED
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone (`cvft schema | head`); the interpreter would complain on its last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 from cvft.data.records import fingerprint_looks, fingerprint_rows
 from cvft.data.rows import Row, category_of, read_rows
 from cvft.errors import DataError, Problem, RunError
-from cvft.evaluate.metrics import compute_metrics, is_exact_match
+from cvft.evaluate.metrics import score_rows, summarize
 from cvft.files import check_output, hash_file, write_whole
 from cvft.jsonl import read_jsonl, to_jsonl
 from cvft.plan.job import Job
-from cvft.plan.lengths import check_texts
+from cvft.plan.lengths import check_prompts
 from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_other_data
 from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
-from cvft.predict.trained import ADAPTER_WEIGHTS, find_merged
+from cvft.predict.trained import find_merged
 from cvft.recipe import Recipe, default_name, load_recipe
 from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, read_metrics
-from cvft.weights.folder import CHECKSUM_FILE
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE
 
 if TYPE_CHECKING:
     from cvft.families.family import Answer
@@ -88,11 +88,20 @@ def evaluate_run(
     # the run's own clips were proved to be those of the training
     clips = None if asked.recorded else fingerprint_looks(rows)
     target = job.run.evaluation(_name(job.run, variant, settings, num_rows=len(asked.rows), data=data))
+    if data is not None:
+        LOG.info("rows      %s: not the run's own val rows; the results lie in %s", data, target)
     stored = read_metrics(target)
     if stored is not None and stored["settings"] == settings and stored.get("made_of") == {**made_of, "clips": clips}:
         return Evaluation(target, dict(stored["metrics"]))
     if asked.recorded is not None:
         refuse_gone(asked.recorded, job.run)
+    check_prompts(
+        rows,
+        family=job.family,
+        folder=job.model.folder,
+        how=job.preprocessing,
+        max_new_tokens=job.recipe.eval.max_new_tokens,
+    )
     check_output(target / METRICS_FILE, subject=f"run folder {job.run.path}", where="eval/", may_exist=True)
     with ExitStack() as stack:
         models = predictors
@@ -110,16 +119,20 @@ def evaluate_run(
     answers = [answered[number] for number in range(len(rows))]
     expected = [row.response for row in rows]
     said = [answer.text for answer in answers]
-    metrics = compute_metrics(said, expected=expected, categories=[category_of(row) for row in rows])
+    scores = score_rows(
+        said, expected=expected, queries=[row.query for row in rows], kinds=[stated_kind(row) for row in rows]
+    )
+    metrics = summarize(
+        scores,
+        predictions=said,
+        expected=expected,
+        categories=[category_of(row) for row in rows],
+        clips=[row.video or index for index, row in enumerate(rows)],
+    )
     metrics["num_cut"] = sum(answer.is_cut for answer in answers)
     lines = [
-        {
-            **row.to_json(),
-            "prediction": answer.text,
-            "is_exact_match": is_exact_match(answer.text, expected=row.response),
-            "is_cut": answer.is_cut,
-        }
-        for row, answer in zip(rows, answers, strict=True)
+        {**row.to_json(), "prediction": answer.text, "is_cut": answer.is_cut, **score.to_json()}
+        for row, answer, score in zip(rows, answers, scores, strict=True)
     ]
     # an older evaluation of other weights or rows: without its metrics it is none
     (target / METRICS_FILE).unlink(missing_ok=True)
@@ -145,8 +158,6 @@ class _Asked:
 def _read_asked(job: Job, data: Path | None) -> _Asked:
     if data is not None:
         rows = read_rows(data, video_root=job.recipe.data.video_root)
-        check_texts(rows, lay_out=job.family.layouts(job.model.folder, job.preprocessing))
-        LOG.info("rows      %s: %d, which are not the run's own val rows", data, len(rows))
         return _Asked(rows, rows, None)
     require_val_rows(job.run)
     refuse_other_data(job.run, recipe=job.recipe, since="this run")
@@ -188,6 +199,12 @@ def _answer(
     return answered.answers
 
 
+def stated_kind(row: Row) -> str | None:
+    """Returns what a row's column `kind` says of its answer; see `metrics.kinds`."""
+    kind = row.extra.get("kind")
+    return kind if isinstance(kind, str) else None
+
+
 def require_val_rows(folder: RunFolder) -> None:
     """Refuses a run that has held no rows out.
 
@@ -205,7 +222,7 @@ def _weights_of(job: Job, variant: Variant) -> str:
     if variant == "base":
         return job.contract.base_fingerprint
     if variant == "adapter":
-        return hash_file(job.run.adapter / ADAPTER_WEIGHTS)
+        return hash_file(job.run.adapter / ADAPTER_WEIGHTS_FILE)
     return hash_file(job.run.merged / CHECKSUM_FILE)
 
 

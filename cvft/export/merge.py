@@ -51,7 +51,7 @@ def merge_adapter(
         base: The base that the adapter was trained on.
         adapter_folder: The adapter.
         output: Folder to write; must not exist.
-        dtype: `bf16` or `fp32`, the precision of the merged weights.
+        dtype: `bf16`, `fp16` or `fp32`, the precision of the merged weights. The merge itself is computed in fp32.
         keep_remote_code: Take over the base's code files and its way to name them, for tools that run them.
         wanted: The contract of the base and recipe at hand, compared with the adapter's.
         on_progress: Called with the bytes of weights read since the last call.
@@ -69,8 +69,8 @@ def merge_adapter(
     base_folder, family = base.path, base.family
     shards = list(base.shards or read_shards(base_folder, family.tensors(base.folder.config)))
     shapes = {entry.name: entry.shape for shard in shards for entry in shard.entries}
-    adapter = Adapter(adapter_folder, shapes=shapes, module_of=family.module_of)
-    stored_dtype = {"bf16": "BF16", "fp32": "F32"}[dtype]
+    adapter = Adapter(adapter_folder, parts=family.parts, shapes=shapes, module_of=family.module_of)
+    stored_dtype = BY_NAME[dtype].safetensors
     _refuse_full_disk(shards, output.parent, stored_dtype)
     output.mkdir()
     sums = []
@@ -142,8 +142,9 @@ def _merge_shard(
         write(make_header([(entry.name, dtype, entry.shape) for entry in shard.entries], shard.metadata))
         for entry in shard.entries:
             if entry.name in changed:
-                merged = adapter.merge(entry.name, read_tensor(shard, entry).to(torch_dtype(dtype)))
-                write(_as_bytes(merged))
+                # in fp32, so that what is written is the sum rounded once, and not the sum of rounded numbers
+                merged = adapter.merge(entry.name, read_tensor(shard, entry).float())
+                write(_as_bytes(merged.to(torch_dtype(dtype))))
                 on_progress(entry.num_bytes)
                 continue
             for piece in read_pieces(shard, entry):

@@ -19,7 +19,8 @@ from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
 from cvft.runs import ManifestBase, RunFolder, read_manifest, read_metrics
 from cvft.weights.checkpoints import find_checkpoint
-from cvft.weights.folder import ModelFolder
+from cvft.weights.finite import refuse_nonfinite
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder
 from cvft.weights.hub import HUGGING_FACE, ID, PREFIXES
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -87,7 +88,7 @@ def push_run(
 def _check(loaded: LoadedRecipe, model: Path, *, model_id: str, variant: str) -> None:
     subject, problems = f"run folder {loaded.recipe.run_dir}", []
     if not ID.fullmatch(model_id):
-        problems.append(Problem("--to", quote(model_id), "owner/name on the hub"))
+        problems.append(Problem("--to", quote(model_id), "owner/name on the hub, in a to z, digits, `.`, `_` and `-`"))
     if not (model / CONTRACT_FILE).is_file():
         command = "train" if variant == "adapter" else "export"
         hint = f"make it first: cvft {command} {loaded.path}"
@@ -97,6 +98,8 @@ def _check(loaded: LoadedRecipe, model: Path, *, model_id: str, variant: str) ->
         problems.append(Problem(f"{model.name}/", "no verification", need, hint))
     if problems:
         raise RunError(subject, problems)
+    if variant == "adapter":
+        refuse_nonfinite(model / ADAPTER_WEIGHTS_FILE, subject=f"adapter {model}")
 
 
 def _without_paths(loaded: LoadedRecipe, source: ManifestBase) -> tuple[dict[str, Any], str | None, str | None]:
@@ -116,6 +119,7 @@ def _without_paths(loaded: LoadedRecipe, source: ManifestBase) -> tuple[dict[str
         ("data", "train"),
         ("data", "val"),
         ("data", "video_root"),
+        ("train", "resume_from"),
         ("output", "root"),
         ("output", "features"),
         ("parallel", "deepspeed_config"),

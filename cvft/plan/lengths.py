@@ -10,10 +10,14 @@ from pathlib import Path
 
 from cvft.data.groups import RowShape
 from cvft.data.rows import Row
+from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
-from cvft.errors import DataError, Problem
+from cvft.errors import ClipError, DataError, Problem
 from cvft.families.family import IGNORED_LABEL, Family, LayOut, Preprocessing
 from cvft.weights.folder import ModelFolder
+
+LATE_S = 100_000.0
+"""A second later than any that a clip shows: more than a day."""
 
 MAX_NEW_TOKENS = 512
 """Longest answer in tokens where nobody says, as far as there is room."""
@@ -86,6 +90,71 @@ def check_rows_fit(rows: Sequence[Row], shapes: Sequence[RowShape], *, max_token
     ]
     if problems:
         raise DataError("the rows", problems)
+
+
+def check_prompts(
+    rows: Sequence[Row], *, family: Family, folder: ModelFolder, how: Preprocessing, max_new_tokens: int | None
+) -> None:
+    """Refuses rows to answer that cannot be laid out or leave no room for their answer, before a model is loaded.
+
+    A clip is decoded only where its row would not fit with a clip of the most frames; one that cannot be is left to whoever
+    answers.
+
+    Args:
+        rows: The rows.
+        family: The model's family.
+        folder: Its folder.
+        how: How rows reach it.
+        max_new_tokens: See `check_answers_fit`.
+
+    Raises:
+        DataError: with every such row.
+        ModelError: when the tokenizer cannot be used.
+    """
+    lay_out, decode, max_tokens = family.layouts(folder, how), how.decode, answer_limit(family, folder, how)
+    check_texts(rows, lay_out=lay_out)
+    longest = _longest_clip(decode)
+
+    def count(row: Row, clip: ClipInfo | None) -> int:
+        return sum(label == IGNORED_LABEL for label in lay_out(row, clip).labels)
+
+    least = 1 if max_new_tokens is None else max_new_tokens
+    counts = [count(row, None) for row in rows]
+    doubtful = [
+        number
+        for number, row in enumerate(rows)
+        if row.video is not None and counts[number] + least <= max_tokens < count(row, longest) + least
+    ]
+    if doubtful:
+        with decode.make_process() as process:
+            clips: dict[Path, ClipInfo | None] = {}
+            for number in doubtful:
+                video = rows[number].video
+                assert video is not None, "chosen so"
+                if video not in clips:
+                    try:
+                        clips[video] = process.inspect(video, sampling=decode.sampling, decoder=decode.decoder)
+                    except ClipError:
+                        clips[video] = None
+                counts[number] = count(rows[number], clips[video])
+    check_answers_fit(rows, counts, max_new_tokens=max_new_tokens, max_tokens=max_tokens)
+
+
+def _longest_clip(decode: DecodeSettings) -> ClipInfo:
+    """Returns facts of a clip that takes the most tokens: all frames, and seconds of many digits."""
+    num_frames = decode.sampling.max_frames
+    return ClipInfo(
+        num_frames=num_frames,
+        height_px=1,
+        width_px=1,
+        timestamps_s=tuple(LATE_S + number for number in range(num_frames)),
+        num_frames_total=num_frames,
+        avg_fps=1.0,
+        duration_s=LATE_S + num_frames,
+        decoder=decode.decoder,
+        sha256="",
+        notes=(),
+    )
 
 
 def check_answers_fit(

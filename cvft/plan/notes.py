@@ -73,6 +73,8 @@ def note_plan(plan: Plan) -> list[str]:
     first matrix makes of inputs of size 1, which its start decides.
     """
     swift = plan.swift
+    if "adapters" in swift:  # it starts from what was taught before
+        return []
     mean_rate = swift["learning_rate"] * (1.0 if swift["lr_scheduler_type"].startswith("constant") else 0.5)
     gain = swift["lora_alpha"] * (swift["lora_rank"] ** 0.5 if swift["use_rslora"] else 1.0)
     change = plan.worker.num_steps * mean_rate * gain * MEAN_OF_FIRST_MATRIX
@@ -165,7 +167,7 @@ def _note_clips(clips: Mapping[Path, ClipInfo], *, sampling: Sampling) -> list[s
     """Writes the notes on single clips, one for all that differ in numbers alone."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(clips):
-        for note in clips[path].notes:
+        for note in (*clips[path].notes, *clips[path].file_notes):
             if note != _cut_note(clips[path], sampling):
                 kinds.setdefault(NUMBER.sub("#", note), []).append((path.name, note))
     notes = []

@@ -53,6 +53,7 @@ class WorkerPlan:
         num_steps: Optimizer steps of the whole training.
         steps_per_epoch: Optimizer steps of one pass over the rows.
         keep_checkpoints: Newest checkpoints that stay; the best stays as well.
+        max_skipped_steps: Steps that may be left out because their loss or gradient is not finite.
     """
 
     run_dir: Path
@@ -72,6 +73,7 @@ class WorkerPlan:
     num_steps: int
     steps_per_epoch: int
     keep_checkpoints: int
+    max_skipped_steps: int
 
     @property
     def feature_key(self) -> FeatureKey | None:
@@ -173,6 +175,7 @@ def compile_plan(job: Job, rows: RowFacts) -> Plan:
         num_steps=num_steps,
         steps_per_epoch=steps_per_epoch,
         keep_checkpoints=recipe.train.keep_checkpoints,
+        max_skipped_steps=recipe.train.max_skipped_steps,
     )
     environment = worker_environment(
         run.path,

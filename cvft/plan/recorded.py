@@ -74,7 +74,7 @@ def read_recorded(run: RunFolder, which: Literal["train", "val"], *, recipe: Rec
     """
     path = run.train_rows if which == "train" else run.val_rows
     _refuse_edited(run, which, path)
-    stored, records = _read_stored(path), _records_of(run)
+    stored, records = read_stored(path), _records_of(run)
     found = _find_clips(stored, records, video_root=recipe.data.video_root)
     if problems := _other_clips(stored, found, records, since=f"the run {run.path.name}"):
         raise DataError(f"the clips of run {run.path}", problems)
@@ -120,8 +120,8 @@ def refuse_other_data(run: RunFolder, *, recipe: Recipe, since: str) -> list[str
     if not run.train_rows.is_file() or not run.clip_records.is_file():
         return []
     records = _records_of(run)
-    stored = {"train": _read_stored(run.train_rows)}
-    stored["val"] = _read_stored(run.val_rows) if run.val_rows.is_file() else []
+    stored = {"train": read_stored(run.train_rows)}
+    stored["val"] = read_stored(run.val_rows) if run.val_rows.is_file() else []
     rows = [row for each in stored.values() for row in each]
     found = _find_clips(rows, records, video_root=recipe.data.video_root)
     problems = _other_clips(rows, found, records, since=since)
@@ -189,7 +189,7 @@ def _refuse_edited(run: RunFolder, which: str, path: Path) -> None:
         raise RunError(f"run folder {run.path}", [Problem(f"data/{path.name}", "another content by now", need, hint)])
 
 
-def _read_stored(path: Path) -> list[Row]:
+def read_stored(path: Path) -> list[Row]:
     """Reads a row file of a run; its clips may have gone."""
     objects, clips = [], {}
     for number, columns in enumerate(read_jsonl(path), 1):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from cvft.data.rows import Row, make_rows, read_rows
 from cvft.errors import DataError, IncompleteError, Problem, RunError
 from cvft.files import check_output, write_whole
 from cvft.jsonl import to_jsonl
-from cvft.plan.lengths import check_texts
+from cvft.plan.lengths import check_prompts
 from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
 from cvft.predict.trained import FoundModel, find_model
 
@@ -32,20 +33,20 @@ LOG = logging.getLogger(__name__)
 BATCH_ROWS = 4
 """Rows answered at a time where the caller does not say."""
 
+QUESTION = Path("the question")
+"""Where the row of a single question comes from, for messages."""
+
 NUM_EXAMPLES = 3
 """Most clips that a note names."""
 
 
-def make_question(
-    video: str | Path | None, query: str, history: Iterable[tuple[str, str]] = (), *, source: str = "question"
-) -> Row:
+def make_question(video: str | Path | None, query: str, history: Iterable[tuple[str, str]] = ()) -> Row:
     """Makes the row of one question, with the checks of a file of rows.
 
     Args:
         video: The clip, relative to the current folder, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
-        source: Where it comes from, for messages.
 
     Raises:
         DataError: when the clip does not exist.
@@ -53,7 +54,12 @@ def make_question(
     columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
     if video is not None:
         columns["videos"] = [str(video)]
-    (row,) = make_rows([(1, columns)], source=Path(source), video_root=Path.cwd(), require_response=False)
+    try:
+        (row,) = make_rows([(1, columns)], source=QUESTION, video_root=Path.cwd(), require_response=False)
+    except DataError as error:
+        where = f"{QUESTION}: item 1 "
+        problems = [replace(each, where=each.where.removeprefix(where)) for each in error.problems]
+        raise DataError("the question", problems) from error
     return row
 
 
@@ -84,9 +90,9 @@ def infer_one(
     Raises:
         CvftError: when the model or the clip cannot be used.
     """
-    row = make_question(video, query, history, source="command line")
+    row = make_question(video, query, history)
     found = find_model(model, base=base, quantize=quantize)
-    check_texts([row], lay_out=found.family.layouts(found.model, found.how))
+    _check([row], found, max_new_tokens)
     _look_at_clip(row, found)
     with closing(_load(found)) as predictor:
         (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
@@ -121,11 +127,11 @@ def infer_file(
         IncompleteError: when some rows could not be answered: they are listed in `OUTPUT.bad.jsonl`.
     """
     partial = partial_file(output)
-    for path, may_exist in ((partial, True), (output, partial.is_file()), (bad_file(output), True)):
+    for path, may_exist in ((output, partial.is_file()), (partial, True), (bad_file(output), True)):
         check_output(path, subject="command line", where="--output", may_exist=may_exist)
     rows = read_rows(data, require_response=False)
     found = find_model(model, base=base, quantize=quantize)
-    check_texts(rows, lay_out=found.family.layouts(found.model, found.how))
+    _check(rows, found, max_new_tokens)
     settings = {
         **found.fingerprint(),
         "max_new_tokens": max_new_tokens,
@@ -175,6 +181,10 @@ def bad_file(output: Path) -> Path:
     """Returns where rows that could not be answered are listed."""
     stem = output.name.removesuffix(".jsonl").removesuffix(".json")
     return output.with_name(f"{stem}.bad.jsonl")
+
+
+def _check(rows: Sequence[Row], found: FoundModel, max_new_tokens: int | None) -> None:
+    check_prompts(rows, family=found.family, folder=found.model, how=found.how, max_new_tokens=max_new_tokens)
 
 
 def _load(found: FoundModel) -> Predictor:

@@ -5,6 +5,7 @@ The `need` of a wrong value is derived from the setting's type and bounds, so a 
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -15,6 +16,7 @@ from pydantic.fields import FieldInfo
 from cvft.errors import Problem, did_you_mean, quote
 from cvft.recipe.names import hint_for_unknown, iter_fields, key_names, section_names, section_of
 from cvft.recipe.rules import ConflictError
+from cvft.recipe.schema import CEILINGS, MAX_RUN_NAME_BYTES, why_unwritable
 
 _YAML_11_BOOLEANS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
@@ -64,25 +66,30 @@ def unknown_key(path: str, *, where: str) -> Problem:
     return _unknown(path, where)
 
 
-def describe_need(field: FieldInfo) -> str:
-    """Says in words what a setting accepts: "a whole number from 1 to 24", "one of `auto`, `sdpa` or `eager`"."""
-    words, texts = _alternatives(field.annotation, list(field.metadata))
+def describe_need(field: FieldInfo, *, shows_ceiling: bool = False) -> str:
+    """Says in words what a setting accepts: "a whole number from 1 to 24", "one of `auto`, `sdpa` or `eager`".
+
+    Args:
+        field: The setting.
+        shows_ceiling: Whether to name a bound that nobody meets by intention.
+    """
+    words, texts = _alternatives(field.annotation, list(field.metadata), shows_ceiling=shows_ceiling)
     choices = [quote(word) for word in words]
     return f"{'one of ' if len(choices) > 2 or (len(choices) > 1 and texts) else ''}{_join([*choices, *texts])}"
 
 
-def _alternatives(annotation: Any, metadata: list[Any]) -> tuple[list[str], list[str]]:
+def _alternatives(annotation: Any, metadata: list[Any], *, shows_ceiling: bool = False) -> tuple[list[str], list[str]]:
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *more = get_args(annotation)
-        return _alternatives(inner, [*more, *metadata])
+        return _alternatives(inner, [*more, *metadata], shows_ceiling=shows_ceiling)
     if origin is Literal:
         return list(get_args(annotation)), []
     if origin in (Union, types.UnionType):
         words: list[str] = []
         texts: list[str] = []
         for part in get_args(annotation):
-            more_words, more_texts = _alternatives(part, metadata)
+            more_words, more_texts = _alternatives(part, metadata, shows_ceiling=shows_ceiling)
             words += more_words
             texts += more_texts
         # `null` reads best at the end.
@@ -95,15 +102,18 @@ def _alternatives(annotation: Any, metadata: list[Any]) -> tuple[list[str], list
     if annotation is bool:
         return ["true", "false"], []
     if annotation in (int, float):
-        return [], [("a whole number" if annotation is int else "a number") + _bounds(metadata)]
+        kind = "a whole number" if annotation is int else "a number"
+        return [], [kind + _bounds(metadata, shows_ceiling=shows_ceiling)]
     pattern = _constraint(metadata, "pattern")
-    if annotation is str and pattern and "A-Z" in pattern:
+    if annotation is str and pattern and r"\p{L}" in pattern:
         return [], ["a folder name (letters, digits, `.`, `_`, `-`)"]
     return [], ["text without space at its ends" if annotation is str else "a path"]
 
 
-def _bounds(metadata: list[Any]) -> str:
+def _bounds(metadata: list[Any], *, shows_ceiling: bool = False) -> str:
     ge, gt, le, lt = (_constraint(metadata, key) for key in ("ge", "gt", "le", "lt"))
+    if le in CEILINGS and not shows_ceiling:
+        le = None
     if ge is not None and le is not None:
         return f" from {ge} to {le}"
     limits = ((ge, "of at least"), (gt, "above"), (le, "of at most"), (lt, "below"))
@@ -162,17 +172,32 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
             hint = f"write `{_YAML_11_BOOLEANS[value.lower()]}`" if value.lower() in _YAML_11_BOOLEANS else ""
             hint = f"write `{value.lower()}`" if value.lower() in words else hint
         elif words:
-            hint = did_you_mean(value, words)
+            hint = did_you_mean(value, words) or _hint_at_longer(value, words)
+            if not hint and "a list of module names" in texts and value.strip():
+                hint = f"a list is written `[{value}]`" if len(value) <= 80 else ""
         if (numeric or words == ["true", "false"]) and not hint:
             got = f"the text {got}" if value.strip() else got
             hint = "remove the quotes" if _is_number(value) else ""
+        num_bytes = len(value.encode(errors="surrogatepass"))
+        if any("folder name" in text for text in texts) and num_bytes > MAX_RUN_NAME_BYTES:
+            hint = f"shorten it: it has {num_bytes} bytes of at most {MAX_RUN_NAME_BYTES}"
+        if why := why_unwritable(value):
+            got, hint = f"{got} with {why}", ""
     elif isinstance(value, list) and where.startswith("data."):
         hint = "one file of rows: join several with `cat a.jsonl b.jsonl > all.jsonl`; clip paths start from its folder"
     elif isinstance(value, float) and value.is_integer() and any("whole" in text for text in texts):
         hint = f"write `{int(value)}`"
     elif isinstance(value, int | float) and not isinstance(value, bool) and not numeric and texts and not words:
         got, hint = f"the number {got}", f'quote it: `"{value}"`'
-    return Problem(where, got, describe_need(field), hint)
+    is_high = numeric and isinstance(value, int | float) and math.isfinite(value) and value > min(CEILINGS)
+    return Problem(where, got, describe_need(field, shows_ceiling=is_high), hint)
+
+
+def _hint_at_longer(value: str, words: list[str]) -> str:
+    """Hints at words that begin with what was written, whatever its case and its dashes."""
+    begin = value.lower().replace("_", "-")
+    longer = [word for word in words if begin and word.replace("_", "-").startswith(begin)]
+    return f"did you mean {' or '.join(quote(word) for word in longer)}?" if longer else ""
 
 
 def _is_number(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from cvft.recipe.schema import Recipe
@@ -12,17 +13,22 @@ from cvft.recipe.yaml_text import dump_yaml
 NOT_IDENTITY: tuple[str, ...] = ("name", "output")
 """Where a run lies is not what it is."""
 
-NOT_WEIGHTS: tuple[str, ...] = (
-    "data.train",
-    "data.val",
-    "data.video_root",
+SAME_ROWS: tuple[str, ...] = ("data.train", "data.val", "data.video_root")
+"""Where rows and clips lie may change: what lies there counts, and a run has recorded it (`cvft.plan.recorded`)."""
+
+SAME_BITS: tuple[str, ...] = (
     "export",
     "eval",
     "model.embeddings_on_cpu",
     "train.logging_steps",
+    "train.max_skipped_steps",
     "train.keep_checkpoints",
     "train.num_workers",
     "video.cache_features",
+)
+"""Settings that may change when a run is continued: every bit that is trained stays as it is. A test changes them all."""
+
+SAME_SUMS: tuple[str, ...] = (
     "parallel.strategy",
     "parallel.num_gpus",
     "parallel.num_nodes",
@@ -31,9 +37,10 @@ NOT_WEIGHTS: tuple[str, ...] = (
     "parallel.rendezvous_timeout_s",
     "parallel.deepspeed_config",
 )
-"""Settings that leave what is trained the same: they may change when a run is continued. Those of `parallel` add up the same
-numbers in another order, and each checkpoint says which ranks can continue it; the others leave every bit as it is.
-Of `data`, it is what lies in the files that counts, not where they lie: a run has recorded it (`cvft.plan.recorded`)."""
+"""Settings that may change as well, as far as the last checkpoint fits the ranks: the same rows in the same steps, added up in
+another order, and each rank draws a dropout of its own."""
+
+NOT_WEIGHTS = (*SAME_ROWS, *SAME_BITS, *SAME_SUMS)
 
 
 def fingerprint(recipe: Recipe) -> str:
@@ -46,21 +53,19 @@ def weights_fingerprint(recipe: Recipe) -> str:
     return _digest(_without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS)))
 
 
-def differing_settings(first: Recipe, second: Recipe) -> list[str]:
-    """Returns the key paths, such as `lora.rank`, at which two recipes would train other weights."""
+def differing_settings(first: Recipe, second: Recipe) -> list[tuple[str, Any, Any]]:
+    """Returns where two recipes would train other weights: a key path, such as `lora.rank`, and both values."""
     values = [_without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS)) for recipe in (first, second)]
-    return _differing(*values)
+    return list(_differing(*values))
 
 
-def _differing(first: dict[str, Any], second: dict[str, Any], *, prefix: str = "") -> list[str]:
-    paths: list[str] = []
+def _differing(first: dict[str, Any], second: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     for key, value in first.items():
         other = second.get(key)
         if isinstance(value, dict) and isinstance(other, dict):
-            paths += _differing(value, other, prefix=f"{prefix}{key}.")
+            yield from _differing(value, other, prefix=f"{prefix}{key}.")
         elif value != other:
-            paths.append(f"{prefix}{key}")
-    return paths
+            yield f"{prefix}{key}", value, other
 
 
 def dump_recipe(recipe: Recipe) -> str:

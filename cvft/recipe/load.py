@@ -1,14 +1,16 @@
 """A recipe file, the files it extends and overrides -> one `Recipe`, with every problem reported at once.
 
 Layers, later over earlier: the farthest ancestor, ..., the file itself, the overrides. Sections merge key by key,
-lists are replaced. Relative paths belong to the file that states them; in an override, to the current directory.
-No file but recipes is read: whether the data and the model exist is for others to say.
+lists are replaced. Relative paths belong to the file that states them; in an override, to the current directory. So do those of
+`output`, unless the recipe has made its run elsewhere: see `find_run`.
+No file but recipes is read, those of earlier runs among them: whether the data and the model exist is for others to say.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +19,30 @@ from typing import Any
 from pydantic import ValidationError
 
 from cvft.errors import Problem, RecipeError, nearest, quote
-from cvft.recipe.explain import conflicts_of, explain, unknown_key
+from cvft.recipe.explain import conflicts_of, explain, show_value, unknown_key
 from cvft.recipe.fingerprint import fingerprint
 from cvft.recipe.names import iter_fields, key_names, section_names
-from cvft.recipe.schema import Recipe
-from cvft.recipe.yaml_text import parse_scalar, parse_yaml
+from cvft.recipe.place import find_run
+from cvft.recipe.schema import MAX_RUN_NAME_BYTES, Recipe
+from cvft.recipe.yaml_text import MAX_BYTES, parse_scalar, parse_yaml
 
 EITHER_OR: tuple[tuple[str, str], ...] = (("train.epochs", "train.max_steps"), ("data.val", "data.val_fraction"))
 """Settings of which one replaces the other: a layer that states one drops the other from the layers below it."""
 
-PATH_KEYS: tuple[str, ...] = ("data.train", "data.val", "data.video_root", "parallel.deepspeed_config")
+PATH_KEYS: tuple[str, ...] = (
+    "data.train",
+    "data.val",
+    "data.video_root",
+    "train.resume_from",
+    "parallel.deepspeed_config",
+)
 """Settings that always hold a path. `model.path` may hold a name; `output.root` stays with the current directory."""
 
 HUB_ID = re.compile(r"[A-Za-z]+:.*")
 """A `model.path` that asks a hub, such as `hf:owner/name`; whether it can be asked so, weights/ says."""
+
+MAX_FILES = 32
+"""Longest chain of recipes that extend each other."""
 
 MAYBE_KNOWN = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """A `model.path` that is a path, or the name of a checkpoint that weights/ knows."""
@@ -87,7 +99,16 @@ def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> LoadedRec
     layers, files = _read_chain(path, subject=subject)
     layer, problems = _parse_overrides(overrides)
     recipe = _build([*layers, layer], name=default_name(path), subject=subject, problems=problems)
+    if "root" not in (layer.values.get("output") or {}):  # one that is given now is meant as it stands
+        recipe = find_run(recipe, file=path, read=_read_snapshot)
     return LoadedRecipe(recipe=recipe, path=path, chain_of_files=tuple(files), overrides=tuple(overrides))
+
+
+def _read_snapshot(path: Path) -> Recipe:
+    subject = f"recipe {path}"
+    return _build(
+        [_Layer(_read_file(path, subject=subject, stated_by=None), "")], name=None, subject=subject, problems=[]
+    )
 
 
 def recipe_from_dict(values: Mapping[str, Any], *, subject: str = "recipe") -> Recipe:
@@ -101,8 +122,12 @@ def recipe_from_dict(values: Mapping[str, Any], *, subject: str = "recipe") -> R
 
 def default_name(path: Path) -> str:
     """The run name that a recipe's file name gives: characters that a folder name should not have become `-`."""
-    name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in path.stem)
-    return name.lstrip("._-")[:100] or "run"
+    stem = unicodedata.normalize("NFC", path.stem)
+    name = "".join(char if unicodedata.category(char)[0] in "LMN" or char in "._-" else "-" for char in stem)
+    while name and unicodedata.category(name[0])[0] not in "LN":
+        name = name[1:]
+    # cut between characters
+    return name[:100].encode()[:MAX_RUN_NAME_BYTES].decode(errors="ignore") or "run"
 
 
 def _read_chain(path: Path, *, subject: str) -> tuple[list[_Layer], list[Path]]:
@@ -111,7 +136,16 @@ def _read_chain(path: Path, *, subject: str) -> tuple[list[_Layer], list[Path]]:
     seen: list[Path] = []
     stated_by: Path | None = None
     while True:
-        real = path.resolve()
+        try:
+            real = path.resolve()
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+            where = str(path) if stated_by is None else f"{stated_by}: extends"
+            raise RecipeError(subject, [Problem(where, _reason(error), "a file that can be read")]) from None
+        if len(seen) == MAX_FILES:
+            problem = Problem(
+                f"{stated_by}: extends", f"recipe {MAX_FILES + 1}", f"a chain of at most {MAX_FILES} files"
+            )
+            raise RecipeError(subject, [problem])
         if real in seen:
             round_trip = " -> ".join(str(file) for file in [*files[seen.index(real) :], path])
             problem = Problem(f"{stated_by}: extends", f"the circle {quote(round_trip)}", "a chain of files that ends")
@@ -126,9 +160,9 @@ def _read_chain(path: Path, *, subject: str) -> tuple[list[_Layer], list[Path]]:
             return layers, files
         if not isinstance(parent, str) or not parent.strip():
             where = "extends" if stated_by is None else f"{path}: extends"
-            raise RecipeError(subject, [Problem(where, quote(parent), "the path of one recipe file")])
+            raise RecipeError(subject, [Problem(where, show_value(parent), "the path of one recipe file")])
         stated_by = path
-        path = Path(os.path.normpath(path.parent / Path(parent).expanduser()))
+        path = Path(os.path.normpath(path.parent / os.path.expanduser(parent)))
 
 
 _ABSENT = object()
@@ -137,15 +171,22 @@ _ABSENT = object()
 def _read_file(path: Path, *, subject: str, stated_by: Path | None) -> dict[str, Any]:
     where = str(path) if stated_by is None else f"{stated_by}: extends"
     what = "" if stated_by is None else f"{quote(path)}, "
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's own fails on a name that is too long
         raise RecipeError(subject, [Problem(where, f"{what}a folder", "a recipe file", _hint_near(path / "x.yaml"))])
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end, and a device may have no end
+        raise RecipeError(subject, [Problem(where, f"{what}a device or a pipe", "a recipe file")])
     try:
-        text = path.read_bytes().decode("utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            problem = Problem(where, f"{what}{path.stat().st_size:,} bytes", f"a recipe: at most {MAX_BYTES:,}")
+            raise RecipeError(subject, [problem])
+        text = data.decode("utf-8")
     except FileNotFoundError:
         problem = Problem(where, f"{what}no such file", "a recipe file", _hint_near(path))
         raise RecipeError(subject, [problem]) from None
     except OSError as error:
-        problem = Problem(where, f"{what}{error.strerror or error}", "a file that can be read")
+        problem = Problem(where, f"{what}{_reason(error)}", "a file that can be read")
         raise RecipeError(subject, [problem]) from None
     except UnicodeDecodeError as error:
         problem = Problem(str(path), f"the byte {error.object[error.start]:#04x} at {error.start}", "UTF-8 text")
@@ -162,9 +203,13 @@ def _read_file(path: Path, *, subject: str, stated_by: Path | None) -> dict[str,
     return {key: {} if inner is None and key in section_names() else inner for key, inner in value.items()}
 
 
+def _reason(error: OSError | RuntimeError) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
 def _hint_near(path: Path) -> str:
     folder = path.parent
-    names = sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
+    names = sorted(file.name for file in folder.glob("*.y*ml")) if os.path.isdir(folder) else []
     # Compared without their ending, which all of them share and which is easily forgotten.
     stems = {name.rpartition(".")[0]: name for name in names}
     near = [stems[stem] for stem in nearest(path.stem, stems)] or names[:3]
@@ -180,7 +225,11 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
         section, _, key = key_path.partition(".")
         inner = values.get(section)
         if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key].strip():
-            inner[key] = os.path.abspath(folder / Path(inner[key]).expanduser())
+            inner[key] = os.path.abspath(folder / os.path.expanduser(inner[key]))
+    output = values.get("output")
+    for key in ("root", "features"):  # relative ones stay with the current directory
+        if isinstance(output, dict) and isinstance(output.get(key), str):
+            output[key] = os.path.expanduser(output[key])
     model = values.get("model")
     if isinstance(model, dict) and isinstance(model.get("path"), str):
         model["path"] = _anchor_model(model["path"], folder)
@@ -189,10 +238,10 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
 def _anchor_model(text: str, folder: Path) -> str:
     if text == "tiny" or not text.strip() or HUB_ID.fullmatch(text):
         return text
-    owner = Path(text).parent
-    if MAYBE_KNOWN.fullmatch(text) and not owner.exists() and not (folder / owner).exists():
+    owner = os.path.dirname(text)
+    if MAYBE_KNOWN.fullmatch(text) and not os.path.exists(owner) and not os.path.exists(folder / owner):
         return text
-    return os.path.abspath(folder / Path(text).expanduser())
+    return os.path.abspath(folder / os.path.expanduser(text))
 
 
 def _parse_overrides(overrides: Sequence[str]) -> tuple[_Layer, list[Problem]]:
@@ -288,7 +337,7 @@ def _conflicts_beside(values: dict[str, Any], at_fault: set[str]) -> list[tuple[
     rest = _copy(values)
     for path in at_fault:
         section, _, key = path.rpartition(".")
-        if section:
+        if section in section_names():
             rest[section].pop(key, None)
         elif path in section_names():
             rest[path] = {}

@@ -9,43 +9,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cvft.errors import did_you_mean, nearest, quote
+from cvft.recipe.foreign import FOREIGN_NAMES, NOT_SUPPORTED, NOT_SUPPORTED_BEGINNINGS
 from cvft.recipe.schema import Recipe
 
-FOREIGN_NAMES: dict[str, str] = {
-    "attn_impl": "model.attention",
-    "bs": "train.micro_batch_rows",
-    "batch_size": "train.global_batch_rows",
-    "dataset": "data.train",
-    "deepspeed": "parallel.strategy",
-    "eval_batch_size": "eval.batch_rows",
-    "freeze_aligner": "lora.train_projector",
-    "freeze_vit": "lora.train_vision_tower",
-    "gradient_accumulation_steps": "train.global_batch_rows",
-    "lora_alpha": "lora.alpha",
-    "lora_dropout": "lora.dropout",
-    "lora_dropout_p": "lora.dropout",
-    "lora_rank": "lora.rank",
-    "lr": "optim.learning_rate",
-    "lr_scheduler_type": "optim.schedule",
-    "max_length": "data.max_tokens",
-    "model_id_or_path": "model.path",
-    "nframes": "video.max_frames",
-    "nproc_per_node": "parallel.num_gpus",
-    "num_epochs": "train.epochs",
-    "num_frames": "video.max_frames",
-    "num_train_epochs": "train.epochs",
-    "output_dir": "output.root",
-    "per_device_train_batch_size": "train.micro_batch_rows",
-    "save_total_limit": "train.keep_checkpoints",
-    "split_dataset_ratio": "data.val_fraction",
-    "target_modules": "lora.targets",
-    "torch_dtype": "model.dtype",
-    "use_dora": "lora.dora",
-    "use_rslora": "lora.rslora",
-    "val_dataset": "data.val",
-}
-"""What other trainers (ms-swift, transformers, peft) call a setting: their word -> our key path."""
+LIKENESS = 0.75
+"""How alike two names have to be for one to be meant by the other, from 0 to 1; `report_to` and `dropout` are 0.5 alike."""
 
+LIKENESS_ELSEWHERE = 0.86
+"""The same for a name of another section; `hub_strategy` and `strategy` are 0.8 alike, and mean nothing alike."""
 
 REMOVED: dict[str, str] = {"model.hub": "write `hf:owner/name` or `ms:owner/name` as `model.path`"}
 """Settings of earlier recipes -> what to write instead."""
@@ -83,7 +54,8 @@ def key_names(section: str) -> list[str]:
 def hint_for_unknown(path: str) -> str:
     """Says which setting an unknown key path probably means, or returns an empty text.
 
-    A near name in the same section comes first, then the same name in another section, then another trainer's word.
+    The same name in another section comes first, then another trainer's word, then a near name. Where none is near, nothing
+    is guessed.
     """
     if path in REMOVED:
         return REMOVED[path]
@@ -93,24 +65,30 @@ def hint_for_unknown(path: str) -> str:
         if section in (path for path, _ in iter_fields()):
             return f"did you mean {quote(section)}?"
         moved = _elsewhere(key)
-        near = nearest(section, section_names(), count=1)
+        near = nearest(section, section_names(), count=1, likeness=LIKENESS)
         if near and key in key_names(near[0]):
             return f"did you mean {quote(f'{near[0]}.{key}')}?"
-        return moved or did_you_mean(section, section_names())
+        return moved or _elsewhere(section) or did_you_mean(section, section_names(), likeness=LIKENESS)
     exact = _elsewhere(key)
     if exact:
         return exact
-    near_here = did_you_mean(key, known if section else [*known, "extends"])
+    near_here = did_you_mean(key, known if section else [*known, "extends"], likeness=LIKENESS)
     if near_here:
         return near_here
-    near_names = nearest(key, [path.rpartition(".")[2] for path, _ in iter_fields()], count=1)
+    near_names = nearest(
+        key, [path.rpartition(".")[2] for path, _ in iter_fields()], count=1, likeness=LIKENESS_ELSEWHERE
+    )
     return _elsewhere(near_names[0]) if near_names else ""
 
 
 def _elsewhere(key: str) -> str:
     paths = [path for path, _ in iter_fields() if path.rpartition(".")[2] == key]
-    if not paths and key in FOREIGN_NAMES:
-        return f"that setting is called {quote(FOREIGN_NAMES[key])} here"
+    word = key.lower().replace("-", "_")
+    if not paths and word in FOREIGN_NAMES:
+        return f"that setting is called {quote(FOREIGN_NAMES[word])} here"
+    if not paths and word in NOT_SUPPORTED:
+        return f"not supported: {NOT_SUPPORTED[word]}"
     if not paths:
-        return ""
+        reasons = (reason for begin, reason in NOT_SUPPORTED_BEGINNINGS.items() if word.startswith(begin))
+        return next((f"not supported: {reason}" for reason in reasons), "")
     return f"that setting is {' or '.join(quote(path) for path in paths)}"

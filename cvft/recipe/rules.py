@@ -5,6 +5,7 @@ A rule names the settings it reads, so that nobody hears twice that one of them 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,11 +51,16 @@ def check_global_batch(recipe: Recipe, *, num_ranks: int) -> Problem | None:
     below, above = rows - rows % unit, rows - rows % unit + unit
     near = f"{quote(below)} or {quote(above)}" if below else quote(above)
     shares = f"train.micro_batch_rows {micro}" + (f" x {num_ranks} ranks" if num_ranks > 1 else "")
-    fitting = [ranks for ranks in range(2, rows // micro + 1) if rows % (micro * ranks) == 0]
+    fitting = [ranks for ranks in _divisors(rows // micro) if ranks > 1] if rows % micro == 0 else []
     if num_ranks > 1 and fitting:
         by_distance = sorted(fitting, key=lambda ranks: abs(ranks - num_ranks))[:2]
         near += f"; or {' or '.join(str(ranks) for ranks in sorted(by_distance))} ranks"
     return Problem("train.global_batch_rows", quote(rows), f"a multiple of {unit} ({shares})", f"nearest: {near}")
+
+
+def _divisors(number: int) -> list[int]:
+    small = [each for each in range(1, math.isqrt(number) + 1) if number % each == 0]
+    return sorted({*small, *(number // each for each in small)})
 
 
 def _one_val_source(recipe: Recipe) -> Iterable[Problem]:
@@ -307,6 +313,14 @@ def _weights_can_be_quantized(recipe: Recipe) -> Iterable[Problem]:
         yield Problem("model.quantize", f"{quote(kind)} with `parallel.strategy` zero3", need, "use zero2")
 
 
+def _steps_can_be_skipped(recipe: Recipe) -> Iterable[Problem]:
+    num, strategy = recipe.train.max_skipped_steps, recipe.parallel.strategy
+    if num and strategy.startswith("zero"):
+        got = f"{quote(num)} with `parallel.strategy` {strategy}"
+        need = "0: DeepSpeed has taken a step by the time its gradient can be looked at"
+        yield Problem("train.max_skipped_steps", got, need, "remove it, or set `parallel.strategy: ddp`")
+
+
 def _embedding_can_stay(recipe: Recipe) -> Iterable[Problem]:
     if not recipe.model.embeddings_on_cpu:
         return
@@ -357,5 +371,6 @@ RULES: tuple[Rule, ...] = (
     Rule(("video.cache_features", "lora.train_vision_tower", "output.features"), _features_can_be_kept),
     Rule(("train.eval_steps", "data.val", "data.val_fraction"), _eval_has_rows),
     Rule(("export.merge", "export.dtype", "export.verify_rows", "export.keep_remote_code"), _export_has_effect),
+    Rule(("train.max_skipped_steps", "parallel.strategy"), _steps_can_be_skipped),
     Rule(("export.keep_remote_code", "model.rope_precision"), _remote_code_computes_the_same),
 )

@@ -9,11 +9,12 @@ Refused are unknown keys, values of another type (a quoted number is text), and 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from cvft.errors import Problem, RecipeError
 from cvft.recipe.rules import ConflictError, check_global_batch, find_conflicts
@@ -27,6 +28,45 @@ Source: the published fine-tuning command for the first family in the ms-swift d
 DEFAULT_VAL_FRACTION = 0.05
 """Share of the clips held out when a recipe names neither a val file nor a share."""
 
+MAX_RUN_NAME_BYTES = 200
+"""Longest name of a run, in UTF-8: disks take names of 255 bytes, and files that are written aside need some of them."""
+
+
+MANY = 1_000_000_000
+"""Most that any number of a recipe can mean: beyond it, libraries fail on the number itself."""
+
+MANY_PROCESSES = 1024
+"""Most processes, threads or machines of a kind."""
+
+HIGHEST_RANK = 16_384
+"""Highest rank of an update: four times the width of the published checkpoints; a rank above the width adds nothing."""
+
+MAX_PATH_BYTES = 4096
+"""Longest path. Source: PATH_MAX of Linux."""
+
+MAX_NAME_BYTES = 255
+"""Longest name of a file or folder. Source: NAME_MAX of Linux."""
+
+CEILINGS = (MANY, MANY_PROCESSES, HIGHEST_RANK)
+"""Bounds that nobody meets by intention; a message names them only when one was passed."""
+
+
+def why_unwritable(text: str) -> str:
+    """Says why a text can be no path and no name on any disk or wire, or returns an empty text."""
+    odd = next((char for char in text if char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff"), None)
+    if odd is not None:
+        return f"the character U+{ord(odd):04X} in it"
+    if len(text.encode()) > MAX_PATH_BYTES:
+        return f"{len(text.encode()):,} bytes of it"
+    longest = max(len(name.encode()) for name in text.split("/"))
+    return f"a name of {longest:,} bytes in it" if longest > MAX_NAME_BYTES else ""
+
+
+def _refuse_unwritable(value: str | Path) -> str | Path:
+    if why := why_unwritable(str(value)):
+        raise ValueError(why)
+    return value
+
 
 def _to_path(value: object) -> object:
     # Strict mode takes only Path objects; a YAML file can only say text. An empty text would silently mean ".".
@@ -37,8 +77,27 @@ def _to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-FilePath = Annotated[Path, BeforeValidator(_to_path), PlainSerializer(str, return_type=str)]
-Text = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$")]
+def _to_composed(value: object) -> object:
+    # keyboards and file systems write `é` as one character or as two: one name must not be two folders
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
+
+
+def _refuse_long_name(value: str) -> str:
+    if len(value.encode()) > MAX_RUN_NAME_BYTES:
+        raise ValueError(f"{len(value.encode())} bytes")
+    return value
+
+
+FilePath = Annotated[
+    Path, BeforeValidator(_to_path), AfterValidator(_refuse_unwritable), PlainSerializer(str, return_type=str)
+]
+Text = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$"), AfterValidator(_refuse_unwritable)]
+RunName = Annotated[
+    str,
+    Field(pattern=r"^[\p{L}\p{N}]([\p{L}\p{M}\p{N} ._-]*[\p{L}\p{M}\p{N}._-])?$", max_length=MAX_RUN_NAME_BYTES),
+    BeforeValidator(_to_composed),
+    AfterValidator(_refuse_long_name),
+]
 Targets = Annotated[
     Literal["qkv", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)], BeforeValidator(_to_tuple)
 ]
@@ -91,7 +150,7 @@ class Data(Section):
     """Folder that relative video paths start from; without it, the folder of the rows' own file."""
     on_bad_clip: Literal["error", "quarantine"] = "error"
     """What an unusable clip does: stop before training, or leave its rows out and list them with the reason."""
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Longest row allowed, in tokens. A longer one is an error and never cut; memory grows with the longest row."""
 
     @model_validator(mode="before")
@@ -113,9 +172,9 @@ class Video(Section):
     """Library that decodes; never replaced by another behind your back."""
     cache_features: Literal["auto", "on", "off"] = "auto"
     """Encode each clip once and keep the features on disk. `auto` does where the tower is frozen and it saves work."""
-    timeout_s: float = Field(default=60.0, gt=0)
+    timeout_s: float = Field(default=60.0, gt=0, le=MANY)
     """Seconds one clip may take to decode before it counts as bad."""
-    memory_gib: float = Field(default=4.0, gt=0)
+    memory_gib: float = Field(default=4.0, gt=0, le=MANY)
     """Memory that decoding may take per process, in GiB. Higher lets larger clips in, and hostile ones."""
 
 
@@ -124,9 +183,9 @@ class Lora(Section):
 
     targets: Targets = "qkv"
     """Modules that get an adapter. `all-linear` learns more than `qkv` and costs several times its parameters."""
-    rank: int = Field(default=8, ge=1)
+    rank: int = Field(default=8, ge=1, le=HIGHEST_RANK)
     """Rank of each update. Adapter weights and optimizer state grow in proportion."""
-    alpha: int = Field(default=32, ge=1)
+    alpha: int = Field(default=32, ge=1, le=MANY)
     """Numerator of the scale alpha/rank of each update. Raising it acts like a higher learning rate."""
     dropout: float = Field(default=0.05, ge=0, lt=1)
     """Share of adapter inputs zeroed in training. Higher resists overfitting and learns more slowly."""
@@ -143,15 +202,15 @@ class Lora(Section):
 class Optim(Section):
     """AdamW and the learning-rate schedule."""
 
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0, le=MANY)
     """Peak learning rate. Too high diverges, too low learns nothing in the epochs given."""
-    weight_decay: float = Field(default=0.1, ge=0)
+    weight_decay: float = Field(default=0.1, ge=0, le=MANY)
     """Pull of the adapter weights towards zero per step, relative to the learning rate."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps over which the learning rate rises from zero to its peak."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Course of the learning rate after warm-up."""
-    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=MANY)
     """Gradients are scaled down to this norm when they exceed it."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the running mean of gradients; higher smooths more."""
@@ -162,29 +221,33 @@ class Optim(Section):
 class Train(Section):
     """How long and in which portions."""
 
-    epochs: Annotated[float, Field(gt=0)] | None = None
+    epochs: Annotated[float, Field(gt=0, le=MANY)] | None = None
     """Passes over the train rows; time grows in proportion."""
-    max_steps: Annotated[int, Field(ge=1)] | None = None
+    max_steps: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Optimizer steps, instead of epochs."""
-    global_batch_rows: int = Field(default=16, ge=1)
+    resume_from: FilePath | None = None
+    """Finished run, or a checkpoint of one, whose adapter this run starts from. Optimizer and schedule start anew."""
+    global_batch_rows: int = Field(default=16, ge=1, le=MANY)
     """Rows per optimizer step over all ranks. More gives smoother and fewer steps."""
-    micro_batch_rows: int = Field(default=1, ge=1)
+    micro_batch_rows: int = Field(default=1, ge=1, le=MANY)
     """Rows one rank computes at a time, or groups of as many tokens. Activation memory grows in proportion."""
     group_by_clip: Literal["auto", "on", "off"] = "auto"
     """Train rows of one clip as one sequence that holds the clip once: the same loss, several times faster."""
-    max_rows_per_group: Annotated[int, Field(ge=2)] | None = None
+    max_rows_per_group: Annotated[int, Field(ge=2, le=MANY)] | None = None
     """Most rows of a group. Without it, up to 8, and so few that a step holds rows of four clips. More is faster."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass: less memory, a third more time. `auto` does when they would not fit."""
-    logging_steps: int = Field(default=5, ge=1)
+    logging_steps: int = Field(default=5, ge=1, le=MANY)
     """Steps between two points of the loss curve."""
-    save_steps: Annotated[int, Field(ge=1)] | None = None
+    save_steps: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Steps between checkpoints; without it, an epoch, or as many as are 10 steps. Fewer steps lose less when killed."""
-    eval_steps: Annotated[int, Field(ge=1)] | None = None
+    eval_steps: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Steps between measurements of the val loss; without it, an epoch, or as many as are 10 steps."""
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1, le=MANY)
     """Newest checkpoints kept on disk; the one with the lowest val loss stays as well."""
-    num_workers: int = Field(default=1, ge=0)
+    max_skipped_steps: int = Field(default=0, ge=0, le=MANY)
+    """Steps that may be left out, all together, because their loss or gradient is not finite. One more ends the training."""
+    num_workers: int = Field(default=1, ge=0, le=MANY_PROCESSES)
     """Processes per rank that prepare rows; 0 prepares them in the training process. Each takes memory."""
 
     @model_validator(mode="before")
@@ -200,21 +263,21 @@ class Parallel(Section):
 
     strategy: Literal["single", "ddp", "zero1", "zero2", "zero2_offload", "zero3"] = "single"
     """One process, copies of the model, or DeepSpeed stages; a higher stage shards more memory and talks more."""
-    num_gpus: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    num_gpus: Annotated[int, Field(ge=1, le=MANY_PROCESSES)] | Literal["auto"] = "auto"
     """Ranks on each machine: one per GPU, or processes on a CPU. `auto` takes every GPU, or one with `single`."""
-    num_nodes: int = Field(default=1, ge=1)
+    num_nodes: int = Field(default=1, ge=1, le=MANY_PROCESSES)
     """Machines that train together, all with the same number of GPUs and one shared file system."""
-    node_rank: Annotated[int, Field(ge=0)] | None = None
+    node_rank: Annotated[int, Field(ge=0, le=MANY)] | None = None
     """Which of them this one is, from 0; best given on the command line of each."""
     rendezvous: Text | None = None
     """`host:port` at which the first of several machines is reached by the others."""
-    rendezvous_timeout_s: float = Field(default=600, gt=0)
+    rendezvous_timeout_s: float = Field(default=600, gt=0, le=MANY)
     """Seconds that the machines wait for each other."""
     deepspeed_config: FilePath | None = None
     """DeepSpeed configuration of your own (JSON) in place of ms-swift's preset for the strategy."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; `auto` takes a GPU where there is one."""
-    num_threads: int = Field(default=1, ge=1)
+    num_threads: int = Field(default=1, ge=1, le=MANY_PROCESSES)
     """CPU threads per rank; another count rounds sums differently. Small models gain nothing from more."""
 
 
@@ -225,7 +288,7 @@ class Export(Section):
     """Write base and adapter as one model folder, as large as the base."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
     """Precision of the merged weights; `auto` keeps the model's."""
-    verify_rows: int = Field(default=8, ge=1)
+    verify_rows: int = Field(default=8, ge=1, le=MANY)
     """Val rows on which adapter and merged model must agree; time grows in proportion."""
     keep_remote_code: bool = False
     """Take the base's code files and `auto_map` along, for tools that run them; without, transformers needs cvft."""
@@ -234,13 +297,13 @@ class Export(Section):
 class Eval(Section):
     """Generation on the val rows, and its comparison with the base model."""
 
-    batch_rows: int = Field(default=4, ge=1)
+    batch_rows: int = Field(default=4, ge=1, le=MANY)
     """Rows answered at a time. Faster; cache memory grows in proportion."""
-    max_new_tokens: int = Field(default=128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1, le=MANY)
     """Longest answer, in tokens. A longer one is cut there and counted as it stands."""
     compare_base: bool = True
     """Answer with the base model too, which takes the same time again."""
-    num_rows: Annotated[int, Field(ge=1)] | None = None
+    num_rows: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Only this many rows, from the head of the val file; the metrics state the count. Fewer is faster and noisier."""
 
 
@@ -256,8 +319,8 @@ class Output(Section):
 class Recipe(Section):
     """Everything about one run; the sections hold the settings."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] | None = None
-    """Name of the run's folder; without it, the recipe's file name."""
+    name: RunName | None = None
+    """Name of the run's folder, in letters of any script; without it, the recipe's file name."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Decides the adapter's first weights, the order of rows, dropout and the val split."""
     model: Model

@@ -1,7 +1,7 @@
-"""What a run's numbers look like: one table for terminal, card and page, curves as PNG, one self-contained HTML page."""
+"""What a run's numbers look like: tables and sentences for terminal, card and page, curves, one self-contained HTML page."""
 
 from cvft.report.curves import plot_curves, read_log
-from cvft.report.html import Answer, Example, write_report
+from cvft.report.html import write_report
 from cvft.report.terminal import metrics_table
 
-__all__ = ["Answer", "Example", "metrics_table", "plot_curves", "read_log", "write_report"]
+__all__ = ["metrics_table", "plot_curves", "read_log", "write_report"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cvft.errors import Problem, RunError, quote
 from cvft.files import write_whole
 from cvft.jsonl import split_lines
+from cvft.report.charts import Chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,10 +25,13 @@ if TYPE_CHECKING:
 STEP_KEY = "global_step/max_steps"
 """Where a log line says its step. Source: ms-swift 4.6.0, the lines of any `logging.jsonl`."""
 
+Log = dict[int, dict[str, float]]
+"""Step -> name -> number, in order of steps."""
+
 _INK, _MUTED, _TRAIN, _VAL = "#1f2430", "#6b7280", "#2563eb", "#d97706"
 
 
-def read_log(path: Path) -> dict[int, dict[str, float]]:
+def read_log(path: Path) -> Log:
     """Reads the numbers of each logged step.
 
     Args:
@@ -62,20 +67,38 @@ def read_log(path: Path) -> dict[int, dict[str, float]]:
     return dict(sorted(steps.items()))
 
 
-def plot_curves(log_path: Path, *, folder: Path) -> list[Path]:
-    """Draws the loss and the learning rate of a training.
+def make_charts(steps: Log) -> list[Chart]:
+    """Returns the curves that the page shows; none for a curve without a point.
 
     Args:
-        log_path: The `logging.jsonl` of the training.
+        steps: What `read_log` returned.
+    """
+    charts = [
+        Chart("Loss", {"train": _points(steps, "loss"), "val": _points(steps, "eval_loss")}),
+        Chart("Answer tokens right", {"train": _points(steps, "token_acc"), "val": _points(steps, "eval_token_acc")}),
+        Chart("Learning rate", {"": _points(steps, "learning_rate")}),
+        Chart("Gradient norm", {"": _points(steps, "grad_norm")}),
+        Chart("Seconds per step, mean so far", {"": _points(steps, "train_speed(s/it)")}),
+        Chart("GPU memory in GiB", {"": _points(steps, "memory(GiB)")}),
+    ]
+    return [chart for chart in charts if any(is_finite(points) for points in chart.series.values())]
+
+
+def is_finite(points: Sequence[tuple[int, float]]) -> bool:
+    """Says whether a line has a point that can be drawn."""
+    return any(math.isfinite(value) for _, value in points)
+
+
+def plot_curves(steps: Log, *, folder: Path) -> list[Path]:
+    """Draws the loss and the learning rate of a training as PNG files.
+
+    Args:
+        steps: What `read_log` returned.
         folder: Where the pictures go.
 
     Returns:
         The pictures written; none for a curve without a point.
-
-    Raises:
-        RunError: the log cannot be read.
     """
-    steps = read_log(log_path)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     losses = {"train": _points(steps, "loss"), "val": _points(steps, "eval_loss")}

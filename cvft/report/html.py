@@ -1,7 +1,7 @@
-"""A run's numbers, curves and examples -> one `report.html` that needs nothing but itself.
+"""A run's numbers, curves and rows -> one `report.html` that needs nothing but itself.
 
-Pictures are inside the page, and its content policy forbids scripts, every outside resource, and every style but the one
-whose hash it states. All text comes from files and models, so all of it is escaped, by the template engine.
+Pictures, style and script are inside the page; its content policy forbids every outside resource, and every script and style but
+those whose hash it states. All text comes from files and models: the template engine escapes it, and the script sets it as text.
 """
 
 from __future__ import annotations
@@ -9,55 +9,19 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from cvft.files import write_whole
-from cvft.tables import NO_NUMBER, Cell, Table, percent, to_html
+from cvft.report.cards import to_script_data
+from cvft.report.charts import Chart, draw
+from cvft.report.results import captions_table, categories_table, describe_captions, kinds_table, results_table
+from cvft.tables import to_html
 
-PERCENT_METRICS: Mapping[str, str] = {"exact_match": "Exact match", "token_f1": "Token F1", "rouge_l": "ROUGE-L"}
-"""Metrics from 0 to 1 that are shown in per cent, with their headings."""
-
-COUNTS: Mapping[str, str] = {"num_rows": "Rows", "num_cut": "Cut answers"}
-"""Counts, with their headings."""
-
-_POLICY = "default-src 'none'; img-src data:; style-src '{hash}'; base-uri 'none'; form-action 'none'"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model said, and whether that is right; whoever scores decides the latter, and the page only shows it."""
-
-    text: str
-    is_right: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One val row as the page shows it.
-
-    Args:
-        video: The clip's name.
-        question: What was asked.
-        expected: The right answer.
-        answers: Who answered -> the answer; the same names as in the metrics.
-        frames_jpeg: Thumbnails of some of the frames that the model saw, as JPEG files.
-        seconds: The second of each thumbnail.
-    """
-
-    video: str
-    question: str
-    expected: str
-    answers: Mapping[str, Answer]
-    frames_jpeg: Sequence[bytes] = ()
-    seconds: Sequence[int] = ()
-
-    @property
-    def thumbnails(self) -> list[tuple[int, bytes]]:
-        """Second and picture of each thumbnail."""
-        assert len(self.frames_jpeg) == len(self.seconds), "one second per thumbnail"
-        return list(zip(self.seconds, self.frames_jpeg, strict=True))
+_POLICY = (
+    "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
+)
 
 
 def write_report(
@@ -65,9 +29,13 @@ def write_report(
     *,
     title: str,
     summary: Mapping[str, object],
-    metrics: Mapping[str, Mapping[str, object]],
-    curves: Sequence[Path] = (),
-    examples: Sequence[Example] = (),
+    metrics: Mapping[str, Mapping[str, Any]],
+    headline: str = "",
+    details: Mapping[str, object] | None = None,
+    warnings: Sequence[str] = (),
+    findings: Sequence[str] = (),
+    charts: Sequence[Chart] = (),
+    cards: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the page; it appears whole or not at all.
 
@@ -76,8 +44,12 @@ def write_report(
         title: The run's name.
         summary: What was trained on what: label -> value, shown in order.
         metrics: Who answered ("base", "tuned") -> what `compute_metrics` returned.
-        curves: PNG files.
-        examples: Val rows to show, in order.
+        headline: What came out, in a sentence.
+        details: Versions and hashes: label -> value, shown on demand.
+        warnings: What whoever uses the model has to know first, each a text of one or more lines.
+        findings: What the numbers say, in sentences.
+        charts: Curves, with at least one point each.
+        cards: What `build_cards` returned.
 
     Returns:
         The path.
@@ -94,66 +66,33 @@ def write_report(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"table": to_html, "data_url": _data_url}
-    style = files("cvft.report").joinpath("report.css").read_text(encoding="utf-8")
+    environment.filters |= {"table": to_html, "chart": draw, "script_data": to_script_data}
+    style, script = (
+        files("cvft.report").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
     page = environment.get_template("report.html.j2").render(
-        policy=_POLICY.format(hash=_source_hash(style)),
+        policy=_POLICY.format(style=_source_hash(style), script=_source_hash(script)),
         style=Markup(style),
+        script=Markup(script),
         title=title,
+        headline=headline,
         summary=summary,
-        results=_results(metrics),
-        categories=_categories(metrics),
-        curves=[(curve.stem.replace("_", " "), curve.read_bytes()) for curve in curves],
-        examples=examples,
+        details=details or {},
+        warnings=warnings,
+        results=results_table(metrics),
+        findings=findings,
+        kinds=kinds_table(metrics),
+        captions=captions_table(metrics),
+        about_captions=describe_captions(metrics) if captions_table(metrics) else "",
+        categories=categories_table(metrics),
+        charts=charts,
+        cards=cards if cards and cards["rows"] else None,
     )
     # A model may answer with half a surrogate pair, which UTF-8 cannot hold.
     write_whole(path, page.encode("utf-8", errors="replace").decode("utf-8"))
     return path
 
 
-def _results(metrics: Mapping[str, Mapping[str, object]]) -> Table | None:
-    if not metrics:
-        return None
-    keys = list(dict.fromkeys(key for values in metrics.values() for key in values if key != "categories"))
-    rows = [[Cell(name), *(Cell(_number(key, values.get(key))) for key in keys)] for name, values in metrics.items()]
-    return Table(["", *(_heading(key) for key in keys)], rows)
-
-
-def _categories(metrics: Mapping[str, Mapping[str, object]]) -> Table | None:
-    by_model = [_as_mapping(values.get("categories")) for values in metrics.values()]
-    rows = []
-    for category in dict.fromkeys(name for groups in by_model for name in groups):
-        scores = [_as_mapping(groups.get(category)) for groups in by_model]
-        count = next((score["num_rows"] for score in scores if "num_rows" in score), None)
-        bars = [_with_bar(score.get("exact_match")) for score in scores]
-        rows.append([Cell(str(category)), Cell(_number("num_rows", count)), *bars])
-    return Table(["", "Rows", *metrics], rows) if rows else None
-
-
-def _as_mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _with_bar(value: object) -> Cell:
-    return Cell(percent(value), share=float(value) if isinstance(value, int | float) else None)
-
-
-def _heading(key: str) -> str:
-    return PERCENT_METRICS.get(key) or COUNTS.get(key) or key.replace("_", " ").capitalize()
-
-
-def _number(key: str, value: object) -> str:
-    if value is None:
-        return NO_NUMBER
-    if isinstance(value, int | float) and key in PERCENT_METRICS:
-        return percent(value)
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _data_url(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
-
-
 def _source_hash(text: str) -> str:
-    """The name of a style in a content policy. Source: Content Security Policy Level 3, hash-source."""
+    """The name of a style or script in a content policy. Source: Content Security Policy Level 3, hash-source."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}"

@@ -2,115 +2,128 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from cvft.data.rows import Row
-from cvft.data.video.loader import DecodeSettings
+from cvft.errors import CvftError, Problem, RunError
+from cvft.evaluate.baselines import score_most_frequent
+from cvft.evaluate.compare import compare_predictions
 from cvft.evaluate.run import Evaluation
 from cvft.export import VERIFICATION_FILE
 from cvft.export.run import describe_verification
-from cvft.plan.job import Job
-from cvft.plan.recorded import read_recorded
-from cvft.report.curves import plot_curves
-from cvft.report.html import Answer, Example, write_report
-from cvft.runs import read_manifest
+from cvft.files import write_whole
+from cvft.plan.job import Job, open_job
+from cvft.plan.recorded import read_recorded, read_stored
+from cvft.recipe import LoadedRecipe
+from cvft.report.cards import build_cards
+from cvft.report.curves import make_charts, plot_curves, read_log
+from cvft.report.frames import collect_frames
+from cvft.report.html import write_report
+from cvft.report.results import describe_comparison, describe_headline
+from cvft.runs import RunFolder, is_claimed, read_manifest, read_metrics, read_notes
 
-NUM_EXAMPLES = 24
-NUM_FRAMES = 8
-THUMBNAIL_PX = 112
+REPORT_VALUES_FILE = "report.json"
+"""What the page says, as values, in the run's folder."""
+
+BASELINE = "most frequent answer"
+"""What answering without a model is called: see `score_most_frequent`."""
+
+LOG_FILE = "logging.jsonl"
+"""What a training logs, in RUN/train."""
+
+SCHEMA = 1
+"""Version of the form of `report.json`."""
 
 
-def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation]) -> Path:
-    """Writes the curves and the page of a run.
+def rewrite_report(loaded: LoadedRecipe) -> Path:
+    """Writes a run's page from what is stored in its folder; nothing is trained or evaluated.
 
     Args:
-        job: The job of a trained run.
-        evaluations: Evaluation per model, the tuned one last; all of the same rows.
+        loaded: The recipe of a run, trained or still in training.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: when the run has logged nothing yet, or the folder belongs to another recipe.
+    """
+    folder = RunFolder(loaded.recipe.run_dir.absolute())
+    if not is_claimed(loaded) or not (folder.train / LOG_FILE).is_file():
+        hint = f"start it: cvft run {loaded.path}"
+        raise RunError(
+            f"run folder {folder.path}", [Problem(f"train/{LOG_FILE}", "no such file", "a run that trains", hint)]
+        )
+    evaluations: dict[str, Evaluation] = {}
+    for names in (("base",), ("merged", "adapter")):
+        for name in names:
+            stored = read_metrics(folder.evaluation(name))
+            if stored is not None:
+                evaluations[name] = Evaluation(folder.evaluation(name), dict(stored["metrics"]))
+                break
+    return write_run_report(open_job(loaded, needs_weights=False), evaluations=evaluations)
+
+
+def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation], refused: CvftError | None = None) -> Path:
+    """Writes the curves and the page of a run, and the page's numbers as `report.json`.
+
+    Args:
+        job: The job of a run.
+        evaluations: Evaluation per model, the tuned one last; all of the same rows. None yet for a run that still trains.
+        refused: Why there is no merged model, where one was asked for.
 
     Returns:
         The page.
     """
     folder = job.run
-    curves = plot_curves(folder.train / "logging.jsonl", folder=folder.path / "curves")
+    log = read_log(folder.train / LOG_FILE)
+    plot_curves(log, folder=folder.path / "curves")
     predictions = {name: evaluation.read_predictions() for name, evaluation in evaluations.items()}
-    recorded = read_recorded(folder, "val", recipe=job.recipe)
-    rows = recorded.all_rows[: job.recipe.eval.num_rows]
-    gone = {row.line for row in recorded.gone}
-    thumbnails = Thumbnails(job.preprocessing.decode)
-    examples = []
-    for index in spread(len(rows), NUM_EXAMPLES):
-        row = rows[index]
-        frames, seconds = ([], []) if row.line in gone else thumbnails.of(row)
-        answers = {
-            name: Answer(lines[index]["prediction"], is_right=lines[index]["is_exact_match"])
-            for name, lines in predictions.items()
-        }
-        examples.append(
-            Example(
-                video=row.video.name if row.video else "",
-                question=row.query,
-                expected=row.response,
-                answers=answers,
-                frames_jpeg=frames,
-                seconds=seconds,
-            )
-        )
-    thumbnails.close()
-    return write_report(
-        folder.report,
-        title=job.recipe.name or "run",
-        summary=_summarize(job),
-        metrics={name: evaluation.metrics for name, evaluation in evaluations.items()},
-        curves=curves,
-        examples=examples,
-    )
+    metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
+    warnings = [f"Training: {note}." for note in read_notes(folder)]
+    if refused is not None:
+        warnings.append(f"The merged model was refused; the adapter is what was evaluated.\n{refused}")
+    values: dict[str, Any] = {
+        "title": job.recipe.name or "run",
+        "headline": describe_headline(metrics),
+        "summary": _summarize(job, is_merged=refused is None),
+        "details": _details(job),
+        "warnings": warnings,
+        "metrics": metrics,
+        "findings": describe_evaluations(predictions),
+    }
+    cards = None
+    if predictions:
+        recorded = read_recorded(folder, "val", recipe=job.recipe)
+        rows = recorded.all_rows[: min(map(len, predictions.values()))]
+        frames = collect_frames((row.video for row in rows if row.video is not None), decode=job.preprocessing.decode)
+        cards = build_cards(rows, predictions, frames=frames)
+        values["metrics"] = {BASELINE: score_most_frequent(read_stored(folder.train_rows), rows), **metrics}
+    charts = make_charts(log)
+    curves = {chart.title: {name: list(points) for name, points in chart.series.items()} for chart in charts}
+    text = json.dumps({"schema": SCHEMA, **values, "curves": curves}, indent=2, default=str)
+    write_whole(folder.path / REPORT_VALUES_FILE, text + "\n")
+    return write_report(folder.report, **values, charts=charts, cards=cards)
 
 
-def spread(count: int, most: int) -> list[int]:
-    """Returns up to `most` indices of `count`, evenly spread, so that every kind of question has a chance to be shown."""
-    return [index * count // min(count, most) for index in range(min(count, most))]
-
-
-class Thumbnails:
-    """Small pictures of what the model saw.
+def describe_evaluations(predictions: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Says in sentences how each model does beside the first.
 
     Args:
-        decode: How clips became frames in training.
+        predictions: Who answered -> lines as an evaluation keeps them; all of the same rows.
     """
-
-    def __init__(self, decode: DecodeSettings) -> None:
-        self._decode = decode
-        self._process = decode.make_process()
-        self._made: dict[Path, tuple[list[bytes], list[int]]] = {}
-
-    def of(self, row: Row) -> tuple[list[bytes], list[int]]:
-        """Returns JPEG files of some frames of a row's clip, and their seconds."""
-        from PIL import Image
-
-        if row.video is None:
-            return [], []
-        if row.video not in self._made:
-            clip = self._process.decode(row.video, sampling=self._decode.sampling, decoder=self._decode.decoder)
-            pictures, seconds = [], []
-            for index in spread(len(clip.frames), NUM_FRAMES):
-                picture = Image.fromarray(clip.frames[index])
-                picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-                with io.BytesIO() as file:
-                    picture.save(file, "JPEG", quality=85)
-                    pictures.append(file.getvalue())
-                seconds.append(round(float(clip.timestamps_s[index])))
-            self._made[row.video] = (pictures, seconds)
-        return self._made[row.video]
-
-    def close(self) -> None:
-        """Ends the decode process."""
-        self._process.close()
+    names = list(predictions)
+    return [
+        line
+        for name in names[1:]
+        for line in describe_comparison(
+            compare_predictions(predictions[names[0]], predictions[name]), first=names[0], second=name
+        )
+    ]
 
 
-def _summarize(job: Job) -> dict[str, object]:
+def _summarize(job: Job, *, is_merged: bool) -> dict[str, object]:
     recipe, folder = job.recipe, job.run
     rows = read_manifest(folder).rows
     targets = recipe.lora.targets
@@ -123,7 +136,21 @@ def _summarize(job: Job) -> dict[str, object]:
         "inputs": str(job.preprocessing),
         "seed": recipe.seed,
     }
-    if (folder.merged / VERIFICATION_FILE).is_file():
+    if is_merged and (folder.merged / VERIFICATION_FILE).is_file():
         checked = json.loads((folder.merged / VERIFICATION_FILE).read_text(encoding="utf-8"))
         summary["merged equals adapter"] = describe_verification(checked)
     return summary
+
+
+def _details(job: Job) -> dict[str, object]:
+    manifest = read_manifest(job.run)
+    changed = job.recipe.model_dump(mode="json", exclude_defaults=True)
+    return {
+        "settings other than the defaults": json.dumps(changed, ensure_ascii=False),
+        "cvft": " ".join(word for word in (manifest.cvft, manifest.git_commit) if word),
+        "python": manifest.python,
+        "device": f"{manifest.device}, {manifest.machine}, {manifest.num_ranks} process{'es' if manifest.num_ranks > 1 else ''}",
+        "train rows, sha256": manifest.rows.train_sha256,
+        "val rows, sha256": manifest.rows.val_sha256,
+        **{name: found for name, found in manifest.packages.items() if found},
+    }

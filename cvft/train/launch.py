@@ -22,6 +22,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cvft.errors import Problem, RunError
+from cvft.imports import python_environment
 from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
 from cvft.train.stop import STOP_FILE, die_with_parent, heeded_signals
 
@@ -39,6 +40,7 @@ def launch(
     folder: RunFolder,
     node_rank: int = 0,
     num_steps: int | None = None,
+    may_end_early: bool = False,
 ) -> None:
     """Runs a plan's worker to its end.
 
@@ -46,10 +48,11 @@ def launch(
 
     Args:
         command: How the worker is started.
-        variables: Its whole environment, as `merge_environment` returns it.
+        variables: Its environment, as `merge_environment` returns it; where it imports from is added.
         folder: The run; the plan's files are in place.
         node_rank: This machine's number; the first one shows the progress.
         num_steps: Steps of the whole training, for the progress bar.
+        may_end_early: Whether a worker that is asked to stop before it has begun to train is ended at once.
 
     Raises:
         RunError: when the worker fails.
@@ -68,12 +71,12 @@ def launch(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=variables,
+            env=python_environment(variables),
             start_new_session=True,  # so that all ranks and their decoders can be ended together
             preexec_fn=die_with_parent,
         )
         with _killed_with_us(process), _asked_by_signals(folder.train):
-            _show_progress(process, num_steps=num_steps, progress_file=folder.progress_file)
+            _show_progress(process, num_steps=num_steps, folder=folder, may_end_early=may_end_early)
             code = process.wait()
     if code != 0:
         raise RunError("the training", [_why_it_failed(code, log_file=log_file, folder=folder)])
@@ -107,27 +110,34 @@ def _asked_by_signals(train_folder: Path) -> Iterator[None]:
         name = signal.Signals(number).name
         tqdm.write(f"{name}: saving a checkpoint after this step; once more to stop at once", file=sys.stderr)
 
+    # the watch over Ctrl-C in other stages would end the process
+    wakeup = signal.set_wakeup_fd(-1)
     before = {number: signal.signal(number, ask) for number in heeded_signals()}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
 
 
-def _show_progress(process: subprocess.Popen[bytes], *, num_steps: int | None, progress_file: Path) -> None:
+def _show_progress(
+    process: subprocess.Popen[bytes], *, num_steps: int | None, folder: RunFolder, may_end_early: bool
+) -> None:
     if num_steps is None:
         process.wait()
         return
     num_bytes_read = 0
+    is_loading = True
     shown: dict[str, str] = {}
     with tqdm(total=num_steps, desc="training", unit="step", file=sys.stderr, dynamic_ncols=True) as bar:
         bar.set_postfix_str("loading the model")
         while True:
             ended = process.poll() is not None
-            for line in read_new_lines(progress_file, start=num_bytes_read):
+            for line in read_new_lines(folder.progress_file, start=num_bytes_read):
                 num_bytes_read += len(line)
                 report = json.loads(line)
+                is_loading = report.get("encoded") == report.get("num_clips", "none, for it trains")
                 if "encoded" in report:
                     bar.set_postfix_str(f"encoding clips, {report['encoded']} of {report['num_clips']}")
                     continue
@@ -138,6 +148,9 @@ def _show_progress(process: subprocess.Popen[bytes], *, num_steps: int | None, p
                 bar.set_postfix(shown, refresh=False)
             if ended:
                 return
+            if is_loading and may_end_early and (folder.train / STOP_FILE).exists():
+                # it looks for the file after a step, which may be minutes away, and has nothing yet to save
+                os.killpg(process.pid, signal.SIGKILL)
             time.sleep(POLL_S)
 
 

@@ -196,6 +196,7 @@ class CvftCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reports every step, and saves and stops after this one when asked to."""
+        self.trainer.report_skipped()
         self._report(state, waited_s=round(self.trainer.waited_s, 4))
         if self.trainer.must_stop():
             control.should_save = control.should_training_stop = True

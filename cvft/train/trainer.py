@@ -6,6 +6,8 @@ Only the worker imports this file. `swift_plugin.register` puts `CvftTrainer` in
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -35,6 +37,9 @@ from cvft.train.marks import CheckpointMark
 from cvft.train.sampler import GlobalBatchSampler, GroupedRows
 from cvft.train.seeds import derive_seed
 from cvft.train.stop import STOP_FILE, StopSignals, forget_stop_signals
+from cvft.train.watch import SKIPPED_KEY, diverged_error, diverged_val_error, is_sound
+from cvft.weights.finite import refuse_nonfinite
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 
 
 def is_first_rank() -> bool:
@@ -71,21 +76,27 @@ class CvftTrainer(Seq2SeqTrainer):
     _val_loader: Any = None
     waited_s = 0.0
     """Seconds that steps have waited for their rows."""
+    _losses: Sequence[torch.Tensor] = ()
+    _skipped_now = False
 
     def must_stop(self) -> bool:
         """Tells whether any rank has been asked to stop; all ranks must call it together, and all get the same answer."""
         stop_file = Path(self.args.output_dir) / STOP_FILE
-        asked = self.signals.asked or (is_first_rank() and stop_file.exists())
-        if dist.is_initialized():
-            if self._group_for_flags is None:
-                # on the host: a flag on the GPU would make every step wait for the device
-                self._group_for_flags = dist.new_group(backend="gloo")
-            flag = torch.tensor(int(asked))
-            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group_for_flags)
-            asked = bool(flag)
+        asked = self._is_so_on_any_rank(self.signals.asked or (is_first_rank() and stop_file.exists()))
         if asked and is_first_rank():
             stop_file.touch()  # tells the launcher why training ends early
         return asked
+
+    def _is_so_on_any_rank(self, is_so: bool) -> bool:
+        """Tells all ranks alike whether something is so on any of them; all must call it together."""
+        if not dist.is_initialized():
+            return is_so
+        if self._group_for_flags is None:
+            # on the host: a flag on the GPU would make every step wait for the device
+            self._group_for_flags = dist.new_group(backend="gloo")
+        flag = torch.tensor(int(is_so))
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group_for_flags)
+        return bool(flag)
 
     def get_train_dataloader(self, skip_batches: int = 0) -> Any:
         """Deals out shuffled rows; called by ms-swift, with `skip_batches` after a resume."""
@@ -101,14 +112,7 @@ class CvftTrainer(Seq2SeqTrainer):
         self, rows: Any, shapes: Sequence[RowShape], *, limits: BatchLimits, seed: int | None, skip_batches: int = 0
     ) -> Any:
         args = self.args
-        sampler = GlobalBatchSampler(
-            shapes,
-            limits=limits,
-            num_ranks=args.world_size,
-            rank=args.process_index,
-            seed=seed,
-            skip_batches=skip_batches,
-        )
+        sampler = self._make_sampler(shapes, limits=limits, seed=seed, skip_batches=skip_batches)
         return DataLoaderShard(
             GroupedRows(rows, encoder=self.encoder),
             device=self.accelerator.device,
@@ -121,6 +125,18 @@ class CvftTrainer(Seq2SeqTrainer):
             # without one of its own it draws from the generator that dropout draws from, once or in every epoch
             generator=torch.Generator(),
             worker_init_fn=partial(_start_loader_process, seed=args.seed, rank=args.process_index),
+        )
+
+    def _make_sampler(
+        self, shapes: Sequence[RowShape], *, limits: BatchLimits, seed: int | None, skip_batches: int = 0
+    ) -> GlobalBatchSampler:
+        return GlobalBatchSampler(
+            shapes,
+            limits=limits,
+            num_ranks=self.args.world_size,
+            rank=self.args.process_index,
+            seed=seed,
+            skip_batches=skip_batches,
         )
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -158,7 +174,68 @@ class CvftTrainer(Seq2SeqTrainer):
             waits = is_last or self.is_deepspeed_enabled
             with contextlib.nullcontext() if waits else self.accelerator.no_sync(model=model):
                 losses.append(super().training_step(model, batch, num_items_in_batch))
+        self._losses = losses
         return torch.stack(losses).sum()
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Looks at a step's numbers before the optimizer takes them; called by transformers.
+
+        ms-swift leaves a step whose gradient is nan out without a word, and infinity would make every weight nan. DeepSpeed has
+        taken the step by now: its training ends before anything of it is saved.
+
+        Returns:
+            Norm of the gradient; None for a step that is left out.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        value = float(norm) if norm is not None else None
+        is_bad = not is_sound(value) or not all(math.isfinite(loss.item()) for loss in self._losses)
+        if not self._is_so_on_any_rank(is_bad):
+            return norm
+        num_skipped = self.num_skipped
+        if num_skipped >= self.plan.max_skipped_steps:
+            raise diverged_error(
+                step=self.state.global_step + 1,
+                num_steps=self.state.max_steps,
+                loss=sum(loss.item() for loss in self._losses),
+                norm=value,
+                log=self.state.log_history,
+                learning_rate=self._get_learning_rate(),
+                dtype=self.plan.loading.dtype,
+                rows=self._rows_without_loss(),
+                num_skipped=num_skipped,
+                max_skipped=self.plan.max_skipped_steps,
+            )
+        for parameter in model.parameters():
+            parameter.grad = None  # without any, AdamW leaves weights and its own state as they are
+        self._skipped_now = True
+        return None
+
+    @property
+    def num_skipped(self) -> int:
+        """Steps that were left out because their numbers were not finite, also before a resume."""
+        return max((entry[SKIPPED_KEY] for entry in self.state.log_history if SKIPPED_KEY in entry), default=0)
+
+    def report_skipped(self) -> None:
+        """Logs that this step was left out, if it was."""
+        if self._skipped_now:
+            self._skipped_now = False
+            will_log = self.control.should_log
+            self.log({SKIPPED_KEY: self.num_skipped + 1})
+            self.control.should_log = will_log  # a log clears it, and the step's own is still to come
+
+    def _rows_without_loss(self) -> list[int]:
+        """Train rows of this step, from 1, whose micro-batch has a loss that is not finite, of all ranks."""
+        epoch, number = divmod(self.state.global_step, self.plan.steps_per_epoch)
+        sampler = self._make_sampler(self.rows.train, limits=self.plan.limits, seed=self.args.data_seed)
+        sampler.set_epoch(epoch)
+        batches = next(itertools.islice(sampler, number, None))
+        bad = [batch for batch, loss in zip(batches, self._losses, strict=True) if not math.isfinite(loss.item())]
+        rows = sorted({row + 1 for batch in bad for group in batch for row in group if row >= 0})
+        if not dist.is_initialized():
+            return rows
+        of_ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(of_ranks, rows, group=self._group_for_flags)
+        return sorted({row for rows in of_ranks for row in rows})
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -188,6 +265,9 @@ class CvftTrainer(Seq2SeqTrainer):
             num_labels = (inputs["labels"][:, 1:] != IGNORED_LABEL).sum()
             sums += torch.stack([scored.loss.double(), scored.num_right, num_labels]).to(sums)
         loss_sum, num_right, num_labels = sum_over_ranks(sums).tolist()
+        if not math.isfinite(loss_sum):
+            step = self.state.global_step
+            raise diverged_val_error(step=step, loss=loss_sum / num_labels, learning_rate=self._get_learning_rate())
         metrics = {
             f"{metric_key_prefix}_loss": loss_sum / num_labels,
             f"{metric_key_prefix}_token_acc": num_right / num_labels,
@@ -216,6 +296,8 @@ class CvftTrainer(Seq2SeqTrainer):
             super()._save_checkpoint(*args, **kwargs)
             wait_for_all_ranks()
             if is_first_rank():
+                (weights,) = (folder / ASIDE).glob(f"*/{ADAPTER_WEIGHTS_FILE}")
+                refuse_nonfinite(weights, subject=f"the adapter after step {self.state.global_step}")
                 publish(folder, self._mark())
                 prune(folder, keep=self.plan.keep_checkpoints)
         except Exception as error:

@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize", choices=("none", "nf4", "int8"), help="hold the decoder blocks in 4 or 8 bits; else as trained"
     )
+    parser.add_argument(
+        "--max-new-tokens",
+        metavar="N",
+        type=int,
+        help="longest answer in tokens; else 512, or what the question leaves",
+    )
     parser.add_argument("--data", metavar="FILE", type=Path, help="rows to answer instead of one question")
     parser.add_argument("--output", metavar="FILE", type=Path, help="where the answers to the rows go")
 
@@ -43,7 +49,7 @@ def run(options: argparse.Namespace) -> object:
     history = _check_infer(options)
     from cvft.predict.infer import infer_file, infer_one
 
-    how = {"quantize": options.quantize, "base": options.base}
+    how = {"quantize": options.quantize, "base": options.base, "max_new_tokens": options.max_new_tokens}
     if options.data is not None:
         return infer_file(options.model, data=options.data, output=options.output, **how)
     return infer_one(options.model, video=options.video, query=options.query, history=history, **how)
@@ -51,6 +57,8 @@ def run(options: argparse.Namespace) -> object:
 
 def _check_infer(options: argparse.Namespace) -> list[tuple[str, str]]:
     problems = []
+    if options.max_new_tokens is not None and options.max_new_tokens < 1:
+        problems.append(Problem("--max-new-tokens", quote(options.max_new_tokens), "at least 1"))
     if options.data is None:
         if options.query is None:
             problems.append(Problem("--query", "nothing", "a question, or `--data` with a file of rows"))

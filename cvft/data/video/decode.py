@@ -6,6 +6,7 @@ Refuses anything but a regular local file, and frames that are damaged, missing,
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from contextlib import AbstractContextManager
@@ -16,17 +17,17 @@ import numpy as np
 
 from cvft.data.video.decord import open_decord
 from cvft.data.video.pyav import open_pyav
-from cvft.data.video.reader import Frames, OnDuration, Reader, clip_error
+from cvft.data.video.reader import LATEST_S, Frames, OnDuration, Reader, TableChanged, check_memory, clip_error
 from cvft.data.video.sample import Float32s, Sampling, choose_frames
-from cvft.data.video.truncation import count_missing_bytes
+from cvft.data.video.truncation import Ending, find_ending
 from cvft.errors import did_you_mean, quote
 
 DECODERS = ("pyav", "decord")
 """Names of the decoders. `pyav` is right on more containers and cannot hang; `decord` is for exact reproduction of runs
 that used it, with its errors on edit lists and open GOPs."""
 
-_LATEST_S = 1e7
-"""No clip is that long; decord gives such times, of either sign, where it could not find any."""
+_IMPOSSIBLE_BYTES = 1 << 42
+"""A clip that lacks this many bytes has a damaged size, not a missing end."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -41,6 +42,7 @@ class Clip:
         avg_fps: Its average frames per second, as its container says.
         duration_s: Its length in seconds.
         decoder: Name of the decoder that made the frames.
+        notes: Sentences on the clip for the user: the same words for every clip that they apply to.
     """
 
     frames: Frames
@@ -50,6 +52,7 @@ class Clip:
     avg_fps: float
     duration_s: float
     decoder: str
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -59,7 +62,12 @@ class Clip:
 
 
 def decode_clip(
-    path: Path | str, *, sampling: Sampling, decoder: str = "pyav", on_duration: OnDuration | None = None
+    path: Path | str,
+    *,
+    sampling: Sampling,
+    decoder: str = "pyav",
+    on_duration: OnDuration | None = None,
+    memory_gib: float = math.inf,
 ) -> Clip:
     """Decodes the frames that a sampling rule chooses, in this process.
 
@@ -70,43 +78,60 @@ def decode_clip(
         path: The clip.
         sampling: The rule.
         decoder: `pyav` or `decord`.
-        on_duration: Called with the clip's length early, so that a caller can judge how long to wait.
+        on_duration: Called with the clip's length early, so that a caller can judge how long to wait; says how long.
+        memory_gib: Memory that the clip may take; more is refused before it is taken.
 
     Returns:
         The frames that the rule chose, exactly those.
 
     Raises:
-        ClipError: The file is not a clip that this decoder can read, or a chosen frame is damaged or missing.
+        ClipError: The file is not a clip that this decoder can read, was cut off, or asks for more time or memory than
+            it may take; or a chosen frame is damaged or missing.
     """
     path = Path(path)
-    check_file(path, decoder=decoder)
-    with _open_reader(path, decoder, on_duration or _ignore_duration) as reader:
-        timestamps_s = reader.timestamps_s
-        chosen = choose_frames(timestamps_s, avg_fps=reader.avg_fps, sampling=sampling)
-        if not chosen or not (np.abs(timestamps_s) < _LATEST_S).all():
-            got, hint = "no frame with a usable time", "try decoder `pyav`" if decoder != "pyav" else ""
-            raise clip_error(path, decoder=decoder, got=got, need="frames with times of 0 s and later", hint=hint)
-        distinct = sorted(set(chosen))
-        frames = reader.read(distinct)
+    ending = check_file(path, decoder=decoder)
+    with _open_reader(path, decoder, on_duration or _ignore_duration, ending) as reader:
+        chosen, distinct = _choose(reader, sampling, path=path, decoder=decoder)
+        limit_bytes = memory_gib * 2**30
+        check_memory(len(distinct), reader.size_px, limit_bytes=limit_bytes, path=path, decoder=decoder)
+        try:
+            frames = reader.read(distinct)
+        except TableChanged:
+            chosen, distinct = _choose(reader, sampling, path=path, decoder=decoder)
+            frames = reader.read(distinct)
         if chosen != distinct:  # the rule itself repeats frames of a short clip; `coverage` reports it
             frames = frames[np.searchsorted(distinct, chosen)]
         return Clip(
             frames=frames,
-            timestamps_s=timestamps_s[chosen],
+            timestamps_s=reader.timestamps_s[chosen],
             frame_indices=tuple(chosen),
-            num_frames_total=len(timestamps_s),
+            num_frames_total=len(reader.timestamps_s),
             avg_fps=reader.avg_fps,
             duration_s=reader.duration_s,
             decoder=decoder,
+            notes=reader.notes,
         )
 
 
-def check_file(path: Path, *, decoder: str) -> None:
+def _choose(reader: Reader, sampling: Sampling, *, path: Path, decoder: str) -> tuple[list[int], list[int]]:
+    """Returns the chosen frames, and each of them once, in order."""
+    timestamps_s = reader.timestamps_s
+    chosen = choose_frames(timestamps_s, avg_fps=reader.avg_fps, sampling=sampling)
+    if not chosen or not (np.abs(timestamps_s) < LATEST_S).all():
+        got, hint = "no frame with a usable time", "try decoder `pyav`" if decoder != "pyav" else ""
+        raise clip_error(path, decoder=decoder, got=got, need="frames with times of 0 s and later", hint=hint)
+    return chosen, sorted(set(chosen))
+
+
+def check_file(path: Path, *, decoder: str) -> Ending:
     """Refuses anything that is not a whole regular file with bytes in it, before a decoder sees its name.
 
     Args:
         path: The clip.
         decoder: The decoder that will read it, for the message.
+
+    Returns:
+        What its container states about its end.
 
     Raises:
         ClipError: It is absent, a folder, a pipe or a device, empty, cut off, or not readable; or the decoder is
@@ -131,16 +156,20 @@ def check_file(path: Path, *, decoder: str) -> None:
         raise clip_error(path, decoder=decoder, got="an empty file (0 bytes)", need=need, hint="copy it again")
     if not os.access(path, os.R_OK):
         raise clip_error(path, decoder=decoder, got="a file without read permission", need=need)
-    num_missing = count_missing_bytes(path)
-    if num_missing:
-        got = f"a file that was cut off (at least {num_missing:,} bytes are missing)"
+    ending = find_ending(path)
+    if ending.num_missing > _IMPOSSIBLE_BYTES:
+        got = f"a container that states an impossible size ({ending.num_missing + status.st_size:,} bytes)"
+        hint = "the file is damaged; copy or download it again"
+        raise clip_error(path, decoder=decoder, got=got, need="a whole file", hint=hint)
+    if ending.num_missing:
+        got = f"a file that was cut off (at least {ending.num_missing:,} bytes are missing)"
         raise clip_error(path, decoder=decoder, got=got, need="a whole file", hint="copy or download it again")
+    return ending
 
 
-def _open_reader(path: Path, decoder: str, on_duration: OnDuration) -> AbstractContextManager[Reader]:
-    if decoder == "decord":
-        return open_decord(path, on_duration=on_duration)
-    return open_pyav(path, on_duration=on_duration)
+def _open_reader(path: Path, decoder: str, on_duration: OnDuration, ending: Ending) -> AbstractContextManager[Reader]:
+    open_reader = open_decord if decoder == "decord" else open_pyav
+    return open_reader(path, on_duration=on_duration, ending=ending)
 
 
 def _ignore_duration(duration_s: float) -> None:

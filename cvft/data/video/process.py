@@ -27,9 +27,13 @@ from cvft.data.video.pipe import RawPipe, limit_time, read_exactly, receive_head
 from cvft.data.video.reader import MAX_FRAME_PX, Frames, clip_error
 from cvft.data.video.sample import Sampling, coverage
 from cvft.errors import ClipError, Problem, RunError
+from cvft.imports import python_environment
 
 _START_TIMEOUT_S = 120.0
 """For the interpreter and its libraries to load, which may come from a slow network disk."""
+
+_DEATH_TIMEOUT_S = 10.0
+"""For a dying process to be gone after its pipe was closed: writing a core, or tearing down gigabytes."""
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 """For the child: its libraries would reserve address space per core, which the memory limit counts."""
@@ -50,6 +54,7 @@ class ClipInfo:
         decoder: Name of the decoder.
         sha256: Hash of the file's bytes.
         notes: Sentences on what the rule cuts off or repeats; see `cvft.data.video.sample.coverage`.
+        file_notes: Sentences on the file itself: the same words for every clip that they apply to.
     """
 
     num_frames: int
@@ -62,6 +67,7 @@ class ClipInfo:
     decoder: str
     sha256: str
     notes: tuple[str, ...]
+    file_notes: tuple[str, ...] = ()
 
 
 class DecodeProcess:
@@ -121,6 +127,7 @@ class DecodeProcess:
             avg_fps=header["avg_fps"],
             duration_s=header["duration_s"],
             decoder=header["decoder"],
+            notes=tuple(header["notes"]),
         )
 
     def inspect(self, path: Path | str, *, sampling: Sampling, decoder: str = "pyav") -> ClipInfo:
@@ -157,6 +164,7 @@ class DecodeProcess:
             decoder=header["decoder"],
             sha256=header["sha256"],
             notes=seen.notes,
+            file_notes=tuple(header["notes"]),
         )
 
     def close(self) -> None:
@@ -196,12 +204,13 @@ class DecodeProcess:
                 deadline.extend(limit_time(self.timeout_s, float(header["opened"])))
                 header = receive_header(answers)
             if "clip" in header and wants == "frames":
-                frames = _make_array(header["clip"]["shape"], sampling)
+                frames = _make_array(header["clip"]["shape"], sampling, limit_bytes=self.memory_limit_gib * 2**30)
                 read_exactly(answers, frames.data)
         except (EOFError, OSError, ValueError) as error:
+            exit_code = _await_death(process) if not isinstance(error, ValueError) else None
             deadline.end()
             process.kill()
-            exit_code = process.wait()
+            process.wait()
             self.close()
             if deadline.is_over:
                 got = f"a decoder that did not finish in {deadline.limit_s:g} s"
@@ -221,16 +230,21 @@ class DecodeProcess:
             return header["clip"], frames
         raise ClipError(header["subject"], [Problem(**problem) for problem in header["problems"]])
 
-    def _explain_death(self, path: Path, decoder: str, exit_code: int, error: Exception) -> ClipError:
-        if exit_code >= 0:
-            got = f"a decode process that ended with exit code {exit_code}"
-        else:
-            got = f"a decode process that died with signal {-exit_code} ({signal.Signals(-exit_code).name})"
+    def _explain_death(self, path: Path, decoder: str, exit_code: int | None, error: Exception) -> ClipError:
+        hint = "re-encode the clip, or try another decoder"
         if isinstance(error, ValueError):
             got = "an answer of the decode process that makes no sense"
-        hint = "re-encode the clip, or try another decoder"
-        if exit_code == -signal.SIGKILL and not isinstance(error, ValueError):
-            hint = "the system ends processes this way when it runs out of memory"
+        elif exit_code is None:
+            got = "a decode process that closed its pipe without an answer"
+        elif exit_code >= 0:
+            got = f"a decode process that ended with exit code {exit_code}"
+        else:
+            name = _name_signal(-exit_code)
+            got = f"a decode process that died with signal {-exit_code} ({name})"
+            if name == "SIGKILL":
+                hint = "the system ends processes this way when it runs out of memory"
+            elif name in ("SIGABRT", "SIGSEGV", "SIGBUS"):
+                hint = f"the decoder failed inside; it may not use more than {self.memory_limit_gib:g} GiB: " + hint
         return clip_error(path, decoder=decoder, got=got, need="frames", hint=hint)
 
     def _send(self, request: dict[str, Any]) -> subprocess.Popen[bytes]:
@@ -251,14 +265,12 @@ class DecodeProcess:
         if self._process is not None and (self._owner_pid != os.getpid() or self._process.poll() is not None):
             self.close()
         if self._process is None:
-            package_root = str(Path(__file__).resolve().parents[3])
-            python_path = os.pathsep.join(filter(None, [package_root, os.environ.get("PYTHONPATH", "")]))
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "cvft.data.video.worker_main", str(self.memory_limit_gib)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": python_path},
+                env=python_environment({**os.environ, **_ONE_THREAD}),
             )
             self._owner_pid = os.getpid()
             self._await_ready(self._process)
@@ -314,9 +326,24 @@ def _get_pipes(process: subprocess.Popen[bytes]) -> tuple[RawPipe, RawPipe]:
     return cast(RawPipe, process.stdin), cast(RawPipe, process.stdout)
 
 
-def _make_array(shape: object, sampling: Sampling) -> Frames:
+def _await_death(process: subprocess.Popen[bytes]) -> int | None:
+    """Returns how a process ended whose pipe was closed: its own end, not ours, is the cause to name."""
+    try:
+        return process.wait(timeout=_DEATH_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _name_signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return "unknown"
+
+
+def _make_array(shape: object, sampling: Sampling, *, limit_bytes: float) -> Frames:
     match shape:
         case [int(num), int(height), int(width), 3] if 0 < num <= sampling.max_frames and height * width > 0:
-            if height * width <= MAX_FRAME_PX:
+            if height * width <= MAX_FRAME_PX and num * height * width * 3 <= limit_bytes:
                 return np.empty((num, height, width, 3), dtype=np.uint8)
     raise ValueError(f"frames of shape {shape}")

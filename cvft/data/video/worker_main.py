@@ -10,16 +10,17 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cvft.data.video.decode import decode_clip
 from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, write_all
-from cvft.data.video.reader import Frames, clip_error
+from cvft.data.video.reader import Frames, OnDuration, clip_error
 from cvft.data.video.sample import Sampling
 from cvft.errors import ClipError
 from cvft.files import hash_file
+
+_RE_ENCODE = "the file is damaged, or this decoder cannot read it; copy it again, or re-encode the clip"
 
 _ALARM_SLACK_S = 10.0
 """The parent stops a decode in time; only when it cannot, because it is gone, the alarm ends this process."""
@@ -41,9 +42,11 @@ def serve(requests: RawPipe, answers: RawPipe) -> None:
         timeout_s = float(request["timeout_s"])
         _set_alarm(timeout_s)
 
-        def report_duration(duration_s: float, timeout_s: float = timeout_s) -> None:
-            _set_alarm(limit_time(timeout_s, duration_s))
+        def report_duration(duration_s: float, timeout_s: float = timeout_s) -> float:
+            allowed_s = limit_time(timeout_s, duration_s)
+            _set_alarm(allowed_s)
             send_header(answers, {"opened": float(duration_s)})
+            return allowed_s
 
         header, frames = _answer(request, report_duration)
         send_header(answers, header)
@@ -52,12 +55,13 @@ def serve(requests: RawPipe, answers: RawPipe) -> None:
         _set_alarm(0.0)
 
 
-def _answer(request: dict[str, Any], report_duration: Callable[[float], None]) -> tuple[dict[str, Any], Frames | None]:
+def _answer(request: dict[str, Any], report_duration: OnDuration) -> tuple[dict[str, Any], Frames | None]:
     path, decoder = Path(request["path"]), request["decoder"]
     sampling = Sampling(request["strategy"], request["max_frames"])
     wants_frames = request["wants"] == "frames"
     try:
-        clip = decode_clip(path, sampling=sampling, decoder=decoder, on_duration=report_duration)
+        memory_gib = float(request["memory_limit_gib"])
+        clip = decode_clip(path, sampling=sampling, decoder=decoder, on_duration=report_duration, memory_gib=memory_gib)
         header = {
             "shape": clip.frames.shape,
             "timestamps_s": clip.timestamps_s.tolist(),
@@ -66,6 +70,7 @@ def _answer(request: dict[str, Any], report_duration: Callable[[float], None]) -
             "avg_fps": clip.avg_fps,
             "duration_s": clip.duration_s,
             "decoder": clip.decoder,
+            "notes": clip.notes,
         }
         if not wants_frames:
             header["sha256"] = hash_file(path)
@@ -74,8 +79,12 @@ def _answer(request: dict[str, Any], report_duration: Callable[[float], None]) -
         return _pack_error(error), None
     except MemoryError:
         got = f"a clip that needs more than {request['memory_limit_gib']:g} GiB of memory"
-        hint = "scale the clip down, or allow more memory"
+        hint = "scale the clip down, or allow more memory; a small file that asks for so much is damaged"
         refusal = clip_error(path, decoder=decoder, got=got, need="one that fits", hint=hint)
+        return {**_pack_error(refusal), "restart": True}, None
+    except Exception as error:  # whatever a file does to a library costs this clip alone, and is named
+        got = f"a file at which it fails ({type(error).__name__}: {str(error)[:200]})"
+        refusal = clip_error(path, decoder=decoder, got=got, need="a video file", hint=_RE_ENCODE)
         return {**_pack_error(refusal), "restart": True}, None
 
 

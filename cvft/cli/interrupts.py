@@ -1,0 +1,80 @@
+"""Ctrl-C ends a command within seconds, wherever it arrives.
+
+Python raises KeyboardInterrupt wherever the main thread happens to be. Inside a destructor or a callback from C it is printed and
+forgotten; a library may catch it; a long call into C keeps it waiting, and so does a thread that the interpreter waits for at its
+end. Every file and folder of ours is whole whenever we are killed, so that a process which does not end by itself can be ended.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells have it."""
+
+GRACE_S = 3.0
+"""What a command gets to end by itself."""
+
+AGAIN_S = 0.05
+"""After this time an interrupt that was forgotten is raised again, when the destructor that it hit is probably left."""
+
+
+class Interrupts:
+    """Watches for Ctrl-C while a command runs. Elsewhere than in the main thread, or where SIGINT is ignored, it does nothing.
+
+    A training has handlers of its own, which ask for a checkpoint: `cvft.train.launch` takes over for its time.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        """Whether Ctrl-C was pressed."""
+
+    def __enter__(self) -> Interrupts:
+        in_main = threading.current_thread() is threading.main_thread()
+        self._is_watching = in_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._is_watching:
+            self._read_end, self._write_end = os.pipe()
+            os.set_blocking(self._write_end, False)
+            # the number of a signal arrives in the pipe at once; a Python handler waits for the main thread
+            signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+            signal.signal(signal.SIGINT, self._raise)
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._raise_again
+            threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._is_watching and not self.asked:  # otherwise the watch goes on until the process has ended
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.unraisablehook = self._hook
+            os.close(self._write_end)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        raise KeyboardInterrupt
+
+    def _raise_again(self, unraisable: sys.UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            self._hook(unraisable)
+            return
+        again = threading.Timer(AGAIN_S, _thread.interrupt_main)
+        again.daemon = True
+        again.start()
+
+    def _listen(self) -> None:
+        with os.fdopen(self._read_end, "rb", buffering=0) as signals:
+            while number := signals.read(1):
+                if number[0] != signal.SIGINT:
+                    continue
+                self.asked = True
+                time.sleep(GRACE_S)
+                os.write(2, b"interrupted\n")
+                os._exit(EXIT_INTERRUPTED)

@@ -1,0 +1,96 @@
+"""Two models on the same rows: what differs, whether it is chance, and refusals; the command on evaluations that are there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cvft.cli.main import main
+from cvft.errors import CvftError
+from cvft.evaluate.compare import compare_predictions
+from cvft.evaluate.metrics import compute_metrics
+from cvft.runs import RunFolder
+
+NUM_CLIPS, NUM_ROWS = 12, 48
+
+
+def lines(*, wrong: set[int] = frozenset(), num_clips: int = NUM_CLIPS) -> list[dict[str, Any]]:  # type: ignore[assignment]
+    return [
+        {
+            "query": f"What is shown at {index}?",
+            "response": "red",
+            "videos": [f"/clips/{index % num_clips}.mp4"],
+            "category": "colour" if index % 2 else "thing",
+            "prediction": "blue" if index in wrong else "red",
+            "is_exact_match": index not in wrong,
+        }
+        for index in range(NUM_ROWS)
+    ]
+
+
+def write_evaluation(run: Path, *, model: str, predictions: list[dict[str, Any]]) -> None:
+    folder = RunFolder(run).evaluation(model)
+    folder.mkdir(parents=True)
+    metrics = compute_metrics(
+        [line["prediction"] for line in predictions],
+        expected=[line["response"] for line in predictions],
+        categories=[line["category"] for line in predictions],
+        clips=[line["videos"][0] for line in predictions],
+    )
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in predictions))
+    (folder / "metrics.json").write_text(json.dumps({"settings": {}, "metrics": metrics}))
+
+
+def test_rows_won_and_lost_and_categories() -> None:
+    found = compare_predictions(lines(wrong=set(range(0, 48, 2)) | {1}), lines(wrong={3}))
+    assert (found.num_gained, found.num_lost) == (25, 1)
+    assert found.overall is not None
+    assert found.overall.mean == pytest.approx(24 / 48)
+    assert found.overall.num_clips == NUM_CLIPS
+    # 6 clips have the even rows and 6 the odd ones: too few in each category
+    assert found.categories == {"colour": None, "thing": None}
+    assert json.loads(json.dumps(found.to_dict()))["num_gained"] == 25
+
+
+def test_few_clips_are_said_and_not_guessed() -> None:
+    assert compare_predictions(lines(num_clips=9), lines(num_clips=9)).overall is None
+
+
+@pytest.mark.parametrize("column", ["query", "response", "videos"])
+def test_other_rows_are_refused_with_what_differs(column: str) -> None:
+    other = lines()
+    other[7][column] = ["/clips/other.mp4"] if column == "videos" else "other"
+    with pytest.raises(CvftError, match=rf"row 8 `{column}`.*other"):
+        compare_predictions(lines(), other)
+    with pytest.raises(CvftError, match="48 and 47"):
+        compare_predictions(lines(), lines()[:-1])
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_evaluation(first, model="base", predictions=lines(wrong=set(range(24))))
+    write_evaluation(first, model="adapter", predictions=lines(wrong={0}))
+    write_evaluation(second, model="merged", predictions=lines())
+    page = tmp_path / "page.html"
+    assert main(["compare", f"{first}:base", str(first), str(second), "--page", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "50.0 %" in said
+    assert f"{second} against {first}:base: +50.0 points of exact match, 95 % from" in said
+    assert "24 rows won, 0 lost" in said
+    assert "colour" in said
+    assert "+50.0 points" in page.read_text()
+
+
+def test_what_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    write_evaluation(run, model="base", predictions=lines())
+    assert main(["compare", str(run), f"{run}:base", f"{tmp_path}/none"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("no evaluation") == 2
+    assert "evaluated there: base" in said
+    assert "run `cvft eval" in said
+    assert main(["compare", f"{run}:base"]) == 2
+    assert "two evaluations or more" in capsys.readouterr().err
