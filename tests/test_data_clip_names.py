@@ -12,6 +12,7 @@ import pytest
 from cvft.data.clip_names import ClipNames
 from cvft.data.rows import read_rows
 from cvft.errors import DataError, ValueProblem
+from cvft.predict.infer import make_question
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Café Ångström.mp4") for form in ("NFC", "NFD"))
 
@@ -148,3 +149,14 @@ def test_missing_clips_cost_one_listing(tmp_path, name_of, ending):
     assert len(lines) == 8, lines
     assert lines[2].startswith("    hint: did you mean `")
     assert "and 9997 more like these, up to" in lines[7]
+
+
+@pytest.mark.parametrize("name", ["https://host/a.mp4", r"clips\a.mp4", "clips/A.MP4", "~/none.mp4"])
+def test_a_question_hears_what_rows_hear(root, monkeypatch, name):
+    monkeypatch.chdir(root)
+    with pytest.raises(ValueProblem) as of_rows:
+        ClipNames(root).find(name)
+    with pytest.raises(DataError) as of_question:
+        make_question(name, "What is shown?")
+    (problem,) = of_question.value.problems
+    assert (problem.got, problem.need, problem.hint) == (of_rows.value.got, of_rows.value.need, of_rows.value.hint)

@@ -496,3 +496,15 @@ def test_numbers_and_booleans_are_taken_as_they_are_written(folder):
     assert row.response == "0.5"
     with pytest.raises(DataError, match="got the number `NaN`"):
         make_rows([(1, {"query": "q", "response": float("nan")})], source=Path("here"), video_root=folder)
+
+
+@pytest.mark.parametrize(
+    ("columns", "where"),
+    [({"query": "a\udcff"}, "query"), ({"query": "q", "history": [["\ud83d", "a"]]}, "history")],
+)
+def test_letters_that_no_file_could_hold_are_refused(folder, columns, where):
+    with pytest.raises(DataError) as caught:
+        make_rows([(1, columns)], source=Path("here"), video_root=folder, require_response=False)
+    (problem,) = caught.value.problems
+    assert problem.where == f"here: item 1 `{where}`"
+    assert "of which a part is no character, need text in UTF-8" in str(problem)
