@@ -256,6 +256,16 @@ def test_settings(text: str, lines: list[str]) -> None:
     assert told(f"{base}{text}\n") == lines
 
 
+def test_several_files_of_rows_are_to_be_joined() -> None:
+    hint = "  hint: one file of rows: join several with `cat a.jsonl b.jsonl > all.jsonl`; clip paths start from its folder"
+    assert told("model: {path: tiny}\ndata: {train: [a.jsonl, b.jsonl], val: [c.jsonl]}") == [
+        "data.train: got the list `['a.jsonl', 'b.jsonl']`, need a path",
+        hint,
+        "data.val: got the list `['c.jsonl']`, need a path or `null`",
+        hint,
+    ]
+
+
 def test_what_is_missing() -> None:
     assert told("seed: 1") == [
         "model.path: got nothing, need text without space at its ends",

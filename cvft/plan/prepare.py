@@ -15,7 +15,7 @@ from cvft import __version__
 from cvft.data.check import ClipCheck, Quarantined, check_clips
 from cvft.data.proven import Looks, ProvenClips, look_at
 from cvft.data.records import FileFacts
-from cvft.data.rows import Row, read_rows
+from cvft.data.rows import Row, check_written, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, Problem
@@ -102,6 +102,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     recipe, how = job.recipe, job.preprocessing
     sources = find_sources(recipe)
     rows, held_out = _read_both(recipe)
+    check_written([*rows, *held_out])
     lay_out = job.family.layouts(job.model.folder, how)
     check_texts([*rows, *held_out], lay_out=lay_out)
     checked = check([*rows, *held_out])
