@@ -111,6 +111,12 @@ def test_steps_are_left_out_as_far_as_allowed_and_truly_so(tmp_path):
     lines = [json.loads(line) for line in (run / "train" / "logging.jsonl").read_text().split("\n") if line]
     assert [line["skipped_steps"] for line in lines if "skipped_steps" in line] == [1, 2]
     assert sum("loss" in line for line in lines) == 4  # a step that was left out logs its loss like any other
+    # a training that goes on counts those before, and may be allowed more
+    result = cvft("train", recipe, "train.max_skipped_steps=4")
+    assert result.returncode == 0, result.stderr
+    assert "note      4 steps (3, 4, 5 and others) left the adapter as it was" in result.stderr
+    weights = load_file(run / "adapter" / ADAPTER_WEIGHTS_FILE)
+    assert all(torch.equal(weights[name], value) for name, value in first.items())
 
 
 def base_with_a_poisoned_word(folder: Path, word: str) -> Path:

@@ -168,6 +168,8 @@ def describe_verification(verification: Mapping[str, Any]) -> str:
     text = f"all {tensors['num_compared']} tensors are base + adapter ({tensors['num_changed']} changed)"
     if logits is None:
         return f"{text}; {verification['note']}"
+    if "can_tell" not in logits:
+        return f"{tensors['num_compared']} tensors were sampled by an earlier version of cvft, which did not check them all"
     error, limit, effect = (
         f"{logits[key]:.2g}" for key in ("max_logit_error", "max_logit_error_allowed", "adapter_effect")
     )
