@@ -139,7 +139,8 @@ def _compare_logits(
         merged_outputs = collect(models.get("merged", plain=True, merged_folder=merged))
     if predictors is None:
         models.close()
-    locations = [f"val row {index + 1}" for index in range(len(rows))]
+    which = "val" if job.run.val_rows.is_file() else "train"
+    locations = [f"{which} row {index + 1}" for index in range(len(rows))]
     return {"logits": compare(reference, merged_outputs, locations=locations, scoring=scoring).to_dict(), "note": ""}
 
 
@@ -175,7 +176,7 @@ def describe_verification(verification: Mapping[str, Any]) -> str:
     )
     answers = f"{logits['num_equal_answers']} of {logits['num_rows']} answers identical"
     if logits["differences"]:
-        margin = max(found["margin"] for found in logits["differences"])
+        margin = max(abs(found["margin"]) for found in logits["differences"])
         answers += f", the others part at tokens within {margin:.2g} of each other"
     if not logits["can_tell"]:
         return (
