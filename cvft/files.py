@@ -3,6 +3,7 @@
 write_whole      a file: written aside, synced and renamed
 publish_folder   a folder that was written aside: synced, then given its final name in place of the one that had it
 recover_folder   what a publish that was killed has left: finished, or taken back
+drop_torn_line   half a line that a writer who was killed has left
 lock             one process at a time; it ends with its process
 """
 
@@ -202,6 +203,21 @@ def recover_folder(final: Path) -> None:
             sync_folder(final.parent)
     for removed in _find_beside(final, _REMOVED):
         _remove_tree(removed)
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cuts a file of lines off behind the last whole one: who wrote the rest was killed, or the disk was full.
+
+    Args:
+        path: The file; nothing need lie there. Nobody writes to it.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    if not path.is_file():
+        return
+    with open(path, "r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def sync_folder(path: Path) -> None:
