@@ -18,7 +18,6 @@ import re
 import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -68,7 +67,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = _name_aside(path)
     try:
         with _open_aside(aside) as file:
             file.write(data)
@@ -103,9 +102,11 @@ def check_output(path: Path, *, subject: str, where: str, may_exist: bool = Fals
             problem = Problem(where, f"{quote(path)}, which is no file", need)
         else:
             folder = next(each for each in path.absolute().parents if os.path.lexists(each))
-            # under a name as long as any that will be written
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}.", suffix=".partial.jsonl"):
-                pass
+            # under the longest name that will be written; should we be killed here, the next check removes it
+            _remove_abandoned(folder / path.name)
+            probe = _name_aside(folder / path.name)
+            with _open_aside(probe):
+                probe.unlink()
     except OSError as error:
         problem = Problem(where, f"{quote(path)}: {error.strerror}", need)
     if problem is not None:
@@ -115,6 +116,10 @@ def check_output(path: Path, *, subject: str, where: str, may_exist: bool = Fals
 def is_temporary(path: Path) -> bool:
     """Tells whether a file is what a `write_whole` that was killed has left; the next one of the same file removes it."""
     return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _name_aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _open_aside(aside: Path) -> BinaryIO:
