@@ -4,6 +4,7 @@ write_whole      a file: written aside, synced and renamed
 publish_folder   a folder that was written aside: synced, then given its final name in place of the one that had it
 recover_folder   what a publish that was killed has left: finished, or taken back
 drop_torn_line   half a line that a writer who was killed has left
+why_unwritable   what keeps us from writing under a folder, found without leaving a file
 lock             one process at a time; it ends with its process
 """
 
@@ -17,7 +18,9 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
@@ -48,6 +51,10 @@ _AT_FDCWD = -100
 
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 """What a kernel or a file system answers that does not know the exchange; some network disks are among them."""
+
+
+NUM_PROBE_BYTES = 1 << 20
+"""Written to find out whether a folder can be written."""
 
 
 class LockHeldError(CvftError):
@@ -223,6 +230,35 @@ def drop_torn_line(path: Path) -> None:
         return
     with open(path, "r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def why_unwritable(folder: Path) -> str:
+    """Says what keeps us from writing under a folder, which need not be there yet, or returns an empty text.
+
+    Writes a file that has no name and is gone when it is closed, so that a full disk and a quota are found too.
+    """
+    for place in (folder, *folder.parents):
+        try:
+            mode = place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            if place.is_symlink():
+                return f"{quote(place)} is a link to a place that is not there"
+            continue
+        except OSError as error:
+            return f"{_reason(error)} at {quote(place)}"
+        if not stat.S_ISDIR(mode):
+            return f"{quote(place)} is a file"
+        try:
+            with tempfile.TemporaryFile(dir=place) as file:
+                file.write(bytes(NUM_PROBE_BYTES))
+        except OSError as error:
+            return f"{_reason(error)} at {quote(place)}"
+        return ""
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def sync_folder(path: Path) -> None:

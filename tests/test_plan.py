@@ -243,7 +243,7 @@ def test_an_unknown_target_names_the_nearest():
     with pytest.raises(RecipeError) as raised:
         target_regex(PARTS, ["gate_porj"])
     assert "lora.targets: got `gate_porj`, need linear layers of a decoder block" in str(raised.value)
-    assert "hint: did you mean `gate_proj` or `up_proj`?" in str(raised.value)
+    assert "hint: `gate_porj` is `gate_proj` here" in str(raised.value)
 
 
 def test_the_shell_is_overruled_and_told_so():
