@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -28,6 +28,8 @@ from cvft.recipe import (
     weights_fingerprint,
     with_absolute_output,
 )
+
+T = TypeVar("T")
 
 PROGRESS_FILE = "progress.jsonl"
 """Under `train/`: the worker's steps and losses, one JSON object per line, for the launcher's progress bar."""
@@ -177,10 +179,16 @@ PREDICTIONS_FILE = "predictions.jsonl"
 
 
 def read_notes(folder: RunFolder) -> list[str]:
-    """Reads what speaks against a run's adapter in the course of its training; mostly nothing."""
-    if not folder.notes_file.is_file():
+    """Reads what speaks against a run's adapter in the course of its training; mostly nothing.
+
+    Raises:
+        RunError: when the file is not what a training wrote.
+    """
+    path = folder.notes_file
+    if not path.is_file():
         return []
-    return list(json.loads(folder.notes_file.read_text(encoding="utf-8")))
+    need, hint = "a list of sentences, as the training wrote it", f"bring {path.name} back from a copy of the folder"
+    return _read(path, _NOTES, need=need, hint=hint)
 
 
 def read_metrics(evaluation: Path) -> dict[str, Any] | None:
@@ -284,6 +292,7 @@ class Manifest:
 
 
 _MANIFEST = TypeAdapter(Manifest)
+_NOTES = TypeAdapter(list[str])
 
 
 def read_manifest(folder: RunFolder) -> Manifest:
@@ -293,17 +302,21 @@ def read_manifest(folder: RunFolder) -> Manifest:
         RunError: when the file is not there, or is not what a training wrote.
     """
     path = folder.manifest_file
-    need = "the manifest that the training wrote"
+    hint = f"bring {path.name} back from a copy of the folder, or train under another name (name=...)"
+    return _read(path, _MANIFEST, need="the manifest that the training wrote", hint=hint)
+
+
+def _read(path: Path, adapter: TypeAdapter[T], *, need: str, hint: str) -> T:
+    """Reads a JSON file of a run into its type."""
     try:
-        return _MANIFEST.validate_json(path.read_bytes())
+        return adapter.validate_json(path.read_bytes())
     except OSError as error:
         got = f"a file that cannot be read ({error.strerror})"
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         got = f"{quote(place)}: {first['msg']}" if place else first["msg"]
-    hint = f"bring {path.name} back from a copy of the folder, or train under another name (name=...)"
-    raise RunError(f"run folder {folder.path}", [Problem(path.name, got, need, hint)])
+    raise RunError(f"run folder {path.parent}", [Problem(path.name, got, need, hint)])
 
 
 def find_trained_run(loaded: LoadedRecipe) -> RunFolder:

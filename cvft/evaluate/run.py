@@ -92,6 +92,9 @@ def evaluate_run(
         LOG.info("rows      %s: not the run's own val rows; the results lie in %s", data, target)
     stored = read_metrics(target)
     if stored is not None and stored["settings"] == settings and stored.get("made_of") == {**made_of, "clips": clips}:
+        partial_file(target / PREDICTIONS_FILE).unlink(
+            missing_ok=True
+        )  # who wrote the metrics may have been killed then
         return Evaluation(target, dict(stored["metrics"]))
     if asked.recorded is not None:
         refuse_gone(asked.recorded, job.run)
