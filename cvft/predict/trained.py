@@ -241,6 +241,8 @@ def find_merged(run: RunFolder, aside: Path | None = None) -> ModelFolder:
     """
     folder = aside or run.merged
     if not (folder / CONTRACT_FILE).is_file():
-        problem = Problem(f"{run.merged.name}/", "no such folder", "a merged model", "cvft export makes it")
+        which = "" if run.checkpoint is None else f" --checkpoint {run.checkpoint}"
+        hint = f"cvft export {run.path}{which} makes it"
+        problem = Problem(f"{run.merged.name}/", "no such folder", "a merged model", hint)
         raise RunError(f"run folder {run.path}", [problem])
     return ModelFolder.of(folder)
