@@ -212,8 +212,8 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["trian"],
             "command line has 1 problem\n"
-            "  command: got `trian`, need one of `run`, `plan`, `train`, `features`, `export`, `eval`, `compare`, `infer`, "
-            "`push`, `models`, `schema`\n"
+            "  command: got `trian`, need one of `run`, `plan`, `train`, `features`, `export`, `eval`, `report`, `compare`, "
+            "`infer`, `push`, `models`, `schema`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (

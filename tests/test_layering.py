@@ -33,18 +33,19 @@ MAY_IMPORT = {
     "tables": "",
     "files": "errors",
     "jsonl": "errors",
+    "json_files": "errors jsonl",
     "imports": "",
     # no torch
     "recipe": "errors",
-    "weights": "errors files dtypes",
+    "weights": "errors files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data": "errors files jsonl data/video",
-    "families": "errors recipe data data/video data/features weights",
-    "families/cogvlm2_video": "errors dtypes recipe data data/video data/features weights families",
-    "families/table": "families families/cogvlm2_video weights",
+    "families": "errors json_files recipe data data/video data/features weights",
+    "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
+    "families/table": "errors families families/cogvlm2_video weights",
     "runs": "errors files recipe",
-    "plan": "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs",
+    "plan": "__init__ errors files jsonl dtypes recipe data data/video data/features weights families families/table runs",
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
     "families/cogvlm2_video/runtime": (
@@ -61,7 +62,7 @@ MAY_IMPORT = {
     "export": "errors files dtypes tables recipe data weights families families/table runs plan predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
-    "report": "errors files jsonl tables data data/video runs plan export evaluate",
+    "report": "errors files jsonl tables recipe data data/video runs plan export evaluate",
     "pipeline": "errors recipe runs plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate report pipeline cli",

@@ -90,7 +90,7 @@ def push_run(
 def _check(loaded: LoadedRecipe, model: Path, *, model_id: str, variant: str) -> None:
     subject, problems = f"run folder {loaded.recipe.run_dir}", []
     if not ID.fullmatch(model_id):
-        problems.append(Problem("--to", quote(model_id), "owner/name on the hub"))
+        problems.append(Problem("--to", quote(model_id), "owner/name on the hub, in a to z, digits, `.`, `_` and `-`"))
     if not (model / CONTRACT_FILE).is_file():
         command = "train" if variant == "adapter" else "export"
         hint = f"make it first: cvft {command} {loaded.path}"

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from cvft.errors import Problem, did_you_mean, quote
 from cvft.recipe.names import hint_for_unknown, iter_fields, key_names, section_names, section_of
 from cvft.recipe.rules import ConflictError
-from cvft.recipe.schema import CEILINGS, why_unwritable
+from cvft.recipe.schema import CEILINGS, MAX_RUN_NAME_BYTES, why_unwritable
 
 _YAML_11_BOOLEANS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
@@ -105,7 +105,7 @@ def _alternatives(annotation: Any, metadata: list[Any], *, shows_ceiling: bool =
         kind = "a whole number" if annotation is int else "a number"
         return [], [kind + _bounds(metadata, shows_ceiling=shows_ceiling)]
     pattern = _constraint(metadata, "pattern")
-    if annotation is str and pattern and "A-Z" in pattern:
+    if annotation is str and pattern and r"\p{L}" in pattern:
         return [], ["a folder name (letters, digits, `.`, `_`, `-`)"]
     return [], ["text without space at its ends" if annotation is str else "a path"]
 
@@ -172,10 +172,15 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
             hint = f"write `{_YAML_11_BOOLEANS[value.lower()]}`" if value.lower() in _YAML_11_BOOLEANS else ""
             hint = f"write `{value.lower()}`" if value.lower() in words else hint
         elif words:
-            hint = did_you_mean(value, words)
+            hint = did_you_mean(value, words) or _hint_at_longer(value, words)
+            if not hint and "a list of module names" in texts and value.strip():
+                hint = f"a list is written `[{value}]`" if len(value) <= 80 else ""
         if (numeric or words == ["true", "false"]) and not hint:
             got = f"the text {got}" if value.strip() else got
             hint = "remove the quotes" if _is_number(value) else ""
+        num_bytes = len(value.encode(errors="surrogatepass"))
+        if any("folder name" in text for text in texts) and num_bytes > MAX_RUN_NAME_BYTES:
+            hint = f"shorten it: it has {num_bytes} bytes of at most {MAX_RUN_NAME_BYTES}"
         if why := why_unwritable(value):
             got, hint = f"{got} with {why}", ""
     elif isinstance(value, list) and where.startswith("data."):
@@ -186,6 +191,13 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
         got, hint = f"the number {got}", f'quote it: `"{value}"`'
     is_high = numeric and isinstance(value, int | float) and math.isfinite(value) and value > min(CEILINGS)
     return Problem(where, got, describe_need(field, shows_ceiling=is_high), hint)
+
+
+def _hint_at_longer(value: str, words: list[str]) -> str:
+    """Hints at words that begin with what was written, whatever its case and its dashes."""
+    begin = value.lower().replace("_", "-")
+    longer = [word for word in words if begin and word.replace("_", "-").startswith(begin)]
+    return f"did you mean {' or '.join(quote(word) for word in longer)}?" if longer else ""
 
 
 def _is_number(text: str) -> bool:

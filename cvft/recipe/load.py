@@ -1,14 +1,16 @@
 """A recipe file, the files it extends and overrides -> one `Recipe`, with every problem reported at once.
 
 Layers, later over earlier: the farthest ancestor, ..., the file itself, the overrides. Sections merge key by key,
-lists are replaced. Relative paths belong to the file that states them; in an override, to the current directory.
-No file but recipes is read: whether the data and the model exist is for others to say.
+lists are replaced. Relative paths belong to the file that states them; in an override, to the current directory. So do those of
+`output`, unless the recipe has made its run elsewhere: see `find_run`.
+No file but recipes is read, those of earlier runs among them: whether the data and the model exist is for others to say.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,8 @@ from cvft.errors import Problem, RecipeError, nearest, quote
 from cvft.recipe.explain import conflicts_of, explain, show_value, unknown_key
 from cvft.recipe.fingerprint import fingerprint
 from cvft.recipe.names import iter_fields, key_names, section_names
-from cvft.recipe.schema import Recipe
+from cvft.recipe.place import find_run
+from cvft.recipe.schema import MAX_RUN_NAME_BYTES, Recipe
 from cvft.recipe.yaml_text import MAX_BYTES, parse_scalar, parse_yaml
 
 EITHER_OR: tuple[tuple[str, str], ...] = (("train.epochs", "train.max_steps"), ("data.val", "data.val_fraction"))
@@ -96,7 +99,16 @@ def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> LoadedRec
     layers, files = _read_chain(path, subject=subject)
     layer, problems = _parse_overrides(overrides)
     recipe = _build([*layers, layer], name=default_name(path), subject=subject, problems=problems)
+    if "root" not in (layer.values.get("output") or {}):  # one that is given now is meant as it stands
+        recipe = find_run(recipe, file=path, read=_read_snapshot)
     return LoadedRecipe(recipe=recipe, path=path, chain_of_files=tuple(files), overrides=tuple(overrides))
+
+
+def _read_snapshot(path: Path) -> Recipe:
+    subject = f"recipe {path}"
+    return _build(
+        [_Layer(_read_file(path, subject=subject, stated_by=None), "")], name=None, subject=subject, problems=[]
+    )
 
 
 def recipe_from_dict(values: Mapping[str, Any], *, subject: str = "recipe") -> Recipe:
@@ -110,8 +122,12 @@ def recipe_from_dict(values: Mapping[str, Any], *, subject: str = "recipe") -> R
 
 def default_name(path: Path) -> str:
     """The run name that a recipe's file name gives: characters that a folder name should not have become `-`."""
-    name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in path.stem)
-    return name.lstrip("._-")[:100] or "run"
+    stem = unicodedata.normalize("NFC", path.stem)
+    name = "".join(char if unicodedata.category(char)[0] in "LMN" or char in "._-" else "-" for char in stem)
+    while name and unicodedata.category(name[0])[0] not in "LN":
+        name = name[1:]
+    # cut between characters
+    return name[:100].encode()[:MAX_RUN_NAME_BYTES].decode(errors="ignore") or "run"
 
 
 def _read_chain(path: Path, *, subject: str) -> tuple[list[_Layer], list[Path]]:
@@ -155,9 +171,9 @@ _ABSENT = object()
 def _read_file(path: Path, *, subject: str, stated_by: Path | None) -> dict[str, Any]:
     where = str(path) if stated_by is None else f"{stated_by}: extends"
     what = "" if stated_by is None else f"{quote(path)}, "
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's own fails on a name that is too long
         raise RecipeError(subject, [Problem(where, f"{what}a folder", "a recipe file", _hint_near(path / "x.yaml"))])
-    if path.exists() and not path.is_file():  # a pipe may never end, and a device may have no end
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end, and a device may have no end
         raise RecipeError(subject, [Problem(where, f"{what}a device or a pipe", "a recipe file")])
     try:
         with path.open("rb") as file:
@@ -193,7 +209,7 @@ def _reason(error: OSError | RuntimeError) -> str:
 
 def _hint_near(path: Path) -> str:
     folder = path.parent
-    names = sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
+    names = sorted(file.name for file in folder.glob("*.y*ml")) if os.path.isdir(folder) else []
     # Compared without their ending, which all of them share and which is easily forgotten.
     stems = {name.rpartition(".")[0]: name for name in names}
     near = [stems[stem] for stem in nearest(path.stem, stems)] or names[:3]
@@ -210,6 +226,10 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
         inner = values.get(section)
         if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key].strip():
             inner[key] = os.path.abspath(folder / os.path.expanduser(inner[key]))
+    output = values.get("output")
+    for key in ("root", "features"):  # relative ones stay with the current directory
+        if isinstance(output, dict) and isinstance(output.get(key), str):
+            output[key] = os.path.expanduser(output[key])
     model = values.get("model")
     if isinstance(model, dict) and isinstance(model.get("path"), str):
         model["path"] = _anchor_model(model["path"], folder)
@@ -317,7 +337,7 @@ def _conflicts_beside(values: dict[str, Any], at_fault: set[str]) -> list[tuple[
     rest = _copy(values)
     for path in at_fault:
         section, _, key = path.rpartition(".")
-        if section:
+        if section in section_names():
             rest[section].pop(key, None)
         elif path in section_names():
             rest[path] = {}

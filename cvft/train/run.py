@@ -15,12 +15,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cvft.data.check import write_quarantine
 from cvft.data.features.repair import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
 from cvft.files import recover_folder, write_whole
 from cvft.plan.describe import describe_plan
-from cvft.plan.environment import merge_environment, worker_environment
+from cvft.plan.environment import find_overruled, merge_environment, worker_environment
 from cvft.plan.job import Job, describe_source
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare
@@ -89,6 +90,8 @@ def train(job: Job) -> RunFolder | None:
         of_family=job.family.environment(job.preprocessing),
     )
     variables = merge_environment(environment, os.environ)
+    for note in find_overruled(environment, os.environ):
+        LOG.info("note      %s", note)
     if not is_first_node:
         _join_first_node(job, variables=variables)
         return None
@@ -106,7 +109,7 @@ def train(job: Job) -> RunFolder | None:
     claim_run_folder(job.loaded)
     with locked(folder):
         recover_folder(folder.adapter)
-        _publish_quarantine(job)
+        write_quarantine(prepared.quarantined, folder.quarantine_file)
         _train_planned(plan, job, prepared=prepared, start=start, variables=variables)
     return folder
 
@@ -209,16 +212,4 @@ def _prepare_with_progress(job: Job) -> PreparedRows:
             bar.total = total
             bar.update(done - bar.n)
 
-        return prepare(job, quarantine_file=_quarantine_aside(job), on_progress=show)
-
-
-def _quarantine_aside(job: Job) -> Path:
-    """Where rows are set aside before the run folder is claimed; a refused run leaves nothing in the folder."""
-    run_dir = job.recipe.run_dir
-    return run_dir.with_name(f".{run_dir.name}.quarantine.jsonl")
-
-
-def _publish_quarantine(job: Job) -> None:
-    aside = _quarantine_aside(job)
-    if aside.is_file():
-        aside.replace(job.run.path / "quarantine.jsonl")
+        return prepare(job, on_progress=show)

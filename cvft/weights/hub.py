@@ -8,7 +8,6 @@ Code files are fetched like all others, so that a merged folder can keep them; n
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from cvft.weights.checkpoints import (
     modelscope_command,
 )
 from cvft.weights.folder import TINY, tiny_checkpoint_path
-from cvft.weights.shards import INDEX_FILE
+from cvft.weights.shards import read_weight_map
 
 HUGGING_FACE = "huggingface"
 MODELSCOPE = "modelscope"
@@ -34,7 +33,8 @@ PREFIXES = {hub: prefix for prefix, hub in HUBS.items()}
 
 NEED = f"a model folder, a hub id (`hf:owner/name` or `ms:owner/name`), or {quote(TINY)}"
 
-ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""Names on a hub. Source: `validate_repo_id` of huggingface_hub."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 NOT_FETCHED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf")
@@ -168,9 +168,7 @@ def _fetch(model_id: str, hub: str, revision: str | None, needs_weights: bool, c
 
 def _missing_files(folder: Path) -> list[str]:
     names = ["config.json", "tokenizer.json"]
-    index = folder / INDEX_FILE
-    if index.is_file():
-        names += sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    names += sorted(set((read_weight_map(folder) or {}).values()))
     missing = [name for name in names if not (folder / name).is_file()]
     return missing if missing or any(folder.glob(WEIGHTS[0])) else [WEIGHTS[0]]
 
