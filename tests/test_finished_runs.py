@@ -167,6 +167,7 @@ def test_clips_may_move_when_they_are_the_same(project, run, capsys):
         assert [name for name in before if not name.startswith("report.") and now[name] != before[name]] == []
     finally:
         shutil.move(project / "moved" / "clips", project / "clips")
+    assert main(["run", "small.yaml"]) == 0
 
 
 def test_refused_commands_leave_nothing(project, run, capsys):
