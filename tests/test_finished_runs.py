@@ -330,6 +330,8 @@ def test_mistakes_are_told_before_torch_is_loaded(project, run, tmp_path, bad_cl
         (["--model", "runs/small", *file, f"{tmp_path}/there.jsonl/out.jsonl"], "Not a directory"),
         (["--model", "runs/small", *file, f"{tmp_path}/{'n' * 300}"], "File name too long"),
         (["--model", "runs/nothing", "--query", "q"], "path: got `runs/nothing`, which does not exist"),
+        (["--model", "cogvlm2-llama3-caption", "--query", "q"], "did you mean `hf:zai-org/cogvlm2-llama3-caption`?"),
+        (["--model", "hf:zai-org/nothing", "--query", "q"], "model.path: zai-org/nothing: got"),
         (["--model", "clips", "--query", "q"], "need a merged folder, an adapter folder, or the folder of a run"),
         (["--model", "runs/small", "--query", "q", "--video", "no.mp4"], "the question has 1 problem\n  `videos`: got"),
         (["--model", "runs/small", "--query", "q", "--video", str(bad_clip)], "a file that was cut off"),
