@@ -14,7 +14,7 @@ from cvft.export.card import CardFacts, make_card
 from cvft.export.push import upload
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.table import find_family, known_checkpoints
-from cvft.files import write_whole
+from cvft.files import check_output, write_whole
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
 from cvft.runs import ManifestBase, RunFolder, read_manifest, read_metrics
@@ -50,6 +50,8 @@ def push_run(
     folder = RunFolder(loaded.recipe.run_dir.absolute())
     model = folder.adapter if variant == "adapter" else folder.merged
     _check(loaded, model, model_id=model_id, variant=variant)
+    if card_file is not None:
+        check_output(card_file, subject="command line", where="--card", may_exist=True)
     manifest = read_manifest(folder)
     recipe, base_id, base_commit = _without_paths(loaded, manifest.base)
     card = make_card(
