@@ -65,7 +65,7 @@ def test_the_golden_layouts_are_estimated_within_a_few_tokens():
         )
         num_tokens = sum(count for _, count in case["input_ids_rle"])
         num_text = num_tokens - 67 * case["num_frames"]
-        assert abs(len(layout) - num_tokens) <= max(3, 0.2 * num_text), case["query"]
+        assert abs(len(layout) - num_tokens) <= max(5, 0.2 * num_text), case["query"]
 
 
 @pytest.mark.parametrize("language", SENTENCES)
