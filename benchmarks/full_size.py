@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from cvft.export.adapter import Adapter
 from cvft.export.merge import merge_adapter, read_tensor
 from cvft.export.tensors import compare_tensors
+from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.weights.header import Entry
 from cvft.weights.shards import Shard, read_shards
 from tests.official_folder import write_official_folder
@@ -143,7 +144,7 @@ def count_equal(shards: list[Shard], merged_folder: Path, adapter_folder: Path) 
     """Computes every filled tensor anew, as one sum in fp32 that is rounded once, and insists on the same bits."""
     shapes = {entry.name: entry.shape for shard in shards for entry in shard.entries}
     merged = {entry.name: (shard, entry) for shard in read_shards(merged_folder, shapes) for entry in shard.entries}
-    adapter = Adapter(adapter_folder, shapes=shapes)
+    adapter = Adapter(adapter_folder, parts=PARTS, shapes=shapes)
     num_equal = 0
     for shard in shards:
         for entry in filter(is_filled, shard.entries):

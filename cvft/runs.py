@@ -141,6 +141,11 @@ class RunFolder:
         return self.path / f"adapter{self._of_checkpoint}"
 
     @property
+    def start(self) -> Path:
+        """Copy of the adapter that the training started from; absent when it started from a fresh one."""
+        return self.path / "start"
+
+    @property
     def merged(self) -> Path:
         """Base and adapter as one model folder."""
         return self.path / f"merged{self._of_checkpoint}"
@@ -374,12 +379,15 @@ def is_claimed(loaded: LoadedRecipe) -> bool:
         problem = Problem("recipe.yaml", "a recipe that does not load", "the snapshot that cvft wrote", HINT_OTHER_NAME)
         raise RunError(subject, [problem]) from error
     if weights_fingerprint(earlier) != weights_fingerprint(loaded.recipe):
+        hint = HINT_OTHER_NAME
+        if folder.adapter.is_dir():
+            hint += f"; with train.resume_from={folder.path} it starts from this run's adapter"
         changed = differing_settings(earlier, loaded.recipe)
         problems = [
             Problem(path, show_value(now), f"{show_value(before)}, as this folder was trained with")
             for path, before, now in changed
         ]
-        raise RunError(subject, [*problems[:-1], replace(problems[-1], hint=HINT_OTHER_NAME)])
+        raise RunError(subject, [*problems[:-1], replace(problems[-1], hint=hint)])
     return True
 
 

@@ -7,7 +7,6 @@ from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from cvft.export.adapter import WEIGHTS_FILE
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.network.load import load_config
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
@@ -15,7 +14,7 @@ from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.contract import CONTRACT_FILE, Contract
 from cvft.families.parts import target_regex
 from cvft.plan.job import OpenModel
-from cvft.weights.folder import ModelFolder, weights_fingerprint
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder, weights_fingerprint
 from cvft.weights.hub import Source
 
 
@@ -53,6 +52,6 @@ def write_random_adapter(base: Path, folder: Path, *, targets, tower=False, seed
         weights[name] = 1 + 0.1 * noise if "magnitude" in name else 0.1 * noise
     folder.mkdir(parents=True)
     model.peft_config["default"].save_pretrained(str(folder))
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(weights, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / CONTRACT_FILE).write_text(contract_of(base).to_json())
     return folder

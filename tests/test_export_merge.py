@@ -14,11 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from cvft.dtypes import BY_NAME
 from cvft.errors import ModelError, RunError
-from cvft.export.adapter import WEIGHTS_FILE
 from cvft.export.merge import merge_adapter
 from cvft.export.tensors import compare_tensors
 from cvft.families.cogvlm2_video.network.load import load_model
-from cvft.weights.folder import CHECKSUM_FILE, read_config_json
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE, read_config_json
 from cvft.weights.shards import INDEX_FILE
 from tests.official_folder import small_config, write_official_folder
 from tests.random_adapter import base_of, contract_of, write_random_adapter
@@ -130,9 +129,9 @@ def test_a_merged_folder_is_a_base_like_any_other(merged, tmp_path):
 
 
 def edit_weights(folder: Path, edit) -> None:
-    weights = load_file(folder / WEIGHTS_FILE)
+    weights = load_file(folder / ADAPTER_WEIGHTS_FILE)
     edit(weights)
-    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(weights, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def drop_a_layer(weights):
@@ -184,9 +183,11 @@ def test_an_unfit_adapter_is_one_clear_error(official, adapter, tmp_path, edit, 
 
 def test_a_broken_adapter_file_is_one_clear_error(official, adapter, tmp_path):
     shutil.copytree(adapter, tmp_path / "adapter")
-    data = (adapter / WEIGHTS_FILE).read_bytes()
-    (tmp_path / "adapter" / WEIGHTS_FILE).write_bytes(data[: len(data) // 2])
-    with pytest.raises(ModelError, match="need a folder that cvft or peft wrote"):
+    data = (adapter / ADAPTER_WEIGHTS_FILE).read_bytes()
+    (tmp_path / "adapter" / ADAPTER_WEIGHTS_FILE).write_bytes(data[: len(data) // 2])
+    with pytest.raises(
+        ModelError, match=r"adapter_model.safetensors: got \d+ bytes, need \d+ bytes, as its header says"
+    ):
         merge(official, tmp_path / "adapter", tmp_path / "merged", dtype="bf16")
 
 

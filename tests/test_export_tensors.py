@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from cvft.dtypes import BY_NAME
 from cvft.errors import VerifyError
-from cvft.export.adapter import WEIGHTS_FILE
 from cvft.export.merge import merge_adapter
 from cvft.export.tensors import TensorCheck, compare_tensors, half_ulp
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 from cvft.weights.shards import INDEX_FILE
 from tests.official_folder import small_config, write_official_folder
 from tests.random_adapter import base_of, contract_of, write_random_adapter
@@ -73,7 +73,7 @@ def test_an_honest_merge_is_accepted_whole(base, adapter, merged, dtype):
 def test_what_is_written_is_the_exact_sum_rounded_once(base, adapter, merged):
     """But where the exact sum lies so near the middle of two numbers that fp32 cannot tell on which side."""
     before, got = read_weights(base), read_weights(merged["bf16"])
-    parts = load_file(adapter / WEIGHTS_FILE)
+    parts = load_file(adapter / ADAPTER_WEIGHTS_FILE)
     num_other = num_all = 0
     for key in (key for key in parts if key.endswith(".lora_A.weight")):
         stem = key.removesuffix(".lora_A.weight")
@@ -237,9 +237,9 @@ def test_updates_of_another_scale_are_caught(base, adapter, tmp_path, dtype, fac
         honest, other = tmp_path / f"honest-{size}", tmp_path / f"other-{size}"
         for folder, scale in ((honest, size), (other, size * factor)):
             shutil.copytree(adapter, folder)
-            weights = load_file(adapter / WEIGHTS_FILE)
+            weights = load_file(adapter / ADAPTER_WEIGHTS_FILE)
             weights = {name: value * scale if "lora_B" in name else value for name, value in weights.items()}
-            save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+            save_file(weights, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
         result = merge(base, other, tmp_path / f"merged-{size}", dtype=dtype)
         with pytest.raises(VerifyError, match="are not base \\+ adapter"):
             check(base, honest, result, dtype=dtype)

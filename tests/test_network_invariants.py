@@ -15,6 +15,7 @@ from cvft.families.cogvlm2_video.network.generation import generate_answers
 from cvft.families.cogvlm2_video.network.load import load_config, load_model
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.families.family import Answer
 from cvft.weights.folder import make_clean_view, read_config_json
 from tests.tiny import TINY, copy_tiny, tiny_processor
 
@@ -156,7 +157,7 @@ def test_the_table_of_the_checkpoint_is_what_rotates(tmp_path, processor):
         usual = forward(load_model(TINY, dtype=torch.float32), batch).logits
         exact = forward(load_model(folder, dtype=torch.float32, rope_precision="fp32"), batch).logits
     assert (changed - usual).abs().max() > 0.1
-    torch.testing.assert_close(exact, usual, rtol=0, atol=1e-5)  # an exact table ignores the checkpoint's
+    torch.testing.assert_close(exact, changed, rtol=0, atol=1e-5)  # in full precision the table is exact as it is
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -222,8 +223,11 @@ def test_a_clean_view_of_an_official_folder_has_no_code(tmp_path):
     ("change", "message"),
     [
         ({"architectures": ["LlamaForCausalLM"]}, "config.json: architectures: got `['LlamaForCausalLM']`, need"),
-        ({"num_multi_query_heads": 3}, "num_attention_heads 4 is no multiple of num_multi_query_heads 3"),
-        ({"hidden_size": "wide"}, "config.json: got hidden_size 'wide': need a positive whole number"),
+        (
+            {"num_multi_query_heads": 3},
+            "config.json: num_attention_heads: got `4`, need a multiple of num_multi_query_heads, 3",
+        ),
+        ({"hidden_size": "wide"}, 'config.json: hidden_size: got `"wide"`, need a whole number from 1 to 131,072'),
     ],
 )
 def test_an_unfit_config_is_one_clear_error(tmp_path, change, message):
@@ -268,6 +272,27 @@ def test_rows_of_one_clip_share_its_prefix_and_answer_as_alone(template):
     assert together == alone
     assert sum(seen) == 2 + 5
     assert len(set(alone)) > 2
+
+
+def test_an_answer_that_follows_the_clip_at_once_is_the_same_alone_in_a_batch_and_by_the_stock_way():
+    """An empty question under a template without words of its own: nothing stands between prefix and answer."""
+    model = load_model(TINY, dtype=torch.float64)
+    processor = tiny_processor("base")
+    generator = torch.Generator().manual_seed(3)
+    clips = {count: torch.randn(count, 3, 56, 56, generator=generator) for count in (2, 5)}
+    asked = [(5, ""), (2, "When?"), (5, "What?"), (2, ""), (0, ""), (5, ""), (0, "Say.")]
+    rows = [processor.encode(query, pixel_values=clips.get(count), time_indices=range(count)) for count, query in asked]
+    stock = []
+    for row in rows:
+        batch = processor.collate([row])
+        batch.pop("labels")
+        ids = model.generate(**batch, max_new_tokens=8, do_sample=False, eos_token_id=processor.special.eos)
+        new_ids = ids[0, len(row["input_ids"]) :].tolist()
+        text = processor.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
+        stock.append(Answer(text, is_cut=processor.special.eos not in new_ids))
+    assert [generate_answers(model, processor, [row], max_new_tokens=8)[0] for row in rows] == stock
+    assert generate_answers(model, processor, rows, max_new_tokens=8, clips=[count for count, _ in asked]) == stock
+    assert len({answer.text for answer in stock}) > 2
 
 
 def test_an_embedding_on_the_host_changes_nothing_and_stays_there(processor):

@@ -69,7 +69,7 @@ def merge_adapter(
     base_folder, family = base.path, base.family
     shards = list(base.shards or read_shards(base_folder, family.tensors(base.folder.config)))
     shapes = {entry.name: entry.shape for shard in shards for entry in shard.entries}
-    adapter = Adapter(adapter_folder, shapes=shapes, module_of=family.module_of)
+    adapter = Adapter(adapter_folder, parts=family.parts, shapes=shapes, module_of=family.module_of)
     stored_dtype = BY_NAME[dtype].safetensors
     _refuse_full_disk(shards, output.parent, stored_dtype)
     output.mkdir()

@@ -119,6 +119,7 @@ def _without_paths(loaded: LoadedRecipe, source: ManifestBase) -> tuple[dict[str
         ("data", "train"),
         ("data", "val"),
         ("data", "video_root"),
+        ("train", "resume_from"),
         ("output", "root"),
         ("output", "features"),
         ("parallel", "deepspeed_config"),

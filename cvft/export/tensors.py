@@ -87,7 +87,7 @@ def compare_tensors(base: OpenModel, *, adapter_folder: Path, merged_folder: Pat
     shards = list(base.shards or read_shards(base.path, base.family.tensors(base.folder.config)))
     merged = _read_merged(merged_folder, shards, stored_dtype=BY_NAME[dtype].safetensors)
     shapes = {entry.name: entry.shape for shard in shards for entry in shard.entries}
-    adapter = Adapter(adapter_folder, shapes=shapes, module_of=base.family.module_of)
+    adapter = Adapter(adapter_folder, parts=base.family.parts, shapes=shapes, module_of=base.family.module_of)
     changed = set(adapter.changed)
     wrong: list[Problem] = []
     num_wrong, largest = 0, 0.0

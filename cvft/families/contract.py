@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft.errors import ContractError, Problem, quote
+from cvft.json_files import JsonError, Need, check_object, read_json, show, text, whole_number
 
 CONTRACT_FILE = "cvft_contract.json"
 SCHEMA_VERSION = 1
@@ -56,6 +57,20 @@ class Contract:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
+HINT = "was it edited by hand?"
+
+NEEDS = {
+    "template": text(100),
+    "sampling": text(100),
+    "max_frames": whole_number(1, 100_000),
+    "decoder": text(100),
+    "decoder_version": text(100),
+    "base_fingerprint": text(100),
+    "tokenizer_sha256": text(100),
+    "schema_version": Need(f"version {SCHEMA_VERSION}", whole_number(SCHEMA_VERSION, SCHEMA_VERSION).accepts),
+}
+"""What the common fields have to be; which templates, rules and decoders there are, others know."""
+
 RECORDED_ONLY = ("decoder_version",)
 
 _HINTS = {"base_fingerprint": "another base: --base FOLDER says where that of the training lies by now"}
@@ -79,9 +94,9 @@ def read_contract(folder: Path) -> Contract:
         hint = "give an adapter or merged folder that cvft wrote, or a model by a name that `cvft models` lists"
         raise ContractError(subject, [Problem(CONTRACT_FILE, "no such file", need, hint)])
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _unfit(error, subject=subject, where=CONTRACT_FILE) from error
+        values = read_json(path)
+    except JsonError as error:
+        raise _unfit(str(error), subject=subject, where=CONTRACT_FILE) from error
     return contract_from_dict(values, subject=subject, where=CONTRACT_FILE)
 
 
@@ -96,19 +111,27 @@ def contract_from_dict(values: Any, *, subject: str, where: str) -> Contract:
     Raises:
         ContractError: when it is no contract, or one of another version.
     """
-    try:
-        common = {name: values[name] for name in COMMON}
-        own = {name: value for name, value in values.items() if name not in COMMON}
-        if common["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"version {common['schema_version']}")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _unfit(error, subject=subject, where=where) from error
+    if not isinstance(values, dict):
+        raise _unfit(show(values), subject=subject, where=where)
+    problems = check_object(
+        values, NEEDS, where=where, others=lambda key, value: _judge(key, value, where=where), hint=HINT
+    )
+    if problems:
+        raise ContractError(subject, problems)
+    common = {name: values[name] for name in COMMON}
+    own = {name: value for name, value in values.items() if name not in COMMON}
     return Contract(**common, fields=own)
 
 
-def _unfit(error: Exception, *, subject: str, where: str) -> ContractError:
-    need = f"the fields of version {SCHEMA_VERSION}"
-    return ContractError(subject, [Problem(where, f"{error!r}", need, "was it edited by hand?")])
+def _judge(key: str, value: Any, *, where: str) -> Problem | None:
+    """Says what is wrong with a family's own field; which there are, the family says."""
+    if isinstance(value, str | int | float):
+        return None
+    return Problem(f"{where}: {key}", show(value), "text, a number, true or false", HINT)
+
+
+def _unfit(got: str, *, subject: str, where: str) -> ContractError:
+    return ContractError(subject, [Problem(where, got, f"the fields of version {SCHEMA_VERSION}", HINT)])
 
 
 def check_contract(stored: Contract, wanted: Contract, *, folder: Path) -> None:

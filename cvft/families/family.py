@@ -136,6 +136,9 @@ class Family(Protocol):
     def recognises(self, config: Mapping[str, Any]) -> bool:
         """Tells whether a config.json is one of this family's."""
 
+    def check_folder(self, folder: ModelFolder) -> list[Problem]:
+        """Returns a problem for every key of the folder's JSON files that is absent, of another kind, or without effect."""
+
     def context_tokens(self, config: Mapping[str, Any]) -> int:
         """Returns the longest sequence that the model was made for."""
 
@@ -145,6 +148,9 @@ class Family(Protocol):
         Raises:
             CvftError: with what cannot be.
         """
+
+    def check_preprocessing(self, how: Preprocessing, folder: ModelFolder) -> list[Problem]:
+        """Returns a problem for every part of a stored preprocessing that this folder cannot be fed with."""
 
     def check_recipe(self, recipe: Recipe, folder: ModelFolder) -> None:
         """Refuses settings that this folder cannot serve, beyond the rules of a recipe alone.

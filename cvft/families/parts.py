@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cvft.errors import Problem, RecipeError, did_you_mean, quote
+from cvft.errors import Problem, RecipeError, nearest, quote
 from cvft.families.costs import AdapterParameters, Linear, Parameters
 
 Shape = tuple[int, ...]
 
 WEIGHT = ".weight"
+
+NUM_NAMED = 5
 
 QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 """Bytes per weight with its scales: nf4 has a scale of 8 bits per 64 weights and one of 32 per 256 of those; int8 has one per
@@ -41,6 +43,7 @@ class Parts:
         projector: The projector.
         layers: The list of decoder blocks.
         buffers: Expression for tensors that are no parameters.
+        aliases: What other models call a linear layer of a decoder block -> its last name here.
     """
 
     block: str
@@ -55,6 +58,7 @@ class Parts:
     projector: str
     layers: str
     buffers: str
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 def adapted_names(parts: Parts, targets: str | Sequence[str]) -> tuple[str, ...]:
@@ -78,9 +82,32 @@ def adapted_names(parts: Parts, targets: str | Sequence[str]) -> tuple[str, ...]
     unknown = [name for name in names if name not in known]
     if unknown:
         need = f"linear layers of a decoder block: {', '.join(quote(name) for name in known)}"
-        problems = [Problem("lora.targets", quote(name), need, did_you_mean(name, known)) for name in unknown]
-        raise RecipeError("recipe", problems)
+        got = ", ".join(quote(name) for name in unknown[:NUM_NAMED])
+        got += f" and {len(unknown) - NUM_NAMED} more" if len(unknown) > NUM_NAMED else ""
+        raise RecipeError("recipe", [Problem("lora.targets", got, need, _hint_at_layers(parts, unknown[:NUM_NAMED]))])
     return tuple(name for name in known if name in names)
+
+
+def _hint_at_layers(parts: Parts, unknown: Sequence[str]) -> str:
+    """Says which layers unknown names probably mean: other models' names first, then parts of our own, then near ones."""
+    known = [_last(path) for path in parts.linear]
+    of_qkv = {_last(path) for path in parts.qkv}
+    meant: dict[str, list[str]] = {}
+    for name in unknown:
+        last = _last(name)
+        here = parts.aliases.get(last.lower(), "")
+        if not here:
+            holding = [each for each in known if len(last) > 2 and last in each]
+            here = holding[0] if len(holding) == 1 else next(iter(nearest(last, known, count=1)), "")
+        if here:
+            meant.setdefault("qkv" if of_qkv == {here} else here, []).append(name)
+    said = [
+        f"{' and '.join(quote(name) for name in names)} {'is' if len(names) == 1 else 'are'} {quote(here)} here"
+        for here, names in meant.items()
+    ]
+    if "qkv" in meant and len(meant) == 1 and len(meant["qkv"]) == len(unknown):
+        said.append("write `lora.targets: qkv`")
+    return "; ".join(said)
 
 
 def target_regex(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cvft.errors import ModelError
 from cvft.families.cogvlm2_video.checkpoints import TINY
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Family, refuse_unknown
@@ -16,10 +17,12 @@ def find_family(folder: ModelFolder) -> Family:
     """Finds the family of a model folder by its config.json.
 
     Raises:
-        ModelError: when it is none of ours.
+        ModelError: when it is none of ours, or its config.json cannot be carried out.
     """
     for family in FAMILIES:
         if family.recognises(folder.config):
+            if problems := family.check_folder(folder):
+                raise ModelError(f"model {folder.path}", problems)
             return family
     raise refuse_unknown(folder, FAMILIES)
 

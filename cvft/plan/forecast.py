@@ -19,7 +19,7 @@ from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
 from cvft.plan.batching import describe_training, peak_of
-from cvft.plan.environment import merge_environment
+from cvft.plan.environment import check_shell, find_overruled
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
 from cvft.plan.job import Job, check_batch, open_job
 from cvft.plan.machine import GpuFacts, Machine, check_output, check_packages, read_machine
@@ -209,8 +209,8 @@ def forecast(
         costs=costs,
         flops=flops,
         memory=memory,
-        notes=notes,
-        refused=_find_refusals(job, plan, memory=memory),
+        notes=[*notes, *find_overruled(plan.launch.environment, os.environ)],
+        refused=_find_refusals(job, memory=memory),
     )
 
 
@@ -274,14 +274,15 @@ class _Sample:
         return ClipCheck(kept, checked.quarantined, {**checked.facts, **others})
 
 
-def _find_refusals(job: Job, plan: Plan, *, memory: Memory | None) -> list[Problem]:
+def _find_refusals(job: Job, *, memory: Memory | None) -> list[Problem]:
     """Collects what training would refuse on this machine, and a memory that the model says is too small."""
     problems: list[Problem] = []
-    for check in (
+    checks: tuple[Callable[[], None], ...] = (
         lambda: check_output(job.recipe, job.run, features_root=job.features_root),
         lambda: check_packages(job.recipe),
-        lambda: merge_environment(plan.launch.environment, os.environ),
-    ):
+        lambda: check_shell(os.environ),
+    )
+    for check in checks:
         try:
             check()
         except CvftError as error:

@@ -19,6 +19,8 @@ from cvft.clips.source import CachedClips, ClipSource, DecodedClips
 from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord, read_records
 from cvft.dtypes import BY_NAME
+from cvft.errors import ContractError
+from cvft.families.adapter_file import AdapterFile, read_adapter
 from cvft.families.contract import Contract, check_contract, read_contract
 from cvft.families.family import Family, Loading, Preprocessing, load_runtime
 from cvft.families.parts import Shape, weight_bytes
@@ -204,31 +206,39 @@ def _load(
     device: str,
     adapter_folder: Path | None,
 ) -> Predictor:
+    if problems := family.check_preprocessing(how, folder):
+        raise ContractError(f"folder {adapter_folder or folder.path}", problems)
+    adapter = None if adapter_folder is None else _read_adapter(adapter_folder, folder, family)
     runtime = load_runtime(family)
     loading = replace(loading, device_map=_device_map(folder, family, device=device, loading=loading))
     model: Any = runtime.load(folder, how, loading)
-    if adapter_folder is not None:
-        refuse_nonfinite(adapter_folder / ADAPTER_WEIGHTS_FILE, subject=f"adapter {adapter_folder}")
-        from peft import PeftModel
+    if adapter is not None:
+        refuse_nonfinite(adapter.folder / ADAPTER_WEIGHTS_FILE, subject=f"adapter {adapter.folder}")
+        from peft import LoraConfig, PeftModel
 
-        model = PeftModel.from_pretrained(model, str(adapter_folder)).eval()
+        config = LoraConfig(**adapter.peft_settings())
+        model = PeftModel.from_pretrained(model, str(adapter_folder), config=config).eval()
     encoder = runtime.encoder(folder, how)
     clips: ClipSource = DecodedClips(encoder, how.decode)
     return Predictor(model, runtime=runtime, encoder=encoder, clips=clips)
+
+
+def _read_adapter(adapter: Path, base: ModelFolder, family: Family) -> AdapterFile:
+    return read_adapter(adapter, parts=family.parts, shapes=_shapes_of(base, family), module_of=family.module_of)
+
+
+def _shapes_of(folder: ModelFolder, family: Family) -> dict[str, Shape]:
+    shards = read_shards(folder.path, family.tensors(folder.config))
+    return {entry.name: entry.shape for shard in shards for entry in shard.entries}
 
 
 def _device_map(folder: ModelFolder, family: Family, *, device: str, loading: Loading) -> Any:
     """Puts a model where it fits: on the device, or on all GPUs when it is too large for one."""
     if device != "cuda":
         return {"": device}
-    shapes: dict[str, Shape] = {
-        entry.name: entry.shape
-        for shard in read_shards(folder.path, family.tensors(folder.config))
-        for entry in shard.entries
-    }
     num_bytes = weight_bytes(
         family.parts,
-        shapes,
+        _shapes_of(folder, family),
         value_bytes=BY_NAME[loading.dtype].num_bytes,
         quantize=loading.quantize,
         with_tower=loading.with_tower,

@@ -172,7 +172,9 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
             hint = f"write `{_YAML_11_BOOLEANS[value.lower()]}`" if value.lower() in _YAML_11_BOOLEANS else ""
             hint = f"write `{value.lower()}`" if value.lower() in words else hint
         elif words:
-            hint = did_you_mean(value, words)
+            hint = did_you_mean(value, words) or _hint_at_longer(value, words)
+            if not hint and "a list of module names" in texts and value.strip():
+                hint = f"a list is written `[{value}]`" if len(value) <= 80 else ""
         if (numeric or words == ["true", "false"]) and not hint:
             got = f"the text {got}" if value.strip() else got
             hint = "remove the quotes" if _is_number(value) else ""
@@ -189,6 +191,13 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
         got, hint = f"the number {got}", f'quote it: `"{value}"`'
     is_high = numeric and isinstance(value, int | float) and math.isfinite(value) and value > min(CEILINGS)
     return Problem(where, got, describe_need(field, shows_ceiling=is_high), hint)
+
+
+def _hint_at_longer(value: str, words: list[str]) -> str:
+    """Hints at words that begin with what was written, whatever its case and its dashes."""
+    begin = value.lower().replace("_", "-")
+    longer = [word for word in words if begin and word.replace("_", "-").startswith(begin)]
+    return f"did you mean {' or '.join(quote(word) for word in longer)}?" if longer else ""
 
 
 def _is_number(text: str) -> bool:

@@ -153,6 +153,7 @@ NOT_SUPPORTED: dict[str, str] = {
     "lazy_tokenize": "rows are measured before training and encoded in it",
     "load_best_model_at_end": _BEST,
     "logging_dir": _LOGGING,
+    "logging_first_step": "the first step is always a point of the curve: see `train.logging_steps`",
     "logging_strategy": _STEPS,
     "lora_bias": "adapters have no bias",
     "loss_scale": "every answer token counts alike",
@@ -230,3 +231,15 @@ NOT_SUPPORTED: dict[str, str] = {
     "warmup_steps": "give their share: `optim.warmup_ratio`",
 }
 """Their word -> why it is no setting here, or what to do instead."""
+
+NOT_SUPPORTED_BEGINNINGS: dict[str, str] = {
+    **dict.fromkeys(("wandb_", "swanlab_", "trackio_", "mlflow_", "comet_"), _LOGGING),
+    **dict.fromkeys(
+        ("adalora_", "boft_", "vera_", "fourier_", "reft_", "lisa_", "llamapro_", "lora_ga_", "adapter_"), _ONLY_LORA
+    ),
+    **dict.fromkeys(("galore_", "apollo_", "badam_"), _ADAMW),
+    **dict.fromkeys(("hub_", "push_to_hub_"), _PUSH),
+    "fsdp_": "see `parallel.strategy` for DDP and DeepSpeed's stages",
+    **dict.fromkeys(("bnb_4bit_", "hqq_", "gptq_"), "see `model.quantize`"),
+}
+"""How their words begin of which a whole group is no setting here."""

@@ -29,7 +29,13 @@ from cvft.recipe.yaml_text import MAX_BYTES, parse_scalar, parse_yaml
 EITHER_OR: tuple[tuple[str, str], ...] = (("train.epochs", "train.max_steps"), ("data.val", "data.val_fraction"))
 """Settings of which one replaces the other: a layer that states one drops the other from the layers below it."""
 
-PATH_KEYS: tuple[str, ...] = ("data.train", "data.val", "data.video_root", "parallel.deepspeed_config")
+PATH_KEYS: tuple[str, ...] = (
+    "data.train",
+    "data.val",
+    "data.video_root",
+    "train.resume_from",
+    "parallel.deepspeed_config",
+)
 """Settings that always hold a path. `model.path` may hold a name; `output.root` stays with the current directory."""
 
 HUB_ID = re.compile(r"[A-Za-z]+:.*")
@@ -165,9 +171,9 @@ _ABSENT = object()
 def _read_file(path: Path, *, subject: str, stated_by: Path | None) -> dict[str, Any]:
     where = str(path) if stated_by is None else f"{stated_by}: extends"
     what = "" if stated_by is None else f"{quote(path)}, "
-    if path.is_dir():
+    if os.path.isdir(path):  # pathlib's own fails on a name that is too long
         raise RecipeError(subject, [Problem(where, f"{what}a folder", "a recipe file", _hint_near(path / "x.yaml"))])
-    if path.exists() and not path.is_file():  # a pipe may never end, and a device may have no end
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end, and a device may have no end
         raise RecipeError(subject, [Problem(where, f"{what}a device or a pipe", "a recipe file")])
     try:
         with path.open("rb") as file:
@@ -203,7 +209,7 @@ def _reason(error: OSError | RuntimeError) -> str:
 
 def _hint_near(path: Path) -> str:
     folder = path.parent
-    names = sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
+    names = sorted(file.name for file in folder.glob("*.y*ml")) if os.path.isdir(folder) else []
     # Compared without their ending, which all of them share and which is easily forgotten.
     stems = {name.rpartition(".")[0]: name for name in names}
     near = [stems[stem] for stem in nearest(path.stem, stems)] or names[:3]
@@ -331,7 +337,7 @@ def _conflicts_beside(values: dict[str, Any], at_fault: set[str]) -> list[tuple[
     rest = _copy(values)
     for path in at_fault:
         section, _, key = path.rpartition(".")
-        if section:
+        if section in section_names():
             rest[section].pop(key, None)
         elif path in section_names():
             rest[path] = {}

@@ -9,11 +9,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from cvft.errors import did_you_mean, nearest, quote
-from cvft.recipe.foreign import FOREIGN_NAMES, NOT_SUPPORTED
+from cvft.recipe.foreign import FOREIGN_NAMES, NOT_SUPPORTED, NOT_SUPPORTED_BEGINNINGS
 from cvft.recipe.schema import Recipe
 
-LIKENESS = 0.7
+LIKENESS = 0.75
 """How alike two names have to be for one to be meant by the other, from 0 to 1; `report_to` and `dropout` are 0.5 alike."""
+
+LIKENESS_ELSEWHERE = 0.86
+"""The same for a name of another section; `hub_strategy` and `strategy` are 0.8 alike, and mean nothing alike."""
 
 REMOVED: dict[str, str] = {"model.hub": "write `hf:owner/name` or `ms:owner/name` as `model.path`"}
 """Settings of earlier recipes -> what to write instead."""
@@ -72,7 +75,9 @@ def hint_for_unknown(path: str) -> str:
     near_here = did_you_mean(key, known if section else [*known, "extends"], likeness=LIKENESS)
     if near_here:
         return near_here
-    near_names = nearest(key, [path.rpartition(".")[2] for path, _ in iter_fields()], count=1, likeness=LIKENESS)
+    near_names = nearest(
+        key, [path.rpartition(".")[2] for path, _ in iter_fields()], count=1, likeness=LIKENESS_ELSEWHERE
+    )
     return _elsewhere(near_names[0]) if near_names else ""
 
 
@@ -84,5 +89,6 @@ def _elsewhere(key: str) -> str:
     if not paths and word in NOT_SUPPORTED:
         return f"not supported: {NOT_SUPPORTED[word]}"
     if not paths:
-        return ""
+        reasons = (reason for begin, reason in NOT_SUPPORTED_BEGINNINGS.items() if word.startswith(begin))
+        return next((f"not supported: {reason}" for reason in reasons), "")
     return f"that setting is {' or '.join(quote(path) for path in paths)}"

@@ -35,7 +35,7 @@ MAX_RUN_NAME_BYTES = 200
 MANY = 1_000_000_000
 """Most that any number of a recipe can mean: beyond it, libraries fail on the number itself."""
 
-MANY_PROCESSES = 4096
+MANY_PROCESSES = 1024
 """Most processes, threads or machines of a kind."""
 
 HIGHEST_RANK = 16_384
@@ -225,6 +225,8 @@ class Train(Section):
     """Passes over the train rows; time grows in proportion."""
     max_steps: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Optimizer steps, instead of epochs."""
+    resume_from: FilePath | None = None
+    """Finished run, or a checkpoint of one, whose adapter this run starts from. Optimizer and schedule start anew."""
     global_batch_rows: int = Field(default=16, ge=1, le=MANY)
     """Rows per optimizer step over all ranks. More gives smoother and fewer steps."""
     micro_batch_rows: int = Field(default=1, ge=1, le=MANY)

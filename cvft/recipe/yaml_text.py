@@ -71,6 +71,8 @@ class _LimitError(yaml.MarkedYAMLError):
 
     def __init__(self, mark: yaml.Mark, got: str, need: str) -> None:
         super().__init__(problem=got, problem_mark=mark)
+        self.line = mark.line + 1
+        self.got = got
         self.need = need
 
 
@@ -87,7 +89,7 @@ class _Loader(yaml.SafeLoader):
         """Values under a node that is whole, by its identity; a node that is still being read is not there."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        mark = self.peek_event().start_mark
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         is_alias = self.check_event(yaml.AliasEvent)
         before = self.num_values
         self.depth += 1
@@ -201,8 +203,7 @@ def parse_yaml(text: str, *, where: str) -> tuple[Any, list[Problem]]:
         loader = _Loader(text)
         node = loader.get_single_node()
     except _LimitError as error:
-        line = error.problem_mark.line + 1
-        return None, [Problem(f"{where}:{line}", error.problem, error.need)]
+        return None, [Problem(f"{where}:{error.line}", error.got, error.need)]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1

@@ -17,8 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from cvft.errors import ModelError, Problem, quote
+from cvft.errors import ModelError, Problem
 from cvft.files import publish_folder
+from cvft.json_files import JsonError, read_object
 from cvft.weights.shards import read_shard, weight_files
 
 TINY = "tiny"
@@ -88,17 +89,18 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     subject = f"model {folder}"
     if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            hint = f"train.resume_from={folder} starts from that adapter; a merged model can be model.path"
+            raise ModelError(subject, [Problem(CONFIG_FILE, "no such file, but an adapter", "a model folder", hint)])
+        if (folder / "merged" / CONFIG_FILE).is_file():
+            hint = f"model.path={folder / 'merged'} is its merged model; train.resume_from={folder} starts from its adapter"
+            raise ModelError(subject, [Problem(CONFIG_FILE, "no such file, but a run", "a model folder", hint)])
         hint = "is the path right, and the download complete?"
         raise ModelError(subject, [Problem(CONFIG_FILE, "no such file", "a model folder", hint)])
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(
-            subject, [Problem(CONFIG_FILE, f"broken JSON ({error})", "the published config.json")]
-        ) from error
-    if not isinstance(values, dict):
-        raise ModelError(subject, [Problem(CONFIG_FILE, quote(values), "a JSON object")])
-    return values
+        return read_object(path)
+    except JsonError as error:
+        raise ModelError(subject, [Problem(CONFIG_FILE, str(error), "the published config.json")]) from error
 
 
 def weights_fingerprint(folder: Path) -> str:

@@ -2,7 +2,8 @@
 
 8 bytes with the header's length | header: JSON, padded with spaces | the tensors' bytes. Source: safetensors' README.
 
-Refuses: what is no header, a precision that we do not know, and an entry whose bytes do not fit its shape.
+Refuses: what is no header, a precision that we do not know, and an entry whose bytes do not fit its shape. What passes has the
+types that safetensors' own reader asks for, so that it does not stumble over the file later.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cvft.dtypes import BY_SAFETENSORS
+from cvft.errors import quote
+from cvft.jsonl import parse_json
 
 METADATA = "__metadata__"
 """Where a header holds free text."""
@@ -25,6 +28,13 @@ LENGTH_BYTES = 8
 
 ALIGNMENT_BYTES = 8
 """The tensors start at a multiple of this."""
+
+
+MAX_HEADER_BYTES = 100_000_000
+"""Longest header. Source: the limit of safetensors' own reader."""
+
+MAX_DIMENSIONS = 8
+"""Most dimensions of a tensor; none of a known model has more than five."""
 
 
 class ShortFileError(ValueError):
@@ -110,25 +120,39 @@ def read_header(path: Path) -> Header:
         num_bytes = LENGTH_BYTES + int.from_bytes(file.read(LENGTH_BYTES), "little")
         if num_bytes > num_file_bytes:
             raise ShortFileError(num_file_bytes)
+        if num_bytes - LENGTH_BYTES > MAX_HEADER_BYTES:
+            raise ValueError(f"{num_bytes - LENGTH_BYTES:,} bytes of header, more than {MAX_HEADER_BYTES:,}")
         text = file.read(num_bytes - LENGTH_BYTES)
-    try:
-        described = json.loads(text)
-        metadata = described.pop(METADATA, {})
-        entries = [_read_entry(name, values, num_bytes) for name, values in described.items()]
-    except (TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{error}") from error
+    described = parse_json(text)
+    if not isinstance(described, dict):
+        raise ValueError("no object of tensors")
+    metadata = described.pop(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError(f"{METADATA} that is no object of texts")
+    entries = [_read_entry(name, values, num_bytes) for name, values in described.items()]
     entries.sort(key=lambda entry: entry.begin)  # stable: entries without a byte keep their order
     return Header(tuple(entries), metadata, num_bytes, num_file_bytes)
 
 
-def _read_entry(name: str, values: Mapping[str, Any], first_byte: int) -> Entry:
-    begin, end = values["data_offsets"]
-    dtype, shape = values["dtype"], tuple(values["shape"])
-    if dtype not in BY_SAFETENSORS:
+def _read_entry(name: str, values: Any, first_byte: int) -> Entry:
+    if not isinstance(values, dict) or values.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name} without exactly dtype, shape and data_offsets")
+    dtype, shape, offsets = values["dtype"], values["shape"], values["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BY_SAFETENSORS:
         raise ValueError(f"{name} is {dtype}, not one of {', '.join(BY_SAFETENSORS)}")
+    if not _are_counts(shape) or len(shape) > MAX_DIMENSIONS:
+        raise ValueError(f"{name}: {quote(shape)} is no shape")
+    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise ValueError(f"{name}: {quote(offsets)} are no data_offsets")
+    begin, end = offsets
     if end - begin != count_bytes(dtype, shape):
-        raise ValueError(f"{name}: {end - begin} bytes for shape {list(shape)} in {dtype}")
-    return Entry(name, dtype, shape, first_byte + begin, end - begin)
+        raise ValueError(f"{name}: {end - begin} bytes for shape {shape} in {dtype}")
+    return Entry(name, dtype, tuple(shape), first_byte + begin, end - begin)
+
+
+def _are_counts(values: Any) -> bool:
+    """Tells whether a value is a list of numbers that a file can have of something."""
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
 
 
 def make_header(

@@ -8,7 +8,6 @@ Code files are fetched like all others, so that a merged folder can keep them; n
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from cvft.weights.checkpoints import (
     modelscope_command,
 )
 from cvft.weights.folder import TINY, tiny_checkpoint_path
-from cvft.weights.shards import INDEX_FILE
+from cvft.weights.shards import read_weight_map
 
 HUGGING_FACE = "huggingface"
 MODELSCOPE = "modelscope"
@@ -191,9 +190,7 @@ def _fetch(model_id: str, hub: str, revision: str | None, needs_weights: bool, c
 
 def _missing_files(folder: Path) -> list[str]:
     names = ["config.json", "tokenizer.json"]
-    index = folder / INDEX_FILE
-    if index.is_file():
-        names += sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    names += sorted(set((read_weight_map(folder) or {}).values()))
     missing = [name for name in names if not (folder / name).is_file()]
     return missing if missing or any(folder.glob(WEIGHTS[0])) else [WEIGHTS[0]]
 

@@ -5,17 +5,32 @@ folder -> `Shard`s with their `Entry`s, compared with the index and config.json 
 
 from __future__ import annotations
 
-import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cvft.errors import ModelError, Problem, quote
+from cvft.json_files import OBJECT, JsonError, Need, check_object, read_object
 from cvft.weights.header import Entry, ShortFileError, read_header
+
+
+def _is_shard_name(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith(".safetensors") and not set(value) & set("/\\\0")
+
 
 INDEX_FILE = "model.safetensors.index.json"
 """Says which tensor lies in which file. Source: the published folders."""
+
+INDEX_NEEDS = {
+    "weight_map": Need(
+        "an object, from tensors to names of *.safetensors files of this folder",
+        lambda value: isinstance(value, dict) and all(map(_is_shard_name, value.values())),
+    ),
+    "metadata": OBJECT,
+}
 
 NUM_NAMED = 3
 
@@ -46,9 +61,12 @@ def weight_files(folder: Path) -> list[Path]:
     """Returns a folder's safetensors files in name order.
 
     Raises:
-        ModelError: when there is none.
+        ModelError: when there is none, or one of them is no file.
     """
     files = sorted(folder.glob("*.safetensors"))
+    if odd := [path for path in files if not path.is_file()]:  # a pipe that was opened may never end
+        got = "a link to nothing" if odd[0].is_symlink() and not odd[0].exists() else "a folder, a device or a pipe"
+        raise ModelError(f"model {folder}", [Problem(odd[0].name, got, "a safetensors file", INCOMPLETE)])
     if not files:
         hint = "is the download complete? Only safetensors are read, never pickles"
         raise ModelError(f"model {folder}", [Problem("weights", "no *.safetensors file", "the model's weights", hint)])
@@ -69,6 +87,8 @@ def read_shard(path: Path) -> Shard:
         header = read_header(path)
     except ShortFileError as error:
         raise broken(f"{error.num_bytes} bytes", "a safetensors file; its header alone would be longer") from error
+    except OSError as error:
+        raise broken(error.strerror or str(error), "a file that can be read") from error
     except ValueError as error:
         raise broken(f"a broken header ({error})", "a safetensors file") from error
     if gap := header.find_gap():
@@ -99,7 +119,11 @@ def read_shards(folder: Path, need: Mapping[str, tuple[int, ...]] | None) -> lis
             shards.append(read_shard(path))
         except ModelError as error:
             problems += error.problems
-    listed = _read_index(folder, problems)
+    listed = None
+    try:
+        listed = read_weight_map(folder)
+    except ModelError as error:
+        problems += error.problems
     present = {path.name for path in weight_files(folder)}
     if listed is not None:
         problems += [
@@ -112,7 +136,7 @@ def read_shards(folder: Path, need: Mapping[str, tuple[int, ...]] | None) -> lis
             )
             for name in sorted(present - set(listed.values()))
         ]
-    elif len(present) > 1:
+    elif len(present) > 1 and not os.path.lexists(folder / INDEX_FILE):
         problems.append(Problem(INDEX_FILE, "no such file", f"it beside {len(present)} weight files", INCOMPLETE))
     if not problems:  # tensors of a damaged or missing file would all be reported again as missing
         problems += _check_tensors(shards, listed, _shapes_of(shards) if need is None else need)
@@ -121,16 +145,30 @@ def read_shards(folder: Path, need: Mapping[str, tuple[int, ...]] | None) -> lis
     return shards
 
 
-def _read_index(folder: Path, problems: list[Problem]) -> dict[str, str] | None:
+def read_weight_map(folder: Path) -> dict[str, str] | None:
+    """Reads which file each tensor lies in.
+
+    Args:
+        folder: Model folder.
+
+    Returns:
+        Tensor -> file name, or None where a folder has no index.
+
+    Raises:
+        ModelError: when the index is broken, or names files outside the folder.
+    """
     path = folder / INDEX_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        return {str(name): str(file) for name, file in listed.items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        problems.append(Problem(INDEX_FILE, f"broken ({error!r})", "`weight_map`, from tensors to files", INCOMPLETE))
-        return None
+        index = read_object(path)
+    except JsonError as error:
+        problem = Problem(INDEX_FILE, str(error), "`weight_map`, from tensors to files", INCOMPLETE)
+        raise ModelError(f"model {folder}", [problem]) from error
+    problems = check_object(index, INDEX_NEEDS, where=INDEX_FILE, optional=("metadata",), hint=INCOMPLETE)
+    if problems:
+        raise ModelError(f"model {folder}", problems)
+    return dict(index["weight_map"])
 
 
 def _shapes_of(shards: Sequence[Shard]) -> dict[str, tuple[int, ...]]:
@@ -156,11 +194,15 @@ def _check_tensors(
         if misplaced:
             hint = "index and shards are of different downloads"
             problems.append(Problem(INDEX_FILE, f"{name_some(misplaced)} in other files", "what the shards hold", hint))
-    problems += [
+    other_shapes = [
         Problem(f"{file}: {entry.name}", f"shape {list(entry.shape)}", f"{list(need[name])}, by config.json")
         for name, (entry, file) in entries.items()
         if name in need and entry.shape != need[name]
     ]
+    problems += other_shapes[:NUM_NAMED]
+    if len(other_shapes) > NUM_NAMED:
+        more = f"{len(other_shapes) - NUM_NAMED} more tensors of other shapes"
+        problems.append(Problem("weights", more, "the shapes by config.json", "is config.json of this checkpoint?"))
     return problems
 
 

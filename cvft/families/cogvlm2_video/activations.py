@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cvft.families.cogvlm2_video.architecture import QKV, Architecture
+from cvft.families.cogvlm2_video.architecture import Architecture
+from cvft.families.cogvlm2_video.tensors import QKV
 from cvft.families.costs import FP32_BYTES, Precision
 
 

@@ -16,8 +16,6 @@ from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, PUBLISHED_SI
 from cvft.families.costs import Linear, Parameters
 from cvft.families.parts import Shape, count_buffers, count_parameters, linears_of
 
-QKV = "language_expert_query_key_value"
-
 FRAME_MARKERS = 2
 """Learned tokens around each frame, boi and eoi. Source: the published state-dict keys."""
 

@@ -13,25 +13,33 @@ from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.dtypes import BY_NAME
-from cvft.errors import CvftError, ModelError, Problem, RecipeError
+from cvft.errors import CvftError, ModelError, Problem, RecipeError, quote
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.checkpoints import OFFICIAL_ARCHITECTURE, PUBLISHED
+from cvft.families.cogvlm2_video.config_file import check_config
 from cvft.families.cogvlm2_video.costs import Costs
 from cvft.families.cogvlm2_video.estimate import estimate_ids
+from cvft.families.cogvlm2_video.generation_file import check_generation
 from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, check_history, special_tokens, time_indices
+from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, published_shapes
-from cvft.families.cogvlm2_video.tokenizer import load_encoder
+from cvft.families.cogvlm2_video.tokenizer import check_settings_files, load_encoder
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, naming
 from cvft.families.parts import Shape, adapted_names, linears_of, target_regex
+from cvft.json_files import check_object, one_of, whole_number
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint, find_checkpoint
 from cvft.weights.folder import ModelFolder, tower_fingerprint
+from cvft.weights.shards import read_shards
 
 MODEL_TYPE = "cogvlm2_video"
 ARCHITECTURE = "CogVLM2VideoForCausalLM"
 FRAME_MARKERS = 2
 """boi and eoi around the tokens of a frame. Source: the published state-dict keys."""
+
+MAX_FRAMES = 24
+"""Most frames of a clip. Source: the published demo."""
 
 NF4_BLOCK_WEIGHTS = 64
 """Weights that share a scale in nf4. Source: the QLoRA paper; bitsandbytes' CPU kernels need rows of whole blocks."""
@@ -70,6 +78,10 @@ class CogVLM2Video:
         """Looks at the name of the architecture alone."""
         return config.get("architectures") in ([ARCHITECTURE], [OFFICIAL_ARCHITECTURE])
 
+    def check_folder(self, folder: ModelFolder) -> list[Problem]:
+        """Goes through config.json and generation_config.json key by key, and opens the files beside the tokenizer."""
+        return check_config(folder.config) or [*check_generation(folder), *check_settings_files(folder.path)]
+
     def context_tokens(self, config: Mapping[str, Any]) -> int:
         """Returns `max_position_embeddings`."""
         return int(config["max_position_embeddings"])
@@ -91,8 +103,6 @@ class CogVLM2Video:
         sampling: str = recipe.video.sampling
         if sampling == "auto":
             sampling = "base" if template in ("base", "swift") else "chat"
-        vision = config["vision_config"]
-        patches_per_side = vision["image_size"] // vision["patch_size"]
         return Preprocessing(
             template=template,
             decode=DecodeSettings.of(
@@ -103,15 +113,33 @@ class CogVLM2Video:
                 memory_gib=recipe.video.memory_gib,
             ),
             max_tokens=recipe.data.max_tokens or self.context_tokens(config),
-            fields={
-                "image_size": vision["image_size"],
-                "num_tokens_per_frame": (patches_per_side // POOLED_SIDE) ** 2 + FRAME_MARKERS,
-                "rope_precision": recipe.model.rope_precision,
-            },
+            fields={**frame_fields(config), "rope_precision": recipe.model.rope_precision},
         )
 
+    def check_preprocessing(self, how: Preprocessing, folder: ModelFolder) -> list[Problem]:
+        """Compares with the templates and rules there are, and with the folder's frames."""
+        needs = {
+            "template": one_of(*TEMPLATES),
+            "sampling": one_of("chat", "base", "uniform"),
+            "max_frames": whole_number(1, MAX_FRAMES),
+            "decoder": one_of("pyav", "decord"),
+            "rope_precision": one_of("checkpoint", "fp32"),
+            **{name: one_of(value) for name, value in frame_fields(folder.config).items()},
+        }
+        sampling = how.decode.sampling
+        values = {
+            **how.fields,
+            "template": how.template,
+            "sampling": sampling.strategy,
+            "max_frames": sampling.max_frames,
+            "decoder": how.decode.decoder,
+        }
+        return check_object(values, needs, where=CONTRACT_FILE, hint="was it edited by hand?")
+
     def check_recipe(self, recipe: Recipe, folder: ModelFolder) -> None:
-        """Refuses code that is not there, widths that cannot be quantized, and names of layers that do not exist."""
+        """Refuses code that is not there, widths that cannot be quantized, names of layers that do not exist, another rotary
+        table than the folder's, and an embedding on the host that the output layer shares.
+        """
         problems: list[Problem] = []
         subject: type[CvftError] = ModelError
         if recipe.export.keep_remote_code and not folder.is_absent and not any(folder.path.glob("*.py")):
@@ -119,6 +147,15 @@ class CogVLM2Video:
             got = f"no *.py file in {folder.path}"
             problems.append(Problem("export.keep_remote_code", got, "the code to keep", hint))
         problems += find_unfit_widths(recipe.model.quantize, folder.config)
+        stated = folder.config.get("rope_precision", recipe.model.rope_precision)
+        if stated != recipe.model.rope_precision:
+            need = f"{quote(stated)}, which config.json says that the weights were trained with"
+            problems.append(Problem("model.rope_precision", quote(recipe.model.rope_precision), need))
+        if recipe.model.embeddings_on_cpu and folder.config.get("tie_word_embeddings"):
+            need = "`false`: the output layer is the embedding here, and computes on the GPU"
+            problems.append(Problem("model.embeddings_on_cpu", "`true` with tie_word_embeddings", need))
+        if any(folder.path.glob("*.safetensors")):
+            problems += self._find_other_tables(recipe, folder)
         try:
             adapted_names(PARTS, recipe.lora.targets)
         except RecipeError as error:
@@ -127,6 +164,17 @@ class CogVLM2Video:
             problems += error.problems
         if problems:
             raise subject(f"model {folder.path}", problems)
+
+    def _find_other_tables(self, recipe: Recipe, folder: ModelFolder) -> tuple[Problem, ...]:
+        try:
+            check_tables(
+                folder.config,
+                lambda: read_shards(folder.path, self.tensors(folder.config)),
+                rope_precision=recipe.model.rope_precision,
+            )
+        except ModelError as error:
+            return error.problems
+        return ()
 
     def layouts(self, folder: ModelFolder, how: Preprocessing) -> LayOut:
         """Lays out rows with the folder's tokenizer alone; with an estimate of it for a checkpoint that is not here."""
@@ -205,6 +253,18 @@ class CogVLM2Video:
         """Nothing is read from the environment."""
         del how
         return {}
+
+
+def frame_fields(config: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the side of a frame and its tokens, by their names in a contract.
+
+    Args:
+        config: Values of a checked config.json.
+    """
+    vision = config["vision_config"]
+    patches_per_side = vision["image_size"] // vision["patch_size"]
+    num_tokens = (patches_per_side // POOLED_SIDE) ** 2 + FRAME_MARKERS
+    return {"image_size": vision["image_size"], "num_tokens_per_frame": num_tokens}
 
 
 def find_unfit_widths(quantize: str, config: Mapping[str, Any]) -> list[Problem]:

@@ -33,11 +33,17 @@ PUBLISHED_SIZES: dict[str, Any] = {
 }
 """Sizes of the published checkpoints. Source: their config.json."""
 
+ROPE_THETA = 500000.0
+"""Base of the rotary frequencies. Source: hard-coded in the published modelling file, absent from its config.json."""
+
 TOWER_PREFIX = "model.vision."
 """Where vision tower, projector and frame markers lie among the published keys."""
 
 TOWER_PARTS = ("patch_embedding", "transformer", "conv")
 """Modules under `TOWER_PREFIX` that frames pass through before the projector."""
+
+QKV = "language_expert_query_key_value"
+"""Last name of the one layer that makes queries, keys and values."""
 
 PARTS = Parts(
     block=r"model\.layers\.\d+",
@@ -58,8 +64,16 @@ PARTS = Parts(
     projector="model.vision.linear_proj",
     layers="model.layers",
     buffers=r".*\.rotary_emb\.inv_freq",
+    aliases={
+        **dict.fromkeys(("q_proj", "k_proj", "v_proj", "q", "k", "v", "wq", "wk", "wv"), QKV),
+        **dict.fromkeys(("qkv", "qkv_proj", "query_key_value", "c_attn", "w_pack", "wqkv"), QKV),
+        **dict.fromkeys(("o_proj", "out_proj", "dense", "c_proj", "wo"), "language_expert_dense"),
+        **dict.fromkeys(("w1", "gate"), "gate_proj"),
+        **dict.fromkeys(("w3", "up", "dense_h_to_4h"), "up_proj"),
+        **dict.fromkeys(("w2", "down", "dense_4h_to_h"), "down_proj"),
+    },
 )
-"""Names of the parts. Source: the published state-dict keys."""
+"""Names of the parts. Source: the published state-dict keys; the aliases are names of Llama, GPT-2, Baichuan and ChatGLM."""
 
 
 def published_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
@@ -94,7 +108,8 @@ def _published(config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
         yield f"{layer}.post_attention_layernorm.weight", (width,)
     yield "model.norm.weight", (width,)
     yield from _vision(config["vision_config"], language_width=width, language_inner=inner)
-    yield "lm_head.weight", (vocabulary, width)
+    if not config.get("tie_word_embeddings", False):  # else the output layer is the embedding, and is not stored
+        yield "lm_head.weight", (vocabulary, width)
 
 
 def _vision(config: Mapping[str, Any], *, language_width: int, language_inner: int) -> Iterator[tuple[str, Shape]]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvft.errors import DataError, ModelError, Problem, quote
+from cvft.json_files import JsonError, read_object
 from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+"""What transformers reads beside tokenizer.json where it is there."""
 
 HINT = "use the tokenizer files that the checkpoint was published with"
 
@@ -82,6 +87,20 @@ def load_encoder(model: ModelFolder | Path) -> TextEncoder:
         raise ModelError(f"model {folder}", [problem]) from error
     _check_ids(tokenizer, ModelFolder.of(model))
     return TextEncoder(tokenizer)
+
+
+def check_settings_files(folder: Path) -> list[Problem]:
+    """Returns a problem for every broken file of settings beside the tokenizer, which transformers reads."""
+    problems = []
+    for name in SETTINGS_FILES:
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        try:
+            read_object(path)
+        except JsonError as error:
+            problems.append(Problem(name, str(error), "the published file", HINT))
+    return problems
 
 
 def _check_ids(tokenizer: Tokenizer, model: ModelFolder) -> None:

@@ -7,12 +7,9 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
-from cvft.families.cogvlm2_video.tensors import PUBLISHED_SIZES
+from cvft.families.cogvlm2_video.tensors import PUBLISHED_SIZES, ROPE_THETA
 
 VISION_SIZES = PUBLISHED_SIZES["vision_config"]
-
-ROPE_THETA = 500000.0
-"""Base of the rotary frequencies. Source: hard-coded in the published modelling file, absent from its config.json."""
 
 
 @strict
@@ -90,8 +87,10 @@ class CogVLM2VideoConfig(PreTrainedConfig):
         initializer_range: Standard deviation of fresh weights.
         use_cache: Whether generation keeps keys and values.
         template_version: Prompt template that the file states ("base" in all published checkpoints).
+        tie_word_embeddings: Whether the output layer is the embedding.
         rope_precision: "checkpoint" multiplies position and frequency in the weights' dtype with the checkpoint's own
             table, as the published code does; "fp32" uses an exact fp32 table instead.
+        rope_theta: Base of the rotary frequencies, which the exact table is computed from.
         encodes_frames: Whether the vision tower is part of the model. Without it the model takes vision features in place of
             pixel values; projector and frame markers stay.
         vision_config: The tower.
@@ -129,6 +128,7 @@ class CogVLM2VideoConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
     template_version: str = "base"
     rope_precision: str = "checkpoint"
+    rope_theta: float = ROPE_THETA
     encodes_frames: bool = True
     vision_config: dict[str, Any] | CogVLM2VideoVisionConfig | None = None
 

@@ -48,6 +48,8 @@ def generate_answers(
     names: list[Hashable] = list(range(len(rows))) if clips is None else list(clips)
     bare = [number for number, row in enumerate(rows) if not len(split_row(row)[1]["input_ids"])]
     answers: dict[int, Answer] = {}
+    stop = model.generation_config.eos_token_id
+    stops = set(stop if isinstance(stop, list) else [stop])
     for numbers in (bare, [number for number in range(len(rows)) if number not in bare]):
         if not numbers:
             continue
@@ -62,7 +64,7 @@ def generate_answers(
                 max_new_tokens=max(limits[number] for number in numbers),
                 do_sample=False,
                 num_beams=1,
-                eos_token_id=processor.special.eos,
+                eos_token_id=model.generation_config.eos_token_id,
                 pad_token_id=processor.special.vision,
                 streamer=None if on_text is None else _Streamer(processor.tokenizer, on_text),
                 repetition_penalty=1.0,  # all stated, because a folder's generation_config.json may say otherwise
@@ -72,7 +74,7 @@ def generate_answers(
         kept = [ids[: limits[number]] for number, ids in zip(numbers, new_ids, strict=True)]
         texts = processor.tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for number, ids, text in zip(numbers, kept, texts, strict=True):
-            answers[number] = Answer(text.strip(), is_cut=processor.special.eos not in ids)
+            answers[number] = Answer(text.strip(), is_cut=stops.isdisjoint(ids))
     return [answers[number] for number in range(len(rows))]
 
 

@@ -17,7 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from cvft.families.cogvlm2_video.network.configuration import ROPE_THETA, CogVLM2VideoConfig
+from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
@@ -41,9 +41,13 @@ class RMSNorm(nn.Module):
         return (self.weight.to(wide) * x).to(hidden_states.dtype)
 
 
-def compute_inv_freq(head_dim: int) -> Tensor:
-    """Returns the (head_dim / 2,) fp32 rotary frequencies."""
-    return 1.0 / ROPE_THETA ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+TABLE_TOLERANCE = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-7}
+"""Largest relative difference of a table's entry from its exact value that its precision explains; 1e-5 in others."""
+
+
+def compute_inv_freq(head_dim: int, theta: float) -> Tensor:
+    """Returns the (head_dim / 2,) fp32 rotary frequencies of a base."""
+    return 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
 
 
 class RotaryEmbedding(nn.Module):
@@ -58,17 +62,29 @@ class RotaryEmbedding(nn.Module):
     def __init__(self, config: CogVLM2VideoConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
+        self.theta = config.rope_theta
         self.exact = config.rope_precision == "fp32"
-        self.register_buffer("inv_freq", compute_inv_freq(self.head_dim), persistent=True)
+        self.exact_table: Tensor | None = None
+        """What rotates instead of the buffer where an exact table is asked for; no buffer, which casts would round."""
+        self.register_buffer("inv_freq", compute_inv_freq(self.head_dim, self.theta), persistent=True)
 
     def forward(self, position_ids: Tensor, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Turns (B, L) positions into two (B, 1, L, head_dim / 2) tables of `dtype`."""
         # the table follows the activations: transformers casts parameters when it loads, but leaves buffers as they lie
         inv_freq = self.inv_freq.to(dtype)
         if self.exact:
-            inv_freq = compute_inv_freq(self.head_dim).to(position_ids.device)
+            inv_freq = self._exact_table().to(position_ids.device)
         angles = (position_ids[..., None].to(inv_freq.dtype) * inv_freq)[:, None]
         return angles.cos().to(dtype), angles.sin().to(dtype)
+
+    def _exact_table(self) -> Tensor:
+        if self.exact_table is None:
+            computed = compute_inv_freq(self.head_dim, self.theta)
+            stored = self.inv_freq.detach().float().cpu()
+            if not torch.allclose(stored, computed, rtol=TABLE_TOLERANCE.get(self.inv_freq.dtype, 1e-5), atol=1e-7):
+                raise ValueError(f"rope_theta {self.theta:g}: the checkpoint's rotary table is of another base")
+            self.exact_table = computed
+        return self.exact_table
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

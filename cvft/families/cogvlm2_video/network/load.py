@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from cvft.errors import ModelError, Problem
+from cvft.errors import ModelError
+from cvft.families.cogvlm2_video.config_file import CARRIED_OUT, VISION_CARRIED_OUT, check_config
 from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO, find_unfit_widths
+from cvft.families.cogvlm2_video.generation_file import check_generation, stop_tokens
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
+from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import TOWER_PREFIX, published_shapes
-from cvft.families.cogvlm2_video.tokenizer import load_encoder
+from cvft.families.cogvlm2_video.tokenizer import check_settings_files, load_encoder
 from cvft.families.family import refuse_unknown
 from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 
 LOADING_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
-NON_CONFIG_KEYS = ("architectures", "auto_map", "model_type", "torch_dtype", "dtype", "transformers_version")
+FLOATS = ("rms_norm_eps", "rope_theta", "initializer_range", "layer_norm_eps", "dropout_prob")
+
+CONFIG_KEYS = (*CARRIED_OUT, "initializer_range", "use_cache")
+"""Keys of a config.json that the configuration takes; the others change nothing, or were refused."""
 
 
 def load_config(folder: ModelFolder | Path | str) -> CogVLM2VideoConfig:
@@ -44,17 +49,19 @@ def load_config(folder: ModelFolder | Path | str) -> CogVLM2VideoConfig:
     folder = ModelFolder.of(folder)
     if not COGVLM2_VIDEO.recognises(folder.config):
         raise refuse_unknown(folder, [COGVLM2_VIDEO])
-    values = folder.config
-    kept = {key: value for key, value in values.items() if key not in NON_CONFIG_KEYS}
-    try:
-        config = CogVLM2VideoConfig(**kept)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ModelError(
-            f"model {folder.path}",
-            [Problem("config.json", str(error.__cause__ or error), "the published keys and types")],
-        ) from error
+    if problems := check_config(folder.config):
+        raise ModelError(f"model {folder.path}", problems)
+    vision = {key: _as_typed(key, folder.config["vision_config"].get(key)) for key in VISION_CARRIED_OUT}
+    kept = {key: _as_typed(key, folder.config[key]) for key in CONFIG_KEYS if key in folder.config}
+    kept["vision_config"] = {key: value for key, value in vision.items() if value is not None}
+    config = CogVLM2VideoConfig(**kept)
     config.architectures = [ARCHITECTURE]
     return config
+
+
+def _as_typed(key: str, value: Any) -> Any:
+    """JSON writes a float without decimals as a whole number where it is one."""
+    return float(value) if key in FLOATS and value is not None else value
 
 
 def load_tokenizer(model: ModelFolder | Path) -> PreTrainedTokenizerFast:
@@ -74,6 +81,8 @@ def load_tokenizer(model: ModelFolder | Path) -> PreTrainedTokenizerFast:
     """
     load_encoder(model)
     folder = model.path if isinstance(model, ModelFolder) else model
+    if problems := check_settings_files(folder):
+        raise ModelError(f"model {folder}", problems)
     return PreTrainedTokenizerFast.from_pretrained(str(folder), fix_mistral_regex=False)
 
 
@@ -115,7 +124,10 @@ def load_model(
     config = load_config(folder)
     config.rope_precision = rope_precision
     config.encodes_frames = with_tower
-    read_shards(folder.path, published_shapes(folder.config))
+    if problems := check_generation(folder):
+        raise ModelError(f"model {folder.path}", problems)
+    shards = read_shards(folder.path, published_shapes(folder.config))
+    own_tables = check_tables(folder.config, lambda: shards, rope_precision=rope_precision)
     if unfit_widths := find_unfit_widths(quantize, folder.config):
         raise ModelError(f"model {folder.path}", unfit_widths)
     quantization = None
@@ -133,6 +145,7 @@ def load_model(
             attn_implementation=attention,
             device_map=device_map,
             quantization_config=quantization,
+            generation_config=generation_config_of(folder),
             output_loading_info=True,
             use_safetensors=True,
             local_files_only=True,
@@ -141,10 +154,26 @@ def load_model(
     assert not unfit, unfit  # the headers said that all of them fit
     if embeddings_on_cpu:
         model.set_input_embeddings(CpuEmbedding.of(model.get_input_embeddings()))
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, RotaryEmbedding):
             module.to(dtype)  # transformers casts parameters only
+            if table := own_tables.get(f"{name}.inv_freq"):
+                module.exact_table = torch.tensor(table)
     return model.eval()
+
+
+def generation_config_of(folder: ModelFolder) -> GenerationConfig:
+    """Makes the settings of answers that a folder's files carry: the tokens that begin, end and pad one.
+
+    Args:
+        folder: The folder, checked.
+    """
+    stops = stop_tokens(folder)
+    return GenerationConfig(
+        bos_token_id=folder.config["bos_token_id"],
+        eos_token_id=stops if len(stops) > 1 else stops[0],
+        pad_token_id=folder.config["pad_token_id"],
+    )
 
 
 def load_tower(folder: ModelFolder | Path | str, *, dtype: torch.dtype, device: str = "cpu") -> VisionTower:

@@ -10,7 +10,7 @@ Any row of a batch may have its own number of frames, or none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class CogVLM2VideoPreTrainedModel(PreTrainedModel):
             nn.init.normal_(module.eoi, std=std)
         elif isinstance(module, RotaryEmbedding):
             # a model built on the meta device gets its buffers here
-            module.inv_freq.copy_(compute_inv_freq(module.head_dim))
+            module.inv_freq.copy_(compute_inv_freq(module.head_dim, module.theta))
 
 
 class CogVLM2VideoModel(CogVLM2VideoPreTrainedModel):
@@ -222,6 +222,9 @@ class CogVLM2VideoOutput(CausalLMOutputWithPast):
 
 class CogVLM2VideoForCausalLM(CogVLM2VideoPreTrainedModel, GenerationMixin):
     """CogVLM2-Video with its output layer: training, scoring and generation."""
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+    """What is one tensor where `tie_word_embeddings` says so."""
 
     def __init__(self, config: CogVLM2VideoConfig) -> None:
         super().__init__(config)
