@@ -7,7 +7,6 @@ A folder belongs to one recipe. The same recipe continues in it; another one is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from cvft.errors import CvftError, Problem, RunError, quote
 from cvft.files import LockHeldError, is_temporary, lock, write_whole
+from cvft.json_files import OBJECT, JsonError, check_object, read_as, read_object
 from cvft.recipe import LoadedRecipe, differing_settings, dump_recipe, load_recipe, weights_fingerprint
 
 PROGRESS_FILE = "progress.jsonl"
@@ -152,11 +152,17 @@ PREDICTIONS_FILE = "predictions.jsonl"
 """In the folder of an evaluation."""
 
 
+_NOTES = TypeAdapter(list[str])
+_METRICS = {"settings": OBJECT, "metrics": OBJECT}
+
+
 def read_notes(folder: RunFolder) -> list[str]:
     """Reads what speaks against a run's adapter in the course of its training; mostly nothing."""
     if not folder.notes_file.is_file():
         return []
-    return list(json.loads(folder.notes_file.read_text(encoding="utf-8")))
+    need = "the notes that the training wrote"
+    subject = f"run folder {folder.path}"
+    return read_as(folder.notes_file, _NOTES, error=RunError, subject=subject, need=need, hint="remove the file")
 
 
 def read_metrics(evaluation: Path) -> dict[str, Any] | None:
@@ -171,7 +177,14 @@ def read_metrics(evaluation: Path) -> dict[str, Any] | None:
     path = evaluation / METRICS_FILE
     if not path.is_file():
         return None
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    subject, hint = f"evaluation {evaluation}", "remove its folder and evaluate again: cvft eval"
+    try:
+        stored = read_object(path)
+    except JsonError as error:
+        raise RunError(subject, [Problem(path.name, str(error), "what an evaluation wrote", hint)]) from error
+    if problems := check_object(stored, _METRICS, where=path.name, hint=hint):
+        raise RunError(subject, problems)
+    return stored
 
 
 @dataclass(frozen=True)
