@@ -237,7 +237,7 @@ def measure(
     job = open_job(loaded, trains=True, machine=dataclasses.replace(read_machine(), host_bytes=16 << 30))
     folder = job.run
     folder.train.mkdir(parents=True)
-    prepared = prepare(job, quarantine_file=folder.path / "quarantine.jsonl")
+    prepared = prepare(job)
     plan = change(compile_plan(job, prepared.row_facts))
     write_row_files(prepared, folder)
     make_clean_view(job.model.path, folder.model_view, config=job.family.clean_config(job.model.folder.config))

@@ -153,9 +153,12 @@ def quote(value: object, *, most: int = 80) -> str:
     text = f"{value}"
     if len(text) > most:
         text = f"{text[: most - 3]}..."
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-    return f"`{text}`"
+    return f"`{visible(text)}`"
+
+
+def visible(text: str) -> str:
+    """Returns text with what a terminal would not show, or would obey, written out: line ends, colours, half characters."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def nearest(name: str, known: Iterable[str], *, count: int = 3, likeness: float = 0.5) -> list[str]:

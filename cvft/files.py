@@ -3,6 +3,7 @@
 write_whole      a file: written aside, synced and renamed
 publish_folder   a folder that was written aside: synced, then given its final name in place of the one that had it
 recover_folder   what a publish that was killed has left: finished, or taken back
+why_unwritable   what keeps us from writing under a folder, found without leaving a file
 lock             one process at a time; it ends with its process
 """
 
@@ -16,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -48,6 +50,10 @@ _AT_FDCWD = -100
 
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 """What a kernel or a file system answers that does not know the exchange; some network disks are among them."""
+
+
+NUM_PROBE_BYTES = 1 << 20
+"""Written to find out whether a folder can be written."""
 
 
 class LockHeldError(CvftError):
@@ -202,6 +208,35 @@ def recover_folder(final: Path) -> None:
             sync_folder(final.parent)
     for removed in _find_beside(final, _REMOVED):
         _remove_tree(removed)
+
+
+def why_unwritable(folder: Path) -> str:
+    """Says what keeps us from writing under a folder, which need not be there yet, or returns an empty text.
+
+    Writes a file that has no name and is gone when it is closed, so that a full disk and a quota are found too.
+    """
+    for place in (folder, *folder.parents):
+        try:
+            mode = place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            if place.is_symlink():
+                return f"{quote(place)} is a link to a place that is not there"
+            continue
+        except OSError as error:
+            return f"{_reason(error)} at {quote(place)}"
+        if not stat.S_ISDIR(mode):
+            return f"{quote(place)} is a file"
+        try:
+            with tempfile.TemporaryFile(dir=place) as file:
+                file.write(bytes(NUM_PROBE_BYTES))
+        except OSError as error:
+            return f"{_reason(error)} at {quote(place)}"
+        return ""
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def sync_folder(path: Path) -> None:

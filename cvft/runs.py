@@ -7,9 +7,10 @@ A folder belongs to one recipe. The same recipe continues in it; another one is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,15 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from cvft.errors import CvftError, Problem, RunError, quote
 from cvft.files import LockHeldError, is_temporary, lock, write_whole
 from cvft.json_files import OBJECT, JsonError, check_object, read_as, read_object
-from cvft.recipe import LoadedRecipe, differing_settings, dump_recipe, load_recipe, weights_fingerprint
+from cvft.recipe import (
+    LoadedRecipe,
+    differing_settings,
+    dump_recipe,
+    load_recipe,
+    show_value,
+    weights_fingerprint,
+    with_absolute_output,
+)
 
 PROGRESS_FILE = "progress.jsonl"
 """Under `train/`: the worker's steps and losses, one JSON object per line, for the launcher's progress bar."""
@@ -79,9 +88,19 @@ class RunFolder:
         return self.data / "val.jsonl"
 
     @property
+    def quarantine_file(self) -> Path:
+        """Rows that were set aside because of their clip; absent when there are none."""
+        return self.path / "quarantine.jsonl"
+
+    @property
     def clip_records(self) -> Path:
         """Hash and frame seconds of each clip."""
         return self.data / "clips.json"
+
+    @property
+    def proven_clips(self) -> Path:
+        """Clips that decode, and how they looked: the next start decodes only others."""
+        return self.data / "proven_clips.json"
 
     @property
     def row_shapes(self) -> Path:
@@ -120,6 +139,11 @@ class RunFolder:
     def adapter(self) -> Path:
         """The trained adapter with its contract."""
         return self.path / f"adapter{self._of_checkpoint}"
+
+    @property
+    def start(self) -> Path:
+        """Copy of the adapter that the training started from; absent when it started from a fresh one."""
+        return self.path / "start"
 
     @property
     def merged(self) -> Path:
@@ -348,7 +372,7 @@ def claim_run_folder(loaded: LoadedRecipe) -> RunFolder:
             [Problem("folder", "files that no run of cvft wrote", "an empty or absent folder", HINT_OTHER_NAME)],
         )
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_whole(folder.recipe_file, dump_recipe(loaded.recipe))
+    write_whole(folder.recipe_file, dump_recipe(with_absolute_output(loaded.recipe)))
     return folder
 
 
@@ -359,7 +383,7 @@ def is_claimed(loaded: LoadedRecipe) -> bool:
         RunError: when the folder belongs to a recipe that would train other weights.
     """
     folder = RunFolder(loaded.recipe.run_dir.absolute())
-    if not folder.recipe_file.is_file():
+    if not os.path.isfile(folder.recipe_file):  # nor where we may not look: whoever writes there says why
         return False
     subject = f"run folder {loaded.recipe.run_dir}"
     try:
@@ -368,9 +392,15 @@ def is_claimed(loaded: LoadedRecipe) -> bool:
         problem = Problem("recipe.yaml", "a recipe that does not load", "the snapshot that cvft wrote", HINT_OTHER_NAME)
         raise RunError(subject, [problem]) from error
     if weights_fingerprint(earlier) != weights_fingerprint(loaded.recipe):
-        changed = ", ".join(quote(path) for path in differing_settings(earlier, loaded.recipe))
-        need = "the settings that this folder was trained with"
-        raise RunError(subject, [Problem(changed, "another value", need, HINT_OTHER_NAME)])
+        hint = HINT_OTHER_NAME
+        if folder.adapter.is_dir():
+            hint += f"; with train.resume_from={folder.path} it starts from this run's adapter"
+        changed = differing_settings(earlier, loaded.recipe)
+        problems = [
+            Problem(path, show_value(now), f"{show_value(before)}, as this folder was trained with")
+            for path, before, now in changed
+        ]
+        raise RunError(subject, [*problems[:-1], replace(problems[-1], hint=hint)])
     return True
 
 

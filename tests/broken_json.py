@@ -24,6 +24,7 @@ MANIFEST: dict[str, Any] = {
         "val_sha256": None,
     },
     "clips": {"/clips/a.mp4": {"sha256": "cd" * 32, "num_frames": 3, "duration_s": 3.5}},
+    "contract": {},
 }
 """What others ask of a run's manifest, and no more."""
 

@@ -26,6 +26,7 @@ TIERS = {
 PURE = {
     "data_clip_names",
     "data_rows",
+    "data_rows_fuzz",
     "data_split",
     "data_tags",
     "doctests",
@@ -35,6 +36,7 @@ PURE = {
     "evaluate_metrics_captions",
     "evaluate_metrics_kinds",
     "evaluate_metrics_times",
+    "evaluate_metrics_words",
     "evaluate_uncertainty",
     "families_costs",
     "families_layout",
@@ -62,6 +64,7 @@ DIST = {
     "export",
     "families",
     "imports",
+    "odd_rows",
     "official_job",
     "offline",
     "pipeline",
@@ -71,11 +74,13 @@ DIST = {
     "train_kills",
     "train_ranks",
     "train_run",
+    "train_watch",
     "weights_hub",
 }
 """Files of each tier, by their name without `test_`; those in neither set are `cpu`."""
 
 FIRST = (
+    "train_watch",
     "train_interruptions",
     "train_ranks",
     "recipes",

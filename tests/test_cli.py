@@ -28,6 +28,12 @@ Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
 JOB = object()
 """What opening a recipe's job returns here."""
 
+RUN = object()
+"""What finding a run returns here."""
+
+CHOSEN = object()
+"""What choosing one of its checkpoints returns."""
+
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
@@ -51,7 +57,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     modules: dict[str, dict[str, object]] = {
         "cvft.pipeline": {"run_all": "done"},
         "cvft.plan.job": {"open_job": JOB},
-        "cvft.runs": {"find_trained_run": None},
+        "cvft.plan.trained": {"open_trained_job": JOB, "contract_of": None},
+        "cvft.runs": {"find_trained_run": RUN, "find_run": RUN},
+        "cvft.train.adapters": {"choose_checkpoint": CHOSEN, "adopt_checkpoint": None},
         "cvft.export.run": {"export_run": None},
         "cvft.evaluate.run": {"evaluate_run": types.SimpleNamespace(metrics={"größe": 0.5})},
         "cvft.train.run": {
@@ -117,17 +125,17 @@ def test_each_command_calls_its_function(recipe: Path, calls: Calls, capsys: pyt
     for command, functions, printed in [
         ("run", ["run_all"], "done\n"),
         ("train", ["is_trained", "open_job", "train"], "runs/mine/adapter\n"),
-        ("export", ["find_trained_run", "open_job", "export_run"], ""),
-        ("eval", ["find_trained_run", "open_job", "evaluate_run"], '{\n  "größe": 0.5\n}\n'),
+        ("export", ["find_trained_run", "open_trained_job", "export_run"], ""),
+        ("eval", ["find_trained_run", "open_trained_job", "evaluate_run"], '{\n  "größe": 0.5\n}\n'),
     ]:
         assert main([command, str(recipe), "lora.rank=4", "seed=1"]) == 0
         assert [name for name, _, _ in calls] == functions
         # a job is opened from the recipe that was loaded, and the last function gets it
         assert all(args == (JOB,) for name, args, _ in calls[2:])
-        for _, (loaded,), _ in calls[:2]:
+        for _, (loaded, *_), _ in calls[:2]:
             assert (loaded.recipe.lora.rank, loaded.recipe.seed) == (4, 1)
             assert loaded.overrides == ("lora.rank=4", "seed=1")
-        assert calls[1:2] == [] or calls[1][2] == ({"trains": True} if command == "train" else {})
+        assert calls[1:2] == [] or calls[1][2] == ({"trains": True} if command == "train" else {"base": None})
         assert capsys.readouterr().out == printed
         calls.clear()
 
@@ -138,12 +146,28 @@ def test_each_command_calls_its_function(recipe: Path, calls: Calls, capsys: pyt
 def test_overrides_may_stand_behind_an_option(recipe: Path, calls: Calls, words: list[str]) -> None:
     assert main(["eval", str(recipe), *words]) == 0
     (_, (loaded,), _), _, (_, args, kwargs) = calls
-    assert (loaded.recipe.seed, args, kwargs) == (1, (JOB,), {"variant": "base"})
+    assert (loaded.recipe.seed, args, kwargs) == (1, (JOB,), {"variant": "base", "data": None})
 
 
 def test_the_adapter_answers_unless_said_otherwise(recipe: Path, calls: Calls) -> None:
     assert main(["eval", str(recipe)]) == 0
-    assert calls.pop() == ("evaluate_run", (JOB,), {"variant": "adapter"})
+    assert calls.pop() == ("evaluate_run", (JOB,), {"variant": "adapter", "data": None})
+
+
+@pytest.mark.parametrize("words", [["--data", "test.jsonl"], ["data.val=test.jsonl"]])
+def test_other_rows_are_evaluated_beside_the_runs_own(recipe: Path, calls: Calls, words: list[str]) -> None:
+    assert main(["eval", str(recipe), "--model", "merged", *words]) == 0
+    assert calls[-1] == ("evaluate_run", (JOB,), {"variant": "merged", "data": Path("test.jsonl")})
+    (_, (loaded,), _), *_ = calls
+    assert loaded.recipe.data.val is None  # the run is the one that it was
+
+
+def test_a_checkpoint_is_chosen_before_and_made_after_the_job_is_opened(recipe: Path, calls: Calls) -> None:
+    assert main(["eval", str(recipe), "--checkpoint", "best", "--base", "moved"]) == 0
+    names = ["find_run", "choose_checkpoint", "open_trained_job", "contract_of", "adopt_checkpoint", "evaluate_run"]
+    assert [name for name, _, _ in calls] == names
+    assert calls[1][1] == (RUN, "best")
+    assert (calls[2][1][1], calls[2][2]) == (CHOSEN, {"base": Path("moved")})
 
 
 def test_a_run_folder_stands_for_its_recipe(tmp_path: Path, calls: Calls) -> None:
@@ -160,18 +184,18 @@ def test_infer_one(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["infer", "--model", "m", "--video", "v.mp4", "--query", "Why?", "--history", history]) == 0
     assert calls.pop() == (
         "infer_one",
-        (Path("m"),),
-        {"video": Path("v.mp4"), "query": "Why?", "history": [("Who?", "A man.")], "quantize": None},
+        ("m",),
+        {"video": Path("v.mp4"), "query": "Why?", "history": [("Who?", "A man.")], "quantize": None, "base": None},
     )
     assert capsys.readouterr().out == "a réd ball\n"
-    assert main(["infer", "--model", "m", "--query", "Why?", "--quantize", "nf4"]) == 0
-    assert calls.pop()[2] == {"video": None, "query": "Why?", "history": [], "quantize": "nf4"}
+    assert main(["infer", "--model", "m", "--query", "Why?", "--quantize", "nf4", "--base", "b"]) == 0
+    assert calls.pop()[2] == {"video": None, "query": "Why?", "history": [], "quantize": "nf4", "base": Path("b")}
 
 
 def test_infer_file(calls: Calls) -> None:
     assert main(["infer", "--model", "m", "--data", "rows.jsonl", "--output", "p.jsonl"]) == 0
-    given = {"data": Path("rows.jsonl"), "output": Path("p.jsonl"), "quantize": None}
-    assert calls.pop() == ("infer_file", (Path("m"),), given)
+    given = {"data": Path("rows.jsonl"), "output": Path("p.jsonl"), "quantize": None, "base": None}
+    assert calls.pop() == ("infer_file", ("m",), given)
 
 
 def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,8 +212,8 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["trian"],
             "command line has 1 problem\n"
-            "  command: got `trian`, need one of `run`, `plan`, `train`, `features`, `export`, `eval`, `compare`, `infer`, "
-            "`push`, `models`, `schema`\n"
+            "  command: got `trian`, need one of `run`, `plan`, `train`, `features`, `export`, `eval`, `report`, `compare`, "
+            "`infer`, `push`, `models`, `schema`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (

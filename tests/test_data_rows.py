@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from cvft.data.rows import Row, category_of, extra_columns, read_rows, write_rows
+from cvft.data.rows import Row, category_of, extra_columns, make_rows, read_rows, write_rows
 from cvft.errors import DataError
 
 
@@ -284,9 +285,49 @@ def test_rows_of_another_format_are_one_message(folder):
         "data train.jsonl has 5000 problems\n"
         "  train.jsonl:1, 2, 3 and 4997 more: got a conversation in `messages`, "
         "need the columns `query`, `response` and `videos`\n"
-        "    hint: the last question is `query`, its answer `response`, what was said before `history`, "
+        "    hint: each answer becomes a row: its question is `query`, the answer `response`, what was said before `history`, "
         "the clip `videos`; docs/data.md has a program that converts"
     )
+
+
+CONVERSATIONS = [
+    {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "What?\u2028"},
+            {"role": "assistant", "content": "A man."},
+            {"role": "user", "content": "Where?"},
+            {"role": "assistant", "content": "There."},
+        ],
+        "videos": ["video_path"],
+    },
+    {
+        "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A man."}],
+        "video": "video_path",
+    },
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "video", "video": "video_path"}, {"type": "text", "text": "What?"}]},
+            {"role": "assistant", "content": "A man."},
+        ]
+    },
+]
+
+
+def test_the_program_of_the_manual_makes_rows_of_conversations(folder):
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    program = page.partition("```python\n")[2].partition("```")[0]
+    command = [sys.executable, "-c", program, str(write(folder, *CONVERSATIONS, name="old.jsonl"))]
+    made = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONUTF8": "1"}).stdout
+    (folder / "rows.jsonl").write_bytes(made)
+    assert [
+        (row.query, row.response, row.history, row.video is not None) for row in read_rows(folder / "rows.jsonl")
+    ] == [
+        ("Be brief.\nWhat?\u2028", "A man.", (), True),
+        ("Where?", "There.", (("Be brief.\nWhat?\u2028", "A man."),), True),
+        ("What?", "A man.", (), True),
+        ("What?", "A man.", (), True),
+    ]
 
 
 LINES = [
@@ -414,3 +455,18 @@ def test_import_of_the_room_loads_no_torch_and_no_decoder():
     code = f"import sys, {modules}; print([m for m in ('torch', 'av', 'decord') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_numbers_and_booleans_are_taken_as_they_are_written(folder):
+    path = folder / "train.jsonl"
+    path.write_text(
+        '{"query": 7, "response": 1.50, "history": [[true, -0.0], ["a", 1e3]]}\n{"query": "q", "response": false}\n'
+    )
+    first, second = read_rows(path)
+    assert (first.query, first.response, first.history) == ("7", "1.50", (("true", "-0.0"), ("a", "1e3")))
+    assert first.taken_as_text == ("query", "response", "history")
+    assert (second.response, second.taken_as_text) == ("false", ("response",))
+    (row,) = make_rows([(1, {"query": "q", "response": 0.5})], source=Path("here"), video_root=folder)
+    assert row.response == "0.5"
+    with pytest.raises(DataError, match="got the number `NaN`"):
+        make_rows([(1, {"query": "q", "response": float("nan")})], source=Path("here"), video_root=folder)

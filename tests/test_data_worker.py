@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvft.data.check import check_clips
+from cvft.data.check import check_clips, write_quarantine
 from cvft.data.rows import read_rows
 from cvft.data.video import process as process_module
 from cvft.data.video.decode import decode_clip
@@ -365,12 +365,12 @@ def test_quarantine_sets_rows_aside_and_tells_why(data, tmp_path, num_workers):
         rows,
         sampling=Sampling("base"),
         on_bad_clip="quarantine",
-        quarantine_file=target,
         num_workers=num_workers,
         on_progress=lambda *counts: progress.append(counts),
     )
     assert check.rows == [rows[0], rows[2], rows[4]]
     assert [item.row for item in check.quarantined] == [rows[1], rows[3]]
+    write_quarantine(check.quarantined, target)
     assert progress == [(1, 2), (2, 2)]
     reason = (
         f"{tmp_path / 'bad.mp4'} (decoder `pyav`): got a text file, "
@@ -389,14 +389,13 @@ def test_old_quarantine_goes_when_nothing_is_set_aside(data, tmp_path):
     target = tmp_path / "quarantine.jsonl"
     target.write_text("old\n")
     rows = [row for row in read_rows(data) if row.video is None or row.video.name == "good.mp4"]
-    check = check_clips(rows, sampling=CHAT, on_bad_clip="quarantine", quarantine_file=target)
+    check = check_clips(rows, sampling=CHAT, on_bad_clip="quarantine")
     assert (check.rows, check.quarantined) == (rows, [])
+    write_quarantine(check.quarantined, target)
     assert not target.exists()
 
 
-def test_data_without_a_good_row_is_refused_also_with_quarantine(data, tmp_path):
+def test_data_without_a_good_row_is_refused_also_with_quarantine(data):
     rows = [row for row in read_rows(data) if row.video is not None and row.video.name == "bad.mp4"]
-    target = tmp_path / "quarantine.jsonl"
     with pytest.raises(DataError, match=r"^the check of clips, which leaves no row, has 1 problem"):
-        check_clips(rows, sampling=CHAT, on_bad_clip="quarantine", quarantine_file=target)
-    assert len(target.read_text().splitlines()) == 2
+        check_clips(rows, sampling=CHAT, on_bad_clip="quarantine")

@@ -10,8 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cvft.errors import VerifyError
-from cvft.export.verify import Outputs, compare
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.weights.folder import tiny_checkpoint_path
 from tests.project import cvft, cvft_ok, make_project
@@ -35,6 +33,7 @@ def test_the_merged_model_is_verified_on_the_val_rows(run):
     assert verification["num_rows"] == 3
     assert verification["max_logit_error"] <= 1e-4
     assert verification["num_equal_answers"] == 3
+    assert verification["can_tell"]
     assert predictions(run, "merged") == ["a man", "in a car", "bikes"]
 
 
@@ -95,8 +94,8 @@ def test_a_damaged_merge_is_refused_and_leaves_nothing(run, tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", code, str(copy)], capture_output=True, text=True, check=False)
     assert result.returncode == 2, result.stderr
-    assert "the merged model has" in result.stderr
-    assert "val row 1: logits: got a difference of" in result.stderr
+    assert "the merged weights has 1 problem" in result.stderr
+    assert "model.layers.2.mlp.language_mlp.up_proj.weight: got " in result.stderr
     assert not (copy / "merged").exists()
     assert not (copy / "merged.partial").exists()
 
@@ -158,22 +157,3 @@ def test_merging_to_bf16_is_verified_within_bf16(run):
     finally:
         shutil.rmtree(run / "merged", ignore_errors=True)
         shutil.move(run / "merged_fp32", run / "merged")
-
-
-def outputs(answers, logits):
-    return Outputs([torch.tensor(row) for row in logits], answers)
-
-
-@pytest.mark.parametrize(
-    ("merged", "message"),
-    [
-        (outputs(["a", "b"], [[[1.0, 2.0]], [[3.0, float("nan")]]]), "row 2: logits: got a difference of nan"),
-        (outputs(["a", "b"], [[[1.0, 2.001]], [[3.0, 4.0]]]), "row 1: logits: got a difference of 0.001"),
-        (outputs(["a", "c"], [[[1.0, 2.0]], [[3.0, 4.0]]]), "row 2: answer: got `c`, need `b` as the adapter answers"),
-    ],
-)
-def test_the_comparison_names_the_row(merged, message):
-    adapter = outputs(["a", "b"], [[[1.0, 2.0]], [[3.0, 4.0]]])
-    with pytest.raises(VerifyError) as raised:
-        compare(adapter, merged, locations=["row 1", "row 2"], dtype="fp32")
-    assert message in str(raised.value)

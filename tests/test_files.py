@@ -14,7 +14,7 @@ import pytest
 
 from cvft import files
 from cvft.errors import RunError
-from cvft.files import LockHeldError, lock, publish_folder, recover_folder, write_whole
+from cvft.files import LockHeldError, lock, publish_folder, recover_folder, why_unwritable, write_whole
 from cvft.runs import LOCK_FILE, RunFolder, locked
 
 REPOSITORY = Path(__file__).parent.parent
@@ -348,3 +348,49 @@ with lock(Path(sys.argv[1]), timeout_s=None, subject="x"):
         pass
     process.stdin.close()  # ends the child
     process.stdout.close()
+
+
+def test_what_keeps_us_from_writing_is_told_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    assert why_unwritable(tmp_path) == why_unwritable(tmp_path / "new" / "deeper") == ""
+    for place in ("file", "file/below/it"):
+        assert why_unwritable(tmp_path / place) == f"`{tmp_path}/file` is a file"
+    assert why_unwritable(tmp_path / "dangling" / "x").endswith("dangling` is a link to a place that is not there")
+    assert why_unwritable(tmp_path / ("x" * 300) / "y").startswith("file name too long at `")
+    assert why_unwritable(Path("/proc/new")).endswith(" at `/proc`")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "setresuid"), reason="needs users")
+def test_a_folder_of_another_user_is_told(tmp_path):
+    closed, mine = tmp_path / "closed", tmp_path / "mine"
+    closed.mkdir(mode=0o555)
+    mine.mkdir()
+    code = (
+        "import os, sys; from pathlib import Path; from cvft.files import why_unwritable\n"
+        "os.getuid() or os.setresuid(65534, 65534, 65534)\n"
+        "print([why_unwritable(Path(name) / 'run') for name in sys.argv[1:]])"
+    )
+    if os.getuid() == 0:
+        os.chown(mine, 65534, 65534)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", code, closed, mine], capture_output=True, text=True, cwd=REPOSITORY, check=True
+    )
+    assert eval(done.stdout) == [f"permission denied at `{closed}`", ""]
+
+
+def test_a_full_disk_is_told(tmp_path):
+    """A limit on the size of files stands in for the disk: the write fails at the same place."""
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from cvft.files import why_unwritable\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "print(why_unwritable(Path(sys.argv[1])))"
+    )
+    command = [sys.executable, "-c", code, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    assert done.stdout.strip() == f"file too large at `{tmp_path}`"

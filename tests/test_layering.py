@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/table": "errors families families/cogvlm2_video weights",
     "runs": "errors json_files files recipe",
-    "plan": "errors json_files files jsonl dtypes recipe data data/video data/features weights families families/table runs",
+    "plan": "__init__ errors json_files files jsonl dtypes recipe data data/video data/features weights families families/table runs",
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
     "families/cogvlm2_video/runtime": (
@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs plan predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
-    "report": "errors files jsonl tables data data/video runs plan export evaluate",
+    "report": "errors files jsonl tables recipe data data/video runs plan export evaluate",
     "pipeline": "errors recipe runs plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate report pipeline cli",

@@ -15,6 +15,7 @@ from cvft.families.cogvlm2_video.network.generation import generate_answers
 from cvft.families.cogvlm2_video.network.load import load_config, load_model
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+from cvft.families.family import Answer
 from cvft.weights.folder import make_clean_view, read_config_json
 from tests.tiny import TINY, copy_tiny, tiny_processor
 
@@ -394,6 +395,27 @@ def test_rows_of_one_clip_share_its_prefix_and_answer_as_alone(template):
     assert together == alone
     assert sum(seen) == 2 + 5
     assert len(set(alone)) > 2
+
+
+def test_an_answer_that_follows_the_clip_at_once_is_the_same_alone_in_a_batch_and_by_the_stock_way():
+    """An empty question under a template without words of its own: nothing stands between prefix and answer."""
+    model = load_model(TINY, dtype=torch.float64)
+    processor = tiny_processor("base")
+    generator = torch.Generator().manual_seed(3)
+    clips = {count: torch.randn(count, 3, 56, 56, generator=generator) for count in (2, 5)}
+    asked = [(5, ""), (2, "When?"), (5, "What?"), (2, ""), (0, ""), (5, ""), (0, "Say.")]
+    rows = [processor.encode(query, pixel_values=clips.get(count), time_indices=range(count)) for count, query in asked]
+    stock = []
+    for row in rows:
+        batch = processor.collate([row])
+        batch.pop("labels")
+        ids = model.generate(**batch, max_new_tokens=8, do_sample=False, eos_token_id=processor.special.eos)
+        new_ids = ids[0, len(row["input_ids"]) :].tolist()
+        text = processor.tokenizer.decode(new_ids, skip_special_tokens=True).strip()
+        stock.append(Answer(text, is_cut=processor.special.eos not in new_ids))
+    assert [generate_answers(model, processor, [row], max_new_tokens=8)[0] for row in rows] == stock
+    assert generate_answers(model, processor, rows, max_new_tokens=8, clips=[count for count, _ in asked]) == stock
+    assert len({answer.text for answer in stock}) > 2
 
 
 def test_an_embedding_on_the_host_changes_nothing_and_stays_there(processor):

@@ -13,7 +13,7 @@ from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO, OFFI
 from cvft.families.cogvlm2_video.tensors import PARTS, PUBLISHED_SIZES
 from cvft.families.parts import target_regex
 from cvft.plan.batching import RowFacts
-from cvft.plan.environment import merge_environment
+from cvft.plan.environment import check_shell, find_overruled, merge_environment
 from cvft.plan.job import Job, OpenModel, check_batch
 from cvft.plan.machine import GpuFacts, Machine, visible_gpus
 from cvft.plan.plan import Plan, compile_plan
@@ -246,14 +246,34 @@ def test_an_unknown_target_names_the_nearest():
     assert "hint: `gate_porj` is `gate_proj` here" in str(raised.value)
 
 
-def test_the_shell_may_not_contradict_the_plan():
-    assert merge_environment({"A": "1"}, {"A": "1", "B": "2"}) == {"A": "1", "B": "2"}
-    assert merge_environment({"MODELSCOPE_CACHE": "run"}, {"MODELSCOPE_CACHE": "home"}) == {"MODELSCOPE_CACHE": "run"}
-    assert merge_environment({"PYTORCH_ALLOC_CONF": "a"}, {"PYTORCH_ALLOC_CONF": "b"}) == {"PYTORCH_ALLOC_CONF": "b"}
+def test_the_shell_is_overruled_and_told_so():
+    planned = {"A": "1", "OMP_NUM_THREADS": "2", "MODELSCOPE_CACHE": "run", "PYTORCH_ALLOC_CONF": "a"}
+    shell = {"A": "1", "B": "2", "OMP_NUM_THREADS": "8", "MODELSCOPE_CACHE": "home", "PYTORCH_ALLOC_CONF": "b"}
+    of_cluster = {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "job-0", "PMI_RANK": "0", "LOCAL_RANK": "-1"}
+    merged = merge_environment(planned, shell | of_cluster)
+    assert merged == {**planned, "B": "2", "PYTORCH_ALLOC_CONF": "b"}
+    check_shell(shell | of_cluster)
+    assert find_overruled(planned, shell | of_cluster) == [
+        "environment variable LOCAL_RANK=-1 is not passed on: the recipe's `parallel` section decides",
+        "environment variable MASTER_ADDR=job-0 is not passed on: the recipe's `parallel` section decides",
+        "environment variable OMP_NUM_THREADS=8 does not count: the training has 2, which is parallel.num_threads",
+        "environment variable RANK=0 is not passed on: the recipe's `parallel` section decides",
+        "environment variable WORLD_SIZE=1 is not passed on: the recipe's `parallel` section decides",
+    ]
+    assert find_overruled(planned, planned) == []
+
+
+def test_a_shell_of_several_processes_is_refused():
     with pytest.raises(RunError) as raised:
-        merge_environment({"A": "1"}, {"A": "2"})
-    assert (
-        str(raised.value) == "the shell has 1 problem\n  environment variable A: got `2`, need `1`\n    hint: unset A"
+        check_shell({"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "0", "ACCELERATE_MIXED_PRECISION": "fp16", "A": "9"})
+    assert str(raised.value) == (
+        "the shell has 3 problems\n"
+        "  environment variable ACCELERATE_MIXED_PRECISION: got `fp16`, need it unset: the recipe's `parallel` section decides\n"
+        "    hint: unset ACCELERATE_MIXED_PRECISION\n"
+        "  environment variable RANK: got `3`, need `0`, or it unset: the recipe's `parallel` section decides\n"
+        "    hint: start cvft once on each machine, not once per process, and unset RANK\n"
+        "  environment variable WORLD_SIZE: got `4`, need `1`, or it unset: the recipe's `parallel` section decides\n"
+        "    hint: start cvft once on each machine, not once per process, and unset WORLD_SIZE"
     )
 
 

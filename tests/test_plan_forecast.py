@@ -98,7 +98,7 @@ def test_a_gpu_that_cannot_be_planned_for_is_refused(words, told):
 
 
 def test_what_is_read_as_the_category_is_noted_and_not_called_unused(tmp_path):
-    row = {"query": "q", "response": "r"}
+    row = {"query": "q", "response": 5}
     old, odd = {**row, "family": "colour", "score": 1}, {**row, "category": " "}
     recipe = make_project(
         tmp_path, rows=[row, old, odd], val_rows=[{**row, "category": "colour"}], train={"max_steps": 40}
@@ -107,6 +107,8 @@ def test_what_is_read_as_the_category_is_noted_and_not_called_unused(tmp_path):
         "column `score` (1 rows) is kept but not trained on",
         "column `family` is read as `category`",
         "column `category` of 1 rows holds no text: these rows count in the means over all rows only",
+        "column `response` holds numbers or booleans in 4 rows (train.jsonl:1, train.jsonl:2, train.jsonl:3 and 1 more): "
+        "taken as text",
     ]
 
 
@@ -141,3 +143,22 @@ def test_a_sample_of_bad_clips_alone_stands_for_nothing(tmp_path):
         in result.stderr
     )
     assert json.loads(cvft_ok("plan", recipe, "--json").stdout)["quarantined"]["rows"] == 3
+
+
+def test_rows_of_which_none_has_a_good_clip_are_refused_before_training(tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(real_clip("bikes.mp4").read_bytes()[:9000])
+    bad = {"query": "q", "response": "r", "videos": [str(tmp_path / "bad.mp4")]}
+    good = with_real_clips(ROWS)
+    for number, (rows, val_rows, setting) in enumerate(
+        [([bad] * 2, good, "data.train"), (good, [bad] * 2, "data.val")]
+    ):
+        folder = tmp_path / f"{number}"
+        recipe = make_project(folder, rows=rows, val_rows=val_rows, data={"on_bad_clip": "quarantine"})
+        before = files_under(folder)
+        for command in ("plan", "run"):
+            result = cvft(command, recipe)
+            assert result.returncode == 2
+            got = f"the rows that are left has 1 problem\n  {setting}: got 2 rows in {folder}/"
+            assert got in result.stderr.replace("\r", "\n"), result.stderr
+            assert "of which not one has a good clip, need rows that can be used" in result.stderr
+            assert files_under(folder) == before

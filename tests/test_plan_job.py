@@ -36,11 +36,11 @@ def test_a_job_knows_what_a_command_needs(tmp_path):
 
 
 def test_machine_folder_and_recipe_refuse_in_one_error(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setenv("NNODES", "7")
     recipe = make_project(tmp_path)
     error = refusal(recipe, "lora.targets=[nonsense]", "export.keep_remote_code=true", trains=True)
     told = str(error)
-    assert "environment variable OMP_NUM_THREADS: got `7`, need `1`" in told
+    assert "environment variable NNODES: got `7`, need `1`" in told
     assert "lora.targets: got `nonsense`" in told
     assert "export.keep_remote_code: got no *.py file" in told
     assert told.startswith("recipe small on this machine has 3 problems")
@@ -64,7 +64,7 @@ def test_nothing_is_fetched_for_a_machine_that_cannot_train(tmp_path, monkeypatc
     import cvft.plan.job as job_module
 
     monkeypatch.setattr(job_module, "locate_model", lambda *_, **__: pytest.fail("asked the hub"))
-    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("RANK", "1")
     error = refusal(make_project(tmp_path), "model.path=hf:me/large-model", trains=True)
     assert "environment variable RANK" in str(error)
 

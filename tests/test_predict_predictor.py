@@ -1,5 +1,6 @@
 """A predictor: the base beside its adapter, scores in fp64 that leave no trace, answers piece by piece."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from cvft.clips.source import DecodedClips
 from cvft.data.rows import Row, read_rows
+from cvft.errors import DataError
 from cvft.families.cogvlm2_video.runtime import RUNTIME
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.family import Answer, Loading
@@ -144,6 +146,25 @@ def test_an_answer_without_its_end_is_said_to_be_cut(predictors, rows):
         assert answer.is_cut == (limit < num_tokens)
         assert whole.text.startswith(answer.text)
         assert (answer == whole) == (limit >= num_tokens)
+
+
+def test_a_row_without_room_is_refused_before_it_is_answered(predictors, rows):
+    predictor = predictors.get("base")
+    query = "~" * 1950
+    fits = replace(rows[5], query=query)
+    room = 2048 - len(predictor.encode(fits)["input_ids"])
+    assert 0 < room < 512
+    assert predictor.answer([fits], batch_rows=1, max_new_tokens=None) == predictor.answer(
+        [fits], batch_rows=1, max_new_tokens=room
+    )
+    long = replace(rows[5], query=query + query)
+    for limit in (1, None):
+        with pytest.raises(DataError, match=r"rows.jsonl:6: got 39.. tokens and .* for the answer, need at most 2048"):
+            predictor.answer([rows[0], long], batch_rows=2, max_new_tokens=limit)
+        with pytest.raises(DataError, match=r"rows.jsonl:6: got 39.. tokens"):
+            list(predictor.stream(long, max_new_tokens=limit))
+    with pytest.raises(DataError, match="and 2048 for the answer"):
+        predictor.answer(rows[:1], batch_rows=1, max_new_tokens=2048)
 
 
 def test_each_row_has_a_limit_of_its_own(alone, rows):

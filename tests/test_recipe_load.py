@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 import pydantic
@@ -23,6 +24,7 @@ from cvft.recipe import (
     recipe_from_dict,
     schema_json,
     weights_fingerprint,
+    with_absolute_output,
 )
 from cvft.recipe.names import FOREIGN_NAMES, iter_fields
 
@@ -177,7 +179,18 @@ def test_overrides_are_typed_like_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("a b.yaml", "a-b"), (".hidden.yaml", "hidden"), ("v1.2.yaml", "v1.2"), ("ü.yaml", "run"), ("x" * 120, "x" * 100)],
+    [
+        ("a b.yaml", "a-b"),
+        (".hidden.yaml", "hidden"),
+        ("v1.2.yaml", "v1.2"),
+        ("ü.yaml", "ü"),
+        ("配方.yaml", "配方"),
+        ("u\u0308.yaml", "ü"),
+        ("配" * 90, "配" * 66),
+        ("हिन्दी.yaml", "हिन्दी"),
+        ("🙂.yaml", "run"),
+        ("x" * 120, "x" * 100),
+    ],
 )
 def test_the_run_is_named_after_the_file(file: str, name: str) -> None:
     assert default_name(Path(file)) == name
@@ -281,3 +294,48 @@ def test_the_four_gpu_recipe_trains_like_the_one_gpu_recipe() -> None:
         "bf16",
         "auto",
     )
+
+
+def test_a_run_that_was_made_from_another_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    path = write(project / "recipes", f"{BASE}output: {{features: features}}\n")
+    monkeypatch.chdir(elsewhere)
+    assert load_recipe(path).recipe.run_dir == Path("runs/mine")
+    snapshot = dump_recipe(load_recipe(path).recipe)
+    write(project / "runs" / "mine", snapshot, name="recipe.yaml")
+    found = load_recipe(path).recipe
+    assert (found.run_dir, found.output.features) == (project / "runs" / "mine", project / "features")
+    assert load_recipe(path, overrides=["eval.num_rows=3"]).recipe.run_dir == found.run_dir
+    # another training, other data, another name or place, a broken snapshot: not its run
+    for words in (["lora.rank=3"], ["data.train=x"], ["name=other"], ["output.root=runs"]):
+        assert not load_recipe(path, overrides=words).recipe.run_dir.is_absolute(), words
+    write(elsewhere / "runs" / "mine", snapshot, name="recipe.yaml")  # the one at hand comes first
+    assert load_recipe(path).recipe.run_dir == Path("runs/mine")
+    (elsewhere / "runs" / "mine" / "recipe.yaml").unlink()
+    write(project / "runs" / "mine", "model: [", name="recipe.yaml")
+    assert load_recipe(path).recipe.run_dir == Path("runs/mine")
+
+
+def test_a_snapshot_means_the_same_run_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load(tmp_path, BASE, "output.features=f")
+    placed = with_absolute_output(recipe)
+    assert (placed.run_dir, placed.output.features) == (tmp_path / "runs" / "mine", tmp_path / "f")
+    assert fingerprint(placed) == fingerprint(recipe)
+
+
+@pytest.mark.parametrize("name", ["我的 配方", "Ünïcode", "हिन्दी", "a.b_c-d", "7", "x" * 200, "e\u0301"])
+def test_names_of_any_script_are_taken(tmp_path: Path, name: str) -> None:
+    assert load(tmp_path, BASE, f"name={json.dumps(name, ensure_ascii=False)}").name == unicodedata.normalize(
+        "NFC", name
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "a\\b", ".a", "..", "-a", " a", "a ", "a\nb", "a\0", "a:b", "🙂", "x" * 201, "配" * 67]
+)
+def test_names_that_no_folder_should_have_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RecipeError, match=r"name \(command line\): got .*") as caught:
+        load(tmp_path, BASE, f"name={json.dumps(name, ensure_ascii=False)}")
+    assert ("of at most 200" in str(caught.value)) == (len(name.encode()) > 200)

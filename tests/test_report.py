@@ -18,6 +18,7 @@ from cvft.data.rows import Row
 from cvft.errors import RunError
 from cvft.evaluate.metrics import compute_metrics, score_rows
 from cvft.evaluate.run import Evaluation
+from cvft.files import hash_file
 from cvft.plan.job import open_job
 from cvft.recipe import load_recipe
 from cvft.report import plot_curves, read_log, write_report
@@ -266,6 +267,7 @@ def test_a_mark_is_the_verdict_that_came_with_the_answer(is_right: bool) -> None
 def test_answers_are_shown_as_the_evaluation_stored_them(tmp_path: Path) -> None:
     rows = [{"query": f"Which colour is thing {number}?", "response": "red"} for number in range(2)]
     loaded = load_recipe(make_project(tmp_path, rows=rows, val_rows=rows))
+    claim_run_folder(loaded)
     job = open_job(loaded)
     evaluation = Evaluation(job.run.evaluation("base"), {})
     for folder in (job.run.data, job.run.train, evaluation.folder):
@@ -273,7 +275,9 @@ def test_answers_are_shown_as_the_evaluation_stored_them(tmp_path: Path) -> None
     for path in (job.run.train_rows, job.run.val_rows):
         write_jsonl(path, rows)
     write_log(job.run.train / "logging.jsonl", [at(1, loss=1.0)])
-    job.run.manifest_file.write_text(json.dumps(MANIFEST), encoding="utf-8")
+    hashes = {f"{which}_sha256": hash_file(job.run.data / f"{which}.jsonl") for which in ("train", "val")}
+    manifest = {**MANIFEST, "rows": {**MANIFEST["rows"], **hashes}}
+    job.run.manifest_file.write_text(json.dumps(manifest), encoding="utf-8")
     lines = [
         {"response": "red", "prediction": "a\u2028b\x85c", "is_exact_match": False},  # two ends of line, for str alone
         {"response": "red", "prediction": "red", "is_exact_match": True},
@@ -293,7 +297,6 @@ def test_answers_are_shown_as_the_evaluation_stored_them(tmp_path: Path) -> None
     (evaluation.folder / "metrics.json").write_text(
         json.dumps({"settings": {}, "metrics": {"num_rows": 2, "exact_match": 0.5}})
     )
-    claim_run_folder(loaded)
     assert Page(rewrite_report(loaded)).cards() == page.cards()
     shutil.rmtree(evaluation.folder)
     assert "Loss" in Page(rewrite_report(loaded)).text

@@ -45,6 +45,7 @@ from cvft.plan.plan import compile_plan
 from cvft.recipe import LoadedRecipe, recipe_from_dict
 from cvft.train.swift_plugin import CvftCallback, FamilyLoader, FamilyTemplate, RowFileLoader, TemplateSettings
 from cvft.train.trainer import CvftTrainer
+from cvft.train.watch import DEEPSPEED_OVERFLOW
 from datasets import Dataset
 from tests.real_clips import real_clip
 from tests.tiny import TINY, tiny_encoder
@@ -58,6 +59,7 @@ HOOKS: dict[type, dict[str, tuple[type, list[str]]]] = {
         "get_batch_samples": (HfTrainer, ["self", "epoch_iterator", "num_batches", "device"]),
         "_get_num_items_in_batch": (HfTrainer, ["self", "batch_samples", "device"]),
         "training_step": (HfTrainer, ["self", "model", "inputs", "num_items_in_batch"]),
+        "_get_grad_norm": (HfTrainer, ["self", "model", "grad_norm"]),
         "evaluate": (HfTrainer, ["self", "eval_dataset", "ignore_keys", "metric_key_prefix"]),
         "_determine_best_metric": (HfTrainer, ["self", "metrics", "trial"]),
         "_get_output_dir": (HfTrainer, ["self", "trial"]),
@@ -240,6 +242,37 @@ def test_whether_gradients_are_exchanged_is_ours_to_say():
     # DeepSpeed learns from the same flag which pass is a step's last
     assert list(inspect.signature(DeepSpeedEngineWrapper.backward).parameters)[:3] == ["self", "loss", "sync_gradients"]
     assert "sync_gradients=self.sync_gradients" in inspect.getsource(Accelerator.backward)
+
+
+def test_a_gradient_is_looked_at_before_the_optimizer_takes_it():
+    source = inspect.getsource(HfTrainer._run_epoch)
+    looks, steps = source.index("self._get_grad_norm(model, grad_norm=grad_norm)"), source.index("optimizer.step()")
+    assert 0 < looks < steps
+    # what we end is what ms-swift leaves out without a word
+    assert "p.grad = None" in inspect.getsource(SwiftMixin._fix_grad_norm_nan)
+
+
+def test_deepspeed_marks_a_gradient_that_is_not_finite():
+    from deepspeed.runtime.zero import stage3
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer, mask_nan_or_inf_with_val_inplace
+
+    norm = torch.tensor(float("nan"))
+    mask_nan_or_inf_with_val_inplace(norm, device=norm.device)
+    assert norm.item() == DEEPSPEED_OVERFLOW
+    assert "mask_nan_or_inf_with_val_inplace(" in inspect.getsource(DeepSpeedZeroOptimizer.get_grad_norm_direct)
+    assert "err = torch.tensor(-1.0" in inspect.getsource(stage3)
+
+
+def test_adamw_without_gradients_leaves_weights_and_state_alone():
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], weight_decay=0.1)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    before, state = weight.detach().clone(), {k: v.clone() for k, v in optimizer.state[weight].items()}
+    weight.grad = None
+    optimizer.step()
+    assert torch.equal(weight, before)
+    assert all(torch.equal(optimizer.state[weight][key], value) for key, value in state.items())
 
 
 def test_checkpoints_are_written_where_we_say():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from cvft.weights.folder import tiny_checkpoint_path
@@ -62,9 +63,18 @@ def test_qkv_trains_exactly_the_query_key_value_layers(straight):
     assert names == {f"base_model.model.model.layers.{i}.self_attn.language_expert_query_key_value" for i in range(5)}
 
 
-def test_training_twice_gives_bit_identical_adapters(straight, tmp_path):
+CLUSTER = {
+    **{"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "job-0", "MASTER_PORT": "23456"},
+    **{"OMP_NUM_THREADS": "7", "TOKENIZERS_PARALLELISM": "true", "PYTHONUNBUFFERED": "0", "HF_HUB_OFFLINE": "0"},
+}
+"""What a pod or a job sets for one process, and what people export for other programs."""
+
+
+def test_training_twice_gives_bit_identical_adapters_whatever_harmless_things_the_shell_says(straight, tmp_path):
     again = make_project(tmp_path)
-    cvft_ok("train", again)
+    result = cvft_ok("train", again, env={**os.environ, **CLUSTER})
+    for name in CLUSTER:
+        assert result.stderr.count(f"environment variable {name}=") == 1, name
     first, second = adapter_of(straight), adapter_of(again)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -81,10 +91,8 @@ def test_a_finished_run_is_not_trained_again(straight):
 def test_a_folder_of_another_recipe_is_refused(straight):
     result = cvft("train", straight, "optim.learning_rate=0.5")
     assert result.returncode == 2
-    assert (
-        "`optim.learning_rate`: got another value, need the settings that this folder was trained with" in result.stderr
-    )
-    assert "hint: give this run a name of its own (name=...), or remove the folder" in result.stderr
+    assert "optim.learning_rate: got `0.5`, need `0.001`, as this folder was trained with" in result.stderr
+    assert "hint: give this run a name of its own (name=...); with train.resume_from=" in result.stderr
 
 
 def test_all_linear_with_vision_tower_and_projector_trains_every_part(tmp_path):
@@ -187,16 +195,6 @@ def test_a_damaged_model_is_told_before_anything_starts(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_environment_variable_that_contradicts_the_plan_is_refused(tmp_path):
-    import os
-
-    recipe = make_project(tmp_path)
-    result = cvft("train", recipe, env={**os.environ, "OMP_NUM_THREADS": "7"})
-    assert result.returncode == 2
-    assert "environment variable OMP_NUM_THREADS: got `7`, need `1`" in result.stderr
-    assert not (tmp_path / "runs").exists()
-
-
 def test_bad_clips_are_set_aside_when_asked_and_never_replaced(tmp_path):
     (tmp_path / "notes.mp4").write_text("not a video")
     rows = [*with_real_clips(ROWS), {"query": "q", "response": "r", "videos": ["notes.mp4"]}]
@@ -207,10 +205,33 @@ def test_bad_clips_are_set_aside_when_asked_and_never_replaced(tmp_path):
     assert not (tmp_path / "runs").exists()
     cvft_ok("train", recipe, "data.on_bad_clip=quarantine")
     run = tmp_path / "runs" / "small"
+    assert sorted(path.name for path in run.parent.iterdir()) == [".features", "small"]
     (line,) = (run / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["line"] == 7
     assert len((run / "data" / "train.jsonl").read_text().splitlines()) == 6
     assert json.loads((run / "manifest.json").read_text())["rows"]["num_quarantined"] == 1
+
+
+def test_names_in_any_script_train_and_are_found_again_from_any_folder(tmp_path):
+    project, elsewhere = tmp_path / "项目", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    recipe = make_project(project, rows=[], train={"max_steps": 1})
+    clip = project / "片段" / "红 色.mp4"
+    clip.parent.mkdir()
+    shutil.copy(real_clip("bikes.mp4"), clip)
+    write_jsonl(project / "train.jsonl", [{"query": "什么颜色？", "response": "红色", "videos": ["片段/红 色.mp4"]}])
+    settings = yaml.safe_load(recipe.read_text()) | {"output": {"root": "runs"}}
+    recipe = recipe.rename(project / "我的配方.yaml")
+    recipe.write_text(yaml.safe_dump(settings, allow_unicode=True))
+    cvft_ok("train", recipe, cwd=project)
+    run = project / "runs" / "我的配方"
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+    again = cvft_ok("train", recipe, cwd=elsewhere)
+    assert again.stdout.strip() == str(run / "adapter")
+    assert f"{run} was made by this recipe" in again.stderr
+    for name in (run, run / "recipe.yaml"):
+        assert cvft_ok("train", name, cwd=elsewhere).stdout.strip() == str(run / "adapter")
+    assert files_under(elsewhere) == []
 
 
 def test_every_problem_of_a_file_is_told_at_once_and_nothing_is_written(tmp_path):
@@ -268,3 +289,30 @@ def test_a_json_array_trains_like_jsonl(tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(with_real_clips(ROWS)))
     write_jsonl(tmp_path / "train.jsonl", [])
     cvft_ok("train", recipe, f"data.train={tmp_path / 'train.json'}")
+
+
+def test_rows_whose_answer_follows_the_clip_at_once_train_and_answer_apart(tmp_path):
+    """Template `base` and an empty question: captions. Other rows of the same clip still train together."""
+    clips = ("bikes.mp4", "carphone_pristine.mp4")
+    captions = [{"query": "", "response": text, "videos": [clip]} for clip in clips for text in ("a", "b")]
+    questions = [{"query": f"What {number}?", "response": "c", "videos": [clips[0]]} for number in range(2)]
+    rows = with_real_clips([*captions, *questions, {"query": "", "response": "alone"}])
+    recipe = make_project(
+        tmp_path,
+        rows=rows,
+        val_rows=rows[:3],
+        model={"template": "base"},
+        train={"max_steps": 2, "global_batch_rows": 8, "micro_batch_rows": 4, "group_by_clip": "on"},
+    )
+    result = cvft_ok("run", recipe)
+    assert "note      8 rows have no text before their answer: each of them trains and answers apart" in result.stderr
+    run = recipe.parent / "runs" / "small"
+    (group,) = {json.loads((run / "plan.json").read_text())["worker"]["limits"]["max_rows_per_group"]}
+    assert group == 2
+    said = [
+        json.loads(line)["prediction"]
+        for line in (run / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()
+    ]
+    video = rows[0]["videos"][0]
+    alone = cvft_ok("infer", "--model", run, "--video", video, "--query", "", "--max-new-tokens", 8).stdout.strip()
+    assert said[0] == said[1] == alone

@@ -5,7 +5,14 @@ import itertools
 import pytest
 import torch
 
-from cvft.data.groups import RowShape, clips_per_step, group_tokens, make_steps, most_rows_per_clip
+from cvft.data.groups import (
+    RowShape,
+    clips_per_step,
+    encodes_a_clip_again,
+    group_tokens,
+    make_steps,
+    most_rows_per_clip,
+)
 from cvft.data.packing import BatchLimits, pack, padding_for
 from cvft.families.cogvlm2_video.runtime import RowEncoder
 from cvft.families.family import IGNORED_LABEL
@@ -120,6 +127,24 @@ def test_rows_of_a_clip_meet_and_are_drawn_anew():
     assert clips_per_step(shapes, global_batch_rows=16, max_rows_per_group=1, seed=1) > 6
     assert most_rows_per_clip(shapes) == 8
     assert most_rows_per_clip([RowShape(None, 1, 5)] * 3) == 1
+
+
+def test_rows_without_a_question_go_apart():
+    """Every second row has none: its answer follows the clip at once, and what predicts it cannot predict another's."""
+    shapes = [RowShape(number // 8, 50, 10, num_label_tokens=10 if number % 2 else 4) for number in range(64)]
+    options = {"global_batch_rows": 16, "max_rows_per_group": 4}
+    for seed in (1, None):
+        groups = [group for step in make_steps(shapes, **options, seed=seed) for group in step]
+        assert sorted(row for group in groups for row in group) == list(range(64))
+        for group in groups:
+            assert len(group) == 1 or not any(row % 2 for row in group)
+        assert sum(len(group) == 4 for group in groups) >= 4
+    assert most_rows_per_clip(shapes) == 4
+    assert most_rows_per_clip([RowShape(0, 50, 10, num_label_tokens=10)] * 8) == 1
+    assert encodes_a_clip_again([RowShape(0, 50, 10, num_label_tokens=10)] * 2, max_rows_per_group=8)
+    assert encodes_a_clip_again([RowShape(0, 50, 10), RowShape(0, 50, 10, num_label_tokens=10)], max_rows_per_group=8)
+    assert encodes_a_clip_again([RowShape(0, 50, 10)] * 9, max_rows_per_group=8)
+    assert not encodes_a_clip_again([RowShape(0, 50, 10)] * 8 + [RowShape(1, 50, 4, 4)], max_rows_per_group=8)
 
 
 def test_ranks_without_work_take_half_of_another_ranks():

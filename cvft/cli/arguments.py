@@ -20,13 +20,21 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def load(options: argparse.Namespace) -> LoadedRecipe:
     """Loads what `add_recipe` took."""
     from cvft.recipe import load_recipe
+    from cvft.recipe.place import SNAPSHOT_FILE
 
     path: Path = options.recipe
     overrides: list[str] = options.overrides
-    snapshot = path / "recipe.yaml"
-    if path.is_dir() and snapshot.is_file():
+    # by its snapshot as well; a recipe of that name that is no snapshot has no plan beside it
+    is_snapshot = path.name == SNAPSHOT_FILE and (path.parent / "plan.json").is_file()
+    folder = path.parent if is_snapshot else path
+    if folder.is_dir() and (folder / SNAPSHOT_FILE).is_file():
         # the folder may have been moved or renamed since; it is this one that is meant
-        location = path.resolve()
-        overrides = [f"output.root={json.dumps(str(location.parent))}", f"name={json.dumps(location.name)}", *overrides]
-        path = snapshot
+        location = folder.resolve()
+        place = {"output.root": str(location.parent), "name": location.name}
+        stated = {word.partition("=")[0].strip() for word in overrides}
+        overrides = [
+            *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in place.items() if key not in stated),
+            *overrides,
+        ]
+        path = folder / SNAPSHOT_FILE
     return load_recipe(path, overrides=overrides)

@@ -6,6 +6,7 @@ Refuses, or sets aside where asked to, every row whose clip does not decode; nev
 from __future__ import annotations
 
 import importlib.util
+import os
 import queue
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,9 @@ from cvft.data.video.sample import Sampling
 from cvft.errors import NUM_SHOWN, ClipError, CvftError, DataError, Problem
 from cvft.files import write_whole
 from cvft.jsonl import to_jsonl
+
+MAX_PROCESSES = 8
+"""Most decode processes of a check: each may take the memory limit of one, and more would wait for the disk."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,10 @@ def check_clips(
     sampling: Sampling,
     decoder: str = "pyav",
     on_bad_clip: Literal["error", "quarantine"] = "error",
-    quarantine_file: Path | None = None,
     timeout_s: float = 20.0,
     memory_limit_gib: float = 4.0,
-    num_workers: int = 1,
+    num_workers: int | None = None,
+    known: Mapping[Path, ClipInfo] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ClipCheck:
     """Decodes each distinct clip once, in decode processes, with the rule that training will use.
@@ -71,11 +75,10 @@ def check_clips(
         sampling: The rule.
         decoder: `pyav` or `decord`.
         on_bad_clip: `error` refuses the data when any clip is bad; `quarantine` sets the rows of bad clips aside.
-        quarantine_file: Where to write them as JSONL: reason, source, line and the row itself; without it, nothing is
-            written. An older file of this name is replaced, or removed when no row is set aside.
         timeout_s: See `DecodeProcess`.
         memory_limit_gib: See `DecodeProcess`; for each of them.
-        num_workers: Decode processes at the same time.
+        num_workers: Decode processes at the same time; without it, as many as there are CPUs for, up to `MAX_PROCESSES`.
+        known: What is known of clips already; these are not decoded again.
         on_progress: Called with the number of clips done and of all clips, after each.
 
     Returns:
@@ -94,7 +97,9 @@ def check_clips(
         if row.video is not None:
             rows_of[row.video].append(row)
 
-    found: dict[Path, ClipInfo | ClipError] = {}
+    found: dict[Path, ClipInfo | ClipError] = {path: info for path, info in (known or {}).items() if path in rows_of}
+    unknown = [path for path in rows_of if path not in found]
+    num_workers = min(num_workers or count_processes(), len(unknown)) or 1
     processes: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
     for _ in range(num_workers):
         processes.put(DecodeProcess(timeout_s=timeout_s, memory_limit_gib=memory_limit_gib))
@@ -110,7 +115,7 @@ def check_clips(
 
     pool = ThreadPoolExecutor(max_workers=num_workers)
     try:
-        for path, outcome in zip(rows_of, pool.map(inspect, rows_of), strict=True):
+        for path, outcome in zip(unknown, pool.map(inspect, unknown), strict=True):
             found[path] = outcome
             if on_progress is not None:
                 on_progress(len(found), len(rows_of))
@@ -119,18 +124,23 @@ def check_clips(
         for _ in range(num_workers):
             processes.get().close()
 
-    bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
-    facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
+    in_order = {path: found[path] for path in rows_of}
+    bad = {path: outcome for path, outcome in in_order.items() if isinstance(outcome, ClipError)}
+    facts = {path: outcome for path, outcome in in_order.items() if isinstance(outcome, ClipInfo)}
     problems = [_report(error, rows_of[path]) for path, error in bad.items()]
     if bad and on_bad_clip == "error":
         raise DataError("the check of clips", problems)
     good_rows = [row for row in rows if row.video not in bad]
     quarantined = [Quarantined(row, explain(bad[row.video])) for row in rows if row.video in bad]
-    if quarantine_file is not None and on_bad_clip == "quarantine":
-        write_quarantine(quarantined, quarantine_file)
     if bad and not good_rows:
         raise DataError("the check of clips, which leaves no row,", problems)
     return ClipCheck(good_rows, quarantined, facts)
+
+
+def count_processes() -> int:
+    """Returns how many decode processes may work at the same time on this machine."""
+    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(num_cpus, MAX_PROCESSES)
 
 
 def explain(error: CvftError) -> str:
@@ -150,7 +160,12 @@ def _report(error: ClipError, rows: Sequence[Row]) -> Problem:
 
 
 def write_quarantine(quarantined: Sequence[Quarantined], path: Path) -> None:
-    """Lists rows that were set aside, with reason, source and line; removes an older list when there are none."""
+    """Writes the rows that were set aside, as JSONL: reason, source, line and the row itself.
+
+    Args:
+        quarantined: The rows.
+        path: The file; an older one is replaced, or removed when no row is set aside.
+    """
     if not quarantined:
         path.unlink(missing_ok=True)
         return

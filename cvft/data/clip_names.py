@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import os
 import re
+import shlex
 import stat
 import unicodedata
 from collections import defaultdict
@@ -19,7 +20,7 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
-from cvft.errors import NUM_SHOWN, ValueProblem, did_you_mean, quote
+from cvft.errors import NUM_SHOWN, ValueProblem, did_you_mean, quote, visible
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Ends of the names of single frames."""
@@ -186,8 +187,8 @@ def hint_frames(first: str) -> str:
     Args:
         first: Name of one of them.
     """
-    pattern = str(Path(first).with_name(f"*{Path(first).suffix}"))
-    command = f"ffmpeg -framerate N -pattern_type glob -i '{pattern}' -pix_fmt yuv444p clip.mp4"
+    pattern = os.path.join(os.path.dirname(first), f"*{os.path.splitext(first)[1]}")
+    command = f"ffmpeg -framerate N -pattern_type glob -i {shlex.quote(visible(pattern))} -pix_fmt yuv444p clip.mp4"
     return (
         f"make a clip of them with the rate N per second at which they were taken, and name it in `videos`: `{command}`"
     )

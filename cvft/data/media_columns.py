@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft.data.clip_names import PICTURES, ClipNames, hint_frames
-from cvft.errors import ValueProblem, quote
+from cvft.errors import ValueProblem, quote, visible
 
 OTHER_MEDIA = ("images", "audios")
 """Columns of other media: refused when they hold anything."""
@@ -152,10 +152,8 @@ def _paths_in(value: Any) -> Iterator[str]:
 
 def _hint_one(videos: Any, path: str) -> str:
     if any(key in part for part in _objects_in(videos) for key in _TIME_KEYS):
-        return (
-            f"cut the part out with `ffmpeg -ss START -to END -i {shlex.quote(path)} part.mp4` and name it in `videos`"
-        )
-    return f"write `{json.dumps({'videos': [path]}, ensure_ascii=False)[1:-1]}`"
+        return f"cut the part out with `ffmpeg -ss START -to END -i {_word(path)} part.mp4` and name it in `videos`"
+    return f"write `{visible(json.dumps({'videos': [path]}, ensure_ascii=False)[1:-1])}`"
 
 
 def _objects_in(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -167,7 +165,7 @@ def _objects_in(value: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _hint_join(paths: list[str]) -> str:
-    inputs = " ".join(f"-i {shlex.quote(path)}" for path in paths[:3])
+    inputs = " ".join(f"-i {_word(path)}" for path in paths[:3])
     more = " ..." if len(paths) > 3 else ""
     command = f"ffmpeg {inputs}{more} -filter_complex concat=n={len(paths)} joined.mp4"
     return (
@@ -178,13 +176,18 @@ def _hint_join(paths: list[str]) -> str:
 
 def _hint_pictures(paths: list[str]) -> str:
     if len(paths) == 1 and _is_picture(paths[0]):
-        command = f"ffmpeg -loop 1 -i {shlex.quote(paths[0])} -t 1 -r 1 -pix_fmt yuv444p clip.mp4"
+        command = f"ffmpeg -loop 1 -i {_word(paths[0])} -t 1 -r 1 -pix_fmt yuv444p clip.mp4"
         return f"make a clip of it and name it in `videos`: `{command}`"
-    return hint_frames(paths[0] if paths else "frames/0001.jpg")
+    return hint_frames(next(filter(_is_picture, paths), "frames/0001.jpg"))
 
 
 def _count(paths: list[str]) -> str:
     return f"{len(paths)} picture{'s' if len(paths) > 1 else ''}" if paths else "pictures"
+
+
+def _word(path: str) -> str:
+    """Writes a path as a word of a command."""
+    return shlex.quote(visible(path))
 
 
 def _is_picture(path: str) -> bool:

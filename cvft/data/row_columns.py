@@ -177,8 +177,8 @@ def _check_category(columns: Mapping[str, Any]) -> None:
 
 def _other_format(column: str) -> ValueProblem:
     hint = (
-        "the last question is `query`, its answer `response`, what was said before `history`, the clip `videos`; "
-        "docs/data.md has a program that converts"
+        "each answer becomes a row: its question is `query`, the answer `response`, what was said before `history`, the clip "
+        "`videos`; docs/data.md has a program that converts"
     )
     return ValueProblem(f"a conversation in {quote(column)}", "the columns `query`, `response` and `videos`", hint)
 

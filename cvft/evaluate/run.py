@@ -26,10 +26,10 @@ from cvft.plan.job import Job
 from cvft.plan.lengths import check_prompts
 from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_other_data
 from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
-from cvft.predict.trained import ADAPTER_WEIGHTS, find_merged
+from cvft.predict.trained import find_merged
 from cvft.recipe import Recipe, default_name, load_recipe
 from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, read_metrics
-from cvft.weights.folder import CHECKSUM_FILE
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE
 
 if TYPE_CHECKING:
     from cvft.families.family import Answer
@@ -88,6 +88,8 @@ def evaluate_run(
     # the run's own clips were proved to be those of the training
     clips = None if asked.recorded else fingerprint_looks(rows)
     target = job.run.evaluation(_name(job.run, variant, settings, num_rows=len(asked.rows), data=data))
+    if data is not None:
+        LOG.info("rows      %s: not the run's own val rows; the results lie in %s", data, target)
     stored = read_metrics(target)
     if stored is not None and stored["settings"] == settings and stored.get("made_of") == {**made_of, "clips": clips}:
         return Evaluation(target, dict(stored["metrics"]))
@@ -156,7 +158,6 @@ class _Asked:
 def _read_asked(job: Job, data: Path | None) -> _Asked:
     if data is not None:
         rows = read_rows(data, video_root=job.recipe.data.video_root)
-        LOG.info("rows      %s: %d, which are not the run's own val rows", data, len(rows))
         return _Asked(rows, rows, None)
     require_val_rows(job.run)
     refuse_other_data(job.run, recipe=job.recipe, since="this run")
@@ -221,7 +222,7 @@ def _weights_of(job: Job, variant: Variant) -> str:
     if variant == "base":
         return job.contract.base_fingerprint
     if variant == "adapter":
-        return hash_file(job.run.adapter / ADAPTER_WEIGHTS)
+        return hash_file(job.run.adapter / ADAPTER_WEIGHTS_FILE)
     return hash_file(job.run.merged / CHECKSUM_FILE)
 
 

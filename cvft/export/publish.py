@@ -90,7 +90,7 @@ def push_run(
 def _check(loaded: LoadedRecipe, model: Path, *, model_id: str, variant: str) -> None:
     subject, problems = f"run folder {loaded.recipe.run_dir}", []
     if not ID.fullmatch(model_id):
-        problems.append(Problem("--to", quote(model_id), "owner/name on the hub"))
+        problems.append(Problem("--to", quote(model_id), "owner/name on the hub, in a to z, digits, `.`, `_` and `-`"))
     if not (model / CONTRACT_FILE).is_file():
         command = "train" if variant == "adapter" else "export"
         hint = f"make it first: cvft {command} {loaded.path}"
@@ -121,6 +121,7 @@ def _without_paths(loaded: LoadedRecipe, source: ManifestBase) -> tuple[dict[str
         ("data", "train"),
         ("data", "val"),
         ("data", "video_root"),
+        ("train", "resume_from"),
         ("output", "root"),
         ("output", "features"),
         ("parallel", "deepspeed_config"),

@@ -24,7 +24,9 @@ from cvft.runs import RunFolder
 from cvft.weights.shards import weight_files
 
 if TYPE_CHECKING:
-    from cvft.predict.open import Predictors, Variant
+    from cvft.export.logits import Outputs, Scoring
+    from cvft.predict.open import Predictors
+    from cvft.predict.predictor import Predictor
 
 
 def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
@@ -48,6 +50,7 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
     check_output(
         folder.merged / VERIFICATION_FILE, subject=f"run folder {folder.path}", where="merged/", may_exist=True
     )
+    rows, no_rows = _verification_rows(job)  # before anything is merged: a clip may be another one by now
     recover_folder(folder.merged)
     verification_file = folder.merged / VERIFICATION_FILE
     if verification_file.is_file():
@@ -57,7 +60,6 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
             problem = Problem(f"{folder.merged.name}/", f"weights in {verification['dtype']}", dtype, hint)
             raise RunError(f"run folder {job.recipe.run_dir}", [problem])
         return _verified_line(folder, verification)
-    rows, no_rows = _verification_rows(job)  # before anything is merged: a clip may be another one by now
     aside = folder.path / "merged.partial"
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -84,53 +86,63 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
     return _verified_line(folder, verification)
 
 
-def why_no_logits(job: Job, *, loaded_bytes: int = 0) -> str:
-    """Says why adapter and merged model cannot be compared by their logits here, or nothing when they can.
+def scoring_of(job: Job, *, loaded_bytes: int = 0) -> Scoring | str:
+    """Decides how adapter and merged model are compared by their logits here, or says why they cannot be.
 
     Args:
         job: The job.
         loaded_bytes: What a model takes that is in memory already, and makes room.
     """
-    from cvft.export.verify import why_logits_do_not_fit
+    from cvft.export.verify import choose_scoring
 
     if not job.family.capabilities.label_logits:
         return f"logits were not compared: {job.family.title} gives none"
-    num_values = count_parameters(job.family.parts, job.model.shapes).total
-    return why_logits_do_not_fit(
-        num_values, dtype=job.recipe.merged_dtype, device=job.ranks.device, loaded_bytes=loaded_bytes
+    return choose_scoring(
+        (job.recipe.model.dtype, job.recipe.merged_dtype),
+        num_values=count_parameters(job.family.parts, job.model.shapes).total,
+        device=job.ranks.device,
+        loaded_bytes=loaded_bytes,
     )
 
 
 def will_compare_logits(job: Job) -> bool:
     """Tells whether the export of a job is going to load its models to compare them."""
     is_done = (job.run.merged / VERIFICATION_FILE).is_file()
-    return job.recipe.export.merge and not is_done and not why_no_logits(job)
+    return job.recipe.export.merge and not is_done and not isinstance(scoring_of(job), str)
 
 
 def _compare_logits(
     job: Job, merged: Path, rows: Sequence[Row], *, note: str, predictors: Predictors | None
 ) -> dict[str, Any]:
     """Lets adapter and merged model answer the same rows, where the device has room for them."""
-    from cvft.export.verify import collect_outputs, compare
+    from cvft.export.logits import collect_outputs, measure_reference
+    from cvft.export.verify import compare
     from cvft.predict.open import Predictors
 
     models = predictors or Predictors(job)
-    dtype, recipe = job.recipe.merged_dtype, job.recipe
-    if why_not := note or why_no_logits(job, loaded_bytes=models.num_bytes):
-        return {"logits": None, "note": why_not}
-    outputs = []
+    scoring = note or scoring_of(job, loaded_bytes=models.num_bytes)
+    if isinstance(scoring, str):
+        return {"logits": None, "note": scoring}
+    max_new_tokens = job.recipe.eval.max_new_tokens
     with tqdm(total=2 * len(rows), desc="verifying", unit="row", file=sys.stderr, dynamic_ncols=True) as bar:
-        variants: tuple[Variant, ...] = ("adapter", "merged")
-        for variant in variants:
-            # a merged tower could be damaged: it has to encode frames itself
-            predictor = models.get(variant, plain=True, merged_folder=merged)
-            outputs.append(
-                collect_outputs(predictor, rows, max_new_tokens=recipe.eval.max_new_tokens, on_progress=bar.update)
+
+        def collect(predictor: Predictor) -> Outputs:
+            return collect_outputs(
+                predictor, rows, max_new_tokens=max_new_tokens, scoring=scoring, on_progress=bar.update
             )
+
+        # a merged tower could be damaged: every model has to encode frames itself
+        adapter = models.get("adapter", plain=True)
+        outputs = collect(adapter)
+        try:
+            reference = measure_reference(adapter, models.get("base", plain=True), rows, outputs, scoring=scoring)
+        finally:
+            models.close()  # measuring moves its weights
+        merged_outputs = collect(models.get("merged", plain=True, merged_folder=merged))
     if predictors is None:
         models.close()
     locations = [f"val row {index + 1}" for index in range(len(rows))]
-    return {"logits": compare(*outputs, locations=locations, dtype=dtype).to_dict(), "note": ""}
+    return {"logits": compare(reference, merged_outputs, locations=locations, scoring=scoring).to_dict(), "note": ""}
 
 
 def _verification_rows(job: Job) -> tuple[list[Row], str]:
@@ -177,10 +189,19 @@ def describe_verification(verification: Mapping[str, Any]) -> str:
         verification: Contents of `VERIFICATION_FILE`.
     """
     tensors, logits = verification["tensors"], verification["logits"]
-    text = f"{tensors['num_compared']} tensors are base + adapter"
+    text = f"all {tensors['num_compared']} tensors are base + adapter ({tensors['num_changed']} changed)"
     if logits is None:
         return f"{text}; {verification['note']}"
-    return (
-        f"{text}, {logits['num_equal_answers']} of {logits['num_rows']} answers identical, largest logit difference "
-        f"{logits['max_logit_error']:.2g} (limit {logits['max_logit_error_allowed']:.2g})"
+    error, limit, effect = (
+        f"{logits[key]:.2g}" for key in ("max_logit_error", "max_logit_error_allowed", "adapter_effect")
     )
+    answers = f"{logits['num_equal_answers']} of {logits['num_rows']} answers identical"
+    if logits["differences"]:
+        margin = max(found["margin"] for found in logits["differences"])
+        answers += f", the others part at tokens within {margin:.2g} of each other"
+    if not logits["can_tell"]:
+        return (
+            f"by its tensors alone: {text}. Its logits tell nothing: they differ by {error}, rounding explains {limit}, and "
+            f"the adapter changes them by {effect}; {answers}"
+        )
+    return f"{text}; logits within {error} of the adapter's (limit {limit}, its effect {effect}); {answers}"

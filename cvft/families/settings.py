@@ -44,6 +44,7 @@ COMMON = frozenset(
         "train.keep_checkpoints",
         "train.max_skipped_steps",
         "train.num_workers",
+        "train.resume_from",
         "export.merge",
         "export.dtype",
         "export.verify_rows",

@@ -19,10 +19,10 @@ from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
 from cvft.plan.batching import describe_training, peak_of
-from cvft.plan.environment import merge_environment
+from cvft.plan.environment import check_shell, find_overruled
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
 from cvft.plan.job import Job, check_batch, open_job
-from cvft.plan.machine import GpuFacts, Machine, check_packages, read_machine
+from cvft.plan.machine import GpuFacts, Machine, check_output, check_packages, read_machine
 from cvft.plan.passes import batches_of_epoch
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare_rows
@@ -198,8 +198,8 @@ def forecast(
         costs=costs,
         flops=flops,
         memory=memory,
-        notes=notes,
-        refused=_find_refusals(recipe, plan, memory=memory, memory_bytes=job.memory_bytes),
+        notes=[*notes, *find_overruled(plan.launch.environment, os.environ)],
+        refused=_find_refusals(job, memory=memory),
     )
 
 
@@ -263,17 +263,20 @@ class _Sample:
         return ClipCheck(kept, checked.quarantined, {**checked.facts, **others})
 
 
-def _find_refusals(recipe: Recipe, plan: Plan, *, memory: Memory | None, memory_bytes: int | None) -> list[Problem]:
+def _find_refusals(job: Job, *, memory: Memory | None) -> list[Problem]:
     """Collects what training would refuse on this machine, and a memory that the model says is too small."""
     problems: list[Problem] = []
-    for check in (
-        lambda: check_packages(recipe),
-        lambda: merge_environment(plan.launch.environment, os.environ),
-    ):
+    checks: tuple[Callable[[], None], ...] = (
+        lambda: check_output(job.recipe, job.run, features_root=job.features_root),
+        lambda: check_packages(job.recipe),
+        lambda: check_shell(os.environ),
+    )
+    for check in checks:
         try:
             check()
         except CvftError as error:
             problems += error.problems
+    memory_bytes = job.memory_bytes
     if memory_bytes is not None and memory is not None and memory.peak > memory_bytes:
         got = f"{memory.peak / 2**30:.1f} GiB by the memory model"
         need = f"at most the {memory_bytes / 2**30:.1f} GiB that each rank's device has"

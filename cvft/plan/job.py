@@ -24,8 +24,8 @@ from cvft.families.parts import Shape, count_adapter
 from cvft.families.settings import check_settings
 from cvft.families.table import find_family, known_checkpoints
 from cvft.files import hash_file
-from cvft.plan.environment import merge_environment, worker_environment
-from cvft.plan.machine import Machine, check_packages, memory_per_rank, read_machine
+from cvft.plan.environment import check_shell
+from cvft.plan.machine import Machine, check_output, check_packages, memory_per_rank, read_machine
 from cvft.plan.ranks import Ranks, decide_ranks, node_rank_of
 from cvft.recipe import LoadedRecipe, Recipe
 from cvft.runs import RunFolder
@@ -133,7 +133,7 @@ class Job:
     @property
     def features_root(self) -> Path:
         """Folder of the stores of features: beside the runs, under a name that no run can have."""
-        return (self.recipe.output.features or self.recipe.output.root / ".features").absolute()
+        return features_root_of(self.recipe)
 
     @property
     def may_cache_features(self) -> bool:
@@ -160,6 +160,11 @@ class Job:
             train_vision_tower=lora.train_vision_tower,
             train_projector=lora.train_projector,
         )
+
+
+def features_root_of(recipe: Recipe) -> Path:
+    """Returns the folder of the stores of features: beside the runs, under a name that no run can have."""
+    return (recipe.output.features or recipe.output.root / ".features").absolute()
 
 
 def open_job(
@@ -189,8 +194,10 @@ def open_job(
     machine = machine or read_machine()
     refused = _Refusals()
     decided = ranks or refused.collect(lambda: decide_ranks(recipe, num_gpus_present=len(machine.gpus)))
+    if needs_weights:  # what asks for them is going to write
+        refused.collect(lambda: check_output(recipe, run, features_root=features_root_of(recipe)))
     if trains:
-        _check_machine(recipe, run, decided, refused)
+        _check_machine(recipe, decided, refused)
     # a download is too dear to be refused afterwards
     model = how = None
     if not (refused and asks_hub(recipe.model.path, known_checkpoints())):
@@ -207,12 +214,11 @@ def open_job(
     return Job(loaded=loaded, run=run, model=model, preprocessing=how, ranks=decided, machine=machine)
 
 
-def _check_machine(recipe: Recipe, run: RunFolder, ranks: Ranks | None, refused: _Refusals) -> None:
+def _check_machine(recipe: Recipe, ranks: Ranks | None, refused: _Refusals) -> None:
     """Asks what training needs of this machine, beyond the model."""
-    planned = worker_environment(run.path, num_threads=recipe.parallel.num_threads, of_family={})
     refused.collect(lambda: node_rank_of(recipe))
     refused.collect(lambda: check_packages(recipe))
-    refused.collect(lambda: merge_environment(planned, os.environ))
+    refused.collect(lambda: check_shell(os.environ))
     if ranks is not None:
         refused.collect(lambda: check_batch(recipe, ranks))
 

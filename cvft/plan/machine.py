@@ -7,14 +7,17 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.packages import find_missing_package
+from cvft.files import why_unwritable
 from cvft.plan.gpus import find_gpu
 from cvft.plan.ranks import Ranks
 from cvft.recipe import Recipe
+from cvft.runs import RunFolder
 
 USABLE_GPU_SHARE = 0.965
 """Share of the memory that the driver states which a GPU out of our table leaves to programs; see `costs.gpus`."""
@@ -94,6 +97,22 @@ def memory_per_rank(ranks: Ranks, machine: Machine) -> int | None:
     if ranks.device == "cuda":
         return min((gpu.memory_bytes for gpu in machine.gpus[: ranks.num_per_node]), default=0) or None
     return machine.host_bytes // ranks.num_per_node
+
+
+def check_output(recipe: Recipe, run: RunFolder, *, features_root: Path) -> None:
+    """Checks that a run's folder can be written, and that of its features; leaves nothing there.
+
+    Raises:
+        RecipeError: when one of them cannot be.
+    """
+    places = {run.path: "output.root", features_root: "output.features" if recipe.output.features else "output.root"}
+    problems: dict[str, Problem] = {}
+    for place, key in places.items():
+        if why := why_unwritable(place):
+            hint = f"set {key} to a folder of yours, with room on its disk"
+            problems.setdefault(key, Problem(key, f"{quote(place)} ({why})", "a folder that can be written", hint))
+    if problems:
+        raise RecipeError("this machine", problems.values())
 
 
 def check_packages(recipe: Recipe) -> None:

@@ -73,6 +73,8 @@ def note_plan(plan: Plan) -> list[str]:
     first matrix makes of inputs of size 1, which its start decides.
     """
     swift = plan.swift
+    if "adapters" in swift:  # it starts from what was taught before
+        return []
     mean_rate = swift["learning_rate"] * (1.0 if swift["lr_scheduler_type"].startswith("constant") else 0.5)
     gain = swift["lora_alpha"] * (swift["lora_rank"] ** 0.5 if swift["use_rslora"] else 1.0)
     change = plan.worker.num_steps * mean_rate * gain * MEAN_OF_FIRST_MATRIX
@@ -123,13 +125,12 @@ def _note_categories(rows: Sequence[Row]) -> list[str]:
 
 def _note_numbers(rows: Sequence[Row]) -> list[str]:
     """Says in which columns numbers and booleans stand for text."""
-    taken: dict[str, list[Row]] = {}
+    taken: dict[str, list[str]] = {}
     for row in rows:
         for column in row.taken_as_text:
-            taken.setdefault(column, []).append(row)
+            taken.setdefault(column, []).append(f"{row.source.name}:{row.line}")
     return [
-        f"numbers or booleans stand in {quote(column)} of {len(found)} rows ({name_examples(row.location for row in found)}): "
-        "taken as text, as they are written there"
+        f"column {quote(column)} holds numbers or booleans in {len(found)} rows ({name_examples(found)}): taken as text"
         for column, found in taken.items()
     ]
 

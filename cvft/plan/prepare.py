@@ -8,15 +8,17 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cvft import __version__
 from cvft.data.check import ClipCheck, Quarantined, check_clips
+from cvft.data.proven import Looks, ProvenClips, look_at
 from cvft.data.records import FileFacts
 from cvft.data.rows import Row, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
-from cvft.errors import CvftError, DataError, Problem
+from cvft.errors import DataError, Problem
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
@@ -36,6 +38,7 @@ class PreparedRows:
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
         sources: What tells the files that the rows came from, by their setting.
+        proven: What the next start need not decode again; None where nothing is to be kept.
     """
 
     train_rows: Sequence[Row]
@@ -45,16 +48,14 @@ class PreparedRows:
     row_facts: RowFacts
     notes: Sequence[str]
     sources: Mapping[str, FileFacts] = field(default_factory=dict)
+    proven: ProvenClips | None = None
 
 
-def prepare(
-    job: Job, *, quarantine_file: Path | None = None, on_progress: Callable[[int, int], None] | None = None
-) -> PreparedRows:
-    """Proves rows and clips usable, and writes nothing but the quarantine file.
+def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
+    """Proves rows and clips usable, and writes nothing; clips that the run has proved before are not decoded again.
 
     Args:
         job: The job.
-        quarantine_file: Where rows that are set aside are listed; without it, nothing is written.
         on_progress: Called with clips done and clips in all.
 
     Returns:
@@ -64,25 +65,25 @@ def prepare(
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     decode = job.preprocessing.decode
+    how = f"{decode}, version {job.decoder_version}, cvft {__version__}"
+    earlier, looks = ProvenClips.read(job.run.proven_clips, how=how), dict[Path, Looks]()
 
     def check(rows: Sequence[Row]) -> ClipCheck:
+        # before they are decoded: a clip that changes meanwhile is decoded again the next time
+        looks.update(look_at({row.video for row in rows if row.video is not None}))
         return check_clips(
             rows,
             sampling=decode.sampling,
             decoder=decode.decoder,
             on_bad_clip=job.recipe.data.on_bad_clip,
-            quarantine_file=quarantine_file,
             timeout_s=decode.timeout_s,
             memory_limit_gib=decode.memory_gib,
+            known=earlier.still(looks),
             on_progress=on_progress,
         )
 
-    try:
-        return prepare_rows(job, check=check)
-    except CvftError:
-        if quarantine_file is not None:
-            quarantine_file.unlink(missing_ok=True)  # what is refused leaves nothing behind
-        raise
+    prepared = prepare_rows(job, check=check)
+    return replace(prepared, proven=ProvenClips(how, looks, prepared.clips))
 
 
 def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> PreparedRows:

@@ -130,6 +130,8 @@ def swift_arguments(
         "callbacks": ["cvft", "cvft_tensorboard"],
         "use_cpu": ranks.device == "cpu",
     }
+    if recipe.train.resume_from is not None:
+        arguments["adapters"] = [str(job.run.start)]
     if recipe.parallel.strategy == "ddp":
         arguments["ddp_find_unused_parameters"] = False  # every rank passes through every adapter
     if recipe.parallel.deepspeed_config is not None:

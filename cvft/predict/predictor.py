@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
+from cvft.dtypes import BY_NAME
 from cvft.errors import ClipError, CvftError, DataError
 from cvft.families.family import Answer, Encoder, Runtime
 from cvft.plan.lengths import check_answers_fit
@@ -194,32 +195,58 @@ class Predictor:
         thread.join()
         return piece
 
-    def score(self, rows: Sequence[Row], *, on_progress: Callable[[int], object] | None = None) -> list[Tensor]:
-        """Scores the answers that rows hold, one row at a time; fp32 weights in fp64, so that what is seen is the weights.
+    def score(
+        self, rows: Sequence[Row], *, dtype: str | None = "fp64", on_progress: Callable[[int], object] | None = None
+    ) -> list[Tensor]:
+        """Scores the answers that rows hold, one row at a time.
 
         Args:
             rows: The rows.
+            dtype: Precision to compute in: fp64 shows the weights and nothing else. None leaves the model as it is.
             on_progress: Called with 1 after each row.
 
         Returns:
-            Per row, (number of answer tokens, V) fp64 on the CPU.
+            Per row, (number of answer tokens, V) in the precision of the computation, on the CPU.
         """
-        is_fp32 = self.model.dtype == torch.float32
         encoded = [self.encode(row, with_response=True) for row in rows]
         logits = []
-        try:
-            if is_fp32:
-                self.model.double()
+        with contextlib.nullcontext() if dtype is None else self.computing_in(dtype):
             for row in encoded:
                 with self._variant():
                     scored = self.runtime.label_logits(self.model, self.encoder.collate([row]))
-                logits.append(scored.double().cpu())
+                logits.append(scored.cpu())
                 if on_progress is not None:
                     on_progress(1)
-        finally:
-            if is_fp32:
-                self.model.float()  # every fp32 number survives the way there and back
         return logits
+
+    @contextlib.contextmanager
+    def computing_in(self, dtype: str, *, rounded_to: str | None = None) -> Iterator[None]:
+        """Lets the model compute in a precision; afterwards every number is what it was.
+
+        Args:
+            dtype: `bf16`, `fp32` or `fp64`. An adapter's own weights are only ever made finer.
+            rounded_to: Precision that all other weights are rounded to before.
+        """
+        kind, coarse = (getattr(torch, BY_NAME[name].torch_name) for name in (dtype, rounded_to or dtype))
+        named = [*self.model.named_parameters(), *self.model.named_buffers()]
+        before = []
+        try:
+            for name, tensor in named:
+                if not tensor.is_floating_point():
+                    continue
+                own = tensor.data
+                if "lora_" in name:
+                    converted = own.to(torch.promote_types(own.dtype, kind))
+                else:
+                    converted = (own.to(coarse) if coarse.itemsize < own.dtype.itemsize else own).to(kind)
+                # what is only made finer can be made again from it; anything else has to be kept
+                is_finer = "lora_" in name or min(coarse.itemsize, kind.itemsize) >= own.dtype.itemsize
+                before.append((tensor, own.dtype, None if is_finer else own))
+                tensor.data = converted
+            yield
+        finally:
+            for tensor, own_dtype, kept in before:
+                tensor.data = tensor.data.to(own_dtype) if kept is None else kept
 
     @property
     def num_bytes(self) -> int:

@@ -20,12 +20,11 @@ from cvft.plan.job import OpenModel, open_model
 from cvft.recipe import Recipe, load_recipe, recipe_from_dict
 from cvft.runs import RunFolder, read_manifest
 from cvft.weights.checkpoints import find_checkpoint
-from cvft.weights.folder import CONFIG_FILE, TINY, ModelFolder
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CONFIG_FILE, TINY, ModelFolder
 from cvft.weights.hub import asks_hub
 from cvft.weights.shards import read_shards
 
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 STORED_DTYPES = {"F32": "fp32"}
 """Precision of a model that is asked as it was published, by that of its weight files; all others compute in bf16."""
@@ -59,7 +58,7 @@ class FoundModel:
         """States what decides its answers, beyond rows and their limits."""
         weights = {"base" if self.adapter else "model": self.model.fingerprint}
         if self.adapter is not None:
-            weights["adapter"] = hash_file(self.adapter / ADAPTER_WEIGHTS)
+            weights["adapter"] = hash_file(self.adapter / ADAPTER_WEIGHTS_FILE)
         sampling = self.how.decode.sampling
         return {
             **weights,

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from cvft.errors import Problem, did_you_mean, quote
 from cvft.recipe.names import hint_for_unknown, iter_fields, key_names, section_names, section_of
 from cvft.recipe.rules import ConflictError
-from cvft.recipe.schema import CEILINGS, why_unwritable
+from cvft.recipe.schema import CEILINGS, MAX_RUN_NAME_BYTES, why_unwritable
 
 _YAML_11_BOOLEANS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
@@ -105,7 +105,7 @@ def _alternatives(annotation: Any, metadata: list[Any], *, shows_ceiling: bool =
         kind = "a whole number" if annotation is int else "a number"
         return [], [kind + _bounds(metadata, shows_ceiling=shows_ceiling)]
     pattern = _constraint(metadata, "pattern")
-    if annotation is str and pattern and "A-Z" in pattern:
+    if annotation is str and pattern and r"\p{L}" in pattern:
         return [], ["a folder name (letters, digits, `.`, `_`, `-`)"]
     return [], ["text without space at its ends" if annotation is str else "a path"]
 
@@ -178,6 +178,9 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
         if (numeric or words == ["true", "false"]) and not hint:
             got = f"the text {got}" if value.strip() else got
             hint = "remove the quotes" if _is_number(value) else ""
+        num_bytes = len(value.encode(errors="surrogatepass"))
+        if any("folder name" in text for text in texts) and num_bytes > MAX_RUN_NAME_BYTES:
+            hint = f"shorten it: it has {num_bytes} bytes of at most {MAX_RUN_NAME_BYTES}"
         if why := why_unwritable(value):
             got, hint = f"{got} with {why}", ""
     elif isinstance(value, list) and where.startswith("data."):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from cvft.recipe.schema import Recipe
@@ -52,21 +53,19 @@ def weights_fingerprint(recipe: Recipe) -> str:
     return _digest(_without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS)))
 
 
-def differing_settings(first: Recipe, second: Recipe) -> list[str]:
-    """Returns the key paths, such as `lora.rank`, at which two recipes would train other weights."""
+def differing_settings(first: Recipe, second: Recipe) -> list[tuple[str, Any, Any]]:
+    """Returns where two recipes would train other weights: a key path, such as `lora.rank`, and both values."""
     values = [_without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS)) for recipe in (first, second)]
-    return _differing(*values)
+    return list(_differing(*values))
 
 
-def _differing(first: dict[str, Any], second: dict[str, Any], *, prefix: str = "") -> list[str]:
-    paths: list[str] = []
+def _differing(first: dict[str, Any], second: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
     for key, value in first.items():
         other = second.get(key)
         if isinstance(value, dict) and isinstance(other, dict):
-            paths += _differing(value, other, prefix=f"{prefix}{key}.")
+            yield from _differing(value, other, prefix=f"{prefix}{key}.")
         elif value != other:
-            paths.append(f"{prefix}{key}")
-    return paths
+            yield f"{prefix}{key}", value, other
 
 
 def dump_recipe(recipe: Recipe) -> str:

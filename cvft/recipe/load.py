@@ -1,14 +1,16 @@
 """A recipe file, the files it extends and overrides -> one `Recipe`, with every problem reported at once.
 
 Layers, later over earlier: the farthest ancestor, ..., the file itself, the overrides. Sections merge key by key,
-lists are replaced. Relative paths belong to the file that states them; in an override, to the current directory.
-No file but recipes is read: whether the data and the model exist is for others to say.
+lists are replaced. Relative paths belong to the file that states them; in an override, to the current directory. So do those of
+`output`, unless the recipe has made its run elsewhere: see `find_run`.
+No file but recipes is read, those of earlier runs among them: whether the data and the model exist is for others to say.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +22,20 @@ from cvft.errors import Problem, RecipeError, nearest, quote
 from cvft.recipe.explain import conflicts_of, explain, show_value, unknown_key
 from cvft.recipe.fingerprint import fingerprint
 from cvft.recipe.names import iter_fields, key_names, section_names
-from cvft.recipe.schema import Recipe
+from cvft.recipe.place import find_run
+from cvft.recipe.schema import MAX_RUN_NAME_BYTES, Recipe
 from cvft.recipe.yaml_text import MAX_BYTES, parse_scalar, parse_yaml
 
 EITHER_OR: tuple[tuple[str, str], ...] = (("train.epochs", "train.max_steps"), ("data.val", "data.val_fraction"))
 """Settings of which one replaces the other: a layer that states one drops the other from the layers below it."""
 
-PATH_KEYS: tuple[str, ...] = ("data.train", "data.val", "data.video_root", "parallel.deepspeed_config")
+PATH_KEYS: tuple[str, ...] = (
+    "data.train",
+    "data.val",
+    "data.video_root",
+    "train.resume_from",
+    "parallel.deepspeed_config",
+)
 """Settings that always hold a path. `model.path` may hold a name; `output.root` stays with the current directory."""
 
 HUB_ID = re.compile(r"[A-Za-z]+:.*")
@@ -90,7 +99,16 @@ def load_recipe(path: str | Path, *, overrides: Sequence[str] = ()) -> LoadedRec
     layers, files = _read_chain(path, subject=subject)
     layer, problems = _parse_overrides(overrides)
     recipe = _build([*layers, layer], name=default_name(path), subject=subject, problems=problems)
+    if "root" not in (layer.values.get("output") or {}):  # one that is given now is meant as it stands
+        recipe = find_run(recipe, file=path, read=_read_snapshot)
     return LoadedRecipe(recipe=recipe, path=path, chain_of_files=tuple(files), overrides=tuple(overrides))
+
+
+def _read_snapshot(path: Path) -> Recipe:
+    subject = f"recipe {path}"
+    return _build(
+        [_Layer(_read_file(path, subject=subject, stated_by=None), "")], name=None, subject=subject, problems=[]
+    )
 
 
 def recipe_from_dict(values: Mapping[str, Any], *, subject: str = "recipe") -> Recipe:
@@ -104,8 +122,12 @@ def recipe_from_dict(values: Mapping[str, Any], *, subject: str = "recipe") -> R
 
 def default_name(path: Path) -> str:
     """The run name that a recipe's file name gives: characters that a folder name should not have become `-`."""
-    name = "".join(char if char.isascii() and (char.isalnum() or char in "._-") else "-" for char in path.stem)
-    return name.lstrip("._-")[:100] or "run"
+    stem = unicodedata.normalize("NFC", path.stem)
+    name = "".join(char if unicodedata.category(char)[0] in "LMN" or char in "._-" else "-" for char in stem)
+    while name and unicodedata.category(name[0])[0] not in "LN":
+        name = name[1:]
+    # cut between characters
+    return name[:100].encode()[:MAX_RUN_NAME_BYTES].decode(errors="ignore") or "run"
 
 
 def _read_chain(path: Path, *, subject: str) -> tuple[list[_Layer], list[Path]]:
@@ -204,6 +226,10 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
         inner = values.get(section)
         if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key].strip():
             inner[key] = os.path.abspath(folder / os.path.expanduser(inner[key]))
+    output = values.get("output")
+    for key in ("root", "features"):  # relative ones stay with the current directory
+        if isinstance(output, dict) and isinstance(output.get(key), str):
+            output[key] = os.path.expanduser(output[key])
     model = values.get("model")
     if isinstance(model, dict) and isinstance(model.get("path"), str):
         model["path"] = _anchor_model(model["path"], folder)

@@ -9,6 +9,7 @@ Refused are unknown keys, values of another type (a quoted number is text), and 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,6 +27,9 @@ Source: the published fine-tuning command for the first family in the ms-swift d
 
 DEFAULT_VAL_FRACTION = 0.05
 """Share of the clips held out when a recipe names neither a val file nor a share."""
+
+MAX_RUN_NAME_BYTES = 200
+"""Longest name of a run, in UTF-8: disks take names of 255 bytes, and files that are written aside need some of them."""
 
 
 MANY = 1_000_000_000
@@ -73,10 +77,27 @@ def _to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _to_composed(value: object) -> object:
+    # keyboards and file systems write `é` as one character or as two: one name must not be two folders
+    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
+
+
+def _refuse_long_name(value: str) -> str:
+    if len(value.encode()) > MAX_RUN_NAME_BYTES:
+        raise ValueError(f"{len(value.encode())} bytes")
+    return value
+
+
 FilePath = Annotated[
     Path, BeforeValidator(_to_path), AfterValidator(_refuse_unwritable), PlainSerializer(str, return_type=str)
 ]
 Text = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$"), AfterValidator(_refuse_unwritable)]
+RunName = Annotated[
+    str,
+    Field(pattern=r"^[\p{L}\p{N}]([\p{L}\p{M}\p{N} ._-]*[\p{L}\p{M}\p{N}._-])?$", max_length=MAX_RUN_NAME_BYTES),
+    BeforeValidator(_to_composed),
+    AfterValidator(_refuse_long_name),
+]
 Targets = Annotated[
     Literal["qkv", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)], BeforeValidator(_to_tuple)
 ]
@@ -204,6 +225,8 @@ class Train(Section):
     """Passes over the train rows; time grows in proportion."""
     max_steps: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Optimizer steps, instead of epochs."""
+    resume_from: FilePath | None = None
+    """Finished run, or a checkpoint of one, whose adapter this run starts from. Optimizer and schedule start anew."""
     global_batch_rows: int = Field(default=16, ge=1, le=MANY)
     """Rows per optimizer step over all ranks. More gives smoother and fewer steps."""
     micro_batch_rows: int = Field(default=1, ge=1, le=MANY)
@@ -296,8 +319,8 @@ class Output(Section):
 class Recipe(Section):
     """Everything about one run; the sections hold the settings."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)] | None = None
-    """Name of the run's folder; without it, the recipe's file name."""
+    name: RunName | None = None
+    """Name of the run's folder, in letters of any script; without it, the recipe's file name."""
     seed: int = Field(default=42, ge=0, lt=2**32)
     """Decides the adapter's first weights, the order of rows, dropout and the val split."""
     model: Model

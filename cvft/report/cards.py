@@ -9,13 +9,15 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from cvft.data.rows import Row, category_of
 from cvft.evaluate.metrics import token_f1
-from cvft.report.frames import ClipFrames
+
+if TYPE_CHECKING:
+    from cvft.report.frames import ClipFrames
 
 _UNSAFE = {ord(char): f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}
 """Characters that could end a script or a line of it, escaped in JSON."""

@@ -85,13 +85,13 @@ def draw(chart: Chart) -> Markup:
 
 
 def nice_ticks(low: float, high: float, *, num_ticks: int = 5) -> list[float]:
-    """Returns round numbers from about `low` to about `high`, at most `num_ticks` + 2 of them.
+    """Returns round numbers from about `low` to about `high`, about `num_ticks` of them.
 
     Example:
         >>> nice_ticks(0, 2.3)
         [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
         >>> nice_ticks(7.0, 7.0)
-        [6.5, 7.0, 7.5]
+        [6.4, 6.6, 6.8, 7.0, 7.2, 7.4, 7.6]
     """
     if not high > low:
         half = abs(high) / 14 or 0.5

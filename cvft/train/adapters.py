@@ -21,14 +21,14 @@ ADAPTER_FILES = ("adapter_config.json", ADAPTER_WEIGHTS_FILE)
 """What peft writes of an adapter."""
 
 
-def publish_adapter(checkpoint: Path, target: Path, *, contract: Contract, recipe_file: Path) -> None:
+def publish_adapter(checkpoint: Path, target: Path, *, contract: Contract, recipe: str) -> None:
     """Makes an adapter folder of a checkpoint, whole or not at all.
 
     Args:
-        checkpoint: The checkpoint.
+        checkpoint: The checkpoint, or another folder with the files of an adapter.
         target: The folder to make.
         contract: How clips and text reached the model.
-        recipe_file: The recipe of the training.
+        recipe: The recipe of the training, as a file holds it.
 
     Raises:
         ModelError: when a weight is not finite.
@@ -40,7 +40,7 @@ def publish_adapter(checkpoint: Path, target: Path, *, contract: Contract, recip
     for name in ADAPTER_FILES:
         shutil.copyfile(checkpoint / name, aside / name)
     (aside / CONTRACT_FILE).write_text(contract.to_json(), encoding="utf-8")
-    shutil.copyfile(recipe_file, aside / "recipe.yaml")
+    (aside / "recipe.yaml").write_text(recipe, encoding="utf-8")
     publish_folder(aside, target)
 
 
@@ -87,7 +87,6 @@ def adopt_checkpoint(run: RunFolder, *, contract: Contract) -> None:
         RunError: when the checkpoint is damaged.
     """
     checkpoint = run.train / f"checkpoint-{run.checkpoint}"
-    weights = ADAPTER_FILES[1]
     if not checkpoint.is_dir():  # it was asked for before it went
         return
     try:
@@ -95,6 +94,6 @@ def adopt_checkpoint(run: RunFolder, *, contract: Contract) -> None:
     except BrokenCheckpointError as error:
         need, hint = "the files that were written", "choose another checkpoint"
         raise RunError(f"run folder {run.path}", [Problem(checkpoint.name, f"{error}", need, hint)]) from error
-    there = run.adapter / weights
-    if not there.is_file() or hash_file(there) != hash_file(checkpoint / weights):
-        publish_adapter(checkpoint, run.adapter, contract=contract, recipe_file=run.recipe_file)
+    there = run.adapter / ADAPTER_WEIGHTS_FILE
+    if not there.is_file() or hash_file(there) != hash_file(checkpoint / ADAPTER_WEIGHTS_FILE):
+        publish_adapter(checkpoint, run.adapter, contract=contract, recipe=run.recipe_file.read_text(encoding="utf-8"))

@@ -14,17 +14,20 @@ from cvft.files import hash_file, write_whole
 from cvft.plan.job import Job
 from cvft.plan.plan import Plan
 from cvft.plan.prepare import PreparedRows
+from cvft.plan.start import Start
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 
 PACKAGES = ("torch", "transformers", "peft", "ms-swift", "accelerate", "deepspeed", "datasets", "av", "decord", "numpy")
 
 
-def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan) -> None:
+def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start | None) -> None:
     """Writes versions, device, hashes of rows and clips, and seeds.
 
     Args:
         job: The job.
         prepared: Its rows and clips.
         plan: What its worker does.
+        start: The adapter that it starts from, or None.
     """
     folder, source, recipe = job.run, job.model.source, job.recipe
     values: dict[str, Any] = {
@@ -44,6 +47,9 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan) -> None:
             "commit": source.commit,
         },
         "contract": job.contract.to_dict(),
+        "start": None
+        if start is None
+        else {"path": str(recipe.train.resume_from), "adapter_sha256": hash_file(folder.start / ADAPTER_WEIGHTS_FILE)},
         "rows": {
             "num_train": len(prepared.train_rows),
             "num_val": len(prepared.val_rows),

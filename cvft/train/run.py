@@ -15,18 +15,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from cvft.data.check import write_quarantine
 from cvft.data.features.repair import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
 from cvft.files import recover_folder, write_whole
 from cvft.plan.describe import describe_plan
-from cvft.plan.environment import merge_environment, worker_environment
+from cvft.plan.environment import find_overruled, merge_environment, worker_environment
 from cvft.plan.job import Job, describe_source
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare
 from cvft.plan.ranks import node_rank_of, worker_command
 from cvft.plan.recorded import refuse_other_data
-from cvft.recipe import LoadedRecipe
+from cvft.plan.start import Start, find_start, read_start
+from cvft.recipe import LoadedRecipe, dump_recipe
 from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked
 from cvft.train.adapters import publish_adapter
 from cvft.train.checkpoints import (
@@ -88,6 +90,8 @@ def train(job: Job) -> RunFolder | None:
         of_family=job.family.environment(job.preprocessing),
     )
     variables = merge_environment(environment, os.environ)
+    for note in find_overruled(environment, os.environ):
+        LOG.info("note      %s", note)
     if not is_first_node:
         _join_first_node(job, variables=variables)
         return None
@@ -95,6 +99,8 @@ def train(job: Job) -> RunFolder | None:
         check_port_is_free(recipe.parallel.rendezvous)
     if job.model.source.hub is not None:
         LOG.info(describe_source(job.model.source))
+    # what was begun goes on from its own copy
+    start = find_start(job) if find_last_checkpoint(folder.train) is None else read_start(job)
     prepared = _prepare_with_progress(job)
     plan = compile_plan(job, prepared.row_facts)
     # before anything is written: a refusal leaves the folder as it was
@@ -103,8 +109,8 @@ def train(job: Job) -> RunFolder | None:
     claim_run_folder(job.loaded)
     with locked(folder):
         recover_folder(folder.adapter)
-        _publish_quarantine(job)
-        _train_planned(plan, job, prepared=prepared, variables=variables)
+        write_quarantine(prepared.quarantined, folder.quarantine_file)
+        _train_planned(plan, job, prepared=prepared, start=start, variables=variables)
     return folder
 
 
@@ -125,7 +131,9 @@ def _join_first_node(job: Job, *, variables: Mapping[str, str]) -> None:
     launch(command, variables=variables, folder=job.run, node_rank=node_rank)
 
 
-def _train_planned(plan: Plan, job: Job, *, prepared: PreparedRows, variables: Mapping[str, str]) -> None:
+def _train_planned(
+    plan: Plan, job: Job, *, prepared: PreparedRows, start: Start | None, variables: Mapping[str, str]
+) -> None:
     folder, worker = job.run, plan.worker
     write_row_files(prepared, folder)
     make_clean_view(job.model.path, folder.model_view, config=job.family.clean_config(job.model.folder.config))
@@ -137,14 +145,17 @@ def _train_planned(plan: Plan, job: Job, *, prepared: PreparedRows, variables: M
         if last is not None:
             LOG.info("resume    %s", check_can_continue(last, worker) or last.name)
             plan = _resumed(plan, last)
+        elif start is not None:
+            publish_adapter(start.folder, folder.start, contract=start.contract, recipe=dump_recipe(start.recipe))
         if worker.feature_key is not None:
             repair_store(FeatureStore(worker.features_root, worker.feature_key))
         write_whole(folder.plan_file, plan.to_json())
-        write_manifest(job, prepared=prepared, plan=plan)
+        write_manifest(job, prepared=prepared, plan=plan, start=start)
         LOG.info(describe_plan(plan, prepared))
         last = _launch(plan, folder, variables=variables)
     notes = write_notes(last, folder.notes_file)
-    publish_adapter(last, folder.adapter, contract=job.contract, recipe_file=folder.recipe_file)
+    recipe = folder.recipe_file.read_text(encoding="utf-8")
+    publish_adapter(last, folder.adapter, contract=job.contract, recipe=recipe)
     best = find_best_checkpoint(folder.train)
     if best is not None and best != last:
         LOG.info("best      %s has the lowest val loss; adapter/ is the last one", best)
@@ -201,16 +212,4 @@ def _prepare_with_progress(job: Job) -> PreparedRows:
             bar.total = total
             bar.update(done - bar.n)
 
-        return prepare(job, quarantine_file=_quarantine_aside(job), on_progress=show)
-
-
-def _quarantine_aside(job: Job) -> Path:
-    """Where rows are set aside before the run folder is claimed; a refused run leaves nothing in the folder."""
-    run_dir = job.recipe.run_dir
-    return run_dir.with_name(f".{run_dir.name}.quarantine.jsonl")
-
-
-def _publish_quarantine(job: Job) -> None:
-    aside = _quarantine_aside(job)
-    if aside.is_file():
-        aside.replace(job.run.path / "quarantine.jsonl")
+        return prepare(job, on_progress=show)

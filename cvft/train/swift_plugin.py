@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from swift.callbacks import TrainerCallback, callbacks_map
 from swift.dataset import DatasetMeta, register_dataset
-from swift.dataset.loader import DatasetLoader
+from swift.dataset.loader import DatasetLoader, HfDataset
 from swift.model import ModelMeta, MultiModelKeys, register_model, register_model_arch
 from swift.model.register import ModelLoader
 from swift.template import Template, TemplateMeta, register_template
@@ -46,7 +46,6 @@ from cvft.runs import PROGRESS_FILE, RunFolder
 from cvft.train.stop import StopSignals
 from cvft.train.trainer import CvftTrainer
 from cvft.weights.folder import ModelFolder
-from datasets import Dataset
 
 LOG = logging.getLogger(__name__)
 
@@ -164,7 +163,7 @@ class RowFileLoader(DatasetLoader):
     Where no row among the first has a clip, `videos` would become a list of nothing; where all texts are dates, dates.
     """
 
-    def _load_dataset_path(self, dataset_path: str, dataset_meta: DatasetMeta) -> Dataset:
+    def _load_dataset_path(self, dataset_path: str, dataset_meta: DatasetMeta) -> HfDataset:
         """Returns the rows as they are written, which is ms-swift's standard form; called by ms-swift."""
         raw = Path(dataset_path).read_bytes()
         longest = max(len(line) for _, line in split_lines(raw))
@@ -173,7 +172,7 @@ class RowFileLoader(DatasetLoader):
             read_options=pyarrow.json.ReadOptions(block_size=max(ROW_BLOCK_BYTES, longest + 1)),
             parse_options=pyarrow.json.ParseOptions(explicit_schema=ROW_TYPES, unexpected_field_behavior="error"),
         )
-        return Dataset(table)
+        return HfDataset(table)
 
 
 class CvftCallback(TrainerCallback):

@@ -87,6 +87,12 @@ def read_config_json(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     subject = f"model {folder}"
     if not path.is_file():
+        if (folder / "adapter_config.json").is_file():
+            hint = f"train.resume_from={folder} starts from that adapter; a merged model can be model.path"
+            raise ModelError(subject, [Problem(CONFIG_FILE, "no such file, but an adapter", "a model folder", hint)])
+        if (folder / "merged" / CONFIG_FILE).is_file():
+            hint = f"model.path={folder / 'merged'} is its merged model; train.resume_from={folder} starts from its adapter"
+            raise ModelError(subject, [Problem(CONFIG_FILE, "no such file, but a run", "a model folder", hint)])
         hint = "is the path right, and the download complete?"
         raise ModelError(subject, [Problem(CONFIG_FILE, "no such file", "a model folder", hint)])
     try:

@@ -33,7 +33,8 @@ PREFIXES = {hub: prefix for prefix, hub in HUBS.items()}
 
 NEED = f"a model folder, a hub id (`hf:owner/name` or `ms:owner/name`), or {quote(TINY)}"
 
-ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+"""Names on a hub. Source: `validate_repo_id` of huggingface_hub."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 NOT_FETCHED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf")

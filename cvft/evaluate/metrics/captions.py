@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from cvft.evaluate.metrics.numerals import fold
+from cvft.evaluate.metrics.words import rouge_words
 
 MIN_MEAN_WORDS = 4
 """Mean length of the right answers in words from which these scores mean something: BLEU counts runs of four words, and gives 0
@@ -21,13 +21,7 @@ to a right answer of one."""
 _MAX_NGRAM = 4
 _SIGMA = 6.0
 _SCALE = 10.0
-_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+(?:['’][^\W_{_CJK}]+)*")
-
-
-def split_words(text: str) -> list[str]:
-    """Returns the lower-case words of a sentence without punctuation; each CJK character is a word."""
-    return _WORD.findall(fold(text))
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 
 
 def score_captions(predictions: Sequence[str], *, expected: Sequence[str]) -> dict[str, Any] | None:
@@ -41,13 +35,13 @@ def score_captions(predictions: Sequence[str], *, expected: Sequence[str]) -> di
         `bleu` and `chrf` from 0 to 100 with the signatures that sacrebleu states for them, and `cider_d` from 0 to 10, None where
         the rows have fewer than two different right answers. None for answers shorter than `MIN_MEAN_WORDS` on average.
     """
-    words = [split_words(right) for right in expected]
+    words = [rouge_words(right) for right in expected]
     if not expected or sum(map(len, words)) < MIN_MEAN_WORDS * len(expected):
         return None
     # Imported here: reading metrics needs no such package.
     from sacrebleu.metrics import BLEU, CHRF
 
-    num_cjk = sum(1 for right in words for word in right if re.fullmatch(rf"[{_CJK}]", word))
+    num_cjk = sum(1 for right in words for word in right if _CJK.match(word))
     bleu = BLEU(tokenize="zh" if 2 * num_cjk > sum(map(len, words)) else "13a")
     chrf = CHRF()
     references = [list(expected)]
@@ -56,7 +50,7 @@ def score_captions(predictions: Sequence[str], *, expected: Sequence[str]) -> di
         "bleu_signature": str(bleu.get_signature()),
         "chrf": chrf.corpus_score(list(predictions), references).score,
         "chrf_signature": str(chrf.get_signature()),
-        "cider_d": cider_d([split_words(said) for said in predictions], expected=words),
+        "cider_d": cider_d([rouge_words(said) for said in predictions], expected=words),
     }
 
 

@@ -6,22 +6,18 @@ The rules, so that a number can be read without the code:
 * `token_f1`: SQuAD's: lower case, no punctuation, no articles; the harmonic mean of precision and recall of the words.
 * `rouge_l`: F-measure of the longest common subsequence of words, by the `rouge-score` package without stemming.
 
-Chinese and Japanese have no spaces, so each of their characters counts as a word; otherwise a whole answer would be one
-word in `token_f1`, and none in `rouge_l`.
+What a word is, in any script, says `cvft.evaluate.metrics.words`. An exact match scores 1 in all of them, also where it has no
+words.
 """
 
 from __future__ import annotations
 
-import re
-import string
 import unicodedata
 from collections import Counter
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
-_SPACED_WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
+from cvft.evaluate.metrics.words import rouge_words, squad_words
+
 _ARTICLES = frozenset(("a", "an", "the"))
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def is_exact_match(prediction: str, *, expected: str) -> bool:
@@ -43,12 +39,12 @@ def token_f1(prediction: str, *, expected: str) -> float:
         >>> token_f1("", expected="A")
         0.0
     """
-    said, right = _squad_words(prediction), _squad_words(expected)
+    if is_exact_match(prediction, expected=expected):
+        return 1.0
+    said, right = squad_words(prediction), squad_words(expected)
     without = [word for word in right if word not in _ARTICLES]
     if without:
         said, right = [word for word in said if word not in _ARTICLES], without
-    if not right:  # nothing but punctuation was expected
-        return float(is_exact_match(prediction, expected=expected))
     common = sum((Counter(said) & Counter(right)).values())
     if common == 0:
         return 0.0
@@ -72,19 +68,17 @@ class RougeL:
 
     def score(self, prediction: str, *, expected: str) -> float:
         """Returns the F-measure of one answer."""
+        if is_exact_match(prediction, expected=expected):
+            return 1.0
         return float(self._scorer.score(expected, prediction)["rougeL"].fmeasure)
 
 
 class _Words:
-    """Cuts text into words as rouge-score does, which on its own would drop every letter outside a to z."""
+    """What rouge-score asks for words."""
 
     def tokenize(self, text: str) -> list[str]:
-        return _WORD.findall(unicodedata.normalize("NFC", text).lower())
+        return rouge_words(text)
 
 
 def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
-
-
-def _squad_words(text: str) -> list[str]:
-    return _SPACED_WORD.findall(unicodedata.normalize("NFC", text).lower().translate(_NO_PUNCTUATION))
