@@ -51,6 +51,10 @@ def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
     Raises:
         JsonError: It cannot be read, is too large, or is not JSON.
     """
+    return _parse(_read(path, max_bytes))
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
     try:
         if not path.is_file():
             raise JsonError("no such file" if not path.exists() else "something that is no file")
@@ -60,6 +64,10 @@ def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
         raise JsonError(error.strerror or str(error)) from error
     if len(data) > max_bytes:
         raise JsonError(f"more than {max_bytes:,} bytes")
+    return data
+
+
+def _parse(data: bytes) -> Any:
     try:
         return parse_json(data)
     except ValueProblem as error:
@@ -100,7 +108,9 @@ def read_as(
         CvftError: of the class that was given, with the first place that is of another kind.
     """
     try:
-        return kind.validate_python(read_json(path, max_bytes=max_bytes), strict=True)
+        data = _read(path, max_bytes)
+        _parse(data)
+        return kind.validate_json(data, strict=True)
     except JsonError as broken:
         got = str(broken)
     except ValidationError as broken:

@@ -45,7 +45,10 @@ MAY_IMPORT = {
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/table": "errors families families/cogvlm2_video weights",
     "runs": "errors json_files files recipe",
-    "plan": "__init__ errors json_files files jsonl dtypes recipe data data/video data/features weights families families/table runs",
+    "plan": (
+        "__init__ errors json_files files jsonl dtypes recipe data data/video data/features weights families "
+        "families/table runs"
+    ),
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
     "families/cogvlm2_video/runtime": (
