@@ -139,7 +139,7 @@ def _paths_in(value: Any) -> Iterator[str]:
             try:
                 yield from _paths_in(json.loads(value))
                 return
-            except ValueError:
+            except (ValueError, RecursionError):
                 pass
         if value.strip():
             yield value
