@@ -12,7 +12,7 @@ from cvft.evaluate.baselines import score_most_frequent
 from cvft.evaluate.compare import compare_predictions
 from cvft.evaluate.run import Evaluation
 from cvft.export import VERIFICATION_FILE
-from cvft.export.run import describe_verification
+from cvft.export.run import describe_verification, read_verification
 from cvft.files import write_whole
 from cvft.plan.job import Job, open_job
 from cvft.plan.recorded import read_recorded, read_stored
@@ -137,8 +137,7 @@ def _summarize(job: Job, *, is_merged: bool) -> dict[str, object]:
         "seed": recipe.seed,
     }
     if is_merged and (folder.merged / VERIFICATION_FILE).is_file():
-        checked = json.loads((folder.merged / VERIFICATION_FILE).read_text(encoding="utf-8"))
-        summary["merged equals adapter"] = describe_verification(checked)
+        summary["merged equals adapter"] = describe_verification(read_verification(folder.merged))
     return summary
 
 
