@@ -56,12 +56,12 @@ def find_asf_end(file: BinaryIO, num_bytes: int) -> Ending:
     if len(head) < 30:
         return Ending()
     data_at, num_objects = struct.unpack_from("<QI", head, 16)
-    stated_s, num_stated = None, 0
+    stated_s, num_stated, packet_bytes = None, 0, 0
     for _ in range(min(num_objects, 1000)):
         at = file.tell()
         name, size = _read_asf_object(file)
         if name == _FILE_PROPERTIES:
-            body = file.read(68)
+            body = file.read(76)
             num_stated, _, _, play, _, preroll, flags = (
                 struct.unpack("<6QI", body[16:]) if len(body) == 68 else (0,) * 7
             )
@@ -83,6 +83,7 @@ def find_asf_end(file: BinaryIO, num_bytes: int) -> Ending:
         num_missing=num_missing,
         stated_s=stated_s if is_stated else None,
         end=max(num_stated, data_at + size),
+        padding=min(packet_bytes, 1 << 16),
         is_complete=not num_missing,
     )
 
