@@ -85,7 +85,8 @@ def find_stream(container: InputContainer, path: Path) -> VideoStream:
     if stream is None or stream.disposition.value & _ATTACHED_PICTURE:
         found = sorted({other.type for other in container.streams if other is not stream})
         got = f"no video stream, only {', '.join(found)}" if found else "no video stream"
-        raise clip_error(path, decoder="pyav", got=got, need="a video stream")
+        hint = "" if found else "the file is damaged or cut off"
+        raise clip_error(path, decoder="pyav", got=got, need="a video stream", hint=hint)
     codec = cast("VideoCodecContext | None", stream.codec_context)  # the types do not say that it may be absent
     if codec is None:
         got = "a video stream in a codec that this FFmpeg does not know"

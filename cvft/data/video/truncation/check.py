@@ -93,22 +93,23 @@ def check_length(path: Path, ending: Ending, scan: PacketScan, *, decoder: str) 
     if scan.num_zero:
         got = f"a file of which {scan.num_zero:,} of {scan.num_packets:,} packets hold only zeros"
         raise clip_error(path, decoder=decoder, got=got, need="a whole file", hint=hint)
-    has_zeros = ending.num_zeros >= max(_MIN_ZEROS, ending.padding)
+    has_zeros = ending.num_zeros >= _MIN_ZEROS
+    has_strange_zeros = has_zeros and ending.num_zeros >= ending.padding
     if ending.stated_s is None:
         if ending.is_complete:
             return ()
-        return (_ZEROS if has_zeros else ending.note or _UNKNOWN,)
+        return (_ZEROS if has_strange_zeros else ending.note or _UNKNOWN,)
     if not scan.distance_s:  # a single frame, which does not say how long it stays
-        return (_ZEROS,) if has_zeros else ()
+        return (_ZEROS,) if has_strange_zeros else ()
     missing_s = ending.stated_s - scan.end_s
     frame_s = _LOST_FRAME * scan.distance_s + _ROUNDING_S
-    lost_s = frame_s if has_zeros else max(2 * scan.distance_s + _SMALL_GAP_S, 0.02 * ending.stated_s)
+    lost_s = frame_s if has_strange_zeros else max(2 * scan.distance_s + _SMALL_GAP_S, 0.02 * ending.stated_s)
     if missing_s > lost_s and (has_zeros or not ending.is_complete):
         got = (
             f"a file that was cut off (its header states {ending.stated_s:.2f} s, its frames end at {scan.end_s:.2f} s)"
         )
         raise clip_error(path, decoder=decoder, got=got, need="a whole file", hint=hint)
-    if has_zeros:
+    if has_strange_zeros:
         return (_ZEROS,)
     if scan.num_packets < _MIN_PACKETS:  # how long so few frames stay is not known well
         return ()
