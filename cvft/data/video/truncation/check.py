@@ -30,7 +30,7 @@ _LOST_FRAME, _ROUNDING_S = 0.75, 0.002
 
 _MIN_PACKETS = 3
 
-_SMALL_GAP_S = 0.05
+_SMALL_GAP_S = 0.02
 """Muxers round lengths to milliseconds or to a frame; a length that is short by less than this is whole."""
 
 
@@ -103,7 +103,8 @@ def check_length(path: Path, ending: Ending, scan: PacketScan, *, decoder: str) 
         return (_ZEROS,) if has_strange_zeros else ()
     missing_s = ending.stated_s - scan.end_s
     frame_s = _LOST_FRAME * scan.distance_s + _ROUNDING_S
-    lost_s = frame_s if has_strange_zeros else max(2 * scan.distance_s + _SMALL_GAP_S, 0.02 * ending.stated_s)
+    lost_s = frame_s if has_strange_zeros else 2 * scan.distance_s + _SMALL_GAP_S
+    lost_s = lost_s if has_zeros else max(lost_s, 0.02 * ending.stated_s)
     if missing_s > lost_s and (has_zeros or not ending.is_complete):
         got = (
             f"a file that was cut off (its header states {ending.stated_s:.2f} s, its frames end at {scan.end_s:.2f} s)"
