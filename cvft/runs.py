@@ -306,7 +306,6 @@ class Manifest:
 
 
 _MANIFEST = TypeAdapter(Manifest)
-_NOTES = TypeAdapter(list[str])
 
 
 def read_manifest(folder: RunFolder) -> Manifest:
