@@ -72,14 +72,14 @@ def try_each(documents, check, *, error=ModelError) -> int:
     """Lets each document be checked; those that are refused must name their key. Returns how many were accepted."""
     num_accepted = 0
     for document, key in documents:
-        start = time.monotonic()
+        start = time.process_time()
         try:
             check(document)
             num_accepted += 1
         except error as raised:
             if not names(str(raised), key):
                 raise AssertionError(f"the message does not name {key!r} of {document}") from raised
-        assert time.monotonic() - start < 20, document
+        assert time.process_time() - start < 20, document
     return num_accepted
 
 
@@ -290,10 +290,10 @@ def test_targets_of_others_are_matched_by_us(adapter, tmp_path, targets):
     shutil.copytree(adapter, tmp_path / "adapter")
     path = tmp_path / "adapter" / ADAPTER_CONFIG_FILE
     write_json(path, json.loads(path.read_text()) | {"target_modules": targets})
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ModelError, match=r"target_modules: got |target_modules of adapter_config\.json names"):
         read_adapter(path.parent, parts=PARTS, shapes=SHAPES)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize(

@@ -294,3 +294,17 @@ def test_importing_the_parent_side_loads_no_torch(module):
 def test_data_folders_hide_no_library():
     for folder in ("datasets", "recipes"):
         assert not list((PACKAGE.parent / folder).rglob("__init__.py"))
+
+
+def test_limits_of_tests_only_catch_hangs():
+    """Ten times what an idle machine needs, at the least: a busy one must not fail a test."""
+    found = [
+        f"{path.name}: {match[0]}"
+        for path in Path(__file__).parent.glob("*.py")
+        for match in re.finditer(r"timeout=(\d+)|(?:monotonic|perf_counter)\(\) - \w+ < (\d+)", path.read_text())
+        if int(match[1] or match[2]) < SHORTEST_LIMIT_S
+    ]
+    assert found == []
+
+
+SHORTEST_LIMIT_S = 300

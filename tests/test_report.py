@@ -304,7 +304,7 @@ def test_answers_are_shown_as_the_evaluation_stored_them(tmp_path: Path) -> None
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (evaluation.folder / "predictions.jsonl").write_text(text, encoding="utf-8")
     assert evaluation.read_predictions() == lines
-    page = Page(write_run_report(job, evaluations={"base": evaluation}))
+    page = Page(write_run_report(job, evaluations={"base": evaluation}).path)
     assert [row["answers"][0]["text"] for row in page.cards()["rows"]] == ["a\u2028b\x85c", "red"]
     values = json.loads((job.run.path / "report.json").read_text())
     assert values["schema"] == 1

@@ -9,8 +9,10 @@ from cvft.data.records import read_records
 from cvft.errors import CvftError, RunError
 from cvft.export import VERIFICATION_FILE
 from cvft.export.run import read_verification
-from cvft.runs import RunFolder, read_manifest, read_metrics, read_notes
+from cvft.recipe import load_recipe
+from cvft.runs import RunFolder, claim_run_folder, is_claimed, read_manifest, read_metrics, read_notes
 from tests.broken_json import MANIFEST, broken_forms
+from tests.project import make_project
 
 
 def test_a_manifest_is_read_with_whatever_else_it_holds(tmp_path):
@@ -53,6 +55,31 @@ def refusal_of(folder: RunFolder) -> RunError | None:
     except RunError as error:
         return error
     return None
+
+
+def test_notes_of_any_other_form_are_one_error(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert read_notes(folder) == []
+    folder.train.mkdir()
+    folder.notes_file.write_text('["one"]')
+    assert read_notes(folder) == ["one"]
+    for form in (b"", b"{", b"{}", b"null", b'"text"', b"[1]", b"[null]", b"[" * 10**5, b"\xff"):
+        folder.notes_file.write_bytes(form)
+        with pytest.raises(RunError, match="need a list of sentences"):
+            read_notes(folder)
+
+
+def test_a_folder_in_which_a_claim_was_killed_is_as_good_as_empty(tmp_path):
+    loaded = load_recipe(make_project(tmp_path))
+    folder = RunFolder(tmp_path / "runs" / "small")
+    folder.path.mkdir(parents=True)
+    (folder.path / ".recipe.yaml.123456789.tmp").write_text("half a rec")
+    assert not is_claimed(loaded)
+    claim_run_folder(loaded)
+    assert [path.name for path in folder.path.iterdir()] == ["recipe.yaml"]
+    folder.recipe_file.rename(folder.path / "notes.txt")
+    with pytest.raises(RunError, match="files that no run of cvft wrote"):
+        claim_run_folder(loaded)
 
 
 def run_of(notes: Path) -> RunFolder:

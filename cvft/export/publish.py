@@ -15,7 +15,7 @@ from cvft.export.push import upload
 from cvft.export.run import read_verification
 from cvft.families.contract import CONTRACT_FILE, read_contract
 from cvft.families.table import find_family, known_checkpoints
-from cvft.files import write_whole
+from cvft.files import check_output, write_whole
 from cvft.json_files import JsonError, read_object
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
@@ -52,6 +52,8 @@ def push_run(
     folder = RunFolder(loaded.recipe.run_dir.absolute())
     model = folder.adapter if variant == "adapter" else folder.merged
     _check(loaded, model, model_id=model_id, variant=variant)
+    if card_file is not None:
+        check_output(card_file, subject="command line", where="--card", may_exist=True)
     manifest = read_manifest(folder)
     recipe, base_id, base_commit = _without_paths(loaded, manifest.base)
     card = make_card(

@@ -141,7 +141,8 @@ def _compare_logits(
         merged_outputs = collect(models.get("merged", plain=True, merged_folder=merged))
     if predictors is None:
         models.close()
-    locations = [f"val row {index + 1}" for index in range(len(rows))]
+    which = "val" if job.run.val_rows.is_file() else "train"
+    locations = [f"{which} row {index + 1}" for index in range(len(rows))]
     return {"logits": compare(reference, merged_outputs, locations=locations, scoring=scoring).to_dict(), "note": ""}
 
 
@@ -192,12 +193,14 @@ def describe_verification(verification: Mapping[str, Any]) -> str:
     text = f"all {tensors['num_compared']} tensors are base + adapter ({tensors['num_changed']} changed)"
     if logits is None:
         return f"{text}; {verification['note']}"
+    if "can_tell" not in logits:
+        return f"{tensors['num_compared']} tensors were sampled by an earlier version of cvft, which did not check them all"
     error, limit, effect = (
         f"{logits[key]:.2g}" for key in ("max_logit_error", "max_logit_error_allowed", "adapter_effect")
     )
     answers = f"{logits['num_equal_answers']} of {logits['num_rows']} answers identical"
     if logits["differences"]:
-        margin = max(found["margin"] for found in logits["differences"])
+        margin = max(abs(found["margin"]) for found in logits["differences"])
         answers += f", the others part at tokens within {margin:.2g} of each other"
     if not logits["can_tell"]:
         return (
