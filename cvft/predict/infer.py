@@ -201,5 +201,5 @@ def _look_at_clip(row: Row, found: FoundModel) -> None:
     decode = found.how.decode
     with decode.make_process() as process:
         seen = process.inspect(row.video, sampling=decode.sampling, decoder=decode.decoder)
-    for note in seen.notes:
+    for note in (*seen.notes, *seen.file_notes):
         LOG.info("note      %s: %s", row.video.name, note)

@@ -99,7 +99,7 @@ def check_length(path: Path, ending: Ending, scan: PacketScan, *, decoder: str) 
         if ending.is_complete:
             return ()
         return (_ZEROS if has_strange_zeros else ending.note or _UNKNOWN,)
-    if not scan.distance_s:  # a single frame, which does not say how long it stays
+    if not scan.distance_s or (scan.num_packets == 1 and ending.is_complete):  # how long may a single frame stay?
         return (_ZEROS,) if has_strange_zeros else ()
     missing_s = ending.stated_s - scan.end_s
     frame_s = _LOST_FRAME * scan.distance_s + _ROUNDING_S
