@@ -27,6 +27,7 @@ MAX_BF16_GRADIENT_ERROR = 5e-2  # bf16 keeps 8 bits; reductions over a row accum
 
 CONTENT = {
     "README.md": None,
+    "cider_d.json": 2,
     "demo.json": None,
     "model_bf16.safetensors": 1,
     "model_fp32.safetensors": 2,
