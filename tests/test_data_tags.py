@@ -1,12 +1,29 @@
 """Tags that stand for the clip in a question: taken out where they fit the row's clips, else refused; answers stay."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from cvft.data.rows import make_rows, read_rows
 from cvft.data.tags import without_tags
+from cvft.data.video.process import ClipInfo
+from cvft.data.video.sample import Sampling
 from cvft.errors import DataError
+from cvft.plan.notes import note_rows
+
+CLIP = ClipInfo(
+    num_frames=2,
+    height_px=8,
+    width_px=8,
+    timestamps_s=(0.0, 1.0),
+    num_frames_total=2,
+    avg_fps=1.0,
+    duration_s=2.0,
+    decoder="pyav",
+    sha256="",
+    notes=(),
+)
 
 
 @pytest.fixture
@@ -99,7 +116,21 @@ def test_a_tag_that_fits_no_clip_is_refused_with_its_line(read, row, message):
 
 
 def test_every_path_to_a_row_has_the_rule():
-    (row,) = make_rows([(1, {"query": "<|end_of_text|>", "response": "b"})], source="api", video_root=None)
+    (row,) = make_rows([(1, {"query": "<|end_of_text|>", "response": "b"})], source=Path("api"), video_root=Path())
     assert row.query == "<|end_of_text|>"
     with pytest.raises(DataError, match="api: item 1 `query`: got 1 tag"):
-        make_rows([(1, {"query": "<video>", "response": "b"})], source="api", video_root=None)
+        make_rows([(1, {"query": "<video>", "response": "b"})], source=Path("api"), video_root=Path())
+
+
+def test_the_rows_say_so(read):
+    rows = read({"query": "<video>\nWhat?"}, {"query": "And?", "history": [["<video>What?", "a"]]}, {"query": "What?"})
+    assert [row.had_tags for row in rows] == [True, True, False]
+    typed = read({"query": "What?", "response": "red<|end_of_text|>"}, {"query": "<|video|>What?"}, name="typed.jsonl")
+    notes = note_rows([*rows, *typed], [], {rows[0].video: CLIP}, sampling=Sampling("chat", 24))
+    tags, control = [note for note in notes if "tag" in note or "control" in note]
+    assert tags.startswith(
+        "the tags that stand for the clip are taken out of 3 rows (rows.jsonl:1, rows.jsonl:2, typed.jsonl:2)"
+    )
+    assert (
+        control == "1 rows hold what looks like a control token (`<|end_of_text|>` in typed.jsonl:1): it is plain text"
+    )

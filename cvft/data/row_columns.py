@@ -50,6 +50,7 @@ class Columns:
     video: Path | None = None
     id: str | None = None
     taken_as_text: tuple[str, ...] = ()
+    had_tags: bool = False
 
 
 class ColumnReader:
@@ -115,8 +116,10 @@ class ColumnReader:
             num_clips = 0 if found.video is None else 1
             wrong_tag = find_tag_problem(found.query, found.history, num_clips=num_clips, location=location)
             found.problems += [] if wrong_tag is None else [wrong_tag]
+            asked = (found.query, found.history)
             found.query = without_tags(found.query)
             found.history = tuple((without_tags(question), answer) for question, answer in found.history)
+            found.had_tags = (found.query, found.history) != asked
         for known, name in misspelt.items():
             if known in ("history", "videos"):  # the required ones have reported it in their own problem
                 hint = f'did you mean {quote(known)}? if not, add `"{known}": []`'

@@ -46,6 +46,7 @@ class Row:
         extra: Every other column, kept as read.
         is_item: True when `line` counts items of a JSON array.
         taken_as_text: Columns in which a number or a boolean stood for text.
+        had_tags: Whether a tag that stood for the clip was taken out of a question.
     """
 
     query: str
@@ -58,6 +59,7 @@ class Row:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
     is_item: bool = False
     taken_as_text: tuple[str, ...] = ()
+    had_tags: bool = field(default=False, compare=False)
 
     @property
     def location(self) -> str:
@@ -172,6 +174,7 @@ def make_rows(
                     extra=extra,
                     is_item=is_array,
                     taken_as_text=found.taken_as_text,
+                    had_tags=found.had_tags,
                 )
             )
     if problems:

@@ -193,15 +193,23 @@ def check_answers_fit(
     return [min(MAX_NEW_TOKENS, left) if max_new_tokens is None else max_new_tokens for left in room]
 
 
-def note_lengths(train: Sequence[RowShape], val: Sequence[RowShape], *, max_new_tokens: int) -> list[str]:
-    """Returns sentences on answers that an evaluation would cut, and on rows that share no work with others of their clip.
+def note_lengths(
+    train: Sequence[RowShape], val: Sequence[RowShape], *, max_new_tokens: int, context_tokens: int
+) -> list[str]:
+    """Returns sentences on answers that an evaluation would cut, rows beyond the model's context, and rows that go apart.
 
     Args:
         train: Rows to train on.
         val: Rows held out.
         max_new_tokens: Longest answer of an evaluation in tokens.
+        context_tokens: What the model was made for.
     """
     notes = []
+    if long := [shape.num_tokens for shape in (*train, *val) if shape.num_tokens > context_tokens]:
+        notes.append(
+            f"{len(long)} rows have more than the {context_tokens} tokens that the model was made for, up to {max(long)}: "
+            "data.max_tokens allows it"
+        )
     # an answer ends with a token of its own
     cut = [shape.num_label_tokens for shape in val if shape.num_label_tokens > max_new_tokens]
     if cut:

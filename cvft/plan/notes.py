@@ -27,6 +27,8 @@ whose weights have the variance 1 / (3 * width)."""
 MIN_CHANGE = 0.01
 """Share of a layer's output that a training has to be able to change, to be worth its name."""
 
+CONTROL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
+
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 NAMED_SECOND = re.compile(
@@ -55,7 +57,7 @@ def note_rows(
     """
     all_rows = [*rows, *held_out]
     used = {row.video: clips[row.video] for row in all_rows if row.video is not None}
-    notes = [*_note_columns(all_rows), *_note_categories(all_rows), *_note_numbers(all_rows)]
+    notes = [*_note_columns(all_rows), *_note_categories(all_rows), *_note_numbers(all_rows), *_note_texts(all_rows)]
     notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
     trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
     shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
@@ -133,6 +135,26 @@ def _note_numbers(rows: Sequence[Row]) -> list[str]:
         f"column {quote(column)} holds numbers or booleans in {len(found)} rows ({name_examples(found)}): taken as text"
         for column, found in taken.items()
     ]
+
+
+def _note_texts(rows: Sequence[Row]) -> list[str]:
+    """Says where tags for the clip were taken out, and where control tokens were typed."""
+    notes = []
+    if tagged := [f"{row.source.name}:{row.line}" for row in rows if row.had_tags]:
+        notes.append(
+            f"the tags that stand for the clip are taken out of {len(tagged)} rows ({name_examples(tagged)}): the clip always "
+            "comes before the text"
+        )
+    typed = []
+    for row in rows:
+        texts = (row.query, row.response, *(text for turn in row.history for text in turn))
+        if found := next(filter(None, map(CONTROL_TOKEN.search, texts)), None):
+            typed.append(f"{quote(found[0])} in {row.source.name}:{row.line}")
+    if typed:
+        notes.append(
+            f"{len(typed)} rows hold what looks like a control token ({name_examples(typed)}): it is plain text"
+        )
+    return notes
 
 
 def _note_long_clips(rows: Sequence[Row], clips: Mapping[Path, ClipInfo], *, sampling: Sampling) -> list[str]:

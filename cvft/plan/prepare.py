@@ -138,7 +138,12 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         row_facts=RowFacts(train, val),
         notes=[
             *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
-            *note_lengths(train, val, max_new_tokens=max_new_tokens),
+            *note_lengths(
+                train,
+                val,
+                max_new_tokens=max_new_tokens,
+                context_tokens=job.family.context_tokens(job.model.folder.config),
+            ),
             *notes,
         ],
         sources=sources,

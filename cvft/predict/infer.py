@@ -97,6 +97,8 @@ def infer_one(
     _look_at_clip(row, found)
     with closing(_load(found)) as predictor:
         (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
+    if answer.is_cut:
+        LOG.info("note      the answer was cut: its tokens were used up; --max-new-tokens says how many it may have")
     return answer.text
 
 
@@ -168,6 +170,8 @@ def infer_file(
         write_quarantine(set_aside, bad_file(output))
         write_whole(output, to_jsonl(lines))
         partial.unlink()
+    if num_cut := sum(answer.is_cut for answer in answered.answers.values()):
+        LOG.info("note      %d answers were cut: their tokens were used up (`is_cut`)", num_cut)
     if answered.cut:
         more = f"; and {len(answered.cut) - NUM_EXAMPLES} more" if len(answered.cut) > NUM_EXAMPLES else ""
         some = "; ".join(answered.cut[:NUM_EXAMPLES])
