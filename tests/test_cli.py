@@ -184,7 +184,7 @@ def test_infer_one(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert calls.pop() == (
         "infer_one",
         ("m",),
-        {"video": Path("v.mp4"), "query": "Why?", "history": [("Who?", "A man.")], "quantize": None, "base": None},
+        {"video": "v.mp4", "query": "Why?", "history": [("Who?", "A man.")], "quantize": None, "base": None},
     )
     assert capsys.readouterr().out == "a réd ball\n"
     assert main(["infer", "--model", "m", "--query", "Why?", "--quantize", "nf4", "--base", "b"]) == 0

@@ -21,10 +21,10 @@ from accelerate.utils.deepspeed import DeepSpeedEngineWrapper
 from swift import SftArguments
 from swift.callbacks import TrainerCallback, callbacks_map
 from swift.dataloader import DataLoaderShard
-from swift.dataset import DatasetMeta, MessagesPreprocessor, load_dataset, register_dataset
+from swift.dataset import DatasetMeta, load_dataset, register_dataset
 from swift.dataset.utils import LazyLLMDataset
 from swift.model.register import ModelLoader
-from swift.template import Template, TemplateMeta
+from swift.template import Template
 from swift.trainers import Seq2SeqTrainer
 from swift.trainers.mixin import DataLoaderMixin, SwiftMixin
 from swift.trainers.trainer_factory import TrainerFactory
@@ -32,11 +32,8 @@ from transformers import set_seed
 from transformers.modeling_outputs import CausalLMOutput
 
 from cvft.data.groups import RowShape
-from cvft.data.rows import Row
-from cvft.data.video.loader import DecodeSettings
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.network.load import load_model
-from cvft.families.cogvlm2_video.runtime import RUNTIME
 from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.parts import target_regex
 from cvft.jsonl import to_jsonl
@@ -46,12 +43,10 @@ from cvft.plan.machine import Machine
 from cvft.plan.plan import compile_plan
 from cvft.recipe import LoadedRecipe, recipe_from_dict
 from cvft.train.seeds import derive_seed
-from cvft.train.swift_plugin import CvftCallback, FamilyLoader, FamilyTemplate, RowFileLoader, TemplateSettings
+from cvft.train.swift_plugin import CvftCallback, FamilyLoader, FamilyTemplate, RowFileLoader
 from cvft.train.trainer import CvftTrainer
 from cvft.train.watch import DEEPSPEED_OVERFLOW
-from datasets import Dataset
-from tests.real_clips import real_clip
-from tests.tiny import TINY, tiny_encoder
+from tests.tiny import TINY
 
 HfTrainer = transformers.Trainer
 
@@ -361,60 +356,11 @@ def test_rows_reach_ms_swift_as_they_are_whatever_the_first_ones_look_like(tmp_p
     odd = "\u2028\x85\r\n\x00\x1f\U0001f600 <video>"
     dates = [messages_of("2020-01-01", "2020-01-01 10:00:00")] * 40_000
     rows = [*dates, messages_of(odd, "yes", "/a.mp4"), messages_of("x" * 3_000_000, "no")]
-    (tmp_path / "train.jsonl").write_bytes(to_jsonl(rows).encode())
-    meta = DatasetMeta(dataset_name="typed", dataset_path=str(tmp_path / "train.jsonl"), loader=RowFileLoader)
-    register_dataset(meta)
-    dataset, _ = load_dataset(["typed"], strict=True, shuffle=False, seed=0)
-    assert len(dataset) == len(rows)
-    for index in (0, 39_999, 40_000, 40_001):
-        assert dataset[index] == {**rows[index], "dataset": str(tmp_path / "train.jsonl")}
-
-
-def test_texts_pass_through_ms_swift_to_the_letter():
-    """Its own tags, the vocabulary's control tokens and whatever else its data sets and templates might take for a sign."""
-    encoder = tiny_encoder()
-    facts = SimpleNamespace(config=None, task_type="causal_lm", max_model_len=2048)
-    encoder.tokenizer.model_info, encoder.tokenizer.model_meta = facts, SimpleNamespace(is_multimodal=True)
-    settings = TemplateSettings(
-        runtime=RUNTIME,
-        encoder=encoder,
-        decode=DecodeSettings.of("chat", max_frames=4, decoder="pyav"),
-        clip_cache_bytes=1 << 20,
-        features=None,
-        label_logits_only=True,
-    )
-    meta = TemplateMeta("letters", prefix=[], prompt=["{{QUERY}}"], chat_sep=None, template_cls=FamilyTemplate)
-    template = FamilyTemplate(encoder.tokenizer, meta, settings=settings, max_length=2048)
-    template.set_mode("train")
-    texts = [
-        *Template.special_tokens,
-        "<|end_of_text|>",
-        "<|reserved_special_token_0|> a",
-        "{{QUERY}}",
-        " x\n",
-        "<think>",
-    ]
-    clip = real_clip("bikes.mp4")
-    rows = [
-        Row(text, texts[-number], ((texts[number - 1], text),), clip if number % 4 == 0 else None, Path(), number)
-        for number, text in enumerate(texts)
-    ]
-    said = [[text for turn in (*row.history, (row.query, row.response)) for text in turn] for row in rows]
-    columns = [
-        {
-            "messages": [
-                {"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=True)
-            ],
-            "videos": [] if row.video is None else [str(row.video)],
-        }
-        for row, turns in zip(rows, said, strict=True)
-    ]
-    read = MessagesPreprocessor()(Dataset.from_list(columns), num_proc=1, strict=True, load_from_cache_file=False)
-    assert len(read) == len(rows)
-    for row, columns_read in zip(rows, read, strict=True):
-        got = template.encode(dict(columns_read))
-        shown = None if row.video is None else template.clips.load(row.video)
-        want = encoder.encode(row, shown, with_response=True)
-        assert got["input_ids"] == want["input_ids"].tolist()
-        assert got["labels"] == want["labels"].tolist()
-    template.clips.close()
+    for name, written in (("all", rows), ("dates", dates[:3])):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_bytes(to_jsonl(written).encode())
+        register_dataset(DatasetMeta(dataset_name=name, dataset_path=str(path), loader=RowFileLoader))
+        dataset, _ = load_dataset([name], strict=True, shuffle=False, seed=0)
+        assert len(dataset) == len(written)
+        for index in {0, 2, len(written) - 2, len(written) - 1}:
+            assert dataset[index] == {**written[index], "dataset": str(path)}
