@@ -18,6 +18,9 @@ from tests.official_folder import small_config, write_official_folder
 from tests.random_adapter import base_of, contract_of, write_random_adapter
 
 DTYPES = ("bf16", "fp16", "fp32")
+RECIPE_DTYPES = ("bf16", "fp32")
+"""Those that `export.dtype` offers."""
+
 CONFIG = {**small_config(), "vocab_size": 512, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 """Of 512 tokens: no row is answered here."""
 
@@ -220,7 +223,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", RECIPE_DTYPES)
 def test_every_damage_is_caught(base, adapter, merged, tmp_path, dtype, damage):
     shutil.copytree(merged[dtype], tmp_path / "merged")
     do_damage, message = DAMAGES[damage]
@@ -229,8 +232,8 @@ def test_every_damage_is_caught(base, adapter, merged, tmp_path, dtype, damage):
         check(base, adapter, tmp_path / "merged", dtype=dtype)
 
 
-@pytest.mark.parametrize("factor", [1.01, 0.99, -1.0])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("factor", [1.01, 0.99])
+@pytest.mark.parametrize("dtype", RECIPE_DTYPES)
 def test_updates_of_another_scale_are_caught(base, adapter, tmp_path, dtype, factor):
     """Among them an update that is small beside its weight: most of its numbers then round to the same."""
     for size in (1.0, 1e-2):

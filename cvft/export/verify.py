@@ -19,9 +19,10 @@ from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, VerifyError, quote
 from cvft.export.logits import Outputs, Reference, Scoring
 
-LIMIT_FACTOR = 4.0
-"""A logit may differ by so many times what moving the weights at random changes. Measured, the largest
-difference of a merged model as a share of that change: 1.0 on the tiny model in bf16."""
+LIMIT_FACTOR = 3.0
+"""A logit may differ by so many times what moving the weights at random changes. Measured, the largest difference of a merged
+model as a share of that change, all in bf16: 1.0 on the tiny model, 0.41 on SmolLM2-135M in the published form (0.14 of logits up
+to 37, where bf16 computation alone adds 1.2)."""
 
 MIN_LOGIT_LIMIT = 1e-4
 """No limit is smaller: nobody sees such a difference, and fp32 merges stay far below. Measured on the tiny model's demo, all val
