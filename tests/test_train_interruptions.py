@@ -268,7 +268,7 @@ def test_when_one_rank_dies_the_others_stop_and_its_name_is_told(recipe):
     process = start(recipe, *TWO_RANKS, "train.max_steps=100000", name="one_dies")
     assert wait_until(lambda: num_steps_reported(folder) >= 2, process)
     children = descendants(process.pid)
-    workers = [pid for pid in children if b"cvft.train.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = workers_of(process.pid)
     ranks = {environment_of(pid).get("RANK"): pid for pid in workers}
     started = time.monotonic()
     os.kill(ranks["1"], signal.SIGKILL)
@@ -278,6 +278,15 @@ def test_when_one_rank_dies_the_others_stop_and_its_name_is_told(recipe):
     assert "rank 1 (" in said
     assert "got signal SIGKILL, need exit code 0" in said
     assert_all_gone(children)
+
+
+def workers_of(pid: int) -> list[int]:
+    found = []
+    for child in descendants(pid):
+        with contextlib.suppress(OSError):
+            if b"cvft.train.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
 
 
 def environment_of(pid: int) -> dict[str, str]:
@@ -301,6 +310,18 @@ def test_a_command_that_is_killed_takes_its_ranks_with_it_and_only_as_many_conti
     assert (
         "got `single on 1 rank`, need `zero2 on 2 ranks`: an optimizer state of DeepSpeed fits only" in refused.stderr
     )
+
+
+def test_two_ranks_that_load_are_ended_at_once_and_none_is_left(recipe):
+    """Some of them have only just been started, and cannot yet know that their launcher has gone."""
+    process = start(recipe, *TWO_RANKS, name="loading")
+    assert wait_until(lambda: len(workers_of(process.pid)) == 3, process)  # torch's launcher is one
+    children = descendants(process.pid)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 75, said
+    assert "it had done no step yet; the same command continues it" in said
+    assert_all_gone(children)
 
 
 def test_ranks_may_change_where_the_optimizer_state_is_whole(recipe, straight):
