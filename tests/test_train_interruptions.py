@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from cvft.recipe import load_recipe
 from cvft.recipe.fingerprint import SAME_BITS
 from cvft.train.checkpoints import ASIDE, find_checkpoints
+from cvft.train.stop import LAUNCHER_VARIABLE
 from tests.project import cvft, cvft_ok, make_project
 
 NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "10"))
@@ -322,6 +323,16 @@ def test_two_ranks_that_load_are_ended_at_once_and_none_is_left(recipe):
     assert process.returncode == 75, said
     assert "it had done no step yet; the same command continues it" in said
     assert_all_gone(children)
+
+
+def test_a_worker_whose_launcher_has_gone_already_ends_at_once(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    command = [sys.executable, "-m", "cvft.train.worker", str(tmp_path / "plan.json")]
+    for launcher, code in ((int(gone.stdout), 128 + signal.SIGKILL), (os.getpid(), 1)):
+        environment = {**os.environ, LAUNCHER_VARIABLE: str(launcher)}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        assert ended.returncode == code
+        assert ("FileNotFoundError" in ended.stderr) == (code == 1)  # it looked for its plan
 
 
 def test_ranks_may_change_where_the_optimizer_state_is_whole(recipe, straight):
