@@ -60,7 +60,7 @@ def test_a_right_merge_is_accepted_and_its_limit_can_tell(runs, trained, merged)
     )
 
 
-@pytest.mark.parametrize(("trained", "merged"), PAIRS)
+@pytest.mark.parametrize(("trained", "merged"), [("fp32", "bf16"), ("bf16", "fp32")])
 def test_a_damage_that_no_tensor_shows_is_refused(runs, monkeypatch, trained, merged):
     honest = merging.merge_adapter
 

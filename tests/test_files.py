@@ -321,8 +321,8 @@ def test_a_lock_is_waited_for(tmp_path):
     path = tmp_path / "lock"
     process = hold(path)
     threading.Timer(0.3, process.stdin.close).start()
-    with lock(path, timeout_s=30, subject="x"):
-        assert process.wait(timeout=30) == 0
+    with lock(path, timeout_s=300, subject="x"):
+        assert process.wait(timeout=300) == 0
     process.stdout.close()
 
 

@@ -111,6 +111,12 @@ def test_steps_are_left_out_as_far_as_allowed_and_truly_so(tmp_path):
     lines = [json.loads(line) for line in (run / "train" / "logging.jsonl").read_text().split("\n") if line]
     assert [line["skipped_steps"] for line in lines if "skipped_steps" in line] == [1, 2]
     assert sum("loss" in line for line in lines) == 4  # a step that was left out logs its loss like any other
+    # a training that goes on counts those before, and may be allowed more
+    result = cvft("train", recipe, "train.max_skipped_steps=4")
+    assert result.returncode == 0, result.stderr
+    assert "note      4 steps (3, 4, 5 and others) left the adapter as it was" in result.stderr
+    weights = load_file(run / "adapter" / ADAPTER_WEIGHTS_FILE)
+    assert all(torch.equal(weights[name], value) for name, value in first.items())
 
 
 def base_with_a_poisoned_word(folder: Path, word: str) -> Path:
@@ -232,7 +238,7 @@ sys.exit(main(sys.argv[1:]))
 def test_a_refused_merge_costs_the_adapter_neither_its_evaluation_nor_its_report(tmp_path):
     """Of a training that fell apart, at that: the report says both."""
     recipe = make_project(
-        tmp_path, optim=TOO_HIGH, train={**SHORT, "save_steps": 6, "eval_steps": 2, "max_skipped_steps": 4}
+        tmp_path, optim=TOO_HIGH, train={**SHORT, "save_steps": 6, "eval_steps": 1, "max_skipped_steps": 4}
     )
     command = [sys.executable, "-c", DAMAGED_MERGE, "run", str(recipe)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -241,7 +247,6 @@ def test_a_refused_merge_costs_the_adapter_neither_its_evaluation_nor_its_report
     assert "up_proj.weight: got 352 of 45056 numbers" not in "".join(before)
     assert "model.layers.2.mlp.language_mlp.up_proj.weight: got " in last
     assert "note      4 steps (3, 4, 5 and others) left the adapter as it was" in before[-1]
-    assert "note      val loss ended at " in before[-1]
     run = run_of(recipe)
     assert not (run / "merged").exists()
     assert not list(run.glob("*.partial"))
@@ -249,4 +254,4 @@ def test_a_refused_merge_costs_the_adapter_neither_its_evaluation_nor_its_report
     page = (run / "report.html").read_text()
     assert "The merged model was refused; the adapter is what was evaluated." in page
     assert "up_proj.weight: got " in page
-    assert "Training: val loss ended at " in page
+    assert "Training: 4 steps (3, 4, 5 and others) left the adapter as it was" in page

@@ -128,14 +128,15 @@ def _use(facts: CardFacts) -> str:
 def _verification(checked: Mapping[str, Any]) -> str:
     tensors, logits = checked["tensors"], checked["logits"]
     text = (
-        f"## Merge\n\n{tensors['num_changed']} tensors in {checked['dtype']} are base + adapter; {tensors['num_compared']} "
-        f"of all were computed anew and differ by at most {tensors['max_error_share']:.2f} of what rounding explains. "
+        f"## Merge\n\nAll {tensors['num_compared']} tensors are in {checked['dtype']} and were checked: {tensors['num_changed']} "
+        "are base + adapter, recomputed number by number, and the others are the base's. "
     )
     if logits is None:
         return text + f"{checked['note'].capitalize()}."
+    told = "" if logits.get("can_tell") else ", too wide to tell a damaged model: the tensors are the proof"
     return text + (
         f"On {logits['num_rows']} rows, {logits['num_equal_answers']} answers of adapter and merged model are identical and "
-        f"logits differ by at most {logits['max_logit_error']:.2g} (limit {logits['max_logit_error_allowed']:.2g})."
+        f"logits differ by at most {logits['max_logit_error']:.2g} (limit {logits['max_logit_error_allowed']:.2g}{told})."
     )
 
 
