@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from cvft.recipe import load_recipe
 from cvft.recipe.fingerprint import SAME_BITS
 from cvft.train.checkpoints import ASIDE, find_checkpoints
+from cvft.train.stop import LAUNCHER_VARIABLE
 from tests.project import cvft, cvft_ok, make_project
 
 NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "10"))
@@ -268,7 +269,7 @@ def test_when_one_rank_dies_the_others_stop_and_its_name_is_told(recipe):
     process = start(recipe, *TWO_RANKS, "train.max_steps=100000", name="one_dies")
     assert wait_until(lambda: num_steps_reported(folder) >= 2, process)
     children = descendants(process.pid)
-    workers = [pid for pid in children if b"cvft.train.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    workers = workers_of(process.pid)
     ranks = {environment_of(pid).get("RANK"): pid for pid in workers}
     started = time.monotonic()
     os.kill(ranks["1"], signal.SIGKILL)
@@ -278,6 +279,15 @@ def test_when_one_rank_dies_the_others_stop_and_its_name_is_told(recipe):
     assert "rank 1 (" in said
     assert "got signal SIGKILL, need exit code 0" in said
     assert_all_gone(children)
+
+
+def workers_of(pid: int) -> list[int]:
+    found = []
+    for child in descendants(pid):
+        with contextlib.suppress(OSError):
+            if b"cvft.train.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
 
 
 def environment_of(pid: int) -> dict[str, str]:
@@ -301,6 +311,28 @@ def test_a_command_that_is_killed_takes_its_ranks_with_it_and_only_as_many_conti
     assert (
         "got `single on 1 rank`, need `zero2 on 2 ranks`: an optimizer state of DeepSpeed fits only" in refused.stderr
     )
+
+
+def test_two_ranks_that_load_are_ended_at_once_and_none_is_left(recipe):
+    """Some of them have only just been started, and cannot yet know that their launcher has gone."""
+    process = start(recipe, *TWO_RANKS, name="loading")
+    assert wait_until(lambda: len(workers_of(process.pid)) == 3, process)  # torch's launcher is one
+    children = descendants(process.pid)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 75, said
+    assert "it had done no step yet; the same command continues it" in said
+    assert_all_gone(children)
+
+
+def test_a_worker_whose_launcher_has_gone_already_ends_at_once(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    command = [sys.executable, "-m", "cvft.train.worker", str(tmp_path / "plan.json")]
+    for launcher, code in ((int(gone.stdout), 128 + signal.SIGKILL), (os.getpid(), 1)):
+        environment = {**os.environ, LAUNCHER_VARIABLE: str(launcher)}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        assert ended.returncode == code
+        assert ("FileNotFoundError" in ended.stderr) == (code == 1)  # it looked for its plan
 
 
 def test_ranks_may_change_where_the_optimizer_state_is_whole(recipe, straight):

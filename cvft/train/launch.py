@@ -24,7 +24,7 @@ from tqdm import tqdm
 from cvft.errors import Problem, RunError
 from cvft.imports import python_environment
 from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
-from cvft.train.stop import STOP_FILE, die_with_parent, heeded_signals
+from cvft.train.stop import LAUNCHER_VARIABLE, STOP_FILE, die_with_parent, heeded_signals
 
 NUM_LOG_LINES_SHOWN = 25
 POLL_S = 0.2
@@ -71,7 +71,7 @@ def launch(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=python_environment(variables),
+            env=python_environment({**variables, LAUNCHER_VARIABLE: str(os.getpid())}),
             start_new_session=True,  # so that all ranks and their decoders can be ended together
             preexec_fn=die_with_parent,
         )

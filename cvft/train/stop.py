@@ -10,6 +10,8 @@ import os
 import signal
 import threading
 
+import psutil
+
 STOP_FILE = "stop"
 """Under `train/`: while it exists, the training saves a checkpoint after the current step and stops."""
 
@@ -18,6 +20,9 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _LIBC = ctypes.CDLL(None)
 """Opened here: between fork and exec as little as possible may happen."""
+
+LAUNCHER_VARIABLE = "CVFT_LAUNCHER_PID"
+"""Environment variable by which the worker and its ranks know whose descendants they are."""
 
 PR_SET_PDEATHSIG = 1
 """Source: linux/prctl.h."""
@@ -77,3 +82,10 @@ def forget_stop_signals(*_: object) -> None:
 def die_with_parent() -> None:
     """Asks Linux to kill this process when the one that started it ends, however that comes about."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_without_launcher() -> None:
+    """Ends this process if its launcher has gone before `die_with_parent` was called, when nothing could tell it so."""
+    launcher = os.environ.get(LAUNCHER_VARIABLE)
+    if launcher is not None and int(launcher) not in {process.pid for process in psutil.Process().parents()}:
+        os._exit(128 + signal.SIGKILL)

@@ -19,7 +19,7 @@ from cvft.data.features.store import FeatureStore
 from cvft.errors import EXIT_USER_ERROR, CvftError, Problem, RunError, quote
 from cvft.plan.plan import Plan, WorkerPlan
 from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
-from cvft.train.stop import STOP_FILE, StopSignals, die_with_parent
+from cvft.train.stop import STOP_FILE, StopSignals, die_with_parent, end_without_launcher
 
 if TYPE_CHECKING:
     from cvft.clips.source import CachedClips
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
     """
     (plan_file,) = argv
     die_with_parent()
+    end_without_launcher()
     plan = Plan.from_json(Path(plan_file).read_text(encoding="utf-8"))
     if plan.worker.num_ranks > 1:
         _write_to_own_log(RunFolder(plan.worker.run_dir).rank_log(int(os.environ["RANK"])))
