@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm import tqdm
 
 from cvft.data.rows import Row
-from cvft.errors import Problem, RunError, quote
+from cvft.errors import Problem, RunError
 from cvft.export import VERIFICATION_FILE
 from cvft.families.parts import count_parameters
 from cvft.files import check_output, publish_folder, recover_folder, write_whole
@@ -54,7 +54,7 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
     if verification_file.is_file():
         verification = json.loads(verification_file.read_text(encoding="utf-8"))
         if verification["dtype"] != dtype:
-            hint = f"move {quote(folder.merged)} to another name to merge again"
+            hint = f"move {folder.merged} to another name to merge again"
             problem = Problem(f"{folder.merged.name}/", f"weights in {verification['dtype']}", dtype, hint)
             raise RunError(f"run folder {job.recipe.run_dir}", [problem])
         return _verified_line(folder, verification)

@@ -24,7 +24,7 @@ from cvft.data.records import (
     read_records,
 )
 from cvft.data.rows import Row, make_rows, read_rows
-from cvft.errors import DataError, Problem, RunError, quote
+from cvft.errors import DataError, Problem, RunError
 from cvft.files import hash_file
 from cvft.jsonl import read_jsonl
 from cvft.plan.notes import NUM_EXAMPLES, name_examples
@@ -97,7 +97,7 @@ def refuse_gone(recorded: RecordedRows, run: RunFolder) -> None:
         return
     clips = list(dict.fromkeys(row.video for row in recorded.gone))
     where = f"{name_examples(row.location for row in recorded.gone)} `videos`"
-    got = f"{name_examples(map(quote, clips))}, which {'does' if len(clips) == 1 else 'do'} not exist"
+    got = f"{name_examples(f'`{clip}`' for clip in clips)}, which {'does' if len(clips) == 1 else 'do'} not exist"
     raise DataError(f"the clips of run {run.path}", [Problem(where, got, "the clips of the run's rows", HINT_MOVED)])
 
 
@@ -249,7 +249,7 @@ def _other_clips(
     problems = []
     for path, place in others[:NUM_EXAMPLES]:
         lines = name_examples(row.location for row in rows if row.video == path)
-        got = f"{quote(place)}, which is another file by now"
+        got = f"`{place}`, which is another file by now"
         need = f"the clip that {since} has recorded (sha256 {records[path].sha256[:12]}...)"
         hint = "bring it back, or train on the new one under another name (name=...)"
         problems.append(Problem(f"{lines} `videos`", got, need, hint))
