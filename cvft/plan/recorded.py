@@ -98,29 +98,6 @@ def refuse_gone(recorded: RecordedRows, run: RunFolder) -> None:
     clips = list(dict.fromkeys(f"`{row.video}`" for row in recorded.gone))
     where = f"{name_examples(row.location for row in recorded.gone)} `videos`"
     got = f"{name_examples(clips)}, which {'does' if len(clips) == 1 else 'do'} not exist"
-    raise DataError(f"the clips of run {run.path}", problems)
-    rows = [row if row.video is None else replace(row, video=where) for row, where in _with_places(stored, found)]
-    gone = [row for row, where in _with_places(stored, found) if row.video is not None and where is None]
-    lost = {row.line for row in gone}
-    return RecordedRows(
-        [row for row in rows if row.line not in lost],
-        gone,
-        {place[0]: records[path] for path, place in found.items() if place is not None and path in records},
-        stored,
-    )
-
-
-def refuse_gone(recorded: RecordedRows, run: RunFolder) -> None:
-    """Refuses rows whose clips are not there.
-
-    Raises:
-        DataError: with their number and some of them.
-    """
-    if not recorded.gone:
-        return
-    clips = list(dict.fromkeys(row.video for row in recorded.gone))
-    where = f"{name_examples(row.location for row in recorded.gone)} `videos`"
-    got = f"{name_examples(f'`{clip}`' for clip in clips)}, which {'does' if len(clips) == 1 else 'do'} not exist"
     raise DataError(f"the clips of run {run.path}", [Problem(where, got, "the clips of the run's rows", HINT_MOVED)])
 
 
