@@ -7,7 +7,6 @@ A folder belongs to one recipe. The same recipe continues in it; another one is 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
-from cvft.errors import CvftError, Problem, RunError, quote
+from cvft.errors import CvftError, Problem, RunError
 from cvft.files import LockHeldError, is_temporary, lock, write_whole
+from cvft.json_files import OBJECT, JsonError, check_object, read_as, read_object
 from cvft.recipe import (
     LoadedRecipe,
     differing_settings,
@@ -178,6 +178,13 @@ PREDICTIONS_FILE = "predictions.jsonl"
 """In the folder of an evaluation."""
 
 
+MAX_MANIFEST_BYTES = 1 << 30
+"""A manifest has a line for each clip, of which there may be millions."""
+
+_NOTES = TypeAdapter(list[str])
+_METRICS = {"settings": OBJECT, "metrics": OBJECT}
+
+
 def read_notes(folder: RunFolder) -> list[str]:
     """Reads what speaks against a run's adapter in the course of its training; mostly nothing.
 
@@ -188,7 +195,7 @@ def read_notes(folder: RunFolder) -> list[str]:
     if not path.is_file():
         return []
     need, hint = "a list of sentences, as the training wrote it", f"bring {path.name} back from a copy of the folder"
-    return _read(path, _NOTES, need=need, hint=hint)
+    return read_as(path, _NOTES, error=RunError, subject=f"run folder {folder.path}", need=need, hint=hint)
 
 
 def read_metrics(evaluation: Path) -> dict[str, Any] | None:
@@ -203,7 +210,14 @@ def read_metrics(evaluation: Path) -> dict[str, Any] | None:
     path = evaluation / METRICS_FILE
     if not path.is_file():
         return None
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    subject, hint = f"evaluation {evaluation}", "remove its folder and evaluate again: cvft eval"
+    try:
+        stored = read_object(path)
+    except JsonError as error:
+        raise RunError(subject, [Problem(path.name, str(error), "what an evaluation wrote", hint)]) from error
+    if problems := check_object(stored, _METRICS, where=path.name, hint=hint):
+        raise RunError(subject, problems)
+    return stored
 
 
 @dataclass(frozen=True)
@@ -292,7 +306,6 @@ class Manifest:
 
 
 _MANIFEST = TypeAdapter(Manifest)
-_NOTES = TypeAdapter(list[str])
 
 
 def read_manifest(folder: RunFolder) -> Manifest:
@@ -303,20 +316,15 @@ def read_manifest(folder: RunFolder) -> Manifest:
     """
     path = folder.manifest_file
     hint = f"bring {path.name} back from a copy of the folder, or train under another name (name=...)"
-    return _read(path, _MANIFEST, need="the manifest that the training wrote", hint=hint)
-
-
-def _read(path: Path, adapter: TypeAdapter[T], *, need: str, hint: str) -> T:
-    """Reads a JSON file of a run into its type."""
-    try:
-        return adapter.validate_json(path.read_bytes())
-    except OSError as error:
-        got = f"a file that cannot be read ({error.strerror})"
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        got = f"{quote(place)}: {first['msg']}" if place else first["msg"]
-    raise RunError(f"run folder {path.parent}", [Problem(path.name, got, need, hint)])
+    return read_as(
+        path,
+        _MANIFEST,
+        error=RunError,
+        subject=f"run folder {folder.path}",
+        need="the manifest that the training wrote",
+        hint=hint,
+        max_bytes=MAX_MANIFEST_BYTES,
+    )
 
 
 def find_trained_run(loaded: LoadedRecipe) -> RunFolder:

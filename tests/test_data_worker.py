@@ -229,6 +229,25 @@ def test_answer_that_makes_no_sense_is_an_error(clip_file, monkeypatch):
         assert "got an answer of the decode process that makes no sense, need frames" in error_of(worker, clip_file)
 
 
+@pytest.mark.parametrize(
+    ("body", "got"),
+    [
+        ("raise IndexError('list index')", "a file at which it fails (IndexError: list index), need a video file"),
+        ("raise OSError(22, 'Invalid argument')", "a file at which it fails (OSError: [Errno 22] Invalid argument)"),
+        ("raise MemoryError", "a clip that needs more than 4 GiB of memory, need one that fits"),
+        ("bytearray(1 << 40)", "a clip that needs more than 4 GiB of memory, need one that fits"),
+        ("os._exit(3)", "a decode process that ended with exit code 3, need frames"),
+        ("os.abort()", "a decode process that died with signal 6 (SIGABRT), need frames"),
+        ("os.kill(os.getpid(), 9)", "a decode process that died with signal 9 (SIGKILL), need frames"),
+        ("os.kill(os.getpid(), 4)", "a decode process that died with signal 4 (SIGILL), need frames"),
+    ],
+)
+def test_death_of_a_decoder_names_its_own_cause(clip_file, monkeypatch, body, got):
+    start_noisy(monkeypatch, body)
+    with DecodeProcess() as worker:
+        assert f"(decoder `pyav`): got {got}" in error_of(worker, clip_file)
+
+
 def test_orphan_that_loops_is_ended_by_its_own_alarm(tmp_path, clip_file, monkeypatch):
     start_noisy(monkeypatch, "exec('while True: pass')")
     worker = DecodeProcess(timeout_s=0.5)

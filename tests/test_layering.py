@@ -40,12 +40,15 @@ MAY_IMPORT = {
     "weights": "errors files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
-    "data": "errors files jsonl data/video",
+    "data": "errors json_files files jsonl data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/table": "errors families families/cogvlm2_video weights",
-    "runs": "errors files recipe",
-    "plan": "__init__ errors files jsonl dtypes recipe data data/video data/features weights families families/table runs",
+    "runs": "errors json_files files recipe",
+    "plan": (
+        "__init__ errors json_files files jsonl dtypes recipe data data/video data/features weights families "
+        "families/table runs"
+    ),
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
     "families/cogvlm2_video/runtime": (
@@ -59,7 +62,7 @@ MAY_IMPORT = {
     "predict": (
         "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs plan clips"
     ),
-    "export": "errors files dtypes tables recipe data weights families families/table runs plan predict",
+    "export": "errors json_files files dtypes tables recipe data weights families families/table runs plan predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
     "report": "errors files jsonl tables recipe data data/video runs plan export evaluate",

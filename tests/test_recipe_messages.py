@@ -16,7 +16,7 @@ SECTIONS = "`model`, `data`, `video`, `lora`, `optim`, `train`, `parallel`, `exp
 MODEL = "`path`, `revision`, `template`, `dtype`, `rope_precision`, `quantize`, `embeddings_on_cpu` or `attention`"
 LORA = "`targets`, `rank`, `alpha`, `dropout`, `dora`, `rslora`, `train_vision_tower` or `train_projector`"
 LEARN = "`learning_rate`, `weight_decay`, `warmup_ratio`, `schedule`, `max_grad_norm`, `adam_beta1` or `adam_beta2`"
-EVAL = "`batch_rows`, `max_new_tokens`, `compare_base` or `num_rows`"
+EVAL = "`batch_rows`, `max_new_tokens`, `compare_base`, `compare_blind` or `num_rows`"
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ of all problems are worth more here than the last drop of memory.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -246,6 +247,8 @@ def _read_bytes(path: Path) -> bytes:
     need = "a readable JSON or JSONL file"
     if path.is_dir():
         raise DataError(f"data {path}", [explain_folder(path)])
+    if os.path.exists(path) and not os.path.isfile(path):  # it may never end
+        raise DataError(f"data {path}", [Problem(str(path), "a device or a pipe", need, "write the rows to a file")])
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
