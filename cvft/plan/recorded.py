@@ -182,6 +182,9 @@ def _compare(
 def _refuse_edited(run: RunFolder, which: str, path: Path) -> None:
     """Refuses a row file of the run itself that is not as the training wrote it."""
     rows = read_manifest(run).rows
+    if not path.is_file():
+        need, hint = "the file that the training wrote", "bring it back from a copy of the folder"
+        raise RunError(f"run folder {run.path}", [Problem(f"data/{path.name}", "no such file", need, hint)])
     if hash_file(path) != (rows.train_sha256 if which == "train" else rows.val_sha256):
         need, hint = "the file that the training wrote", f"cvft eval {run.path} --data FILE evaluates other rows"
         raise RunError(f"run folder {run.path}", [Problem(f"data/{path.name}", "another content by now", need, hint)])
