@@ -149,6 +149,9 @@ def _find_trained(
     recipe = load_recipe(recipe_file).recipe
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     if is_adapter:
+        if not (folder / ADAPTER_WEIGHTS_FILE).is_file():
+            problem = Problem(ADAPTER_WEIGHTS_FILE, "no such file", "the adapter's weights", "copy the whole folder")
+            raise ModelError(f"adapter {folder}", [problem])
         opened = open_base(recipe, contract, base=base, subject=f"adapter {folder}")
         model, family = opened.folder, opened.family
     else:
