@@ -102,11 +102,11 @@ def check_output(path: Path, *, subject: str, where: str, may_exist: bool = Fals
     need = "a new file in a folder that can be written"
     try:
         if path.is_dir():
-            problem = Problem(where, f"the folder {quote(path)}", need, "name a file in it")
+            problem = Problem(where, f"the folder `{path}`", need, "name a file in it")
         elif os.path.lexists(path) and not may_exist:
-            problem = Problem(where, f"{quote(path)}, which exists", need, "give another name, or move that file away")
+            problem = Problem(where, f"`{path}`, which exists", need, "give another name, or move that file away")
         elif os.path.lexists(path) and not path.is_file():
-            problem = Problem(where, f"{quote(path)}, which is no file", need)
+            problem = Problem(where, f"`{path}`, which is no file", need)
         else:
             folder = next(each for each in path.absolute().parents if os.path.lexists(each))
             # under the longest name that will be written; should we be killed here, the next check removes it
@@ -115,7 +115,7 @@ def check_output(path: Path, *, subject: str, where: str, may_exist: bool = Fals
             with _open_aside(probe):
                 probe.unlink()
     except OSError as error:
-        problem = Problem(where, f"{quote(path)}: {error.strerror}", need)
+        problem = Problem(where, f"`{path}`: {error.strerror}", need)
     if problem is not None:
         raise CvftError(subject, [problem])
 

@@ -25,6 +25,9 @@ REPO = Path(__file__).parent.parent
 
 Calls = list[tuple[str, tuple[Any, ...], dict[str, Any]]]
 
+HOW = {"quantize": None, "base": None, "max_new_tokens": None}
+"""What `cvft infer` leaves open when nothing is said."""
+
 JOB = object()
 """What opening a recipe's job returns here."""
 
@@ -184,16 +187,17 @@ def test_infer_one(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     assert calls.pop() == (
         "infer_one",
         ("m",),
-        {"video": "v.mp4", "query": "Why?", "history": [("Who?", "A man.")], "quantize": None, "base": None},
+        {"video": "v.mp4", "query": "Why?", "history": [("Who?", "A man.")], **HOW},
     )
     assert capsys.readouterr().out == "a réd ball\n"
     assert main(["infer", "--model", "m", "--query", "Why?", "--quantize", "nf4", "--base", "b"]) == 0
-    assert calls.pop()[2] == {"video": None, "query": "Why?", "history": [], "quantize": "nf4", "base": Path("b")}
+    given = {"video": None, "query": "Why?", "history": []}
+    assert calls.pop()[2] == {**given, **HOW, "quantize": "nf4", "base": Path("b")}
 
 
 def test_infer_file(calls: Calls) -> None:
     assert main(["infer", "--model", "m", "--data", "rows.jsonl", "--output", "p.jsonl"]) == 0
-    given = {"data": Path("rows.jsonl"), "output": Path("p.jsonl"), "quantize": None, "base": None}
+    given = {"data": Path("rows.jsonl"), "output": Path("p.jsonl"), **HOW}
     assert calls.pop() == ("infer_file", ("m",), given)
 
 

@@ -147,7 +147,7 @@ def test_infer_refuses_a_folder_without_contract():
 def test_merging_to_bf16_is_verified_within_bf16(run):
     refused = cvft("export", run, "export.dtype=bf16")
     assert refused.returncode == 2
-    assert "merged/: got weights in fp32, need bf16\n    hint: move `" in refused.stderr
+    assert f"merged/: got weights in fp32, need bf16\n    hint: move {run / 'merged'} to another name" in refused.stderr
     shutil.move(run / "merged", run / "merged_fp32")
     try:
         cvft_ok("export", run, "export.dtype=bf16")

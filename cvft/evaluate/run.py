@@ -238,9 +238,15 @@ def _weights_of(job: Job, variant: Variant) -> str:
     """Identifies the weights that answer: an evaluation of others is another one."""
     if variant == "base":
         return job.contract.base_fingerprint
-    if variant == "adapter":
-        return hash_file(job.run.adapter / ADAPTER_WEIGHTS_FILE)
-    return hash_file(job.run.merged / CHECKSUM_FILE)
+    path = job.run.adapter / ADAPTER_WEIGHTS_FILE if variant == "adapter" else job.run.merged / CHECKSUM_FILE
+    if not path.is_file():
+        command = "train" if variant == "adapter" else "export"
+        hint = f"bring it back from a copy, or cvft {command} {job.run.path}"
+        problem = Problem(
+            f"{path.parent.name}/{path.name}", "no such file", f"the file that cvft {command} wrote", hint
+        )
+        raise RunError(f"run folder {job.run.path}", [problem])
+    return hash_file(path)
 
 
 def _settings(

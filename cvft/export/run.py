@@ -56,7 +56,7 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
     if verification_file.is_file():
         verification = read_verification(folder.merged)
         if verification["dtype"] != dtype:
-            hint = f"move {quote(folder.merged)} to another name to merge again"
+            hint = f"move {folder.merged} to another name to merge again"
             problem = Problem(f"{folder.merged.name}/", f"weights in {verification['dtype']}", dtype, hint)
             raise RunError(f"run folder {job.recipe.run_dir}", [problem])
         return _verified_line(folder, verification)

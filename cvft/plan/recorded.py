@@ -24,7 +24,7 @@ from cvft.data.records import (
     read_records,
 )
 from cvft.data.rows import Row, make_rows, read_rows
-from cvft.errors import DataError, Problem, RunError, quote
+from cvft.errors import DataError, Problem, RunError
 from cvft.files import hash_file
 from cvft.jsonl import read_jsonl
 from cvft.plan.notes import NUM_EXAMPLES, name_examples
@@ -95,9 +95,9 @@ def refuse_gone(recorded: RecordedRows, run: RunFolder) -> None:
     """
     if not recorded.gone:
         return
-    clips = list(dict.fromkeys(row.video for row in recorded.gone))
+    clips = list(dict.fromkeys(f"`{row.video}`" for row in recorded.gone))
     where = f"{name_examples(row.location for row in recorded.gone)} `videos`"
-    got = f"{name_examples(map(quote, clips))}, which {'does' if len(clips) == 1 else 'do'} not exist"
+    got = f"{name_examples(clips)}, which {'does' if len(clips) == 1 else 'do'} not exist"
     raise DataError(f"the clips of run {run.path}", [Problem(where, got, "the clips of the run's rows", HINT_MOVED)])
 
 
@@ -182,6 +182,9 @@ def _compare(
 def _refuse_edited(run: RunFolder, which: str, path: Path) -> None:
     """Refuses a row file of the run itself that is not as the training wrote it."""
     rows = read_manifest(run).rows
+    if not path.is_file():
+        need, hint = "the file that the training wrote", "bring it back from a copy of the folder"
+        raise RunError(f"run folder {run.path}", [Problem(f"data/{path.name}", "no such file", need, hint)])
     if hash_file(path) != (rows.train_sha256 if which == "train" else rows.val_sha256):
         need, hint = "the file that the training wrote", f"cvft eval {run.path} --data FILE evaluates other rows"
         raise RunError(f"run folder {run.path}", [Problem(f"data/{path.name}", "another content by now", need, hint)])
@@ -249,7 +252,7 @@ def _other_clips(
     problems = []
     for path, place in others[:NUM_EXAMPLES]:
         lines = name_examples(row.location for row in rows if row.video == path)
-        got = f"{quote(place)}, which is another file by now"
+        got = f"`{place}`, which is another file by now"
         need = f"the clip that {since} has recorded (sha256 {records[path].sha256[:12]}...)"
         hint = "bring it back, or train on the new one under another name (name=...)"
         problems.append(Problem(f"{lines} `videos`", got, need, hint))

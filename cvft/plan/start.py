@@ -52,7 +52,7 @@ def find_start(job: Job) -> Start | None:
     subject = job.loaded.subject
     if path.absolute() == job.run.path or job.run.path in path.absolute().parents:
         hint = "a finished run stays as it is: give the new one a name of its own (name=...)"
-        raise RecipeError(subject, [Problem(KEY, f"{quote(path)}, which is this run itself", "another run", hint)])
+        raise RecipeError(subject, [Problem(KEY, f"`{path}`, which is this run itself", "another run", hint)])
     start = _read(path, subject=subject)
     before, now = start.recipe.lora.model_dump(), job.recipe.lora.model_dump()
     problems = [
@@ -83,6 +83,6 @@ def _read(path: Path, *, subject: str) -> Start:
     if (path / ADAPTER_WEIGHTS_FILE).is_file() and path.absolute().parent == run.train and run.manifest_file.is_file():
         contract = contract_from_dict(read_manifest(run).contract, subject=f"run folder {run.path}", where="contract")
         return Start(path, contract, load_recipe(run.recipe_file).recipe)
-    got = f"{quote(path)}, which holds no adapter" if path.exists() else f"{quote(path)}, which does not exist"
+    got = f"`{path}`, which holds no adapter" if path.exists() else f"`{path}`, which does not exist"
     need = "the folder of a finished run, of its adapter, or of a checkpoint in its train/"
     raise RecipeError(subject, [Problem(KEY, got, need, "cvft run RECIPE makes one")])

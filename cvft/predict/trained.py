@@ -98,7 +98,7 @@ def find_model(path: str | Path, *, base: Path | None = None, quantize: str | No
     if _is_model(folder):
         read_contract(folder)
     need = "a merged folder, an adapter folder, or the folder of a run"
-    got = quote(path) if folder.exists() else f"{quote(path)}, which does not exist"
+    got = f"`{path}`" if folder.exists() else f"`{path}`, which does not exist"
     hint = "train one first: cvft run RECIPE; `tiny` and the models that `cvft models` lists can be asked as they are"
     published = find_checkpoint(str(path), known_checkpoints())
     if published is not None:
@@ -149,6 +149,9 @@ def _find_trained(
     recipe = load_recipe(recipe_file).recipe
     is_adapter = (folder / ADAPTER_CONFIG).is_file()
     if is_adapter:
+        if not (folder / ADAPTER_WEIGHTS_FILE).is_file():
+            problem = Problem(ADAPTER_WEIGHTS_FILE, "no such file", "the adapter's weights", "copy the whole folder")
+            raise ModelError(f"adapter {folder}", [problem])
         opened = open_base(recipe, contract, base=base, subject=f"adapter {folder}")
         model, family = opened.folder, opened.family
     else:
@@ -221,7 +224,7 @@ def open_base(recipe: Recipe, contract: Contract, *, base: Path | None, subject:
     if opened.folder.fingerprint != contract.base_fingerprint:
         hint = "--base FOLDER says where the base of the training lies by now"
         problem = Problem(
-            "base model", f"other weights in {quote(opened.path)}", "the base that the adapter was trained on", hint
+            "base model", f"other weights in `{opened.path}`", "the base that the adapter was trained on", hint
         )
         raise ContractError(subject, [problem])
     return opened
