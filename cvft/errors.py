@@ -87,13 +87,17 @@ class CvftError(ValueError):
         self.subject = subject
         self.problems = tuple(problems)
         assert self.problems, "an error needs a problem"
-        super().__init__(str(self))
+        self._text = self._write()
+        super().__init__(self._text)
 
     def __reduce__(self) -> tuple[type[CvftError], tuple[str, tuple[Problem, ...]]]:
         """Lets the error cross from a data loader worker to the process that shows it."""
         return type(self), (self.subject, self.problems)
 
     def __str__(self) -> str:
+        return self._text
+
+    def _write(self) -> str:
         count = len(self.problems)
         head = f"{self.subject} has {count} problem{'s' if count > 1 else ''}"
         shown = [f"  {line}" for text in _show_kinds(self.problems) for line in text.split("\n")]

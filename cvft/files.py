@@ -3,6 +3,7 @@
 write_whole      a file: written aside, synced and renamed
 publish_folder   a folder that was written aside: synced, then given its final name in place of the one that had it
 recover_folder   what a publish that was killed has left: finished, or taken back
+drop_torn_line   half a line that a writer who was killed has left
 why_unwritable   what keeps us from writing under a folder, found without leaving a file
 lock             one process at a time; it ends with its process
 """
@@ -73,7 +74,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = _name_aside(path)
     try:
         with _open_aside(aside) as file:
             file.write(data)
@@ -108,9 +109,11 @@ def check_output(path: Path, *, subject: str, where: str, may_exist: bool = Fals
             problem = Problem(where, f"{quote(path)}, which is no file", need)
         else:
             folder = next(each for each in path.absolute().parents if os.path.lexists(each))
-            # under a name as long as any that will be written
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{path.name}.", suffix=".partial.jsonl"):
-                pass
+            # under the longest name that will be written; should we be killed here, the next check removes it
+            _remove_abandoned(folder / path.name)
+            probe = _name_aside(folder / path.name)
+            with _open_aside(probe):
+                probe.unlink()
     except OSError as error:
         problem = Problem(where, f"{quote(path)}: {error.strerror}", need)
     if problem is not None:
@@ -120,6 +123,10 @@ def check_output(path: Path, *, subject: str, where: str, may_exist: bool = Fals
 def is_temporary(path: Path) -> bool:
     """Tells whether a file is what a `write_whole` that was killed has left; the next one of the same file removes it."""
     return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def _name_aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _open_aside(aside: Path) -> BinaryIO:
@@ -208,6 +215,21 @@ def recover_folder(final: Path) -> None:
             sync_folder(final.parent)
     for removed in _find_beside(final, _REMOVED):
         _remove_tree(removed)
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cuts a file of lines off behind the last whole one: who wrote the rest was killed, or the disk was full.
+
+    Args:
+        path: The file; nothing need lie there. Nobody writes to it.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    if not path.is_file():
+        return
+    with open(path, "r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def why_unwritable(folder: Path) -> str:

@@ -11,10 +11,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from cvft.errors import Problem, ValueProblem, quote
+from pydantic import TypeAdapter, ValidationError
+
+from cvft.errors import CvftError, Problem, ValueProblem, quote
 from cvft.jsonl import parse_json
+
+T = TypeVar("T")
 
 MAX_BYTES = 32 << 20
 """Largest file. The largest that is published, an index of tensors, has 100 kB."""
@@ -47,6 +51,10 @@ def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
     Raises:
         JsonError: It cannot be read, is too large, or is not JSON.
     """
+    return _parse(_read(path, max_bytes))
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
     try:
         if not path.is_file():
             raise JsonError("no such file" if not path.exists() else "something that is no file")
@@ -56,6 +64,10 @@ def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
         raise JsonError(error.strerror or str(error)) from error
     if len(data) > max_bytes:
         raise JsonError(f"more than {max_bytes:,} bytes")
+    return data
+
+
+def _parse(data: bytes) -> Any:
     try:
         return parse_json(data)
     except ValueProblem as error:
@@ -69,6 +81,43 @@ def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise JsonError(f"{show(value)} in place of an object")
     return value
+
+
+def read_as(
+    path: Path,
+    kind: TypeAdapter[T],
+    *,
+    error: type[CvftError],
+    subject: str,
+    need: str,
+    hint: str = "",
+    max_bytes: int = MAX_BYTES,
+) -> T:
+    """Reads a JSON file of ours, which somebody may have edited.
+
+    Args:
+        path: The file.
+        kind: What it holds, strictly.
+        error: What is raised.
+        subject: What it belongs to, for the headline of the error.
+        need: What it has to be, in words.
+        hint: What to do.
+        max_bytes: Most that is read.
+
+    Raises:
+        CvftError: of the class that was given, with the first place that is of another kind.
+    """
+    try:
+        data = _read(path, max_bytes)
+        _parse(data)
+        return kind.validate_json(data, strict=True)
+    except JsonError as broken:
+        got = str(broken)
+    except ValidationError as broken:
+        first = broken.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        got = f"{quote(place)}: {first['msg']}" if place else first["msg"]
+    raise error(subject, [Problem(path.name, got, need, hint)])
 
 
 def check_object(

@@ -14,9 +14,9 @@ from cvft.evaluate.run import Evaluation, evaluate_run
 from cvft.export.run import export_run, will_compare_logits
 from cvft.plan.job import open_job
 from cvft.recipe import LoadedRecipe
-from cvft.report.run import describe_evaluations, write_run_report
+from cvft.report.run import write_run_report
 from cvft.report.terminal import metrics_table
-from cvft.runs import read_notes
+from cvft.runs import read_manifest, read_notes
 from cvft.train.run import is_trained, train
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def run_all(loaded: LoadedRecipe) -> str:
     evaluations: dict[str, Evaluation] = {}
     tuned: Variant = "merged" if recipe.export.merge else "adapter"
     refused: CvftError | None = None
+    blind: Evaluation | None = None
     try:
         # the base answers first: it is loaded with the adapter, which the export needs next
         if has_val and recipe.eval.compare_base:
@@ -64,13 +65,14 @@ def run_all(loaded: LoadedRecipe) -> str:
                 LOG.error("merged    refused, as is said below; the adapter is evaluated in its place")
         if has_val:
             evaluations[tuned] = evaluate_run(job, variant=tuned, predictors=predictors)
+            if recipe.eval.compare_blind and read_manifest(folder).clips:
+                blind = evaluate_run(job, variant=tuned, predictors=predictors, is_blind=True)
     finally:
         predictors.close()
     if has_val:
-        report = write_run_report(job, evaluations=evaluations, refused=refused)
+        report = write_run_report(job, evaluations=evaluations, blind=blind, refused=refused)
         table = metrics_table({name: evaluation.metrics for name, evaluation in evaluations.items()})
-        findings = describe_evaluations({name: each.read_predictions() for name, each in evaluations.items()})
-        made = [table, *findings, *made, f"report    {report}"]
+        made = [table, *report.findings, *made, f"report    {report.path}"]
     else:
         made.append("no val rows: nothing was evaluated")
     made += [f"note      {note}" for note in read_notes(folder)]

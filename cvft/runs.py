@@ -7,18 +7,18 @@ A folder belongs to one recipe. The same recipe continues in it; another one is 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
-from cvft.errors import CvftError, Problem, RunError, quote
+from cvft.errors import CvftError, Problem, RunError
 from cvft.files import LockHeldError, is_temporary, lock, write_whole
+from cvft.json_files import OBJECT, JsonError, check_object, read_as, read_object
 from cvft.recipe import (
     LoadedRecipe,
     differing_settings,
@@ -28,6 +28,8 @@ from cvft.recipe import (
     weights_fingerprint,
     with_absolute_output,
 )
+
+T = TypeVar("T")
 
 PROGRESS_FILE = "progress.jsonl"
 """Under `train/`: the worker's steps and losses, one JSON object per line, for the launcher's progress bar."""
@@ -176,11 +178,24 @@ PREDICTIONS_FILE = "predictions.jsonl"
 """In the folder of an evaluation."""
 
 
+MAX_MANIFEST_BYTES = 1 << 30
+"""A manifest has a line for each clip, of which there may be millions."""
+
+_NOTES = TypeAdapter(list[str])
+_METRICS = {"settings": OBJECT, "metrics": OBJECT}
+
+
 def read_notes(folder: RunFolder) -> list[str]:
-    """Reads what speaks against a run's adapter in the course of its training; mostly nothing."""
-    if not folder.notes_file.is_file():
+    """Reads what speaks against a run's adapter in the course of its training; mostly nothing.
+
+    Raises:
+        RunError: when the file is not what a training wrote.
+    """
+    path = folder.notes_file
+    if not path.is_file():
         return []
-    return list(json.loads(folder.notes_file.read_text(encoding="utf-8")))
+    need, hint = "a list of sentences, as the training wrote it", f"bring {path.name} back from a copy of the folder"
+    return read_as(path, _NOTES, error=RunError, subject=f"run folder {folder.path}", need=need, hint=hint)
 
 
 def read_metrics(evaluation: Path) -> dict[str, Any] | None:
@@ -195,7 +210,14 @@ def read_metrics(evaluation: Path) -> dict[str, Any] | None:
     path = evaluation / METRICS_FILE
     if not path.is_file():
         return None
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    subject, hint = f"evaluation {evaluation}", "remove its folder and evaluate again: cvft eval"
+    try:
+        stored = read_object(path)
+    except JsonError as error:
+        raise RunError(subject, [Problem(path.name, str(error), "what an evaluation wrote", hint)]) from error
+    if problems := check_object(stored, _METRICS, where=path.name, hint=hint):
+        raise RunError(subject, problems)
+    return stored
 
 
 @dataclass(frozen=True)
@@ -293,17 +315,16 @@ def read_manifest(folder: RunFolder) -> Manifest:
         RunError: when the file is not there, or is not what a training wrote.
     """
     path = folder.manifest_file
-    need = "the manifest that the training wrote"
-    try:
-        return _MANIFEST.validate_json(path.read_bytes())
-    except OSError as error:
-        got = f"a file that cannot be read ({error.strerror})"
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        got = f"{quote(place)}: {first['msg']}" if place else first["msg"]
     hint = f"bring {path.name} back from a copy of the folder, or train under another name (name=...)"
-    raise RunError(f"run folder {folder.path}", [Problem(path.name, got, need, hint)])
+    return read_as(
+        path,
+        _MANIFEST,
+        error=RunError,
+        subject=f"run folder {folder.path}",
+        need="the manifest that the training wrote",
+        hint=hint,
+        max_bytes=MAX_MANIFEST_BYTES,
+    )
 
 
 def find_trained_run(loaded: LoadedRecipe) -> RunFolder:

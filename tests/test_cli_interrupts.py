@@ -123,7 +123,6 @@ STAGES = (
     ("answering (base)", 130),
     ("merging", 130),
     ("verifying", 130),
-    ("answering (merged)", 130),
 )
 """What the terminal shows when each stage has begun, and the exit code of one that is interrupted."""
 

@@ -12,6 +12,7 @@ import pytest
 from cvft.data.clip_names import ClipNames
 from cvft.data.rows import read_rows
 from cvft.errors import DataError, ValueProblem
+from cvft.predict.infer import make_question
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "Café Ångström.mp4") for form in ("NFC", "NFD"))
 
@@ -66,9 +67,9 @@ HERE = "relative paths start from the folder of the data file, or from the video
 REFUSED = {
     r"clips\a.mp4": "`clips/a.mp4` exists: write `/` between folders",
     r"clips\A.mp4": "`clips/a.mp4` exists: write `/` between folders",
-    r"C:\Users\me\clips\a.mp4": "write `clips/a.mp4`, which exists in `ROOT`, if that is the clip",
-    "C:/clips/a.mp4": "write `clips/a.mp4`, which exists in `ROOT`, if that is the clip",
-    "file:///D:/clips/a.mp4": "write `clips/a.mp4`, which exists in `ROOT`, if that is the clip",
+    r"C:\Users\me\clips\a.mp4": "write `clips/a.mp4`, which exists in `ROOT`, if it is the clip",
+    "C:/clips/a.mp4": "write `clips/a.mp4`, which exists in `ROOT`, if it is the clip",
+    "file:///D:/clips/a.mp4": "write `clips/a.mp4`, which exists in `ROOT`, if it is the clip",
     r"\\server\share\no.mp4": "copy the clip to this machine and write where it is, with `/` between folders",
     "clips/A.MP4": "`clips/a.mp4` exists: letter case counts",
     "Clips/a.mp4": "`clips/a.mp4` exists: letter case counts",
@@ -78,7 +79,7 @@ REFUSED = {
     "clips/v_1.mp4": "did you mean `v_1.mkv`?",
     "clip/a.mp4": "did you mean `clips`?",
     "home/h.mp4": "`BASE/home/h.mp4` exists, but relative paths start from `ROOT`: set data.video_root to `BASE`",
-    "/old/machine/clips/a.mp4": "write `clips/a.mp4`, which exists in `ROOT`, if that is the clip",
+    "/old/machine/clips/a.mp4": "write `clips/a.mp4`, which exists in `ROOT`, if it is the clip",
     "https://host/a.mp4": "download the clip and give its path; URLs are not supported yet",
     "https:/host/a.mp4": "download the clip and give its path; URLs are not supported yet",
     "s3://bucket/a.mp4": "download the clip and give its path; URLs are not supported yet",
@@ -148,3 +149,14 @@ def test_missing_clips_cost_one_listing(tmp_path, name_of, ending):
     assert len(lines) == 8, lines
     assert lines[2].startswith("    hint: did you mean `")
     assert "and 9997 more like these, up to" in lines[7]
+
+
+@pytest.mark.parametrize("name", ["https://host/a.mp4", r"clips\a.mp4", "clips/A.MP4", "~/none.mp4"])
+def test_a_question_hears_what_rows_hear(root, monkeypatch, name):
+    monkeypatch.chdir(root)
+    with pytest.raises(ValueProblem) as of_rows:
+        ClipNames(root).find(name)
+    with pytest.raises(DataError) as of_question:
+        make_question(name, "What is shown?")
+    (problem,) = of_question.value.problems
+    assert (problem.got, problem.need, problem.hint) == (of_rows.value.got, of_rows.value.need, of_rows.value.hint)

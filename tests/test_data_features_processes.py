@@ -61,7 +61,7 @@ def finish(*processes: subprocess.Popen[str]) -> list[str]:
 
 def kill(process: subprocess.Popen[str]) -> None:
     process.kill()
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert process.wait(timeout=600) == -signal.SIGKILL
     process.stdout.close()
     process.stdin.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cvft.data.rows import Row, category_of, extra_columns, make_rows, read_rows, write_rows
+from cvft.data.rows import Row, category_of, check_written, extra_columns, make_rows, read_rows, write_rows
 from cvft.errors import DataError
 
 
@@ -214,6 +214,10 @@ MESSAGES = [
         "  hint: put them into the clip, or leave the row out: a model here takes one clip a row",
     ),
     (
+        {**GOOD, "images": ["a.mp4"]},
+        '`images`: got a clip, need at most one clip in `videos`\n  hint: write `"videos": ["a.mp4"]`',
+    ),
+    (
         {**GOOD, "audios": ["a.wav"]},
         "`audios`: got sound, need at most one clip in `videos`\n"
         "  hint: leave out rows that are about sound: no model here hears",
@@ -376,6 +380,15 @@ def test_file_that_is_absent(folder):
         f"a.jsonl,b.jsonl: got no such file, {need}\n"
         "  hint: join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one"
     ]
+    hints = {
+        "https:/host/train.jsonl": "URLs are not read: download the file and give its path",
+        r"C:\data\train.jsonl": "write `/` between folders, and a path on this machine",
+        "none/train.jsonl": f"there is no folder `{folder}/none`",
+    }
+    for name, hint in hints.items():
+        with pytest.raises(DataError) as caught:
+            read_rows(folder / name)
+        assert [problem.hint for problem in caught.value.problems] == [hint]
     (problem,) = problems_of(folder)
     assert "got a folder, need a file with one JSON object per line" in problem
     assert problem.endswith(f"name one of its files, such as `{folder.name}/train.jsonl`")
@@ -434,6 +447,19 @@ def test_written_rows_read_back_equal_apart_from_their_place(folder, tmp_path_fa
     assert os.listdir(target.parent) == ["val.jsonl"]
 
 
+def test_a_row_that_would_be_another_one_once_written_is_refused(folder):
+    good = read_rows(write(folder, *PUBLISHED, {**GOOD, "query": "<video> What?", "videos": ["video_path"]}))
+    check_written(good)
+    check_written([])
+    bad = read_rows(write(folder, GOOD, {**GOOD, "query": "<<video>video> What?", "videos": ["video_path"]}))
+    with pytest.raises(DataError) as caught:
+        check_written(bad)
+    assert str(caught.value).replace(f"{folder}/", "") == (
+        "the rows has 1 problem\n"
+        "  train.jsonl:2: got a row that becomes `What?` when it is read again, need a row that stays as it is"
+    )
+
+
 def test_failed_write_leaves_the_old_file(folder, monkeypatch):
     rows = read_rows(write(folder, GOOD))
     target = folder / "val.jsonl"
@@ -470,3 +496,15 @@ def test_numbers_and_booleans_are_taken_as_they_are_written(folder):
     assert row.response == "0.5"
     with pytest.raises(DataError, match="got the number `NaN`"):
         make_rows([(1, {"query": "q", "response": float("nan")})], source=Path("here"), video_root=folder)
+
+
+@pytest.mark.parametrize(
+    ("columns", "where"),
+    [({"query": "a\udcff"}, "query"), ({"query": "q", "history": [["\ud83d", "a"]]}, "history")],
+)
+def test_letters_that_no_file_could_hold_are_refused(folder, columns, where):
+    with pytest.raises(DataError) as caught:
+        make_rows([(1, columns)], source=Path("here"), video_root=folder, require_response=False)
+    (problem,) = caught.value.problems
+    assert problem.where == f"here: item 1 `{where}`"
+    assert "of which a part is no character, need text in UTF-8" in str(problem)

@@ -75,3 +75,21 @@ def test_an_evaluation_with_other_settings_gets_a_folder_of_its_own(trained):
     again = cvft_ok("eval", trained, "eval.num_rows=3", "--model", "base")
     assert "answering" not in again.stderr
     assert contents(trained) == after
+
+
+def test_a_model_is_asked_without_the_clips(trained):
+    before = contents(trained)
+    result = cvft_ok("eval", trained, "--model", "base", "--blind")
+    folder = trained / "eval" / "base-blind"
+    assert {name.rpartition("/")[0] for name in contents(trained).keys() - before.keys()} == {"eval/base-blind"}
+    stored = json.loads((folder / "metrics.json").read_text())
+    assert stored["settings"]["is_blind"] is True
+    assert json.loads(result.stdout) == stored["metrics"]
+    lines, seen = read_lines(folder / "predictions.jsonl"), read_lines(trained / "data" / "val.jsonl")
+    assert [line["videos"] for line in lines] == [line["videos"] for line in seen]  # of which clip they are is kept
+    cvft_ok("eval", trained, "--model", "base")
+    with_clips = read_lines(trained / "eval" / "base" / "predictions.jsonl")
+    assert [line["prediction"] for line in lines] != [line["prediction"] for line in with_clips]
+    # rows of one question have one answer, whatever their clips show
+    answers = {line["query"]: line["prediction"] for line in lines}
+    assert all(line["prediction"] == answers[line["query"]] for line in lines)

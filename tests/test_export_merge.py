@@ -171,7 +171,7 @@ def poison(weights):
         (add_a_layer, "adapter_model.safetensors: got `lm_head` unknown"),
         (add_an_unknown, "weights: got `base_model.model.lm_head.weight` unknown, need LoRA weights of layers"),
         (cut_a_matrix, r"language_expert_dense: got .*\(2, 64\).*, need .*\(4, 64\)"),
-        (poison, "language_expert_dense.weight: got values that are not finite after merging"),
+        (poison, "language_expert_dense.lora_A.weight: got 1 numbers that are infinite or nan"),
     ],
 )
 def test_an_unfit_adapter_is_one_clear_error(official, adapter, tmp_path, edit, message):

@@ -12,13 +12,17 @@ from typing import Any
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from cvft.errors import ContractError, ModelError, quote
+from cvft.export.merge import merge_adapter
+from cvft.export.tensors import compare_tensors
 from cvft.families.adapter_file import ADAPTER_CONFIG_FILE, NEEDS, read_adapter
 from cvft.families.cogvlm2_video.config_file import ACTIVATIONS
 from cvft.families.cogvlm2_video.generation_file import GENERATION_FILE, stop_tokens
 from cvft.families.cogvlm2_video.network.load import load_config, load_model
 from cvft.families.cogvlm2_video.tensors import PARTS, published_shapes
+from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.contract import CONTRACT_FILE, read_contract
 from cvft.families.parts import count_parameters
 from cvft.families.table import find_family
@@ -27,7 +31,7 @@ from cvft.weights.header import read_header
 from cvft.weights.shards import INDEX_FILE, read_shards
 from tests.broken_json import broken_forms
 from tests.mutations import mutations
-from tests.random_adapter import contract_of, write_random_adapter
+from tests.random_adapter import base_of, contract_of, write_random_adapter
 from tests.tiny import TINY, copy_tiny
 
 CONFIG: dict[str, Any] = json.loads((TINY / "config.json").read_text())
@@ -68,14 +72,14 @@ def try_each(documents, check, *, error=ModelError) -> int:
     """Lets each document be checked; those that are refused must name their key. Returns how many were accepted."""
     num_accepted = 0
     for document, key in documents:
-        start = time.monotonic()
+        start = time.process_time()
         try:
             check(document)
             num_accepted += 1
         except error as raised:
             if not names(str(raised), key):
                 raise AssertionError(f"the message does not name {key!r} of {document}") from raised
-        assert time.monotonic() - start < 20, document
+        assert time.process_time() - start < 20, document
     return num_accepted
 
 
@@ -286,10 +290,10 @@ def test_targets_of_others_are_matched_by_us(adapter, tmp_path, targets):
     shutil.copytree(adapter, tmp_path / "adapter")
     path = tmp_path / "adapter" / ADAPTER_CONFIG_FILE
     write_json(path, json.loads(path.read_text()) | {"target_modules": targets})
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ModelError, match=r"target_modules: got |target_modules of adapter_config\.json names"):
         read_adapter(path.parent, parts=PARTS, shapes=SHAPES)
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize(
@@ -303,3 +307,34 @@ def test_lists_of_names_are_what_peft_takes_them_for(adapter, tmp_path, targets)
     assert read == dataclasses.replace(read_adapter(adapter, parts=PARTS, shapes=SHAPES), folder=path.parent)
     assert len(read.layers) == CONFIG["num_hidden_layers"]
     assert (path.parent / ADAPTER_WEIGHTS_FILE).is_file()
+
+
+def test_an_expression_of_a_tokenizer_that_never_ends_is_given_up(tmp_path):
+    folder = copy_tiny(tmp_path / "model")
+    values = json.loads((folder / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    write_json(folder / "tokenizer.json", values | {"pre_tokenizer": split})
+    with pytest.raises(ModelError, match=r"tokenizer\.json: got an expression that gives up on a text"):
+        load_encoder(folder)("a" * 40 + "!")
+
+
+def test_a_tied_base_merges_and_stays_tied(tmp_path):
+    base = copy_tiny(tmp_path / "base")
+    write_json(base / "config.json", CONFIG | {"tie_word_embeddings": True})
+    weights = load_file(base / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    folder = write_random_adapter(base, tmp_path / "adapter", targets="all-linear")
+    merged = merge_adapter(
+        base_of(base),
+        adapter_folder=folder,
+        output=tmp_path / "merged",
+        dtype="fp32",
+        keep_remote_code=False,
+        wanted=contract_of(base),
+    )
+    compared = compare_tensors(base_of(base), adapter_folder=folder, merged_folder=merged, dtype="fp32")
+    assert compared.num_compared == len(weights)
+    model = load_model(merged, dtype=torch.float32)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert torch.equal(model.lm_head.weight, weights["model.embed_tokens.weight"])

@@ -14,7 +14,7 @@ import pytest
 
 from cvft import files
 from cvft.errors import RunError
-from cvft.files import LockHeldError, lock, publish_folder, recover_folder, why_unwritable, write_whole
+from cvft.files import LockHeldError, drop_torn_line, lock, publish_folder, recover_folder, why_unwritable, write_whole
 from cvft.runs import LOCK_FILE, RunFolder, locked
 
 REPOSITORY = Path(__file__).parent.parent
@@ -154,6 +154,19 @@ sys.stdin.read()
     (tmp_path / ".file.notes.tmp").write_text("somebody's")
     write_whole(tmp_path / "file", "newer")
     assert names(tmp_path) == [".file.notes.tmp", "file"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(b"", b""), (b"a\nb\n", b"a\nb\n"), (b"a\nb", b"a\n"), (b"torn", b""), (b"\x85\n\xe2", b"\x85\n")],
+)
+def test_half_a_line_at_the_end_is_dropped(tmp_path, before, after):
+    path = tmp_path / "log"
+    drop_torn_line(path)
+    assert not path.exists()
+    path.write_bytes(before)
+    drop_torn_line(path)
+    assert path.read_bytes() == after
 
 
 # --- folders
@@ -308,8 +321,8 @@ def test_a_lock_is_waited_for(tmp_path):
     path = tmp_path / "lock"
     process = hold(path)
     threading.Timer(0.3, process.stdin.close).start()
-    with lock(path, timeout_s=30, subject="x"):
-        assert process.wait(timeout=30) == 0
+    with lock(path, timeout_s=300, subject="x"):
+        assert process.wait(timeout=300) == 0
     process.stdout.close()
 
 

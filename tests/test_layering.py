@@ -40,12 +40,15 @@ MAY_IMPORT = {
     "weights": "errors files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
-    "data": "errors files jsonl data/video",
+    "data": "errors json_files files jsonl data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/table": "errors families families/cogvlm2_video weights",
-    "runs": "errors files recipe",
-    "plan": "__init__ errors files jsonl dtypes recipe data data/video data/features weights families families/table runs",
+    "runs": "errors json_files files recipe",
+    "plan": (
+        "__init__ errors json_files files jsonl dtypes recipe data data/video data/features weights families "
+        "families/table runs"
+    ),
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
     "families/cogvlm2_video/runtime": (
@@ -59,7 +62,7 @@ MAY_IMPORT = {
     "predict": (
         "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs plan clips"
     ),
-    "export": "errors files dtypes tables recipe data weights families families/table runs plan predict",
+    "export": "errors json_files files dtypes tables recipe data weights families families/table runs plan predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
     "report": "errors files jsonl tables recipe data data/video runs plan export evaluate",
@@ -291,3 +294,17 @@ def test_importing_the_parent_side_loads_no_torch(module):
 def test_data_folders_hide_no_library():
     for folder in ("datasets", "recipes"):
         assert not list((PACKAGE.parent / folder).rglob("__init__.py"))
+
+
+def test_limits_of_tests_only_catch_hangs():
+    """Ten times what an idle machine needs, at the least: a busy one must not fail a test."""
+    found = [
+        f"{path.name}: {match[0]}"
+        for path in Path(__file__).parent.glob("*.py")
+        for match in re.finditer(r"timeout=(\d+)|(?:monotonic|perf_counter)\(\) - \w+ < (\d+)", path.read_text())
+        if int(match[1] or match[2]) < SHORTEST_LIMIT_S
+    ]
+    assert found == []
+
+
+SHORTEST_LIMIT_S = 300

@@ -160,6 +160,129 @@ def test_the_table_of_the_checkpoint_is_what_rotates(tmp_path, processor):
     torch.testing.assert_close(exact, changed, rtol=0, atol=1e-5)  # in full precision the table is exact as it is
 
 
+def rewrite(folder, *, config=None, edit=None) -> None:
+    """Changes config.json and the weights of a folder."""
+    from safetensors.torch import load_file, save_file
+
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | (config or {})))
+    if edit is not None:
+        weights = load_file(folder / "model.safetensors")
+        edit(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def tables_of(theta, dtype):
+    """Gives every decoder block the table of a base, as a checkpoint stores it."""
+
+    def edit(weights):
+        for name, table in weights.items():
+            if name.endswith("rotary_emb.inv_freq"):
+                exact = theta ** -(torch.arange(len(table), dtype=torch.float64) / len(table))
+                weights[name] = exact.to(dtype)
+
+    return edit
+
+
+def widen(weights) -> None:
+    weights.update({name: tensor.float() for name, tensor in weights.items()})
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_exact_table_is_that_of_the_checkpoints_base(tmp_path, processor, stored):
+    folder = copy_tiny(tmp_path / "model")
+    rewrite(folder, config={"rope_theta": 10_000}, edit=tables_of(10_000.0, stored))
+    full = copy_tiny(tmp_path / "full")
+    rewrite(full, edit=tables_of(10_000.0, torch.float32))
+    widened = copy_tiny(tmp_path / "widened")  # as a merge in full precision writes it
+    rewrite(
+        widened,
+        config={"rope_theta": 10_000},
+        edit=lambda weights: tables_of(10_000.0, stored)(weights) or widen(weights),
+    )
+    batch = processor.collate(make_rows(processor)[:1])
+    with torch.no_grad():
+        exact = forward(load_model(folder, dtype=torch.float32, rope_precision="fp32"), batch).logits
+        of_full = forward(load_model(full, dtype=torch.float32, rope_precision="fp32"), batch).logits
+        wanted = forward(load_model(full, dtype=torch.float32), batch).logits
+        other = forward(load_model(TINY, dtype=torch.float32), batch).logits
+        of_widened = forward(load_model(widened, dtype=torch.float32, rope_precision="fp32"), batch).logits
+    torch.testing.assert_close(exact, wanted, rtol=0, atol=1e-4)
+    assert torch.equal(of_widened, exact)
+    torch.testing.assert_close(of_full, wanted, rtol=0, atol=1e-5)  # nobody states the base, but the table is exact
+    assert (wanted - other).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("config", "stored", "rope_precision", "message"),
+    [
+        ({"rope_theta": 10_000.0}, None, "checkpoint", "a table of base 500,000, by its last entry, need base 10,000"),
+        ({"rope_theta": 10_000.0}, None, "fp32", "a table of base 500,000, by its last entry, need base 10,000"),
+        ({}, torch.bfloat16, "fp32", "need one of base 500,000: in BF16 it does not say exactly which it is"),
+    ],
+)
+def test_a_table_of_another_base_is_refused(tmp_path, config, stored, rope_precision, message):
+    folder = copy_tiny(tmp_path / "model")
+    rewrite(folder, config=config, edit=None if stored is None else tables_of(20_000.0, stored))
+    with pytest.raises(ModelError, match=message):
+        load_model(folder, dtype=torch.float32, rope_precision=rope_precision)
+
+
+def test_a_table_of_another_base_is_refused_where_transformers_loads_too(tmp_path, processor):
+    from transformers import AutoModelForCausalLM
+
+    folder = copy_tiny(tmp_path / "model")
+    rewrite(folder, config={"rope_precision": "fp32"}, edit=tables_of(20_000.0, torch.float32))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with pytest.raises(ValueError, match="rope_theta 500000: the checkpoint's rotary table is of another base"):
+        forward(model, processor.collate(make_rows(processor)[:1]))
+
+
+def tie(folder) -> None:
+    rewrite(folder, config={"tie_word_embeddings": True}, edit=lambda weights: weights.pop("lm_head.weight"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tied_checkpoint_has_no_output_layer_of_its_own(tmp_path, processor, dtype):
+    tied, untied = copy_tiny(tmp_path / "tied"), copy_tiny(tmp_path / "untied")
+    tie(tied)
+    rewrite(
+        untied, edit=lambda weights: weights.update({"lm_head.weight": weights["model.embed_tokens.weight"].clone()})
+    )
+    model, same = load_model(tied, dtype=dtype), load_model(untied, dtype=dtype)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    batch = processor.collate(make_rows(processor)[:2])
+    with torch.no_grad():
+        assert torch.equal(forward(model, batch).logits, forward(same, batch).logits)
+
+
+def test_an_output_layer_that_is_missing_or_too_much_is_told(tmp_path):
+    missing, too_much = copy_tiny(tmp_path / "missing"), copy_tiny(tmp_path / "too_much")
+    rewrite(missing, edit=lambda weights: weights.pop("lm_head.weight"))
+    rewrite(too_much, config={"tie_word_embeddings": True})
+    with pytest.raises(ModelError, match=r"`lm_head\.weight` missing"):
+        load_model(missing, dtype=torch.float32)
+    with pytest.raises(ModelError, match=r"`lm_head\.weight` unknown"):
+        load_model(too_much, dtype=torch.float32)
+
+
+def test_every_stop_token_of_the_folder_ends_an_answer(tmp_path, processor):
+    """generation_config.json may name more than the one that training writes."""
+    from cvft.families.cogvlm2_video.network.generation import generate_answers
+
+    rows = [processor.encode("What is it?")]
+    model = load_model(TINY, dtype=torch.float32)
+    with torch.no_grad():
+        (first,) = forward(model, processor.collate(rows)).logits[:, -1].argmax(dim=-1).tolist()
+    folder = copy_tiny(tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, first]}))
+    (answer,) = generate_answers(load_model(folder, dtype=torch.float32), processor, rows, max_new_tokens=4)
+    (usual,) = generate_answers(model, processor, rows, max_new_tokens=4)
+    assert answer.is_cut is False
+    assert usual.text.startswith(answer.text)
+    assert usual.text != answer.text or not usual.is_cut
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_tensor_is_loaded_in_the_precision_asked_for(dtype):
     state = load_model(TINY, dtype=dtype).state_dict()

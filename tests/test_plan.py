@@ -306,3 +306,29 @@ def test_an_embedding_stays_on_the_host_of_one_gpu_only():
     ):
         with pytest.raises(RecipeError, match=f"model.embeddings_on_cpu: got `true` with {got}"):
             plan_of(num_gpus_present=2, model=hosted, parallel=parallel)
+
+
+@pytest.mark.parametrize(
+    ("targets", "hint"),
+    [
+        (["q_proj", "v_proj"], "`q_proj` and `v_proj` are `qkv` here; write `lora.targets: qkv`"),
+        (["q_proj", "o_proj"], "`q_proj` is `qkv` here; `o_proj` is `language_expert_dense` here"),
+        (["query_key_value"], "`query_key_value` is `qkv` here; write `lora.targets: qkv`"),
+        (["dense"], "`dense` is `language_expert_dense` here"),
+        (["model.layers.0.mlp.down"], "`model.layers.0.mlp.down` is `down_proj` here"),
+        (["lm_head"], ""),
+        (["(a+)+$"], ""),
+    ],
+)
+def test_layers_of_other_models_are_known_by_their_names_here(targets, hint):
+    with pytest.raises(RecipeError) as raised:
+        target_regex(PARTS, targets)
+    (problem,) = raised.value.problems
+    assert problem.where == "lora.targets"
+    assert problem.got == ", ".join(f"`{name}`" for name in targets)
+    assert problem.need.startswith("linear layers of a decoder block: `language_expert_query_key_value`, ")
+    assert problem.hint == hint
+
+
+def test_names_that_are_written_here_are_those_of_the_family():
+    assert set(PARTS.aliases.values()) <= {path.rpartition(".")[2] for path in PARTS.linear}

@@ -16,7 +16,7 @@ SECTIONS = "`model`, `data`, `video`, `lora`, `optim`, `train`, `parallel`, `exp
 MODEL = "`path`, `revision`, `template`, `dtype`, `rope_precision`, `quantize`, `embeddings_on_cpu` or `attention`"
 LORA = "`targets`, `rank`, `alpha`, `dropout`, `dora`, `rslora`, `train_vision_tower` or `train_projector`"
 LEARN = "`learning_rate`, `weight_decay`, `warmup_ratio`, `schedule`, `max_grad_norm`, `adam_beta1` or `adam_beta2`"
-EVAL = "`batch_rows`, `max_new_tokens`, `compare_base` or `num_rows`"
+EVAL = "`batch_rows`, `max_new_tokens`, `compare_base`, `compare_blind` or `num_rows`"
 
 
 @pytest.fixture(autouse=True)
@@ -254,6 +254,16 @@ SETTINGS: list[tuple[str, list[str]]] = [
 def test_settings(text: str, lines: list[str]) -> None:
     base = "data: {train: rows.jsonl}\n" if text.startswith("model:") else BASE
     assert told(f"{base}{text}\n") == lines
+
+
+def test_several_files_of_rows_are_to_be_joined() -> None:
+    hint = "  hint: one file of rows: join several with `cat a.jsonl b.jsonl > all.jsonl`; clip paths start from its folder"
+    assert told("model: {path: tiny}\ndata: {train: [a.jsonl, b.jsonl], val: [c.jsonl]}") == [
+        "data.train: got the list `['a.jsonl', 'b.jsonl']`, need a path",
+        hint,
+        "data.val: got the list `['c.jsonl']`, need a path or `null`",
+        hint,
+    ]
 
 
 def test_what_is_missing() -> None:

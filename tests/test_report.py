@@ -27,7 +27,7 @@ from cvft.report.charts import Chart
 from cvft.report.frames import ClipFrames, collect_frames
 from cvft.report.run import rewrite_report, write_run_report
 from cvft.runs import claim_run_folder
-from tests.broken_json import MANIFEST
+from tests.broken_json import MANIFEST, broken_forms
 from tests.fixtures_video import make_clip
 from tests.project import make_project, write_jsonl
 
@@ -115,6 +115,25 @@ def test_a_broken_line_is_an_error(tmp_path: Path, line: str) -> None:
     with pytest.raises(RunError) as caught:
         read_log(path)
     assert str(caught.value) == f"log {path} has 1 problem\n  {path}:2: got `{line}`, need a JSON object"
+
+
+def test_a_log_of_any_other_form_is_read_or_one_error(tmp_path: Path) -> None:
+    whole = json.dumps(at(5, loss=2.5, learning_rate=1e-4, **{"memory(GiB)": 0.1})).encode()
+    odd = [
+        b'{"loss": ' + b"9" * 400 + b"}",
+        b'{"global_step/max_steps": "\xc2\xb2/4"}',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+    ]
+    path = tmp_path / "logging.jsonl"
+    for form in (*broken_forms(whole, seed=6), *odd):
+        path.write_bytes(whole + b"\n" + form.replace(b"\n", b" ") + b"\n" + whole + b"\n")
+        try:
+            steps = read_log(path)
+        except RunError as error:
+            assert str(path) in str(error)  # noqa: PT017 - many forms, one test
+        else:
+            assert steps[5]["loss"] == 2.5
 
 
 def test_no_log_is_an_error(tmp_path: Path) -> None:
@@ -285,7 +304,7 @@ def test_answers_are_shown_as_the_evaluation_stored_them(tmp_path: Path) -> None
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     (evaluation.folder / "predictions.jsonl").write_text(text, encoding="utf-8")
     assert evaluation.read_predictions() == lines
-    page = Page(write_run_report(job, evaluations={"base": evaluation}))
+    page = Page(write_run_report(job, evaluations={"base": evaluation}).path)
     assert [row["answers"][0]["text"] for row in page.cards()["rows"]] == ["a\u2028b\x85c", "red"]
     values = json.loads((job.run.path / "report.json").read_text())
     assert values["schema"] == 1

@@ -17,6 +17,7 @@ from cvft.evaluate.metrics import score_rows
 from cvft.report import write_report
 from cvft.report.cards import build_cards
 from cvft.report.frames import ClipFrames
+from tests.project import HANG_S
 
 CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -50,7 +51,7 @@ def open_page(path: Path, *, address: str = "", profile: Path) -> str:
         [*command, "--dump-dom", f"file://{path}{address}"],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG_S,
         env=environment,
         check=True,
     )

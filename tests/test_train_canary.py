@@ -4,11 +4,13 @@ When one fails after an update, look at the seam again before moving the pin.
 """
 
 import inspect
+import random
 import re
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy
 import peft
 import pytest
 import torch
@@ -26,7 +28,7 @@ from swift.template import Template, TemplateMeta
 from swift.trainers import Seq2SeqTrainer
 from swift.trainers.mixin import DataLoaderMixin, SwiftMixin
 from swift.trainers.trainer_factory import TrainerFactory
-from swift.utils import seed_worker
+from transformers import set_seed
 from transformers.modeling_outputs import CausalLMOutput
 
 from cvft.data.groups import RowShape
@@ -43,6 +45,7 @@ from cvft.plan.job import open_job
 from cvft.plan.machine import Machine
 from cvft.plan.plan import compile_plan
 from cvft.recipe import LoadedRecipe, recipe_from_dict
+from cvft.train.seeds import derive_seed
 from cvft.train.swift_plugin import CvftCallback, FamilyLoader, FamilyTemplate, RowFileLoader, TemplateSettings
 from cvft.train.trainer import CvftTrainer
 from cvft.train.watch import DEEPSPEED_OVERFLOW
@@ -131,7 +134,6 @@ def test_what_the_seam_calls_and_sets_exists():
     assert list(inspect.signature(Template.forward_context).parameters) == ["self", "model", "inputs"]
     for name in ("_prepare_inputs", "compute_loss_context_manager", "log"):
         assert hasattr(Seq2SeqTrainer, name), name
-    assert list(inspect.signature(seed_worker).parameters) == ["worker_id", "num_workers", "rank"]
 
 
 # --- who calls what
@@ -169,11 +171,24 @@ def test_the_loader_takes_our_sampler_and_tells_it_the_epoch():
         pin_memory=False,
         persistent_workers=False,
         prefetch_factor=None,
-        worker_init_fn=seed_worker,
+        worker_init_fn=None,
+        generator=torch.Generator(),
     )
     loader.set_epoch(3)
     assert sampler.epoch == 3
+    state = torch.get_rng_state()
     assert [[int(item) for item in batch] for batch in loader] == [[97, 98], [99]]
+    assert torch.equal(torch.get_rng_state(), state), "the loader draws from the generator that dropout draws from"
+
+
+def test_one_call_seeds_all_that_a_step_may_draw_from():
+    set_seed(derive_seed(42, "step", 3, 0))
+    first = (random.random(), numpy.random.rand(), torch.rand(1).item())
+    set_seed(derive_seed(42, "step", 3, 0))
+    assert (random.random(), numpy.random.rand(), torch.rand(1).item()) == first
+    set_seed(derive_seed(42, "step", 4, 0))
+    assert all(a != b for a, b in zip(first, (random.random(), numpy.random.rand(), torch.rand(1).item()), strict=True))
+    assert "torch.cuda.manual_seed_all(seed)" in inspect.getsource(set_seed)
 
 
 def test_the_labels_of_a_step_are_counted_before_its_passes():

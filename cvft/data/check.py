@@ -62,7 +62,7 @@ def check_clips(
     sampling: Sampling,
     decoder: str = "pyav",
     on_bad_clip: Literal["error", "quarantine"] = "error",
-    timeout_s: float = 20.0,
+    timeout_s: float = 60.0,
     memory_limit_gib: float = 4.0,
     num_workers: int | None = None,
     known: Mapping[Path, ClipInfo] | None = None,

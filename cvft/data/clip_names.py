@@ -28,6 +28,9 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 NUM_COMPARED = 2000
 """Most names of a folder that a missing one is compared with letter by letter: those beside it in the alphabet."""
 
+MOST_SHOWN = 400
+"""Characters of a name that a message shows: a path whole, but not a clip that somebody wrote into the row."""
+
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/+)")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
@@ -117,8 +120,8 @@ class ClipNames:
             return self._explain_windows(name)
         hint = f"{_quote_path(self._show(alike))} exists: {_difference(str(path), str(alike))}" if alike else ""
         hint = hint or self._hint_slashes(name) or self._hint_place(name)
-        if not hint and not path.parent.is_dir():
-            above = next(folder for folder in path.parents if folder.is_dir())
+        if not hint and not os.path.isdir(path.parent):
+            above = next(folder for folder in path.parents if os.path.isdir(folder))
             gone = path.relative_to(above).parts[0]
             got = f"{_quote_path(name)}, which does not exist: there is no {quote(gone)} in {_quote_path(above)}"
             return ValueProblem(got, "an existing file", self._hint_near(above, gone) or _START)
@@ -128,7 +131,7 @@ class ClipNames:
     def _explain_windows(self, name: str) -> ValueProblem:
         parts = PureWindowsPath(name).parts[1:]
         hint = self._hint_tail(parts)
-        if name[1] == ":" and (mounted := Path("/mnt", name[0].lower(), *parts)).is_file():
+        if name[1] == ":" and os.path.isfile(mounted := Path("/mnt", name[0].lower(), *parts)):
             hint = f"it is {_quote_path(mounted)} on this machine"
         hint = hint or "copy the clip to this machine and write where it is, with `/` between folders"
         return ValueProblem(f"the Windows path {_quote_path(name)}", "a path on this machine", hint)
@@ -150,9 +153,7 @@ class ClipNames:
         tails = (Path(*parts[start:]) for start in range(len(parts)))
         found = next((tail for tail in tails if os.path.isfile(self._root / tail)), None)
         return (
-            f"write {_quote_path(found)}, which exists in {_quote_path(self._root)}, if that is the clip"
-            if found
-            else ""
+            f"write {_quote_path(found)}, which exists in {_quote_path(self._root)}, if it is the clip" if found else ""
         )
 
     def _hint_near(self, folder: Path, name: str) -> str:
@@ -289,4 +290,4 @@ def _nfc(name: str) -> str:
 
 
 def _quote_path(path: Path | str) -> str:
-    return quote(path, most=4096)
+    return quote(path, most=MOST_SHOWN)

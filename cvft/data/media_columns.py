@@ -8,6 +8,8 @@ A hint never costs a row its meaning: frames become a clip, two clips one, and n
 from __future__ import annotations
 
 import json
+import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,24 +24,7 @@ OTHER_MEDIA = ("images", "audios")
 _OTHER_NAMES = ("image", "img", "frames", "frame", "audio", "sound")
 """Columns that are only extra beside a clip, but not in its place."""
 
-_MOVIES = (
-    *(
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".avi",
-        ".mkv",
-        ".webm",
-        ".wmv",
-        ".flv",
-        ".mpg",
-        ".mpeg",
-        ".m2ts",
-        ".3gp",
-        ".ogv",
-        ".gif",
-    ),
-)
+_MOVIE = re.compile(r"\.(mp4|m4v|mov|avi|mkv|webm|wmv|flv|mpe?g|m2ts|3gp|ogv|gif)", re.IGNORECASE)
 """Ends of the names of clips, to see that a column holds one. Whether a file is a clip, only decoding tells."""
 
 _PATH_KEYS = (
@@ -55,7 +40,10 @@ _PATH_KEYS = (
     "image_url",
     "content",
 )
-_TIME_KEYS = ("start", "end", "begin", "start_time", "end_time", "video_start", "video_end", "start_s", "end_s", "clip")
+"""Where an object such as `{"type": "video", "video": "a.mp4"}` holds the name of its file."""
+
+_TIME_KEYS = ("start", "end", "begin", "start_time", "end_time", "video_start", "video_end", "start_s", "end_s")
+"""Where it says which part of the clip is meant."""
 
 _NEED = "a list with at most one path"
 _BLANK = "name the clip; only a row that needs none has `[]`"
@@ -104,22 +92,20 @@ def check_other_media(columns: Mapping[str, Any]) -> Iterator[tuple[str, ValuePr
             continue
         paths = list(_paths_in(value))
         if name in ("audios", "audio", "sound"):
-            yield (
-                name,
-                ValueProblem(
-                    "sound", "at most one clip in `videos`", "leave out rows that are about sound: no model here hears"
-                ),
-            )
+            got, hint = "sound", "leave out rows that are about sound: no model here hears"
         elif has_clip:
+            got = f"{_count(paths)} beside a clip"
             hint = "put them into the clip, or leave the row out: a model here takes one clip a row"
-            yield name, ValueProblem(f"{_count(paths)} beside a clip", "at most one clip in `videos`", hint)
+        elif holds_clip(value):
+            got, hint = "a clip", _hint_one(value, paths[0]) if len(paths) == 1 else _hint_join(paths)
         else:
-            yield name, ValueProblem(_count(paths), "at most one clip in `videos`", _hint_pictures(paths))
+            got, hint = _count(paths), _hint_pictures(paths)
+        yield name, ValueProblem(got, "at most one clip in `videos`", hint)
 
 
 def holds_clip(value: Any) -> bool:
     """Says whether a column of any name holds the name of a clip."""
-    return any(path.lower().endswith(_MOVIES) for path in _paths_in(value))
+    return any(_MOVIE.fullmatch(os.path.splitext(path)[1]) for path in _paths_in(value))
 
 
 def show(value: Any) -> str:
@@ -139,7 +125,7 @@ def _paths_in(value: Any) -> Iterator[str]:
             try:
                 yield from _paths_in(json.loads(value))
                 return
-            except ValueError:
+            except (ValueError, RecursionError):
                 pass
         if value.strip():
             yield value

@@ -16,8 +16,12 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import TypeAdapter
+
 from cvft.data.rows import Row
+from cvft.errors import DataError
 from cvft.files import hash_file
+from cvft.json_files import read_as
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,9 @@ class ClipRecord:
         return replace(self, num_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
 
 
+_RECORDS = TypeAdapter(dict[str, tuple[str, list[float]] | tuple[str, list[float], int | None, int | None]])
+
+
 def write_records(records: Mapping[Path, ClipRecord]) -> str:
     """Returns the text of `RUN/data/clips.json`."""
     values = {
@@ -106,8 +113,12 @@ def read_records(path: Path) -> dict[Path, ClipRecord]:
 
     Args:
         path: `RUN/data/clips.json`.
+
+    Raises:
+        DataError: when it is not what a run wrote.
     """
-    records = json.loads(path.read_text(encoding="utf-8"))
+    need, hint = "what the run noted of its clips", "start the run again: cvft train notes them anew"
+    records = read_as(path, _RECORDS, error=DataError, subject=str(path), need=need, hint=hint, max_bytes=1 << 30)
     return {Path(clip): ClipRecord(sha256, tuple(seconds), *seen) for clip, (sha256, seconds, *seen) in records.items()}
 
 

@@ -146,14 +146,25 @@ def text_of(value: Any) -> str | None:
 
     Args:
         value: A value of a row.
+
+    Raises:
+        ValueProblem: when text holds bytes of another encoding, as a command line or a program may give it, but no file of rows.
     """
     if isinstance(value, str):
+        _check_letters(value)
         return value
     if isinstance(value, WrittenNumber):
         return value.text
     if _is_number(value):
         return json.dumps(value)
     return None
+
+
+def _check_letters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueProblem(f"{quote(text)}, of which a part is no character", "text in UTF-8") from error
 
 
 def _find_numbers(columns: Mapping[str, Any]) -> Iterator[str]:

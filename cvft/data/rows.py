@@ -10,6 +10,8 @@ of all problems are worth more here than the last drop of memory.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,9 +23,12 @@ from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
 from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, text_of
 from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, quote
 from cvft.files import write_whole
-from cvft.jsonl import parse_json, split_lines, to_jsonl
+from cvft.jsonl import parse_json, split_lines, to_jsonl, to_line
 
 _UTF8_BOM = b"\xef\xbb\xbf"
+
+_URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")
+"""A URL, also one that was taken for a path, of which two slashes become one."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,25 @@ def write_rows(rows: Iterable[Row], path: Path | str) -> None:
     write_whole(Path(path), to_jsonl(row.to_json() for row in rows))
 
 
+def check_written(rows: Sequence[Row]) -> None:
+    """Proves that rows read back as they are once they are written: what trains is then what is evaluated.
+
+    Raises:
+        DataError: with every row that does not.
+    """
+    lines = [(number, parse_json(to_line(row.to_json()).encode())) for number, row in enumerate(rows, start=1)]
+    again = make_rows(lines, source=Path("written"), video_root=Path.cwd(), require_response=False) if lines else []
+    problems = [
+        Problem(
+            row.location, f"a row that becomes {quote(read.query)} when it is read again", "a row that stays as it is"
+        )
+        for row, read in zip(rows, again, strict=True)
+        if row.to_json() != read.to_json()
+    ]
+    if problems:
+        raise DataError("the rows", problems)
+
+
 def category_of(row: Row) -> str | None:
     """Returns the kind of question that a row asks, by which metrics are also shown one by one.
 
@@ -223,15 +247,27 @@ def _read_bytes(path: Path) -> bytes:
     need = "a readable JSON or JSONL file"
     if path.is_dir():
         raise DataError(f"data {path}", [explain_folder(path)])
+    if os.path.exists(path) and not os.path.isfile(path):  # it may never end
+        raise DataError(f"data {path}", [Problem(str(path), "a device or a pipe", need, "write the rows to a file")])
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        hint = "join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one" if "," in path.name else ""
-        hint = hint or did_you_mean(path.name, Folder(path.parent).beside(path.name))
-        raise DataError(f"data {path}", [Problem(str(path), "no such file", need, hint)]) from error
+        raise DataError(f"data {path}", [Problem(str(path), "no such file", need, _hint_missing(path))]) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"data {path}", [Problem(str(path), f"a file that cannot be read ({reason})", need)]) from error
+
+
+def _hint_missing(path: Path) -> str:
+    if _URL.search(str(path)):
+        return "URLs are not read: download the file and give its path"
+    if "\\" in path.name:
+        return "write `/` between folders, and a path on this machine"
+    if "," in path.name:
+        return "join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one"
+    if not path.parent.is_dir():
+        return f"there is no folder {quote(path.parent, most=4096)}"
+    return did_you_mean(path.name, Folder(path.parent).beside(path.name))
 
 
 def _locate(path: Path, line: int, *, is_item: bool = False) -> str:

@@ -1,8 +1,8 @@
 """`cvft eval`: a run's val rows answered by one of its models, every prediction kept, scored.
 
 RUN/data/val.jsonl + model -> RUN/eval/<model>/{predictions.jsonl, metrics.json} for the settings that the run was trained with,
-RUN/eval/<model>-<digest>/ for others, RUN/eval/<model>-<file>-<digest>/ for rows of another file: none replaces one
-with other settings. Answers are kept as they come, in predictions.partial.jsonl.
+RUN/eval/<model>-<digest>/ for others, RUN/eval/<model>-<file>-<digest>/ for rows of another file, RUN/eval/<model>-blind/ for
+answers without the clips: none replaces one with other settings. Answers are kept as they come, in predictions.partial.jsonl.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ LOG = logging.getLogger(__name__)
 
 NUM_DIGEST_DIGITS = 8
 
+BLIND = "-blind"
+"""Ending of the folder of answers that were given without the clips."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -59,7 +62,12 @@ class Evaluation:
 
 
 def evaluate_run(
-    job: Job, *, variant: Variant, predictors: Predictors | None = None, data: Path | None = None
+    job: Job,
+    *,
+    variant: Variant,
+    predictors: Predictors | None = None,
+    data: Path | None = None,
+    is_blind: bool = False,
 ) -> Evaluation:
     """Answers a run's val rows, or those of another file, with one of its models, keeps every prediction and scores them.
 
@@ -70,6 +78,7 @@ def evaluate_run(
         variant: `base`, `adapter` or `merged`.
         predictors: The run's models, where others ask them too.
         data: Rows of another file, with their responses; without it, those that the run has held out.
+        is_blind: Whether the questions are asked without their clips, to see what can be guessed.
 
     Returns:
         The evaluation; one with the same settings is not done again.
@@ -83,20 +92,26 @@ def evaluate_run(
         find_merged(job.run)
     asked = _read_asked(job, data)
     rows = asked.rows[: job.recipe.eval.num_rows]
-    settings = _settings(job.recipe, variant, num_rows=len(rows), run=job.run, data=data)
+    settings = _settings(job.recipe, variant, num_rows=len(rows), run=job.run, data=data, is_blind=is_blind)
     made_of = {"weights": _weights_of(job, variant), "rows_sha256": fingerprint_rows(asked.named[: len(rows)])}
     # the run's own clips were proved to be those of the training
     clips = None if asked.recorded else fingerprint_looks(rows)
-    target = job.run.evaluation(_name(job.run, variant, settings, num_rows=len(asked.rows), data=data))
+    target = job.run.evaluation(
+        _name(job.run, variant, settings, num_rows=len(asked.rows), data=data, is_blind=is_blind)
+    )
     if data is not None:
         LOG.info("rows      %s: not the run's own val rows; the results lie in %s", data, target)
     stored = read_metrics(target)
     if stored is not None and stored["settings"] == settings and stored.get("made_of") == {**made_of, "clips": clips}:
+        partial_file(target / PREDICTIONS_FILE).unlink(
+            missing_ok=True
+        )  # who wrote the metrics may have been killed then
         return Evaluation(target, dict(stored["metrics"]))
     if asked.recorded is not None:
         refuse_gone(asked.recorded, job.run)
+    questions = [replace(row, video=None) for row in rows] if is_blind else rows
     check_prompts(
-        rows,
+        questions,
         family=job.family,
         folder=job.model.folder,
         how=job.preprocessing,
@@ -115,7 +130,9 @@ def evaluate_run(
                 stack.callback(models.close)
             return models.get(variant, clips={} if asked.recorded is None else asked.recorded.clips)
 
-        answered = _answer(job, variant, rows, target=target, settings={**settings, **made_of}, predictor=predictor)
+        answered = _answer(
+            job, variant, questions, target=target, settings={**settings, **made_of}, predictor=predictor
+        )
     answers = [answered[number] for number in range(len(rows))]
     expected = [row.response for row in rows]
     said = [answer.text for answer in answers]
@@ -227,7 +244,13 @@ def _weights_of(job: Job, variant: Variant) -> str:
 
 
 def _settings(
-    recipe: Recipe, variant: Variant, *, num_rows: int, run: RunFolder, data: Path | None = None
+    recipe: Recipe,
+    variant: Variant,
+    *,
+    num_rows: int,
+    run: RunFolder,
+    data: Path | None = None,
+    is_blind: bool = False,
 ) -> dict[str, Any]:
     """States what decides the predictions beyond the run itself."""
     settings: dict[str, Any] = {
@@ -240,17 +263,22 @@ def _settings(
         settings["checkpoint"] = run.checkpoint
     if data is not None:
         settings["data"] = str(data.absolute())
+    if is_blind:
+        settings["is_blind"] = True
     return settings
 
 
-def _name(run: RunFolder, variant: Variant, settings: dict[str, Any], *, num_rows: int, data: Path | None) -> str:
+def _name(
+    run: RunFolder, variant: Variant, settings: dict[str, Any], *, num_rows: int, data: Path | None, is_blind: bool
+) -> str:
     name = f"{variant}-checkpoint-{settings['checkpoint']}" if "checkpoint" in settings else variant
+    name += BLIND * is_blind
     if data is not None:
         name += f"-{default_name(data)}"
     else:
         own = load_recipe(run.recipe_file).recipe
         own_rows = min(num_rows, own.eval.num_rows or num_rows)
-        if settings == _settings(own, variant, num_rows=own_rows, run=run):
+        if settings == _settings(own, variant, num_rows=own_rows, run=run, is_blind=is_blind):
             return name
     text = json.dumps(settings, sort_keys=True)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:NUM_DIGEST_DIGITS]}"

@@ -12,9 +12,11 @@ from cvft.errors import Problem, RunError, quote
 from cvft.export import VERIFICATION_FILE
 from cvft.export.card import CardFacts, make_card
 from cvft.export.push import upload
-from cvft.families.contract import CONTRACT_FILE
+from cvft.export.run import read_verification
+from cvft.families.contract import CONTRACT_FILE, read_contract
 from cvft.families.table import find_family, known_checkpoints
-from cvft.files import write_whole
+from cvft.files import check_output, write_whole
+from cvft.json_files import JsonError, read_object
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
 from cvft.runs import ManifestBase, RunFolder, read_manifest, read_metrics
@@ -50,6 +52,8 @@ def push_run(
     folder = RunFolder(loaded.recipe.run_dir.absolute())
     model = folder.adapter if variant == "adapter" else folder.merged
     _check(loaded, model, model_id=model_id, variant=variant)
+    if card_file is not None:
+        check_output(card_file, subject="command line", where="--card", may_exist=True)
     manifest = read_manifest(folder)
     recipe, base_id, base_commit = _without_paths(loaded, manifest.base)
     card = make_card(
@@ -60,10 +64,10 @@ def push_run(
             base_id=base_id,
             base_commit=base_commit,
             recipe_text=dump_yaml(recipe),
-            contract=_read(model / CONTRACT_FILE),
+            contract=read_contract(model).to_dict(),
             rows=asdict(manifest.rows),
             metrics=_metrics(folder),
-            verification=_read(model / VERIFICATION_FILE) if variant == "merged" else None,
+            verification=read_verification(model) if variant == "merged" else None,
             versions={"cvft": manifest.cvft, **manifest.packages},
             tags=find_family(ModelFolder.of(folder.model_view)).tags,
         )
@@ -141,4 +145,7 @@ def _replace(link: Path, text: str) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return read_object(path)
+    except JsonError as error:
+        raise RunError(f"folder {path.parent}", [Problem(path.name, str(error), "the file that cvft wrote")]) from error

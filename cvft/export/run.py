@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from tqdm import tqdm
 
 from cvft.data.rows import Row
+from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RunError, quote
 from cvft.export import VERIFICATION_FILE
 from cvft.families.parts import count_parameters
 from cvft.files import check_output, publish_folder, recover_folder, write_whole
+from cvft.json_files import JsonError, read_object
 from cvft.plan.job import Job
 from cvft.plan.recorded import read_recorded
 from cvft.runs import RunFolder
@@ -52,7 +54,7 @@ def export_run(job: Job, *, predictors: Predictors | None = None) -> str:
     recover_folder(folder.merged)
     verification_file = folder.merged / VERIFICATION_FILE
     if verification_file.is_file():
-        verification = json.loads(verification_file.read_text(encoding="utf-8"))
+        verification = read_verification(folder.merged)
         if verification["dtype"] != dtype:
             hint = f"move {quote(folder.merged)} to another name to merge again"
             problem = Problem(f"{folder.merged.name}/", f"weights in {verification['dtype']}", dtype, hint)
@@ -157,6 +159,28 @@ def _verification_rows(job: Job) -> tuple[list[Row], str]:
 
 def _verified_line(folder: RunFolder, verification: Mapping[str, Any]) -> str:
     return f"merged    {folder.merged}\nverified  {describe_verification(verification)}"
+
+
+def read_verification(merged: Path) -> dict[str, Any]:
+    """Reads what a merged folder was held to.
+
+    Raises:
+        RunError: when the file is not what an export wrote.
+    """
+    path = merged / VERIFICATION_FILE
+    try:
+        values = read_object(path)
+        describe_verification(values)
+        if values["dtype"] not in BY_NAME:
+            raise JsonError(f"dtype: {quote(values['dtype'])}")
+    except JsonError as error:
+        got = str(error)
+    except (KeyError, TypeError, ValueError) as error:
+        got = f"other values ({type(error).__name__}: {error})"
+    else:
+        return values
+    hint = f"move {quote(merged)} to another name to merge again"
+    raise RunError(f"merged model {merged}", [Problem(path.name, got, "what an export wrote", hint)])
 
 
 def describe_verification(verification: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft.errors import Problem, RecipeError, quote
+from cvft.json_files import JsonError, read_object
 from cvft.recipe import Recipe
 
 BATCH_SIZES = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
@@ -43,15 +44,10 @@ def read_deepspeed_config(recipe: Recipe, *, num_ranks: int) -> dict[str, Any]:
 
 def _read_object(path: Path, *, subject: str) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        return read_object(path)
+    except JsonError as error:
         hint = "check parallel.deepspeed_config"
-        raise RecipeError(subject, [Problem("file", str(error.strerror), "a file that can be read", hint)]) from error
-    except ValueError as error:
-        raise RecipeError(subject, [Problem("file", f"{error}", "JSON")]) from error
-    if not isinstance(config, dict):
-        raise RecipeError(subject, [Problem("file", f"a JSON {type(config).__name__}", "a JSON object")])
-    return config
+        raise RecipeError(subject, [Problem("file", str(error), "JSON, one object", hint)]) from error
 
 
 def _contradictions(config: Mapping[str, Any], recipe: Recipe, *, num_ranks: int) -> Iterator[Problem]:

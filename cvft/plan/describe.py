@@ -22,17 +22,23 @@ PERCENTILES = (0, 50, 90, 99, 100)
 GIGA = 1e9
 
 
-def describe_plan(plan: Plan, prepared: PreparedRows) -> str:
-    """Writes what a plan will do in a few lines for the terminal."""
+def describe_plan(plan: Plan, prepared: PreparedRows, *, about: str = "") -> str:
+    """Writes what a plan will do in a few lines for the terminal.
+
+    Args:
+        plan: The plan.
+        prepared: Its rows and clips.
+        about: What stands before numbers that depend on the lengths of texts.
+    """
     rows, worker = prepared.row_facts, plan.worker
     num_tokens = sorted(shape.num_tokens for shape in (*rows.train, *rows.val))
     lines = [
         f"rows      {len(rows.train)} train, {len(rows.val)} val, {len(prepared.quarantined)} quarantined; "
         f"{len(prepared.clips)} clips",
         *_describe_quarantine(prepared),
-        f"tokens    {num_tokens[0]} to {num_tokens[-1]} per row, median {num_tokens[len(num_tokens) // 2]}",
+        f"tokens    {about}{num_tokens[0]} to {num_tokens[-1]} per row, median {num_tokens[len(num_tokens) // 2]}",
         f"inputs    {worker.preprocessing}",
-        f"batch     {_describe_batch(plan, rows)}",
+        f"batch     {_describe_batch(plan, rows, about=about)}",
         f"features  {_describe_features(plan)}",
         f"steps     {worker.num_steps} ({worker.steps_per_epoch} per epoch), {plan.swift['torch_dtype']}, "
         f"{_describe_kernels(plan)}",
@@ -88,7 +94,7 @@ def _describe_kernels(plan: Plan) -> str:
     return f"{quantized}{hosted}attention {loading.attention}, activations {kept} for the backward pass"
 
 
-def _describe_batch(plan: Plan, rows: RowFacts) -> str:
+def _describe_batch(plan: Plan, rows: RowFacts, *, about: str) -> str:
     worker, limits = plan.worker, plan.worker.limits
     spread = f"x {worker.num_ranks} ranks ({worker.strategy})"
     if limits.max_rows_per_group == 1:
@@ -103,7 +109,7 @@ def _describe_batch(plan: Plan, rows: RowFacts) -> str:
     )
     return (
         f"{limits.global_batch_rows} rows per step, grouped by clip with at most {limits.max_rows_per_group} rows a group: "
-        f"{num_clips:.1f} clips per step, at most {limits.micro_batch_tokens} tokens per micro-batch {spread}"
+        f"{num_clips:.1f} clips per step, at most {about}{limits.micro_batch_tokens} tokens per micro-batch {spread}"
     )
 
 
@@ -121,24 +127,25 @@ def describe_forecast(forecast: Forecast) -> str:
     """Writes a forecast."""
     plan, prepared = forecast.plan, forecast.prepared
     values = summarize_forecast(forecast)
+    about = "about " if forecast.is_estimated else ""
     tokens = [
         f"          {name:<9}{'  '.join(f'{count:>6}' for count in counts.values())}"
         for name, counts in values["tokens_per_row"].items()
     ]
     batches, parameters = values["micro_batches_per_epoch"], values["parameters"]
     lines = [
-        *describe_plan(plan, prepared).splitlines(),
+        *describe_plan(plan, prepared, about=about).splitlines(),
         *(f"note      {note}" for note in forecast.notes),
         f"clips     {forecast.num_clips_read} of {forecast.num_clips} decoded for these numbers; "
         f"rows per clip {_spread(values['rows_per_clip'])}",
-        f"tokens    {'':<9}{'  '.join(f'{name:>6}' for name in values['tokens_per_row']['row'])}",
+        f"tokens    {about:<9}{'  '.join(f'{name:>6}' for name in values['tokens_per_row']['row'])}",
         *tokens,
-        f"batches   {batches['count']} micro-batches per epoch over all ranks, at most {batches['largest_tokens']} tokens in "
-        f"one; {batches['physical_tokens']} tokens are computed for {batches['logical_tokens']} of the rows apart",
+        f"batches   {about}{batches['count']} micro-batches per epoch over all ranks, at most {batches['largest_tokens']} tokens "
+        f"in one; {batches['physical_tokens']} tokens are computed for {batches['logical_tokens']} of the rows apart",
         f"weights   {parameters['total']:,} of which {parameters['trained']:,} are trained",
-        f"memory    by the model, per rank: {_describe_memory(forecast)}",
-        f"FLOPs     {_describe_flops(values['flops_per_epoch'])}",
-        f"time      by the model: {_describe_time(forecast)}",
+        f"memory    by the model, per rank: {_describe_memory(forecast, about=about)}",
+        f"FLOPs     {about}{_describe_flops(values['flops_per_epoch'])}",
+        f"time      by the model: {_describe_time(forecast, about=about)}",
     ]
     if plan.worker.features is not None:
         lines.append(
@@ -224,6 +231,7 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
             "physical_tokens": sum(batch.num_tokens for batch in forecast.batches),
             "logical_tokens": sum(shape.num_tokens for shape in rows.train),
         },
+        "is_estimated": forecast.is_estimated,
         "parameters": {
             "total": forecast.num_parameters,
             "trained": forecast.num_trained,
@@ -270,7 +278,7 @@ def _spread(values: Sequence[int]) -> str:
     return f"{values[0]} to {values[-1]}, mean {sum(values) / len(values):.1f}" if values else "none"
 
 
-def _describe_memory(forecast: Forecast) -> str:
+def _describe_memory(forecast: Forecast, *, about: str) -> str:
     memory = forecast.memory
     if memory is None:
         return "not modelled for this family"
@@ -284,10 +292,10 @@ def _describe_memory(forecast: Forecast) -> str:
     }
     shown = ", ".join(f"{name} {num_bytes / GIGA:.2f}" for name, num_bytes in parts.items() if num_bytes >= GIGA / 1000)
     known = f" of {forecast.memory_bytes / GIGA:.1f}" if forecast.memory_bytes else ""
-    return f"{memory.peak / GIGA:.2f}{known} GB at the peak ({shown})"
+    return f"{about}{memory.peak / GIGA:.2f}{known} GB at the peak ({shown})"
 
 
-def _describe_time(forecast: Forecast) -> str:
+def _describe_time(forecast: Forecast, *, about: str) -> str:
     epoch_s = forecast.epoch_s
     if epoch_s is None or forecast.gpu is None:
         return "name a GPU with --gpu, such as --gpu A100-40GB"
@@ -295,7 +303,7 @@ def _describe_time(forecast: Forecast) -> str:
     num_rows = len(forecast.prepared.row_facts.train)
     built = f", after {_duration(forecast.build_s)} of encoding clips" if forecast.build_s else ""
     return (
-        f"{_duration(epoch_s * num_epochs)} on {forecast.ranks.num} x {forecast.gpu.name}, "
+        f"{about}{_duration(epoch_s * num_epochs)} on {forecast.ranks.num} x {forecast.gpu.name}, "
         f"{num_rows / epoch_s:.1f} rows per second{built}; val loss not counted"
     )
 

@@ -30,7 +30,7 @@ from cvft.plan.ranks import Ranks, decide_ranks, node_rank_of
 from cvft.recipe import LoadedRecipe, Recipe
 from cvft.runs import RunFolder
 from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
-from cvft.weights.hub import Source, asks_hub, locate_model
+from cvft.weights.hub import Source, UnreachableError, asks_hub, find_absent, locate_model
 from cvft.weights.shards import Shard, read_shards
 
 DECODER_PACKAGES = {"pyav": "av", "decord": "decord"}
@@ -228,14 +228,23 @@ def open_model(recipe: Recipe, *, needs_weights: bool = True) -> OpenModel:
 
     Args:
         recipe: The recipe.
-        needs_weights: Whether the weights have to be there.
+        needs_weights: Whether the weights have to be there. Without them, what is known of a published checkpoint is enough where
+            its hub does not answer.
 
     Raises:
         ModelError: when there is no such folder, when no family recognises it, or when its weights are not whole.
     """
     model = recipe.model
-    source = locate_model(model.path, revision=model.revision, known=known_checkpoints(), needs_weights=needs_weights)
-    folder = ModelFolder.of(source.folder)
+    known = known_checkpoints()
+    try:
+        source = locate_model(model.path, revision=model.revision, known=known, needs_weights=needs_weights)
+        folder = ModelFolder.of(source.folder)
+    except UnreachableError:
+        absent = None if needs_weights else find_absent(model.path, known)
+        if absent is None:
+            raise
+        source, checkpoint = absent
+        folder = ModelFolder(source.folder, checkpoint.config, is_absent=True)
     family = find_family(folder)
     shards = read_shards(folder.path, family.tensors(folder.config)) if needs_weights else None
     return OpenModel(folder, source, family, shards)

@@ -15,14 +15,14 @@ from cvft import __version__
 from cvft.data.check import ClipCheck, Quarantined, check_clips
 from cvft.data.proven import Looks, ProvenClips, look_at
 from cvft.data.records import FileFacts
-from cvft.data.rows import Row, read_rows
+from cvft.data.rows import Row, check_written, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, Problem
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
-from cvft.plan.notes import note_rows
+from cvft.plan.notes import NUM_EXAMPLES, note_rows
 from cvft.recipe import Recipe
 
 
@@ -102,6 +102,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     recipe, how = job.recipe, job.preprocessing
     sources = find_sources(recipe)
     rows, held_out = _read_both(recipe)
+    check_written([*rows, *held_out])
     lay_out = job.family.layouts(job.model.folder, how)
     check_texts([*rows, *held_out], lay_out=lay_out)
     checked = check([*rows, *held_out])
@@ -112,15 +113,23 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     if not recipe.data.val and recipe.data.val_fraction:
         rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
     shapes = measure_rows([*rows, *held_out], lay_out=lay_out, clips=checked.facts)
-    check_rows_fit([*rows, *held_out], shapes, max_tokens=how.max_tokens)
     train, val = shapes[: len(rows)], shapes[len(rows) :]
     max_new_tokens = recipe.eval.max_new_tokens
-    check_answers_fit(
-        held_out[: recipe.eval.num_rows],
-        [shape.num_prompt_tokens for shape in val[: recipe.eval.num_rows]],
-        max_new_tokens=max_new_tokens,
-        max_tokens=answer_limit(job.family, job.model.folder, how),
-    )
+    notes: list[str] = []
+    try:
+        check_rows_fit([*rows, *held_out], shapes, max_tokens=how.max_tokens)
+        check_answers_fit(
+            held_out[: recipe.eval.num_rows],
+            [shape.num_prompt_tokens for shape in val[: recipe.eval.num_rows]],
+            max_new_tokens=max_new_tokens,
+            max_tokens=answer_limit(job.family, job.model.folder, how),
+        )
+    except DataError as error:
+        if not job.model.folder.is_absent:
+            raise
+        # an estimate refuses nothing
+        notes = [f"probably refused: {problem.where}: {problem.got}, need {problem.need}" for problem in error.problems]
+        notes = notes[:NUM_EXAMPLES] + [f"and {len(notes) - NUM_EXAMPLES} more rows"] * (len(notes) > NUM_EXAMPLES)
     return PreparedRows(
         train_rows=rows,
         val_rows=held_out,
@@ -130,6 +139,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         notes=[
             *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
             *note_lengths(train, val, max_new_tokens=max_new_tokens),
+            *notes,
         ],
         sources=sources,
     )

@@ -27,11 +27,9 @@ from cvft.data.rows import Row, make_rows, read_rows
 from cvft.errors import DataError, Problem, RunError, quote
 from cvft.files import hash_file
 from cvft.jsonl import read_jsonl
+from cvft.plan.notes import NUM_EXAMPLES, name_examples
 from cvft.recipe import Recipe, load_recipe
 from cvft.runs import RunFolder, read_manifest
-
-NUM_EXAMPLES = 3
-"""Most rows or clips that a message names one by one."""
 
 HINT_MOVED = "were the clips moved? data.video_root=FOLDER finds them below a folder"
 
@@ -98,8 +96,8 @@ def refuse_gone(recorded: RecordedRows, run: RunFolder) -> None:
     if not recorded.gone:
         return
     clips = list(dict.fromkeys(row.video for row in recorded.gone))
-    where = f"{_name_some(row.location for row in recorded.gone)} `videos`"
-    got = f"{_name_some(map(quote, clips))}, which {'does' if len(clips) == 1 else 'do'} not exist"
+    where = f"{name_examples(row.location for row in recorded.gone)} `videos`"
+    got = f"{name_examples(map(quote, clips))}, which {'does' if len(clips) == 1 else 'do'} not exist"
     raise DataError(f"the clips of run {run.path}", [Problem(where, got, "the clips of the run's rows", HINT_MOVED)])
 
 
@@ -250,7 +248,7 @@ def _other_clips(
     others = [(path, place[0]) for path, place in found.items() if place is not None and not place[1]]
     problems = []
     for path, place in others[:NUM_EXAMPLES]:
-        lines = _name_some(row.location for row in rows if row.video == path)
+        lines = name_examples(row.location for row in rows if row.video == path)
         got = f"{quote(place)}, which is another file by now"
         need = f"the clip that {since} has recorded (sha256 {records[path].sha256[:12]}...)"
         hint = "bring it back, or train on the new one under another name (name=...)"
@@ -258,9 +256,3 @@ def _other_clips(
     if num_more := len(others) - len(problems):
         problems.append(Problem("clips", f"{num_more} more that are other files by now", "those that were recorded"))
     return problems
-
-
-def _name_some(names: Iterable[object]) -> str:
-    names = list(names)
-    shown = ", ".join(map(str, names[:NUM_EXAMPLES]))
-    return shown if len(names) <= NUM_EXAMPLES else f"{shown} and {len(names) - NUM_EXAMPLES} more"

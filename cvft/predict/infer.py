@@ -9,6 +9,7 @@ rows -> OUTPUT.partial.jsonl, batch by batch -> OUTPUT, and OUTPUT.bad.jsonl for
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -127,7 +128,7 @@ def infer_file(
         IncompleteError: when some rows could not be answered: they are listed in `OUTPUT.bad.jsonl`.
     """
     partial = partial_file(output)
-    for path, may_exist in ((output, partial.is_file()), (partial, True), (bad_file(output), True)):
+    for path, may_exist in ((output, os.path.isfile(partial)), (partial, True), (bad_file(output), True)):
         check_output(path, subject="command line", where="--output", may_exist=may_exist)
     rows = read_rows(data, require_response=False)
     found = find_model(model, base=base, quantize=quantize)

@@ -100,6 +100,9 @@ def find_model(path: str | Path, *, base: Path | None = None, quantize: str | No
     need = "a merged folder, an adapter folder, or the folder of a run"
     got = quote(path) if folder.exists() else f"{quote(path)}, which does not exist"
     hint = "train one first: cvft run RECIPE; `tiny` and the models that `cvft models` lists can be asked as they are"
+    published = find_checkpoint(str(path), known_checkpoints())
+    if published is not None:
+        hint = f"did you mean {quote(f'hf:{published.hugging_face_ids[0]}')}?"
     raise ModelError("the model to load", [Problem("path", got, need, hint)])
 
 
@@ -241,6 +244,8 @@ def find_merged(run: RunFolder, aside: Path | None = None) -> ModelFolder:
     """
     folder = aside or run.merged
     if not (folder / CONTRACT_FILE).is_file():
-        problem = Problem(f"{run.merged.name}/", "no such folder", "a merged model", "cvft export makes it")
+        which = "" if run.checkpoint is None else f" --checkpoint {run.checkpoint}"
+        hint = f"cvft export {run.path}{which} makes it"
+        problem = Problem(f"{run.merged.name}/", "no such folder", "a merged model", hint)
         raise RunError(f"run folder {run.path}", [problem])
     return ModelFolder.of(folder)

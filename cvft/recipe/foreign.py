@@ -7,6 +7,8 @@ is translated, and the reference (`cvft schema`) says what ours takes.
 from __future__ import annotations
 
 FOREIGN_NAMES: dict[str, str] = {
+    "adapter_name_or_path": "train.resume_from",
+    "adapters": "train.resume_from",
     "attn_impl": "model.attention",
     "attn_implementation": "model.attention",
     "base_model": "model.path",
@@ -74,6 +76,7 @@ FOREIGN_NAMES: dict[str, str] = {
     "quantization_bit": "model.quantize",
     "quantization_config": "model.quantize",
     "random_seed": "seed",
+    "resume_only_model": "train.resume_from",
     "run_name": "name",
     "save_total_limit": "train.keep_checkpoints",
     "sequence_len": "data.max_tokens",
@@ -116,7 +119,6 @@ _SAMPLING = "see `video.sampling` and `video.max_frames`"
 NOT_SUPPORTED: dict[str, str] = {
     "adam_epsilon": "AdamW's epsilon is 1e-8",
     "adapter": _ONLY_LORA,
-    "adapters": _ALWAYS,
     "aligner_lr": "all adapters share `optim.learning_rate`",
     "auto_find_batch_size": "`cvft plan` says how many rows fit",
     "callbacks": "no code of a recipe runs",
@@ -184,7 +186,6 @@ NOT_SUPPORTED: dict[str, str] = {
     "repetition_penalty": _GREEDY,
     "report_to": _LOGGING,
     "resume_from_checkpoint": _ALWAYS,
-    "resume_only_model": _ALWAYS,
     "rlhf_type": "cvft trains on answers only",
     "rope_scaling": "see `model.rope_precision`; the rotary table is the checkpoint's own",
     "sample_packing": _PACKING,

@@ -303,6 +303,8 @@ class Eval(Section):
     """Longest answer, in tokens. A longer one is cut there and counted as it stands."""
     compare_base: bool = True
     """Answer with the base model too, which takes the same time again."""
+    compare_blind: bool = True
+    """Ask without the clips too: what can be guessed from the questions alone. Prompts are short, so it takes less time."""
     num_rows: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Only this many rows, from the head of the val file; the metrics state the count. Fewer is faster and noisier."""
 

@@ -53,7 +53,7 @@ def read_log(path: Path) -> Log:
     for number, line in lines:
         try:
             record = json.loads(line)  # not strict: a loss may be NaN
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == lines[-1][0]:
                 break
             record = None
@@ -62,9 +62,16 @@ def read_log(path: Path) -> Log:
             raise RunError(subject, [Problem(f"{path}:{number}", quote(text), "a JSON object")])
         step = _step_of(record)
         if step is not None:
-            numbers = {key: float(value) for key, value in record.items() if _is_number(value)}
+            numbers = {key: _as_float(value) for key, value in record.items() if _is_number(value)}
             steps.setdefault(step, {}).update(numbers)
     return dict(sorted(steps.items()))
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf if value > 0 else -math.inf
 
 
 def make_charts(steps: Log) -> list[Chart]:
@@ -110,9 +117,12 @@ def plot_curves(steps: Log, *, folder: Path) -> list[Path]:
     return pictures
 
 
+MAX_STEP_DIGITS = 12
+
+
 def _step_of(record: Mapping[str, Any]) -> int | None:
     text = str(record.get(STEP_KEY, "")).partition("/")[0]
-    if text.isdigit():
+    if text.isdecimal() and len(text) <= MAX_STEP_DIGITS:
         return int(text)
     step = record.get("step")  # what transformers itself writes in trainer_state.json
     return step if isinstance(step, int) else None

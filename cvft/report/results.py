@@ -26,6 +26,9 @@ KIND_HEADINGS: Mapping[str, str] = {
 }
 """What the kinds of answers are called."""
 
+GUESSABLE = 0.05
+"""How much better a category has to be answered with the clip than without, or it says nothing about the clips."""
+
 _METRIC_HEADINGS: Mapping[str, str] = {"accuracy": "right", "tiou": "mean overlap (tIoU)"}
 
 
@@ -108,6 +111,29 @@ def describe_comparison(comparison: Comparison, *, first: str, second: str) -> l
     worse = [name for name, found in comparison.categories.items() if found is not None and found.high < 0]
     if worse:
         lines.append(f"worse than {first} in {', '.join(worse)}, by more than chance explains")
+    return lines
+
+
+def describe_guesses(guesses: Mapping[str, Metrics], *, tuned: Metrics) -> list[str]:
+    """Says what is reached without looking, and which categories can be answered so.
+
+    Args:
+        guesses: How it was guessed -> metrics.
+        tuned: Metrics of the model that was asked with the clips.
+    """
+    said = [f"{name}: {percent(values.get('exact_match'))}" for name, values in guesses.items()]
+    lines = [f"without looking, exact match is: {'; '.join(said)}"]
+    guessable = [
+        category
+        for category, group in tuned.get("categories", {}).items()
+        if group["exact_match"]
+        and any(
+            values.get("categories", {}).get(category, {}).get("exact_match", 0) >= group["exact_match"] - GUESSABLE
+            for values in guesses.values()
+        )
+    ]
+    if guessable:
+        lines.append(f"answered as well without looking: {', '.join(guessable)}")
     return lines
 
 

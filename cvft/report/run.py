@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cvft.errors import CvftError, Problem, RunError
 from cvft.evaluate.baselines import score_most_frequent
 from cvft.evaluate.compare import compare_predictions
-from cvft.evaluate.run import Evaluation
+from cvft.evaluate.run import BLIND, Evaluation
 from cvft.export import VERIFICATION_FILE
-from cvft.export.run import describe_verification
+from cvft.export.run import describe_verification, read_verification
 from cvft.files import write_whole
 from cvft.plan.job import Job, open_job
 from cvft.plan.recorded import read_recorded, read_stored
@@ -21,7 +22,7 @@ from cvft.report.cards import build_cards
 from cvft.report.curves import make_charts, plot_curves, read_log
 from cvft.report.frames import collect_frames
 from cvft.report.html import write_report
-from cvft.report.results import describe_comparison, describe_headline
+from cvft.report.results import describe_comparison, describe_guesses, describe_headline
 from cvft.runs import RunFolder, is_claimed, read_manifest, read_metrics, read_notes
 
 REPORT_VALUES_FILE = "report.json"
@@ -29,6 +30,9 @@ REPORT_VALUES_FILE = "report.json"
 
 BASELINE = "most frequent answer"
 """What answering without a model is called: see `score_most_frequent`."""
+
+WITHOUT_CLIPS = ", no clip"
+"""What is added to the name of a model that was asked without the clips."""
 
 LOG_FILE = "logging.jsonl"
 """What a training logs, in RUN/train."""
@@ -62,15 +66,40 @@ def rewrite_report(loaded: LoadedRecipe) -> Path:
             if stored is not None:
                 evaluations[name] = Evaluation(folder.evaluation(name), dict(stored["metrics"]))
                 break
-    return write_run_report(open_job(loaded, needs_weights=False), evaluations=evaluations)
+    blind = None
+    if evaluations:
+        target = folder.evaluation(f"{list(evaluations)[-1]}{BLIND}")
+        stored = read_metrics(target)
+        blind = None if stored is None else Evaluation(target, dict(stored["metrics"]))
+    return write_run_report(open_job(loaded, needs_weights=False), evaluations=evaluations, blind=blind).path
 
 
-def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation], refused: CvftError | None = None) -> Path:
+@dataclass(frozen=True)
+class RunReport:
+    """The page of a run.
+
+    Args:
+        path: The page.
+        findings: What its numbers say, in sentences.
+    """
+
+    path: Path
+    findings: Sequence[str]
+
+
+def write_run_report(
+    job: Job,
+    *,
+    evaluations: Mapping[str, Evaluation],
+    blind: Evaluation | None = None,
+    refused: CvftError | None = None,
+) -> RunReport:
     """Writes the curves and the page of a run, and the page's numbers as `report.json`.
 
     Args:
         job: The job of a run.
         evaluations: Evaluation per model, the tuned one last; all of the same rows. None yet for a run that still trains.
+        blind: The tuned model's answers without the clips, where it was asked so.
         refused: Why there is no merged model, where one was asked for.
 
     Returns:
@@ -99,12 +128,16 @@ def write_run_report(job: Job, *, evaluations: Mapping[str, Evaluation], refused
         rows = recorded.all_rows[: min(map(len, predictions.values()))]
         frames = collect_frames((row.video for row in rows if row.video is not None), decode=job.preprocessing.decode)
         cards = build_cards(rows, predictions, frames=frames)
-        values["metrics"] = {BASELINE: score_most_frequent(read_stored(folder.train_rows), rows), **metrics}
+        guesses = {BASELINE: score_most_frequent(read_stored(folder.train_rows), rows)}
+        if blind is not None:
+            guesses[f"{list(metrics)[-1]}{WITHOUT_CLIPS}"] = blind.metrics
+        values["findings"] = [*values["findings"], *describe_guesses(guesses, tuned=metrics[list(metrics)[-1]])]
+        values["metrics"] = {**guesses, **metrics}
     charts = make_charts(log)
     curves = {chart.title: {name: list(points) for name, points in chart.series.items()} for chart in charts}
     text = json.dumps({"schema": SCHEMA, **values, "curves": curves}, indent=2, default=str)
     write_whole(folder.path / REPORT_VALUES_FILE, text + "\n")
-    return write_report(folder.report, **values, charts=charts, cards=cards)
+    return RunReport(write_report(folder.report, **values, charts=charts, cards=cards), values["findings"])
 
 
 def describe_evaluations(predictions: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -137,8 +170,7 @@ def _summarize(job: Job, *, is_merged: bool) -> dict[str, object]:
         "seed": recipe.seed,
     }
     if is_merged and (folder.merged / VERIFICATION_FILE).is_file():
-        checked = json.loads((folder.merged / VERIFICATION_FILE).read_text(encoding="utf-8"))
-        summary["merged equals adapter"] = describe_verification(checked)
+        summary["merged equals adapter"] = describe_verification(read_verification(folder.merged))
     return summary
 
 

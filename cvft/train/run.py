@@ -19,7 +19,7 @@ from cvft.data.check import write_quarantine
 from cvft.data.features.repair import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.errors import Problem, RunError, StoppedError
-from cvft.files import recover_folder, write_whole
+from cvft.files import drop_torn_line, recover_folder, write_whole
 from cvft.plan.describe import describe_plan
 from cvft.plan.environment import find_overruled, merge_environment, worker_environment
 from cvft.plan.job import Job, describe_source
@@ -50,6 +50,9 @@ from cvft.train.watch import write_notes
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, make_clean_view
 
 LOG = logging.getLogger(__name__)
+
+LOG_FILE = "logging.jsonl"
+"""Under `train/`: what ms-swift logs, which the report draws."""
 
 
 def is_trained(loaded: LoadedRecipe) -> bool:
@@ -166,6 +169,7 @@ def _train_planned(
 def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> Path:
     """Runs the worker and returns the checkpoint of the last step."""
     stop_file = folder.train / STOP_FILE
+    drop_torn_line(folder.train / LOG_FILE)  # this training's lines follow, and would make it one that nobody can read
     try:
         launch(
             plan.launch.command,

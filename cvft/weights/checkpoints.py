@@ -5,8 +5,9 @@ Which ones there are, the families say; whoever looks for one passes their table
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Checkpoint:
         owner: Owner of its repository on Hugging Face; empty where it has none.
         modelscope_owner: Owner of its repository on ModelScope; empty where it has none.
         former_owners: Owners before, from whom Hugging Face still leads there.
+        config: What its config.json says, to plan without its files; empty where it is not known.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Checkpoint:
     owner: str = ""
     modelscope_owner: str = ""
     former_owners: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def hugging_face_ids(self) -> tuple[str, ...]:

@@ -44,10 +44,12 @@ class ModelFolder:
     Args:
         path: The folder.
         config: Its config.json.
+        is_absent: Whether there is no folder, and the config is the one that is known of a published checkpoint: enough to plan.
     """
 
     path: Path
     config: Mapping[str, Any]
+    is_absent: bool = False
 
     @classmethod
     def of(cls, folder: Self | Path | str) -> Self:

@@ -43,6 +43,10 @@ NOT_FETCHED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx"
 WEIGHTS = ("*.safetensors",)
 
 
+class UnreachableError(ModelError):
+    """A hub did not answer, and what is asked for is not here."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a model folder comes from.
@@ -89,6 +93,24 @@ def locate_model(path: str, *, revision: str | None, known: Sequence[Checkpoint]
         got, hint = f"{quote(revision)} beside a local folder", "remove `model.revision`"
         raise ModelError("the recipe's model", [Problem("model.revision", got, "no such setting", hint)])
     return Source(folder)
+
+
+def find_absent(path: str, known: Sequence[Checkpoint]) -> tuple[Source, Checkpoint] | None:
+    """Finds the published checkpoint that a hub id names, for a plan without its files.
+
+    Args:
+        path: As for `locate_model`.
+        known: As for `locate_model`.
+
+    Returns:
+        Where it would come from and what is known of it; None where nothing is.
+    """
+    asked = _read_hub_id(path, known)
+    for checkpoint in known if asked is not None else ():
+        hub, model_id = asked or ("", "")
+        if checkpoint.config and model_id in (*checkpoint.hugging_face_ids, *checkpoint.modelscope_ids):
+            return Source(Path(model_id), hub, model_id), checkpoint
+    return None
 
 
 def asks_hub(path: str, known: Sequence[Checkpoint]) -> bool:
@@ -229,9 +251,9 @@ def _refused(what: str, got: str, hint: str) -> ModelError:
     return ModelError("the recipe's model", [Problem(f"model.path: {what}", got, "a repository on the hub", hint)])
 
 
-def _unreachable(model_id: str, error: Exception, commands: Iterable[str]) -> ModelError:
+def _unreachable(model_id: str, error: Exception, commands: Iterable[str]) -> UnreachableError:
     lines = str(error).strip().splitlines() or [""]
-    return ModelError(
+    return UnreachableError(
         "the recipe's model",
         [
             Problem(

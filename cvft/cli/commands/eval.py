@@ -15,6 +15,7 @@ EXAMPLES = (
     "cvft eval runs/tiny_cpu --model merged",
     "cvft eval runs/tiny_cpu --data test.jsonl --model merged",
     "cvft eval runs/tiny_cpu --checkpoint best",
+    "cvft eval runs/tiny_cpu --blind",
     "cvft eval recipes/tiny_cpu.yaml eval.num_rows=50 --model adapter",
 )
 
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", choices=("base", "adapter", "merged"), default="adapter", help="which model answers (%(default)s)"
     )
     parser.add_argument("--data", metavar="FILE", type=Path, help="rows to evaluate in place of the run's val rows")
+    parser.add_argument("--blind", action="store_true", help="ask without the clips: what can be guessed")
 
 
 def run(options: argparse.Namespace) -> object:
@@ -38,7 +40,7 @@ def run(options: argparse.Namespace) -> object:
     loaded = load(options)
     from cvft.evaluate.run import evaluate_run
 
-    return evaluate_run(open_trained(options, loaded), variant=options.model, data=data).metrics
+    return evaluate_run(open_trained(options, loaded), variant=options.model, data=data, is_blind=options.blind).metrics
 
 
 def _other_rows(options: argparse.Namespace) -> Path | None:

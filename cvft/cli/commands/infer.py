@@ -83,7 +83,7 @@ def _check_infer(options: argparse.Namespace) -> list[tuple[str, str]]:
 def _parse_history(text: str | None) -> tuple[list[tuple[str, str]], Problem | None]:
     try:
         turns: Any = [] if text is None else json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         turns = None
     good = isinstance(turns, list) and all(
         isinstance(turn, list) and len(turn) == 2 and all(isinstance(said, str) for said in turn) for turn in turns

@@ -148,16 +148,16 @@ def _read_index(folder: Path) -> StoreView:
         index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
         if index["sha256"] != _hash(json.dumps(index["shards"])):
             return EMPTY_VIEW
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        shards = index["shards"]
+        return StoreView(
+            {name: ShardFacts(*shard["facts"]) for name, shard in shards.items()},
+            {
+                name: {clip: _read_entry(*entry) for clip, entry in shard["entries"].items()}
+                for name, shard in shards.items()
+            },
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return EMPTY_VIEW
-    shards = index["shards"]
-    return StoreView(
-        {name: ShardFacts(*shard["facts"]) for name, shard in shards.items()},
-        {
-            name: {clip: _read_entry(*entry) for clip, entry in shard["entries"].items()}
-            for name, shard in shards.items()
-        },
-    )
 
 
 def _read_entry(dtype: str, shape: list[int], begin: int, end: int, checksum: int) -> Entry:

@@ -95,7 +95,7 @@ def check_key(folder: Path, key: FeatureKey) -> None:
         found = json.loads((folder / KEY_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problem = Problem(KEY_FILE, f"a file that cannot be read ({error})", "the key of this store", hint)
         raise FeatureError(subject, [problem]) from error
     if not isinstance(found, dict):

@@ -38,7 +38,7 @@ _ATTACHED_PICTURE = 1 << 10
 """FFmpeg's AV_DISPOSITION_ATTACHED_PIC: cover art of an audio file."""
 
 
-_TS_PACKET_BYTES, _SHORT_BROADCAST_BYTES = 188, 188 * 64
+_TS_PACKET_BYTES, _TS_SYNC, _SHORT_BROADCAST_BYTES = 188, 0x47, 188 * 64
 
 
 @dataclass
@@ -70,9 +70,9 @@ def open_container(path: Path) -> Iterator[InputContainer]:
 def _is_short_broadcast(path: Path) -> bool:
     if path.stat().st_size >= _SHORT_BROADCAST_BYTES:
         return False
-    data = path.read_bytes()
-    whole = len(data) // _TS_PACKET_BYTES * _TS_PACKET_BYTES
-    return whole > 0 and set(data[:whole:_TS_PACKET_BYTES]) == {0x47}
+    with open(path, "rb") as file:
+        data = file.read(3 * _TS_PACKET_BYTES)
+    return len(data) == 3 * _TS_PACKET_BYTES and set(data[::_TS_PACKET_BYTES]) == {_TS_SYNC}
 
 
 def find_stream(container: InputContainer, path: Path) -> VideoStream:
@@ -85,7 +85,8 @@ def find_stream(container: InputContainer, path: Path) -> VideoStream:
     if stream is None or stream.disposition.value & _ATTACHED_PICTURE:
         found = sorted({other.type for other in container.streams if other is not stream})
         got = f"no video stream, only {', '.join(found)}" if found else "no video stream"
-        raise clip_error(path, decoder="pyav", got=got, need="a video stream")
+        hint = "" if found else "the file is damaged or cut off"
+        raise clip_error(path, decoder="pyav", got=got, need="a video stream", hint=hint)
     codec = cast("VideoCodecContext | None", stream.codec_context)  # the types do not say that it may be absent
     if codec is None:
         got = "a video stream in a codec that this FFmpeg does not know"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -61,7 +61,7 @@ class PacketScan:
         num_zero: Those among them that hold only zeros.
         end_s: Where the last packet of any stream ends, in seconds of the container's clock, and counted from the
             first packet: the later of the two.
-        distance_s: The mean distance between two neighbouring video packets in seconds.
+        distance_s: The mean distance between two neighbouring video packets in seconds; of a single one, the header's.
     """
 
     num_packets: int
@@ -173,7 +173,8 @@ def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
             packets.add(packet, codec)
     check_num_frames(num_packets, path=path, decoder="pyav")
     assert stream.time_base is not None, "an open stream has a time base"
-    distance_s = _mean_distance(video_times) * float(stream.time_base)
+    rate = stream.average_rate or stream.guessed_rate
+    distance_s = _mean_distance(video_times) * float(stream.time_base) or (float(1 / rate) if rate else 0.0)
     if video_times:  # the last frame stays as long as the others, where it does not say how long
         last_s = max(last_s, float(max(video_times) * stream.time_base) + distance_s)
     end_s = max(last_s, last_s - first_s) if first_s < math.inf else 0.0
@@ -228,7 +229,7 @@ def decode_table(container: InputContainer, path: Path) -> tuple[FrameTable, Dec
     name = container.format.name
     times = None
     if name not in _WITHOUT_PRESENTATION_TIMES:
-        times = _show_at_presentation_times(pts, durations, time_base, jumps=name in _JUMPING_FORMATS)
+        times = _show_at_presentation_times(pts, release_times, durations, time_base, jumps=name in _JUMPING_FORMATS)
     last_duration = durations[-1]
     if times is None:
         times = _show_at_decode_times(release_times, log.decode_times)
@@ -251,15 +252,42 @@ def decode_table(container: InputContainer, path: Path) -> tuple[FrameTable, Dec
 
 
 def _show_at_presentation_times(
-    pts: Sequence[int | None], durations: Sequence[int], time_base: Fraction, *, jumps: bool
+    pts: Sequence[int | None],
+    release_times: Sequence[int | None],
+    durations: Sequence[int],
+    time_base: Fraction,
+    *,
+    jumps: bool,
 ) -> list[int] | None:
-    """Returns the decoder's own times where they are good: known, and never going back."""
+    """Returns presentation times where they are good: known, and never going back."""
     known = [time for time in pts if time is not None]
-    if len(known) < len(pts):
+    if len(known) == len(pts) and all(a < b for a, b in itertools.pairwise(known)):
+        return _join_clocks(known, durations, time_base) if jumps else known
+    goes_back = any(a > b for a, b in itertools.pairwise(known))
+    if len(known) < len(pts) or (goes_back and not jumps):
         return None
+    known = [time for time in _guess_times(pts, release_times) if time is not None]
     if jumps:
         known = _join_clocks(known, durations, time_base)
     return known if all(a <= b for a, b in itertools.pairwise(known)) else None
+
+
+def _guess_times(pts: Sequence[int | None], release_times: Sequence[int | None]) -> Iterator[int | None]:
+    """Yields the time of each frame that players take: of the two it has, the kind that went back less often so far.
+
+    Source: `guess_correct_pts` of FFmpeg's libavcodec/decode.c.
+    """
+    num_faulty_pts = num_faulty_dts = 0
+    last_pts = last_dts = -(1 << 63)
+    for shown, decoded in zip(pts, release_times, strict=True):
+        if decoded is not None:
+            num_faulty_dts += decoded <= last_dts
+        if shown is not None:
+            num_faulty_pts += shown <= last_pts
+        last_dts = decoded if decoded is not None else shown if shown is not None else last_dts
+        last_pts = shown if shown is not None else decoded if decoded is not None else last_pts
+        takes_shown = shown is not None and (num_faulty_pts <= num_faulty_dts or decoded is None)
+        yield shown if takes_shown else decoded
 
 
 def _join_clocks(times: Sequence[int], durations: Sequence[int], time_base: Fraction) -> list[int]:

@@ -114,25 +114,47 @@ def name_kind(path: Path) -> Kind | None:
     for offset, magic, kind in _MAGIC:
         if head[offset : offset + len(magic)] == magic:
             return kind
-    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and head[1] & 6:
+    if _is_sound(head):
         return Kind("an MP3 or AAC sound file", _SOUND)
-    if head.strip() and not head.strip(b"\0"):
+    if head and not head.strip(b"\0"):
         return Kind("nothing but zeros", "a download that was never finished; copy or download it again")
     return _name_text(head)
 
 
+def _is_sound(head: bytes) -> bool:
+    """Tells whether two frames of MP3 or AAC (ADTS) follow each other. Source: ISO/IEC 11172-3 2.4.1, 13818-7 6.2."""
+    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return False
+    if head[1] & 0xF6 == 0xF0:
+        num_bytes = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+    elif head[1] & 0xFE == 0xFA and head[2] >> 4 in range(1, 15) and (head[2] >> 2 & 3) < 3:  # MPEG-1 layer III
+        kbit_s = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)[(head[2] >> 4) - 1]
+        num_bytes = 144_000 * kbit_s // (44_100, 48_000, 32_000)[head[2] >> 2 & 3] + (head[2] >> 1 & 1)
+    else:
+        return False
+    return head[num_bytes : num_bytes + 1] == b"\xff"
+
+
 def _name_text(head: bytes) -> Kind | None:
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if start.startswith((b"<!doctype html", b"<html", b"<head")):
-        return Kind("a web page (HTML)", "the download gave a page instead of the clip; download it again")
-    if start.startswith((b"<?xml", b"<svg", b"<error")):
-        return Kind("an XML document", "the download gave a message instead of the clip; look inside")
-    if start.startswith((b"{", b"[")):
-        return Kind("a JSON text", "the download gave a message instead of the clip; look inside")
     try:
-        text = head[:-4].decode() if len(head) == _NUM_BYTES else head.decode()
+        text = _without_last_character(head).decode() if len(head) == _NUM_BYTES else head.decode()
     except UnicodeDecodeError:
         return None
-    if all(char.isprintable() or char in "\t\r\n\f" for char in text):
-        return Kind("a text file", "name the clip itself")
-    return None
+    if not text or not all(char.isprintable() or char in "\t\r\n\f\ufeff" for char in text):
+        return None
+    start = text.lstrip("\ufeff \t\r\n").lower()
+    if start.startswith(("<!doctype html", "<html", "<head")):
+        return Kind("a web page (HTML)", "the download gave a page instead of the clip; download it again")
+    if start.startswith(("<?xml", "<svg", "<error")):
+        return Kind("an XML document", "the download gave a message instead of the clip; look inside")
+    if start.startswith(("{", "[")):
+        return Kind("a JSON text", "the download gave a message instead of the clip; look inside")
+    return Kind("a text file", "name the clip itself")
+
+
+def _without_last_character(head: bytes) -> bytes:
+    """Leaves out a character of which only a part was read."""
+    end = len(head)
+    while end > 0 and head[end - 1] & 0xC0 == 0x80:
+        end -= 1
+    return head[: end - 1] if end else b""

@@ -82,7 +82,7 @@ class DecodeProcess:
         memory_limit_gib: Most address space of the child (Linux and other systems with `RLIMIT_AS`).
     """
 
-    def __init__(self, *, timeout_s: float = 20.0, memory_limit_gib: float = 4.0) -> None:
+    def __init__(self, *, timeout_s: float = 60.0, memory_limit_gib: float = 4.0) -> None:
         self.timeout_s = timeout_s
         self.memory_limit_gib = memory_limit_gib
         self._process: subprocess.Popen[bytes] | None = None

@@ -5,7 +5,7 @@ The sampling rules `chat` and `base` are those of its video demo. Source: THUDM/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cvft.data.features.key import FeatureKey
@@ -15,9 +15,10 @@ from cvft.data.video.process import ClipInfo
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, ModelError, Problem, RecipeError, quote
 from cvft.families.cogvlm2_video.architecture import Architecture
-from cvft.families.cogvlm2_video.checkpoints import PUBLISHED
+from cvft.families.cogvlm2_video.checkpoints import OFFICIAL_ARCHITECTURE, PUBLISHED
 from cvft.families.cogvlm2_video.config_file import check_config
 from cvft.families.cogvlm2_video.costs import Costs
+from cvft.families.cogvlm2_video.estimate import estimate_ids
 from cvft.families.cogvlm2_video.generation_file import check_generation
 from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, check_history, special_tokens, time_indices
 from cvft.families.cogvlm2_video.rotary import check_tables
@@ -34,9 +35,6 @@ from cvft.weights.shards import read_shards
 
 MODEL_TYPE = "cogvlm2_video"
 ARCHITECTURE = "CogVLM2VideoForCausalLM"
-OFFICIAL_ARCHITECTURE = "CogVLMVideoForCausalLM"
-"""`architectures` entry of the four published checkpoints. Source: their config.json."""
-
 FRAME_MARKERS = 2
 """boi and eoi around the tokens of a frame. Source: the published state-dict keys."""
 
@@ -144,7 +142,7 @@ class CogVLM2Video:
         """
         problems: list[Problem] = []
         subject: type[CvftError] = ModelError
-        if recipe.export.keep_remote_code and not any(folder.path.glob("*.py")):
+        if recipe.export.keep_remote_code and not folder.is_absent and not any(folder.path.glob("*.py")):
             hint = "remove `export.keep_remote_code`, or give a folder with the whole published repository"
             got = f"no *.py file in {folder.path}"
             problems.append(Problem("export.keep_remote_code", got, "the code to keep", hint))
@@ -179,8 +177,9 @@ class CogVLM2Video:
         return ()
 
     def layouts(self, folder: ModelFolder, how: Preprocessing) -> LayOut:
-        """Lays out rows with the folder's tokenizer alone."""
-        encode, special = load_encoder(folder), special_tokens(folder.config)
+        """Lays out rows with the folder's tokenizer alone; with an estimate of it for a checkpoint that is not here."""
+        encode: Callable[[str], list[int]] = estimate_ids if folder.is_absent else load_encoder(folder)
+        special = special_tokens(folder.config)
         sampling = how.decode.sampling.strategy
         num_tokens_per_frame = int(how.fields["num_tokens_per_frame"])
 

@@ -23,8 +23,8 @@ TABLE_NAME = "rotary_emb.inv_freq"
 TOLERANCE = {"BF16": 2.0**-7, "F16": 2.0**-9, "F32": 1e-5, "F64": 1e-5}
 """Largest relative difference of an entry from its exact value, by precision: roundings of its own and of one more step."""
 
-SMALLEST = {"F16": 2.0**-14}
-"""Below this, entries of a precision lose digits; they say nothing of the base."""
+SMALLEST = {"BF16": 2.0**-126, "F16": 2.0**-14}
+"""Below this, entries of a half precision lose digits; they say nothing of the base."""
 
 
 def theta_of(config: Mapping[str, Any]) -> float:
@@ -59,15 +59,18 @@ def check_tables(
             if not entry.name.endswith(TABLE_NAME):
                 continue
             table = _read(shard, entry)
-            if _explains(theta, table, entry.dtype):
+            precision = _precision_of(table, entry.dtype)
+            if _explains(theta, table, precision):
                 continue
-            if states_theta or entry.dtype not in ("F32", "F64"):
-                raise _refuse(shard, entry, table, theta, states_theta=states_theta)
+            if states_theta or precision in SMALLEST:
+                raise _refuse(shard, entry, table, theta, precision=precision, states_theta=states_theta)
             unexplained[entry.name] = table
     return unexplained
 
 
-def _refuse(shard: Shard, entry: Entry, table: Sequence[float], theta: float, *, states_theta: bool) -> ModelError:
+def _refuse(
+    shard: Shard, entry: Entry, table: Sequence[float], theta: float, *, precision: str, states_theta: bool
+) -> ModelError:
     guess = f"{table[-1] ** (-len(table) / (len(table) - 1)):,.0f}" if len(table) > 1 and table[-1] > 0 else "another"
     got = f"a table of base {guess}, by its last entry"
     subject = f"model {shard.path.parent}"
@@ -76,9 +79,28 @@ def _refuse(shard: Shard, entry: Entry, table: Sequence[float], theta: float, *,
         return ModelError(
             subject, [Problem(f"{shard.path.name}: {entry.name}", got, need, "are both of one download?")]
         )
-    need = f"one of base {theta:,g}: in {entry.dtype} it does not say exactly which it is"
+    need = f"one of base {theta:,g}: in {precision} it does not say exactly which it is"
     hint = "state `rope_theta` in config.json, or use model.rope_precision=checkpoint, which rotates by the table"
     return ModelError(subject, [Problem(f"{shard.path.name}: {entry.name}", got, need, hint)])
+
+
+def _precision_of(table: Sequence[float], dtype: str) -> str:
+    """Returns the precision that a table was rounded to: one of half precision may lie in a file of full precision."""
+    for name in () if dtype in SMALLEST else SMALLEST:
+        if all(_round(value, name) == value for value in table):
+            return name
+    return dtype
+
+
+def _round(value: float, precision: str) -> float:
+    try:
+        if precision == "F16":
+            return float(struct.unpack("<e", struct.pack("<e", value))[0])
+        return float(
+            struct.unpack("<f", b"\0\0" + struct.pack("<f", value)[2:])[0]
+        )  # cut, which is exact where nothing is lost
+    except OverflowError:
+        return -value
 
 
 def _explains(theta: float, table: Sequence[float], dtype: str) -> bool:

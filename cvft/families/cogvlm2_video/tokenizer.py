@@ -53,9 +53,16 @@ class TextEncoder:
 
         Raises:
             DataError: when the vocabulary has no way to write the text without a control id.
+            ModelError: when an expression of the tokenizer gives up on the text.
         """
         self._tokenizer.encode_special_tokens = True  # not kept when the tokenizer is sent to another process
-        ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except BaseException as error:  # a panic of the library is no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+            problem = Problem(TOKENIZER_FILE, f"an expression that gives up on a text ({error})", "one that ends", HINT)
+            raise ModelError("the tokenizer", [problem]) from error
         for number in ids:
             if number in self.control_tokens:
                 got = f"{quote(self.control_tokens[number])}, for which {TOKENIZER_FILE} has a control id alone"

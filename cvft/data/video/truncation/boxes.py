@@ -26,7 +26,7 @@ def find_box_end(file: BinaryIO, num_bytes: int) -> Ending:
         if size == 1:  # a 64-bit size follows
             large = file.read(8)
             size, num_header = (int.from_bytes(large), 16) if len(large) == 8 else (0, 16)
-        if size < 8:  # 0: up to the end of the file; anything else is no box
+        if size < num_header:  # 0: up to the end of the file; anything else is no box
             break
         if kind == b"moov":
             stated_s = _read_fragment_length(file.read(min(size - num_header, 1 << 24)))

@@ -22,13 +22,15 @@ _ZEROS = (
 )
 _LONGER = "the header states a longer clip than its frames are"
 
-_MIN_ZEROS = 512
+_MIN_ZEROS = 64
 """Fewer zero bytes at the end of a file are padding."""
 
 _LOST_FRAME, _ROUNDING_S = 0.75, 0.002
 """Where a file ends in zeros, one frame less than stated is a lost one; headers round to milliseconds."""
 
-_SMALL_GAP_S = 0.05
+_MIN_PACKETS = 3
+
+_SMALL_GAP_S = 0.02
 """Muxers round lengths to milliseconds or to a frame; a length that is short by less than this is whole."""
 
 
@@ -92,23 +94,27 @@ def check_length(path: Path, ending: Ending, scan: PacketScan, *, decoder: str) 
         got = f"a file of which {scan.num_zero:,} of {scan.num_packets:,} packets hold only zeros"
         raise clip_error(path, decoder=decoder, got=got, need="a whole file", hint=hint)
     has_zeros = ending.num_zeros >= _MIN_ZEROS
+    has_strange_zeros = has_zeros and ending.num_zeros >= ending.padding
     if ending.stated_s is None:
         if ending.is_complete:
             return ()
-        return (_ZEROS if has_zeros else ending.note or _UNKNOWN,)
+        return (_ZEROS if has_strange_zeros else ending.note or _UNKNOWN,)
     if not scan.distance_s:  # a single frame, which does not say how long it stays
-        return ()
+        return (_ZEROS,) if has_strange_zeros else ()
     missing_s = ending.stated_s - scan.end_s
     frame_s = _LOST_FRAME * scan.distance_s + _ROUNDING_S
-    lost_s = frame_s if has_zeros else max(2 * scan.distance_s + _SMALL_GAP_S, 0.02 * ending.stated_s)
+    lost_s = frame_s if has_strange_zeros else 2 * scan.distance_s + _SMALL_GAP_S
+    lost_s = lost_s if has_zeros else max(lost_s, 0.02 * ending.stated_s)
     if missing_s > lost_s and (has_zeros or not ending.is_complete):
         got = (
             f"a file that was cut off (its header states {ending.stated_s:.2f} s, its frames end at {scan.end_s:.2f} s)"
         )
         raise clip_error(path, decoder=decoder, got=got, need="a whole file", hint=hint)
-    if has_zeros:
+    if has_strange_zeros:
         return (_ZEROS,)
-    is_longer = missing_s > (max(1.0, 0.05 * ending.stated_s) if ending.is_complete else frame_s)
+    if scan.num_packets < _MIN_PACKETS:  # how long so few frames stay is not known well
+        return ()
+    is_longer = missing_s > (max(1.0, 2 * scan.distance_s, 0.05 * ending.stated_s) if ending.is_complete else frame_s)
     return (_LONGER,) if is_longer else ()
 
 

@@ -15,6 +15,7 @@ class Ending:
         end: Where the container should end, in bytes; None where it states nothing.
         is_complete: The end that it states was found, and everything before it.
         num_zeros: Zero bytes at the end of the file, those behind the stated end aside.
+        padding: As many zero bytes may fill a good file's last packet.
         note: What is known against it, where nothing is stated.
     """
 
@@ -23,4 +24,5 @@ class Ending:
     end: int | None = None
     is_complete: bool = False
     num_zeros: int = 0
+    padding: int = 0
     note: str = ""

@@ -56,23 +56,23 @@ def find_asf_end(file: BinaryIO, num_bytes: int) -> Ending:
     if len(head) < 30:
         return Ending()
     data_at, num_objects = struct.unpack_from("<QI", head, 16)
-    stated_s, num_stated = None, 0
+    stated_s, num_stated, packet_bytes = None, 0, 0
+    if data_at + 24 > num_bytes:
+        return Ending(num_missing=data_at + 24 - num_bytes)
     for _ in range(min(num_objects, 1000)):
         at = file.tell()
         name, size = _read_asf_object(file)
         if name == _FILE_PROPERTIES:
-            body = file.read(68)
-            num_stated, _, _, play, _, preroll, flags = (
-                struct.unpack("<6QI", body[16:]) if len(body) == 68 else (0,) * 7
-            )
-            if flags & 1:  # a broadcast: sizes and times mean nothing
+            body = file.read(76)
+            if len(body) < 76:
+                break
+            num_stated, _, _, play, _, preroll, flags, _, packet_bytes = struct.unpack("<6Q3I", body[16:])
+            if flags & 1 or not play:  # a broadcast: sizes and times mean nothing
                 return Ending()
             stated_s = play / 1e7 - preroll / 1e3
         if size < 24 or at + size >= data_at:
             break
         file.seek(at + size)
-    if data_at + 24 > num_bytes:
-        return Ending(num_missing=data_at + 24 - num_bytes if data_at < 1 << 40 else 0)
     file.seek(data_at)
     name, size = _read_asf_object(file)
     if name != _DATA or size < 50:
@@ -83,6 +83,7 @@ def find_asf_end(file: BinaryIO, num_bytes: int) -> Ending:
         num_missing=num_missing,
         stated_s=stated_s if is_stated else None,
         end=max(num_stated, data_at + size),
+        padding=min(packet_bytes, 1 << 16),
         is_complete=not num_missing,
     )
 

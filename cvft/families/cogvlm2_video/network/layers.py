@@ -41,8 +41,8 @@ class RMSNorm(nn.Module):
         return (self.weight.to(wide) * x).to(hidden_states.dtype)
 
 
-TABLE_TOLERANCE = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-7}
-"""Largest relative difference of a table's entry from its exact value that its precision explains; 1e-5 in others."""
+TABLE_TOLERANCE, HALF_TABLE_TOLERANCE = 1e-5, 2.0**-7
+"""Largest relative difference of a table's entry from its exact value, in full and in half precision."""
 
 
 def compute_inv_freq(head_dim: int, theta: float) -> Tensor:
@@ -81,7 +81,10 @@ class RotaryEmbedding(nn.Module):
         if self.exact_table is None:
             computed = compute_inv_freq(self.head_dim, self.theta)
             stored = self.inv_freq.detach().float().cpu()
-            if not torch.allclose(stored, computed, rtol=TABLE_TOLERANCE.get(self.inv_freq.dtype, 1e-5), atol=1e-7):
+            # a table of half precision may lie in a buffer of full precision
+            is_half = any(torch.equal(stored.to(half).float(), stored) for half in (torch.bfloat16, torch.float16))
+            rtol = HALF_TABLE_TOLERANCE if is_half else TABLE_TOLERANCE
+            if not torch.allclose(stored, computed, rtol=rtol, atol=1e-7):
                 raise ValueError(f"rope_theta {self.theta:g}: the checkpoint's rotary table is of another base")
             self.exact_table = computed
         return self.exact_table

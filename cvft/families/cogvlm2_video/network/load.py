@@ -117,7 +117,7 @@ def load_model(
         ModelError: when weight files are missing or damaged, do not hold exactly the model's tensors, or cannot be quantized.
     """
     from cvft.families.cogvlm2_video.network.cpu_embedding import CpuEmbedding
-    from cvft.families.cogvlm2_video.network.layers import RotaryEmbedding
+    from cvft.families.cogvlm2_video.network.layers import RotaryEmbedding, compute_inv_freq
     from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 
     folder = ModelFolder.of(folder)
@@ -157,8 +157,8 @@ def load_model(
     for name, module in model.named_modules():
         if isinstance(module, RotaryEmbedding):
             module.to(dtype)  # transformers casts parameters only
-            if table := own_tables.get(f"{name}.inv_freq"):
-                module.exact_table = torch.tensor(table)
+            own = own_tables.get(f"{name}.inv_freq")
+            module.exact_table = compute_inv_freq(module.head_dim, module.theta) if own is None else torch.tensor(own)
     return model.eval()
 
 
