@@ -82,6 +82,8 @@ DIST = {
 FIRST = (
     "train_watch",
     "train_interruptions",
+    "train_kills",
+    "cli_interrupts",
     "train_ranks",
     "recipes",
     "demo",

@@ -270,7 +270,7 @@ def test_when_one_rank_dies_the_others_stop_and_its_name_is_told(recipe):
     assert wait_until(lambda: num_steps_reported(folder) >= 2, process)
     children = descendants(process.pid)
     workers = workers_of(process.pid)
-    ranks = {environment_of(pid).get("RANK"): pid for pid in workers}
+    ranks = {environment_of(pid).get("RANK"): pid for pid in reversed(workers)}  # not the loaders that they have forked
     started = time.monotonic()
     os.kill(ranks["1"], signal.SIGKILL)
     _, said = process.communicate(timeout=TIMEOUT_S)
