@@ -1,6 +1,6 @@
 """Makes small clips of every kind that is read, from a seed, and says with FFmpeg's own means what each of them shows.
 
-The reference is ffmpeg itself where it is installed. Else it is this file's own use of FFmpeg's libraries through PyAV,
+The reference is ffmpeg itself where `CVFT_FFMPEG` names one. Else it is this file's own use of FFmpeg's libraries through PyAV,
 plain and slow: every packet is decoded in order by a decoder with default settings, frames are turned by the filters
 that ffmpeg inserts (transpose, hflip, vflip), and nothing is indexed, sought or skipped. Nothing of `cvft` is imported.
 """
@@ -8,8 +8,8 @@ that ffmpeg inserts (transpose, hflip, vflip), and nothing is indexed, sought or
 from __future__ import annotations
 
 import itertools
+import os
 import re
-import shutil
 import struct
 import subprocess
 from dataclasses import dataclass, field
@@ -22,7 +22,8 @@ import numpy as np
 
 WIDTH, HEIGHT = 64, 48
 
-FFMPEG = shutil.which("ffmpeg")
+FFMPEG = os.environ.get("CVFT_FFMPEG")
+"""An ffmpeg to ask. It has to be of the release whose libraries PyAV brings: others show other frames of damaged clips."""
 
 FAST = {"deadline": "realtime", "cpu-used": "8"}
 TWO_PASS = {"deadline": "good", "cpu-used": "5", "auto-alt-ref": "1", "lag-in-frames": "16"}
