@@ -35,7 +35,7 @@ PURE = {
     "evaluate_metrics",
     "evaluate_metrics_captions",
     "evaluate_metrics_kinds",
-    "evaluate_metrics_times",
+    "data_times",
     "evaluate_metrics_words",
     "evaluate_uncertainty",
     "families_costs",

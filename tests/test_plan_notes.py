@@ -4,12 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from cvft.data.rows import make_rows
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, choose_frames, coverage
-from cvft.plan.notes import named_seconds, note_plan, note_rows
+from cvft.plan.notes import note_plan, note_rows
 from tests.test_plan import SHARED, plan_of
 
 CHAT, UNIFORM = Sampling("chat"), Sampling("uniform")
@@ -74,27 +73,6 @@ def test_many_columns_are_one_note(tmp_path):
     assert note_rows(rows, [], {}, sampling=CHAT) == [
         "9 columns are kept but not trained on: `c0` (2 rows), `c1` (2 rows), `c2` (2 rows) and 6 more"
     ]
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("At second 35.", [35]),
-        ("between seconds 3 and 40", [3]),
-        ("from 3 s to 35.5 s", [3, 35.5]),
-        ("12s", [12]),
-        ("at 1:05 and 00:01:06", [65, 66]),
-        ("in the 35th second", [35]),
-        ("35 sec.", [35]),
-        ("he waits for 30 seconds", []),
-        ("a score of 3:2, 30 m, 35", []),
-        ("version 2.30.15, 12:3", []),
-        ("two seconds later", []),
-        ("", []),
-    ],
-)
-def test_only_what_names_a_second_is_taken_for_one(text, seconds):
-    assert named_seconds(text) == seconds
 
 
 def test_so_few_updates_that_nothing_is_learnt_are_told():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cvft.data.row_columns import category_column
 from cvft.data.rows import Row, category_of, extra_columns
+from cvft.data.times import read_time
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
 from cvft.errors import quote
@@ -30,15 +31,6 @@ MIN_CHANGE = 0.01
 CONTROL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
-
-NAMED_SECOND = re.compile(
-    r"(?<![\w.:])(?:(?P<h>\d{1,2}):)?(?P<min>\d{1,2}):(?P<s>[0-5]\d)(?![\w:])"  # 1:05, 00:01:05
-    r"|\bseconds?\s+(?P<named>\d+(?:\.\d+)?)"  # second 35
-    r"|(?<!for )(?<![\w.])(?P<counted>\d+(?:\.\d+)?)\s?(?:s|secs?|seconds?)\b"  # 35 s, but not: for 35 s
-    r"|(?<![\w.])(?P<nth>\d+)(?:st|nd|rd|th) second\b",  # the 35th second
-    re.IGNORECASE,
-)
-"""How answers name a second of their clip. Few forms on purpose: a number of anything else must not be taken for one."""
 
 
 def note_rows(
@@ -95,15 +87,6 @@ def name_examples(names: Iterable[str]) -> str:
     listed = list(names)
     more = len(listed) - NUM_EXAMPLES
     return ", ".join(listed[:NUM_EXAMPLES]) + (f" and {more} more" if more > 0 else "")
-
-
-def named_seconds(text: str) -> list[float]:
-    """Returns the seconds that an answer names, such as `at second 35`, `35.5 s`, `1:05` or `the 35th second`."""
-    found = []
-    for match in NAMED_SECOND.finditer(text):
-        hours, minutes, seconds, *others = (float(group or 0) for group in match.groups())
-        found.append(hours * 3600 + minutes * 60 + seconds + sum(others))
-    return found
 
 
 def _note_columns(rows: Sequence[Row]) -> list[str]:
@@ -170,11 +153,12 @@ def _note_long_clips(rows: Sequence[Row], clips: Mapping[Path, ClipInfo], *, sam
         f"({examples})"
     )
     last_named = [
-        (max(named), shown_s[row.video])
+        (named.end_s, shown_s[row.video])
         for row in rows
         if row.video in shown_s
+        and (named := read_time(row.response)) is not None
         # a second that the clip does not have is not one of its seconds
-        and (named := [s for s in named_seconds(row.response or "") if s <= clips[row.video].duration_s])
+        and named.end_s <= clips[row.video].duration_s
     ]
     if last_named:
         num_beyond = sum(second >= shown for second, shown in last_named)

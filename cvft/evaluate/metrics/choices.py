@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from cvft.evaluate.metrics.numerals import fold
+from cvft.data.numerals import fold
 
 _MARK = r"[.):、:．]"
 _OPTION = re.compile(

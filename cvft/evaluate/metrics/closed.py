@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from cvft.evaluate.metrics.numerals import CHINESE, ENGLISH, fold, read_chinese, read_digits, read_english
+from cvft.data.numerals import CHINESE, ENGLISH, fold, read_chinese, read_digits, read_english
 
 _YES = frozenset(("yes", "yeah", "yep", "是", "是的", "对", "有", "会", "能"))
 _NO = frozenset(("no", "nope", "not", "never", "否", "不是", "不", "不对", "没有", "没", "不会", "不能"))

@@ -20,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from cvft.data.times import Span, is_time, read_time
 from cvft.evaluate.metrics import moments
 from cvft.evaluate.metrics.choices import find_options, read_choice
 from cvft.evaluate.metrics.closed import is_number, is_yes_no, read_number, read_yes_no
-from cvft.evaluate.metrics.times import Span, is_time, read_time
 
 
 @dataclass(frozen=True)

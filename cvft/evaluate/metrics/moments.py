@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from cvft.evaluate.metrics.times import Span
+from cvft.data.times import Span
 
 TOLERANCES_S = (0, 1, 2)
 """Distances in seconds within which an instant counts as found."""

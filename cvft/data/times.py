@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from cvft.evaluate.metrics.numerals import CHINESE, ENGLISH, fold, read_chinese, read_digits, read_english
+from cvft.data.numerals import CHINESE, ENGLISH, fold, read_chinese, read_digits, read_english
 
 _TOKEN = re.compile(
     rf"""

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from cvft.data.times import Span, is_time, read_time
 from cvft.evaluate.metrics.moments import distance, distances, overlap
-from cvft.evaluate.metrics.times import Span, is_time, read_time
 
 FORMS: list[tuple[str, tuple[float, float] | None]] = [
     ("from 3 to 7", (3, 7)),
