@@ -210,7 +210,7 @@ def read_metrics(evaluation: Path) -> dict[str, Any] | None:
     path = evaluation / METRICS_FILE
     if not path.is_file():
         return None
-    subject, hint = f"evaluation {evaluation}", "remove its folder and evaluate again: cvft eval"
+    subject, hint = f"evaluation {evaluation}", "move its folder away and evaluate again: cvft eval"
     try:
         stored = read_object(path)
     except JsonError as error:
