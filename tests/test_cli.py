@@ -148,18 +148,18 @@ def test_each_command_calls_its_function(recipe: Path, calls: Calls, capsys: pyt
 def test_overrides_may_stand_behind_an_option(recipe: Path, calls: Calls, words: list[str]) -> None:
     assert main(["eval", str(recipe), *words]) == 0
     (_, (loaded,), _), _, (_, args, kwargs) = calls
-    assert (loaded.recipe.seed, args, kwargs) == (1, (JOB,), {"variant": "base", "data": None})
+    assert (loaded.recipe.seed, args, kwargs) == (1, (JOB,), {"variant": "base", "data": None, "is_blind": False})
 
 
 def test_the_adapter_answers_unless_said_otherwise(recipe: Path, calls: Calls) -> None:
     assert main(["eval", str(recipe)]) == 0
-    assert calls.pop() == ("evaluate_run", (JOB,), {"variant": "adapter", "data": None})
+    assert calls.pop() == ("evaluate_run", (JOB,), {"variant": "adapter", "data": None, "is_blind": False})
 
 
 @pytest.mark.parametrize("words", [["--data", "test.jsonl"], ["data.val=test.jsonl"]])
 def test_other_rows_are_evaluated_beside_the_runs_own(recipe: Path, calls: Calls, words: list[str]) -> None:
     assert main(["eval", str(recipe), "--model", "merged", *words]) == 0
-    assert calls[-1] == ("evaluate_run", (JOB,), {"variant": "merged", "data": Path("test.jsonl")})
+    assert calls[-1] == ("evaluate_run", (JOB,), {"variant": "merged", "data": Path("test.jsonl"), "is_blind": False})
     (_, (loaded,), _), *_ = calls
     assert loaded.recipe.data.val is None  # the run is the one that it was
 

@@ -29,8 +29,7 @@ def test_a_missing_manifest_is_one_error(tmp_path):
         read_manifest(RunFolder(tmp_path))
     assert str(caught.value) == (
         f"run folder {tmp_path} has 1 problem\n"
-        "  manifest.json: got a file that cannot be read (No such file or directory), need the manifest that the training "
-        "wrote\n"
+        "  manifest.json: got no such file, need the manifest that the training wrote\n"
         "    hint: bring manifest.json back from a copy of the folder, or train under another name (name=...)"
     )
 

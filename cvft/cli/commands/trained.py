@@ -28,11 +28,12 @@ def open_trained(options: argparse.Namespace, loaded: LoadedRecipe) -> Job:
 
     if options.checkpoint is None:
         return open_trained_job(loaded, find_trained_run(loaded), base=options.base)
-    from cvft.predict.trained import find_merged
     from cvft.train.adapters import adopt_checkpoint, choose_checkpoint
 
     run = choose_checkpoint(find_run(loaded), options.checkpoint)
     if getattr(options, "model", None) == "merged":
+        from cvft.predict.trained import find_merged
+
         find_merged(run)
     job = open_trained_job(loaded, run, base=options.base)
     adopt_checkpoint(run, contract=contract_of(run))
