@@ -126,6 +126,7 @@ def test_from_a_pipe_each_mistake_is_one_and_the_chat_goes_on(tmp_path):
         "/video 'a clip.mp4'",
         "/frames",
         " /what is shown?",
+        f"{tmp_path}/a clip.mp4",
     ]
     text = "".join(f"{line}\r\n" for line in lines).encode("utf-8", "surrogateescape")
     command = [sys.executable, "-m", "cvft", "chat", "--model", "tiny", str(CLIP)]
@@ -138,7 +139,7 @@ def test_from_a_pipe_each_mistake_is_one_and_the_chat_goes_on(tmp_path):
     assert last == infer_one("tiny", video=CLIP, query=" /what is shown?")
     said = done.stderr.decode()
     assert done.returncode == 1
-    assert said.endswith("9 of 14 lines could not be carried out\n")
+    assert said.endswith("10 of 15 lines could not be carried out\n")
     assert "Traceback" not in said
     for each in (
         "bad.mp4 (decoder `pyav`): got ",
@@ -147,6 +148,7 @@ def test_from_a_pipe_each_mistake_is_one_and_the_chat_goes_on(tmp_path):
         "/video: got nothing, need a file\n",
         "/clear: got `all`, need nothing behind it\n",
         "hint: did you mean `/frames`",
+        f"hint: write `/video {tmp_path}/a clip.mp4` to talk about that file",
         "the question: got 4",
         "the line: got bytes that are no text, need UTF-8 text\n",
     ):
@@ -260,12 +262,16 @@ def test_rows_are_added_and_nothing_is_overwritten(chat, tmp_path, monkeypatch):
 
 def test_an_answer_that_nobody_listens_to_ends(endless):
     with contextlib.closing(open_chat(endless, max_new_tokens=MOST_TOKENS)) as chat:
+        steps: list[None] = []
+        counting = chat._predictor.model.register_forward_hook(lambda *_: steps.append(None))
         before = threading.active_count()
         pieces = chat.ask("What is shown?")
         assert next(pieces)
         assert threading.active_count() == before + 1
         pieces.close()
+        counting.remove()
         assert threading.active_count() == before
+        assert 0 < len(steps) < MOST_TOKENS / 2
         assert chat.turns == []
         chat.max_new_tokens = 4
         assert say(chat, "What is shown?").is_cut

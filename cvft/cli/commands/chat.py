@@ -13,22 +13,22 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from cvft.cli.commands.asked import add_model, check_model, how_to_ask
 from cvft.cli.interrupts import raised_only
 from cvft.errors import CvftError, IncompleteError, Problem, did_you_mean, quote
 
 if TYPE_CHECKING:
-    from cvft.families.family import Answer
     from cvft.predict.chat import Chat
 
 SUMMARY = "talk with a model about a clip, turn by turn"
 EXAMPLES = (
     "cvft chat --model runs/tiny_cpu clip.mp4",
     "cvft chat --model tiny",
-    "cvft chat --model runs/tiny_cpu/merged clip.mp4 < questions.txt > answers.txt",
 )
+
+Returned = TypeVar("Returned")
 
 PROMPT = "> "
 
@@ -139,6 +139,8 @@ def _carry_out(chat: Chat, line: str) -> None:
     else:
         known = [*takes_file, *alone, "/quit"]
         hint = did_you_mean(name, known) or "a question that begins with `/` has a blank before it"
+        if os.path.isfile(_path(line.strip())):
+            hint = f"write `/video {line.strip()}` to talk about that file"
         raise CvftError("the line", [Problem("the command", quote(name), f"one of {', '.join(known)}", hint)])
 
 
@@ -156,13 +158,13 @@ def _answer(chat: Chat, query: str) -> None:
         _say("note      the answer is empty")
 
 
-def _print_pieces(pieces: Generator[str, None, Answer]) -> Answer:
+def _print_pieces(pieces: Generator[str, None, Returned]) -> Returned:
     while True:
         try:
             piece = next(pieces)
         except StopIteration as end:
-            answer: Answer = end.value
-            return answer
+            returned: Returned = end.value
+            return returned
         print(piece, end="", flush=True)
 
 
