@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from cvft.cli.interrupts import GRACE_S
 from cvft.data.rows import read_rows
 from cvft.errors import CvftError, DataError
 from cvft.families.family import Answer
@@ -310,41 +311,49 @@ class Terminal:
                     assert re.search(pattern, self.shown), self.shown
         return self.shown
 
-    def end(self) -> int:
-        code = self.process.wait(HANG_S)
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
         os.close(self.master)
-        return code
+
+    def end(self) -> int:
+        return self.process.wait(HANG_S)
 
 
 def test_ctrl_c_in_a_terminal_stops_the_answer_and_twice_the_chat(endless, tmp_path):
-    terminal = Terminal("--model", endless, "--max-new-tokens", MOST_TOKENS)
-    terminal.wait_for(r"Ctrl-D ends the chat[\s\S]*> $")
-    for _ in range(2):  # the chat is there afterwards
-        terminal.type("What is shown?\n")
-        terminal.wait_for(r"What is shown\?\r\n\S*red ")  # the first words, as they come
+    with Terminal("--model", endless, "--max-new-tokens", MOST_TOKENS) as terminal:
+        terminal.wait_for(r"Ctrl-D ends the chat[\s\S]*> $")
+        for _ in range(2):  # the chat is there afterwards
+            terminal.type("What is shown?\n")
+            terminal.wait_for(r"What is shown\?\r\n\S*red ")  # the first words, as they come
+            terminal.type("\x03")
+            terminal.wait_for(r" \[stopped\]\r\n\r\n[\s\S]*no part of the conversation\r\n\S*> $")
+        time.sleep(GRACE_S + 1)  # after which any other command would have been ended
+        terminal.type(f"/save {tmp_path / 'rows.jsonl'}\n")
+        terminal.wait_for(r"got no answer yet[\s\S]*> $")
+        terminal.type("half a question\x03")
+        terminal.wait_for(r"Ctrl-C again ends the chat[\s\S]*> $")
+        terminal.type("/clear\n")  # not twice in a row
+        terminal.wait_for(r"are forgotten[\s\S]*> $")
         terminal.type("\x03")
-        terminal.wait_for(r" \[stopped\]\r\n\r\n[\s\S]*no part of the conversation\r\n\S*> $")
-    terminal.type(f"/save {tmp_path / 'rows.jsonl'}\n")
-    terminal.wait_for(r"got no answer yet[\s\S]*> $")
-    terminal.type("half a question\x03")
-    terminal.wait_for(r"Ctrl-C again ends the chat[\s\S]*> $")
-    terminal.type("/clear\n")  # not twice in a row
-    terminal.wait_for(r"are forgotten[\s\S]*> $")
-    terminal.type("\x03")
-    terminal.wait_for(r"Ctrl-C again ends the chat[\s\S]*> $")
-    terminal.type("\x03")
-    terminal.wait_for("interrupted\r\n")
-    assert terminal.end() == 130
-    assert files_under(tmp_path) == []
+        terminal.wait_for(r"Ctrl-C again ends the chat[\s\S]*> $")
+        terminal.type("\x03")
+        terminal.wait_for("interrupted\r\n")
+        assert terminal.end() == 130
+        assert files_under(tmp_path) == []
 
 
 def test_ctrl_d_ends_a_chat_in_a_terminal(tmp_path):
-    terminal = Terminal("--model", "tiny", CLIP)
-    terminal.wait_for(r"Ctrl-D ends the chat[\s\S]*> $")
-    terminal.type("/video no.mp4\n")
-    terminal.wait_for(r"which does not exist[\s\S]*> $")
-    terminal.type("\x04")
-    assert terminal.end() == 0
+    with Terminal("--model", "tiny", CLIP) as terminal:
+        terminal.wait_for(r"Ctrl-D ends the chat[\s\S]*> $")
+        terminal.type("/video no.mp4\n")
+        terminal.wait_for(r"which does not exist[\s\S]*> $")
+        terminal.type("\x04")
+        assert terminal.end() == 0
 
 
 def test_ctrl_c_ends_a_chat_with_a_pipe(endless):
