@@ -45,9 +45,10 @@ MAY_IMPORT = {
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/table": "errors families families/cogvlm2_video weights",
     "runs": "errors json_files files recipe",
+    "manifest": "errors json_files runs",
     "plan": (
         "__init__ errors json_files files jsonl dtypes recipe data data/video data/features weights families "
-        "families/table runs"
+        "families/table runs manifest"
     ),
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
@@ -60,13 +61,15 @@ MAY_IMPORT = {
         "clips"
     ),
     "predict": (
-        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs plan clips"
+        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest plan "
+        "clips"
     ),
-    "export": "errors json_files files dtypes tables recipe data weights families families/table runs plan predict",
+    "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
+    "predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
-    "report": "errors files jsonl tables recipe data data/video runs plan export evaluate",
-    "pipeline": "errors recipe runs plan train predict export evaluate report",
+    "report": "errors files jsonl tables recipe data data/video runs manifest plan export evaluate",
+    "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate report pipeline cli",
     # beside
@@ -86,6 +89,7 @@ WITHOUT_TORCH = (
         "tables",
         "files",
         "jsonl",
+        "json_files",
         "imports",
         "recipe",
         "weights",
@@ -94,7 +98,17 @@ WITHOUT_TORCH = (
         "data/features",
         "families",
     ),
-    *("families/cogvlm2_video", "families/table", "runs", "plan", "report", "cli", "cli/commands", "pipeline"),
+    *(
+        "families/cogvlm2_video",
+        "families/table",
+        "runs",
+        "manifest",
+        "plan",
+        "report",
+        "cli",
+        "cli/commands",
+        "pipeline",
+    ),
 )
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
 STARTS_PROCESSES = ("train/launch.py", "train/manifest.py", "data/video/process.py", "plan/machine.py")
