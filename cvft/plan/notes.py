@@ -64,10 +64,10 @@ def note_plan(plan: Plan) -> list[str]:
     An adapter is a product of two matrices, of which the second starts at zero. AdamW moves each of its weights by at most about
     the learning rate in a step, so after a run none is further from zero than the sum of the learning rates. What a layer gives
     has then changed by at most that, times alpha (and the square root of the rank with rsLoRA), times the mean size of what the
-    first matrix makes of inputs of size 1, which its start decides.
+    first matrix makes of inputs of size 1, which its start decides. That says nothing of a projector that is trained wholly.
     """
     swift = plan.swift
-    if "adapters" in swift:  # it starts from what was taught before
+    if "adapters" in swift or swift["modules_to_save"]:  # not all starts at zero
         return []
     mean_rate = swift["learning_rate"] * (1.0 if swift["lr_scheduler_type"].startswith("constant") else 0.5)
     gain = swift["lora_alpha"] * (swift["lora_rank"] ** 0.5 if swift["use_rslora"] else 1.0)

@@ -161,9 +161,10 @@ def _summarize(job: Job, *, is_merged: bool) -> dict[str, object]:
     recipe, folder = job.recipe, job.run
     rows = read_manifest(folder).rows
     targets = recipe.lora.targets
+    whole = ", and the whole projector" if recipe.lora.train_projector == "full" else ""
     summary: dict[str, object] = {
         "model": recipe.model.path,
-        "adapter": f"LoRA rank {recipe.lora.rank} on {targets if isinstance(targets, str) else ', '.join(targets)}",
+        "adapter": f"LoRA rank {recipe.lora.rank} on {targets if isinstance(targets, str) else ', '.join(targets)}{whole}",
         "train rows": rows.num_train,
         "val rows": rows.num_val,
         "quarantined rows": rows.num_quarantined,
