@@ -19,7 +19,7 @@ from cvft import __version__
 from cvft.cli.main import build_parser, main
 
 BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
-COMMANDS = ("run", "plan", "train", "features", "export", "eval", "infer", "push", "models", "schema")
+COMMANDS = ("run", "plan", "train", "features", "export", "eval", "infer", "chat", "push", "models", "schema")
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "yaml", "swift", "matplotlib", "PIL")
 REPO = Path(__file__).parent.parent
 
@@ -216,7 +216,7 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
             ["trian"],
             "command line has 1 problem\n"
             "  command: got `trian`, need one of `run`, `plan`, `train`, `features`, `export`, `eval`, `report`, `compare`, "
-            "`infer`, `push`, `models`, `schema`\n"
+            "`infer`, `chat`, `push`, `models`, `schema`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (
@@ -235,6 +235,10 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["infer", "--model", "m", "--query", "q", "--history", "{"],
             'command line has 1 problem\n  --history: got `{`, need JSON such as `[["question", "answer"]]`\n',
+        ),
+        (
+            ["chat", "--model", "m", "--max-new-tokens", "0"],
+            "command line has 1 problem\n  --max-new-tokens: got `0`, need at least 1\n",
         ),
         (
             ["train", "no/such.yaml"],

@@ -13,6 +13,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 EXIT_INTERRUPTED = 130
@@ -25,10 +27,30 @@ AGAIN_S = 0.05
 """After this time an interrupt that was forgotten is raised again, when the destructor that it hit is probably left."""
 
 
+@contextmanager
+def raised_only() -> Iterator[None]:
+    """Makes Ctrl-C a plain KeyboardInterrupt for a command that goes on after it; nothing ends the process any more.
+
+    Elsewhere than in the main thread, or where SIGINT is ignored, it does nothing.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    wakeup = signal.set_wakeup_fd(-1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.set_wakeup_fd(wakeup)
+
+
 class Interrupts:
     """Watches for Ctrl-C while a command runs. Elsewhere than in the main thread, or where SIGINT is ignored, it does nothing.
 
-    A training has handlers of its own, which ask for a checkpoint: `cvft.train.launch` takes over for its time.
+    A training has handlers of its own, which ask for a checkpoint: `cvft.train.launch` takes over for its time. So does a chat
+    in a terminal, which Ctrl-C does not end: `raised_only`.
     """
 
     def __init__(self) -> None:

@@ -41,6 +41,7 @@ COMMANDS = (
     "report",
     "compare",
     "infer",
+    "chat",
     "push",
     "models",
     "schema",

@@ -22,8 +22,8 @@ from cvft.data.clip_names import Folder
 from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
 from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, text_of
 from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, quote
-from cvft.files import write_whole
-from cvft.jsonl import parse_json, split_lines, to_jsonl, to_line
+from cvft.files import sync_folder, write_whole
+from cvft.jsonl import parse_json, read_jsonl, split_lines, to_jsonl, to_line
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 
@@ -196,6 +196,39 @@ def write_rows(rows: Iterable[Row], path: Path | str) -> None:
         OSError: The file cannot be written; an older one is left as it was.
     """
     write_whole(Path(path), to_jsonl(row.to_json() for row in rows))
+
+
+def append_row(row: Row, path: Path) -> None:
+    """Adds a row to the end of a JSONL file, which is made when it is absent; what is in it stays.
+
+    Args:
+        row: The row. It is on the disk when this returns.
+        path: The file.
+
+    Raises:
+        DataError: when the file is no JSONL file, or when the row would not read back as it is.
+        OSError: when it cannot be written; then it is as it was.
+    """
+    check_written([row])
+    is_new = not os.path.lexists(path)
+    old = b"" if is_new else _read_bytes(path)
+    if not is_new:
+        read_jsonl(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = to_line(row.to_json()).encode()
+    with open(path, "ab", buffering=0) as file:
+        left = line if not old or old.endswith(b"\n") else b"\n" + line
+        size = file.tell()
+        try:
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            if is_new:
+                path.unlink()
+            raise
+    sync_folder(path.parent)
 
 
 def check_written(rows: Sequence[Row]) -> None:

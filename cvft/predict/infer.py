@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cvft.data.check import Quarantined, explain, write_quarantine
 from cvft.data.records import fingerprint_rows
 from cvft.data.rows import Row, make_rows, read_rows
+from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, IncompleteError, Problem, RunError
 from cvft.files import check_output, write_whole
 from cvft.jsonl import to_jsonl
@@ -58,10 +59,17 @@ def make_question(video: str | Path | None, query: str, history: Iterable[tuple[
     try:
         (row,) = make_rows([(1, columns)], source=QUESTION, video_root=Path.cwd(), require_response=False)
     except DataError as error:
-        where = f"{QUESTION}: item 1 "
-        problems = [replace(each, where=each.where.removeprefix(where)) for each in error.problems]
-        raise DataError("the question", problems) from error
+        raise about_question(error) from error
     return row
+
+
+def about_question(error: DataError) -> DataError:
+    """Returns what is wrong with the one row of `make_question` without the place that it has among rows."""
+    place = f"{QUESTION}: item 1"
+    problems = [
+        replace(each, where=each.where.removeprefix(place).lstrip(": ") or str(QUESTION)) for each in error.problems
+    ]
+    return DataError(str(QUESTION), problems)
 
 
 def infer_one(
@@ -94,8 +102,9 @@ def infer_one(
     row = make_question(video, query, history)
     found = find_model(model, base=base, quantize=quantize)
     _check([row], found, max_new_tokens)
-    _look_at_clip(row, found)
-    with closing(_load(found)) as predictor:
+    if row.video is not None:
+        look_at_clip(row.video, found)
+    with closing(load_found(found)) as predictor:
         (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
     if answer.is_cut:
         LOG.info("note      the answer was cut: its tokens were used up; --max-new-tokens says how many it may have")
@@ -154,7 +163,7 @@ def infer_file(
         answered = answer_rows(
             rows,
             kept,
-            predictor=lambda: stack.enter_context(closing(_load(found))),
+            predictor=lambda: stack.enter_context(closing(load_found(found))),
             batch_rows=BATCH_ROWS,
             max_new_tokens=max_new_tokens,
             description="answering",
@@ -192,18 +201,29 @@ def _check(rows: Sequence[Row], found: FoundModel, max_new_tokens: int | None) -
     check_prompts(rows, family=found.family, folder=found.model, how=found.how, max_new_tokens=max_new_tokens)
 
 
-def _load(found: FoundModel) -> Predictor:
+def load_found(found: FoundModel) -> Predictor:
+    """Loads a model that was found; only now is torch imported."""
     from cvft.predict.open import load_model
 
     return load_model(found)
 
 
-def _look_at_clip(row: Row, found: FoundModel) -> None:
-    """Refuses a clip that cannot be decoded before the model is loaded, and says what of it will not be shown."""
-    if row.video is None:
-        return
+def look_at_clip(video: Path, found: FoundModel) -> ClipInfo:
+    """Decodes a clip as a model will be shown it, and says what of it will not be shown.
+
+    Args:
+        video: The clip.
+        found: The model, which need not be loaded.
+
+    Returns:
+        What is known of the clip.
+
+    Raises:
+        ClipError: when it cannot be decoded.
+    """
     decode = found.how.decode
     with decode.make_process() as process:
-        seen = process.inspect(row.video, sampling=decode.sampling, decoder=decode.decoder)
+        seen = process.inspect(video, sampling=decode.sampling, decoder=decode.decoder)
     for note in (*seen.notes, *seen.file_notes):
-        LOG.info("note      %s: %s", row.video.name, note)
+        LOG.info("note      %s: %s", video.name, note)
+    return seen

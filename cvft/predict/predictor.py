@@ -37,6 +37,10 @@ class AnsweredBatch:
     bad: Mapping[int, CvftError]
 
 
+class _NobodyListens(Exception):
+    """Ends an answer that is not wanted any more."""
+
+
 class Predictor:
     """A model with everything that turns rows into its inputs.
 
@@ -159,7 +163,7 @@ class Predictor:
             Pieces that together are the answer of `answer`.
 
         Returns:
-            The whole answer.
+            The whole answer. Whoever closes the generator before, or is interrupted, stops the model at its next token.
 
         Raises:
             DataError: as `answer`.
@@ -169,11 +173,18 @@ class Predictor:
         limits = self._limits([row], [prompt], max_new_tokens)
         pieces: queue.SimpleQueue[str | Answer | BaseException] = queue.SimpleQueue()
 
+        stopped = threading.Event()
+
+        def hand_on(piece: str) -> None:
+            if stopped.is_set():
+                raise _NobodyListens
+            pieces.put(piece)
+
         def generate() -> None:
             try:
                 with self._variant():
                     (answer,) = self.runtime.generate(
-                        self.model, self.encoder, [prompt], max_new_tokens=limits, on_text=pieces.put
+                        self.model, self.encoder, [prompt], max_new_tokens=limits, on_text=hand_on
                     )
                 pieces.put(answer)
             except BaseException as error:  # it belongs to the thread that asks
@@ -183,16 +194,19 @@ class Predictor:
         thread.start()
         held_back = ""  # white space at the edges is no part of an answer
         has_begun = False
-        while not isinstance(piece := pieces.get(), Answer):
-            if isinstance(piece, BaseException):
-                raise piece
-            text = held_back + piece if has_begun else piece.lstrip()
-            shown = text.rstrip()
-            held_back = text[len(shown) :]
-            if shown:
-                has_begun = True
-                yield shown
-        thread.join()
+        try:
+            while not isinstance(piece := pieces.get(), Answer):
+                if isinstance(piece, BaseException):
+                    raise piece
+                text = held_back + piece if has_begun else piece.lstrip()
+                shown = text.rstrip()
+                held_back = text[len(shown) :]
+                if shown:
+                    has_begun = True
+                    yield shown
+        finally:
+            stopped.set()
+            thread.join()  # one question at a time has the model
         return piece
 
     def score(

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cvft.cli.commands.asked import add_model, check_model, how_to_ask
 from cvft.errors import CvftError, Problem, quote
 
 SUMMARY = "answer one question about a clip, or a file of rows"
@@ -19,27 +20,10 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what can be given."""
-    parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        required=True,
-        help="a run, an adapter, a checkpoint or a merged model, by its folder; `tiny`; or a published model, by its name",
-    )
-    parser.add_argument(
-        "--base", metavar="FOLDER", type=Path, help="where the adapter's base lies by now, when it was moved"
-    )
+    add_model(parser)
     parser.add_argument("--video", metavar="FILE", help="the clip to ask about")
     parser.add_argument("--query", metavar="TEXT", help="the question")
     parser.add_argument("--history", metavar="JSON", help='earlier turns: [["question", "answer"], ...]')
-    parser.add_argument(
-        "--quantize", choices=("none", "nf4", "int8"), help="hold the decoder blocks in 4 or 8 bits; else as trained"
-    )
-    parser.add_argument(
-        "--max-new-tokens",
-        metavar="N",
-        type=int,
-        help="longest answer in tokens; else 512, or what the question leaves",
-    )
     parser.add_argument("--data", metavar="FILE", type=Path, help="rows to answer instead of one question")
     parser.add_argument("--output", metavar="FILE", type=Path, help="where the answers to the rows go")
 
@@ -49,16 +33,14 @@ def run(options: argparse.Namespace) -> object:
     history = _check_infer(options)
     from cvft.predict.infer import infer_file, infer_one
 
-    how = {"quantize": options.quantize, "base": options.base, "max_new_tokens": options.max_new_tokens}
+    how = how_to_ask(options)
     if options.data is not None:
         return infer_file(options.model, data=options.data, output=options.output, **how)
     return infer_one(options.model, video=options.video, query=options.query, history=history, **how)
 
 
 def _check_infer(options: argparse.Namespace) -> list[tuple[str, str]]:
-    problems = []
-    if options.max_new_tokens is not None and options.max_new_tokens < 1:
-        problems.append(Problem("--max-new-tokens", quote(options.max_new_tokens), "at least 1"))
+    problems = check_model(options)
     if options.data is None:
         if options.query is None:
             problems.append(Problem("--query", "nothing", "a question, or `--data` with a file of rows"))
