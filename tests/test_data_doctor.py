@@ -1,6 +1,7 @@
 """`cvft check`: every kind of finding has rows or a clip that make it, and the demo has none."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def encode(path: Path, images: list[np.ndarray]) -> Path:
 CLIPS = {
     "good": lambda path: encode(path, textures(1, 2, 3, 4, 5, 6)),
     "walk": lambda path: encode(path, walk(6)),
+    "drift": lambda path: encode(path, [flat(100 + number, 1)[0] for number in range(8 * RATE)]),
     "black": lambda path: encode(path, [*textures(1, 2, 3), *flat(0, 3), *textures(4, 5)]),
     "white": lambda path: encode(path, [*textures(1, 2, 3), *flat(255, 3), *textures(4, 5)]),
     "frozen": lambda path: encode(path, textures(1, 2, 3, 4, 4, 4, 4, 5, 6)),
@@ -124,8 +126,9 @@ def test_rows_of_each_kind(tmp_path, kind):
     [
         ("good", []),
         ("walk", []),
+        ("drift", []),
         ("slide", ["frozen"]),
-        *((name, [name]) for name in CLIPS if name not in ("good", "walk", "slide")),
+        *((name, [name]) for name in CLIPS if name not in ("good", "walk", "drift", "slide")),
     ],
 )
 def test_a_clip_of_each_kind(tmp_path, clips, name, kinds):
@@ -160,7 +163,14 @@ def test_copies_and_files(tmp_path, clips):
 def test_every_kind_is_made_by_a_test():
     made = {*ROWS, *CLIPS, *OF_CLIPS, "frames_repeated", "row_too_long"}
     made |= {"same_clip_two_names", "clip_on_both_sides", "clip_in_two_files"}
-    assert set(KINDS) == made - {"good", "walk", "slide"}
+    assert set(KINDS) == made - {"good", "walk", "drift", "slide"}
+
+
+def test_the_page_lists_every_kind():
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \| (error|warning|note) \|", page, flags=re.MULTILINE) == [
+        (kind, about.severity) for kind, about in KINDS.items()
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ LoadedRecipe -> job -> `cvft.data.doctor` with the recipe's sampling and the run
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -55,13 +56,10 @@ def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None
 def _check_lengths(job: Job, checked: CheckUp) -> list[Finding]:
     """Finds rows that cannot be laid out, or have more tokens than there is room for."""
     lay_out = job.family.layouts(job.model.folder, job.preprocessing)
-    findings: list[Finding] = []
+    findings = [Finding("row_refused", problem) for problem in _problems(lambda: check_written(checked.rows))]
     rows: list[Row] = []
     for row in checked.rows:
-        problems = [
-            *_problems(lambda row=row: check_written([row])),  # type: ignore[misc]
-            *_problems(lambda row=row: check_texts([row], lay_out=lay_out)),  # type: ignore[misc]
-        ]
+        problems = _problems(functools.partial(check_texts, [row], lay_out=lay_out))
         findings += [Finding("row_refused", problem) for problem in problems]
         if not problems and (row.video is None or row.video in checked.clips):
             rows.append(row)

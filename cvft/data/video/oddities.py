@@ -87,7 +87,7 @@ def find_oddities(frames: Frames, timestamps_s: Sequence[float]) -> tuple[Oddity
     moves = (steps > MOVED_LEVELS).mean((1, 2)) >= MOVING_SHARE
     # a clip that moves as a whole: something of it goes on for two steps, and nothing moves a little
     is_moving = bool((moves[1:] & moves[:-1]).any() and (alike | moves).all())
-    still = [(start, stop + 1) for start, stop in _runs(alike) if not blank[start]]
+    still = [(start, stop) for start, stop in _find_still(cells) if not blank[start]]
     least = MIN_STILL if is_moving else max(MIN_STILL_ALL, STILL_SHARE * len(frames))
     if stretches := [run for run in still if run[1] - run[0] >= least]:
         found.append(Oddity("frozen", _tell(stretches, timestamps_s, what="pictures that look alike")))
@@ -134,6 +134,15 @@ def _runs(flags: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
         if is_set:
             yield start, stop
         start = stop
+
+
+def _find_still(cells: Floats) -> Iterator[tuple[int, int]]:
+    """Yields stretches whose pictures all look like their first one: what drifts slowly does not stand still."""
+    start = 0
+    for stop in range(1, len(cells) + 1):
+        if stop == len(cells) or np.abs(cells[stop] - cells[start]).max() >= ALIKE_LEVELS:
+            yield start, stop
+            start = stop
 
 
 def _find_repeats(cells: Floats, moves: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
