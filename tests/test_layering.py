@@ -22,6 +22,7 @@ SUB_ROOMS = (
     "families/table.py",
     "data/video",
     "data/features",
+    "data/doctor",
     "cli/commands",
 )
 """Rooms inside rooms; every other room is a folder or a file of the package."""
@@ -41,13 +42,14 @@ MAY_IMPORT = {
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data": "errors json_files files jsonl data/video",
+    "data/doctor": "errors data data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/table": "errors families families/cogvlm2_video weights",
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
     "plan": (
-        "__init__ errors json_files files jsonl dtypes recipe data data/video data/features weights families "
+        "__init__ errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
         "families/table runs manifest"
     ),
     # torch
@@ -71,7 +73,10 @@ MAY_IMPORT = {
     "report": "errors files jsonl tables recipe data data/video runs manifest plan export evaluate",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
-    "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate report pipeline cli",
+    "cli/commands": (
+        "errors files recipe data/video data/doctor families/table runs plan clips train predict export evaluate report "
+        "pipeline cli"
+    ),
     # beside
     "tiny": "families/cogvlm2_video/network",
     "_autoload": "families/cogvlm2_video/network",
@@ -96,6 +101,7 @@ WITHOUT_TORCH = (
         "data",
         "data/video",
         "data/features",
+        "data/doctor",
         "families",
     ),
     *(

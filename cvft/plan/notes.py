@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cvft.data.row_columns import category_column
 from cvft.data.rows import Row, category_of, extra_columns
+from cvft.data.tags import CONTROL_TOKEN
 from cvft.data.times import read_time
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
@@ -27,8 +28,6 @@ whose weights have the variance 1 / (3 * width)."""
 
 MIN_CHANGE = 0.01
 """Share of a layer's output that a training has to be able to change, to be worth its name."""
-
-CONTROL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
