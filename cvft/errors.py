@@ -100,7 +100,7 @@ class CvftError(ValueError):
     def _write(self) -> str:
         count = len(self.problems)
         head = f"{self.subject} has {count} problem{'s' if count > 1 else ''}"
-        shown = [f"  {line}" for text in _show_kinds(self.problems) for line in text.split("\n")]
+        shown = [f"  {line}" for text, _ in show_kinds(self.problems) for line in text.split("\n")]
         return "\n".join([head, *shown])
 
 
@@ -144,6 +144,19 @@ class IncompleteError(Exception):
     """
 
 
+class FoundError(Exception):
+    """A check found something to do; what it is has been shown.
+
+    Args:
+        message: How much of what.
+        exit_code: The exit code of the command.
+    """
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class StoppedError(Exception):
     """A training was asked to stop and can be continued; no mistake of anybody's.
 
@@ -179,8 +192,15 @@ def did_you_mean(name: str, known: Iterable[str], *, likeness: float = 0.5) -> s
     return f"did you mean {' or '.join(quote(n) for n in names)}?" if names else ""
 
 
-def _show_kinds(problems: Sequence[Problem]) -> Iterator[str]:
-    """Writes problems in their order; of more than `NUM_SHOWN` of a kind, the first ones and how many there are beside them."""
+def show_kinds(problems: Sequence[Problem]) -> Iterator[tuple[str, int]]:
+    """Writes problems in their order; of more than `NUM_SHOWN` of a kind, the first ones and how many there are beside them.
+
+    Args:
+        problems: The problems.
+
+    Yields:
+        A text, and how many problems it is about.
+    """
     kinds: dict[object, list[Problem]] = defaultdict(list)
     keys = [_kind_of(problem) or number for number, problem in enumerate(problems)]
     for key, problem in zip(keys, problems, strict=True):
@@ -188,9 +208,9 @@ def _show_kinds(problems: Sequence[Problem]) -> Iterator[str]:
     for key, problem in zip(keys, problems, strict=True):
         kind = kinds[key]
         if len(kind) <= NUM_SHOWN:
-            yield str(problem)
+            yield str(problem), 1
         elif problem is kind[0]:
-            yield _show_many(kind)
+            yield _show_many(kind), len(kind)
 
 
 def _kind_of(problem: Problem) -> tuple[str, ...] | None:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from cvft.errors import CvftError
 from cvft.evaluate.run import Evaluation, evaluate_run
 from cvft.export.run import export_run, will_compare_logits
+from cvft.manifest import read_manifest
 from cvft.plan.job import open_job
 from cvft.recipe import LoadedRecipe
 from cvft.report.run import write_run_report
 from cvft.report.terminal import metrics_table
-from cvft.runs import read_manifest, read_notes
+from cvft.runs import read_notes
 from cvft.train.run import is_trained, train
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from cvft.families.cogvlm2_video.network.load import load_config
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.contract import CONTRACT_FILE, Contract
-from cvft.families.parts import target_regex
+from cvft.families.parts import modules_to_save, target_regex
 from cvft.plan.job import OpenModel
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder, weights_fingerprint
 from cvft.weights.hub import Source
@@ -36,13 +36,15 @@ def contract_of(base: Path, **changes) -> Contract:
     return Contract(**(values | changes))
 
 
-def write_random_adapter(base: Path, folder: Path, *, targets, tower=False, seed=0, **kinds) -> Path:
-    """Writes an adapter as peft writes it: A and B are normal, magnitudes lie around 1."""
-    regex = target_regex(PARTS, targets, train_vision_tower=tower, train_projector=tower)
+def write_random_adapter(base: Path, folder: Path, *, targets, tower=False, projector=None, seed=0, **kinds) -> Path:
+    """Writes an adapter as peft writes it: A, B and a whole projector are normal, magnitudes lie around 1."""
+    projector = tower if projector is None else projector
+    regex = target_regex(PARTS, targets, train_vision_tower=tower, train_projector=projector)
+    whole = modules_to_save(PARTS, train_projector=projector) or None
     with torch.device("meta"):
         model = get_peft_model(
             CogVLM2VideoForCausalLM(load_config(base)),
-            LoraConfig(r=4, lora_alpha=12, target_modules=regex, **kinds),
+            LoraConfig(r=4, lora_alpha=12, target_modules=regex, modules_to_save=whole, **kinds),
             low_cpu_mem_usage=True,
         )
     generator = torch.Generator().manual_seed(seed)

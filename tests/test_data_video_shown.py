@@ -117,7 +117,7 @@ def test_cut_with_hidden_frames_shows_what_players_show(tmp_path, codec, start):
         ((0, -1, -1, 0), lambda image: image.swapaxes(1, 2)[:, ::-1, ::-1]),
         ((2, 0, 0, 2), lambda image: image),
     ],
-    ids=str,
+    ids=["mirrored", "upside_down", "transposed", "transposed_back", "enlarged"],
 )
 def test_mirrored_clip_is_mirrored(tmp_path, matrix, change):
     path = make_clip(tmp_path / "a.mp4", num_frames=4)

@@ -30,6 +30,8 @@ KINDS = {
     "dora": {"targets": "all-linear", "use_dora": True},
     "dora-tower-projector": {"targets": "all-linear", "use_dora": True, "tower": True},
     "tower-projector": {"targets": ("up_proj",), "tower": True},
+    "whole-projector": {"targets": "qkv", "projector": "full"},
+    "dora-tower-whole-projector": {"targets": "all-linear", "use_dora": True, "tower": True, "projector": "full"},
 }
 
 

@@ -16,7 +16,7 @@ from cvft.families.cogvlm2_video.flops import build_flops, feature_bytes, traini
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.costs import AdapterParameters, Batch, causal_pairs
-from cvft.families.parts import adapted_names, count_adapter, target_regex
+from cvft.families.parts import adapted_names, count_adapter, modules_to_save, target_regex
 from cvft.plan.forecast import LANGUAGE_UTILISATION, estimated_seconds
 from cvft.plan.gpus import GPUS, find_gpu
 from cvft.weights.folder import read_config_json
@@ -35,7 +35,13 @@ TFLOPS = 1e12
 
 
 def adapt(model, *, rank=4, dropout=0.0, dora=False, **targets):
-    config = peft.LoraConfig(target_modules=target_regex(PARTS, **targets), r=rank, lora_dropout=dropout, use_dora=dora)
+    whole = modules_to_save(PARTS, train_projector=targets.get("train_projector", False))
+    for name in whole:
+        model.get_submodule(name).float()  # as training does
+    regex = target_regex(PARTS, **targets)
+    config = peft.LoraConfig(
+        target_modules=regex, r=rank, lora_dropout=dropout, use_dora=dora, modules_to_save=whole or None
+    )
     model = peft.get_peft_model(model, config).train()
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
@@ -90,6 +96,8 @@ def test_missing_keys_have_the_published_values():
         {"targets": "qkv", "train_vision_tower": True},
         {"targets": "all-linear", "train_projector": True},
         {"targets": "all-linear", "train_vision_tower": True, "train_projector": True},
+        {"targets": "qkv", "train_projector": "full"},
+        {"targets": "all-linear", "train_vision_tower": True, "train_projector": "full"},
     ],
     ids=str,
 )
@@ -98,7 +106,7 @@ def test_adapter_parameters_equal_pefts(targets, dora):
     counted = count_adapter(PARTS, SMALL.shapes, rank=3, dora=dora, **targets)
     assert counted.total == sum(p.numel() for p in model.parameters() if p.requires_grad)
     in_vision = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and ".vision." in n)
-    assert counted.tower + counted.projector == in_vision
+    assert counted.tower + counted.projector + counted.whole_projector == in_vision
 
 
 # --- FLOPs
@@ -154,10 +162,10 @@ def counted_by_torch(model, batch) -> int:
 
 
 @pytest.mark.parametrize("targets", ["qkv", "all-linear"])
-@pytest.mark.parametrize("trains_vision", [False, True])
+@pytest.mark.parametrize("projector", [False, True, "full"])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_flops_equal_torchs_own_counter(targets, trains_vision, recompute):
-    chosen = {"targets": targets, "train_vision_tower": trains_vision, "train_projector": trains_vision}
+def test_flops_equal_torchs_own_counter(targets, projector, recompute):
+    chosen = {"targets": targets, "train_vision_tower": projector is True, "train_projector": projector}
     model = adapt(load_model(TINY, dtype=torch.float32), **chosen)
     if recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})

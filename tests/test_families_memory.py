@@ -67,8 +67,10 @@ def bytes_kept_for_backward(model, batch, *, autocast: bool) -> int:
         {"train_projector": True},
         {"train_vision_tower": True},
         {"train_vision_tower": True, "train_projector": True},
+        {"train_projector": "full"},
+        {"train_vision_tower": True, "train_projector": "full"},
     ],
-    ids=lambda parts: "+".join(parts) or "language",
+    ids=lambda parts: "+".join(f"{key}={value}" for key, value in parts.items()) or "language",
 )
 def test_saved_activations_equal_those_of_a_real_forward_pass(dtype, targets, parts):
     model, batch = adapt(load_model(TINY, dtype=dtype), targets=targets, rank=RANK, **parts), encode()

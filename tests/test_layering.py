@@ -22,6 +22,7 @@ SUB_ROOMS = (
     "families/table.py",
     "data/video",
     "data/features",
+    "data/doctor",
     "cli/commands",
 )
 """Rooms inside rooms; every other room is a folder or a file of the package."""
@@ -41,13 +42,15 @@ MAY_IMPORT = {
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data": "errors json_files files jsonl data/video",
+    "data/doctor": "errors data data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/table": "errors families families/cogvlm2_video weights",
     "runs": "errors json_files files recipe",
+    "manifest": "errors json_files runs",
     "plan": (
-        "__init__ errors json_files files jsonl dtypes recipe data data/video data/features weights families "
-        "families/table runs"
+        "__init__ errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
+        "families/table runs manifest"
     ),
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
@@ -60,15 +63,20 @@ MAY_IMPORT = {
         "clips"
     ),
     "predict": (
-        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs plan clips"
+        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest plan "
+        "clips"
     ),
-    "export": "errors json_files files dtypes tables recipe data weights families families/table runs plan predict",
+    "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
+    "predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
-    "report": "errors files jsonl tables recipe data data/video runs plan export evaluate",
-    "pipeline": "errors recipe runs plan train predict export evaluate report",
+    "report": "errors files jsonl tables recipe data data/video runs manifest plan export evaluate",
+    "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
-    "cli/commands": "errors recipe families/table runs plan clips train predict export evaluate report pipeline cli",
+    "cli/commands": (
+        "errors files recipe data/video data/doctor families/table runs plan clips train predict export evaluate report "
+        "pipeline cli"
+    ),
     # beside
     "tiny": "families/cogvlm2_video/network",
     "_autoload": "families/cogvlm2_video/network",
@@ -86,15 +94,27 @@ WITHOUT_TORCH = (
         "tables",
         "files",
         "jsonl",
+        "json_files",
         "imports",
         "recipe",
         "weights",
         "data",
         "data/video",
         "data/features",
+        "data/doctor",
         "families",
     ),
-    *("families/cogvlm2_video", "families/table", "runs", "plan", "report", "cli", "cli/commands", "pipeline"),
+    *(
+        "families/cogvlm2_video",
+        "families/table",
+        "runs",
+        "manifest",
+        "plan",
+        "report",
+        "cli",
+        "cli/commands",
+        "pipeline",
+    ),
 )
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
 STARTS_PROCESSES = ("train/launch.py", "train/manifest.py", "data/video/process.py", "plan/machine.py")

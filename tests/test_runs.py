@@ -9,8 +9,9 @@ from cvft.data.records import read_records
 from cvft.errors import CvftError, RunError
 from cvft.export import VERIFICATION_FILE
 from cvft.export.run import read_verification
+from cvft.manifest import read_manifest
 from cvft.recipe import load_recipe
-from cvft.runs import RunFolder, claim_run_folder, is_claimed, read_manifest, read_metrics, read_notes
+from cvft.runs import RunFolder, claim_run_folder, is_claimed, read_metrics, read_notes
 from tests.broken_json import MANIFEST, broken_forms
 from tests.project import make_project
 

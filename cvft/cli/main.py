@@ -1,7 +1,8 @@
 """The command line: one subcommand per step, results on stdout, everything else on stderr.
 
 Nothing but the standard library is imported until a command runs, so help appears at once.
-Exit codes: 0 done, 1 some rows could not be answered, or an error of ours (with its traceback), 2 a mistake in the input, 75 a
+Exit codes: 0 done, 1 some rows could not be answered, or warnings of a check, or an error of ours (with its traceback), 2 a
+mistake in the input, 75 a
 training that was asked to stop (Ctrl-C, SIGTERM, SIGHUP or its stop file) and has saved a checkpoint, 130 interrupted.
 """
 
@@ -23,6 +24,7 @@ from cvft.errors import (
     EXIT_STOPPED,
     EXIT_USER_ERROR,
     CvftError,
+    FoundError,
     IncompleteError,
     Problem,
     StoppedError,
@@ -33,6 +35,7 @@ from cvft.imports import leave_user_site
 
 COMMANDS = (
     "run",
+    "check",
     "plan",
     "train",
     "features",
@@ -103,6 +106,9 @@ def _run(args: list[str]) -> int:
     except IncompleteError as incomplete:
         print(incomplete, file=sys.stderr)
         return EXIT_INCOMPLETE
+    except FoundError as found:
+        print(found, file=sys.stderr)
+        return found.exit_code
     except StoppedError as stopped:
         print(stopped, file=sys.stderr)
         return EXIT_STOPPED

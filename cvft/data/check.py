@@ -89,16 +89,68 @@ def check_clips(
             row is left, or the decoder is not installed.
         RunError: The decode process cannot be started at all.
     """
-    if decoder == "decord" and importlib.util.find_spec("decord") is None:  # said once, not once per clip
-        problem = Problem("decoder `decord`", "no such package", "the decord package", "pip install decord")
-        raise DataError("the check of clips", [problem])
     rows_of: dict[Path, list[Row]] = defaultdict(list)
     for row in rows:
         if row.video is not None:
             rows_of[row.video].append(row)
 
-    found: dict[Path, ClipInfo | ClipError] = {path: info for path, info in (known or {}).items() if path in rows_of}
-    unknown = [path for path in rows_of if path not in found]
+    found = inspect_clips(
+        list(rows_of),
+        sampling=sampling,
+        decoder=decoder,
+        timeout_s=timeout_s,
+        memory_limit_gib=memory_limit_gib,
+        num_workers=num_workers,
+        known=known,
+        on_progress=on_progress,
+    )
+    bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
+    facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
+    problems = [report_clip(error, rows_of[path]) for path, error in bad.items()]
+    if bad and on_bad_clip == "error":
+        raise DataError("the check of clips", problems)
+    good_rows = [row for row in rows if row.video not in bad]
+    quarantined = [Quarantined(row, explain(bad[row.video])) for row in rows if row.video in bad]
+    if bad and not good_rows:
+        raise DataError("the check of clips, which leaves no row,", problems)
+    return ClipCheck(good_rows, quarantined, facts)
+
+
+def inspect_clips(
+    paths: Sequence[Path],
+    *,
+    sampling: Sampling,
+    decoder: str = "pyav",
+    timeout_s: float = 60.0,
+    memory_limit_gib: float = 4.0,
+    num_workers: int | None = None,
+    known: Mapping[Path, ClipInfo] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[Path, ClipInfo | ClipError]:
+    """Decodes clips once each, in decode processes, and says of each what is known or why it does not decode.
+
+    Args:
+        paths: The clips, each once.
+        sampling: The rule.
+        decoder: `pyav` or `decord`.
+        timeout_s: See `DecodeProcess`.
+        memory_limit_gib: See `DecodeProcess`; for each of them.
+        num_workers: See `check_clips`.
+        known: What is known of clips already; these are not decoded again.
+        on_progress: Called with the number of clips done and of all clips, after each.
+
+    Returns:
+        Clip -> facts or error, in the order given.
+
+    Raises:
+        DataError: The decoder is not installed.
+        RunError: The decode process cannot be started at all.
+    """
+    if decoder == "decord" and importlib.util.find_spec("decord") is None:  # said once, not once per clip
+        problem = Problem("decoder `decord`", "no such package", "the decord package", "pip install decord")
+        raise DataError("the check of clips", [problem])
+    found: dict[Path, ClipInfo | ClipError] = {path: known[path] for path in paths if path in known} if known else {}
+    unknown = [path for path in paths if path not in found]
     num_workers = min(num_workers or count_processes(), len(unknown)) or 1
     processes: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
     for _ in range(num_workers):
@@ -118,23 +170,12 @@ def check_clips(
         for path, outcome in zip(unknown, pool.map(inspect, unknown), strict=True):
             found[path] = outcome
             if on_progress is not None:
-                on_progress(len(found), len(rows_of))
+                on_progress(len(found), len(paths))
     finally:
         pool.shutdown(cancel_futures=True)
         for _ in range(num_workers):
             processes.get().close()
-
-    in_order = {path: found[path] for path in rows_of}
-    bad = {path: outcome for path, outcome in in_order.items() if isinstance(outcome, ClipError)}
-    facts = {path: outcome for path, outcome in in_order.items() if isinstance(outcome, ClipInfo)}
-    problems = [_report(error, rows_of[path]) for path, error in bad.items()]
-    if bad and on_bad_clip == "error":
-        raise DataError("the check of clips", problems)
-    good_rows = [row for row in rows if row.video not in bad]
-    quarantined = [Quarantined(row, explain(bad[row.video])) for row in rows if row.video in bad]
-    if bad and not good_rows:
-        raise DataError("the check of clips, which leaves no row,", problems)
-    return ClipCheck(good_rows, quarantined, facts)
+    return {path: found[path] for path in paths}
 
 
 def count_processes() -> int:
@@ -148,15 +189,29 @@ def explain(error: CvftError) -> str:
     return "; ".join(f"{problem.where}: got {problem.got}, need {problem.need}" for problem in error.problems)
 
 
-def _report(error: ClipError, rows: Sequence[Row]) -> Problem:
-    """Names the rows of a bad clip as well as what is wrong with it."""
+def report_clip(error: ClipError, rows: Sequence[Row]) -> Problem:
+    """Names the rows of a bad clip as well as what is wrong with it.
+
+    Args:
+        error: What is wrong.
+        rows: At least one row.
+    """
+    problem = error.problems[0]
+    return Problem(f"{name_rows(rows)}: {problem.where}", problem.got, problem.need, problem.hint)
+
+
+def name_rows(rows: Sequence[Row]) -> str:
+    """Names the rows of one clip: the first ones of the first one's file, and how many there are beside them.
+
+    Args:
+        rows: At least one row.
+    """
     same_file = [row for row in rows if row.source == rows[0].source][:NUM_SHOWN]
     where = ", ".join([rows[0].location, *(str(row.line) for row in same_file[1:])])
     num_more = len(rows) - len(same_file)
     if num_more:
         where += f" and {num_more} more row{'s' if num_more > 1 else ''}"
-    problem = error.problems[0]
-    return Problem(f"{where} `videos`: {problem.where}", problem.got, problem.need, problem.hint)
+    return f"{where} `videos`"
 
 
 def write_quarantine(quarantined: Sequence[Quarantined], path: Path) -> None:

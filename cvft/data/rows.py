@@ -96,8 +96,47 @@ def read_rows(path: Path | str, *, video_root: Path | None = None, require_respo
     Source: modelscope/ms-swift 2.x custom dataset examples for `query`, `response`, `history`, `videos`.
     """
     path = Path(path)
-    raw = _read_bytes(path)
+    rows, problems = survey_rows(path, video_root=video_root, require_response=require_response)
+    if problems:
+        raise DataError(f"data {path}", problems)
+    return rows
+
+
+def survey_rows(
+    path: Path, *, video_root: Path | None = None, require_response: bool = True
+) -> tuple[list[Row], list[Problem]]:
+    """Reads a file as `read_rows` does, and returns the rows that can be used beside what is wrong with all others.
+
+    Args:
+        path: See `read_rows`.
+        video_root: See `read_rows`.
+        require_response: See `read_rows`.
+
+    Returns:
+        The good rows in file order, and every problem of the file.
+    """
     problems: list[Problem] = []
+    try:
+        objects, is_array = _read_objects(path, problems)
+    except DataError as error:
+        return [], list(error.problems)
+    return _sort_objects(
+        objects,
+        source=path,
+        video_root=video_root or path.parent,
+        require_response=require_response,
+        is_array=is_array,
+        problems=problems,
+    )
+
+
+def _read_objects(path: Path, problems: list[Problem]) -> tuple[list[tuple[int, Any]], bool]:
+    """Returns the objects of a file with their numbers, and whether they are items of an array; adds to its problems.
+
+    Raises:
+        DataError: There is nothing that could be parsed.
+    """
+    raw = _read_bytes(path)
     if raw.startswith(_UTF8_BOM):
         raw = raw.removeprefix(_UTF8_BOM)
         hint = "save the file as UTF-8 without a byte order mark"
@@ -112,15 +151,7 @@ def read_rows(path: Path | str, *, video_root: Path | None = None, require_respo
         problems.append(Problem(_locate(path, 1), "a JSON array in a .jsonl file", need, hint))
         raise DataError(f"data {path}", problems)
 
-    objects = _parse_array(path, raw, problems) if is_array else _parse_lines(path, raw, problems)
-    return make_rows(
-        objects,
-        source=path,
-        video_root=video_root or path.parent,
-        require_response=require_response,
-        is_array=is_array,
-        problems=problems,
-    )
+    return (_parse_array if is_array else _parse_lines)(path, raw, problems), is_array
 
 
 def make_rows(
@@ -148,6 +179,29 @@ def make_rows(
     Raises:
         DataError: With every problem.
     """
+    rows, problems = _sort_objects(
+        objects,
+        source=source,
+        video_root=video_root,
+        require_response=require_response,
+        is_array=is_array,
+        problems=problems,
+    )
+    if problems:
+        raise DataError(f"data {source}", problems)
+    return rows
+
+
+def _sort_objects(
+    objects: Sequence[tuple[int, Any]],
+    *,
+    source: Path,
+    video_root: Path,
+    require_response: bool,
+    is_array: bool,
+    problems: Sequence[Problem],
+) -> tuple[list[Row], list[Problem]]:
+    """Returns the objects that are rows, and every problem of the others; see `make_rows`."""
     problems = list(problems)
     if not objects and not problems:
         problems.append(Problem(str(source), "no rows", "at least one row"))
@@ -177,9 +231,7 @@ def make_rows(
                     had_tags=found.had_tags,
                 )
             )
-    if problems:
-        raise DataError(f"data {source}", problems)
-    return rows
+    return rows, problems
 
 
 def write_rows(rows: Iterable[Row], path: Path | str) -> None:

@@ -36,9 +36,23 @@ _OTHER_TAG = re.compile(
 )
 """Tags for what no row has: an image, a sound."""
 
+CONTROL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
+"""What looks like a token that steers a model; here it is plain text. Source: the vocabularies of Llama 3, Qwen2 and GLM-4."""
+
 _VIDEO_ELEMENT = re.compile(r"<video>.*</video>", re.DOTALL)
 
 HINT = "a clip always comes before the text: write no tag, or one `<video>` for the one clip; in other words where it is meant"
+
+
+def find_tag(text: str) -> str | None:
+    """Returns the first tag for a clip, an image or a sound in a text, or None.
+
+    Example:
+        >>> find_tag("<image> shows a dog")
+        '<image>'
+    """
+    found = _VIDEO_TAG.search(text) or _OTHER_TAG.search(text)
+    return None if found is None else found[0]
 
 
 def without_tags(text: str) -> str:

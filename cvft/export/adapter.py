@@ -1,7 +1,7 @@
 """An adapter's weights by the layers that they change, and those layers merged one at a time by peft itself.
 
-adapter folder -> `Adapter`: which weights of the base it changes -> the merged weight of one layer, bit for bit as peft
-merges the whole model, with no more of it in memory than that layer
+adapter folder -> `Adapter`: which weights of the base it changes or replaces -> the merged weight of one layer, bit for bit as
+peft merges the whole model, with no more of it in memory than that layer
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 
 
 class Adapter:
-    """A LoRA or DoRA adapter.
+    """A LoRA or DoRA adapter, with the modules that were trained wholly beside it.
 
     Args:
         folder: The adapter's folder, as peft writes it.
@@ -53,10 +53,16 @@ class Adapter:
             layer: {part: tensors[entry.name] for part, entry in held.items()}
             for layer, held in self.file.layers.items()
         }
+        self._replaced = {self._file_names[name]: tensors[entry.name] for name, entry in self.file.replaced.items()}
+
+    @property
+    def replaced(self) -> Mapping[str, Tensor]:
+        """Tensors that stand in place of the base's, by their names in the files, in the precision that they are stored in."""
+        return self._replaced
 
     @property
     def changed(self) -> list[str]:
-        """Names in the files of the weights that it changes."""
+        """Names in the files of the weights that it adds an update to."""
         return [self._file_names[f"{layer}.weight"] for layer in self._layers]
 
     @property

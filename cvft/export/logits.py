@@ -142,15 +142,19 @@ def move_weights(model: Any, *, dtype: str) -> None:
         dtype: The precision whose last place is meant.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
 
     kind = getattr(torch, BY_NAME[dtype].torch_name)
     generators: dict[torch.device, torch.Generator] = {}
     for module in model.modules():
-        if not isinstance(module, BaseTunerLayer):
+        if isinstance(module, BaseTunerLayer):
+            weights: list[Tensor] = [module.get_base_layer().weight.data]
+        elif isinstance(module, ModulesToSaveWrapper):
+            weights = [parameter.data for parameter in module.modules_to_save.parameters()]
+        else:
             continue
-        weight: Tensor = module.get_base_layer().weight.data
-        generator = generators.setdefault(weight.device, torch.Generator(weight.device).manual_seed(SEED))
-        for piece in torch.split(weight.view(-1), PIECE_ITEMS):
+        for piece in (piece for weight in weights for piece in torch.split(weight.view(-1), PIECE_ITEMS)):
+            generator = generators.setdefault(piece.device, torch.Generator(piece.device).manual_seed(SEED))
             numbers = piece.to(torch.promote_types(piece.dtype, torch.float32))
             share = 2 * torch.rand(numbers.shape, generator=generator, device=numbers.device, dtype=numbers.dtype) - 1
             piece.copy_(numbers + 2 * half_ulp(numbers.abs(), dtype=kind) * share)

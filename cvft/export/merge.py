@@ -147,6 +147,10 @@ def _merge_shard(
                 write(_as_bytes(merged.to(torch_dtype(dtype))))
                 on_progress(entry.num_bytes)
                 continue
+            if entry.name in adapter.replaced:
+                write(_as_bytes(adapter.replaced[entry.name].to(torch_dtype(dtype))))
+                on_progress(entry.num_bytes)
+                continue
             for piece in read_pieces(shard, entry):
                 write(_as_bytes(piece.to(torch_dtype(dtype))))
                 on_progress(piece.nbytes)

@@ -17,9 +17,10 @@ from cvft.families.contract import CONTRACT_FILE, read_contract
 from cvft.families.table import find_family, known_checkpoints
 from cvft.files import check_output, write_whole
 from cvft.json_files import JsonError, read_object
+from cvft.manifest import ManifestBase, read_manifest
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
-from cvft.runs import ManifestBase, RunFolder, read_manifest, read_metrics
+from cvft.runs import RunFolder, read_metrics
 from cvft.weights.checkpoints import find_checkpoint
 from cvft.weights.finite import refuse_nonfinite
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder

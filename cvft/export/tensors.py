@@ -7,7 +7,7 @@ It needs the memory of a few rows of one tensor, so it is done for every merge. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 from cvft.dtypes import BY_NAME, BY_SAFETENSORS
 from cvft.errors import ModelError, Problem, VerifyError, quote
 from cvft.export.adapter import Adapter
-from cvft.export.merge import read_pieces, torch_dtype
+from cvft.export.merge import PIECE_ITEMS, read_pieces, torch_dtype
 from cvft.plan.job import OpenModel
 from cvft.weights.header import Entry
 from cvft.weights.shards import Shard, read_shards, weight_files
@@ -40,7 +40,7 @@ class TensorCheck:
     """The outcome, stored beside the merged weights.
 
     Args:
-        num_changed: Tensors that the adapter changes; each number of them was recomputed.
+        num_changed: Tensors that the adapter changes, each number of them recomputed, or replaces, with its bits.
         num_compared: Tensors that were compared, of both kinds: all that the model has.
         max_error_share: Largest error of a number, as a share of what rounding it explains; at most 1.
     """
@@ -67,8 +67,8 @@ def compare_tensors(base: OpenModel, *, adapter_folder: Path, merged_folder: Pat
     """Holds every tensor of a merged folder against base + adapter.
 
     A number of a changed tensor may lie half a unit in the last place of the merged precision from the exact sum, and beyond
-    that only what fp32 makes of the sum itself: it is the exact sum, rounded once. All other tensors have the base's bits, or
-    those of the base's numbers in the merged precision.
+    that only what fp32 makes of the sum itself: it is the exact sum, rounded once. All other tensors have the bits of the base,
+    or of the adapter where it replaces them, or those of its numbers in the merged precision.
 
     Args:
         base: The base.
@@ -94,17 +94,25 @@ def compare_tensors(base: OpenModel, *, adapter_folder: Path, merged_folder: Pat
     for shard in shards:
         for entry in shard.entries:
             both = (shard, entry), merged[entry.name]
-            compared = _recompute(adapter, *both) if entry.name in changed else _compare_bits(*both)
+            if entry.name in changed:
+                compared = _recompute(adapter, *both)
+            elif entry.name in adapter.replaced:
+                compared = _compare_bits(
+                    torch.split(adapter.replaced[entry.name].flatten(), PIECE_ITEMS), entry, both[1]
+                )
+            else:
+                compared = _compare_bits(read_pieces(*both[0]), entry, both[1])
             if compared.num_wrong:
                 num_wrong += 1
                 if num_wrong <= NUM_NAMED:
-                    wrong.append(_describe(entry, compared, dtype=dtype, is_changed=entry.name in changed))
+                    owner = "" if entry.name in changed else "adapter" if entry.name in adapter.replaced else "base"
+                    wrong.append(_describe(entry, compared, dtype=dtype, owner=owner))
             largest = max(largest, compared.max_error_share)
     if num_wrong > NUM_NAMED:
         wrong.append(Problem(f"{num_wrong - NUM_NAMED} more tensors", "the same", "base + adapter", HINT))
     if wrong:
         raise VerifyError("the merged weights", wrong)
-    return TensorCheck(len(changed), len(shapes), largest)
+    return TensorCheck(len(changed) + len(adapter.replaced), len(shapes), largest)
 
 
 def _read_merged(folder: Path, base: Sequence[Shard], *, stored_dtype: str) -> dict[str, tuple[Shard, Entry]]:
@@ -131,25 +139,26 @@ def _read_merged(folder: Path, base: Sequence[Shard], *, stored_dtype: str) -> d
     return {entry.name: (shard, entry) for shard in merged for entry in shard.entries}
 
 
-def _describe(entry: Entry, compared: _Compared, *, dtype: str, is_changed: bool) -> Problem:
+def _describe(entry: Entry, compared: _Compared, *, dtype: str, owner: str) -> Problem:
+    """Describes a tensor that is wrong; `owner` is whose bits it should have, `base` or `adapter`, or empty for their sum."""
     total = torch.Size(entry.shape).numel()
     got = f"{compared.num_wrong} of {total} numbers that are {{}} ({compared.first})"
-    if is_changed:
+    if not owner:
         return Problem(entry.name, got.format("not base + adapter"), f"that sum, rounded once to {dtype}", HINT)
-    return Problem(
-        entry.name, got.format("not the base's"), f"the base's tensor in {dtype}: no adapter changes it", HINT
-    )
+    need = f"the {owner}'s tensor in {dtype}"
+    need += ": no adapter changes it" if owner == "base" else ", which replaces the base's"
+    return Problem(entry.name, got.format(f"not the {owner}'s"), need, HINT)
 
 
-def _compare_bits(base: tuple[Shard, Entry], merged: tuple[Shard, Entry]) -> _Compared:
-    """Compares a tensor that no adapter changes: equal bits, after the one cast where the precisions differ."""
+def _compare_bits(pieces: Iterable[Tensor], entry: Entry, merged: tuple[Shard, Entry]) -> _Compared:
+    """Compares a tensor that nothing is added to: equal bits, after the one cast where the precisions differ."""
     num_wrong, seen, first = 0, 0, ""
-    for piece, other in zip(read_pieces(*base), read_pieces(*merged), strict=True):
+    for piece, other in zip(pieces, read_pieces(*merged), strict=True):
         wanted = piece.to(other.dtype)
         differs = (_bits(wanted) != _bits(other)).nonzero().flatten()
         if len(differs) and not num_wrong:
             at = int(differs[0])
-            first = _first(seen + at, base[1].shape, got=other[at], wanted=wanted[at])
+            first = _first(seen + at, entry.shape, got=other[at], wanted=wanted[at])
         num_wrong += len(differs)
         seen += len(piece)
     return _Compared(num_wrong=num_wrong, first=first)

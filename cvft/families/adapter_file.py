@@ -1,7 +1,8 @@
 """An adapter folder as files: adapter_config.json read into a strict value of our own, and held against its weights. No torch.
 
 adapter_config.json -> every key carried out, known to change nothing, or refused -> `AdapterFile`
-adapter_model.safetensors -> which layers it changes, by the names of its tensors, without reading one
+adapter_model.safetensors -> which layers it changes, and which tensors it replaces, by the names of its tensors, without
+reading one
 
 The folder may be anybody's. No expression of it is ever run: the layers are those that the weights name, and what the config says
 of them must agree. An expression is compared with the one that cvft would write for these layers; a list of names is matched as
@@ -11,13 +12,13 @@ peft matches it. peft itself is given a config made here, of what was understood
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.families.parts import WEIGHT, Parts, Shape, linears_of, target_regex
+from cvft.families.parts import WEIGHT, Parts, Shape, linears_of, target_regex, tensors_under
 from cvft.json_files import (
     ANYTHING,
     FLAG,
@@ -67,6 +68,10 @@ NEEDS = {
     "task_type": one_of("CAUSAL_LM", None),
     "init_lora_weights": one_of(True, False, "gaussian", "orthogonal", "eva"),  # the others change the base's weights
     "inference_mode": FLAG,
+    "modules_to_save": Need(
+        "null, or the projector's whole name in a list",
+        lambda value: value is None or value == [] or _is_list_of_names(value),
+    ),
     "base_model_name_or_path": either(TEXT, NULL),  # the recipe and the contract say which base
     "revision": either(TEXT, NULL),
     "peft_version": either(TEXT, NULL),
@@ -92,6 +97,8 @@ class AdapterFile:
         dora: Whether each update has magnitudes.
         rslora: Whether the scale is alpha/sqrt(rank) in place of alpha/rank.
         layers: The layers that it changes, by their names in the loaded model, with the places of their parts.
+        modules_to_save: Modules whose tensors it replaces, by their whole names in the loaded model.
+        replaced: Those tensors, by their names in the loaded model.
     """
 
     folder: Path
@@ -100,6 +107,8 @@ class AdapterFile:
     dora: bool
     rslora: bool
     layers: Mapping[str, Mapping[str, Entry]]
+    modules_to_save: Sequence[str] = ()
+    replaced: Mapping[str, Entry] = field(default_factory=dict)
 
     @property
     def scale(self) -> float:
@@ -120,6 +129,7 @@ class AdapterFile:
             "use_dora": self.dora,
             "use_rslora": self.rslora,
             "target_modules": "|".join(map(re.escape, names)),
+            "modules_to_save": list(self.modules_to_save) if layer is None and self.modules_to_save else None,
             "task_type": "CAUSAL_LM",
             "inference_mode": True,
         }
@@ -149,7 +159,12 @@ def read_adapter(
     if problems:
         raise ModelError(subject, problems)
     in_model = {module_of(name): shape for name, shape in shapes.items()}
-    layers, problems = _read_layers(folder)
+    modules = config.get("modules_to_save") or []
+    if modules not in ([], [parts.projector]):
+        need = f"{show([parts.projector])}: no other module is trained wholly"
+        raise ModelError(subject, [Problem(f"{ADAPTER_CONFIG_FILE}: modules_to_save", show(modules), need)])
+    wanted = {name: shape for module in modules for name, shape in tensors_under(module, in_model).items()}
+    layers, replaced, problems = _read_layers(folder, wanted)
     if not problems:
         problems = _find_other_targets(config["target_modules"], layers, parts=parts, shapes=in_model)
     if not problems:
@@ -163,6 +178,8 @@ def read_adapter(
         dora=config.get("use_dora", False),
         rslora=config.get("use_rslora", False),
         layers=layers,
+        modules_to_save=tuple(modules),
+        replaced=replaced,
     )
 
 
@@ -181,19 +198,34 @@ def _is_list_of_names(value: Any) -> bool:
     )
 
 
-def _read_layers(folder: Path) -> tuple[dict[str, dict[str, Entry]], list[Problem]]:
+def _read_layers(
+    folder: Path, wanted: Mapping[str, Shape]
+) -> tuple[dict[str, dict[str, Entry]], dict[str, Entry], list[Problem]]:
+    """Reads the weights' header.
+
+    Args:
+        folder: The adapter's folder.
+        wanted: Tensors that are replaced: all have to be there, each in its shape.
+
+    Returns:
+        Layers with their parts, replaced tensors, and what is wrong.
+    """
     path = folder / ADAPTER_WEIGHTS_FILE
     if not path.is_file():
         got = "no such file" if not path.exists() else "something that is no file"
         hint = "only safetensors are read, never pickles (adapter_model.bin)"
-        return {}, [Problem(ADAPTER_WEIGHTS_FILE, got, "the adapter's weights", hint)]
+        return {}, {}, [Problem(ADAPTER_WEIGHTS_FILE, got, "the adapter's weights", hint)]
     try:
         shard = read_shard(path)
     except ModelError as error:
-        return {}, list(error.problems)
+        return {}, {}, list(error.problems)
     layers: dict[str, dict[str, Entry]] = {}
+    replaced: dict[str, Entry] = {}
     unknown = []
     for entry in shard.entries:
+        if entry.name.startswith(PREFIX) and (name := entry.name.removeprefix(PREFIX)) in wanted:
+            replaced[name] = entry
+            continue
         part = next((part for part in PARTS_OF_LAYER if entry.name.endswith(f".{part}")), None)
         if part is None or not entry.name.startswith(PREFIX):
             unknown.append(entry.name)
@@ -201,10 +233,19 @@ def _read_layers(folder: Path) -> tuple[dict[str, dict[str, Entry]], list[Proble
             layers.setdefault(entry.name.removeprefix(PREFIX).removesuffix(f".{part}"), {})[part] = entry
     if unknown:
         got = f"{name_some(unknown)} unknown"
-        return {}, [Problem("weights", got, "LoRA weights of layers", HINT)]
+        return {}, {}, [Problem("weights", got, "LoRA weights of layers", HINT)]
     if not layers:
-        return {}, [Problem(ADAPTER_WEIGHTS_FILE, "no tensors", "LoRA weights of layers")]
-    return layers, []
+        return {}, {}, [Problem(ADAPTER_WEIGHTS_FILE, "no tensors", "LoRA weights of layers")]
+    problems = [
+        Problem(
+            f"{ADAPTER_WEIGHTS_FILE}: {name}",
+            quote(replaced[name].shape) if name in replaced else "no such tensor",
+            f"{shape}, by the base and modules_to_save of {ADAPTER_CONFIG_FILE}",
+        )
+        for name, shape in wanted.items()
+        if name not in replaced or replaced[name].shape != shape
+    ]
+    return layers, replaced, problems
 
 
 def _find_other_targets(

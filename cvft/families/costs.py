@@ -66,16 +66,18 @@ class AdapterParameters:
         language: On the decoder blocks.
         tower: On the tower's blocks.
         projector: On the projector.
+        whole_projector: The projector itself, where it is trained wholly.
     """
 
     language: int
     tower: int = 0
     projector: int = 0
+    whole_projector: int = 0
 
     @property
     def total(self) -> int:
         """Parameters of the whole adapter."""
-        return self.language + self.tower + self.projector
+        return self.language + self.tower + self.projector + self.whole_projector
 
 
 FP32_BYTES = 4
@@ -241,7 +243,7 @@ class Memory:
     activations are saved.
 
     Args:
-        weights: Frozen weights, with what ZeRO-3 gathers of them.
+        weights: Frozen weights, with what ZeRO-3 gathers of them; a projector that is trained wholly stays among them.
         adapter: Trainable weights in the precision they are computed in.
         gradient: Their gradients.
         optimizer: AdamW's moments, and fp32 weights where the trainable ones are bf16.

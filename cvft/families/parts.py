@@ -11,11 +11,15 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cvft.errors import Problem, RecipeError, nearest, quote
 from cvft.families.costs import AdapterParameters, Linear, Parameters
 
 Shape = tuple[int, ...]
+
+TrainProjector = bool | Literal["full"]
+"""What a recipe's `lora.train_projector` says: no training, adapters, or all of the projector's own weights."""
 
 WEIGHT = ".weight"
 
@@ -111,7 +115,11 @@ def _hint_at_layers(parts: Parts, unknown: Sequence[str]) -> str:
 
 
 def target_regex(
-    parts: Parts, targets: str | Sequence[str], *, train_vision_tower: bool = False, train_projector: bool = False
+    parts: Parts,
+    targets: str | Sequence[str],
+    *,
+    train_vision_tower: bool = False,
+    train_projector: TrainProjector = False,
 ) -> str:
     """Turns a recipe's targets into the expression that peft matches module names against, whole.
 
@@ -122,7 +130,7 @@ def target_regex(
         parts: The model's parts.
         targets: `qkv`, `all-linear`, or last names of linear layers of a decoder block.
         train_vision_tower: Adapters on the tower's blocks too.
-        train_projector: Adapters on the projector too.
+        train_projector: Adapters on the projector too; one that is trained wholly has none.
 
     Returns:
         A regular expression.
@@ -134,8 +142,25 @@ def target_regex(
     layers = "|".join(re.escape(path) for path in parts.linear if _last(path) in names)
     expressions = [rf"{parts.block}\.({layers})"]
     expressions += [parts.tower_linear] if train_vision_tower else []
-    expressions += [parts.projector_linear] if train_projector else []
+    expressions += [parts.projector_linear] if train_projector is True else []
     return f"^({'|'.join(expressions)})$"
+
+
+def modules_to_save(parts: Parts, *, train_projector: TrainProjector) -> list[str]:
+    """Names the modules that are trained wholly and stored in the adapter, by their whole names.
+
+    peft takes every module whose name ends like one of these; the projector has a layer of its own last name.
+
+    Args:
+        parts: The model's parts.
+        train_projector: What the recipe says.
+    """
+    return [parts.projector] if train_projector == "full" else []
+
+
+def tensors_under(module: str, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Returns the tensors of a module, in their order."""
+    return {name: shape for name, shape in shapes.items() if name.startswith(f"{module}.")}
 
 
 def linears_of(shapes: Mapping[str, Shape], expression: str) -> dict[str, Linear]:
@@ -174,7 +199,7 @@ def count_adapter(
     rank: int,
     dora: bool = False,
     train_vision_tower: bool = False,
-    train_projector: bool = False,
+    train_projector: TrainProjector = False,
 ) -> AdapterParameters:
     """Counts the trainable parameters that a recipe's `lora` section makes, exactly as peft does.
 
@@ -185,7 +210,7 @@ def count_adapter(
         rank: Rank of each update.
         dora: Whether each update has a magnitude per output.
         train_vision_tower: Adapters on the tower's blocks too.
-        train_projector: Adapters on the projector too.
+        train_projector: Adapters on the projector too, or `full` for all of its own weights.
     """
 
     def count(expression: str) -> int:
@@ -195,7 +220,12 @@ def count_adapter(
     return AdapterParameters(
         language=count(target_regex(parts, targets)),
         tower=count(parts.tower_linear) if train_vision_tower else 0,
-        projector=count(parts.projector_linear) if train_projector else 0,
+        projector=count(parts.projector_linear) if train_projector is True else 0,
+        whole_projector=sum(
+            math.prod(shape)
+            for module in modules_to_save(parts, train_projector=train_projector)
+            for shape in tensors_under(module, shapes).values()
+        ),
     )
 
 

@@ -172,5 +172,5 @@ def peak_of(costs: CostModel, batches: Sequence[Batch], training: Training) -> M
 
 
 def trains_tower(recipe: Recipe) -> bool:
-    """Tells whether vision tower or projector get adapters."""
-    return recipe.lora.train_vision_tower or recipe.lora.train_projector
+    """Tells whether anything of vision tower or projector is trained."""
+    return recipe.lora.train_vision_tower or recipe.lora.train_projector is not False

@@ -174,7 +174,7 @@ def forecast(
         CvftError: when model, rows or clips do not allow any training, or when the GPU is not known.
     """
     recipe = loaded.recipe
-    machine, ranks, notes = _decide_machine(recipe, gpu_name)
+    machine, ranks, notes = decide_machine(recipe, gpu_name)
     job = open_job(loaded, needs_weights=False, machine=machine, ranks=ranks)
     check_batch(recipe, ranks)
     if job.model.folder.is_absent:
@@ -214,8 +214,16 @@ def forecast(
     )
 
 
-def _decide_machine(recipe: Recipe, gpu_name: str | None) -> tuple[Machine, Ranks, list[str]]:
-    """Returns the machine and the ranks to plan for, and a note where this machine differs."""
+def decide_machine(recipe: Recipe, gpu_name: str | None) -> tuple[Machine, Ranks, list[str]]:
+    """Returns the machine and the ranks to plan for, and a note where this machine differs.
+
+    Args:
+        recipe: The recipe.
+        gpu_name: A GPU to plan for, or None for what is here.
+
+    Raises:
+        CvftError: when there is no such GPU, or the recipe asks for other ranks.
+    """
     parallel, here = recipe.parallel, read_machine()
     present = len(here.gpus)
     asked = parallel.num_gpus if parallel.strategy != "single" and parallel.num_gpus != "auto" else 1

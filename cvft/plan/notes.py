@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cvft.data.row_columns import category_column
 from cvft.data.rows import Row, category_of, extra_columns
+from cvft.data.tags import CONTROL_TOKEN
 from cvft.data.times import read_time
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
@@ -27,8 +28,6 @@ whose weights have the variance 1 / (3 * width)."""
 
 MIN_CHANGE = 0.01
 """Share of a layer's output that a training has to be able to change, to be worth its name."""
-
-CONTROL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -64,10 +63,10 @@ def note_plan(plan: Plan) -> list[str]:
     An adapter is a product of two matrices, of which the second starts at zero. AdamW moves each of its weights by at most about
     the learning rate in a step, so after a run none is further from zero than the sum of the learning rates. What a layer gives
     has then changed by at most that, times alpha (and the square root of the rank with rsLoRA), times the mean size of what the
-    first matrix makes of inputs of size 1, which its start decides.
+    first matrix makes of inputs of size 1, which its start decides. That says nothing of a projector that is trained wholly.
     """
     swift = plan.swift
-    if "adapters" in swift:  # it starts from what was taught before
+    if "adapters" in swift or swift["modules_to_save"]:  # not all starts at zero
         return []
     mean_rate = swift["learning_rate"] * (1.0 if swift["lr_scheduler_type"].startswith("constant") else 0.5)
     gain = swift["lora_alpha"] * (swift["lora_rank"] ** 0.5 if swift["use_rslora"] else 1.0)

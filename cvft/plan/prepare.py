@@ -65,7 +65,7 @@ def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) 
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     decode = job.preprocessing.decode
-    how = f"{decode}, version {job.decoder_version}, cvft {__version__}"
+    how = describe_decoding(job)
     earlier, looks = ProvenClips.read(job.run.proven_clips, how=how), dict[Path, Looks]()
 
     def check(rows: Sequence[Row]) -> ClipCheck:
@@ -84,6 +84,11 @@ def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) 
 
     prepared = prepare_rows(job, check=check)
     return replace(prepared, proven=ProvenClips(how, looks, prepared.clips))
+
+
+def describe_decoding(job: Job) -> str:
+    """Says all that decides what is found of a clip, but for the clip: a run's proven clips hold for this alone."""
+    return f"{job.preprocessing.decode}, version {job.decoder_version}, cvft {__version__}"
 
 
 def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> PreparedRows:

@@ -27,9 +27,10 @@ from cvft.data.rows import Row, make_rows, read_rows
 from cvft.errors import DataError, Problem, RunError
 from cvft.files import hash_file
 from cvft.jsonl import read_jsonl
+from cvft.manifest import read_manifest
 from cvft.plan.notes import NUM_EXAMPLES, name_examples
 from cvft.recipe import Recipe, load_recipe
-from cvft.runs import RunFolder, read_manifest
+from cvft.runs import RunFolder
 
 HINT_MOVED = "were the clips moved? data.video_root=FOLDER finds them below a folder"
 

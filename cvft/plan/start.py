@@ -10,9 +10,10 @@ from pathlib import Path
 
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, contract_from_dict, read_contract
+from cvft.manifest import read_manifest
 from cvft.plan.job import Job
 from cvft.recipe import Recipe, load_recipe
-from cvft.runs import RunFolder, read_manifest
+from cvft.runs import RunFolder
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 
 KEY = "train.resume_from"

@@ -7,7 +7,7 @@ from typing import Any
 
 from cvft.dtypes import BY_NAME
 from cvft.families.family import Family
-from cvft.families.parts import target_regex
+from cvft.families.parts import modules_to_save, target_regex
 from cvft.plan.deepspeed_config import read_deepspeed_config
 from cvft.plan.job import Job
 
@@ -87,6 +87,7 @@ def swift_arguments(
             train_vision_tower=recipe.lora.train_vision_tower,
             train_projector=recipe.lora.train_projector,
         ),
+        "modules_to_save": modules_to_save(job.family.parts, train_projector=recipe.lora.train_projector),
         "lora_rank": recipe.lora.rank,
         "lora_alpha": recipe.lora.alpha,
         "lora_dropout": recipe.lora.dropout,

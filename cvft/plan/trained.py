@@ -10,9 +10,10 @@ from pathlib import Path
 
 from cvft.errors import ModelError
 from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, contract_from_dict, read_contract
+from cvft.manifest import read_manifest
 from cvft.plan.job import Job, open_job
 from cvft.recipe import LoadedRecipe
-from cvft.runs import RunFolder, read_manifest
+from cvft.runs import RunFolder
 
 HINT_BASE = "does the base lie elsewhere by now? --base FOLDER says where"
 

@@ -16,9 +16,10 @@ from cvft.families.contract import CONTRACT_FILE, Contract, contract_from_dict, 
 from cvft.families.family import Family, Loading, Preprocessing
 from cvft.families.table import find_family, known_checkpoints
 from cvft.files import hash_file
+from cvft.manifest import read_manifest
 from cvft.plan.job import OpenModel, open_model
 from cvft.recipe import Recipe, load_recipe, recipe_from_dict
-from cvft.runs import RunFolder, read_manifest
+from cvft.runs import RunFolder
 from cvft.weights.checkpoints import find_checkpoint
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CONFIG_FILE, TINY, ModelFolder
 from cvft.weights.hub import asks_hub

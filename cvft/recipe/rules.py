@@ -115,13 +115,23 @@ def _parts_need_all_linear(recipe: Recipe) -> Iterable[Problem]:
         return
     shown = "`qkv`" if targets == "qkv" else "a list of modules"
     for key in ("train_vision_tower", "train_projector"):
-        if getattr(recipe.lora, key):
+        if getattr(recipe.lora, key) is True:
             yield Problem(
                 f"lora.{key}",
                 f"`true` with `lora.targets` {shown}",
                 "`false`: it has an effect with `all-linear` only",
                 "set `lora.targets: all-linear`",
             )
+
+
+def _projector_is_whole(recipe: Recipe) -> Iterable[Problem]:
+    if recipe.lora.train_projector == "full" and recipe.parallel.strategy == "zero3":
+        yield Problem(
+            "lora.train_projector",
+            "`full` with `parallel.strategy` zero3",
+            "`true` or `false`: what is trained wholly is not cut into pieces",
+            "set `parallel.strategy: zero2`",
+        )
 
 
 def _kernel_fits(recipe: Recipe) -> Iterable[Problem]:
@@ -338,6 +348,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("train.epochs", "train.max_steps"), _one_length),
     Rule(("lora.targets",), _targets_are_modules),
     Rule(("lora.targets", "lora.train_vision_tower", "lora.train_projector"), _parts_need_all_linear),
+    Rule(("lora.train_projector", "parallel.strategy"), _projector_is_whole),
     Rule(("model.attention", "model.dtype", "parallel.device"), _kernel_fits),
     Rule(("model.quantize", "model.dtype", "parallel.strategy"), _weights_can_be_quantized),
     Rule(("model.embeddings_on_cpu", "parallel.strategy", "parallel.device"), _embedding_can_stay),

@@ -195,8 +195,8 @@ class Lora(Section):
     """Scale by alpha/sqrt(rank), so that a high rank keeps its effect."""
     train_vision_tower: bool = False
     """Put adapters on the vision tower too. Costs its activations; vision features can no longer be computed once."""
-    train_projector: bool = False
-    """Put adapters on the layers between vision tower and language model too."""
+    train_projector: bool | Literal["full"] = False
+    """Put adapters on the layers between vision tower and language model too. `full` trains all of their own weights."""
 
 
 class Optim(Section):

@@ -15,6 +15,7 @@ from cvft.evaluate.run import BLIND, Evaluation
 from cvft.export import VERIFICATION_FILE
 from cvft.export.run import describe_verification, read_verification
 from cvft.files import write_whole
+from cvft.manifest import read_manifest
 from cvft.plan.job import Job, open_job
 from cvft.plan.recorded import read_recorded, read_stored
 from cvft.recipe import LoadedRecipe
@@ -23,7 +24,7 @@ from cvft.report.curves import make_charts, plot_curves, read_log
 from cvft.report.frames import collect_frames
 from cvft.report.html import write_report
 from cvft.report.results import describe_comparison, describe_guesses, describe_headline
-from cvft.runs import RunFolder, is_claimed, read_manifest, read_metrics, read_notes
+from cvft.runs import RunFolder, is_claimed, read_metrics, read_notes
 
 REPORT_VALUES_FILE = "report.json"
 """What the page says, as values, in the run's folder."""
@@ -160,9 +161,10 @@ def _summarize(job: Job, *, is_merged: bool) -> dict[str, object]:
     recipe, folder = job.recipe, job.run
     rows = read_manifest(folder).rows
     targets = recipe.lora.targets
+    whole = ", and the whole projector" if recipe.lora.train_projector == "full" else ""
     summary: dict[str, object] = {
         "model": recipe.model.path,
-        "adapter": f"LoRA rank {recipe.lora.rank} on {targets if isinstance(targets, str) else ', '.join(targets)}",
+        "adapter": f"LoRA rank {recipe.lora.rank} on {targets if isinstance(targets, str) else ', '.join(targets)}{whole}",
         "train rows": rows.num_train,
         "val rows": rows.num_val,
         "quarantined rows": rows.num_quarantined,

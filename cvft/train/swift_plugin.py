@@ -12,7 +12,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -83,18 +83,30 @@ class TemplateSettings:
 
 
 class FamilyLoader(ModelLoader):
-    """Loads configuration, tokenizer and weights through a family's runtime; never any code of the folder."""
+    """Loads configuration, tokenizer and weights through a family's runtime; never any code of the folder.
+
+    Modules that are trained wholly are loaded in fp32, like the adapter beside them: peft trains a copy of them, and makes no
+    fp32 of it by itself. In bf16, small steps would be rounded away, and so would weights that training goes on from.
+    """
 
     default_trust_remote_code = False
 
     def __init__(
-        self, *args: Any, runtime: Runtime, how: Preprocessing, loading: Loading, folder: ModelFolder, **kwargs: Any
+        self,
+        *args: Any,
+        runtime: Runtime,
+        how: Preprocessing,
+        loading: Loading,
+        folder: ModelFolder,
+        trained_wholly: Sequence[str],
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.runtime = runtime
         self.how = how
         self.loading = loading
         self.folder = folder
+        self.trained_wholly = trained_wholly
 
     def get_config(self, model_dir: str) -> Any:
         """Builds the configuration; called by ms-swift."""
@@ -108,7 +120,10 @@ class FamilyLoader(ModelLoader):
     def get_model(self, model_dir: str, config: Any, processor: Any, model_kwargs: Mapping[str, Any]) -> Any:
         """Loads the weights; called by ms-swift, which decides where they go."""
         loading = replace(self.loading, device_map=model_kwargs.get("device_map"))
-        return self.runtime.load(self.folder, self.how, loading)
+        model = self.runtime.load(self.folder, self.how, loading)
+        for name in self.trained_wholly:
+            model.get_submodule(name).float()
+        return model
 
 
 class FamilyTemplate(Template):
@@ -234,7 +249,14 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
     )
     _register_family(
         family,
-        loader=partial(FamilyLoader, runtime=runtime, how=worker.preprocessing, loading=worker.loading, folder=folder),
+        loader=partial(
+            FamilyLoader,
+            runtime=runtime,
+            how=worker.preprocessing,
+            loading=worker.loading,
+            folder=folder,
+            trained_wholly=plan.swift["modules_to_save"],
+        ),
         settings=settings,
     )
     for name, file in ((TRAIN_DATASET, "train.jsonl"), (VAL_DATASET, "val.jsonl")):

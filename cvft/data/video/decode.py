@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cvft.data.video.decord import open_decord
+from cvft.data.video.oddities import Oddity, find_odd_times
 from cvft.data.video.pyav import open_pyav
 from cvft.data.video.reader import LATEST_S, Frames, OnDuration, Reader, TableChanged, check_memory, clip_error
 from cvft.data.video.sample import Float32s, Sampling, choose_frames
@@ -43,6 +44,7 @@ class Clip:
         duration_s: Its length in seconds.
         decoder: Name of the decoder that made the frames.
         notes: Sentences on the clip for the user: the same words for every clip that they apply to.
+        oddities: What is odd about its times, and whether its pictures were turned; what they show is not looked at.
     """
 
     frames: Frames
@@ -53,6 +55,7 @@ class Clip:
     duration_s: float
     decoder: str
     notes: tuple[str, ...] = ()
+    oddities: tuple[Oddity, ...] = ()
 
     def __repr__(self) -> str:
         return (
@@ -110,6 +113,10 @@ def decode_clip(
             duration_s=reader.duration_s,
             decoder=decoder,
             notes=reader.notes,
+            oddities=(
+                *find_odd_times(reader.timestamps_s),
+                *([Oddity("turned", "pictures stored on their side or head")] * reader.is_turned),
+            ),
         )
 
 

@@ -40,6 +40,7 @@ class DecordReader:
         self._video = video
         self.notes = true.notes
         self.size_px = true.size_px
+        self.is_turned = true.is_turned
         num_frames = len(video)
         check_num_frames(num_frames, path=path, decoder="decord")
         spans_s = video.get_frame_timestamp(np.arange(num_frames))

@@ -37,6 +37,7 @@ class RGBConverter:
         self._path = path
         self._made_for: tuple[object, ...] = ()
         self.tone_map: ToneMap | None = None
+        self.is_turned = False
 
     def convert(self, frame: VideoFrame) -> Frames:
         """Returns one frame as uint8 `(H, W, 3)`, as a player shows it.
@@ -50,6 +51,7 @@ class RGBConverter:
         if made_for != self._made_for:
             self._graph, self._made_for = _make_graph(frame, "rgb48le" if tone_map else "rgb24"), made_for
         display = read_display(frame, self._path)
+        self.is_turned = self.is_turned or display != Display()
         self._graph.vpush(frame)
         image = self._graph.vpull().to_ndarray()
         if tone_map is not None:

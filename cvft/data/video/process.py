@@ -23,6 +23,7 @@ from typing import Any, cast
 import numpy as np
 
 from cvft.data.video.decode import Clip
+from cvft.data.video.oddities import Oddity
 from cvft.data.video.pipe import RawPipe, limit_time, read_exactly, receive_header, send_header
 from cvft.data.video.reader import MAX_FRAME_PX, Frames, clip_error
 from cvft.data.video.sample import Sampling, coverage
@@ -55,6 +56,7 @@ class ClipInfo:
         sha256: Hash of the file's bytes.
         notes: Sentences on what the rule cuts off or repeats; see `cvft.data.video.sample.coverage`.
         file_notes: Sentences on the file itself: the same words for every clip that they apply to.
+        oddities: What is odd about it; None where nobody has looked.
     """
 
     num_frames: int
@@ -68,6 +70,7 @@ class ClipInfo:
     sha256: str
     notes: tuple[str, ...]
     file_notes: tuple[str, ...] = ()
+    oddities: tuple[Oddity, ...] | None = None
 
 
 class DecodeProcess:
@@ -165,6 +168,7 @@ class DecodeProcess:
             sha256=header["sha256"],
             notes=seen.notes,
             file_notes=tuple(header["notes"]),
+            oddities=tuple(Oddity(kind, got) for kind, got in header["oddities"]),
         )
 
     def close(self) -> None:

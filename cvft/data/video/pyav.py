@@ -20,7 +20,7 @@ import numpy as np
 from cvft.data.video.container import decode_all, decode_packet, find_stream, open_container, read_packets
 from cvft.data.video.frame_table import FrameTable, decode_table, scan_packets
 from cvft.data.video.hdr import find_tone_map
-from cvft.data.video.picture import RGBConverter, read_display
+from cvft.data.video.picture import Display, RGBConverter, read_display
 from cvft.data.video.reader import (
     Frames,
     OnDuration,
@@ -72,6 +72,11 @@ class PyAVReader:
         return self._file_notes if tone_map is None else (*self._file_notes, tone_map.note)
 
     @property
+    def is_turned(self) -> bool:
+        """Whether pictures are stored otherwise than upright, complete after `read`."""
+        return self._converter.is_turned
+
+    @property
     def is_decoded(self) -> bool:
         """Tells whether the table was made by decoding every frame."""
         return self._table.is_sequential
@@ -117,7 +122,9 @@ class PyAVReader:
         with open_container(self._path) as container:
             frame, _ = next(decode_all(container, self._path))
             tone_map = find_tone_map(frame.color_trc, frame.color_primaries)
-            got = "mirrored frames" if read_display(frame, self._path).is_mirrored else ""
+            display = read_display(frame, self._path)
+            self._converter.is_turned = display != Display()
+            got = "mirrored frames" if display.is_mirrored else ""
             got = f"{tone_map.name} colours" if tone_map else got
         if got:
             need = "frames that are shown as they are stored"

@@ -70,6 +70,10 @@ class Reader(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Sentences on the clip for the user, complete after `read`; the same words for every clip they apply to."""
 
+    @property
+    def is_turned(self) -> bool:
+        """Whether pictures are stored otherwise than upright, complete after `read`."""
+
     def read(self, frame_indices: Sequence[int]) -> Frames:
         """Returns the frames with these ascending, distinct indices, uint8 `(len, H, W, 3)`.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft.data.video.decode import decode_clip
+from cvft.data.video.oddities import find_oddities
 from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, write_all
 from cvft.data.video.reader import Frames, OnDuration, clip_error
 from cvft.data.video.sample import Sampling
@@ -74,6 +75,9 @@ def _answer(request: dict[str, Any], report_duration: OnDuration) -> tuple[dict[
         }
         if not wants_frames:
             header["sha256"] = hash_file(path)
+            firsts = [clip.frame_indices.index(frame) for frame in sorted(set(clip.frame_indices))]
+            seen = find_oddities(clip.frames[firsts], clip.timestamps_s[firsts].tolist())
+            header["oddities"] = [(oddity.kind, oddity.got) for oddity in (*clip.oddities, *seen)]
         return {"clip": header}, clip.frames if wants_frames else None
     except ClipError as error:
         return _pack_error(error), None

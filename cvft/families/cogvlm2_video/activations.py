@@ -114,7 +114,9 @@ def tower_working_bytes(architecture: Architecture, *, precision: Precision) -> 
     return inner + vision.hidden_size * (precision.norm_value_bytes + precision.dtype_bytes)
 
 
-def projector_bytes(architecture: Architecture, *, precision: Precision, rank: int, has_adapter: bool) -> int:
+def projector_bytes(
+    architecture: Architecture, *, precision: Precision, rank: int, has_adapter: bool, is_whole: bool = False
+) -> int:
     """Counts what a projector with a backward pass keeps of one pooled patch.
 
     Args:
@@ -122,6 +124,7 @@ def projector_bytes(architecture: Architecture, *, precision: Precision, rank: i
         precision: Precisions of activations.
         rank: Rank of its adapters.
         has_adapter: Whether it has adapters, or only passes gradients on to the tower.
+        is_whole: Whether it is trained wholly: then each of its linear layers keeps its input.
 
     Returns:
         Bytes.
@@ -129,6 +132,11 @@ def projector_bytes(architecture: Architecture, *, precision: Precision, rank: i
     width, value_bytes = architecture.hidden_size, precision.dtype_bytes
     norm = (width + 2) * precision.norm_value_bytes
     activations = width * precision.norm_value_bytes + 3 * architecture.intermediate_size * value_bytes
+    if is_whole:
+        # two layers read one tensor; autocast makes a copy of it for each, since it comes from a norm in fp32
+        num_copies = 2 if precision.is_autocast else 1
+        kept = architecture.vision.hidden_size + num_copies * width + architecture.intermediate_size
+        return norm + activations + kept * value_bytes
     if not has_adapter:
         return norm + activations
     adapters = sum(

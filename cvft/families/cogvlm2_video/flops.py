@@ -62,8 +62,9 @@ def training_flops(
     attention_flops = ATTENTION_FORWARD_FLOPS + ATTENTION_BACKWARD_FLOPS + attention_again
     layers, width = architecture.num_hidden_layers, architecture.hidden_size
     num_scored = batch.num_tokens if scores_all_tokens else batch.num_label_tokens
-    has_projector_backward = adapter.tower > 0 or adapter.projector > 0
+    has_projector_backward = adapter.tower + adapter.projector + adapter.whole_projector > 0
     projector_flops = FORWARD_FLOPS + (INPUT_GRADIENT_FLOPS if has_projector_backward else 0)
+    projector_flops += WEIGHT_GRADIENT_FLOPS if adapter.whole_projector else 0
     return Flops(
         tower=_tower_flops(architecture, batch.num_tower_frames, is_trained=adapter.tower > 0, recompute=recompute),
         projector=projector_flops * architecture.projector_weights * _num_pooled(architecture, batch),

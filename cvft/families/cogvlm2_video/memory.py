@@ -93,6 +93,7 @@ def saved_bytes(architecture: Architecture, batch: Batch, training: Training) ->
     if training.recompute:
         block_input = architecture.hidden_size * precision.dtype_bytes
         num_bytes += (architecture.num_hidden_layers + 1) * batch.num_tokens * block_input
+        num_bytes += _cast_bytes(training, num_values=training.adapter.whole_projector)  # it is not recomputed
     else:
         num_bytes += architecture.num_hidden_layers * _language_block_bytes(architecture, batch, training)
         num_bytes += _cast_bytes(training, num_values=training.adapter.total)
@@ -108,9 +109,14 @@ def _saved_vision_bytes(architecture: Architecture, batch: Batch, training: Trai
         pooled = vision.hidden_size * precision.norm_value_bytes  # input of the pooling convolution
         per_position = vision.num_hidden_layers * block + pooled
         num_bytes += batch.num_tower_frames * vision.num_positions * per_position
-    if training.adapter.tower or training.adapter.projector:
+    adapter = training.adapter
+    if adapter.tower or adapter.projector or adapter.whole_projector:
         per_patch = projector_bytes(
-            architecture, precision=precision, rank=training.rank, has_adapter=training.adapter.projector > 0
+            architecture,
+            precision=precision,
+            rank=training.rank,
+            has_adapter=adapter.projector > 0,
+            is_whole=adapter.whole_projector > 0,
         )
         num_bytes += batch.num_projected_frames * vision.num_pooled_patches * per_patch
     return num_bytes
@@ -172,6 +178,8 @@ def _weight_bytes(architecture: Architecture, training: Training) -> int:
         with_tower=training.has_tower,
     )
     num_bytes -= hosted * training.dtype_bytes
+    if not training.is_deepspeed:  # peft copies the projector that is trained from one in fp32, which stays
+        num_bytes += training.adapter.whole_projector * (FP32_BYTES - training.dtype_bytes)
     if training.strategy != "zero3":
         return num_bytes
     num_values = num_bytes // training.dtype_bytes  # ZeRO-3 takes no quantized weights

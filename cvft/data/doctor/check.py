@@ -1,0 +1,186 @@
+"""Checks files of rows and their clips: reads every row, decodes every clip once, and collects the findings.
+
+DataFiles -> rows, refused rows -> clips decoded by others -> `CheckUp`: findings and counts -> `describe` or `to_dict`
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cvft.data.check import inspect_clips
+from cvft.data.doctor.clips import check_clips_of
+from cvft.data.doctor.findings import KINDS, SEVERITIES, Finding, Severity
+from cvft.data.doctor.rows import check_rows
+from cvft.data.rows import Row, survey_rows
+from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.process import ClipInfo
+from cvft.errors import NUM_SHOWN, quote, show_kinds, visible
+
+SCHEMA_VERSION = 1
+"""Version of what `CheckUp.to_dict` returns: a number for each change after which a reader would misunderstand it."""
+
+WIDTH = 80
+"""Columns of a terminal that a description is set for; only longer words, such as paths, go beyond."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of rows to check.
+
+    Args:
+        path: The file.
+        is_held_out: Whether its rows are evaluated and not trained on.
+    """
+
+    path: Path
+    is_held_out: bool = False
+
+
+@dataclass(frozen=True)
+class CheckUp:
+    """What a check found.
+
+    Args:
+        files: The files that were read.
+        how: How clips were decoded.
+        rows: The rows that can be read.
+        clips: Facts of the clips that decode.
+        num_clips: Clips of the rows.
+        num_decoded: Those among them that were decoded for this check.
+        findings: What was found, in the order of the table of kinds.
+    """
+
+    files: Sequence[DataFile]
+    how: DecodeSettings
+    rows: Sequence[Row]
+    clips: Mapping[Path, ClipInfo]
+    num_clips: int
+    num_decoded: int
+    findings: Sequence[Finding]
+
+    def with_more(self, findings: Sequence[Finding]) -> CheckUp:
+        """Returns the same with further findings in their places."""
+        return replace(self, findings=_in_order([*self.findings, *findings]))
+
+    def count(self, severity: Severity) -> int:
+        """Returns how many findings are of a severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+    @property
+    def totals(self) -> str:
+        """How many errors, warnings and notes there are, in words."""
+        counts = [(self.count(severity), severity) for severity in SEVERITIES]
+        return ", ".join(f"{count} {severity}{'' if count == 1 else 's'}" for count, severity in counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain values for JSON."""
+        counts = Counter(finding.kind for finding in self.findings)
+        return {
+            "schema": SCHEMA_VERSION,
+            "files": [{"path": str(file.path), "held_out": file.is_held_out} for file in self.files],
+            "video": {
+                "sampling": self.how.sampling.strategy,
+                "max_frames": self.how.sampling.max_frames,
+                "decoder": self.how.decoder,
+            },
+            "num_rows": len(self.rows),
+            "num_clips": self.num_clips,
+            "num_decoded": self.num_decoded,
+            "counts": {severity: self.count(severity) for severity in SEVERITIES},
+            "kinds": [{"id": kind, **vars(KINDS[kind]), "count": count} for kind, count in counts.items()],
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def check_files(
+    files: Sequence[DataFile],
+    *,
+    how: DecodeSettings,
+    video_root: Path | None = None,
+    find_known: Callable[[Sequence[Path]], Mapping[Path, ClipInfo]] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CheckUp:
+    """Checks rows and their clips; writes nothing.
+
+    Args:
+        files: The files of rows.
+        how: How clips are decoded.
+        video_root: Folder that relative clip paths start from; by default that of each file.
+        find_known: Returns what is known already of clips; those whose pictures were looked at are not decoded again.
+        on_progress: Called with clips done and clips in all.
+
+    Returns:
+        The findings; what is wrong with rows and clips is among them.
+
+    Raises:
+        CvftError: when clips cannot be decoded at all on this machine.
+    """
+    rows: list[Row] = []
+    findings: list[Finding] = []
+    for file in files:
+        good, problems = survey_rows(file.path, video_root=video_root)
+        rows += good
+        findings += [Finding("row_refused", problem) for problem in problems]
+    paths = list(dict.fromkeys(row.video for row in rows if row.video is not None))
+    known = {} if find_known is None else find_known(paths)
+    known = {path: info for path, info in known.items() if info.oddities is not None}
+    found = inspect_clips(
+        paths,
+        sampling=how.sampling,
+        decoder=how.decoder,
+        timeout_s=how.timeout_s,
+        memory_limit_gib=how.memory_gib,
+        known=known,
+        on_progress=on_progress,
+    )
+    clips = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
+    held_out = {file.path for file in files if file.is_held_out}
+    findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
+    findings += check_rows(rows, clips, sampling=how.sampling)
+    return CheckUp(files, how, rows, clips, len(paths), len(paths) - len(known), _in_order(findings))
+
+
+def describe(checked: CheckUp) -> str:
+    """Writes a check for a terminal: how much of each kind, with three examples."""
+    sampling = checked.how.sampling
+    known = checked.num_clips - checked.num_decoded
+    clips = f"{checked.num_clips} clips" + (f" ({known} proved before)" if known else "")
+    names = ", ".join(file.path.name for file in checked.files)
+    head = f"{names}: {len(checked.rows)} rows that can be read, {clips}"
+    seen = f"looked at as {quote(sampling.strategy)} sampling shows them, at most {sampling.max_frames} frames each"
+    lines = [*_wrap(head, ""), *_wrap(seen, ""), checked.totals]
+    for kind, about in KINDS.items():
+        problems = [finding.problem for finding in checked.findings if finding.kind == kind]
+        if not problems:
+            continue
+        lines += ["", *_wrap(f"{about.severity} {kind}: {len(problems)}, {about.means}", "")]
+        texts = list(show_kinds(problems))
+        for text, _ in texts[:NUM_SHOWN]:
+            for number, line in enumerate(text.split("\n")):
+                lines += _wrap(line.strip(), "    " if number else "  ")
+        if num_more := sum(count for _, count in texts[NUM_SHOWN:]):
+            lines.append(f"  and {num_more} more: --output check.json lists all")
+        if about.hint:
+            lines += _wrap(f"hint: {about.hint}", "  ")
+    return "\n".join(lines)
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        visible(text),
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _in_order(findings: Sequence[Finding]) -> list[Finding]:
+    order = {kind: number for number, kind in enumerate(KINDS)}
+    return sorted(findings, key=lambda finding: order[finding.kind])

@@ -1,0 +1,96 @@
+"""What is odd about clips: those that do not decode, what their pictures show, and copies of one clip.
+
+clips decoded once -> findings, each with the rows that it is about
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cvft.data.check import name_rows, report_clip
+from cvft.data.doctor.findings import Finding, find
+from cvft.data.rows import Row
+from cvft.data.video.process import ClipInfo
+from cvft.data.video.sample import Sampling, cut_note, shown_seconds
+from cvft.errors import ClipError
+
+_NEED = {
+    "single_frame": "a clip of several frames",
+    "black": "pictures that show something",
+    "white": "pictures that show something",
+    "frozen": "pictures that change",
+    "repeated_picture": "each second once",
+    "variable_frame_rate": "even distances, or nothing: this is read as it is",
+    "turned": "upright pictures, or nothing: this is read as it is",
+}
+"""What would be expected, by the kind of an oddity."""
+
+
+def check_clips_of(
+    rows: Sequence[Row],
+    found: Mapping[Path, ClipInfo | ClipError],
+    *,
+    sampling: Sampling,
+    held_out: Collection[Path] = (),
+) -> list[Finding]:
+    """Finds what is odd about the clips of rows.
+
+    Args:
+        rows: The rows.
+        found: What decoding each of their clips found.
+        sampling: The rule that chooses frames.
+        held_out: Files whose rows are held out from training; with none, no file is known to be.
+    """
+    rows_of: dict[Path, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.video is not None:
+            rows_of[row.video].append(row)
+    findings: list[Finding] = []
+    copies: dict[str, list[Path]] = defaultdict(list)
+    for path, clip_rows in rows_of.items():
+        outcome = found[path]
+        if isinstance(outcome, ClipError):
+            findings.append(Finding("clip_refused", report_clip(outcome, clip_rows)))
+        else:
+            copies[outcome.sha256].append(path)
+            findings += _look_at(outcome, f"{name_rows(clip_rows)}: {path}", sampling)
+    for paths in copies.values():
+        findings += _compare_names(paths, rows_of)
+        findings += _compare_sides([row for path in paths for row in rows_of[path]], held_out)
+    return findings
+
+
+def _look_at(info: ClipInfo, where: str, sampling: Sampling) -> Iterator[Finding]:
+    for oddity in info.oddities or ():
+        yield find(oddity.kind, where, oddity.got, _NEED[oddity.kind])
+    shown_s = shown_seconds(
+        num_frames_total=info.num_frames_total, avg_fps=info.avg_fps, duration_s=info.duration_s, sampling=sampling
+    )
+    cut = cut_note(duration_s=info.duration_s, shown_s=shown_s, sampling=sampling)
+    for note in info.notes:
+        kind = "clip_cut" if note == cut else "frames_repeated"
+        yield find(kind, where, note, "a clip that the rule shows as it is")
+    for note in info.file_notes:
+        yield find("clip_note", where, note, "nothing: this is read as it is")
+
+
+def _compare_names(paths: Sequence[Path], rows_of: Mapping[Path, Sequence[Row]]) -> Iterator[Finding]:
+    first = paths[0]
+    for path in paths[1:]:
+        got = f"the bytes of {first}"
+        yield find("same_clip_two_names", f"{name_rows(rows_of[path])}: {path}", got, "one name for one clip")
+
+
+def _compare_sides(rows: Sequence[Row], held_out: Collection[Path]) -> Iterator[Finding]:
+    """Tells of one clip, under whatever names, whether several files have rows about it."""
+    by_file: dict[Path, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_file[row.source].append(row)
+    first, *others = by_file
+    for source in others:
+        crosses = (source in held_out) != (first in held_out)
+        kind = "clip_on_both_sides" if crosses else "clip_in_two_files"
+        where = f"{name_rows(by_file[source])}: {by_file[source][0].video}"
+        yield find(kind, where, f"the clip of {name_rows(by_file[first])}", "the rows of one clip in one file")

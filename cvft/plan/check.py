@@ -1,0 +1,88 @@
+"""Checks the data of a recipe: as it trains on them, and with what its run has proved already.
+
+LoadedRecipe -> job -> `cvft.data.doctor` with the recipe's sampling and the run's proven clips -> lengths by its tokenizer
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from cvft.data.doctor.check import CheckUp, DataFile, check_files
+from cvft.data.doctor.findings import Finding
+from cvft.data.proven import ProvenClips, look_at
+from cvft.data.rows import Row, check_written
+from cvft.data.video.process import ClipInfo
+from cvft.errors import DataError, Problem
+from cvft.plan.forecast import decide_machine
+from cvft.plan.job import Job, open_job
+from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows
+from cvft.plan.prepare import describe_decoding
+from cvft.recipe import LoadedRecipe
+
+
+def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
+    """Checks rows and clips of a recipe; writes nothing, and needs neither weights nor a GPU.
+
+    Args:
+        loaded: The recipe.
+        on_progress: Called with clips done and clips in all.
+
+    Returns:
+        The findings.
+
+    Raises:
+        CvftError: when the recipe cannot be used, or clips cannot be decoded on this machine.
+    """
+    recipe = loaded.recipe
+    machine, ranks, _ = decide_machine(recipe, None)
+    job = open_job(loaded, needs_weights=False, machine=machine, ranks=ranks)
+    earlier = ProvenClips.read(job.run.proven_clips, how=describe_decoding(job))
+
+    def find_known(paths: Sequence[Path]) -> Mapping[Path, ClipInfo]:
+        return earlier.still(look_at(paths))
+
+    files = [DataFile(recipe.data.train)]
+    if recipe.data.val is not None:
+        files.append(DataFile(recipe.data.val, is_held_out=True))
+    how = job.preprocessing.decode
+    checked = check_files(
+        files, how=how, video_root=recipe.data.video_root, find_known=find_known, on_progress=on_progress
+    )
+    return checked.with_more(_check_lengths(job, checked))
+
+
+def _check_lengths(job: Job, checked: CheckUp) -> list[Finding]:
+    """Finds rows that cannot be laid out, or have more tokens than there is room for."""
+    lay_out = job.family.layouts(job.model.folder, job.preprocessing)
+    findings = [Finding("row_refused", problem) for problem in _problems(lambda: check_written(checked.rows))]
+    rows: list[Row] = []
+    for row in checked.rows:
+        problems = _problems(functools.partial(check_texts, [row], lay_out=lay_out))
+        findings += [Finding("row_refused", problem) for problem in problems]
+        if not problems and (row.video is None or row.video in checked.clips):
+            rows.append(row)
+    if job.model.folder.is_absent:  # an estimate refuses nothing
+        return findings
+    shapes = measure_rows(rows, lay_out=lay_out, clips=checked.clips)
+    long = _problems(lambda: check_rows_fit(rows, shapes, max_tokens=job.preprocessing.max_tokens))
+    held_out = [(row, shape) for row, shape in zip(rows, shapes, strict=True) if row.source == job.recipe.data.val]
+    held_out = held_out[: job.recipe.eval.num_rows]
+    long += _problems(
+        lambda: check_answers_fit(
+            [row for row, _ in held_out],
+            [shape.num_prompt_tokens for _, shape in held_out],
+            max_new_tokens=job.recipe.eval.max_new_tokens,
+            max_tokens=answer_limit(job.family, job.model.folder, job.preprocessing),
+        )
+    )
+    return findings + [Finding("row_too_long", problem) for problem in long]
+
+
+def _problems(check: Callable[[], object]) -> list[Problem]:
+    try:
+        check()
+    except DataError as error:
+        return list(error.problems)
+    return []
