@@ -1,9 +1,9 @@
 """The command line: one subcommand per step, results on stdout, everything else on stderr.
 
 Nothing but the standard library is imported until a command runs, so help appears at once.
-Exit codes: 0 done, 1 some rows could not be answered, or warnings of a check, or an error of ours (with its traceback), 2 a
-mistake in the input, 75 a
-training that was asked to stop (Ctrl-C, SIGTERM, SIGHUP or its stop file) and has saved a checkpoint, 130 interrupted.
+Exit codes: 0 done, 1 some rows could not be answered, or a check has warnings, or an error of ours (with its traceback), 2 a
+mistake in the input, 75 a training that was asked to stop (Ctrl-C, SIGTERM, SIGHUP or its stop file) and has saved a checkpoint,
+130 interrupted.
 """
 
 from __future__ import annotations
