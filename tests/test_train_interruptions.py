@@ -134,7 +134,7 @@ def straight_on_two_ranks(recipe) -> dict[str, torch.Tensor]:
 
 CHANGED = {
     "export": {"merge": True, "dtype": "bf16", "verify_rows": 2},
-    "eval": {"batch_rows": 3, "max_new_tokens": 5, "compare_base": False, "num_rows": 1},
+    "eval": {"batch_rows": 3, "max_new_tokens": 5, "compare_base": False, "compare_blind": False, "num_rows": 1},
     "train": {"logging_steps": 3, "keep_checkpoints": 4, "num_workers": 0, "max_skipped_steps": 3},
     "video": {"cache_features": "off"},
 }
