@@ -188,6 +188,16 @@ def test_which_numbers_are_times(tmp_path, clips, response, query, kinds):
     assert kinds_of(checked) == kinds
 
 
+def test_a_clip_that_ends_within_a_second(tmp_path):
+    make_clip(tmp_path / "a.mp4", num_frames=60)  # 2.4 s, 3 s rounded up
+    rows = [ask(f"until {end} s", f"Until {end}?", videos=["a.mp4"]) for end in (2, 3, 2.4, 2.5, 4)]
+    found = check(tmp_path, rows).findings
+    assert [(each.kind, each.problem.where.split(":")[1]) for each in found] == [
+        ("time_beyond_clip", "4 `response`"),
+        ("time_beyond_clip", "5 `response`"),
+    ]
+
+
 def test_rows_that_only_look_odd(tmp_path):
     rows = [
         ask("None of them."),
