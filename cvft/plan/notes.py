@@ -66,7 +66,7 @@ def note_plan(plan: Plan) -> list[str]:
     first matrix makes of inputs of size 1, which its start decides. That says nothing of a projector that is trained wholly.
     """
     swift = plan.swift
-    if "adapters" in swift or swift["modules_to_save"]:  # not all starts at zero
+    if "adapters" in swift or "modules_to_save" in swift:  # not all starts at zero
         return []
     mean_rate = swift["learning_rate"] * (1.0 if swift["lr_scheduler_type"].startswith("constant") else 0.5)
     gain = swift["lora_alpha"] * (swift["lora_rank"] ** 0.5 if swift["use_rslora"] else 1.0)

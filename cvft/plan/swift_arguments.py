@@ -87,7 +87,6 @@ def swift_arguments(
             train_vision_tower=recipe.lora.train_vision_tower,
             train_projector=recipe.lora.train_projector,
         ),
-        "modules_to_save": modules_to_save(job.family.parts, train_projector=recipe.lora.train_projector),
         "lora_rank": recipe.lora.rank,
         "lora_alpha": recipe.lora.alpha,
         "lora_dropout": recipe.lora.dropout,
@@ -131,6 +130,8 @@ def swift_arguments(
         "callbacks": ["cvft", "cvft_tensorboard"],
         "use_cpu": ranks.device == "cpu",
     }
+    if whole := modules_to_save(job.family.parts, train_projector=recipe.lora.train_projector):
+        arguments["modules_to_save"] = whole
     if recipe.train.resume_from is not None:
         arguments["adapters"] = [str(job.run.start)]
     if recipe.parallel.strategy == "ddp":

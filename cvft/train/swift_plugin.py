@@ -255,7 +255,7 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
             how=worker.preprocessing,
             loading=worker.loading,
             folder=folder,
-            trained_wholly=plan.swift["modules_to_save"],
+            trained_wholly=plan.swift.get("modules_to_save", ()),
         ),
         settings=settings,
     )
