@@ -73,7 +73,11 @@ def test_without_a_merge_base_and_adapter_are_one_load(tmp_path):
     recipe = make_project(tmp_path, train={"max_steps": 1}, export={"merge": False})
     counts = counts_of("run", recipe)
     assert counts["load"] == 1
-    assert {path.name for path in (tmp_path / "runs" / "small" / "eval").iterdir()} == {"base", "adapter"}
+    assert {path.name for path in (tmp_path / "runs" / "small" / "eval").iterdir()} == {
+        "base",
+        "adapter",
+        "adapter-blind",
+    }
 
 
 def test_a_finished_run_loads_nothing(tmp_path):

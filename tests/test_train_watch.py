@@ -250,7 +250,7 @@ def test_a_refused_merge_costs_the_adapter_neither_its_evaluation_nor_its_report
     run = run_of(recipe)
     assert not (run / "merged").exists()
     assert not list(run.glob("*.partial"))
-    assert {path.name for path in (run / "eval").iterdir()} == {"base", "adapter"}
+    assert {path.name for path in (run / "eval").iterdir()} == {"base", "adapter", "adapter-blind"}
     page = (run / "report.html").read_text()
     assert "The merged model was refused; the adapter is what was evaluated." in page
     assert "up_proj.weight: got " in page
