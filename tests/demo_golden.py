@@ -33,6 +33,7 @@ def read_run(run: Path) -> dict[str, Any]:
     manifest["packages"] = sorted(manifest["packages"])
     assert set(manifest.pop("sources")) == {"data.train", "data.val"}  # what tells the files of rows: not recorded then
     manifest["contract"]["decoder_version"] = plan["features"]["decoder_version"] = "VERSION"
+    assert manifest.pop("start") is None  # the adapter that it started from: no run could then
     for key in ("cvft", "git_commit", "python", "machine", "recipe_fingerprint"):
         manifest[key] = "MASKED"
     for split in ("train", "val"):
