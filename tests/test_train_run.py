@@ -244,7 +244,7 @@ def test_every_problem_of_a_file_is_told_at_once_and_nothing_is_written(tmp_path
         {"query": "q", "response": "r", "videos": ["missing.mp4"]},
         {"query": "q", "response": "r", "videos": ["empty.mp4"]},
         {"query": "q", "respones": "r", "videos": [clip]},
-        {"query": 5, "response": "r", "videos": [clip]},
+        {"query": ["q"], "response": "r", "videos": [clip]},
     ]
     recipe = make_project(tmp_path, rows=bad)
     before = files_under(tmp_path)
