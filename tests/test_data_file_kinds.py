@@ -5,11 +5,14 @@ import gzip
 import io
 import json
 import lzma
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -98,9 +101,11 @@ def test_the_way_to_rows_that_a_message_shows_leads_there(folder, name):
     problem = told(folder / name)
     assert problem.got == kind
     command = re.search("`(.*)`", problem.hint)[1]
-    if shutil.which(command.split()[0]) is None:
+    # the python that a user has activated is the one that cvft is installed for
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    if shutil.which(command.split()[0], path=path) is None:
         pytest.skip(f"no {command.split()[0]} here")
-    subprocess.run(["bash", "-c", command], cwd=folder, check=True)
+    subprocess.run(["bash", "-c", command], cwd=folder, check=True, env={**os.environ, "PATH": path})
     rows = read_rows(folder / "rows.jsonl")
     assert [row.to_json() for row in rows] == [
         {**row, "history": [], "videos": [str(folder / clip) for clip in row["videos"]]} for row in ROWS
