@@ -60,7 +60,7 @@ def test_a_run_of_the_demo_finds_every_fact_once(tmp_path):
         "name=counted",
         "eval.num_rows=8",
     )
-    assert counts["read_config_json"] <= 3
+    assert counts["read_config_json"] <= 4
     assert counts["locate_model"] == 1
     assert counts["weights_fingerprint"] == 1
     assert counts["tower_fingerprint"] == 1
