@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 
 EXIT_USER_ERROR = 2
 """Exit code of every command when the user's input is at fault."""
@@ -166,9 +167,9 @@ class StoppedError(Exception):
 
 
 def quote(value: object, *, most: int = 80) -> str:
-    """Shows a value the way every message does: literals in backticks, at most `most` characters, all of them visible."""
+    """Shows a value the way every message does: in backticks, at most `most` characters, all of them visible; paths in full."""
     text = f"{value}"
-    if len(text) > most:
+    if len(text) > most and not isinstance(value, PurePath):  # of a path, the end says which it is
         text = f"{text[: most - 3]}..."
     return f"`{visible(text)}`"
 

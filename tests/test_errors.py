@@ -1,6 +1,7 @@
 """The text of errors, and that they survive the way between processes."""
 
 import pickle
+from pathlib import Path
 
 from cvft.errors import ClipError, DataError, Problem, did_you_mean, quote
 
@@ -75,3 +76,9 @@ def test_clips_of_many_rows_are_one_kind():
 def test_what_cannot_be_seen_is_written_out():
     assert quote("a\x1b[31m\u2028\nb\ud800") == r"`a\x1b[31m\u2028\nb\ud800`"
     assert quote("naïve 日本") == "`naïve 日本`"
+
+
+def test_a_path_is_never_cut():
+    path = Path("/folder") / ("a" * 100) / "clip.mp4"
+    assert quote(path) == f"`{path}`"
+    assert quote(str(path)).endswith("...`")
