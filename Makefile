@@ -32,10 +32,10 @@ demo: $(VENV)/cvft.stamp ## train a LoRA on real mp4 files, merge, verify, evalu
 JOBS ?= 2
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
-quick: $(VENV)/test.stamp ## run the fast tests, for while you work; about 3 minutes
+quick: $(VENV)/test.stamp ## run the fast tests, for while you work; about 5 minutes
 	$(PYTEST) -m "pure or cpu"
 
-test: $(VENV)/test.stamp ## run all tests; about 20 minutes on 2 cores
+test: $(VENV)/test.stamp ## run all tests; about 25 minutes on 2 cores
 	$(PYTEST)
 
 lint: $(VENV)/test.stamp ## check style and formatting
