@@ -76,6 +76,8 @@ DIST = {
     "train_run",
     "train_watch",
     "weights_hub",
+    "train_projector",
+    "export_logits",
 }
 """Files of each tier, by their name without `test_`; those in neither set are `cpu`."""
 
