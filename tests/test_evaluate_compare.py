@@ -55,6 +55,12 @@ def test_rows_won_and_lost_and_categories() -> None:
     assert json.loads(json.dumps(found.to_dict()))["num_gained"] == 25
 
 
+def test_categories_are_those_of_the_metrics() -> None:
+    """Numbers are taken as text there; beside text they could not even be put in order."""
+    rows = [{**line, "category": index % 2 or "thing"} for index, line in enumerate(lines())]
+    assert set(compare_predictions(rows, rows).categories) == {"1", "thing"}
+
+
 def test_few_clips_are_said_and_not_guessed() -> None:
     assert compare_predictions(lines(num_clips=9), lines(num_clips=9)).overall is None
 

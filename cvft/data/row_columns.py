@@ -144,6 +144,13 @@ def category_column(columns: Mapping[str, Any]) -> str | None:
     return next((name for name in CATEGORY_COLUMNS if columns.get(name) is not None), None)
 
 
+def category_in(columns: Mapping[str, Any]) -> str | None:
+    """Returns the kind of question that a row asks: the text, or the number as text, of its category column, or None."""
+    column = category_column(columns)
+    text = None if column is None else text_of(columns[column])
+    return text if text and text.strip() else None
+
+
 def text_of(value: Any) -> str | None:
     """Returns text as it is, and a number or a boolean as it is written in JSON; None for anything else.
 

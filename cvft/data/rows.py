@@ -20,7 +20,7 @@ from typing import Any
 
 from cvft.data.clip_names import Folder
 from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
-from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, text_of
+from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, category_in
 from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, quote
 from cvft.files import sync_folder, write_whole
 from cvft.jsonl import parse_json, read_jsonl, split_lines, to_jsonl, to_line
@@ -311,9 +311,7 @@ def category_of(row: Row) -> str | None:
     Returns:
         The text, or the number as text, of the row's category column; None without one, or with nothing in it.
     """
-    column = category_column(row.extra)
-    text = None if column is None else text_of(row.extra[column])
-    return text if text and text.strip() else None
+    return category_in(row.extra)
 
 
 def extra_columns(rows: Iterable[Row]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cvft.data.row_columns import category_in
 from cvft.errors import DataError, Problem, quote
 from cvft.evaluate.uncertainty import Difference, compare
 
@@ -78,7 +79,7 @@ def compare_predictions(
 
     groups: dict[str, list[int]] = {}
     for index, line in enumerate(first):
-        if category := line.get("category") or line.get("family"):
+        if category := category_in(line):
             groups.setdefault(category, []).append(index)
     return Comparison(
         difference(range(len(first))),

@@ -70,6 +70,7 @@ def write_report(
     style, script = (
         files("cvft.report").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
     )
+    captions = captions_table(metrics)
     page = environment.get_template("report.html.j2").render(
         policy=_POLICY.format(style=_source_hash(style), script=_source_hash(script)),
         style=Markup(style),
@@ -82,8 +83,8 @@ def write_report(
         results=results_table(metrics),
         findings=findings,
         kinds=kinds_table(metrics),
-        captions=captions_table(metrics),
-        about_captions=describe_captions(metrics) if captions_table(metrics) else "",
+        captions=captions,
+        about_captions=describe_captions(metrics) if captions else "",
         categories=categories_table(metrics),
         charts=charts,
         cards=cards if cards and cards["rows"] else None,
