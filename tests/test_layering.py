@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "data/doctor": "errors data data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/qwen_vl": "families",
+    "families/qwen_vl": "families weights",
     "families/table": "errors families families/cogvlm2_video weights",
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
