@@ -49,7 +49,7 @@ class RowEncoder:
                 row.query,
                 pixel_values=tensors.get("pixel_values"),
                 vision_features=tensors.get("vision_features"),
-                time_indices=() if clip is None else time_indices(clip.timestamps_s, sampling=self.sampling),
+                time_indices=() if clip is None else time_indices(clip.view.timestamps_s, sampling=self.sampling),
                 history=row.history,
                 response=row.response if with_response else None,
             )
