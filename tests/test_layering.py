@@ -19,6 +19,8 @@ SUB_ROOMS = (
     "families/cogvlm2_video/network",
     "families/cogvlm2_video/runtime.py",
     "families/cogvlm2_video",
+    "families/qwen_vl/network",
+    "families/qwen_vl",
     "families/table.py",
     "data/video",
     "data/features",
@@ -45,6 +47,7 @@ MAY_IMPORT = {
     "data/doctor": "errors data data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
+    "families/qwen_vl": "errors weights families",
     "families/table": "errors families families/cogvlm2_video weights",
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
@@ -54,6 +57,7 @@ MAY_IMPORT = {
     ),
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
+    "families/qwen_vl/network": "families/qwen_vl",
     "families/cogvlm2_video/runtime": (
         "dtypes data data/video weights families families/cogvlm2_video families/cogvlm2_video/network"
     ),
@@ -106,6 +110,7 @@ WITHOUT_TORCH = (
     ),
     *(
         "families/cogvlm2_video",
+        "families/qwen_vl",
         "families/table",
         "runs",
         "manifest",
@@ -119,7 +124,7 @@ WITHOUT_TORCH = (
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
 STARTS_PROCESSES = ("train/launch.py", "train/manifest.py", "data/video/process.py", "plan/machine.py")
 PRINTS = ("cli/", "train/launch.py", "tiny/")
-NAMES_A_FAMILY = ("families/cogvlm2_video/", "families/table.py", "_autoload.py", "tiny/")
+NAMES_A_FAMILY = ("families/cogvlm2_video/", "families/qwen_vl/", "families/table.py", "_autoload.py", "tiny/")
 NEVER_IMPORTED = ("tiny",)
 """The program that pre-trained the tiny model: only `datasets/` and tests use it."""
 
