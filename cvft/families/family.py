@@ -196,10 +196,10 @@ class Family(Protocol):
         """
 
     def tensors(self, config: Mapping[str, Any]) -> Mapping[str, Shape] | None:
-        """Says what the weight files must hold, or None where their index is believed."""
+        """Says what the weight files must hold of the loaded model, or None where their index is believed."""
 
-    def module_of(self, tensor: str) -> str:
-        """Returns the name in the loaded model of a tensor's name in the files."""
+    def module_of(self, tensor: str) -> str | None:
+        """Returns the name in the loaded model of a tensor's name in the files, or None where the model leaves it out."""
 
     def clean_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a config.json that transformers opens without running code of the folder."""
