@@ -19,7 +19,10 @@ SUB_ROOMS = (
     "families/cogvlm2_video/network",
     "families/cogvlm2_video/runtime.py",
     "families/cogvlm2_video",
+    "families/qwen_vl/network",
     "families/qwen_vl",
+    "families/qwen_vl/runtime.py",
+    "families/network",
     "families/table.py",
     "data/video",
     "data/features",
@@ -46,7 +49,7 @@ MAY_IMPORT = {
     "data/doctor": "errors data data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/qwen_vl": "families weights",
+    "families/qwen_vl": "errors weights families",
     "families/table": "errors families families/cogvlm2_video weights",
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
@@ -56,6 +59,7 @@ MAY_IMPORT = {
     ),
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
+    "families/qwen_vl/network": "families/qwen_vl",
     "families/cogvlm2_video/runtime": (
         "dtypes data data/video weights families families/cogvlm2_video families/cogvlm2_video/network"
     ),

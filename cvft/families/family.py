@@ -17,6 +17,7 @@ from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.view import ClipView
 from cvft.errors import DataError, ModelError, Problem, quote
 from cvft.families.costs import CostModel
 from cvft.families.parts import Parts, Shape
@@ -105,6 +106,34 @@ def naming(row: Row) -> Iterator[None]:
     except DataError as error:
         problems = [replace(problem, where=f"{row.location} {problem.where}") for problem in error.problems]
         raise DataError("the rows", problems) from error
+
+
+LATE_S = 100_000.0
+"""A second later than any that a clip shows: more than a day."""
+
+
+def make_clip(num_frames: int, *, height_px: int, width_px: int, decoder: str) -> ClipInfo:
+    """Makes up facts of a clip, one frame per second, late enough for seconds of many digits.
+
+    Args:
+        num_frames: Its frames, all of them shown.
+        height_px: Height of each.
+        width_px: Width of each.
+        decoder: Name of the decoder.
+    """
+    return ClipInfo(
+        num_frames=num_frames,
+        height_px=height_px,
+        width_px=width_px,
+        timestamps_s=tuple(LATE_S + number for number in range(num_frames)),
+        num_frames_total=num_frames,
+        avg_fps=1.0,
+        duration_s=LATE_S + num_frames,
+        decoder=decoder,
+        sha256="",
+        notes=(),
+        frame_indices=tuple(int(LATE_S) + number for number in range(num_frames)),
+    )
 
 
 LayOut = Callable[[Row, ClipInfo | None], Layout]
@@ -210,6 +239,9 @@ class Family(Protocol):
             device: `cpu` or `cuda`.
         """
 
+    def longest_clip(self, folder: ModelFolder, how: Preprocessing) -> ClipInfo:
+        """Returns facts of a clip that takes as many tokens as any can."""
+
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Returns variables that the worker needs for this preprocessing; they are part of the plan."""
 
@@ -270,8 +302,8 @@ class ClipTensors(Protocol):
         """Pixel values or cached features, by the model's names."""
 
     @property
-    def timestamps_s(self) -> tuple[float, ...]:
-        """Start of each frame in seconds."""
+    def view(self) -> ClipView:
+        """Which frames are shown, and when."""
 
 
 class Encoder(Protocol):

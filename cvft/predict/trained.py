@@ -126,11 +126,18 @@ def preprocessing_of(contract: Contract, *, family: Family, folder: ModelFolder,
         contract.sampling,
         max_frames=contract.max_frames,
         decoder=contract.decoder,
+        fps=_number_or_none(contract.fields.get("fps")),
+        min_frames=_number_or_none(contract.fields.get("min_frames")),
         timeout_s=recipe.video.timeout_s,
         memory_gib=recipe.video.memory_gib,
     )
     max_tokens = recipe.data.max_tokens or family.context_tokens(folder.config)
     return Preprocessing(contract.template, decode, max_tokens, contract.fields)
+
+
+def _number_or_none(value: Any) -> Any:
+    """A contract has no null: 0 says that the sampling rule has no such number."""
+    return value or None
 
 
 def _asks_hub(path: str) -> bool:
