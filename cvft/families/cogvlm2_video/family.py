@@ -18,7 +18,7 @@ from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.checkpoints import OFFICIAL_ARCHITECTURE, PUBLISHED
 from cvft.families.cogvlm2_video.config_file import check_config
 from cvft.families.cogvlm2_video.costs import Costs
-from cvft.families.cogvlm2_video.estimate import estimate_ids
+from cvft.families.estimate import estimate_ids
 from cvft.families.cogvlm2_video.generation_file import check_generation
 from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, check_history, special_tokens, time_indices
 from cvft.families.cogvlm2_video.rotary import check_tables
