@@ -284,7 +284,7 @@ def make_qwen_folder(folder: Path, kind: str, seed: int = 0) -> Path:
     from safetensors.numpy import save_file
 
     write_qwen_files(folder, kind)
-    weights = {name: draw(name, shape, seed) for name, shape in tensor_shapes(folder, kind).items()}
+    weights = {name: draw(name, shape, kind, seed) for name, shape in tensor_shapes(folder, kind).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
@@ -307,14 +307,16 @@ def name_in_files(module: str, kind: str) -> str:
     return module
 
 
-def draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+def draw(name: str, shape: tuple[int, ...], kind: str, seed: int) -> np.ndarray:
     """Draws a tensor from its name and a seed, so that no order of names matters."""
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     values = rng.standard_normal(shape).astype(np.float32)
     if name.endswith("A_log"):
-        return np.log(rng.uniform(0.5, 8.0, shape)).astype(np.float32)
+        return np.log(rng.uniform(0.005, 0.1, shape)).astype(np.float32)  # forgets half in 10 to 200 tokens
     if len(shape) == 1:
-        return np.float32(0.1) * values + np.float32(1.0 if name.endswith("weight") else 0.0)
+        # the decoder of Qwen3.5 adds one to the weights of all its norms but the gated one
+        adds_one = kind == "qwen3_5" and "language_model" in name and "linear_attn" not in name
+        return np.float32(0.1) * values + np.float32(name.endswith("weight") and not adds_one)
     if "embed" in name:
         return np.float32(0.5) * values
     return values * np.float32(1.5 / np.sqrt(np.prod(shape[1:])))

@@ -193,6 +193,8 @@ class Video(Section):
     """Fewest tokens of two frames, which some models take as one; smaller frames are scaled up. Without it, the model's own."""
     max_frame_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Most tokens of two frames, which some models take as one; larger frames are scaled down. Without it, the model's own."""
+    max_clip_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Most tokens of a whole clip, for models that scale frames; those of a longer one are scaled down further."""
     decoder: Literal["pyav", "decord"] = "pyav"
     """Library that decodes; never replaced by another behind your back."""
     cache_features: Literal["auto", "on", "off"] = "auto"
