@@ -9,7 +9,8 @@ import peft
 import torch
 import transformers
 
-from cvft.families.parts import modules_to_save, target_regex
+from cvft.families.costs import Batch, ClipShape, GroupShape, Training
+from cvft.families.parts import adapted_names, count_adapter, modules_to_save, target_regex
 from cvft.families.qwen_vl.network.models import CLASSES, attend_in_groups, encode_clip
 from cvft.families.qwen_vl.parts import PARTS
 from cvft.families.qwen_vl.sizes import QWEN2_5_VL, QWEN3_5, QWEN3_VL, Sizes
@@ -120,3 +121,38 @@ def with_features(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
 
 
 KINDS = (QWEN2_5_VL, QWEN3_VL, QWEN3_5)
+
+
+def feed_of(
+    batch: dict[str, Any],
+    groups: list[tuple[tuple[int, int, int], list[int]]],
+    *,
+    text: int = 5,
+    labels: int = 3,
+    with_tower: bool = True,
+) -> Batch:
+    """What the formulas are told of a batch that `make_batch` made."""
+    shapes = []
+    for (t, h, w), questions in groups:
+        clip = ClipShape(2 * t, t * h * w // 4)
+        shapes.append(GroupShape(text + clip.num_tokens + 1, tuple(questions), clip))
+    num_frames = sum(group.clip.num_frames for group in shapes if group.clip is not None)
+    return Batch(
+        num_sequences=len(shapes),
+        num_tokens=batch["input_ids"].numel(),
+        num_pairs=0,
+        num_label_tokens=labels * sum(len(questions) for _, questions in groups),
+        num_tower_frames=num_frames if with_tower else 0,
+        num_projected_frames=num_frames,
+        groups=tuple(shapes),
+    )
+
+
+def training_of(
+    config: dict[str, Any], targets: str, *, dtype: torch.dtype = torch.float32, recompute: bool = False, **parts: Any
+) -> Training:
+    """How `adapt` prepares a model."""
+    names = PARTS[config["model_type"]]
+    shapes = loaded_shapes(Sizes.from_config(config))
+    adapter = count_adapter(names, shapes, targets=targets, rank=4, **parts)
+    return Training(dtype.itemsize, adapted_names(names, targets), rank=4, adapter=adapter, recompute=recompute)

@@ -314,3 +314,6 @@ PUBLISHED_3_5 = (
     *(_published(f"Qwen{version}-27B", 27_781_427_952, HYBRID, _3_5_27B) for version in ("3.5", "3.6", "3.8")),
 )
 """Checkpoints of Qwen3.5 and of its successors of the same form; their files hold one layer that the model leaves out."""
+
+PUBLISHED = {QWEN2_5_VL: PUBLISHED_2_5, QWEN3_VL: PUBLISHED_3, QWEN3_VL_MOE: PUBLISHED_3_MOE, QWEN3_5: PUBLISHED_3_5}
+"""Checkpoints by `model_type`."""
