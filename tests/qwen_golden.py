@@ -16,7 +16,7 @@ from cvft.families.qwen_vl.network.positions import row_positions
 from cvft.families.qwen_vl.network.preprocess import NORMS, preprocess_frames
 from cvft.families.qwen_vl.times import second_per_grid, shown_seconds
 from cvft.families.qwen_vl.tokenizer import load_encoder
-from tests.golden_files import golden_files
+from tests.golden_files import golden_file
 from tests.qwen_cases import CASES, Case
 
 BY_NAME = {case.name: case for case in CASES}
@@ -47,10 +47,9 @@ class Golden:
 
 @cache
 def golden(name: str) -> Golden:
-    found = {path.stem: path for path in golden_files("qwen_vl/*.json")}
-    assert set(NAMES) <= set(found)
-    about = json.loads(found[name].read_text())
-    with np.load(found[name].with_suffix(".npz")) as file:
+    path = golden_file(f"qwen_vl/{name}.json")
+    about = json.loads(path.read_text())
+    with np.load(path.with_suffix(".npz")) as file:
         arrays = dict(file)
     return Golden(name, about["kind"], about["variant"], about["cases"], about["sizes"], arrays)
 

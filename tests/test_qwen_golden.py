@@ -11,11 +11,13 @@ import torch
 import transformers
 
 from cvft.families.qwen_vl.network.positions import next_positions
+from tests.golden_files import SHIPPED
 from tests.qwen_cases import MODEL_CASES, NUM_NEW_TOKENS, SHOWN_IDS
 from tests.qwen_golden import BY_NAME, NAMES, golden, grid_of_case, lay_out, pixels_of, positions_of
 from tests.qwen_tiny import CLASSES, KINDS, make_qwen_folder
 
 MAX_LOGIT_ERROR = 2e-5
+ENDS = ("json", "npz")
 WITH_MODEL = ("qwen2_5_vl-4.57.6", "qwen3_vl-4.57.6", "qwen3_5-5.2.0")
 """Each generation's model under the version that released it."""
 
@@ -26,6 +28,9 @@ def qwen_folders(tmp_path_factory):
 
 
 def test_every_case_is_there():
+    assert {path.name for path in (SHIPPED / "qwen_vl").iterdir()} == {
+        f"{name}.{end}" for name in NAMES for end in ENDS
+    }
     for name in NAMES:
         assert set(golden(name).cases) == set(BY_NAME)
         assert len(golden(name).sizes) == 300
