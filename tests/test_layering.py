@@ -21,6 +21,8 @@ SUB_ROOMS = (
     "families/cogvlm2_video",
     "families/qwen_vl/network",
     "families/qwen_vl",
+    "families/qwen_vl/runtime.py",
+    "families/network",
     "families/table.py",
     "data/video",
     "data/features",
@@ -240,7 +242,7 @@ def words_where_none_may_be(package: Path) -> Iterator[str]:
         calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         if any(isinstance(call, ast.Name) and call.id == "print" for call in calls) and not name.startswith(PRINTS):
             yield f"{name} prints"
-        if re.search("cogvlm|CogVLM", path.read_text()) and not name.startswith(NAMES_A_FAMILY):
+        if re.search("cogvlm|CogVLM|qwen", path.read_text()) and not name.startswith(NAMES_A_FAMILY):
             yield f"{name} names a family"
         of_tiny = {each for each in imported(path) if each.split(".")[1:2] == ["tiny"] and each.startswith("cvft.")}
         if of_tiny and not name.startswith("tiny/"):
