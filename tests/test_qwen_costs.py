@@ -1,9 +1,7 @@
 """What plans say of Qwen-VL's arithmetic and memory equals what torch counts on real models of the same form."""
 
-import json
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -17,7 +15,7 @@ from cvft.families.qwen_vl.costs import Costs, costs_of
 from cvft.families.qwen_vl.flops import attended_pairs, training_flops
 from cvft.families.qwen_vl.memory import peak_memory, saved_bytes
 from cvft.families.qwen_vl.parts import PARTS
-from cvft.families.qwen_vl.sizes import FULL_ATTENTION, QWEN2_5_VL, QWEN3_5, QWEN3_VL, Sizes
+from cvft.families.qwen_vl.sizes import FULL_ATTENTION, Sizes
 from cvft.families.qwen_vl.tensors import loaded_shapes
 from tests.qwen_batches import KINDS, adapt, feed_of, larger, load, make_batch, training_of, with_features
 from tests.qwen_configs import PUBLISHED
@@ -120,7 +118,9 @@ def test_full_size_flops_are_near_the_rule_of_thumb():
     sizes = Sizes.from_config(PUBLISHED["Qwen3-VL-8B"])
     fed = Batch(1, 4096, 0, 60, groups=(GroupShape(4000, (96,)),))
     flops = training_flops(sizes, fed, training_of(PUBLISHED["Qwen3-VL-8B"], "qkv"))
-    assert flops.language == pytest.approx(4 * 6.946e9 * 4096, rel=0.001)  # 8.767 without embedding, output layer and tower
+    assert flops.language == pytest.approx(
+        4 * 6.946e9 * 4096, rel=0.001
+    )  # 8.767 without embedding, output layer and tower
     assert flops.attention == 14 * 4096 * 36 * causal_pairs(4096)
     assert flops.output_layer == 4 * 151936 * 4096 * 60
 
@@ -161,7 +161,9 @@ def bytes_kept_for_backward(model, batch, *, vocabulary, autocast: bool) -> int:
 def test_saved_activations_equal_those_of_a_real_forward_pass(kind, targets, groups, parts, dtype):
     model, batch = prepared(kind, targets, dtype=dtype, **parts), make_batch(MODELS[kind], groups, dtype=dtype)
     counted = saved_bytes(
-        Sizes.from_config(MODELS[kind]), feed_of(batch, groups), training_of(MODELS[kind], targets, dtype=dtype, **parts)
+        Sizes.from_config(MODELS[kind]),
+        feed_of(batch, groups),
+        training_of(MODELS[kind], targets, dtype=dtype, **parts),
     )
     vocabulary = MODELS[kind]["text_config"]["vocab_size"]
     real = bytes_kept_for_backward(model, batch, vocabulary=vocabulary, autocast=dtype == torch.bfloat16)

@@ -1,8 +1,8 @@
-"""What autograd keeps of Qwen-VL's blocks, read off transformers 5.19's classes, peft's `Linear` and the attention of groups. No torch.
+"""What autograd keeps of Qwen-VL's blocks, read off transformers' classes, peft's `Linear` and the attention of groups. No torch.
 
 The rules: a frozen linear layer keeps nothing, its weight is there anyway; an adapter keeps its input and the output of A; a
 product keeps its factors that need a gradient or multiply one that does; the fused attention keeps query, key, value,
-output and the logarithm of each softmax's sum. `tests/test_qwen_memory.py` compares the sums with a real forward pass.
+output and the logarithm of each softmax's sum. `tests/test_qwen_costs.py` compares the sums with a real forward pass.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def projections_bytes(sizes: Sizes, *, precision: Precision) -> int:
 def kernel_bytes(sizes: Sizes, group: GroupShape, *, dtype_bytes: int) -> int:
     """Counts what the attention of groups keeps of one sequence in one block, beyond query, key and value.
 
-    A single question is one causal call. With several, all of them are one more call: each has its queries, and the keys and values
-    of the prefix beside its own, padded to the longest question, under one mask that becomes an additive one.
+    A single question is one causal call. With several, all of them are one more call: each has its queries, and the keys and
+    values of the prefix beside its own, padded to the longest question, under one mask that becomes an additive one.
 
     Args:
         sizes: The model's sizes.
@@ -106,7 +106,9 @@ def delta_net_bytes(sizes: DeltaNetSizes, *, precision: Precision, num_tokens: i
     of_values = (2 * FP32_BYTES + 2 * precision.dtype_bytes) if is_cast else 3 * FP32_BYTES
     of_state = (FP32_BYTES + 2 * precision.dtype_bytes) if is_cast else FP32_BYTES
     gates = 4 * FP32_BYTES
-    chunked = of_chunk * DELTA_CHUNK + of_keys * keys + of_values * values + of_state * keys * values // DELTA_CHUNK + gates
+    chunked = (
+        of_chunk * DELTA_CHUNK + of_keys * keys + of_values * values + of_state * keys * values // DELTA_CHUNK + gates
+    )
     # before the rule: query and key before their norms; behind it: the gated norm, whose gate passes through silu
     norm = 3 * FP32_BYTES + precision.dtype_bytes
     plain = 2 * FP32_BYTES * keys + norm * values + 6 * FP32_BYTES
@@ -129,9 +131,7 @@ def backward_bytes(sizes: Sizes, *, precision: Precision) -> int:
     return sizes.intermediate_size * 2 * value_bytes + sizes.hidden_size * residual
 
 
-def tower_layer_bytes(
-    tower: TowerSizes, layers: Mapping[str, Linear], *, precision: Precision, rank: int
-) -> int:
+def tower_layer_bytes(tower: TowerSizes, layers: Mapping[str, Linear], *, precision: Precision, rank: int) -> int:
     """Counts what one block of a trained tower keeps of one patch.
 
     Args:
@@ -167,8 +167,14 @@ def tower_working_bytes(tower: TowerSizes, *, precision: Precision) -> int:
 
 
 def merger_bytes(
-    tower: TowerSizes, layers: Sequence[Linear], *, precision: Precision, rank: int, has_tower_gradient: bool, has_adapter: bool,
-    is_whole: bool
+    tower: TowerSizes,
+    layers: Sequence[Linear],
+    *,
+    precision: Precision,
+    rank: int,
+    has_tower_gradient: bool,
+    has_adapter: bool,
+    is_whole: bool,
 ) -> int:
     """Counts what all mergers with a backward pass keep of one token.
 

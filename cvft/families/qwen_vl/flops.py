@@ -2,8 +2,9 @@
 
 `Sizes` + `Batch` -> `Flops` (by part)
 
-Counted is what the hardware does, recomputation included; left out are norms, activations, rotary positions and the softmax, the loss,
-AdamW, what DoRA computes beyond LoRA, and the frozen part of the first layer that needs no backward pass. Memory is in `memory.py`.
+Counted is what the hardware does, recomputation included; left out are norms, activations, rotary positions and the softmax, the
+loss, AdamW, what DoRA computes beyond LoRA, and the frozen part of the first layer that needs no backward pass. Memory is in
+`memory.py`.
 Source of the accounting: `cvft.families.arithmetic`; of the gated delta rule, its chunked form (Yang et al., arXiv 2412.06464,
 section 3.3) as transformers 5.19 computes it.
 """
@@ -27,15 +28,15 @@ from cvft.families.qwen_vl.sizes import FULL_ATTENTION, DeltaNetSizes, Sizes, To
 from cvft.families.qwen_vl.tensors import loaded_shapes
 
 DELTA_CHUNK = 64
-"""Tokens that the gated delta rule takes at a time. Source: `torch_chunk_gated_delta_rule` of transformers 5.19; fla's has the same."""
+"""Tokens that the gated delta rule takes at a time. Source: `torch_chunk_gated_delta_rule` of transformers; fla's are as long."""
 
 
 def training_flops(sizes: Sizes, batch: Batch, training: Training) -> Flops:
     """Counts forward and backward pass of one micro-batch.
 
-    Whether tower and mergers have a backward pass follows from the adapter. Recomputation covers the decoder blocks and, when it is
-    trained, the tower's, but not the mergers. It ends where all that the backward pass needs is there (torch's early stop), so it
-    leaves out a down projection without an adapter.
+    Whether tower and mergers have a backward pass follows from the adapter. Recomputation covers the decoder blocks and, when it
+    is trained, the tower's, but not the mergers. It ends where all that the backward pass needs is there (torch's early stop),
+    so it leaves out a down projection without an adapter.
 
     Args:
         sizes: The model's sizes.
@@ -99,8 +100,10 @@ def feature_bytes(sizes: Sizes, clips: Sequence[ClipShape], *, dtype_bytes: int)
 
 
 def attended_pairs(group: GroupShape) -> int:
-    """Returns the (query, key) pairs that the attention of groups computes: the prefix causally, and all questions in one call, each
-    padded to the longest, with every key of the prefix and of itself. A single question is one causal sequence with its prefix.
+    """Returns the (query, key) pairs that the attention of groups computes.
+
+    The prefix is one causal call, and all questions are another: each padded to the longest, with every key of the prefix and of
+    itself. A single question is one causal sequence with its prefix.
     """
     if len(group.question_tokens) == 1:
         return causal_pairs(group.num_tokens)
@@ -159,7 +162,7 @@ def tower_flops(tower: TowerSizes, clips: Sequence[ClipShape], *, is_trained: bo
 
 
 def _tower_pairs(tower: TowerSizes, clip: ClipShape) -> int:
-    """Returns the pairs of all blocks together: patches see their own temporal grid, or windows of it, which are taken as whole."""
+    """Returns the pairs of all blocks together: patches see their temporal grid, or windows of it, which are taken as whole."""
     num_patches = clip.num_tokens * tower.patches_per_token
     num_grids = -(-clip.num_frames // tower.temporal_patch_size)
     of_grids = num_patches * (num_patches // num_grids)
@@ -190,8 +193,8 @@ def _adapter_flops(sizes: Sizes, num_tokens: int, clips: Sequence[ClipShape], tr
 def delta_rule_flops(sizes: DeltaNetSizes) -> int:
     """Counts the gated delta rule and the convolution before it, forward, for one token of one block.
 
-    Of a chunk of C tokens, each value head computes two products of C x C x keys, one of C x C x values, and three with the state,
-    C x keys x values; the triangular systems take as much as C x C x (keys + values) in half a product.
+    Of a chunk of C tokens, each value head computes two products of C x C x keys, one of C x C x values, and three with the
+    state, C x keys x values; the triangular systems take as much as C x C x (keys + values) in half a product.
     """
     keys, values = sizes.key_head_dim, sizes.value_head_dim
     of_chunk = 2 * DELTA_CHUNK * (2 * keys + values) + DELTA_CHUNK * (keys + values)
