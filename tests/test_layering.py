@@ -71,11 +71,12 @@ MAY_IMPORT = {
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
     "report": "errors files jsonl tables recipe data data/video runs manifest plan export evaluate",
+    "serve": "errors data data/video families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
         "errors files recipe data/video data/doctor families/table runs plan clips train predict export evaluate report "
-        "pipeline cli"
+        "pipeline serve cli"
     ),
     # beside
     "tiny": "families/cogvlm2_video/network",
@@ -114,6 +115,7 @@ WITHOUT_TORCH = (
         "cli",
         "cli/commands",
         "pipeline",
+        "serve",
     ),
 )
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
