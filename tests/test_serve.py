@@ -14,14 +14,10 @@ import openai
 import pytest
 
 import cvft
-from cvft.families.contract import CONTRACT_FILE
-from cvft.plan.job import open_job
-from cvft.recipe import load_recipe
 from tests.project import cvft as command
-from tests.project import make_project
-from tests.random_adapter import write_random_adapter
+from tests.random_adapter import write_served_adapter
 from tests.server import KEY, clip_part, serving, text_part
-from tests.tiny import TINY, make_endless, tiny_encoder
+from tests.tiny import make_endless, tiny_encoder
 
 CLIPS = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "clips"
 NAMES = [path.name for path in sorted(CLIPS.glob("val_*.mp4"))[:8]]
@@ -32,11 +28,7 @@ MOST_TOKENS = 1900
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory) -> Path:
     """An adapter of the tiny model whose weights are random: it says other things than its base."""
-    job = open_job(load_recipe(make_project(tmp_path_factory.mktemp("job"))))
-    write_random_adapter(TINY, job.run.adapter, targets="all-linear", tower=True)
-    (job.run.adapter / CONTRACT_FILE).write_text(job.contract.to_json())
-    (job.run.adapter / "recipe.yaml").write_text(job.run.path.parent.parent.joinpath("small.yaml").read_text())
-    return job.run.adapter
+    return write_served_adapter(tmp_path_factory.mktemp("job"))
 
 
 @pytest.fixture(scope="module")
