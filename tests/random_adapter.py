@@ -61,11 +61,11 @@ def write_random_adapter(base: Path, folder: Path, *, targets, tower=False, proj
     return folder
 
 
-def write_served_adapter(folder: Path) -> Path:
+def write_served_adapter(folder: Path, *, seed: int = 0) -> Path:
     """Writes an adapter of the tiny model that can be asked by its folder: it says other things than its base."""
     recipe = make_project(folder)
     job = open_job(load_recipe(recipe))
-    write_random_adapter(job.model.folder.path, job.run.adapter, targets="all-linear", tower=True)
+    write_random_adapter(job.model.folder.path, job.run.adapter, targets="all-linear", tower=True, seed=seed)
     (job.run.adapter / CONTRACT_FILE).write_text(job.contract.to_json())
     (job.run.adapter / "recipe.yaml").write_text(recipe.read_text())
     return job.run.adapter

@@ -32,6 +32,12 @@ def adapter(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """Another one, beside it."""
+    return write_served_adapter(tmp_path_factory.mktemp("job"), seed=1)
+
+
+@pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     """A media root with clips, and with what must not be shown."""
     folder = tmp_path_factory.mktemp("served") / "root"
@@ -50,8 +56,9 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(root, adapter):
-    with serving("--model", "tiny", "--adapter", f"tuned={adapter}", "--media-root", root) as running:
+def server(root, adapter, other):
+    adapters = ("--adapter", f"tuned={adapter}", "--adapter", f"other={other}")
+    with serving("--model", "tiny", *adapters, "--media-root", root) as running:
         yield running
 
 
@@ -92,14 +99,22 @@ def error_of(response: httpx.Response, status: int = 400) -> dict:
 QUESTIONS = ["What is shown?", "When does the shape appear?", "How many shapes are there?", "Which colour is it?"]
 
 
-def test_answers_are_those_of_infer(server, tiny, adapter):
+def test_answers_are_those_of_infer(server, tiny, adapter, other):
     turns = [("What is shown?", "a square")]
-    tuned = cvft.load(adapter)
+    tuned, others = cvft.load(adapter), cvft.load(other)
+    several = set()
     for number, query in enumerate(QUESTIONS):
         clip = CLIPS / NAMES[number]
         asked = [clip_part(NAMES[number]), text_part(query)]
         assert server.text(asked) == tiny.ask(clip, query)
         assert server.text(asked, model="tuned", max_tokens=12) == tuned.ask(clip, query, max_new_tokens=12)
+        said = [
+            server.text(asked),
+            server.text(asked, model="other", max_tokens=12),
+            server.text(asked, model="tuned", max_tokens=12),
+        ]
+        assert said[1] == others.ask(clip, query, max_new_tokens=12)
+        several.add(tuple(said))
         told = [
             {"role": "user", "content": [clip_part(data_url(clip)), text_part(turns[0][0])]},
             {"role": "assistant", "content": turns[0][1]},
@@ -107,7 +122,9 @@ def test_answers_are_those_of_infer(server, tiny, adapter):
         ]
         assert server.text(told) == tiny.ask(clip, query, history=turns)
         assert server.text(query) == tiny.ask(None, query)
+    assert max(len(set(said)) for said in several) == 3  # they are three models
     tuned.close()
+    others.close()
     # the base beside its adapter was asked in between
     said = command("infer", "--model", "tiny", "--video", CLIPS / NAMES[0], "--query", QUESTIONS[0]).stdout
     assert server.text([clip_part(NAMES[0]), text_part(QUESTIONS[0])]) + "\n" == said
@@ -115,7 +132,7 @@ def test_answers_are_those_of_infer(server, tiny, adapter):
 
 def test_the_official_client(server, tiny, root):
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
-    assert [model.id for model in client.models.list()] == ["tiny", "tuned"]
+    assert [model.id for model in client.models.list()] == ["tiny", "tuned", "other"]
     expected = tiny.ask(CLIPS / NAMES[0], "What is shown?")
     for url in ("deep/a clip.mp4", f"file://{root}/deep/a%20clip.mp4", "inside.mp4", data_url(CLIPS / NAMES[0])):
         messages = [{"role": "user", "content": [clip_part(url), text_part("What is shown?")]}]
@@ -133,7 +150,7 @@ def test_the_official_client(server, tiny, root):
     bare = client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "What is shown?"}])
     assert bare.usage.prompt_tokens == len(prompt)
     assert bare.usage.total_tokens == bare.usage.prompt_tokens + bare.usage.completion_tokens
-    with pytest.raises(openai.NotFoundError, match="need one of `tiny`, `tuned`"):
+    with pytest.raises(openai.NotFoundError, match="need one of `tiny`, `tuned`, `other`"):
         client.chat.completions.create(model="other", messages=[{"role": "user", "content": "?"}])
     with pytest.raises(openai.BadRequestError, match="`presence_penalty`"):
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "?"}], presence_penalty=1)

@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from cvft.errors import CvftError, DataError
+from cvft.errors import ClipError, DataError
 from cvft.predict.infer import about_question, make_question
 from cvft.serve.body import Bodies
 from cvft.serve.clips import SharedClips
@@ -42,6 +42,9 @@ PAGE_FILES = {
     "page.js": ("page.js", "text/javascript"),
     "page.css": ("page.css", "text/css"),
 }
+
+MIN_HIDDEN_CHARS = 5
+"""Shorter names of clips are not taken out of messages: they would be taken for parts of words."""
 
 RETRY_AFTER_S = 2
 """What a client that finds the queue full is told to wait."""
@@ -142,7 +145,7 @@ class Server:
                 return asked, predictor.prepare(row, max_new_tokens=asked.max_tokens or most)
             except DataError as error:
                 raise about_question(error) from error
-        except CvftError as error:
+        except (ClipError, DataError) as error:
             raise from_error(error, hidden=self._hidden(clip)) from error
 
     def show(self, columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +166,7 @@ class Server:
             clip = self._open(columns["url"], "url", places)
             try:
                 return clips.pictures(clip)
-            except CvftError as error:
+            except ClipError as error:
                 raise from_error(error, hidden=self._hidden(clip)) from error
 
     def _open(self, name: str, param: str, places: ExitStack) -> Path:
@@ -172,8 +175,8 @@ class Server:
         return clip
 
     def _hidden(self, clip: Path | None) -> list[Path]:
-        own = [] if clip is None else [clip, clip.resolve()]
-        return [*own, *(Path(path.name) for path in own), self.media.spool, *self.media.roots]
+        own = [] if clip is None else [clip, clip.resolve(), Path(clip.name), Path(clip.resolve().name)]
+        return [*(path for path in own if len(str(path)) >= MIN_HIDDEN_CHARS), self.media.spool, *self.media.roots]
 
 
 def build_app(server: Server) -> FastAPI:

@@ -51,9 +51,6 @@ ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
 }
 """Fields that are not carried out, with the values that ask for nothing: those are taken, all others refused."""
 
-MAX_DEPTH = 32
-"""Most lists and objects inside each other."""
-
 
 @dataclass(frozen=True)
 class ChatRequest:
