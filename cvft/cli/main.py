@@ -45,6 +45,7 @@ COMMANDS = (
     "compare",
     "infer",
     "chat",
+    "serve",
     "push",
     "models",
     "schema",
