@@ -19,7 +19,21 @@ from cvft import __version__
 from cvft.cli.main import build_parser, main
 
 BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
-COMMANDS = ("run", "check", "plan", "train", "features", "export", "eval", "infer", "chat", "push", "models", "schema")
+COMMANDS = (
+    "run",
+    "check",
+    "convert",
+    "plan",
+    "train",
+    "features",
+    "export",
+    "eval",
+    "infer",
+    "chat",
+    "push",
+    "models",
+    "schema",
+)
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "yaml", "swift", "matplotlib", "PIL")
 REPO = Path(__file__).parent.parent
 
@@ -215,8 +229,8 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["trian"],
             "command line has 1 problem\n"
-            "  command: got `trian`, need one of `run`, `check`, `plan`, `train`, `features`, `export`, `eval`, `report`, "
-            "`compare`, `infer`, `chat`, `push`, `models`, `schema`\n"
+            "  command: got `trian`, need one of `run`, `check`, `convert`, `plan`, `train`, `features`, `export`, `eval`, "
+            "`report`, `compare`, `infer`, `chat`, `push`, `models`, `schema`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (

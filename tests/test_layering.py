@@ -74,7 +74,7 @@ MAY_IMPORT = {
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
-        "errors files recipe data/video data/doctor families/table runs plan clips train predict export evaluate report "
+        "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate report "
         "pipeline cli"
     ),
     # beside

@@ -48,7 +48,12 @@ def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None
         files.append(DataFile(recipe.data.val, is_held_out=True))
     how = job.preprocessing.decode
     checked = check_files(
-        files, how=how, video_root=recipe.data.video_root, find_known=find_known, on_progress=on_progress
+        files,
+        how=how,
+        video_root=recipe.data.video_root,
+        format=recipe.data.format,
+        find_known=find_known,
+        on_progress=on_progress,
     )
     return checked.with_more(_check_lengths(job, checked))
 

@@ -167,7 +167,9 @@ def _read_both(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     errors: list[DataError] = []
     for path in (recipe.data.train, recipe.data.val):
         try:
-            read.append([] if path is None else read_rows(path, video_root=recipe.data.video_root))
+            read.append(
+                [] if path is None else read_rows(path, video_root=recipe.data.video_root, format=recipe.data.format)
+            )
         except DataError as error:
             errors.append(error)
     if len(errors) == 1:

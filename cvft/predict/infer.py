@@ -124,7 +124,7 @@ def infer_file(
 
     Args:
         model: What `find_model` takes.
-        data: JSON or JSONL rows; responses are kept and not looked at.
+        data: A file of rows in any format; responses are kept and not looked at.
         output: JSONL to write: each row with its `prediction`, and `is_cut` where tokens ran out, in the order of the rows. It
             appears when all rows were tried; until then the answers lie in `OUTPUT.partial.jsonl`.
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
@@ -141,7 +141,7 @@ def infer_file(
     partial = partial_file(output)
     for path, may_exist in ((output, os.path.isfile(partial)), (partial, True), (bad_file(output), True)):
         check_output(path, subject="command line", where="--output", may_exist=may_exist)
-    rows = read_rows(data, require_response=False)
+    rows = read_rows(data, require_response=False, format="auto")
     found = find_model(model, base=base, quantize=quantize)
     _check(rows, found, max_new_tokens)
     settings = {

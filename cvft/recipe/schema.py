@@ -141,9 +141,13 @@ class Data(Section):
     """The rows to learn from and to evaluate on."""
 
     train: FilePath
-    """JSON or JSONL file of rows, relative to this recipe."""
+    """JSON, JSONL, CSV or parquet file of rows, relative to this recipe."""
     val: FilePath | None = None
-    """Rows held out from training, in the same format. Without it, clips of the train file are held out."""
+    """Rows held out from training. Without it, clips of the train file are held out."""
+    format: Literal["auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet"] = (
+        "auto"
+    )
+    """How the rows of these files are written. `auto` finds out for each file, and says so where it is not `native`."""
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Share of the train file's clips to hold out when there is no val file; 0 trains on all and evaluates nothing."""
     video_root: FilePath | None = None

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvft.cli.arguments import load
+from cvft.cli.arguments import add_format, load
 from cvft.errors import EXIT_INCOMPLETE, EXIT_USER_ERROR, CvftError, FoundError, Problem
 
 SUMMARY = "say what is wrong, odd or worth knowing about rows and clips, before they are trained on"
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", metavar="key.path=value|DATA", nargs="*", help="settings of the recipe, or more files of rows"
     )
     parser.add_argument("--video-root", metavar="DIR", type=Path, help="where clips of DATA are; else beside each file")
+    add_format(parser)
     parser.add_argument("--json", action="store_true", help="print every finding as JSON")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write every finding to this file, as JSON")
 
@@ -35,9 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> object:
     """Runs the command and returns what it prints."""
     is_recipe = options.recipe.is_dir() or options.recipe.suffix.lower() in (".yaml", ".yml")
-    if is_recipe and options.video_root is not None:
-        problem = Problem("--video-root", "it beside a recipe", "`data.video_root=DIR`, which is the recipe's own")
-        raise CvftError("command line", [problem])
+    problems = [
+        Problem(
+            f"--{name}", "it beside a recipe", f"`data.{name.replace('-', '_')}={value}`, which is the recipe's own"
+        )
+        for name, value, is_given in (
+            ("video-root", "DIR", options.video_root is not None),
+            ("format", options.format, options.format != "auto"),
+        )
+        if is_recipe and is_given
+    ]
+    if problems:
+        raise CvftError("command line", problems)
     from tqdm import tqdm
 
     from cvft.data.doctor.check import DataFile, check_files, describe
@@ -62,7 +72,9 @@ def run(options: argparse.Namespace) -> object:
         else:
             files = [DataFile(path) for path in dict.fromkeys(paths)]
             how = DecodeSettings(Sampling())
-            checked = check_files(files, how=how, video_root=options.video_root, on_progress=show)
+            checked = check_files(
+                files, how=how, video_root=options.video_root, format=options.format, on_progress=show
+            )
     text = json.dumps(checked.to_dict(), indent=2)
     if options.output is not None:
         write_whole(options.output, text + "\n")

@@ -16,6 +16,7 @@ from cvft.data.check import inspect_clips
 from cvft.data.doctor.clips import check_clips_of
 from cvft.data.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from cvft.data.doctor.rows import check_rows
+from cvft.data.formats.table import FormatName
 from cvft.data.rows import Row, survey_rows
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
@@ -102,6 +103,7 @@ def check_files(
     *,
     how: DecodeSettings,
     video_root: Path | None = None,
+    format: FormatName = "auto",
     find_known: Callable[[Sequence[Path]], Mapping[Path, ClipInfo]] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckUp:
@@ -111,6 +113,7 @@ def check_files(
         files: The files of rows.
         how: How clips are decoded.
         video_root: Folder that relative clip paths start from; by default that of each file.
+        format: How the rows are written; `auto` finds out for each file.
         find_known: Returns what is known already of clips; those whose pictures were looked at are not decoded again.
         on_progress: Called with clips done and clips in all.
 
@@ -123,7 +126,7 @@ def check_files(
     rows: list[Row] = []
     findings: list[Finding] = []
     for file in files:
-        good, problems = survey_rows(file.path, video_root=video_root)
+        good, problems = survey_rows(file.path, video_root=video_root, format=format)
         rows += good
         findings += [Finding("row_refused", problem) for problem in problems]
     paths = list(dict.fromkeys(row.video for row in rows if row.video is not None))
