@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "weights": "errors files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
-    "data": "errors json_files files jsonl data/video",
+    "data": "__init__ errors json_files files jsonl data/video",
     "data/doctor": "errors data data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
     "plan": (
-        "__init__ errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
+        "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
         "families/table runs manifest"
     ),
     # torch

@@ -1,29 +1,26 @@
-"""Checks the data of a recipe: as it trains on them, and with what its run has proved already.
+"""Checks the data of a recipe: as it trains on them, and with what was found of its clips already.
 
-LoadedRecipe -> job -> `cvft.data.doctor` with the recipe's sampling and the run's proven clips -> lengths by its tokenizer
+LoadedRecipe -> job -> `cvft.data.doctor` with the recipe's sampling and the catalog of clips -> lengths by its tokenizer
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
+from cvft.data.catalog import ClipCatalog
 from cvft.data.doctor.check import CheckUp, DataFile, check_files
 from cvft.data.doctor.findings import Finding
-from cvft.data.proven import ProvenClips, look_at
 from cvft.data.rows import Row, check_written
-from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, Problem
 from cvft.plan.forecast import decide_machine
 from cvft.plan.job import Job, open_job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows
-from cvft.plan.prepare import describe_decoding
 from cvft.recipe import LoadedRecipe
 
 
 def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
-    """Checks rows and clips of a recipe; writes nothing, and needs neither weights nor a GPU.
+    """Checks rows and clips of a recipe; writes to the catalog of clips alone, and needs neither weights nor a GPU.
 
     Args:
         loaded: The recipe.
@@ -38,23 +35,20 @@ def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None
     recipe = loaded.recipe
     machine, ranks, _ = decide_machine(recipe, None)
     job = open_job(loaded, needs_weights=False, machine=machine, ranks=ranks)
-    earlier = ProvenClips.read(job.run.proven_clips, how=describe_decoding(job))
-
-    def find_known(paths: Sequence[Path]) -> Mapping[Path, ClipInfo]:
-        return earlier.still(look_at(paths))
-
     files = [DataFile(recipe.data.train)]
     if recipe.data.val is not None:
         files.append(DataFile(recipe.data.val, is_held_out=True))
     how = job.preprocessing.decode
-    checked = check_files(
-        files,
-        how=how,
-        video_root=recipe.data.video_root,
-        format=recipe.data.format,
-        find_known=find_known,
-        on_progress=on_progress,
-    )
+    with ClipCatalog(job.clips_root, how) as catalog:
+        checked = check_files(
+            files,
+            how=how,
+            video_root=recipe.data.video_root,
+            format=recipe.data.format,
+            catalog=catalog,
+            num_workers=recipe.data.check_workers,
+            on_progress=on_progress,
+        )
     return checked.with_more(_check_lengths(job, checked))
 
 

@@ -23,6 +23,7 @@ SAME_BITS: tuple[str, ...] = (
     "train.logging_steps",
     "train.max_skipped_steps",
     "train.keep_checkpoints",
+    "data.check_workers",
     "train.num_workers",
     "video.cache_features",
 )

@@ -154,6 +154,8 @@ class Data(Section):
     """Folder that relative video paths start from; without it, the folder of the rows' own file."""
     on_bad_clip: Literal["error", "quarantine"] = "error"
     """What an unusable clip does: stop before training, or leave its rows out and list them with the reason."""
+    check_workers: Annotated[int, Field(ge=1, le=MANY_PROCESSES)] | None = None
+    """Processes that decode clips before training; without it, one per CPU and 8 at most. Each may take `video.memory_gib`."""
     max_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Longest row allowed, in tokens. A longer one is an error and never cut; memory grows with the longest row."""
 

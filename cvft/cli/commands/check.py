@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--video-root", metavar="DIR", type=Path, help="where clips of DATA are; else beside each file")
     add_format(parser)
+    parser.add_argument("--workers", metavar="N", type=int, help="processes that decode; else one per CPU, 8 at most")
     parser.add_argument("--json", action="store_true", help="print every finding as JSON")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write every finding to this file, as JSON")
 
@@ -46,10 +47,16 @@ def run(options: argparse.Namespace) -> object:
         )
         if is_recipe and is_given
     ]
+    if options.workers is not None and options.workers < 1:
+        problems.append(Problem("--workers", f"`{options.workers}`", "at least 1"))
+    elif options.workers is not None and is_recipe:
+        need = f"`data.check_workers={options.workers}`, which is the recipe's own"
+        problems.append(Problem("--workers", "it beside a recipe", need))
     if problems:
         raise CvftError("command line", problems)
     from tqdm import tqdm
 
+    from cvft.data.catalog import CLIPS_FOLDER, ClipCatalog
     from cvft.data.doctor.check import DataFile, check_files, describe
     from cvft.data.video.loader import DecodeSettings
     from cvft.data.video.sample import Sampling
@@ -72,9 +79,16 @@ def run(options: argparse.Namespace) -> object:
         else:
             files = [DataFile(path) for path in dict.fromkeys(paths)]
             how = DecodeSettings(Sampling())
-            checked = check_files(
-                files, how=how, video_root=options.video_root, format=options.format, on_progress=show
-            )
+            with ClipCatalog(Path("runs", CLIPS_FOLDER).absolute(), how) as catalog:
+                checked = check_files(
+                    files,
+                    how=how,
+                    video_root=options.video_root,
+                    format=options.format,
+                    catalog=catalog,
+                    num_workers=options.workers,
+                    on_progress=show,
+                )
     text = json.dumps(checked.to_dict(), indent=2)
     if options.output is not None:
         write_whole(options.output, text + "\n")
