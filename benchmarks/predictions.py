@@ -18,7 +18,7 @@ from cvft.data.groups import RowShape
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.flops import training_flops
 from cvft.families.cogvlm2_video.memory import saved_bytes
-from cvft.families.cogvlm2_video.network.grouping import group_rows
+from cvft.families.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.tensors import PARTS

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cvft.families.cogvlm2_video.checkpoints import PUBLISHED, PUBLISHED_CONFIG
-from cvft.families.cogvlm2_video.estimate import estimate_ids
+from cvft.families.estimate import estimate_ids
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, special_tokens
 from cvft.families.cogvlm2_video.tensors import published_shapes

@@ -19,6 +19,10 @@ SUB_ROOMS = (
     "families/cogvlm2_video/network",
     "families/cogvlm2_video/runtime.py",
     "families/cogvlm2_video",
+    "families/qwen_vl/network",
+    "families/qwen_vl",
+    "families/qwen_vl/runtime.py",
+    "families/network",
     "families/table.py",
     "data/video",
     "data/features",
@@ -45,6 +49,7 @@ MAY_IMPORT = {
     "data/doctor": "errors data data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
+    "families/qwen_vl": "errors weights families",
     "families/table": "errors families families/cogvlm2_video weights",
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
@@ -54,6 +59,7 @@ MAY_IMPORT = {
     ),
     # torch
     "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
+    "families/qwen_vl/network": "families/qwen_vl",
     "families/cogvlm2_video/runtime": (
         "dtypes data data/video weights families families/cogvlm2_video families/cogvlm2_video/network"
     ),
@@ -106,6 +112,7 @@ WITHOUT_TORCH = (
     ),
     *(
         "families/cogvlm2_video",
+        "families/qwen_vl",
         "families/table",
         "runs",
         "manifest",
@@ -119,7 +126,7 @@ WITHOUT_TORCH = (
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
 STARTS_PROCESSES = ("train/launch.py", "train/manifest.py", "data/video/process.py", "plan/machine.py")
 PRINTS = ("cli/", "train/launch.py", "tiny/")
-NAMES_A_FAMILY = ("families/cogvlm2_video/", "families/table.py", "_autoload.py", "tiny/")
+NAMES_A_FAMILY = ("families/cogvlm2_video/", "families/qwen_vl/", "families/table.py", "_autoload.py", "tiny/")
 NEVER_IMPORTED = ("tiny",)
 """The program that pre-trained the tiny model: only `datasets/` and tests use it."""
 
@@ -235,7 +242,7 @@ def words_where_none_may_be(package: Path) -> Iterator[str]:
         calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         if any(isinstance(call, ast.Name) and call.id == "print" for call in calls) and not name.startswith(PRINTS):
             yield f"{name} prints"
-        if re.search("cogvlm|CogVLM", path.read_text()) and not name.startswith(NAMES_A_FAMILY):
+        if re.search("cogvlm|CogVLM|qwen", path.read_text()) and not name.startswith(NAMES_A_FAMILY):
             yield f"{name} names a family"
         of_tiny = {each for each in imported(path) if each.split(".")[1:2] == ["tiny"] and each.startswith("cvft.")}
         if of_tiny and not name.startswith("tiny/"):

@@ -18,15 +18,16 @@ from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.checkpoints import OFFICIAL_ARCHITECTURE, PUBLISHED
 from cvft.families.cogvlm2_video.config_file import check_config
 from cvft.families.cogvlm2_video.costs import Costs
-from cvft.families.cogvlm2_video.estimate import estimate_ids
+from cvft.families.estimate import estimate_ids
 from cvft.families.cogvlm2_video.generation_file import check_generation
 from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, check_history, special_tokens, time_indices
 from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, published_shapes
-from cvft.families.cogvlm2_video.tokenizer import check_settings_files, load_encoder
+from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, naming
+from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
 from cvft.families.parts import Shape, adapted_names, linears_of, target_regex
+from cvft.families.text_encoder import check_settings_files
 from cvft.json_files import check_object, one_of, whole_number
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint, find_checkpoint
@@ -107,7 +108,7 @@ class CogVLM2Video:
             template=template,
             decode=DecodeSettings.of(
                 sampling,
-                max_frames=recipe.video.max_frames,
+                max_frames=_most_frames(recipe),
                 decoder=recipe.video.decoder,
                 timeout_s=recipe.video.timeout_s,
                 memory_gib=recipe.video.memory_gib,
@@ -242,17 +243,31 @@ class CogVLM2Video:
             max_frames=how.decode.sampling.max_frames,
             decoder=how.decode.decoder,
             decoder_version=decoder_version,
-            image_size_px=int(how.fields["image_size"]),
             tower_sha256=tower_fingerprint(folder.path, PARTS.tower),
             dtype=BY_NAME[dtype].safetensors,
             device=device,
             attention="sdpa",  # the tower has no other
+            fields={"image_size_px": how.fields["image_size"]},
         )
+
+    def longest_clip(self, folder: ModelFolder, how: Preprocessing) -> ClipInfo:
+        """All frames, and seconds of many digits; their size changes nothing."""
+        del folder
+        return make_clip(how.decode.sampling.max_frames, height_px=1, width_px=1, decoder=how.decode.decoder)
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Nothing is read from the environment."""
         del how
         return {}
+
+
+def _most_frames(recipe: Recipe) -> int:
+    """Returns the most frames of a clip: those that the model was made for, where the recipe says nothing."""
+    asked = recipe.video.max_frames
+    if asked is not None and asked > MAX_FRAMES:
+        need = f"at most {MAX_FRAMES}: {COGVLM2_VIDEO.title} was made for so many"
+        raise RecipeError(f"recipe {recipe.name}", [Problem("video.max_frames", quote(asked), need)])
+    return asked or MAX_FRAMES
 
 
 def frame_fields(config: Mapping[str, Any]) -> dict[str, int]:

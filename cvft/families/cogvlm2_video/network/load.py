@@ -17,8 +17,9 @@ from cvft.families.cogvlm2_video.generation_file import check_generation, stop_t
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import TOWER_PREFIX, published_shapes
-from cvft.families.cogvlm2_video.tokenizer import check_settings_files, load_encoder
+from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.family import refuse_unknown
+from cvft.families.text_encoder import check_settings_files
 from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards
 

@@ -7,23 +7,37 @@ rows without a question -> a batch of their own, computed whole
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from cvft.families.cogvlm2_video.network.grouping import split_row
+from cvft.families.network.grouping import split_row
 from cvft.families.family import Answer
 
-if TYPE_CHECKING:
-    from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
-    from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
+
+class Batcher(Protocol):
+    """What makes a model's inputs of rows."""
+
+    tokenizer: Any
+
+    @property
+    def padding_id(self) -> int:
+        """Id that fills up a batch."""
+
+    def collate(
+        self, rows: Sequence[Mapping[str, Tensor]], *, padding_side: Literal["left", "right"] = "right"
+    ) -> dict[str, Any]:
+        """Pads rows to one batch (B, L)."""
+
+    def model_inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Returns what of a batch the model is called with to answer."""
 
 
 def generate_answers(
-    model: CogVLM2VideoForCausalLM,
-    processor: CogVLM2VideoProcessor,
+    model: Any,
+    batcher: Batcher,
     rows: Sequence[Mapping[str, Tensor]],
     *,
     max_new_tokens: int | Sequence[int],
@@ -34,8 +48,8 @@ def generate_answers(
 
     Args:
         model: The model, or a peft model around it.
-        processor: The processor that encoded the rows.
-        rows: Prompts as `CogVLM2VideoProcessor.encode` returns them without a response.
+        batcher: What encoded the rows.
+        rows: Prompts, encoded without a response.
         max_new_tokens: Longest answer in tokens, of all rows or of each; a longer one is cut there.
         clips: What tells the rows' clips apart: rows with equal values share one clip, which is computed once. None for rows
             that share none.
@@ -56,39 +70,37 @@ def generate_answers(
         asked = [rows[number] for number in numbers]
         with torch.inference_mode():
             if numbers is bare:
-                inputs = _model_inputs(model, processor, asked)
+                inputs = batcher.model_inputs(_left_padded(model, batcher, asked))
             else:
-                inputs = _compute_prefixes(model, processor, asked, clips=[names[number] for number in numbers])
+                inputs = _compute_prefixes(model, batcher, asked, clips=[names[number] for number in numbers])
             sequences = model.generate(
                 **inputs,
                 max_new_tokens=max(limits[number] for number in numbers),
                 do_sample=False,
                 num_beams=1,
                 eos_token_id=model.generation_config.eos_token_id,
-                pad_token_id=processor.special.vision,
-                streamer=None if on_text is None else _Streamer(processor.tokenizer, on_text),
+                pad_token_id=batcher.padding_id,
+                streamer=None if on_text is None else _Streamer(batcher.tokenizer, on_text),
                 repetition_penalty=1.0,  # all stated, because a folder's generation_config.json may say otherwise
             )
         new_ids = sequences[:, inputs["input_ids"].shape[1] :].tolist()
         # a row knows nothing of the others: what it says beyond its own limit, for a longer one beside it, is not its answer
         kept = [ids[: limits[number]] for number, ids in zip(numbers, new_ids, strict=True)]
-        texts = processor.tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts = batcher.tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for number, ids, text in zip(numbers, kept, texts, strict=True):
             answers[number] = Answer(text.strip(), is_cut=stops.isdisjoint(ids))
     return [answers[number] for number in range(len(rows))]
 
 
-def _model_inputs(
-    model: CogVLM2VideoForCausalLM, processor: CogVLM2VideoProcessor, rows: Sequence[Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
-    """Returns rows as one left-padded batch on the model's device."""
-    batch = processor.collate(rows, padding_side="left")
-    return {key: value.to(model.device) for key, value in batch.items() if key not in ("labels", "segment_ids")}
+def _left_padded(model: Any, batcher: Batcher, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns the tensors of rows as one left-padded batch on the model's device."""
+    batch = batcher.collate(rows, padding_side="left")
+    return {key: value.to(model.device) for key, value in batch.items() if isinstance(value, Tensor)}
 
 
 def _compute_prefixes(
-    model: CogVLM2VideoForCausalLM,
-    processor: CogVLM2VideoProcessor,
+    model: Any,
+    batcher: Batcher,
     rows: Sequence[Mapping[str, Tensor]],
     *,
     clips: Sequence[Hashable],
@@ -99,13 +111,17 @@ def _compute_prefixes(
     """
     firsts = list(dict.fromkeys(clips))
     parts = [split_row(row) for row in rows]
-    prefixes = _model_inputs(model, processor, [parts[clips.index(clip)][0] for clip in firsts])
-    questions = _model_inputs(model, processor, [question for _, question in parts])
+    prefixes = _left_padded(model, batcher, [parts[clips.index(clip)][0] for clip in firsts])
+    questions = _left_padded(model, batcher, [question for _, question in parts])
     row_to_prefix = torch.tensor([firsts.index(clip) for clip in clips])  # on the CPU: layers may lie on several GPUs
-    cache = model(**prefixes, use_cache=True, logits_to_keep=1).past_key_values
+    cache = model(**batcher.model_inputs(prefixes), use_cache=True, logits_to_keep=1).past_key_values
     cache.batch_select_indices(row_to_prefix)
-    whole = {key: torch.cat((prefixes[key][row_to_prefix], value), dim=1) for key, value in questions.items()}
-    return {**whole, "past_key_values": cache}
+    whole = {
+        key: torch.cat((prefixes[key][row_to_prefix], value), dim=1)
+        for key, value in questions.items()
+        if key in prefixes
+    }
+    return {**batcher.model_inputs(whole), "past_key_values": cache}
 
 
 class _Streamer(TextStreamer):
