@@ -6,6 +6,7 @@ LoadedRecipe -> job -> `cvft.data.doctor` with the recipe's sampling and the cat
 from __future__ import annotations
 
 import functools
+from collections import defaultdict
 from collections.abc import Callable
 
 from cvft.data.catalog import ClipCatalog
@@ -32,9 +33,22 @@ def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None
     Raises:
         CvftError: when the recipe cannot be used, or clips cannot be decoded on this machine.
     """
-    recipe = loaded.recipe
-    machine, ranks, _ = decide_machine(recipe, None)
-    job = open_job(loaded, needs_weights=False, machine=machine, ranks=ranks)
+    return check_job(open_to_check(loaded), on_progress=on_progress)
+
+
+def open_to_check(loaded: LoadedRecipe) -> Job:
+    """Opens the job of a recipe without weights and without a GPU.
+
+    Raises:
+        CvftError: when the recipe cannot be used.
+    """
+    machine, ranks, _ = decide_machine(loaded.recipe, None)
+    return open_job(loaded, needs_weights=False, machine=machine, ranks=ranks)
+
+
+def check_job(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
+    """Checks rows and clips of a job; see `check_recipe`."""
+    recipe = job.recipe
     files = [DataFile(recipe.data.train)]
     if recipe.data.val is not None:
         files.append(DataFile(recipe.data.val, is_held_out=True))
@@ -55,11 +69,18 @@ def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None
 def _check_lengths(job: Job, checked: CheckUp) -> list[Finding]:
     """Finds rows that cannot be laid out, or have more tokens than there is room for."""
     lay_out = job.family.layouts(job.model.folder, job.preprocessing)
-    findings = [Finding("row_refused", problem) for problem in _problems(lambda: check_written(checked.rows))]
+    by_location: dict[str, list[Row]] = defaultdict(list)
+    for row in checked.rows:
+        by_location[row.location].append(row)
+
+    def about(kind: str, problem: Problem) -> Finding:
+        return Finding(kind, problem, tuple(by_location.get(problem.where.partition(" `")[0], ())))
+
+    findings = [about("row_refused", problem) for problem in _problems(lambda: check_written(checked.rows))]
     rows: list[Row] = []
     for row in checked.rows:
         problems = _problems(functools.partial(check_texts, [row], lay_out=lay_out))
-        findings += [Finding("row_refused", problem) for problem in problems]
+        findings += [about("row_refused", problem) for problem in problems]
         if not problems and (row.video is None or row.video in checked.clips):
             rows.append(row)
     if job.model.folder.is_absent:  # an estimate refuses nothing
@@ -76,7 +97,7 @@ def _check_lengths(job: Job, checked: CheckUp) -> list[Finding]:
             max_tokens=answer_limit(job.family, job.model.folder, job.preprocessing),
         )
     )
-    return findings + [Finding("row_too_long", problem) for problem in long]
+    return findings + [about("row_too_long", problem) for problem in long]
 
 
 def _problems(check: Callable[[], object]) -> list[Problem]:

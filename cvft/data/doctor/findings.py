@@ -5,9 +5,11 @@ An error is what training refuses, a warning what trains but is probably not mea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from cvft.data.rows import Row
 from cvft.errors import Problem
 
 Severity = Literal["error", "warning", "note"]
@@ -89,10 +91,12 @@ class Finding:
     Args:
         kind: A key of `KINDS`.
         problem: Where, what was found, what would be expected.
+        rows: The rows that it is about, of those that can be read.
     """
 
     kind: str
     problem: Problem
+    rows: tuple[Row, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
@@ -108,6 +112,6 @@ class Finding:
         return {"kind": self.kind, "severity": self.severity, **vars(problem)}
 
 
-def find(kind: str, where: str, got: str, need: str) -> Finding:
+def find(kind: str, where: str, got: str, need: str, *, rows: Iterable[Row]) -> Finding:
     """Returns a finding whose hint is that of its kind."""
-    return Finding(kind, Problem(where, got, need))
+    return Finding(kind, Problem(where, got, need), tuple(rows))

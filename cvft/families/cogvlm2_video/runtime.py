@@ -12,12 +12,12 @@ from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.dtypes import BY_NAME
 from cvft.families.cogvlm2_video.layout import check_history, time_indices
-from cvft.families.network.generation import generate_answers
-from cvft.families.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
 from cvft.families.family import IGNORED_LABEL, Answer, ClipTensors, LabelLoss, Loading, Preprocessing, naming
+from cvft.families.network.generation import generate_answers
+from cvft.families.network.grouping import group_rows
 from cvft.weights.folder import ModelFolder
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from cvft.families.network.grouping import split_row
 from cvft.families.family import Answer
+from cvft.families.network.grouping import split_row
 
 
 class Batcher(Protocol):

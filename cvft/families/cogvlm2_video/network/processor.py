@@ -17,12 +17,12 @@ from torch import Tensor
 
 from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, special_tokens
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
-from cvft.families.network.grouping import CLIP_KEYS, PADDING_SEGMENT
 from cvft.families.cogvlm2_video.network.load import load_config, load_tokenizer
 from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
 from cvft.families.cogvlm2_video.network.preprocess import preprocess_frames
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.family import IGNORED_LABEL, Layout
+from cvft.families.network.grouping import CLIP_KEYS, PADDING_SEGMENT
 from cvft.weights.folder import ModelFolder
 
 if TYPE_CHECKING:
