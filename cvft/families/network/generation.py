@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from cvft.families.family import Answer
+from cvft.families.network.cache import select_rows
 from cvft.families.network.grouping import split_row
 
 
@@ -21,6 +22,9 @@ class Batcher(Protocol):
     """What makes a model's inputs of rows."""
 
     tokenizer: Any
+
+    pads_questions: bool
+    """Whether questions of other lengths may be padded behind their prefix: a recurrent layer would read the padding."""
 
     @property
     def padding_id(self) -> int:
@@ -60,11 +64,16 @@ def generate_answers(
     """
     limits = [max_new_tokens] * len(rows) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     names: list[Hashable] = list(range(len(rows))) if clips is None else list(clips)
-    bare = [number for number, row in enumerate(rows) if not len(split_row(row)[1]["input_ids"])]
+    lengths = [len(split_row(row)[1]["input_ids"]) for row in rows]
+    bare = [number for number, length in enumerate(lengths) if not length]
+    asked_together: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        if length:
+            asked_together.setdefault(0 if batcher.pads_questions else length, []).append(number)
     answers: dict[int, Answer] = {}
     stop = model.generation_config.eos_token_id
     stops = set(stop if isinstance(stop, list) else [stop])
-    for numbers in (bare, [number for number in range(len(rows)) if number not in bare]):
+    for numbers in (bare, *asked_together.values()):
         if not numbers:
             continue
         asked = [rows[number] for number in numbers]
@@ -115,7 +124,7 @@ def _compute_prefixes(
     questions = _left_padded(model, batcher, [question for _, question in parts])
     row_to_prefix = torch.tensor([firsts.index(clip) for clip in clips])  # on the CPU: layers may lie on several GPUs
     cache = model(**batcher.model_inputs(prefixes), use_cache=True, logits_to_keep=1).past_key_values
-    cache.batch_select_indices(row_to_prefix)
+    select_rows(cache, row_to_prefix)
     whole = {
         key: torch.cat((prefixes[key][row_to_prefix], value), dim=1)
         for key, value in questions.items()

@@ -201,7 +201,7 @@ class QwenVL:
         return replace(self.generation.style, system=inputs.system or None)
 
     def tokens_per_second(self, config: Mapping[str, Any]) -> float:
-        """Returns positions per second. Source: `tokens_per_second` of config.json; transformers' default is 4, published are 2."""
+        """Returns positions per second: `tokens_per_second` of config.json, 4 by transformers where it is absent."""
         return float(config["vision_config"].get("tokens_per_second", 4))
 
     def layouts(self, folder: ModelFolder, how: Preprocessing) -> LayOut:

@@ -143,6 +143,8 @@ class CogVLM2VideoProcessor:
         row["segment_ids"] = (torch.arange(len(layout)) >= layout.num_prefix_tokens).long()
         return row | clip_tensors
 
+    pads_questions = True
+
     @property
     def padding_id(self) -> int:
         """Id that fills up a batch: the placeholder under vision tokens."""

@@ -1,7 +1,4 @@
-"""transformers' own classes, called as cvft trains: groups of rows, cached features, logits of label tokens alone.
-
-A class keeps transformers' name: names of weights are converted by it.
-"""
+"""transformers' own classes, called as cvft trains: groups of rows, cached features, logits of label tokens alone."""
 
 from __future__ import annotations
 
@@ -174,7 +171,8 @@ STOCK: dict[str, type[PreTrainedModel]] = {
     QWEN3_5: Qwen3_5ForConditionalGeneration,
 }
 CLASSES = {model_type: _scoring(base) for model_type, base in STOCK.items()}
-"""The classes by `model_type`."""
+"""The same with `LabelScoring`. A model is loaded as one of `STOCK` and then becomes one of these: transformers converts names of
+weights for its own classes alone."""
 
 
 def attend_in_groups(model: Any, names: Sequence[str] = ("sdpa",)) -> None:
