@@ -76,7 +76,9 @@ MAY_IMPORT = {
     "predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
-    "report": "errors files jsonl tables recipe data data/video runs manifest plan export evaluate",
+    "report": (
+        "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate"
+    ),
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
