@@ -34,7 +34,7 @@ from cvft.families.qwen_vl.variants import (
     Generation,
 )
 from cvft.families.text_encoder import check_settings_files
-from cvft.json_files import check_object, number, one_of, text, whole_number
+from cvft.json_files import TEXT, check_object, number, one_of, whole_number
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint
 from cvft.weights.folder import ModelFolder, tower_fingerprint
@@ -163,7 +163,7 @@ class QwenVL:
             "sampling": one_of("fps", "uniform"),
             "max_frames": whole_number(1, 100_000),
             "decoder": one_of("pyav", "decord"),
-            "system": text(1_000_000),
+            "system": TEXT,
             "fps": number(1e-9, 1000) if by_rate else one_of(0, 0.0),
             "min_frames": whole_number(1, sampling.max_frames) if by_rate else one_of(0),
             "min_frame_tokens": whole_number(1, MOST_TOKENS),
