@@ -21,6 +21,9 @@ from cvft.jsonl import parse_json, split_lines
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 
+BYTE_ORDER_MARK = "a byte order mark (BOM)"
+"""What a problem says of it: it stands in the first line, of which the row may be good."""
+
 _URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")
 """A URL, also one that was taken for a path, of which two slashes become one."""
 
@@ -74,7 +77,7 @@ def _read_json(path: Path, raw: bytes, problems: list[Problem]) -> tuple[list[tu
     if raw.startswith(_UTF8_BOM):
         raw = raw.removeprefix(_UTF8_BOM)
         hint = "save the file as UTF-8 without a byte order mark"
-        problems.append(Problem(locate(path, 1), "a byte order mark (BOM)", "plain UTF-8", hint))
+        problems.append(Problem(locate(path, 1), BYTE_ORDER_MARK, "plain UTF-8", hint))
     other = explain_file(path, raw)
     if other is not None:
         raise DataError(f"data {path}", [*problems, other])

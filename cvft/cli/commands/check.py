@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from pathlib import Path
 
 from cvft.cli.commands.checked import add_data, check_data
 from cvft.errors import EXIT_INCOMPLETE, EXIT_USER_ERROR, FoundError
+
+LOG = logging.getLogger(__name__)
 
 SUMMARY = "say what is wrong, odd or worth knowing about rows and clips, before they are trained on"
 EXAMPLES = (
     "cvft check recipes/tiny_cpu.yaml",
     "cvft check train.jsonl val.jsonl --video-root clips",
     "cvft check recipes/tiny_cpu.yaml --output check.json",
+    "cvft check train.jsonl --fix",
 )
 
 
@@ -21,12 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what can be given."""
     add_data(parser)
     parser.add_argument("--json", action="store_true", help="print every finding as JSON")
+    parser.add_argument(
+        "--fix", action="store_true", help="write FILE.clean.jsonl beside each file, and what was left out of it"
+    )
     parser.add_argument("--output", metavar="FILE", type=Path, help="write every finding to this file, as JSON")
 
 
 def run(options: argparse.Namespace) -> object:
     """Runs the command and returns what it prints."""
-    checked, _ = check_data(options, outputs=[options.output])
+    from cvft.data.doctor.fix import check_targets, fix_files
+
+    checked, _ = check_data(options, outputs=[options.output], before=check_targets if options.fix else None)
     from cvft.data.doctor.check import describe
     from cvft.files import write_whole
 
@@ -34,6 +43,12 @@ def run(options: argparse.Namespace) -> object:
     if options.output is not None:
         write_whole(options.output, text + "\n")
     print(text if options.json else describe(checked))
+    if options.fix:
+        fixed = fix_files(checked)
+        for each in fixed:
+            LOG.info("%s", each)
+        if not fixed:
+            LOG.info("fixed     nothing: there is no row to leave out, and no clip on both sides")
     if checked.count("error") or checked.count("warning"):
         code = EXIT_USER_ERROR if checked.count("error") else EXIT_INCOMPLETE
         raise FoundError(f"found {checked.totals}", exit_code=code)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,12 +41,18 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", metavar="N", type=int, help="processes that decode; else one per CPU, 8 at most")
 
 
-def check_data(options: argparse.Namespace, *, outputs: Sequence[Path | None]) -> Checked:
+def check_data(
+    options: argparse.Namespace,
+    *,
+    outputs: Sequence[Path | None],
+    before: Callable[[Sequence[Path]], None] | None = None,
+) -> Checked:
     """Checks what `add_data` took.
 
     Args:
         options: The arguments.
         outputs: Files that the command will write or replace: refused where they are what is checked, or cannot be written.
+        before: Called with the files of rows before they are read.
 
     Raises:
         CvftError: when arguments or recipe cannot be used, or clips cannot be decoded at all.
@@ -62,10 +68,13 @@ def check_data(options: argparse.Namespace, *, outputs: Sequence[Path | None]) -
     from cvft.plan.check import check_job, open_to_check
 
     loaded = load(options) if is_recipe else None
-    paths = [options.recipe, *map(Path, options.overrides)]
-    inputs = [options.recipe, loaded.recipe.data.train, loaded.recipe.data.val] if loaded else paths
+    paths = list(dict.fromkeys([options.recipe, *map(Path, options.overrides)]))
+    if loaded is not None:
+        paths = [path for path in (loaded.recipe.data.train, loaded.recipe.data.val) if path is not None]
     for output in outputs:
-        _check_output(output, inputs=inputs)
+        _check_output(output, inputs=[options.recipe, *paths])
+    if before is not None:
+        before(paths)
     with tqdm(desc="clips", unit="clip", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
 
         def show(done: int, total: int) -> None:
@@ -75,7 +84,7 @@ def check_data(options: argparse.Namespace, *, outputs: Sequence[Path | None]) -
         if loaded is not None:
             job = open_to_check(loaded)
             return Checked(check_job(job, on_progress=show), job)
-        files = [DataFile(path) for path in dict.fromkeys(paths)]
+        files = [DataFile(path) for path in paths]
         how = DecodeSettings(Sampling())
         with ClipCatalog(Path("runs", CLIPS_FOLDER).absolute(), how) as catalog:
             found = check_files(
@@ -106,13 +115,13 @@ def _check_arguments(options: argparse.Namespace, *, is_recipe: bool) -> None:
         raise CvftError("command line", problems)
 
 
-def _check_output(output: Path | None, *, inputs: Sequence[Path | None]) -> None:
+def _check_output(output: Path | None, *, inputs: Sequence[Path]) -> None:
     """Refuses an output that could not be written, or that would replace what is checked."""
     if output is None:
         return
     from cvft.files import check_output
 
-    if any(path is not None and path.exists() and output.exists() and output.samefile(path) for path in inputs):
+    if any(path.exists() and output.exists() and output.samefile(path) for path in inputs):
         problem = Problem("--output", f"`{output}`, which is to be checked", "another file")
         raise CvftError("command line", [problem])
     check_output(output, subject="command line", where="--output", may_exist=True)
