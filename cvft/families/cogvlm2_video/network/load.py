@@ -12,13 +12,14 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from cvft.errors import ModelError
 from cvft.families.cogvlm2_video.config_file import CARRIED_OUT, VISION_CARRIED_OUT, check_config
-from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO, find_unfit_widths
+from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.generation_file import check_generation, stop_tokens
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.rotary import check_tables
-from cvft.families.cogvlm2_video.tensors import TOWER_PREFIX, published_shapes
+from cvft.families.cogvlm2_video.tensors import PARTS, TOWER_PREFIX, published_shapes
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.family import refuse_unknown
+from cvft.families.parts import find_unfit_widths
 from cvft.families.text_encoder import check_settings_files
 from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from cvft.families.cogvlm2_video.network.vision import VisionTower
 
 LOADING_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+
+KEPT_MODULES = ("lm_head", "model.vision")
+"""What keeps its precision where the decoder blocks are quantized."""
 
 FLOATS = ("rms_norm_eps", "rope_theta", "initializer_range", "layer_norm_eps", "dropout_prob")
 
@@ -129,15 +133,15 @@ def load_model(
         raise ModelError(f"model {folder.path}", problems)
     shards = read_shards(folder.path, published_shapes(folder.config))
     own_tables = check_tables(folder.config, lambda: shards, rope_precision=rope_precision)
-    if unfit_widths := find_unfit_widths(quantize, folder.config):
+    if unfit_widths := find_unfit_widths(quantize, PARTS, published_shapes(folder.config)):
         raise ModelError(f"model {folder.path}", unfit_widths)
     quantization = None
     if quantize != "none":
-        from cvft.families.cogvlm2_video.network.quantization import quantization_config
+        from cvft.families.network.quantization import quantization_config
 
         device_map = device_map or "cpu"
         on_cpu = device_map in ("cpu", {"": "cpu"})
-        quantization = quantization_config(quantize, dtype=dtype, on_cpu=on_cpu)
+        quantization = quantization_config(quantize, dtype=dtype, on_cpu=on_cpu, kept_modules=KEPT_MODULES)
     with _quiet_transformers():
         model, info = CogVLM2VideoForCausalLM.from_pretrained(
             str(folder.path),

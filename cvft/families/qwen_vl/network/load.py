@@ -14,6 +14,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 from cvft.dtypes import BY_NAME
 from cvft.errors import ModelError
 from cvft.families.family import Loading
+from cvft.families.network.quantization import quantization_config
 from cvft.families.qwen_vl.config_file import check_generation, stop_tokens
 from cvft.families.qwen_vl.family import QwenVL, family_of
 from cvft.families.qwen_vl.network.models import CLASSES, STOCK, attend_in_groups, encode_clip
@@ -21,6 +22,9 @@ from cvft.families.qwen_vl.tensors import VISION
 from cvft.families.qwen_vl.tokenizer import PADDING, load_encoder
 from cvft.families.weight_files import read_model_shards
 from cvft.weights.folder import ModelFolder
+
+KEPT_MODULES = ("lm_head", VISION)
+"""What keeps its precision where the decoder blocks are quantized."""
 
 LOADING_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
@@ -50,13 +54,21 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
     read_model_shards(folder, family)
     _, special = load_encoder(folder)
     stops = stop_tokens(folder, turn_end=special.turn_end)
+    dtype = getattr(torch, BY_NAME[loading.dtype].torch_name)
+    device_map, quantization = loading.device_map, None
+    if loading.quantize != "none":
+        device_map = device_map or "cpu"
+        quantization = quantization_config(
+            loading.quantize, dtype=dtype, on_cpu=device_map in ("cpu", {"": "cpu"}), kept_modules=KEPT_MODULES
+        )
     with _quiet_transformers():
         model, info = STOCK[family.name].from_pretrained(
             str(folder.path),
             config=config,
-            dtype=getattr(torch, BY_NAME[loading.dtype].torch_name),
+            dtype=dtype,
             attn_implementation="sdpa",
-            device_map=loading.device_map,
+            device_map=device_map,
+            quantization_config=quantization,
             generation_config=GenerationConfig(eos_token_id=stops, pad_token_id=special.padding),
             output_loading_info=True,
             use_safetensors=True,
