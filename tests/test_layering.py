@@ -45,8 +45,8 @@ MAY_IMPORT = {
     "weights": "errors files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
-    "data": "errors json_files files jsonl data/video",
-    "data/doctor": "errors data data/video",
+    "data": "__init__ errors json_files files jsonl data/video",
+    "data/doctor": "errors files jsonl data data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
     "plan": (
-        "__init__ errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
+        "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
         "families/table runs manifest"
     ),
     # torch
@@ -78,12 +78,14 @@ MAY_IMPORT = {
     "predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
-    "report": "errors files jsonl tables recipe data data/video runs manifest plan export evaluate",
+    "report": (
+        "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate"
+    ),
     "serve": "errors data data/video families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
-        "errors files recipe data/video data/doctor families/table runs plan clips train predict export evaluate report "
+        "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate report "
         "pipeline serve cli"
     ),
     # beside
