@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from cvft.data.catalog import ClipCatalog
 from cvft.data.check import ClipCheck, check_clips
 from cvft.data.rows import Row
 from cvft.dtypes import BY_NAME
@@ -267,15 +268,18 @@ class _Sample:
         chance = random.Random(f"clips {self.job.recipe.seed}")
         chosen = set(paths if len(paths) <= self.max_clips else chance.sample(paths, self.max_clips))
         self.num_read, self.num_all = len(chosen), len(paths)
-        checked = check_clips(
-            [row for row in rows if row.video is None or row.video in chosen],
-            sampling=decode.sampling,
-            decoder=decode.decoder,
-            on_bad_clip=self.job.recipe.data.on_bad_clip,
-            timeout_s=decode.timeout_s,
-            memory_limit_gib=decode.memory_gib,
-            on_progress=self.on_progress,
-        )
+        with ClipCatalog(self.job.clips_root, decode) as catalog:
+            checked = check_clips(
+                [row for row in rows if row.video is None or row.video in chosen],
+                sampling=decode.sampling,
+                decoder=decode.decoder,
+                on_bad_clip=self.job.recipe.data.on_bad_clip,
+                timeout_s=decode.timeout_s,
+                memory_limit_gib=decode.memory_gib,
+                num_workers=self.job.recipe.data.check_workers,
+                catalog=catalog,
+                on_progress=self.on_progress,
+            )
         read, unread = list(checked.facts.values()), [path for path in paths if path not in chosen]
         if unread and not read:
             need = f"one that decodes, to stand for the {len(unread)} that were not read"
