@@ -73,7 +73,7 @@ def measure(folder: Path) -> None:
     """Does all of it in one folder."""
     base = write_official_folder(folder / "cogvlm2-video-llama3-chat")
     model = base_of(base)
-    shards = read_shards(base, model.shapes)
+    shards = read_shards(base, model.family.tensors(model.folder.config))
     for shard in shards:
         fill(shard)
     adapter = write_random_adapter(base, folder / "adapter", targets="all-linear")

@@ -62,6 +62,8 @@ def flatten_plan(plan: dict[str, Any]) -> dict[str, Any]:
     assert loading["dtype"] == {"float32": "fp32", "bfloat16": "bf16"}[plan["swift"]["torch_dtype"]]
     assert loading["attention"] == plan["swift"]["attn_impl"]
     assert loading["with_tower"] == (worker["features"] is None)
+    if worker["features"] is not None:
+        worker["features"] |= worker["features"].pop("fields")
     return {
         **worker,
         "feeding": {

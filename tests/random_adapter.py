@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.network.load import load_config
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
-from cvft.families.cogvlm2_video.tensors import PARTS
+from cvft.families.cogvlm2_video.tensors import PARTS, published_shapes
 from cvft.families.contract import CONTRACT_FILE, Contract
 from cvft.families.parts import modules_to_save, target_regex
 from cvft.plan.job import OpenModel, open_job
 from cvft.recipe import load_recipe
-from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder, weights_fingerprint
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder, read_config_json, weights_fingerprint
 from cvft.weights.hub import Source
 from tests.project import make_project
 
@@ -42,7 +42,8 @@ def write_random_adapter(base: Path, folder: Path, *, targets, tower=False, proj
     """Writes an adapter as peft writes it: A, B and a whole projector are normal, magnitudes lie around 1."""
     projector = tower if projector is None else projector
     regex = target_regex(PARTS, targets, train_vision_tower=tower, train_projector=projector)
-    whole = modules_to_save(PARTS, train_projector=projector) or None
+    shapes = published_shapes(read_config_json(base))
+    whole = modules_to_save(PARTS, shapes, train_projector=projector) or None
     with torch.device("meta"):
         model = get_peft_model(
             CogVLM2VideoForCausalLM(load_config(base)),

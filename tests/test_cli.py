@@ -22,6 +22,8 @@ BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
 COMMANDS = (
     "run",
     "check",
+    "preview",
+    "convert",
     "plan",
     "train",
     "features",
@@ -236,8 +238,8 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["trian"],
             "command line has 1 problem\n"
-            "  command: got `trian`, need one of `run`, `check`, `plan`, `train`, `features`, `export`, `eval`, `report`, "
-            "`compare`, `infer`, `chat`, `serve`, `push`, `models`, `schema`\n"
+            "  command: got `trian`, need one of `run`, `check`, `preview`, `convert`, `plan`, `train`, `features`, `export`, "
+            "`eval`, `report`, `compare`, `infer`, `chat`, `serve`, `push`, `models`, `schema`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (

@@ -17,6 +17,7 @@ from cvft.data.features.key import FeatureKey
 from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord
 from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.view import ClipView
 from cvft.errors import ClipError, FeatureError, ModelError
 from cvft.families.cogvlm2_video.network.load import load_model, load_tower
 from cvft.families.cogvlm2_video.runtime import RUNTIME
@@ -47,7 +48,7 @@ def make_store(root: Path, dtype: str) -> FeatureStore:
         max_frames=24,
         decoder="pyav",
         decoder_version="17",
-        image_size_px=56,
+        fields={"image_size_px": 56},
         tower_sha256=tower_fingerprint(TINY, PARTS.tower),
         dtype=dtype,
         device="cpu",
@@ -60,7 +61,7 @@ def records_of(*names: str) -> dict[Path, ClipRecord]:
     records = {}
     for name in names:
         source = DecodedClips(tiny_encoder(), DECODE)
-        records[real_clip(name)] = ClipRecord(hash_file(real_clip(name)), source.load(real_clip(name)).timestamps_s)
+        records[real_clip(name)] = ClipRecord(hash_file(real_clip(name)), source.load(real_clip(name)).view)
         source.close()
     return records
 
@@ -87,7 +88,9 @@ def test_cached_features_are_the_bits_that_the_model_computes_in_a_batch(tmp_pat
         rows = []
         for path in records:
             clip = source.load(path)
-            rows.append(processor.encode("What is shown?", **clip.tensors, time_indices=range(len(clip.timestamps_s))))
+            rows.append(
+                processor.encode("What is shown?", **clip.tensors, time_indices=range(len(clip.view.timestamps_s)))
+            )
         batch = {key: value for key, value in processor.collate(rows).items() if key != "labels"}
         # as the trainer does: a frozen tower must compute the same bits under autocast
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "BF16"):
@@ -158,7 +161,7 @@ def test_the_fingerprint_of_a_tower_is_that_of_the_tower_only(tmp_path):
 
 
 def test_a_clip_that_changed_since_its_check_is_refused(tmp_path):
-    records = {real_clip("bikes.mp4"): ClipRecord("0" * 64, (0.0,))}
+    records = {real_clip("bikes.mp4"): ClipRecord("0" * 64, ClipView((0.0,)))}
     store = make_store(tmp_path, "F32")
     with pytest.raises(ClipError, match="another file by now"):
         build_features(store, list(records), records=records, source=tower_source())
@@ -174,7 +177,7 @@ def test_a_build_that_is_asked_to_stop_keeps_what_it_has(tmp_path):
 
 
 def test_ranks_share_the_clips_whatever_the_store_lacks_when_each_of_them_looks():
-    records = {Path(f"{number}.mp4"): ClipRecord(f"{number % 7:064x}", (0.0,)) for number in range(10)}
+    records = {Path(f"{number}.mp4"): ClipRecord(f"{number % 7:064x}", ClipView((0.0,))) for number in range(10)}
     shares = [share_of(records, rank=rank, num_ranks=3) for rank in range(3)]
     assert sum(map(len, shares)) == len(records)
     assert {path: record for share in shares for path, record in share.items()} == records

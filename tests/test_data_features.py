@@ -24,7 +24,7 @@ OTHER = {
     "max_frames": 8,
     "decoder": "decord",
     "decoder_version": "18.0.0",
-    "image_size_px": 112,
+    "fields": {"image_size_px": 112},
     "tower_sha256": "cd" * 32,
     "dtype": "F32",
     "device": "cuda",
@@ -171,7 +171,7 @@ def test_every_field_of_the_key_leads_to_a_folder_of_its_own(tmp_path):
 
 
 def test_a_digest_does_not_change_with_the_version_of_cvft():
-    text = json.dumps(dict(sorted(dataclasses.asdict(KEY).items())), separators=(",", ":"))
+    text = json.dumps(dict(sorted(KEY.to_dict().items())), separators=(",", ":"))
     assert KEY.digest() == sha256(text.encode()).hexdigest()
     assert KEY.digest()[:16] == "955dc467bf876bc1"
 
@@ -186,8 +186,8 @@ def test_an_unknown_dtype_is_refused():
 def test_a_folder_of_another_key_is_refused(store, tmp_path):
     fill(store, [1])
     path = store.folder / KEY_FILE
-    assert json.loads(path.read_text()) == dataclasses.asdict(KEY)
-    path.write_text(json.dumps(dataclasses.asdict(KEY) | {"max_frames": 8}))
+    assert json.loads(path.read_text()) == KEY.to_dict()
+    path.write_text(json.dumps(KEY.to_dict() | {"max_frames": 8}))
     with pytest.raises(FeatureError) as caught:
         FeatureStore(tmp_path / "features", KEY)
     assert str(caught.value) == (

@@ -258,8 +258,7 @@ def test_orphan_that_loops_is_ended_by_its_own_alarm(tmp_path, clip_file, monkey
 
 
 REQUEST = {
-    "strategy": "chat",
-    "max_frames": 24,
+    "sampling": {"strategy": "chat", "max_frames": 24},
     "decoder": "pyav",
     "wants": "info",
     "timeout_s": 0.5,

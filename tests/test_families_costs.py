@@ -35,7 +35,7 @@ TFLOPS = 1e12
 
 
 def adapt(model, *, rank=4, dropout=0.0, dora=False, **targets):
-    whole = modules_to_save(PARTS, train_projector=targets.get("train_projector", False))
+    whole = modules_to_save(PARTS, SMALL.shapes, train_projector=targets.get("train_projector", False))
     for name in whole:
         model.get_submodule(name).float()  # as training does
     regex = target_regex(PARTS, **targets)

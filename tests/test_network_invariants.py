@@ -11,11 +11,11 @@ import torch
 from cvft.errors import ModelError
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
-from cvft.families.cogvlm2_video.network.generation import generate_answers
 from cvft.families.cogvlm2_video.network.load import load_config, load_model
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.family import Answer
+from cvft.families.network.generation import generate_answers
 from cvft.weights.folder import make_clean_view, read_config_json
 from tests.tiny import TINY, copy_tiny, tiny_processor
 
@@ -268,7 +268,7 @@ def test_an_output_layer_that_is_missing_or_too_much_is_told(tmp_path):
 
 def test_every_stop_token_of_the_folder_ends_an_answer(tmp_path, processor):
     """generation_config.json may name more than the one that training writes."""
-    from cvft.families.cogvlm2_video.network.generation import generate_answers
+    from cvft.families.network.generation import generate_answers
 
     rows = [processor.encode("What is it?")]
     model = load_model(TINY, dtype=torch.float32)

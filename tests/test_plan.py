@@ -50,7 +50,7 @@ def feature_key(device: str) -> FeatureKey:
         max_frames=24,
         decoder="pyav",
         decoder_version="17",
-        image_size_px=224,
+        fields={"image_size_px": 224},
         tower_sha256="0" * 64,
         dtype="BF16",
         device=device,

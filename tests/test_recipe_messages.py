@@ -13,7 +13,10 @@ BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
 
 TOP = "`name`, `seed`, `model`, `data`, `video`, `lora`, `optim`, `train`, `parallel`, `export`, `eval` or `output`"
 SECTIONS = "`model`, `data`, `video`, `lora`, `optim`, `train`, `parallel`, `export`, `eval` or `output`"
-MODEL = "`path`, `revision`, `template`, `dtype`, `rope_precision`, `quantize`, `embeddings_on_cpu` or `attention`"
+MODEL = (
+    "`path`, `revision`, `template`, `system`, `text_positions`, `grid_seconds`, `clip_tags`, `dtype`, `rope_precision`, "
+    "`quantize`, `embeddings_on_cpu` or `attention`"
+)
 LORA = "`targets`, `rank`, `alpha`, `dropout`, `dora`, `rslora`, `train_vision_tower` or `train_projector`"
 LEARN = "`learning_rate`, `weight_decay`, `warmup_ratio`, `schedule`, `max_grad_norm`, `adam_beta1` or `adam_beta2`"
 EVAL = "`batch_rows`, `max_new_tokens`, `compare_base`, `compare_blind` or `num_rows`"
@@ -63,9 +66,9 @@ SETTINGS: list[tuple[str, list[str]]] = [
         "lora: {targets: []}",
         ["lora.targets: got an empty list, need one of `qkv`, `all-linear` or a list of module names"],
     ),
-    ("video: {max_frames: 0}", ["video.max_frames: got `0`, need a whole number from 1 to 24"]),
-    ("video: {max_frames: 25}", ["video.max_frames: got `25`, need a whole number from 1 to 24"]),
-    ("video: {max_frames: true}", ["video.max_frames: got `true`, need a whole number from 1 to 24"]),
+    ("video: {max_frames: 0}", ["video.max_frames: got `0`, need a whole number of at least 1 or `null`"]),
+    ("video: {max_frames: 25000}", ["video.max_frames: got `25000`, need a whole number from 1 to 10000 or `null`"]),
+    ("video: {max_frames: true}", ["video.max_frames: got `true`, need a whole number of at least 1 or `null`"]),
     ("video: {decoder: null}", ["video.decoder: got `null`, need `pyav` or `decord`"]),
     ("video: {timeout_s: 0}", ["video.timeout_s: got `0`, need a number above 0"]),
     (

@@ -174,7 +174,7 @@ def nlls_of_answer(row: dict) -> torch.Tensor:
         source = DecodedClips(RowEncoder(processor, sampling="chat"), decode)
         loaded = source.load(Path(row["videos"][0]))
         source.close()
-        pixels, seconds = loaded.tensors["pixel_values"], time_indices(loaded.timestamps_s, sampling="chat")
+        pixels, seconds = loaded.tensors["pixel_values"], time_indices(loaded.view.timestamps_s, sampling="chat")
         assert list(seconds) == list(range(len(pixels)))
         clip = {"pixel_values": pixels, "time_indices": seconds}
     encoded = processor.encode(row["query"], response=row["response"], **clip)

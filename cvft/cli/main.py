@@ -36,6 +36,8 @@ from cvft.imports import leave_user_site
 COMMANDS = (
     "run",
     "check",
+    "preview",
+    "convert",
     "plan",
     "train",
     "features",

@@ -37,7 +37,7 @@ def build_ahead(job: Job) -> str:
     prepared = prepare(job)  # the training reports rows that are set aside, and keeps their list
     store = FeatureStore(job.features_root, job.feature_key)
     repair_store(store, reads_all=True)
-    records = {path: ClipRecord(facts.sha256, facts.timestamps_s) for path, facts in prepared.clips.items()}
+    records = {path: ClipRecord(facts.sha256, facts.view) for path, facts in prepared.clips.items()}
     source = TowerSource(
         load_runtime(job.family), job.model.folder, job.preprocessing, dtype=recipe.model.dtype, device=job.ranks.device
     )

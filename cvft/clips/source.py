@@ -20,6 +20,7 @@ from cvft.data.records import ClipRecord
 from cvft.data.video.decode import Clip
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, ClipLoader, DecodeSettings
 from cvft.data.video.sample import coverage
+from cvft.data.video.view import ClipView
 from cvft.dtypes import BY_SAFETENSORS
 from cvft.families.family import Encoder
 
@@ -30,12 +31,12 @@ class ClipInputs:
 
     Args:
         tensors: Pixel values or `vision_features`, by the model's names.
-        timestamps_s: Start of each frame in seconds.
+        view: Which frames are shown, and when.
         cut: What of the clip is not shown, in a sentence, where it was decoded; empty when all is.
     """
 
     tensors: Mapping[str, Tensor]
-    timestamps_s: tuple[float, ...]
+    view: ClipView
     cut: str = ""
 
 
@@ -75,7 +76,7 @@ class DecodedClips:
                 sampling=settings.sampling,
             )
             cut = seen.notes[0] if seen.cut_s > 0 else ""
-            return ClipInputs(encoder.clip(clip), tuple(clip.timestamps_s.tolist()), cut)
+            return ClipInputs(encoder.clip(clip), clip.view, cut)
 
         self.cut: dict[Path, str] = {}
         self._loader: ClipLoader[ClipInputs] = ClipLoader(
@@ -113,7 +114,7 @@ class CachedClips:
     def load(self, path: Path) -> ClipInputs:
         """Returns vision features."""
         record = self._records[path]
-        return ClipInputs({"vision_features": to_tensor(self._store.read_checked(record.sha256))}, record.timestamps_s)
+        return ClipInputs({"vision_features": to_tensor(self._store.read_checked(record.sha256))}, record.view)
 
     def close(self) -> None:
         """Nothing runs beside."""

@@ -19,6 +19,7 @@ from typing import Any, Self
 from pydantic import TypeAdapter
 
 from cvft.data.rows import Row
+from cvft.data.video.view import ClipView
 from cvft.errors import DataError
 from cvft.files import hash_file
 from cvft.json_files import read_as
@@ -72,13 +73,13 @@ class ClipRecord:
 
     Args:
         sha256: Hash of the file's bytes.
-        timestamps_s: Start of each frame in seconds.
+        view: Which frames are shown, and when.
         num_bytes: Size of the file; None where it was not recorded.
         mtime_ns: When it was last written, in nanoseconds; None where it was not recorded.
     """
 
     sha256: str
-    timestamps_s: tuple[float, ...]
+    view: ClipView
     num_bytes: int | None = None
     mtime_ns: int | None = None
 
@@ -96,13 +97,32 @@ class ClipRecord:
         return replace(self, num_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
 
 
-_RECORDS = TypeAdapter(dict[str, tuple[str, list[float]] | tuple[str, list[float], int | None, int | None]])
+_RECORDS = TypeAdapter(
+    dict[
+        str,
+        tuple[str, list[float]]
+        | tuple[str, list[float], int | None, int | None]
+        | tuple[str, list[float], int | None, int | None, list[int], int, float, int, int],
+    ]
+)
+"""Hash, seconds; size and time of the file; which frames, of how many, frames per second, height, width. Older runs wrote
+less."""
 
 
 def write_records(records: Mapping[Path, ClipRecord]) -> str:
     """Returns the text of `RUN/data/clips.json`."""
     values = {
-        str(path): [record.sha256, list(record.timestamps_s), record.num_bytes, record.mtime_ns]
+        str(path): [
+            record.sha256,
+            list(record.view.timestamps_s),
+            record.num_bytes,
+            record.mtime_ns,
+            list(record.view.frame_indices),
+            record.view.num_frames_total,
+            record.view.avg_fps,
+            record.view.height_px,
+            record.view.width_px,
+        ]
         for path, record in records.items()
     }
     return json.dumps(values) + "\n"
@@ -119,7 +139,14 @@ def read_records(path: Path) -> dict[Path, ClipRecord]:
     """
     need, hint = "what the run noted of its clips", "start the run again: cvft train notes them anew"
     records = read_as(path, _RECORDS, error=DataError, subject=str(path), need=need, hint=hint, max_bytes=1 << 30)
-    return {Path(clip): ClipRecord(sha256, tuple(seconds), *seen) for clip, (sha256, seconds, *seen) in records.items()}
+    return {Path(clip): _make_record(values) for clip, values in records.items()}
+
+
+def _make_record(values: Sequence[Any]) -> ClipRecord:
+    sha256, seconds, *rest = values
+    num_bytes, mtime_ns = rest[:2] or (None, None)
+    indices, *sizes = rest[2:] or ((),)
+    return ClipRecord(sha256, ClipView(tuple(seconds), tuple(indices), *sizes), num_bytes, mtime_ns)
 
 
 def find_clip(path: Path, record: ClipRecord, *, video_root: Path | None) -> tuple[Path, bool] | None:

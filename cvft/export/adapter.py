@@ -27,7 +27,7 @@ class Adapter:
         folder: The adapter's folder, as peft writes it.
         parts: The base's parts.
         shapes: Shapes of the base's tensors by their names in the files.
-        module_of: Their names in the loaded model, which the adapter's layers are called by.
+        module_of: Their names in the loaded model, which the adapter's layers are called by, or None for those it leaves out.
 
     Raises:
         ModelError: when the folder is broken, or when its layers are not those of the base that its config names.
@@ -39,14 +39,14 @@ class Adapter:
         *,
         parts: Parts,
         shapes: Mapping[str, tuple[int, ...]],
-        module_of: Callable[[str], str] = str,
+        module_of: Callable[[str], str | None] = str,
     ) -> None:
         from safetensors.torch import load_file
 
         self.folder = folder
         self.file = read_adapter(folder, parts=parts, shapes=shapes, module_of=module_of)
-        self._module_of = module_of
-        self._file_names = {module_of(name): name for name in shapes}
+        self._modules = {name: module for name in shapes if (module := module_of(name)) is not None}
+        self._file_names = {module: name for name, module in self._modules.items()}
         tensors = load_file(folder / ADAPTER_WEIGHTS_FILE)
         refuse_nonfinite(folder / ADAPTER_WEIGHTS_FILE, subject=f"adapter {folder}")
         self._layers = {
@@ -72,7 +72,7 @@ class Adapter:
 
     def parts_of(self, name: str) -> dict[str, Tensor]:
         """Returns A (rank, in), B (out, rank) and, with DoRA, magnitudes (out) of a changed weight, by their names there."""
-        return self._layers[self._module_of(name).removesuffix(".weight")]
+        return self._layers[self._modules[name].removesuffix(".weight")]
 
     def merge(self, name: str, weight: Tensor) -> Tensor:
         """Merges its update into one weight, with peft's own layer.
@@ -89,7 +89,7 @@ class Adapter:
         """
         from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
-        layer = self._module_of(name).removesuffix(".weight")
+        layer = self._modules[name].removesuffix(".weight")
         *path, last = layer.split(".")
         model = parent = nn.Module()
         for step in path:  # under its full name, since the config names layers by it

@@ -24,10 +24,11 @@ from cvft.errors import Problem, RunError
 from cvft.export import VERIFICATION_FILE
 from cvft.export.adapter import Adapter
 from cvft.families.contract import CONTRACT_FILE, Contract, check_contract, read_contract
+from cvft.families.weight_files import read_model_shards
 from cvft.plan.job import OpenModel
 from cvft.weights.folder import CHECKSUM_FILE, CODE_SUFFIXES
 from cvft.weights.header import Entry, make_header
-from cvft.weights.shards import INDEX_FILE, Shard, read_shards
+from cvft.weights.shards import INDEX_FILE, Shard
 
 NOT_COPIED = ("config.json", "args.json", "training_record.json", INDEX_FILE, CHECKSUM_FILE, VERIFICATION_FILE)
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
@@ -67,7 +68,7 @@ def merge_adapter(
     stored = read_contract(adapter_folder)
     check_contract(stored, wanted, folder=adapter_folder)
     base_folder, family = base.path, base.family
-    shards = list(base.shards or read_shards(base_folder, family.tensors(base.folder.config)))
+    shards = list(base.shards or read_model_shards(base.folder, family))
     shapes = {entry.name: entry.shape for shard in shards for entry in shard.entries}
     adapter = Adapter(adapter_folder, parts=family.parts, shapes=shapes, module_of=family.module_of)
     stored_dtype = BY_NAME[dtype].safetensors

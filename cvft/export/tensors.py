@@ -19,6 +19,7 @@ from cvft.dtypes import BY_NAME, BY_SAFETENSORS
 from cvft.errors import ModelError, Problem, VerifyError, quote
 from cvft.export.adapter import Adapter
 from cvft.export.merge import PIECE_ITEMS, read_pieces, torch_dtype
+from cvft.families.weight_files import read_model_shards
 from cvft.plan.job import OpenModel
 from cvft.weights.header import Entry
 from cvft.weights.shards import Shard, read_shards, weight_files
@@ -84,7 +85,7 @@ def compare_tensors(base: OpenModel, *, adapter_folder: Path, merged_folder: Pat
         VerifyError: with every tensor that is not what it should be: missing, too many, misplaced, of another shape or
             precision, or with other numbers.
     """
-    shards = list(base.shards or read_shards(base.path, base.family.tensors(base.folder.config)))
+    shards = list(base.shards or read_model_shards(base.folder, base.family))
     merged = _read_merged(merged_folder, shards, stored_dtype=BY_NAME[dtype].safetensors)
     shapes = {entry.name: entry.shape for shard in shards for entry in shard.entries}
     adapter = Adapter(adapter_folder, parts=base.family.parts, shapes=shapes, module_of=base.family.module_of)

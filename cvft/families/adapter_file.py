@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from cvft.errors import ModelError, Problem, quote
-from cvft.families.parts import WEIGHT, Parts, Shape, linears_of, target_regex, tensors_under
+from cvft.families.parts import (
+    WEIGHT,
+    Parts,
+    Shape,
+    linears_of,
+    loaded_shapes,
+    projector_modules,
+    target_regex,
+    tensors_under,
+)
 from cvft.json_files import (
     ANYTHING,
     FLAG,
@@ -136,7 +145,7 @@ class AdapterFile:
 
 
 def read_adapter(
-    folder: Path, *, parts: Parts, shapes: Mapping[str, Shape], module_of: Callable[[str], str] = str
+    folder: Path, *, parts: Parts, shapes: Mapping[str, Shape], module_of: Callable[[str], str | None] = str
 ) -> AdapterFile:
     """Reads an adapter folder without its tensors.
 
@@ -144,7 +153,7 @@ def read_adapter(
         folder: The folder, as peft writes it.
         parts: The base's parts.
         shapes: The base's tensors by their names in the files.
-        module_of: Their names in the loaded model.
+        module_of: Their names in the loaded model, or None for those that it leaves out.
 
     Raises:
         ModelError: when config or weights are broken, ask for what is not carried out, or do not fit each other or the base.
@@ -158,10 +167,11 @@ def read_adapter(
     problems = check_object(config, NEEDS, where=ADAPTER_CONFIG_FILE, optional=OPTIONAL, others=_judge)
     if problems:
         raise ModelError(subject, problems)
-    in_model = {module_of(name): shape for name, shape in shapes.items()}
+    in_model = loaded_shapes(shapes, module_of)
     modules = config.get("modules_to_save") or []
-    if modules not in ([], [parts.projector]):
-        need = f"{show([parts.projector])}: no other module is trained wholly"
+    projector = projector_modules(parts, in_model)
+    if modules not in ([], projector):
+        need = f"{show(projector)}: no other module is trained wholly"
         raise ModelError(subject, [Problem(f"{ADAPTER_CONFIG_FILE}: modules_to_save", show(modules), need)])
     wanted = {name: shape for module in modules for name, shape in tensors_under(module, in_model).items()}
     layers, replaced, problems = _read_layers(folder, wanted)

@@ -17,6 +17,7 @@ from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.view import ClipView
 from cvft.errors import DataError, ModelError, Problem, quote
 from cvft.families.costs import CostModel
 from cvft.families.parts import Parts, Shape
@@ -110,6 +111,34 @@ def naming(row: Row) -> Iterator[None]:
         raise DataError("the rows", problems) from error
 
 
+LATE_S = 100_000.0
+"""A second later than any that a clip shows: more than a day."""
+
+
+def make_clip(num_frames: int, *, height_px: int, width_px: int, decoder: str) -> ClipInfo:
+    """Makes up facts of a clip, one frame per second, late enough for seconds of many digits.
+
+    Args:
+        num_frames: Its frames, all of them shown.
+        height_px: Height of each.
+        width_px: Width of each.
+        decoder: Name of the decoder.
+    """
+    return ClipInfo(
+        num_frames=num_frames,
+        height_px=height_px,
+        width_px=width_px,
+        timestamps_s=tuple(LATE_S + number for number in range(num_frames)),
+        num_frames_total=num_frames,
+        avg_fps=1.0,
+        duration_s=LATE_S + num_frames,
+        decoder=decoder,
+        sha256="",
+        notes=(),
+        frame_indices=tuple(int(LATE_S) + number for number in range(num_frames)),
+    )
+
+
 LayOut = Callable[[Row, ClipInfo | None], Layout]
 """Lays out a row with its answer, exactly as training does, from facts of its clip and without a frame."""
 
@@ -170,10 +199,10 @@ class Family(Protocol):
         """
 
     def tensors(self, config: Mapping[str, Any]) -> Mapping[str, Shape] | None:
-        """Says what the weight files must hold, or None where their index is believed."""
+        """Says what the weight files must hold of the loaded model, or None where their index is believed."""
 
-    def module_of(self, tensor: str) -> str:
-        """Returns the name in the loaded model of a tensor's name in the files."""
+    def module_of(self, tensor: str) -> str | None:
+        """Returns the name in the loaded model of a tensor's name in the files, or None where the model leaves it out."""
 
     def clean_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Returns a config.json that transformers opens without running code of the folder."""
@@ -212,6 +241,9 @@ class Family(Protocol):
             dtype: `bf16` or `fp32`.
             device: `cpu` or `cuda`.
         """
+
+    def longest_clip(self, folder: ModelFolder, how: Preprocessing) -> ClipInfo:
+        """Returns facts of a clip that takes as many tokens as any can."""
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Returns variables that the worker needs for this preprocessing; they are part of the plan."""
@@ -288,8 +320,8 @@ class ClipTensors(Protocol):
         """Pixel values or cached features, by the model's names."""
 
     @property
-    def timestamps_s(self) -> tuple[float, ...]:
-        """Start of each frame in seconds."""
+    def view(self) -> ClipView:
+        """Which frames are shown, and when."""
 
 
 class Encoder(Protocol):

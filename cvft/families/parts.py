@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +22,9 @@ TrainProjector = bool | Literal["full"]
 """What a recipe's `lora.train_projector` says: no training, adapters, or all of the projector's own weights."""
 
 WEIGHT = ".weight"
+
+NF4_BLOCK_WEIGHTS = 64
+"""Weights that share a scale in nf4. Source: the QLoRA paper; bitsandbytes' CPU kernels need rows of whole blocks."""
 
 NUM_NAMED = 5
 
@@ -44,9 +47,10 @@ class Parts:
         output_layer: Weight of the output layer.
         tower: Prefixes of what frames pass through before the projector.
         vision: Prefix of tower, projector and frame markers.
-        projector: The projector.
+        projector: The projector's modules; of a list of modules, its own name.
         layers: The list of decoder blocks.
         buffers: Expression for tensors that are no parameters.
+        cached: Prefixes of what cached features stand in for, where that is more than the tower.
         aliases: What other models call a linear layer of a decoder block -> its last name here.
     """
 
@@ -59,9 +63,10 @@ class Parts:
     output_layer: str
     tower: tuple[str, ...]
     vision: str
-    projector: str
+    projector: tuple[str, ...]
     layers: str
-    buffers: str
+    buffers: str = r"(?!)"
+    cached: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -146,16 +151,44 @@ def target_regex(
     return f"^({'|'.join(expressions)})$"
 
 
-def modules_to_save(parts: Parts, *, train_projector: TrainProjector) -> list[str]:
+def modules_to_save(parts: Parts, shapes: Mapping[str, Shape], *, train_projector: TrainProjector) -> list[str]:
     """Names the modules that are trained wholly and stored in the adapter, by their whole names.
 
     peft takes every module whose name ends like one of these; the projector has a layer of its own last name.
 
     Args:
         parts: The model's parts.
+        shapes: Its tensors.
         train_projector: What the recipe says.
     """
-    return [parts.projector] if train_projector == "full" else []
+    return projector_modules(parts, shapes) if train_projector == "full" else []
+
+
+def projector_modules(parts: Parts, shapes: Mapping[str, Shape]) -> list[str]:
+    """Names the modules of the projector, the members of a list one by one: peft can wrap them and not the list.
+
+    Args:
+        parts: The model's parts.
+        shapes: Its tensors.
+    """
+    found: dict[str, None] = {}
+    for name in parts.projector:
+        for tensor in tensors_under(name, shapes):
+            member = tensor.removeprefix(f"{name}.").partition(".")[0]
+            found[f"{name}.{member}" if member.isdecimal() else name] = None
+    return list(found)
+
+
+def loaded_shapes(shapes: Mapping[str, Shape], module_of: Callable[[str], str | None]) -> dict[str, Shape]:
+    """Returns the tensors of files by their names in the loaded model, without those that the model leaves out.
+
+    Whatever `Parts` is matched against has these names.
+
+    Args:
+        shapes: Tensors by their names in the files.
+        module_of: Their names in the loaded model, or None; see `Family.module_of`.
+    """
+    return {module: shape for name, shape in shapes.items() if (module := module_of(name)) is not None}
 
 
 def tensors_under(module: str, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -223,7 +256,7 @@ def count_adapter(
         projector=count(parts.projector_linear) if train_projector is True else 0,
         whole_projector=sum(
             math.prod(shape)
-            for module in modules_to_save(parts, train_projector=train_projector)
+            for module in modules_to_save(parts, shapes, train_projector=train_projector)
             for shape in tensors_under(module, shapes).values()
         ),
     )
@@ -242,12 +275,31 @@ def weight_bytes(
         with_tower: Whether the tower is loaded.
     """
     quantized = linears_of(shapes, target_regex(parts, "all-linear")) if quantize != "none" else {}
+    left_out = () if with_tower else parts.cached or parts.tower
     total = 0.0
     for name, shape in shapes.items():
-        if with_tower or not name.startswith(parts.tower):
+        if not name.startswith(left_out):
             is_quantized = name.removesuffix(WEIGHT) in quantized
             total += math.prod(shape) * (QUANTIZED_BYTES[quantize] if is_quantized else value_bytes)
     return round(total)
+
+
+def find_unfit_widths(quantize: str, parts: Parts, shapes: Mapping[str, Shape]) -> list[Problem]:
+    """Returns a problem when rows of the decoder blocks' weights cannot be cut into whole blocks of nf4.
+
+    Args:
+        quantize: `none`, `nf4` or `int8`.
+        parts: The model's parts.
+        shapes: Its tensors by their names in the loaded model.
+    """
+    if quantize != "nf4":
+        return []
+    blocks = linears_of(shapes, target_regex(parts, "all-linear"))
+    unfit = sorted({linear.num_in for linear in blocks.values() if linear.num_in % NF4_BLOCK_WEIGHTS})
+    if not unfit:
+        return []
+    got = f"`nf4` for layers {' and '.join(map(str, unfit))} wide"
+    return [Problem("model.quantize", got, f"multiples of {NF4_BLOCK_WEIGHTS}", "set model.quantize: int8")]
 
 
 def _part_of(parts: Parts, name: str) -> str:

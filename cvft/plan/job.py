@@ -11,18 +11,20 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
+from cvft.data.catalog import CLIPS_FOLDER
 from cvft.data.features.key import FeatureKey
+from cvft.data.video.versions import decoder_version
 from cvft.errors import CvftError, Problem, RecipeError
 from cvft.families.contract import Contract
 from cvft.families.costs import AdapterParameters
 from cvft.families.family import Family, Preprocessing
-from cvft.families.parts import Shape, count_adapter
+from cvft.families.parts import Shape, count_adapter, loaded_shapes
 from cvft.families.settings import check_settings
 from cvft.families.table import find_family, known_checkpoints
+from cvft.families.weight_files import read_model_shards
 from cvft.files import hash_file
 from cvft.plan.environment import check_shell
 from cvft.plan.machine import Machine, check_output, check_packages, memory_per_rank, read_machine
@@ -31,10 +33,7 @@ from cvft.recipe import LoadedRecipe, Recipe
 from cvft.runs import RunFolder
 from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
 from cvft.weights.hub import Source, UnreachableError, asks_hub, find_absent, locate_model
-from cvft.weights.shards import Shard, read_shards
-
-DECODER_PACKAGES = {"pyav": "av", "decord": "decord"}
-"""Packages of the decoders, for their versions."""
+from cvft.weights.shards import Shard
 
 T = TypeVar("T")
 
@@ -62,11 +61,11 @@ class OpenModel:
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """Name and shape of every tensor, by the family or else by the files' headers."""
+        """Shape of every tensor by its name in the loaded model, by the family or else by the files' headers."""
         stated = self.family.tensors(self.folder.config)
-        if stated is not None:
-            return dict(stated)
-        return {entry.name: entry.shape for shard in self.shards or () for entry in shard.entries}
+        if stated is None:
+            stated = {entry.name: entry.shape for shard in self.shards or () for entry in shard.entries}
+        return loaded_shapes(stated, self.family.module_of)
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,12 @@ class Job:
     @property
     def decoder_version(self) -> str:
         """Version of the decoder."""
-        return version(DECODER_PACKAGES[self.preprocessing.decode.decoder])
+        return decoder_version(self.preprocessing.decode.decoder)
+
+    @property
+    def clips_root(self) -> Path:
+        """Folder of the catalog of clips: beside the runs, under a name that no run can have."""
+        return (self.recipe.output.root / CLIPS_FOLDER).absolute()
 
     @property
     def features_root(self) -> Path:
@@ -246,7 +250,7 @@ def open_model(recipe: Recipe, *, needs_weights: bool = True) -> OpenModel:
         source, checkpoint = absent
         folder = ModelFolder(source.folder, checkpoint.config, is_absent=True)
     family = find_family(folder)
-    shards = read_shards(folder.path, family.tensors(folder.config)) if needs_weights else None
+    shards = read_model_shards(folder, family) if needs_weights else None
     return OpenModel(folder, source, family, shards)
 
 

@@ -10,14 +10,10 @@ from pathlib import Path
 
 from cvft.data.groups import RowShape
 from cvft.data.rows import Row
-from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.errors import ClipError, DataError, Problem
 from cvft.families.family import IGNORED_LABEL, Family, LayOut, Preprocessing
 from cvft.weights.folder import ModelFolder
-
-LATE_S = 100_000.0
-"""A second later than any that a clip shows: more than a day."""
 
 MAX_NEW_TOKENS = 512
 """Longest answer in tokens where nobody says, as far as there is room."""
@@ -66,6 +62,7 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, C
                 num_question_tokens=len(layout) - layout.num_prefix_tokens,
                 num_label_tokens=sum(label != IGNORED_LABEL for label in layout.labels),
                 num_frames=0 if clip is None else clip.num_frames,
+                num_clip_tokens=sum(layout.token_type_ids),
             )
         )
     return shapes
@@ -113,7 +110,7 @@ def check_prompts(
     """
     lay_out, decode, max_tokens = family.layouts(folder, how), how.decode, answer_limit(family, folder, how)
     check_texts(rows, lay_out=lay_out)
-    longest = _longest_clip(decode)
+    longest = family.longest_clip(folder, how)
 
     def count(row: Row, clip: ClipInfo | None) -> int:
         return sum(label == IGNORED_LABEL for label in lay_out(row, clip).labels)
@@ -138,23 +135,6 @@ def check_prompts(
                         clips[video] = None
                 counts[number] = count(rows[number], clips[video])
     check_answers_fit(rows, counts, max_new_tokens=max_new_tokens, max_tokens=max_tokens)
-
-
-def _longest_clip(decode: DecodeSettings) -> ClipInfo:
-    """Returns facts of a clip that takes the most tokens: all frames, and seconds of many digits."""
-    num_frames = decode.sampling.max_frames
-    return ClipInfo(
-        num_frames=num_frames,
-        height_px=1,
-        width_px=1,
-        timestamps_s=tuple(LATE_S + number for number in range(num_frames)),
-        num_frames_total=num_frames,
-        avg_fps=1.0,
-        duration_s=LATE_S + num_frames,
-        decoder=decode.decoder,
-        sha256="",
-        notes=(),
-    )
 
 
 def check_answers_fit(

@@ -130,7 +130,7 @@ def swift_arguments(
         "callbacks": ["cvft", "cvft_tensorboard"],
         "use_cpu": ranks.device == "cpu",
     }
-    if whole := modules_to_save(job.family.parts, train_projector=recipe.lora.train_projector):
+    if whole := modules_to_save(job.family.parts, job.model.shapes, train_projector=recipe.lora.train_projector):
         arguments["modules_to_save"] = whole
     if recipe.train.resume_from is not None:
         arguments["adapters"] = [str(job.run.start)]

@@ -82,7 +82,7 @@ class Chat:
             f"{self.video.name}: {clip.num_frames} of {clip.num_frames_total} frames, {clip.duration_s:.2f} s, "
             f"{clip.width_px} x {clip.height_px}, sampling {sampling.strategy}"
         )
-        lines = [f"frame {number:3d}  {second:8.2f} s" for number, second in enumerate(clip.timestamps_s)]
+        lines = [f"frame {number:3d}  {second:8.2f} s" for number, second in enumerate(clip.view.timestamps_s)]
         return "\n".join([head, *lines, *clip.notes, *clip.file_notes])
 
     def row(self, query: str) -> Row:

@@ -127,7 +127,7 @@ def infer_file(
 
     Args:
         model: What `find_model` takes.
-        data: JSON or JSONL rows; responses are kept and not looked at.
+        data: A file of rows in any format; responses are kept and not looked at.
         output: The file to write: each row with its `prediction`, and `is_cut` where tokens ran out, in the order of the rows. It
             appears when all rows were tried; until then the answers lie in `OUTPUT.partial.jsonl`.
         shard: Number of a share, from 0, and of all shares: of the clips, every so many-th with all its rows. None for all.
@@ -144,7 +144,7 @@ def infer_file(
         IncompleteError: when some rows could not be answered: they are listed in `OUTPUT.bad.jsonl`.
     """
     _check_output(output)
-    rows = take_shard(read_rows(data, require_response=False), shard)
+    rows = take_shard(read_rows(data, require_response=False, format="auto"), shard)
     found = find_model(model, base=base, quantize=quantize)
     return _infer_rows(rows, found, subject=f"data {data}", output=output, form=form, max_new_tokens=max_new_tokens)
 

@@ -25,14 +25,14 @@ from cvft.errors import ContractError, Problem
 from cvft.families.adapter_file import AdapterFile, read_adapter
 from cvft.families.contract import Contract, check_contract, read_contract
 from cvft.families.family import Encoder, Family, Loading, Preprocessing, load_runtime
-from cvft.families.parts import Shape, weight_bytes
+from cvft.families.parts import Shape, loaded_shapes, weight_bytes
+from cvft.families.weight_files import read_model_shards
 from cvft.plan.job import Job
 from cvft.predict.placement import spreads_over_gpus
 from cvft.predict.predictor import Predictor
 from cvft.predict.trained import FoundModel, find_merged, find_model
 from cvft.weights.finite import refuse_nonfinite
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder
-from cvft.weights.shards import read_shards
 
 LOG = logging.getLogger(__name__)
 
@@ -303,7 +303,7 @@ def _read_adapter(adapter: Path, base: ModelFolder, family: Family) -> AdapterFi
 
 
 def _shapes_of(folder: ModelFolder, family: Family) -> dict[str, Shape]:
-    shards = read_shards(folder.path, family.tensors(folder.config))
+    shards = read_model_shards(folder, family)
     return {entry.name: entry.shape for shard in shards for entry in shard.entries}
 
 
@@ -313,7 +313,7 @@ def _device_map(folder: ModelFolder, family: Family, *, device: str, loading: Lo
         return {"": device}
     num_bytes = weight_bytes(
         family.parts,
-        _shapes_of(folder, family),
+        loaded_shapes(_shapes_of(folder, family), family.module_of),
         value_bytes=BY_NAME[loading.dtype].num_bytes,
         quantize=loading.quantize,
         with_tower=loading.with_tower,

@@ -15,6 +15,7 @@ from cvft.errors import ContractError, CvftError, ModelError, Problem, RunError,
 from cvft.families.contract import CONTRACT_FILE, Contract, contract_from_dict, read_contract
 from cvft.families.family import Family, Loading, Preprocessing
 from cvft.families.table import find_family, known_checkpoints
+from cvft.families.weight_files import read_model_shards
 from cvft.files import hash_file
 from cvft.manifest import read_manifest
 from cvft.plan.job import OpenModel, open_model
@@ -23,7 +24,6 @@ from cvft.runs import RunFolder
 from cvft.weights.checkpoints import find_checkpoint
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CONFIG_FILE, TINY, ModelFolder
 from cvft.weights.hub import asks_hub
-from cvft.weights.shards import read_shards
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -126,11 +126,18 @@ def preprocessing_of(contract: Contract, *, family: Family, folder: ModelFolder,
         contract.sampling,
         max_frames=contract.max_frames,
         decoder=contract.decoder,
+        fps=_number_or_none(contract.fields.get("fps")),
+        min_frames=_number_or_none(contract.fields.get("min_frames")),
         timeout_s=recipe.video.timeout_s,
         memory_gib=recipe.video.memory_gib,
     )
     max_tokens = recipe.data.max_tokens or family.context_tokens(folder.config)
     return Preprocessing(contract.template, decode, max_tokens, contract.fields)
+
+
+def _number_or_none(value: Any) -> Any:
+    """A contract has no null: 0 says that the sampling rule has no such number."""
+    return value or None
 
 
 def _asks_hub(path: str) -> bool:
@@ -159,7 +166,7 @@ def _find_trained(
         _refuse_base(base, "a model that was merged")
         model = ModelFolder.of(folder)
         family = find_family(model)
-        read_shards(model.path, family.tensors(model.config))
+        read_model_shards(model, family)
     loading = Loading(
         dtype=recipe.model.dtype if is_adapter else recipe.merged_dtype,
         attention=recipe.attention,

@@ -35,6 +35,9 @@ MAX_RUN_NAME_BYTES = 200
 MANY = 1_000_000_000
 """Most that any number of a recipe can mean: beyond it, libraries fail on the number itself."""
 
+MOST_FRAMES = 10_000
+"""Most frames of a clip that can be asked for: what a model was made for is less."""
+
 MANY_PROCESSES = 1024
 """Most processes, threads or machines of a kind."""
 
@@ -47,7 +50,7 @@ MAX_PATH_BYTES = 4096
 MAX_NAME_BYTES = 255
 """Longest name of a file or folder. Source: NAME_MAX of Linux."""
 
-CEILINGS = (MANY, MANY_PROCESSES, HIGHEST_RANK)
+CEILINGS = (MANY, MANY_PROCESSES, HIGHEST_RANK, MOST_FRAMES)
 """Bounds that nobody meets by intention; a message names them only when one was passed."""
 
 
@@ -65,6 +68,12 @@ def why_unwritable(text: str) -> str:
 def _refuse_unwritable(value: str | Path) -> str | Path:
     if why := why_unwritable(str(value)):
         raise ValueError(why)
+    return value
+
+
+def _refuse_lone_halves(value: str) -> str:
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError("half of a character")
     return value
 
 
@@ -125,6 +134,14 @@ class Model(Section):
     """Branch, tag or commit of a hub id; without it, the main branch of today. The run's manifest holds its commit."""
     template: Literal["auto", "chat", "base", "vqa", "swift"] = "auto"
     """Token layout of a conversation. `auto` follows the checkpoint; `swift` is what ms-swift's own template feeds."""
+    system: Annotated[str, AfterValidator(_refuse_lone_halves)] | None = None
+    """What the model is told before each conversation. Without it, what it was released with; empty for nothing at all."""
+    text_positions: Literal["released", "transformers5"] = "released"
+    """Where the text after a clip goes on in Qwen2.5-VL: as its makers and vLLM count, or as transformers from 5.3 on does."""
+    grid_seconds: Literal["exact", "truncated"] = "exact"
+    """Seconds between frames in Qwen2.5-VL's positions: as they are, or cut to whole ones, as transformers before 5 did."""
+    clip_tags: Literal["released", "transformers5"] = "released"
+    """Tags around a clip in Qwen3-VL and its like: as released, or with the outer pair that transformers from 5.10 on writes."""
     dtype: Literal["bf16", "fp32"] = "bf16"
     """Precision of the frozen weights and of the computation. fp32 takes twice the memory and more time."""
     rope_precision: Literal["checkpoint", "fp32"] = "checkpoint"
@@ -141,15 +158,21 @@ class Data(Section):
     """The rows to learn from and to evaluate on."""
 
     train: FilePath
-    """JSON or JSONL file of rows, relative to this recipe."""
+    """JSON, JSONL, CSV or parquet file of rows, relative to this recipe."""
     val: FilePath | None = None
-    """Rows held out from training, in the same format. Without it, clips of the train file are held out."""
+    """Rows held out from training. Without it, clips of the train file are held out."""
+    format: Literal["auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet"] = (
+        "auto"
+    )
+    """How the rows of these files are written. `auto` finds out for each file, and says so where it is not `native`."""
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Share of the train file's clips to hold out when there is no val file; 0 trains on all and evaluates nothing."""
     video_root: FilePath | None = None
     """Folder that relative video paths start from; without it, the folder of the rows' own file."""
     on_bad_clip: Literal["error", "quarantine"] = "error"
     """What an unusable clip does: stop before training, or leave its rows out and list them with the reason."""
+    check_workers: Annotated[int, Field(ge=1, le=MANY_PROCESSES)] | None = None
+    """Processes that decode clips before training; without it, one per CPU and 8 at most. Each may take `video.memory_gib`."""
     max_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Longest row allowed, in tokens. A longer one is an error and never cut; memory grows with the longest row."""
 
@@ -164,10 +187,20 @@ class Data(Section):
 class Video(Section):
     """How a clip becomes frames."""
 
-    sampling: Literal["auto", "chat", "base", "uniform"] = "auto"
-    """Which frames are taken. `chat`: one per second; `base`: evenly over a minute; `uniform`: over the whole clip."""
-    max_frames: int = Field(default=24, ge=1, le=24)
-    """Most frames of a clip. On the published checkpoint each costs 66 tokens of memory and time."""
+    sampling: Literal["auto", "chat", "base", "uniform", "fps"] = "auto"
+    """Which frames are taken. `chat`: one per second; `base`: over a minute; `uniform`: over the whole clip; `fps`: at a rate."""
+    max_frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] | None = None
+    """Most frames of a clip; without it, as many as the model was made for. Each costs tokens, and so memory and time."""
+    min_frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] | None = None
+    """Fewest frames of a clip with sampling `fps`, where it has so many; without it, the model's own."""
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Frames per second with sampling `fps`; without it, the model's own."""
+    min_frame_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Fewest tokens of two frames, which some models take as one; smaller frames are scaled up. Without it, the model's own."""
+    max_frame_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Most tokens of two frames, which some models take as one; larger frames are scaled down. Without it, the model's own."""
+    max_clip_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Most tokens of a whole clip, for models that scale frames; those of a longer one are scaled down further."""
     decoder: Literal["pyav", "decord"] = "pyav"
     """Library that decodes; never replaced by another behind your back."""
     cache_features: Literal["auto", "on", "off"] = "auto"

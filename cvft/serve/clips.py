@@ -87,7 +87,7 @@ class SharedClips:
                 return self._kept[path]
         with self._pool.borrow() as process:
             clip = process.decode(path, sampling=self._decode.sampling, decoder=self._decode.decoder)
-        made = ClipInputs(self._encoder.clip(clip), tuple(clip.timestamps_s.tolist()))
+        made = ClipInputs(self._encoder.clip(clip), clip.view)
         with self._lock:
             self._kept[path] = made
             while len(self._kept) > 1 and sum(map(_num_bytes, self._kept.values())) > self._room:

@@ -274,7 +274,8 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
 def _register_family(family: Family, *, loader: Any, settings: TemplateSettings) -> None:
     name, parts = registered_name(family), family.parts
     vision = parts.vision.removesuffix(".")
-    register_model_arch(MultiModelKeys(name, language_model=parts.layers, vision_tower=vision, aligner=parts.projector))
+    projector = list(parts.projector)
+    register_model_arch(MultiModelKeys(name, language_model=parts.layers, vision_tower=vision, aligner=projector))
     register_model(
         ModelMeta(
             name,

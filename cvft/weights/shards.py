@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,12 +98,18 @@ def read_shard(path: Path) -> Shard:
     return Shard(path, header.entries, header.metadata)
 
 
-def read_shards(folder: Path, need: Mapping[str, tuple[int, ...]] | None) -> list[Shard]:
+def read_shards(
+    folder: Path,
+    need: Mapping[str, tuple[int, ...]] | None,
+    *,
+    is_left_out: Callable[[str], bool] = lambda name: False,
+) -> list[Shard]:
     """Reads the headers of a folder's weight files and proves that together they are exactly the model.
 
     Args:
         folder: Model folder.
         need: What they must hold, name -> shape; None believes the headers and the index.
+        is_left_out: Tells of a tensor whether the model never loads it; for those, headers and index are believed.
 
     Returns:
         The files in name order.
@@ -139,7 +145,10 @@ def read_shards(folder: Path, need: Mapping[str, tuple[int, ...]] | None) -> lis
     elif len(present) > 1 and not os.path.lexists(folder / INDEX_FILE):
         problems.append(Problem(INDEX_FILE, "no such file", f"it beside {len(present)} weight files", INCOMPLETE))
     if not problems:  # tensors of a damaged or missing file would all be reported again as missing
-        problems += _check_tensors(shards, listed, _shapes_of(shards) if need is None else need)
+        held = _shapes_of(shards)
+        beside = [name for name in (*held, *(listed or ())) if is_left_out(name)]
+        wanted = held if need is None else {**need, **{name: held.get(name, ()) for name in beside}}
+        problems += _check_tensors(shards, listed, wanted)
     if problems:
         raise ModelError(f"model {folder}", problems)
     return shards

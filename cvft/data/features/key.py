@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cvft.dtypes import BY_SAFETENSORS
@@ -32,11 +33,11 @@ class FeatureKey:
         max_frames: Most frames of a clip.
         decoder: Library that decodes.
         decoder_version: Its version.
-        image_size_px: Side of a frame.
         tower_sha256: Identifies the weights of the vision tower.
         dtype: Of the features, as safetensors names it: `BF16`, `F16` or `F32`.
         device: Kind of device that computes: `cpu` or `cuda`.
         attention: Implementation of attention in the tower.
+        fields: What else decides, by the family's own names: the size of a frame, say.
         preprocessing_version: See `PREPROCESSING_VERSION`.
         schema_version: See `SCHEMA_VERSION`.
 
@@ -48,11 +49,11 @@ class FeatureKey:
     max_frames: int
     decoder: str
     decoder_version: str
-    image_size_px: int
     tower_sha256: str
     dtype: str
     device: str
     attention: str
+    fields: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     preprocessing_version: int = PREPROCESSING_VERSION
     schema_version: int = SCHEMA_VERSION
 
@@ -62,9 +63,15 @@ class FeatureKey:
             problem = Problem("dtype", quote(self.dtype), need, did_you_mean(self.dtype, DTYPES))
             raise FeatureError("the key of a feature store", [problem])
 
+    def to_dict(self) -> dict[str, str | int | float | bool]:
+        """Returns all that the key states side by side."""
+        values = asdict(self)
+        own = values.pop("fields")
+        return {**values, **own}
+
     def digest(self) -> str:
         """Returns the sha256 of the key's canonical JSON as 64 hex digits."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -74,7 +81,7 @@ def write_key(folder: Path, key: FeatureKey) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    write_whole(folder / KEY_FILE, json.dumps(asdict(key), indent=2) + "\n")
+    write_whole(folder / KEY_FILE, json.dumps(key.to_dict(), indent=2) + "\n")
 
 
 def check_key(folder: Path, key: FeatureKey) -> None:
@@ -100,7 +107,7 @@ def check_key(folder: Path, key: FeatureKey) -> None:
         raise FeatureError(subject, [problem]) from error
     if not isinstance(found, dict):
         raise FeatureError(subject, [Problem(KEY_FILE, quote(found), "the key of this store", hint)])
-    wanted = asdict(key)
+    wanted = key.to_dict()
     problems = [
         Problem(f"{KEY_FILE}: {name}", quote(found.get(name)), quote(wanted.get(name)), hint)
         for name in sorted(found.keys() | wanted.keys())

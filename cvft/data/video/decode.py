@@ -21,6 +21,7 @@ from cvft.data.video.pyav import open_pyav
 from cvft.data.video.reader import LATEST_S, Frames, OnDuration, Reader, TableChanged, check_memory, clip_error
 from cvft.data.video.sample import Float32s, Sampling, choose_frames
 from cvft.data.video.truncation import Ending, find_ending
+from cvft.data.video.view import ClipView
 from cvft.errors import did_you_mean, quote
 
 DECODERS = ("pyav", "decord")
@@ -56,6 +57,18 @@ class Clip:
     decoder: str
     notes: tuple[str, ...] = ()
     oddities: tuple[Oddity, ...] = ()
+
+    @property
+    def view(self) -> ClipView:
+        """What of the clip is shown."""
+        return ClipView(
+            timestamps_s=tuple(self.timestamps_s.tolist()),
+            frame_indices=self.frame_indices,
+            num_frames_total=self.num_frames_total,
+            avg_fps=self.avg_fps,
+            height_px=self.frames.shape[1],
+            width_px=self.frames.shape[2],
+        )
 
     def __repr__(self) -> str:
         return (

@@ -41,10 +41,18 @@ class DecodeSettings:
 
     @classmethod
     def of(
-        cls, strategy: str, *, max_frames: int, decoder: str, timeout_s: float = 60.0, memory_gib: float = 4.0
+        cls,
+        strategy: str,
+        *,
+        max_frames: int,
+        decoder: str,
+        fps: float | None = None,
+        min_frames: int | None = None,
+        timeout_s: float = 60.0,
+        memory_gib: float = 4.0,
     ) -> DecodeSettings:
         """Builds the settings from the names that plans and contracts store."""
-        sampling = Sampling(cast(Any, strategy), max_frames)
+        sampling = Sampling(cast(Any, strategy), max_frames, fps, min_frames)
         return cls(sampling, decoder=decoder, timeout_s=timeout_s, memory_gib=memory_gib)
 
     def make_process(self) -> DecodeProcess:

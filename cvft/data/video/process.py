@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -27,6 +27,7 @@ from cvft.data.video.oddities import Oddity
 from cvft.data.video.pipe import RawPipe, limit_time, read_exactly, receive_header, send_header
 from cvft.data.video.reader import MAX_FRAME_PX, Frames, clip_error
 from cvft.data.video.sample import Sampling, coverage
+from cvft.data.video.view import ClipView
 from cvft.errors import ClipError, Problem, RunError
 from cvft.imports import python_environment
 
@@ -57,6 +58,7 @@ class ClipInfo:
         notes: Sentences on what the rule cuts off or repeats; see `cvft.data.video.sample.coverage`.
         file_notes: Sentences on the file itself: the same words for every clip that they apply to.
         oddities: What is odd about it; None where nobody has looked.
+        frame_indices: Which frames of the clip are shown.
     """
 
     num_frames: int
@@ -71,6 +73,19 @@ class ClipInfo:
     notes: tuple[str, ...]
     file_notes: tuple[str, ...] = ()
     oddities: tuple[Oddity, ...] | None = None
+    frame_indices: tuple[int, ...] = ()
+
+    @property
+    def view(self) -> ClipView:
+        """What of the clip is shown."""
+        return ClipView(
+            timestamps_s=self.timestamps_s,
+            frame_indices=self.frame_indices,
+            num_frames_total=self.num_frames_total,
+            avg_fps=self.avg_fps,
+            height_px=self.height_px,
+            width_px=self.width_px,
+        )
 
 
 class DecodeProcess:
@@ -169,6 +184,7 @@ class DecodeProcess:
             notes=seen.notes,
             file_notes=tuple(header["notes"]),
             oddities=tuple(Oddity(kind, got) for kind, got in header["oddities"]),
+            frame_indices=tuple(header["frame_indices"]),
         )
 
     def close(self) -> None:
@@ -191,8 +207,7 @@ class DecodeProcess:
     def _ask(self, path: Path, sampling: Sampling, decoder: str, *, wants: str) -> tuple[dict[str, Any], Frames]:
         request = {
             "path": str(path.absolute()),
-            "strategy": sampling.strategy,
-            "max_frames": sampling.max_frames,
+            "sampling": asdict(sampling),
             "decoder": decoder,
             "wants": wants,
             "timeout_s": self.timeout_s,

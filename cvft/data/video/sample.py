@@ -3,11 +3,12 @@
     timestamps_s float32 (N,), avg_fps  --choose_frames-->  frame indices (T,)
 
 `chat` and `base` are the two rules that the first family was published with; `uniform` is ours, for clips that they would
-cut. Refuses only a frame limit below 1.
+cut; `fps` is the published rule of families that take frames in pairs. Refuses only rules that cannot be carried out.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,8 @@ from cvft.errors import DataError, Problem, quote
 BASE_WINDOW_S = 60
 """The `base` rule looks at this many seconds. Source: the published video demo, frame loading of the base model."""
 
+STRATEGIES = ("chat", "base", "uniform", "fps")
+
 Float32s = npt.NDArray[np.float32]
 
 
@@ -30,19 +33,35 @@ class Sampling:
     Args:
         strategy: `chat` takes the frame nearest to each whole second and stops after `max_frames`, so that a longer
             clip loses its end. `base` spreads `max_frames` over the first 60 s and repeats frames of short clips.
-            `uniform` spreads at most `max_frames` over the whole clip and never repeats one.
-        max_frames: Most frames to choose. Each costs 66 tokens in the model.
+            `uniform` spreads at most `max_frames` over the whole clip and never repeats one. `fps` spreads `fps` frames per
+            second over the whole clip: an even number, at least `min_frames` and at most `max_frames` where the clip has
+            so many.
+        max_frames: Most frames to choose. Each costs tokens in the model.
+        fps: Frames per second of the rule `fps`; None with any other.
+        min_frames: Fewest frames of the rule `fps`; None with any other.
     """
 
-    strategy: Literal["chat", "base", "uniform"] = "chat"
+    strategy: Literal["chat", "base", "uniform", "fps"] = "chat"
     max_frames: int = 24
+    fps: float | None = None
+    min_frames: int | None = None
 
     def __post_init__(self) -> None:
-        if self.strategy not in ("chat", "base", "uniform"):
-            need = "one of `chat`, `base`, `uniform`"
-            raise DataError("the sampling rule", [Problem("strategy", quote(self.strategy), need)])
+        problems = []
+        if self.strategy not in STRATEGIES:
+            problems.append(Problem("strategy", quote(self.strategy), f"one of {', '.join(map(quote, STRATEGIES))}"))
         if self.max_frames < 1:
-            raise DataError("the sampling rule", [Problem("max_frames", quote(self.max_frames), "at least 1")])
+            problems.append(Problem("max_frames", quote(self.max_frames), "at least 1"))
+        if self.strategy == "fps":
+            if self.fps is None or not 0 < self.fps < math.inf:
+                problems.append(Problem("fps", quote(self.fps), "a number above 0"))
+            if self.min_frames is None or not 1 <= self.min_frames <= self.max_frames:
+                problems.append(Problem("min_frames", quote(self.min_frames), f"1 to max_frames ({self.max_frames})"))
+        elif self.fps is not None or self.min_frames is not None:
+            need = f"no such setting with {quote(self.strategy)}"
+            problems.append(Problem("fps, min_frames", f"{quote(self.fps)}, {quote(self.min_frames)}", need))
+        if problems:
+            raise DataError("the sampling rule", problems)
 
 
 @dataclass(frozen=True)
@@ -68,14 +87,15 @@ def choose_frames(timestamps_s: Float32s, *, avg_fps: float, sampling: Sampling)
     Args:
         timestamps_s: Start of each frame in seconds, in display order, shape `(N,)` with N >= 1. The published rules
             were used with float32 times; float64 chooses other frames at half-frame ties (second 1 at 12.5 fps).
-        avg_fps: Frames per second; only the `base` rule uses it.
+        avg_fps: Frames per second; only the rules `base` and `fps` use it.
         sampling: The rule.
 
     Returns:
         At least one and at most `max_frames` indices into `timestamps_s`, never decreasing for a clip whose times
         increase. Some stand there twice where the published rule repeats frames.
 
-    Source: the published video demo (frame loading of the chat and of the base model); its family names it.
+    Source: the published video demo (frame loading of the chat and of the base model); for `fps`, `smart_nframes` of the makers'
+    package. Their families name both.
     """
     timestamps_s = np.asarray(timestamps_s, dtype=np.float32)
     num_total = len(timestamps_s)
@@ -88,6 +108,8 @@ def choose_frames(timestamps_s: Float32s, *, avg_fps: float, sampling: Sampling)
     if sampling.strategy == "base":
         num_window = _count_base_window(num_total, avg_fps)
         return [int(index) for index in np.linspace(0, num_window - 1, sampling.max_frames).astype(int)]
+    if sampling.strategy == "fps":
+        return spread_evenly(num_total, _count_by_rate(num_total, avg_fps, sampling))
     num_chosen = min(num_total, sampling.max_frames)
     return [int(index) for index in np.linspace(0, num_total - 1, num_chosen).astype(int)]
 
@@ -118,6 +140,8 @@ def coverage(
     if num_repeated:
         num_shown = len(frame_indices)
         notes.append(f"clip has {num_frames_total} frames, {rule} repeats {num_repeated} of the {num_shown} it shows")
+    if sampling.strategy == "fps" and is_thinned(len(frame_indices), duration_s=duration_s, sampling=sampling):
+        notes.append(thinned_note(len(frame_indices), duration_s=duration_s, sampling=sampling))
     return Coverage(shown_s=shown_s, cut_s=duration_s - shown_s, num_repeated=num_repeated, notes=tuple(notes))
 
 
@@ -143,9 +167,51 @@ def shown_seconds(*, num_frames_total: int, avg_fps: float, duration_s: float, s
     return duration_s if duration_s - shown_s < 0.5 / avg_fps else shown_s
 
 
+def is_thinned(num_frames: int, *, duration_s: float, sampling: Sampling) -> bool:
+    """Tells whether the rule `fps` shows fewer frames per second than it says, because there would be too many."""
+    if sampling.strategy != "fps" or sampling.fps is None:
+        return False
+    return num_frames >= sampling.max_frames // 2 * 2 and duration_s * sampling.fps >= num_frames + 2
+
+
+def thinned_note(num_frames: int, *, duration_s: float, sampling: Sampling) -> str:
+    """Returns the sentence on a clip that is too long for its rate of frames."""
+    rate = num_frames / duration_s
+    return (
+        f"clip is {duration_s:.1f} s: {num_frames} frames of it are {rate:.2g} per second, in place of {sampling.fps:g}"
+    )
+
+
 def cut_note(*, duration_s: float, shown_s: float, sampling: Sampling) -> str:
     """Returns the sentence on a clip whose end a rule does not show."""
     return f"clip is {duration_s:.1f} s, {quote(sampling.strategy)} sampling shows its first {shown_s:g} s"
+
+
+def _count_by_rate(num_total: int, avg_fps: float, sampling: Sampling) -> int:
+    """Frames that the `fps` rule takes: an even number, because its models take frames in pairs; one of a clip of one."""
+    assert sampling.fps is not None, "checked with the rule"
+    assert sampling.min_frames is not None, "checked with the rule"
+    fewest, most = math.ceil(sampling.min_frames / 2) * 2, sampling.max_frames // 2 * 2
+    wanted = min(max(num_total / avg_fps * sampling.fps, fewest), most, num_total)
+    return max(1, math.floor(wanted / 2) * 2)
+
+
+def spread_evenly(num_total: int, num_chosen: int) -> list[int]:
+    """Returns indices from the first frame to the last in equal steps, each rounded to the nearest, a half to the even one.
+
+    Args:
+        num_total: Frames of the clip.
+        num_chosen: Frames to choose, at least 1.
+
+    Source: `torch.linspace(0, N - 1, n).round()` of the makers' package, in fp32: from both ends to the middle.
+    """
+    if num_chosen == 1:
+        return [0]
+    last = np.float32(num_total - 1)
+    step = last / np.float32(num_chosen - 1)
+    numbers = np.arange(num_chosen, dtype=np.float32)
+    places = np.where(numbers < num_chosen // 2, step * numbers, last - step * (np.float32(num_chosen - 1) - numbers))
+    return [int(place) for place in np.round(places)]
 
 
 def _count_base_window(num_total: int, avg_fps: float) -> int:

@@ -58,7 +58,7 @@ def serve(requests: RawPipe, answers: RawPipe) -> None:
 
 def _answer(request: dict[str, Any], report_duration: OnDuration) -> tuple[dict[str, Any], Frames | None]:
     path, decoder = Path(request["path"]), request["decoder"]
-    sampling = Sampling(request["strategy"], request["max_frames"])
+    sampling = Sampling(**request["sampling"])
     wants_frames = request["wants"] == "frames"
     try:
         memory_gib = float(request["memory_limit_gib"])

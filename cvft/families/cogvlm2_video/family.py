@@ -18,15 +18,16 @@ from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.checkpoints import OFFICIAL_ARCHITECTURE, PUBLISHED
 from cvft.families.cogvlm2_video.config_file import check_config
 from cvft.families.cogvlm2_video.costs import Costs
-from cvft.families.cogvlm2_video.estimate import estimate_ids
 from cvft.families.cogvlm2_video.generation_file import check_generation
 from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, check_history, special_tokens, time_indices
 from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, published_shapes
-from cvft.families.cogvlm2_video.tokenizer import check_settings_files, load_encoder
+from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, naming
-from cvft.families.parts import Shape, adapted_names, linears_of, target_regex
+from cvft.families.estimate import estimate_ids
+from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
+from cvft.families.parts import Shape, adapted_names, find_unfit_widths
+from cvft.families.text_encoder import check_settings_files
 from cvft.json_files import check_object, one_of, whole_number
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint, find_checkpoint
@@ -40,9 +41,6 @@ FRAME_MARKERS = 2
 
 MAX_FRAMES = 24
 """Most frames of a clip. Source: the published demo."""
-
-NF4_BLOCK_WEIGHTS = 64
-"""Weights that share a scale in nf4. Source: the QLoRA paper; bitsandbytes' CPU kernels need rows of whole blocks."""
 
 
 class CogVLM2Video:
@@ -107,7 +105,7 @@ class CogVLM2Video:
             template=template,
             decode=DecodeSettings.of(
                 sampling,
-                max_frames=recipe.video.max_frames,
+                max_frames=_most_frames(recipe),
                 decoder=recipe.video.decoder,
                 timeout_s=recipe.video.timeout_s,
                 memory_gib=recipe.video.memory_gib,
@@ -146,7 +144,7 @@ class CogVLM2Video:
             hint = "remove `export.keep_remote_code`, or give a folder with the whole published repository"
             got = f"no *.py file in {folder.path}"
             problems.append(Problem("export.keep_remote_code", got, "the code to keep", hint))
-        problems += find_unfit_widths(recipe.model.quantize, folder.config)
+        problems += find_unfit_widths(recipe.model.quantize, PARTS, published_shapes(folder.config))
         stated = folder.config.get("rope_precision", recipe.model.rope_precision)
         if stated != recipe.model.rope_precision:
             need = f"{quote(stated)}, which config.json says that the weights were trained with"
@@ -242,17 +240,31 @@ class CogVLM2Video:
             max_frames=how.decode.sampling.max_frames,
             decoder=how.decode.decoder,
             decoder_version=decoder_version,
-            image_size_px=int(how.fields["image_size"]),
             tower_sha256=tower_fingerprint(folder.path, PARTS.tower),
             dtype=BY_NAME[dtype].safetensors,
             device=device,
             attention="sdpa",  # the tower has no other
+            fields={"image_size_px": how.fields["image_size"]},
         )
+
+    def longest_clip(self, folder: ModelFolder, how: Preprocessing) -> ClipInfo:
+        """All frames, and seconds of many digits; their size changes nothing."""
+        del folder
+        return make_clip(how.decode.sampling.max_frames, height_px=1, width_px=1, decoder=how.decode.decoder)
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Nothing is read from the environment."""
         del how
         return {}
+
+
+def _most_frames(recipe: Recipe) -> int:
+    """Returns the most frames of a clip: those that the model was made for, where the recipe says nothing."""
+    asked = recipe.video.max_frames
+    if asked is not None and asked > MAX_FRAMES:
+        need = f"at most {MAX_FRAMES}: {COGVLM2_VIDEO.title} was made for so many"
+        raise RecipeError(f"recipe {recipe.name}", [Problem("video.max_frames", quote(asked), need)])
+    return asked or MAX_FRAMES
 
 
 def frame_fields(config: Mapping[str, Any]) -> dict[str, int]:
@@ -265,23 +277,6 @@ def frame_fields(config: Mapping[str, Any]) -> dict[str, int]:
     patches_per_side = vision["image_size"] // vision["patch_size"]
     num_tokens = (patches_per_side // POOLED_SIDE) ** 2 + FRAME_MARKERS
     return {"image_size": vision["image_size"], "num_tokens_per_frame": num_tokens}
-
-
-def find_unfit_widths(quantize: str, config: Mapping[str, Any]) -> list[Problem]:
-    """Returns a problem when rows of the decoder blocks' weights cannot be cut into whole blocks of nf4.
-
-    Args:
-        quantize: `none`, `nf4` or `int8`.
-        config: Values of a config.json.
-    """
-    if quantize != "nf4":
-        return []
-    blocks = linears_of(published_shapes(config), target_regex(PARTS, "all-linear"))
-    unfit = sorted({linear.num_in for linear in blocks.values() if linear.num_in % NF4_BLOCK_WEIGHTS})
-    if not unfit:
-        return []
-    got = f"`nf4` for layers {' and '.join(map(str, unfit))} wide"
-    return [Problem("model.quantize", got, f"multiples of {NF4_BLOCK_WEIGHTS}", "set model.quantize: int8")]
 
 
 COGVLM2_VIDEO = CogVLM2Video()

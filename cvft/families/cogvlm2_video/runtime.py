@@ -12,10 +12,7 @@ from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.dtypes import BY_NAME
 from cvft.families.cogvlm2_video.layout import check_history, time_indices
-from cvft.families.cogvlm2_video.network.generation import generate_answers
-from cvft.families.cogvlm2_video.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tokenizer, load_tower
-from cvft.families.cogvlm2_video.network.prefixes import KeptPrefixes
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
 from cvft.families.family import (
@@ -29,6 +26,9 @@ from cvft.families.family import (
     Preprocessing,
     naming,
 )
+from cvft.families.network.generation import generate_answers
+from cvft.families.network.grouping import group_rows
+from cvft.families.network.prefixes import KeptPrefixes
 from cvft.weights.folder import ModelFolder
 
 
@@ -60,7 +60,7 @@ class RowEncoder:
                 row.query,
                 pixel_values=tensors.get("pixel_values"),
                 vision_features=tensors.get("vision_features"),
-                time_indices=() if clip is None else time_indices(clip.timestamps_s, sampling=self.sampling),
+                time_indices=() if clip is None else time_indices(clip.view.timestamps_s, sampling=self.sampling),
                 history=row.history,
                 response=row.response if with_response else None,
             )

@@ -18,11 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
-
-
-def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
-    """Returns the precision for sums and exponentials: fp32, or the model's own when that is wider."""
-    return torch.promote_types(dtype, torch.float32)
+from cvft.families.network.loss import at_least_fp32
 
 
 class RMSNorm(nn.Module):

@@ -19,13 +19,13 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
-from cvft.families.cogvlm2_video.network.grouping import group_attention_mask
 from cvft.families.cogvlm2_video.network.layers import DecoderLayer, RMSNorm, RotaryEmbedding, compute_inv_freq
-from cvft.families.cogvlm2_video.network.loss import label_loss
 from cvft.families.cogvlm2_video.network.positions import VISION_TYPE, position_ids_from_types
 from cvft.families.cogvlm2_video.network.vision import VisionTower
 from cvft.families.cogvlm2_video.tensors import TOWER_PARTS
 from cvft.families.family import IGNORED_LABEL
+from cvft.families.network.grouping import group_attention_mask
+from cvft.families.network.loss import label_loss
 
 
 class CogVLM2VideoPreTrainedModel(PreTrainedModel):

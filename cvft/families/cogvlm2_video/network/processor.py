@@ -17,12 +17,12 @@ from torch import Tensor
 
 from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, special_tokens
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
-from cvft.families.cogvlm2_video.network.grouping import CLIP_KEYS, PADDING_SEGMENT
 from cvft.families.cogvlm2_video.network.load import load_config, load_tokenizer
 from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
 from cvft.families.cogvlm2_video.network.preprocess import preprocess_frames
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.family import IGNORED_LABEL, Layout
+from cvft.families.network.grouping import CLIP_KEYS, PADDING_SEGMENT
 from cvft.weights.folder import ModelFolder
 
 if TYPE_CHECKING:
@@ -142,6 +142,17 @@ class CogVLM2VideoProcessor:
         row["position_ids"] = position_ids_from_types(row["token_type_ids"][None])[0]
         row["segment_ids"] = (torch.arange(len(layout)) >= layout.num_prefix_tokens).long()
         return row | clip_tensors
+
+    pads_questions = True
+
+    @property
+    def padding_id(self) -> int:
+        """Id that fills up a batch: the placeholder under vision tokens."""
+        return self.special.vision
+
+    def model_inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns what of a batch the model is called with to answer."""
+        return {key: value for key, value in batch.items() if key not in ("labels", "segment_ids")}
 
     def collate(
         self, rows: Sequence[Mapping[str, Tensor]], *, padding_side: Literal["left", "right"] = "right"

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cvft.families.cogvlm2_video.network.layers import at_least_fp32
 from cvft.families.family import IGNORED_LABEL, LABEL_CHUNK_TOKENS, LabelLoss
+
+
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """Returns the precision for sums and exponentials: fp32, or the model's own when that is wider."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def label_loss(

@@ -18,7 +18,7 @@ from cvft.families.family import IGNORED_LABEL, PREFIX_SEGMENT
 
 PADDING_SEGMENT = -1
 
-CLIP_KEYS = ("pixel_values", "vision_features")
+CLIP_KEYS = ("pixel_values", "pixel_values_videos", "video_grid_thw", "vision_features")
 """Keys of a row that belong to its clip and are the same for all rows of a group."""
 
 
@@ -26,7 +26,7 @@ def group_rows(rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Joins rows of one clip to one sequence.
 
     Args:
-        rows: Rows as `CogVLM2VideoProcessor.encode` returns them, with the same prefix; one row is returned as it is.
+        rows: Rows as `Encoder.encode` returns them, with the same prefix; one row is returned as it is.
 
     Returns:
         The same keys, with the prefix of the first row and the questions and answers of all.

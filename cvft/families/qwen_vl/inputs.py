@@ -1,0 +1,115 @@
+"""From what is known of a clip to what a row says of it: its patches, its seconds, the step between its positions. No torch.
+
+`ClipView` + `Inputs` (a preprocessing's own fields, typed) -> `ClipLayout`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from cvft.data.video.view import ClipView
+from cvft.errors import ClipError, Problem, ValueProblem
+from cvft.families.family import FieldValue
+from cvft.families.qwen_vl.grid import Grid, grid_of
+from cvft.families.qwen_vl.layout import Style
+from cvft.families.qwen_vl.sizes import TowerSizes
+from cvft.families.qwen_vl.times import second_per_grid, shown_seconds
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What of a preprocessing is this family's own; its fields stand in contracts under these names.
+
+    Args:
+        system: System prompt; an empty one stands for none.
+        fps: Frames per second of the sampling rule `fps`; 0 with another rule.
+        min_frames: Fewest frames of that rule; 0 with another.
+        min_frame_tokens: Fewest tokens of a temporal grid.
+        max_frame_tokens: Most tokens of one.
+        max_clip_tokens: Most tokens of a clip, as far as `min_frame_tokens` allows.
+        text_positions: See `cvft.families.qwen_vl.network.positions.TextPositions`; `released` where both are one.
+        grid_seconds: See `cvft.families.qwen_vl.times.GridSeconds`; `exact` where seconds are written out.
+        clip_tags: See `cvft.families.qwen_vl.layout.ClipTags`; `released` where there is no choice.
+    """
+
+    system: str
+    fps: float
+    min_frames: int
+    min_frame_tokens: int
+    max_frame_tokens: int
+    max_clip_tokens: int
+    text_positions: str
+    grid_seconds: str
+    clip_tags: str
+
+    @classmethod
+    def of(cls, fields: Mapping[str, FieldValue]) -> Self:
+        """Reads the fields of a preprocessing."""
+        values: Any = fields
+        return cls(**values)
+
+    def to_fields(self) -> dict[str, FieldValue]:
+        """Returns them by their names in a contract."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ClipLayout:
+    """What a row says of its clip.
+
+    Args:
+        grid: Its patches.
+        seconds: The second of each temporal grid, where they are written; else empty.
+        grid_step: Positions from one temporal grid to the next, where time is told by positions; else 0.
+    """
+
+    grid: Grid
+    seconds: tuple[float, ...]
+    grid_step: float
+
+
+def lay_out_clip(
+    view: ClipView, *, inputs: Inputs, tower: TowerSizes, style: Style, tokens_per_second: float
+) -> ClipLayout:
+    """Lays out a clip.
+
+    Args:
+        view: Which frames of it are shown.
+        inputs: The preprocessing's own fields.
+        tower: Sizes of patches.
+        style: How the generation writes rows.
+        tokens_per_second: Positions per second, where time is told by positions.
+
+    Raises:
+        ClipError: when its frames have a shape that the makers refuse; who knows the clip names it.
+    """
+    num_frames = len(view.frame_indices)
+    patch = tower.temporal_patch_size
+    num_grids = -(-num_frames // patch)
+    most = max(min(inputs.max_frame_tokens, inputs.max_clip_tokens // num_grids), inputs.min_frame_tokens)
+    try:
+        grid = grid_of(
+            num_frames,
+            view.height_px,
+            view.width_px,
+            patch_px=tower.patch_size,
+            merge=tower.spatial_merge_size,
+            temporal_patch=patch,
+            min_tokens=inputs.min_frame_tokens,
+            max_tokens=most,
+        )
+    except ValueProblem as problem:
+        raise ClipError("the clip", [Problem("the clip", problem.got, problem.need, problem.hint)]) from problem
+    if style.has_seconds:
+        seconds = shown_seconds(view.frame_indices, avg_fps=view.avg_fps, temporal_patch=patch)
+        return ClipLayout(grid, seconds, 0.0)
+    step_s = second_per_grid(
+        num_frames,
+        num_frames_total=view.num_frames_total,
+        avg_fps=view.avg_fps,
+        temporal_patch=patch,
+        grid_seconds=inputs.grid_seconds,  # type: ignore[arg-type]
+    )
+    return ClipLayout(grid, (), tokens_per_second * step_s)

@@ -1,0 +1,1 @@
+"""What turns frames and token types into the model's tensors."""

@@ -1,0 +1,167 @@
+"""Writes tests/golden/qwen_vl: what the makers' own code makes of `qwen_cases.py`. For a person; no test runs it.
+
+    pip install --no-deps --target OLD transformers==4.57.6 'huggingface-hub<1' 'tokenizers<0.23'
+    pip install --no-deps --target FIRST5 transformers==5.2.0
+    pip install --no-deps --target VISION torchvision==VERSION_FOR_THE_INSTALLED_TORCH
+    PYTHONPATH=OLD:VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen2_5_vl qwen3_vl qwen3_vl_moe
+    PYTHONPATH=FIRST5:VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen3_5 qwen3_5_moe
+    PYTHONPATH=VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen2_5_vl qwen3_vl qwen3_5
+
+TEMPLATES holds GENERATION.jinja, the chat templates of Qwen2.5-VL-7B-Instruct, Qwen3-VL-8B-Instruct and Qwen3.5-4B. There are
+several versions of transformers, as they disagree: those that the makers released their models with, and the installed one.
+Models run under the former. No cvft is imported: it needs the installed transformers.
+"""
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+# torchvision's python beside a torch that it was not built for: two operators must be declared before it is imported
+_LIBRARY = torch.library.Library("torchvision", "DEF")
+for _name in ("nms", "qnms"):
+    _LIBRARY.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+import transformers  # noqa: E402
+from torchvision.transforms import InterpolationMode  # noqa: E402
+from torchvision.transforms.v2.functional import resize  # noqa: E402
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize  # noqa: E402
+from transformers.video_utils import VideoMetadata  # noqa: E402
+
+from tests.qwen_cases import CASES, MODEL_CASES, NUM_NEW_TOKENS, SHOWN_IDS, Case, draw_sizes  # noqa: E402
+from tests.qwen_tiny import CLASSES, MOE_KINDS, generation_of, make_qwen_folder  # noqa: E402
+
+GOLDEN = Path(__file__).parent / "golden" / "qwen_vl"
+RELEASES = {"qwen2_5_vl": "4.57.6", "qwen3_vl": "4.57.6", "qwen3_5": "5.2.0"}
+IS_RELEASE = transformers.__version__ in RELEASES.values()
+VARIANT = {
+    "clip_tags": "released" if IS_RELEASE else "transformers5",
+    "text_positions": "released" if IS_RELEASE else "transformers5",
+    "grid_seconds": "truncated" if IS_RELEASE else "exact",
+}
+
+
+def build_processor(folder: Path, kind: str, template: str) -> Any:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    if kind == "qwen2_5_vl":
+        images, videos = transformers.Qwen2VLImageProcessorFast(), transformers.Qwen2VLVideoProcessor()
+        return transformers.Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=template)
+    images, videos = transformers.Qwen2VLImageProcessorFast(patch_size=16), transformers.Qwen3VLVideoProcessor()
+    return transformers.Qwen3VLProcessor(images, tokenizer, videos, chat_template=template)
+
+
+def messages_of(case: Case) -> list[dict[str, Any]]:
+    turns: list[dict[str, Any]] = [] if case.system is None else [{"role": "system", "content": case.system}]
+    for number, (query, answer) in enumerate([*case.history, (case.query, case.response)]):
+        video = [{"type": "video"}] if case.num_frames and number == 0 else []
+        content = [*video, {"type": "text", "text": query}] if video else query
+        turns.append({"role": "user", "content": content})
+        if answer is not None:
+            turns.append({"role": "assistant", "content": answer})
+    return turns
+
+
+def process(processor: Any, kind: str, case: Case) -> dict[str, Any]:
+    """Runs the makers' processor as ms-swift does: frames resized by the rule per frame, then no further."""
+    text = processor.apply_chat_template(
+        messages_of(case), tokenize=False, add_generation_prompt=case.response is None, enable_thinking=False
+    )
+    if not case.num_frames:
+        return dict(processor(text=[text], return_tensors="pt"))
+    frames = torch.from_numpy(case.draw_frames()).permute(0, 3, 1, 2).contiguous()
+    factor = 28 if kind == "qwen2_5_vl" else 32
+    low, high = case.min_tokens * factor**2, case.max_tokens * factor**2
+    extra: dict[str, Any] = {"do_resize": False}
+    if kind == "qwen2_5_vl":
+        extra["fps"] = case.num_frames / case.num_frames_total * case.avg_fps
+        if IS_RELEASE:  # this one sizes by the same rule: let it do so itself
+            extra |= {"do_resize": True, "size": {"shortest_edge": low, "longest_edge": high}}
+    if extra["do_resize"] is False:
+        size = list(smart_resize(case.height, case.width, factor=factor, min_pixels=low, max_pixels=high))
+        frames = resize(frames, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    duration = case.num_frames_total / case.avg_fps
+    metadata = VideoMetadata(
+        case.num_frames_total, fps=case.avg_fps, duration=duration, frames_indices=case.frame_indices
+    )
+    if kind != "qwen2_5_vl" or not IS_RELEASE:
+        extra["video_metadata"] = [metadata]
+    return dict(processor(text=[text], videos=[frames], return_tensors="pt", do_sample_frames=False, **extra))
+
+
+def positions_of(model: Any, kind: str, inputs: dict[str, Any]) -> torch.Tensor:
+    arguments = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    if "video_grid_thw" not in inputs:  # the processor's types exist only beside a clip
+        return torch.arange(inputs["input_ids"].shape[1])[:, None].expand(-1, 3)
+    arguments["video_grid_thw"] = inputs["video_grid_thw"]
+    if kind == "qwen2_5_vl":
+        arguments["second_per_grid_ts"] = inputs["second_per_grid_ts"]
+    if not IS_RELEASE:
+        arguments["mm_token_type_ids"] = (inputs["input_ids"] == model.config.video_token_id).int() * 2
+    return model.model.get_rope_index(**arguments)[0][:, 0].T
+
+
+def run_model(model: Any, inputs: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns shown logits everywhere, all logits at the end, and greedy ids from there on."""
+    inputs = {name: value for name, value in inputs.items() if name not in ("video_metadata", "mm_token_type_ids")}
+    if not IS_RELEASE and "video_grid_thw" in inputs:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.video_token_id).int() * 2
+    with torch.no_grad():
+        logits = model(**inputs).logits[0]
+        new = model.generate(
+            **inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=NUM_NEW_TOKENS, eos_token_id=None
+        )
+    return logits[:, list(SHOWN_IDS)].numpy(), logits[-1].numpy(), new[0, inputs["input_ids"].shape[1] :].numpy()
+
+
+def make(kind: str, template: str) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    cases: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = make_qwen_folder(Path(temporary), kind)
+        processor = build_processor(folder, kind, template)
+        model = getattr(transformers, CLASSES[kind]).from_pretrained(folder, dtype=torch.float32).eval()
+        for case in CASES if kind not in MOE_KINDS else (case for case in CASES if case.name in MODEL_CASES):
+            inputs = process(processor, kind, case)
+            arrays[f"{case.name}/ids"] = inputs["input_ids"][0].numpy().astype(np.int16)
+            arrays[f"{case.name}/positions"] = positions_of(model, kind, inputs).numpy().astype(np.int16)
+            cases[case.name] = facts = {}
+            if case.num_frames:
+                pixels = inputs["pixel_values_videos"]
+                facts["grid"] = inputs["video_grid_thw"][0].tolist()
+                facts["pixels"] = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
+            if case.name in MODEL_CASES and transformers.__version__ == RELEASES[generation_of(kind)]:
+                shown, last, new = run_model(model, inputs)
+                arrays |= {f"{case.name}/logits": shown, f"{case.name}/last": last}
+                facts["greedy"] = new.tolist()
+    sizes = []
+    for height, width, factor, low, high in draw_sizes():
+        try:
+            sizes.append(
+                smart_resize(height, width, factor=factor, min_pixels=low * factor**2, max_pixels=high * factor**2)
+            )
+        except ValueError:
+            sizes.append(None)
+    GOLDEN.mkdir(parents=True, exist_ok=True)
+    name = f"{kind}-{transformers.__version__}"
+    about = {
+        "kind": kind,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__.partition("+")[0],
+        "template_sha256": hashlib.sha256(template.encode()).hexdigest(),
+        "variant": VARIANT,
+        "cases": cases,
+        "sizes": sizes,
+    }
+    (GOLDEN / f"{name}.json").write_text(json.dumps(about, indent=None, separators=(",", ":")) + "\n")
+    np.savez_compressed(GOLDEN / f"{name}.npz", **arrays)
+    print(name, len(cases), "cases", sum(len(arrays[key]) for key in arrays if key.endswith("/ids")), "tokens")
+
+
+if __name__ == "__main__":
+    for each in sys.argv[2:]:
+        make(each, (Path(sys.argv[1]) / f"{generation_of(each)}.jinja").read_text())
