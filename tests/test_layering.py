@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data": "__init__ errors json_files files jsonl data/video",
-    "data/doctor": "errors data data/video",
+    "data/doctor": "errors files jsonl data data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/qwen_vl": "errors weights families",
