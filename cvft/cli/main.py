@@ -47,6 +47,7 @@ COMMANDS = (
     "compare",
     "infer",
     "chat",
+    "serve",
     "push",
     "models",
     "schema",

@@ -17,7 +17,7 @@ from cvft.data.check import ClipCheck, check_clips
 from cvft.data.rows import Row
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
-from cvft.families.costs import Batch, CostModel, Flops, Memory
+from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
 from cvft.plan.batching import describe_training, peak_of
 from cvft.plan.environment import check_shell, find_overruled
@@ -105,7 +105,7 @@ class Forecast:
         """FLOPs of encoding each clip once, or None where features are not cached."""
         if self.costs is None or self.plan.worker.features is None:
             return None
-        return self.costs.build_flops(self.num_frames)
+        return self.costs.build_flops(self.clips)
 
     @property
     def feature_bytes(self) -> int:
@@ -113,13 +113,19 @@ class Forecast:
         if self.costs is None or self.plan.worker.features is None:
             return 0
         dtype_bytes = BY_NAME[self.plan.worker.loading.dtype].num_bytes
-        return self.costs.feature_bytes(self.num_frames, dtype_bytes=dtype_bytes)
+        return self.costs.feature_bytes(self.clips, dtype_bytes=dtype_bytes)
+
+    @property
+    def clips(self) -> list[ClipShape]:
+        """All clips."""
+        rows = self.prepared.row_facts
+        shapes = {shape.clip: shape for shape in (*rows.train, *rows.val) if shape.clip is not None}
+        return [ClipShape(shape.num_frames, shape.num_clip_tokens) for shape in shapes.values()]
 
     @property
     def num_frames(self) -> int:
         """Frames of all clips together."""
-        rows = self.prepared.row_facts
-        return sum({shape.clip: shape.num_frames for shape in (*rows.train, *rows.val)}.values())
+        return sum(clip.num_frames for clip in self.clips)
 
     @property
     def epoch_s(self) -> float | None:

@@ -69,7 +69,7 @@ def collect_frames(
                 continue
             pictures: list[tuple[float, bytes]] = []
             for chosen in spread(len(clip.frames), most):
-                pictures.append((round(float(clip.timestamps_s[chosen]), 2), _to_webp(clip.frames[chosen])))
+                pictures.append((round(float(clip.timestamps_s[chosen]), 2), to_webp(clip.frames[chosen])))
             kept = _fit(pictures, share)
             left -= sum(len(picture) for _, picture in kept)
             reason = "" if kept else "the page would be too large with pictures of more clips"
@@ -100,7 +100,8 @@ def _fit(pictures: Sequence[tuple[float, bytes]], max_bytes: int) -> list[tuple[
     return []
 
 
-def _to_webp(frame: object) -> bytes:
+def to_webp(frame: object) -> bytes:
+    """Returns a frame, uint8 (H, W, 3), as a small WebP file."""
     from PIL import Image
 
     picture = Image.fromarray(frame)
