@@ -17,6 +17,7 @@ from cvft.families.family import Loading
 from cvft.families.network.quantization import quantization_config
 from cvft.families.qwen_vl.config_file import check_generation, stop_tokens
 from cvft.families.qwen_vl.family import QwenVL, family_of
+from cvft.families.qwen_vl.network.delta_net import fork_states_in_groups
 from cvft.families.qwen_vl.network.models import CLASSES, STOCK, attend_in_groups, encode_clip
 from cvft.families.qwen_vl.tensors import VISION
 from cvft.families.qwen_vl.tokenizer import PADDING, load_encoder
@@ -78,8 +79,8 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
     assert not unfit, unfit  # the headers said that all of them fit
     model.__class__ = CLASSES[family.name]
     model.model.language_model.config._attn_implementation = loading.attention or "sdpa"  # the tower keeps its own
-    if family.generation.groups:
-        attend_in_groups(model)
+    attend_in_groups(model)
+    fork_states_in_groups(model)
     model.runs_tower_always = loading.runs_tower_always
     if not loading.with_tower:
         model.model.visual = None
