@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from cvft.dtypes import BY_NAME
-from cvft.families.family import IGNORED_LABEL, Answer, LabelLoss, Loading, Preprocessing
+from cvft.families.family import Answer, LabelLoss, Loading, Preprocessing
 from cvft.families.network.generation import generate_answers
+from cvft.families.network.scoring import batch_loss, label_logits
 from cvft.families.qwen_vl.family import family_of
 from cvft.families.qwen_vl.network.encoder import GRIDS, PIXELS, RowEncoder
 from cvft.families.qwen_vl.network.load import LoadedTower, load_config, load_model, load_tokenizer, load_tower
@@ -66,20 +67,11 @@ class QwenVLRuntime:
         self, model: Any, batch: Mapping[str, Tensor], *, num_items: Any = None, label_logits_only: bool = True
     ) -> LabelLoss:
         """Runs the model on a batch with labels."""
-        outputs = model(**batch, label_logits_only=label_logits_only, num_items_in_batch=num_items)
-        return LabelLoss(outputs.loss, outputs.num_right)
+        return batch_loss(model, batch, num_items=num_items, label_logits_only=label_logits_only)
 
     def label_logits(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """Scores the positions that predict a label, and no others."""
-        inputs = {key: value.to(model.device) for key, value in batch.items() if isinstance(value, Tensor)}
-        labels = inputs.pop("labels")
-        inputs.pop("segment_ids", None)
-        inputs["position_ids"] = inputs["position_ids"].permute(2, 0, 1)
-        predicts = torch.zeros_like(labels[0], dtype=torch.bool)
-        predicts[:-1] = labels[0, 1:] != IGNORED_LABEL
-        with torch.inference_mode():
-            logits: Tensor = model(**inputs, logits_to_keep=predicts, use_cache=False).logits[0]
-        return logits
+        return label_logits(model, batch)
 
     def generate(
         self,
