@@ -5,6 +5,7 @@ shows; each generation of a family's models trains in the tests of that family.
 """
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,9 +19,10 @@ from cvft.families.family import Family
 from cvft.families.table import FAMILIES, known_checkpoints
 from cvft.recipe import load_recipe
 from cvft.weights.checkpoints import Checkpoint, find_checkpoint
-from tests.official_folder import small_config, write_official_folder
+from tests.official_folder import CONFIG, write_official_folder
 from tests.project import HANG_S, ROWS, with_real_clips, write_jsonl
 from tests.qwen_tiny import make_qwen_folder
+from tests.tiny import TINY
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -85,13 +87,26 @@ SMALL_WIDTHS = {"hidden_size": 128, "intermediate_size": 256}
 """Multiples of 64, in blocks of which 4 bits are packed."""
 
 
+def write_small_cogvlm2(folder: Path) -> Path:
+    """Shards and files in the published form, with the vocabulary of the tiny model: 128,256 tokens would be half of the time."""
+    config = {**json.loads((TINY / "config.json").read_text()), **SMALL_WIDTHS}
+    config |= {
+        key: CONFIG[key] for key in ("architectures", "template_version")
+    }  # the template follows from the folder's name
+    del config["model_type"]
+    write_official_folder(folder, config=config, seed=0)
+    for file in (*TINY.glob("*token*.json"), TINY / "generation_config.json"):
+        shutil.copy(file, folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
     """A small model of each family that trains, by the family's name."""
     folder, models = tmp_path_factory.mktemp("models"), {}
     for name in set(family_of(path).name for path in REPRESENTATIVES.values()):
         if name == "cogvlm2_video":
-            models[name] = write_official_folder(folder / name, config=small_config(**SMALL_WIDTHS), seed=0)
+            models[name] = write_small_cogvlm2(folder / name)
         else:
             models[name] = make_qwen_folder(folder / name, name, intermediate_size=128)
     return models
