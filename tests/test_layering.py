@@ -48,8 +48,8 @@ MAY_IMPORT = {
     "weights": "errors files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
-    "data": "errors json_files files jsonl data/video",
-    "data/doctor": "errors data data/video",
+    "data": "__init__ errors json_files files jsonl data/video",
+    "data/doctor": "errors files jsonl data data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
@@ -58,14 +58,13 @@ MAY_IMPORT = {
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
     "plan": (
-        "__init__ errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
+        "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
         "families/table runs manifest"
     ),
     # torch
     "families/network": "errors dtypes weights families",
     "families/cogvlm2_video/network": "errors weights families families/network families/cogvlm2_video",
     "families/qwen_vl/network": "errors data data/video weights families families/network families/qwen_vl",
-    "families/qwen_vl/runtime": ("dtypes weights families families/network families/qwen_vl families/qwen_vl/network"),
     "families/internvl/network": "errors data data/video weights families families/network families/internvl",
     "families/internvl/runtime": (
         "dtypes weights families families/network families/internvl families/internvl/network"
@@ -73,6 +72,7 @@ MAY_IMPORT = {
     "families/cogvlm2_video/runtime": (
         "dtypes data data/video weights families families/network families/cogvlm2_video families/cogvlm2_video/network"
     ),
+    "families/qwen_vl/runtime": "dtypes weights families families/network families/qwen_vl families/qwen_vl/network",
     "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
         "__init__ errors files jsonl imports recipe data data/video data/features weights families families/table runs plan "
@@ -86,12 +86,15 @@ MAY_IMPORT = {
     "predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
-    "report": "errors files jsonl tables recipe data data/video runs manifest plan export evaluate",
+    "report": (
+        "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate"
+    ),
+    "serve": "errors data data/video families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
-        "errors files recipe data/video data/doctor families/table runs plan clips train predict export evaluate report "
-        "pipeline cli"
+        "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate report "
+        "pipeline serve cli"
     ),
     # beside
     "tiny": "families/cogvlm2_video/network",
@@ -132,6 +135,7 @@ WITHOUT_TORCH = (
         "cli",
         "cli/commands",
         "pipeline",
+        "serve",
     ),
 )
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
@@ -145,8 +149,7 @@ NAMES_A_FAMILY = (
     "_autoload.py",
     "tiny/",
 )
-FAMILY_NAMES = "cogvlm|CogVLM|qwen(?!-vl-utils)|internvl"
-"""Of packages too: one of them is the source of a rule."""
+FAMILY_NAMES = "cogvlm|CogVLM|qwen_vl|qwen[23]_|internvl"
 NEVER_IMPORTED = ("tiny",)
 """The program that pre-trained the tiny model: only `datasets/` and tests use it."""
 

@@ -194,7 +194,7 @@ def test_other_frames_than_in_training_are_refused(done):
     _, recipe, _ = done
     result = cvft("eval", run_of(recipe), "video.max_frame_tokens=16")
     assert result.returncode == 2
-    assert "max_frame_tokens: got `16`, need `12` as in training" in result.stderr
+    assert "video.max_frame_tokens: got `16`, need" in result.stderr
 
 
 def test_a_clip_of_any_length_is_shown_whole(tmp_path):

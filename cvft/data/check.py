@@ -9,18 +9,23 @@ import importlib.util
 import os
 import queue
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
+from cvft.data.catalog import ClipCatalog
 from cvft.data.rows import Row
+from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
 from cvft.errors import NUM_SHOWN, ClipError, CvftError, DataError, Problem
 from cvft.files import write_whole
 from cvft.jsonl import to_jsonl
+
+T = TypeVar("T")
 
 MAX_PROCESSES = 8
 """Most decode processes of a check: each may take the memory limit of one, and more would wait for the disk."""
@@ -56,6 +61,18 @@ class ClipCheck(NamedTuple):
     facts: Mapping[Path, ClipInfo]
 
 
+class Inspected(NamedTuple):
+    """What `inspect_clips` found.
+
+    Args:
+        found: Clip -> facts or error, in the order given.
+        num_decoded: Clips among them that were decoded now; the others were known.
+    """
+
+    found: Mapping[Path, ClipInfo | ClipError]
+    num_decoded: int
+
+
 def check_clips(
     rows: Sequence[Row],
     *,
@@ -65,7 +82,7 @@ def check_clips(
     timeout_s: float = 60.0,
     memory_limit_gib: float = 4.0,
     num_workers: int | None = None,
-    known: Mapping[Path, ClipInfo] | None = None,
+    catalog: ClipCatalog | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ClipCheck:
     """Decodes each distinct clip once, in decode processes, with the rule that training will use.
@@ -78,7 +95,7 @@ def check_clips(
         timeout_s: See `DecodeProcess`.
         memory_limit_gib: See `DecodeProcess`; for each of them.
         num_workers: Decode processes at the same time; without it, as many as there are CPUs for, up to `MAX_PROCESSES`.
-        known: What is known of clips already; these are not decoded again.
+        catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
         on_progress: Called with the number of clips done and of all clips, after each.
 
     Returns:
@@ -94,14 +111,14 @@ def check_clips(
         if row.video is not None:
             rows_of[row.video].append(row)
 
-    found = inspect_clips(
+    found, _ = inspect_clips(
         list(rows_of),
         sampling=sampling,
         decoder=decoder,
         timeout_s=timeout_s,
         memory_limit_gib=memory_limit_gib,
         num_workers=num_workers,
-        known=known,
+        catalog=catalog,
         on_progress=on_progress,
     )
     bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
@@ -124,9 +141,9 @@ def inspect_clips(
     timeout_s: float = 60.0,
     memory_limit_gib: float = 4.0,
     num_workers: int | None = None,
-    known: Mapping[Path, ClipInfo] | None = None,
+    catalog: ClipCatalog | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> dict[Path, ClipInfo | ClipError]:
+) -> Inspected:
     """Decodes clips once each, in decode processes, and says of each what is known or why it does not decode.
 
     Args:
@@ -136,11 +153,11 @@ def inspect_clips(
         timeout_s: See `DecodeProcess`.
         memory_limit_gib: See `DecodeProcess`; for each of them.
         num_workers: See `check_clips`.
-        known: What is known of clips already; these are not decoded again.
+        catalog: See `check_clips`.
         on_progress: Called with the number of clips done and of all clips, after each.
 
     Returns:
-        Clip -> facts or error, in the order given.
+        Facts or error of each clip, and how many were decoded for them.
 
     Raises:
         DataError: The decoder is not installed.
@@ -149,17 +166,89 @@ def inspect_clips(
     if decoder == "decord" and importlib.util.find_spec("decord") is None:  # said once, not once per clip
         problem = Problem("decoder `decord`", "no such package", "the decord package", "pip install decord")
         raise DataError("the check of clips", [problem])
-    found: dict[Path, ClipInfo | ClipError] = {path: known[path] for path in paths if path in known} if known else {}
+    found: dict[Path, ClipInfo | ClipError] = {} if catalog is None else {**catalog.find(paths)}
     unknown = [path for path in paths if path not in found]
-    num_workers = min(num_workers or count_processes(), len(unknown)) or 1
+    decode = DecodeSettings(sampling, decoder, timeout_s, memory_limit_gib)
+    for path, outcome in ask_processes(
+        unknown,
+        lambda process, path: process.inspect(path, sampling=sampling, decoder=decoder),
+        decode=decode,
+        num_workers=num_workers,
+    ):
+        found[path] = outcome
+        if catalog is not None and isinstance(outcome, ClipInfo):
+            catalog.record(path, outcome)
+        if on_progress is not None:
+            on_progress(len(found), len(paths))
+    return Inspected({path: found[path] for path in paths}, len(unknown))
+
+
+def look_at_clips(
+    clips: Mapping[Path, str],
+    *,
+    decode: DecodeSettings,
+    num_workers: int | None = None,
+    catalog: ClipCatalog | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[Path, ClipLooks]:
+    """Finds out what clips look like, those of one content once.
+
+    Args:
+        clips: Clip -> hash of its bytes; clips that decode.
+        decode: How they are decoded; the sampling rule is that of looks.
+        num_workers: See `check_clips`.
+        catalog: See `check_clips`.
+        on_progress: Called with the number of clips done and of all clips, after each.
+
+    Returns:
+        Clip -> looks; those that are too large to look at are left out.
+    """
+    found = {} if catalog is None else catalog.find_looks(clips.values())
+    unknown = {sha256: path for path, sha256 in clips.items() if sha256 not in found}
+    hashes = {path: sha256 for sha256, path in unknown.items()}
+    answers = ask_processes(
+        list(hashes),
+        lambda process, path: process.look(path, decoder=decode.decoder),
+        decode=decode,
+        num_workers=num_workers,
+    )
+    for num_done, (path, outcome) in enumerate(answers, start=1):
+        if not isinstance(outcome, ClipError):
+            found[hashes[path]] = outcome
+            if catalog is not None:
+                catalog.record_looks(hashes[path], outcome)
+        if on_progress is not None:
+            on_progress(num_done, len(hashes))
+    return {path: found[sha256] for path, sha256 in clips.items() if sha256 in found}
+
+
+def ask_processes(
+    paths: Sequence[Path],
+    ask: Callable[[DecodeProcess, Path], T],
+    *,
+    decode: DecodeSettings,
+    num_workers: int | None,
+) -> Iterator[tuple[Path, T | ClipError]]:
+    """Asks decode processes about clips, several at the same time.
+
+    Args:
+        paths: The clips, each once.
+        ask: Asks one process about one clip.
+        decode: Limits of the processes.
+        num_workers: See `check_clips`.
+
+    Yields:
+        Each clip with what was answered, or why it does not decode, as they are done.
+    """
+    num_workers = min(num_workers or count_processes(), len(paths)) or 1
     processes: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
     for _ in range(num_workers):
-        processes.put(DecodeProcess(timeout_s=timeout_s, memory_limit_gib=memory_limit_gib))
+        processes.put(decode.make_process())
 
-    def inspect(path: Path) -> ClipInfo | ClipError:
+    def answer(path: Path) -> T | ClipError:
         process = processes.get()
         try:
-            return process.inspect(path, sampling=sampling, decoder=decoder)
+            return ask(process, path)
         except ClipError as error:
             return error
         finally:
@@ -167,15 +256,13 @@ def inspect_clips(
 
     pool = ThreadPoolExecutor(max_workers=num_workers)
     try:
-        for path, outcome in zip(unknown, pool.map(inspect, unknown), strict=True):
-            found[path] = outcome
-            if on_progress is not None:
-                on_progress(len(found), len(paths))
+        asked = {pool.submit(answer, path): path for path in paths}
+        for done in as_completed(asked):
+            yield asked.pop(done), done.result()
     finally:
         pool.shutdown(cancel_futures=True)
         for _ in range(num_workers):
             processes.get().close()
-    return {path: found[path] for path in paths}
 
 
 def count_processes() -> int:

@@ -6,12 +6,14 @@ clips decoded once -> findings, each with the rows that it is about
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cvft.data.check import name_rows, report_clip
 from cvft.data.doctor.findings import Finding, find
+from cvft.data.doctor.similar import find_similar
 from cvft.data.rows import Row
+from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
 from cvft.errors import ClipError
@@ -52,35 +54,83 @@ def check_clips_of(
     for path, clip_rows in rows_of.items():
         outcome = found[path]
         if isinstance(outcome, ClipError):
-            findings.append(Finding("clip_refused", report_clip(outcome, clip_rows)))
+            findings.append(Finding("clip_refused", report_clip(outcome, clip_rows), tuple(clip_rows)))
         else:
             copies[outcome.sha256].append(path)
-            findings += _look_at(outcome, f"{name_rows(clip_rows)}: {path}", sampling)
+            findings += _look_at(outcome, path, clip_rows, sampling)
     for paths in copies.values():
         findings += _compare_names(paths, rows_of)
         findings += _compare_sides([row for path in paths for row in rows_of[path]], held_out)
     return findings
 
 
-def _look_at(info: ClipInfo, where: str, sampling: Sampling) -> Iterator[Finding]:
+def compare_looks(
+    rows: Sequence[Row],
+    clips: Mapping[Path, ClipInfo],
+    *,
+    look: Callable[[Mapping[Path, str]], Mapping[Path, ClipLooks]],
+    held_out: Collection[Path] = (),
+) -> Iterator[Finding]:
+    """Finds clips in two files that look like one clip although their bytes differ.
+
+    Args:
+        rows: The rows.
+        clips: Facts of the clips that decode.
+        look: Finds out what clips look like, given with the hashes of their bytes.
+        held_out: Files whose rows are held out from training; with none, the files are compared with one another.
+    """
+    rows_of: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.video is not None and row.video in clips:
+            rows_of[clips[row.video].sha256].append(row)
+    # a clip of both sides has been told by its bytes
+    sides: dict[Path, dict[Path, str]] = defaultdict(dict)
+    for sha256, about in rows_of.items():
+        if len({row.source for row in about}) == 1:
+            sides[about[0].source][_video(about[0])] = sha256
+    files = list(sides)
+    pairs = [(one, other) for number, one in enumerate(files) for other in files[number + 1 :]]
+    if held_out:
+        pairs = [(one, other) for one, other in pairs if (one in held_out) != (other in held_out)]
+    if not pairs:
+        return
+    looks = look({path: sha256 for pair in pairs for file in pair for path, sha256 in sides[file].items()})
+    for one, other in pairs:
+        mine, theirs = ({path: looks[path] for path in sides[file] if path in looks} for file in (one, other))
+        for path, like, offset_s in find_similar(mine, theirs):
+            first, second = rows_of[sides[one][path]], rows_of[sides[other][like]]
+            kind = "similar_clip_on_both_sides" if held_out else "similar_clips"
+            got = f"pictures of the clip of {name_rows(first)}: {path}, {offset_s:.1f} s apart"
+            need = "the rows of one clip in one file"
+            yield find(kind, f"{name_rows(second)}: {like}", got, need, rows=[*first, *second])
+
+
+def _video(row: Row) -> Path:
+    assert row.video is not None, "chosen so"
+    return row.video
+
+
+def _look_at(info: ClipInfo, path: Path, rows: Sequence[Row], sampling: Sampling) -> Iterator[Finding]:
+    where = f"{name_rows(rows)}: {path}"
     for oddity in info.oddities or ():
-        yield find(oddity.kind, where, oddity.got, _NEED[oddity.kind])
+        yield find(oddity.kind, where, oddity.got, _NEED[oddity.kind], rows=rows)
     shown_s = shown_seconds(
         num_frames_total=info.num_frames_total, avg_fps=info.avg_fps, duration_s=info.duration_s, sampling=sampling
     )
     cut = cut_note(duration_s=info.duration_s, shown_s=shown_s, sampling=sampling)
     for note in info.notes:
         kind = "clip_cut" if note == cut else "frames_repeated"
-        yield find(kind, where, note, "a clip that the rule shows as it is")
+        yield find(kind, where, note, "a clip that the rule shows as it is", rows=rows)
     for note in info.file_notes:
-        yield find("clip_note", where, note, "nothing: this is read as it is")
+        yield find("clip_note", where, note, "nothing: this is read as it is", rows=rows)
 
 
 def _compare_names(paths: Sequence[Path], rows_of: Mapping[Path, Sequence[Row]]) -> Iterator[Finding]:
     first = paths[0]
     for path in paths[1:]:
         got = f"the bytes of {first}"
-        yield find("same_clip_two_names", f"{name_rows(rows_of[path])}: {path}", got, "one name for one clip")
+        where = f"{name_rows(rows_of[path])}: {path}"
+        yield find("same_clip_two_names", where, got, "one name for one clip", rows=rows_of[path])
 
 
 def _compare_sides(rows: Sequence[Row], held_out: Collection[Path]) -> Iterator[Finding]:
@@ -93,4 +143,5 @@ def _compare_sides(rows: Sequence[Row], held_out: Collection[Path]) -> Iterator[
         crosses = (source in held_out) != (first in held_out)
         kind = "clip_on_both_sides" if crosses else "clip_in_two_files"
         where = f"{name_rows(by_file[source])}: {by_file[source][0].video}"
-        yield find(kind, where, f"the clip of {name_rows(by_file[first])}", "the rows of one clip in one file")
+        got = f"the clip of {name_rows(by_file[first])}"
+        yield find(kind, where, got, "the rows of one clip in one file", rows=[*by_file[first], *by_file[source]])

@@ -3,7 +3,8 @@
     timestamps_s float32 (N,), avg_fps  --choose_frames-->  frame indices (T,)
 
 `chat` and `base` are the two rules that the first family was published with; `uniform` is ours, for clips that they would
-cut; `fps` and `segments` are those of later families. Refuses only rules that cannot be carried out.
+cut; `fps` is the published rule of families that take frames in pairs, `segments` that of one that takes them singly. Refuses
+only rules that cannot be carried out.
 """
 
 from __future__ import annotations
@@ -94,9 +95,9 @@ def choose_frames(timestamps_s: Float32s, *, avg_fps: float, sampling: Sampling)
         At least one and at most `max_frames` indices into `timestamps_s`, never decreasing for a clip whose times
         increase. Some stand there twice where the published rule repeats frames.
 
-    Source: the published video demo (frame loading of the chat and of the base model), its family names it; for `fps`,
-    `smart_nframes` and the readers of the package qwen-vl-utils 0.0.14; for `segments`, the video
-    processor in transformers 5.19 of the family that has it. It refuses clips of fewer frames than segments; all are shown here.
+    Source: the published video demo (frame loading of the chat and of the base model); for `fps`, `smart_nframes` of the makers'
+    package; for `segments`, the video processor of its makers in transformers 5.19, which refuses clips of fewer frames than
+    segments: all are shown here. Their families name them.
     """
     timestamps_s = np.asarray(timestamps_s, dtype=np.float32)
     num_total = len(timestamps_s)
@@ -208,7 +209,7 @@ def spread_evenly(num_total: int, num_chosen: int) -> list[int]:
         num_total: Frames of the clip.
         num_chosen: Frames to choose, at least 1.
 
-    Source: `torch.linspace(0, N - 1, n).round()` of qwen-vl-utils, in fp32: from both ends to the middle.
+    Source: `torch.linspace(0, N - 1, n).round()` of the makers' package, in fp32: from both ends to the middle.
     """
     if num_chosen == 1:
         return [0]

@@ -18,7 +18,9 @@ from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
 from cvft.families.generation_file import check_generation
 from cvft.families.parts import Shape
+from cvft.families.qwen_vl.checkpoints import PUBLISHED
 from cvft.families.qwen_vl.config_file import check_config
+from cvft.families.qwen_vl.costs import costs_of
 from cvft.families.qwen_vl.inputs import Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import Style, build_layout
 from cvft.families.qwen_vl.sizes import QWEN3_VL_MOE, Sizes, text_values
@@ -62,18 +64,16 @@ class QwenVL:
         self.name = generation.name
         self.title = generation.title
         self.architectures: tuple[str, ...] = (generation.architecture,)
-        self.checkpoints: tuple[Checkpoint, ...] = ()
+        self.checkpoints: tuple[Checkpoint, ...] = PUBLISHED[generation.name]
         self.tags: tuple[str, ...] = (generation.name,)
-        self.capabilities = Capabilities(groups=generation.groups, features=True, label_logits=True)
+        self.capabilities = Capabilities(groups=True, features=True, label_logits=True)
         self.parts = generation.parts
         self.runtime = "cvft.families.qwen_vl.runtime"
         self.fields = frozenset(Inputs.__dataclass_fields__)
-        groups = {"train.group_by_clip", "train.max_rows_per_group"} if generation.groups else set()
         own = {"model.clip_tags"} if generation.style.has_seconds else {"model.text_positions", "model.grid_seconds"}
         quantized = () if generation.name == QWEN3_VL_MOE else ("model.quantize",)  # experts are no linear layers
         self.settings = frozenset(
             {
-                *groups,
                 *own,
                 *quantized,
                 "lora.train_projector",
@@ -81,6 +81,8 @@ class QwenVL:
                 "model.system",
                 "model.template",
                 "output.features",
+                "train.group_by_clip",
+                "train.max_rows_per_group",
                 "video.cache_features",
                 "video.fps",
                 "video.max_clip_tokens",
@@ -264,9 +266,8 @@ class QwenVL:
         return with_dtype(without_code(config), dtype)
 
     def costs(self, config: Mapping[str, Any]) -> CostModel | None:
-        """Nothing is modelled yet."""
-        del config
-        return None
+        """Returns the formulas for these sizes; experts are not modelled."""
+        return costs_of(config)
 
     def feature_key(
         self, folder: ModelFolder, how: Preprocessing, *, decoder_version: str, dtype: str, device: str
