@@ -13,9 +13,10 @@ from cvft.families.family import Answer, Drawing, LabelLoss, Loading, OnText, Pr
 from cvft.families.network.generation import generate_answers
 from cvft.families.network.prefixes import KeptPrefixes
 from cvft.families.network.scoring import batch_loss, label_logits
+from cvft.families.network.tower import LoadedTower
 from cvft.families.qwen_vl.family import family_of
 from cvft.families.qwen_vl.network.encoder import GRIDS, PIXELS, RowEncoder
-from cvft.families.qwen_vl.network.load import LoadedTower, load_config, load_model, load_tokenizer, load_tower
+from cvft.families.qwen_vl.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.qwen_vl.tokenizer import load_encoder
 from cvft.weights.folder import ModelFolder
 
