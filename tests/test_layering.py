@@ -25,6 +25,9 @@ SUB_ROOMS = (
     "families/internvl/network",
     "families/internvl/runtime.py",
     "families/internvl",
+    "families/glm4v/network",
+    "families/glm4v/runtime.py",
+    "families/glm4v",
     "families/network",
     "families/table.py",
     "data/video",
@@ -54,7 +57,10 @@ MAY_IMPORT = {
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/internvl": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/table": "errors families families/cogvlm2_video families/qwen_vl families/internvl weights",
+    "families/glm4v": "errors dtypes json_files recipe data data/video data/features weights families",
+    "families/table": (
+        "errors families families/cogvlm2_video families/qwen_vl families/internvl families/glm4v weights"
+    ),
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
     "plan": (
@@ -66,6 +72,8 @@ MAY_IMPORT = {
     "families/cogvlm2_video/network": "errors weights families families/network families/cogvlm2_video",
     "families/qwen_vl/network": "errors data data/video weights families families/network families/qwen_vl",
     "families/internvl/network": "errors data data/video weights families families/network families/internvl",
+    "families/glm4v/network": "errors data data/video weights families families/network families/glm4v",
+    "families/glm4v/runtime": "dtypes weights families families/network families/glm4v families/glm4v/network",
     "families/internvl/runtime": (
         "dtypes weights families families/network families/internvl families/internvl/network"
     ),
@@ -127,6 +135,7 @@ WITHOUT_TORCH = (
         "families/cogvlm2_video",
         "families/qwen_vl",
         "families/internvl",
+        "families/glm4v",
         "families/table",
         "runs",
         "manifest",
@@ -145,11 +154,12 @@ NAMES_A_FAMILY = (
     "families/cogvlm2_video/",
     "families/qwen_vl/",
     "families/internvl/",
+    "families/glm4v/",
     "families/table.py",
     "_autoload.py",
     "tiny/",
 )
-FAMILY_NAMES = "cogvlm|CogVLM|qwen_vl|qwen[23]_|internvl"
+FAMILY_NAMES = "cogvlm|CogVLM|qwen_vl|qwen[23]_|internvl|glm4v"
 NEVER_IMPORTED = ("tiny",)
 """The program that pre-trained the tiny model: only `datasets/` and tests use it."""
 

@@ -6,12 +6,13 @@ from cvft.errors import ModelError
 from cvft.families.cogvlm2_video.checkpoints import TINY
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Family, refuse_unknown
+from cvft.families.glm4v.family import GLM4V
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.qwen_vl.family import FAMILIES as QWEN_VL
 from cvft.weights.checkpoints import Checkpoint, hugging_face_command, modelscope_command
 from cvft.weights.folder import ModelFolder
 
-FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO, *QWEN_VL, INTERNVL)
+FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO, *QWEN_VL, INTERNVL, GLM4V)
 """One row per family; the first that recognises a config.json has it."""
 
 
