@@ -15,7 +15,7 @@ from tests import internvl_tiny, qwen_tiny
 from tests.qwen_tiny import WORDS
 
 MAKERS = {
-    **dict.fromkeys(qwen_tiny.KINDS, qwen_tiny.make_qwen_folder),
+    **dict.fromkeys(qwen_tiny.CLASSES, qwen_tiny.make_qwen_folder),
     **dict.fromkeys(internvl_tiny.KINDS, internvl_tiny.make_internvl_folder),
 }
 
