@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ from cvft.families.qwen_vl.sizes import (
     Sizes,
 )
 from cvft.families.qwen_vl.tensors import VISION_PREFIXES, loaded_shapes, module_of, published_shapes
+from cvft.families.table import find_family, known_checkpoints
+from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import INDEX_FILE, read_shards
 from tests.qwen_configs import PUBLISHED, TINY, flat, tiny
 
@@ -124,6 +127,14 @@ def test_published_sizes_give_the_published_numbers_of_parameters(checkpoint):
     if checkpoint.config["model_type"] == QWEN3_5:
         counted += extra_layer_of(Sizes.from_config(checkpoint.config))
     assert checkpoint.num_bytes == 2 * counted
+
+
+@pytest.mark.parametrize(
+    "checkpoint", [each for each in known_checkpoints() if each.owner == "Qwen"], ids=lambda each: each.name
+)
+def test_published_configs_are_carried_out_without_their_files(checkpoint):
+    folder = ModelFolder(Path(checkpoint.name), checkpoint.config, is_absent=True)
+    assert find_family(folder).name == checkpoint.config["model_type"]
 
 
 def extra_layer_of(sizes: Sizes) -> int:
