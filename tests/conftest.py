@@ -41,6 +41,7 @@ PURE = {
     "families_costs",
     "families_layout",
     "families_targets",
+    "internvl_folder",
     "jsonl",
     "layering",
     "plan",

@@ -1,5 +1,6 @@
 """What plans say of Qwen-VL's arithmetic and memory equals what torch counts on real models of the same form."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,10 +16,11 @@ from cvft.families.qwen_vl.costs import Costs, costs_of
 from cvft.families.qwen_vl.flops import attended_pairs, training_flops
 from cvft.families.qwen_vl.memory import peak_memory, saved_bytes
 from cvft.families.qwen_vl.parts import PARTS
-from cvft.families.qwen_vl.sizes import FULL_ATTENTION, Sizes
+from cvft.families.qwen_vl.sizes import FULL_ATTENTION, QWEN3_5, Sizes
 from cvft.families.qwen_vl.tensors import loaded_shapes
 from tests.qwen_batches import KINDS, adapt, feed_of, larger, load, make_batch, training_of, with_features
 from tests.qwen_configs import PUBLISHED
+from tests.test_families_memory import live_bytes
 
 ONE = [((3, 8, 8), [20])]
 TWO = [((3, 8, 8), [20, 12, 9]), ((2, 4, 12), [7, 7])]
@@ -32,10 +34,6 @@ PARTS_TRAINED = [
     {"train_vision_tower": True, "train_projector": True},
     {"train_projector": "full"},
 ]
-
-
-def named(parts) -> str:
-    return "+".join(f"{key}={value}" for key, value in parts.items()) or "language"
 
 
 def prepared(kind, targets, *, dtype=torch.float32, recompute=False, **parts):
@@ -170,6 +168,33 @@ def test_saved_activations_equal_those_of_a_real_forward_pass(kind, targets, gro
     # from above: the first block keeps nothing before its first adapter, and a CPU's autocast leaves the tower's norms in bf16,
     # where a GPU's makes them fp32
     assert 0.995 * real <= counted <= 1.07 * real
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_peak_of_a_real_step_is_met_from_above(kind):
+    """Without the loss, whose own peak comes at another moment, and with cached features; blocks are recomputed."""
+    config = json.loads(json.dumps(MODELS[kind]))
+    config["text_config"]["num_hidden_layers"] = 4
+    groups = [((4, 8, 8), [20] if kind == QWEN3_5 else [20] * 6)]
+    model = adapt(load(config), config, targets="all-linear")
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.enable_input_require_grads()
+    batch = with_features(model, make_batch(config, groups))
+    scoring = model.get_base_model()
+    with live_bytes(model) as live:
+        live.own.add(batch["vision_features"].untyped_storage().data_ptr())
+        states = scoring.model(
+            input_ids=batch["input_ids"],
+            position_ids=scoring.order_positions(batch["position_ids"]),
+            use_cache=False,
+            mm_encoder_outputs=scoring.features_as_outputs(batch["vision_features"]),
+            attention_mask=None if kind == QWEN3_5 else torch.empty((1, 1, 1, 1)),
+            group_lengths=None if kind == QWEN3_5 else batch["group_lengths"],
+        ).last_hidden_state
+        states[:, 0].sum().backward()
+    fed = feed_of(batch, groups, with_tower=False)
+    memory = peak_memory(Sizes.from_config(config), fed, training_of(config, "all-linear", recompute=True))
+    assert live.peak <= memory.saved + memory.layer <= live.peak * 1.12
 
 
 def test_features_keep_one_vector_per_level():

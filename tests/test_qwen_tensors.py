@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +25,8 @@ from cvft.families.qwen_vl.sizes import (
     Sizes,
 )
 from cvft.families.qwen_vl.tensors import VISION_PREFIXES, loaded_shapes, module_of, published_shapes
+from cvft.families.table import find_family, known_checkpoints
+from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import INDEX_FILE, read_shards
 from tests.qwen_configs import PUBLISHED, TINY, flat, tiny
 
@@ -126,6 +129,14 @@ def test_published_sizes_give_the_published_numbers_of_parameters(checkpoint):
     assert checkpoint.num_bytes == 2 * counted
 
 
+@pytest.mark.parametrize(
+    "checkpoint", [each for each in known_checkpoints() if each.owner == "Qwen"], ids=lambda each: each.name
+)
+def test_published_configs_are_carried_out_without_their_files(checkpoint):
+    folder = ModelFolder(Path(checkpoint.name), checkpoint.config, is_absent=True)
+    assert find_family(folder).name == checkpoint.config["model_type"]
+
+
 def extra_layer_of(sizes: Sizes) -> int:
     """Values of the layer that predicts further tokens: a block with full attention, one more linear layer, three norms."""
     block = "model.language_model.layers.3."
@@ -154,7 +165,7 @@ def test_layers_that_predict_further_tokens_may_be_there_or_not(tmp_path):
     published = published_shapes(TINY[QWEN3_5])
     tensors = {name: torch.zeros(shape) for name, shape in published.items()}
     save_file({**tensors, "mtp.fc.weight": torch.zeros(3, 7)}, tmp_path / "model.safetensors")
-    (shard,) = read_shards(tmp_path, published, is_left_out=lambda name: module_of(name) is None)
+    (shard,) = read_shards(tmp_path, published, module_of=module_of)
     assert "mtp.fc.weight" in {entry.name for entry in shard.entries}
     with pytest.raises(ModelError, match=r"`mtp.fc.weight` unknown"):
         read_shards(tmp_path, published)
@@ -162,7 +173,7 @@ def test_layers_that_predict_further_tokens_may_be_there_or_not(tmp_path):
         json.dumps({"weight_map": dict.fromkeys([*tensors, "mtp.fc.weight", "mtp.norm.weight"], "model.safetensors")})
     )
     with pytest.raises(ModelError, match=r"`mtp.norm.weight` missing"):  # the index promises it
-        read_shards(tmp_path, published, is_left_out=lambda name: module_of(name) is None)
+        read_shards(tmp_path, published, module_of=module_of)
 
 
 def test_sizes_say_what_kind_of_decoder_it_is():

@@ -212,8 +212,8 @@ def _published(name: str, num_values: int, purpose: str, config: dict[str, Any],
 
 
 QUESTIONS = "questions about videos and images"
-REASONING = "the same, after reasoning in text"
-HYBRID = "the same, three of four blocks recurrent"
+REASONING = "questions about videos and images, after reasoning in text"
+HYBRID = "questions about videos and images; three of four blocks recurrent"
 
 _EXPERTS = {
     "decoder_sparse_step": 1,
