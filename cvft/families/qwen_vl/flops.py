@@ -116,8 +116,8 @@ def attended_pairs(group: GroupShape) -> int:
 def delta_runs(batch: Batch) -> tuple[tuple[int, int], ...]:
     """Returns the calls of the gated delta rule in one block: how many sequences, and of how many tokens each.
 
-    Where a clip has several questions, all prefixes are one call, with single questions behind theirs, and all other questions are
-    another.
+    Where a clip has several questions, all prefixes are one call, with single questions behind theirs, and all other questions
+    are another.
     """
     several = [group for group in batch.groups if len(group.question_tokens) > 1]
     if not several:
