@@ -84,7 +84,7 @@ MAY_IMPORT = {
         "pipeline cli"
     ),
     # beside
-    "tiny": "families/cogvlm2_video/network",
+    "tiny": ("data/video families families/cogvlm2_video/network families/qwen_vl families/qwen_vl/network"),
     "_autoload": "families/cogvlm2_video/network",
     "api": "recipe data predict pipeline",
     "__init__": "_autoload api",
