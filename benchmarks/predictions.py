@@ -18,11 +18,11 @@ from cvft.data.groups import RowShape
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.flops import training_flops
 from cvft.families.cogvlm2_video.memory import saved_bytes
-from cvft.families.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.costs import Training
+from cvft.families.network.grouping import group_rows
 from cvft.families.parts import adapted_names, count_adapter, target_regex
 from cvft.plan.passes import count_batch
 from cvft.weights.folder import read_config_json, tiny_checkpoint_path

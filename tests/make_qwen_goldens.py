@@ -3,13 +3,13 @@
     pip install --no-deps --target OLD transformers==4.57.6 'huggingface-hub<1' 'tokenizers<0.23'
     pip install --no-deps --target FIRST5 transformers==5.2.0
     pip install --no-deps --target VISION torchvision==VERSION_FOR_THE_INSTALLED_TORCH
-    PYTHONPATH=OLD:VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen2_5_vl qwen3_vl
-    PYTHONPATH=FIRST5:VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen3_5
+    PYTHONPATH=OLD:VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen2_5_vl qwen3_vl qwen3_vl_moe
+    PYTHONPATH=FIRST5:VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen3_5 qwen3_5_moe
     PYTHONPATH=VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen2_5_vl qwen3_vl qwen3_5
 
-TEMPLATES holds KIND.jinja, the chat templates of Qwen2.5-VL-7B-Instruct, Qwen3-VL-8B-Instruct and Qwen3.5-4B. Several versions
-of transformers, as they disagree: those that the makers released their models with, and the installed one. Models run under the
-former. No cvft is imported: it needs the installed transformers.
+TEMPLATES holds GENERATION.jinja, the chat templates of Qwen2.5-VL-7B-Instruct, Qwen3-VL-8B-Instruct and Qwen3.5-4B. There are
+several versions of transformers, as they disagree: those that the makers released their models with, and the installed one.
+Models run under the former. No cvft is imported: it needs the installed transformers.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize 
 from transformers.video_utils import VideoMetadata  # noqa: E402
 
 from tests.qwen_cases import CASES, MODEL_CASES, NUM_NEW_TOKENS, SHOWN_IDS, Case, draw_sizes  # noqa: E402
-from tests.qwen_tiny import CLASSES, make_qwen_folder  # noqa: E402
+from tests.qwen_tiny import CLASSES, MOE_KINDS, generation_of, make_qwen_folder  # noqa: E402
 
 GOLDEN = Path(__file__).parent / "golden" / "qwen_vl"
 RELEASES = {"qwen2_5_vl": "4.57.6", "qwen3_vl": "4.57.6", "qwen3_5": "5.2.0"}
@@ -125,7 +125,7 @@ def make(kind: str, template: str) -> None:
         folder = make_qwen_folder(Path(temporary), kind)
         processor = build_processor(folder, kind, template)
         model = getattr(transformers, CLASSES[kind]).from_pretrained(folder, dtype=torch.float32).eval()
-        for case in CASES:
+        for case in CASES if kind not in MOE_KINDS else (case for case in CASES if case.name in MODEL_CASES):
             inputs = process(processor, kind, case)
             arrays[f"{case.name}/ids"] = inputs["input_ids"][0].numpy().astype(np.int16)
             arrays[f"{case.name}/positions"] = positions_of(model, kind, inputs).numpy().astype(np.int16)
@@ -134,7 +134,7 @@ def make(kind: str, template: str) -> None:
                 pixels = inputs["pixel_values_videos"]
                 facts["grid"] = inputs["video_grid_thw"][0].tolist()
                 facts["pixels"] = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
-            if case.name in MODEL_CASES and transformers.__version__ == RELEASES[kind]:
+            if case.name in MODEL_CASES and transformers.__version__ == RELEASES[generation_of(kind)]:
                 shown, last, new = run_model(model, inputs)
                 arrays |= {f"{case.name}/logits": shown, f"{case.name}/last": last}
                 facts["greedy"] = new.tolist()
@@ -164,4 +164,4 @@ def make(kind: str, template: str) -> None:
 
 if __name__ == "__main__":
     for each in sys.argv[2:]:
-        make(each, (Path(sys.argv[1]) / f"{each}.jinja").read_text())
+        make(each, (Path(sys.argv[1]) / f"{generation_of(each)}.jinja").read_text())

@@ -16,8 +16,9 @@ from cvft.families.qwen_vl.network.positions import row_positions
 from cvft.families.qwen_vl.network.preprocess import NORMS, preprocess_frames
 from cvft.families.qwen_vl.times import second_per_grid, shown_seconds
 from cvft.families.qwen_vl.tokenizer import load_encoder
-from tests.golden_files import golden_files
+from tests.golden_files import golden_file
 from tests.qwen_cases import CASES, Case
+from tests.qwen_tiny import generation_of
 
 BY_NAME = {case.name: case for case in CASES}
 PATCH_PX = {"qwen2_5_vl": 14, "qwen3_vl": 16, "qwen3_5": 16}
@@ -29,7 +30,9 @@ NAMES = (
     "qwen3_vl-4.57.6",
     "qwen3_vl-5.19.0",
 )
-"""Every golden: one that is gone would make its tests vanish."""
+"""Goldens of all cases."""
+MODEL_NAMES = ("qwen2_5_vl-4.57.6", "qwen3_vl-4.57.6", "qwen3_vl_moe-4.57.6", "qwen3_5-5.2.0", "qwen3_5_moe-5.2.0")
+"""Goldens with logits: each model under the version that it was released with; those of experts have no other cases."""
 TOKENS_PER_SECOND = 2
 
 
@@ -44,13 +47,16 @@ class Golden:
     sizes: list[list[int] | None]
     arrays: dict[str, np.ndarray]
 
+    @property
+    def generation(self) -> str:
+        return generation_of(self.kind)
+
 
 @cache
 def golden(name: str) -> Golden:
-    found = {path.stem: path for path in golden_files("qwen_vl/*.json")}
-    assert set(NAMES) <= set(found)
-    about = json.loads(found[name].read_text())
-    with np.load(found[name].with_suffix(".npz")) as file:
+    path = golden_file(f"qwen_vl/{name}.json")
+    about = json.loads(path.read_text())
+    with np.load(path.with_suffix(".npz")) as file:
         arrays = dict(file)
     return Golden(name, about["kind"], about["variant"], about["cases"], about["sizes"], arrays)
 

@@ -13,11 +13,15 @@ from typing import Any
 import numpy as np
 
 KINDS = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")
+MOE_KINDS = ("qwen3_vl_moe", "qwen3_5_moe")
+"""Decoders of experts; all else of them is that of `generation_of` them."""
 
 CLASSES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
     "qwen3_5": "Qwen3_5ForConditionalGeneration",
+    "qwen3_vl_moe": "Qwen3VLMoeForConditionalGeneration",
+    "qwen3_5_moe": "Qwen3_5MoeForConditionalGeneration",
 }
 
 VOCAB_SIZE = 600
@@ -78,6 +82,10 @@ PATTERN_3_5 = (
     r"\s+(?!\S)|\s+"
 )
 """Qwen3.5's, in which marks belong to words."""
+
+
+def generation_of(kind: str) -> str:
+    return kind.removesuffix("_moe")
 
 
 def special_id(token: str) -> int:
@@ -152,11 +160,15 @@ def config_of(kind: str) -> dict[str, Any]:
         "initializer_range": 0.02,
         "patch_size": 16,
         "num_position_embeddings": 144,
-        "deepstack_visual_indexes": [0, 1] if kind == "qwen3_vl" else [],
+        "deepstack_visual_indexes": [0, 1] if generation_of(kind) == "qwen3_vl" else [],
     }
-    if kind == "qwen3_vl":
+    if kind in MOE_KINDS:
+        text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "router_aux_loss_coef": 0.001}
+    if generation_of(kind) == "qwen3_vl":
+        if kind in MOE_KINDS:
+            text |= {"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True}
         text |= {
-            "model_type": "qwen3_vl_text",
+            "model_type": f"{kind}_text",
             "attention_bias": False,
             "dtype": "float32",
             "head_dim": 16,
@@ -164,8 +176,11 @@ def config_of(kind: str) -> dict[str, Any]:
             "rope_scaling": {"mrope_interleaved": True, "mrope_section": [4, 2, 2], "rope_type": "default"},
         }
         return {**shared, "text_config": text, "vision_config": vision, "transformers_version": "4.57.0.dev0"}
+    if kind in MOE_KINDS:
+        text.pop("intermediate_size")
+        text["shared_expert_intermediate_size"] = 40
     text |= {
-        "model_type": "qwen3_5_text",
+        "model_type": f"{kind}_text",
         "attention_bias": False,
         "attn_output_gate": True,
         "dtype": "float32",
@@ -225,7 +240,7 @@ def tokenizer_of(kind: str) -> dict[str, Any]:
     ]
     assert len(vocab) == FIRST_SPECIAL, len(vocab)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    pattern = PATTERN_3_5 if kind == "qwen3_5" else PATTERN
+    pattern = PATTERN_3_5 if generation_of(kind) == "qwen3_5" else PATTERN
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return {
         "version": "1.0",
@@ -297,7 +312,15 @@ def tensor_shapes(folder: Path, kind: str) -> dict[str, tuple[int, ...]]:
     config = transformers.AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model = getattr(transformers, CLASSES[kind])(config)
-    return {name_in_files(name, kind): tuple(value.shape) for name, value in model.state_dict().items()}
+    shapes = {name_in_files(name, kind): tuple(value.shape) for name, value in model.state_dict().items()}
+    if kind == "qwen3_vl_moe":  # published the other way round than the classes of transformers 5 hold them
+        text = config.text_config
+        for name in shapes:
+            if name.endswith("experts.gate_up_proj"):
+                shapes[name] = (text.num_experts, text.hidden_size, 2 * text.moe_intermediate_size)
+            elif name.endswith("experts.down_proj"):
+                shapes[name] = (text.num_experts, text.moe_intermediate_size, text.hidden_size)
+    return shapes
 
 
 def name_in_files(module: str, kind: str) -> str:
@@ -315,11 +338,14 @@ def draw(name: str, shape: tuple[int, ...], kind: str, seed: int) -> np.ndarray:
         return np.log(rng.uniform(0.005, 0.1, shape)).astype(np.float32)  # forgets half in 10 to 200 tokens
     if len(shape) == 1:
         # the decoder of Qwen3.5 adds one to the weights of all its norms but the gated one
-        adds_one = kind == "qwen3_5" and "language_model" in name and "linear_attn" not in name
+        adds_one = generation_of(kind) == "qwen3_5" and "language_model" in name and "linear_attn" not in name
         return np.float32(0.1) * values + np.float32(name.endswith("weight") and not adds_one)
     if "embed" in name:
         return np.float32(0.5) * values
-    return values * np.float32(1.5 / np.sqrt(np.prod(shape[1:])))
+    num_in = (
+        shape[-2] if ".experts." in name and kind == "qwen3_vl_moe" else np.prod(shape[1 + (".experts." in name) :])
+    )
+    return values * np.float32(1.5 / np.sqrt(num_in))
 
 
 def _byte_letters() -> dict[int, str]:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from cvft.families.cogvlm2_video.checkpoints import PUBLISHED, PUBLISHED_CONFIG
-from cvft.families.estimate import estimate_ids
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, special_tokens
 from cvft.families.cogvlm2_video.tensors import published_shapes
+from cvft.families.estimate import estimate_ids
 from cvft.families.parts import count_parameters
 from tests.llama3 import llama3_encode
 from tests.official_folder import CONFIG

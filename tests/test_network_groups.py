@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from cvft.clips.source import DecodedClips
 from cvft.data.rows import read_rows
 from cvft.data.video.loader import DecodeSettings
-from cvft.families.network.grouping import group_rows
 from cvft.families.cogvlm2_video.network.load import load_model
-from cvft.families.network.loss import label_loss
 from cvft.families.cogvlm2_video.runtime import RUNTIME
 from cvft.families.family import IGNORED_LABEL
+from cvft.families.network.grouping import group_rows
+from cvft.families.network.loss import label_loss
 from cvft.predict.predictor import Predictor
 from tests.tiny import TINY, tiny_encoder, tiny_processor
 

@@ -11,32 +11,38 @@ import torch
 import transformers
 
 from cvft.families.qwen_vl.network.positions import next_positions
+from tests.golden_files import SHIPPED
 from tests.qwen_cases import MODEL_CASES, NUM_NEW_TOKENS, SHOWN_IDS
-from tests.qwen_golden import BY_NAME, NAMES, golden, grid_of_case, lay_out, pixels_of, positions_of
-from tests.qwen_tiny import CLASSES, KINDS, make_qwen_folder
+from tests.qwen_golden import BY_NAME, MODEL_NAMES, NAMES, golden, grid_of_case, lay_out, pixels_of, positions_of
+from tests.qwen_tiny import CLASSES, KINDS, MOE_KINDS, make_qwen_folder
 
 MAX_LOGIT_ERROR = 2e-5
-WITH_MODEL = ("qwen2_5_vl-4.57.6", "qwen3_vl-4.57.6", "qwen3_5-5.2.0")
-"""Each generation's model under the version that released it."""
+ENDS = ("json", "npz")
 
 
 @pytest.fixture(scope="session")
 def qwen_folders(tmp_path_factory):
-    return {kind: make_qwen_folder(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+    return {kind: make_qwen_folder(tmp_path_factory.mktemp(kind), kind) for kind in (*KINDS, *MOE_KINDS)}
 
 
 def test_every_case_is_there():
-    for name in NAMES:
-        assert set(golden(name).cases) == set(BY_NAME)
+    """One that is gone would make its tests vanish."""
+    names = {*NAMES, *MODEL_NAMES}
+    assert {path.name for path in (SHIPPED / "qwen_vl").iterdir()} == {
+        f"{name}.{end}" for name in names for end in ENDS
+    }
+    for name in names:
+        assert set(golden(name).cases) == set(BY_NAME if name in NAMES else MODEL_CASES)
         assert len(golden(name).sizes) == 300
-        assert {"logits" in key for key in golden(name).arrays} == ({True, False} if name in WITH_MODEL else {False})
+        with_logits = {key.partition("/")[0] for key in golden(name).arrays if key.endswith("/logits")}
+        assert with_logits == set(MODEL_CASES if name in MODEL_NAMES else ())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ids_equal_the_makers(name, qwen_folders):
     it = golden(name)
     for case in BY_NAME.values():
-        layout = lay_out(qwen_folders[it.kind], case, it.kind, clip_tags=it.variant["clip_tags"])
+        layout = lay_out(qwen_folders[it.kind], case, it.generation, clip_tags=it.variant["clip_tags"])
         expected = it.arrays[f"{case.name}/ids"].tolist()
         if case.response is not None:
             expected.pop()  # the makers' template ends with a newline, which nothing would be trained on
@@ -48,9 +54,9 @@ def test_positions_equal_the_makers(name, qwen_folders):
     it = golden(name)
     rules = {key: it.variant[key] for key in ("text_positions", "grid_seconds")}
     for case in BY_NAME.values():
-        layout = lay_out(qwen_folders[it.kind], case, it.kind, clip_tags=it.variant["clip_tags"])
+        layout = lay_out(qwen_folders[it.kind], case, it.generation, clip_tags=it.variant["clip_tags"])
         expected = torch.from_numpy(it.arrays[f"{case.name}/positions"]).long()[: len(layout)]
-        assert torch.equal(positions_of(layout.token_type_ids, case, it.kind, **rules), expected), case.name
+        assert torch.equal(positions_of(layout.token_type_ids, case, it.generation, **rules), expected), case.name
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,13 +65,13 @@ def test_pixels_equal_the_makers_to_the_bit(name):
     clips = [case for case in BY_NAME.values() if case.num_frames]
     assert len(clips) == 33
     for case in clips:
-        grid = grid_of_case(case, it.kind)
+        grid = grid_of_case(case, it.generation)
         assert [grid.num_grids, grid.num_rows, grid.num_columns] == it.cases[case.name]["grid"], case.name
-        pixels = pixels_of(case, it.kind)
+        pixels = pixels_of(case, it.generation)
         assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest() == it.cases[case.name]["pixels"], case.name
 
 
-@pytest.mark.parametrize("name", WITH_MODEL)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_logits_and_greedy_answers_equal_the_makers(name, qwen_folders):
     """transformers' own model of today, fed with our ids, pixels and positions; one step at a time without a cache."""
     it = golden(name)
@@ -74,15 +80,15 @@ def test_logits_and_greedy_answers_equal_the_makers(name, qwen_folders):
     rules = {"text_positions": it.variant["text_positions"], "grid_seconds": it.variant["grid_seconds"]}
     for name in MODEL_CASES:
         case = BY_NAME[name]
-        layout = lay_out(folder, case, it.kind, clip_tags=it.variant["clip_tags"])
+        layout = lay_out(folder, case, it.generation, clip_tags=it.variant["clip_tags"])
         newline = it.arrays[f"{name}/ids"][-1:].tolist() if case.response is not None else []
         ids, types = layout.input_ids + newline, layout.token_type_ids + [0] * len(newline)
         clip = {}
         if case.num_frames:
-            grid = grid_of_case(case, it.kind)
+            grid = grid_of_case(case, it.generation)
             thw = torch.tensor([[grid.num_grids, grid.num_rows, grid.num_columns]])
-            clip = {"pixel_values_videos": pixels_of(case, it.kind), "video_grid_thw": thw}
-        positions = positions_of(types, case, it.kind, **rules)
+            clip = {"pixel_values_videos": pixels_of(case, it.generation), "video_grid_thw": thw}
+        positions = positions_of(types, case, it.generation, **rules)
         answer: list[int] = []
         with torch.no_grad():
             for step in range(NUM_NEW_TOKENS):

@@ -23,6 +23,9 @@ TrainProjector = bool | Literal["full"]
 
 WEIGHT = ".weight"
 
+NF4_BLOCK_WEIGHTS = 64
+"""Weights that share a scale in nf4. Source: the QLoRA paper; bitsandbytes' CPU kernels need rows of whole blocks."""
+
 NUM_NAMED = 5
 
 QUANTIZED_BYTES = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
@@ -279,6 +282,24 @@ def weight_bytes(
             is_quantized = name.removesuffix(WEIGHT) in quantized
             total += math.prod(shape) * (QUANTIZED_BYTES[quantize] if is_quantized else value_bytes)
     return round(total)
+
+
+def find_unfit_widths(quantize: str, parts: Parts, shapes: Mapping[str, Shape]) -> list[Problem]:
+    """Returns a problem when rows of the decoder blocks' weights cannot be cut into whole blocks of nf4.
+
+    Args:
+        quantize: `none`, `nf4` or `int8`.
+        parts: The model's parts.
+        shapes: Its tensors by their names in the loaded model.
+    """
+    if quantize != "nf4":
+        return []
+    blocks = linears_of(shapes, target_regex(parts, "all-linear"))
+    unfit = sorted({linear.num_in for linear in blocks.values() if linear.num_in % NF4_BLOCK_WEIGHTS})
+    if not unfit:
+        return []
+    got = f"`nf4` for layers {' and '.join(map(str, unfit))} wide"
+    return [Problem("model.quantize", got, f"multiples of {NF4_BLOCK_WEIGHTS}", "set model.quantize: int8")]
 
 
 def _part_of(parts: Parts, name: str) -> str:

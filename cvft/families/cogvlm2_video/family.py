@@ -26,7 +26,7 @@ from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
-from cvft.families.parts import Shape, adapted_names, linears_of, target_regex
+from cvft.families.parts import Shape, adapted_names, find_unfit_widths
 from cvft.families.text_encoder import check_settings_files
 from cvft.json_files import check_object, one_of, whole_number
 from cvft.recipe import Recipe
@@ -41,9 +41,6 @@ FRAME_MARKERS = 2
 
 MAX_FRAMES = 24
 """Most frames of a clip. Source: the published demo."""
-
-NF4_BLOCK_WEIGHTS = 64
-"""Weights that share a scale in nf4. Source: the QLoRA paper; bitsandbytes' CPU kernels need rows of whole blocks."""
 
 
 class CogVLM2Video:
@@ -147,7 +144,7 @@ class CogVLM2Video:
             hint = "remove `export.keep_remote_code`, or give a folder with the whole published repository"
             got = f"no *.py file in {folder.path}"
             problems.append(Problem("export.keep_remote_code", got, "the code to keep", hint))
-        problems += find_unfit_widths(recipe.model.quantize, folder.config)
+        problems += find_unfit_widths(recipe.model.quantize, PARTS, published_shapes(folder.config))
         stated = folder.config.get("rope_precision", recipe.model.rope_precision)
         if stated != recipe.model.rope_precision:
             need = f"{quote(stated)}, which config.json says that the weights were trained with"
@@ -280,23 +277,6 @@ def frame_fields(config: Mapping[str, Any]) -> dict[str, int]:
     patches_per_side = vision["image_size"] // vision["patch_size"]
     num_tokens = (patches_per_side // POOLED_SIDE) ** 2 + FRAME_MARKERS
     return {"image_size": vision["image_size"], "num_tokens_per_frame": num_tokens}
-
-
-def find_unfit_widths(quantize: str, config: Mapping[str, Any]) -> list[Problem]:
-    """Returns a problem when rows of the decoder blocks' weights cannot be cut into whole blocks of nf4.
-
-    Args:
-        quantize: `none`, `nf4` or `int8`.
-        config: Values of a config.json.
-    """
-    if quantize != "nf4":
-        return []
-    blocks = linears_of(published_shapes(config), target_regex(PARTS, "all-linear"))
-    unfit = sorted({linear.num_in for linear in blocks.values() if linear.num_in % NF4_BLOCK_WEIGHTS})
-    if not unfit:
-        return []
-    got = f"`nf4` for layers {' and '.join(map(str, unfit))} wide"
-    return [Problem("model.quantize", got, f"multiples of {NF4_BLOCK_WEIGHTS}", "set model.quantize: int8")]
 
 
 COGVLM2_VIDEO = CogVLM2Video()

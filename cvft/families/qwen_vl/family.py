@@ -16,12 +16,12 @@ from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import CostModel
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
-from cvft.families.parts import Shape, adapted_names
+from cvft.families.parts import Shape, adapted_names, find_unfit_widths
 from cvft.families.qwen_vl.config_file import check_config, check_generation
 from cvft.families.qwen_vl.inputs import Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import Style, build_layout
-from cvft.families.qwen_vl.sizes import Sizes, text_values
-from cvft.families.qwen_vl.tensors import VISION_PREFIXES, module_of, published_shapes
+from cvft.families.qwen_vl.sizes import QWEN3_VL_MOE, Sizes, text_values
+from cvft.families.qwen_vl.tensors import VISION_PREFIXES, loaded_shapes, module_of, published_shapes
 from cvft.families.qwen_vl.tokenizer import SpecialTokens, load_encoder
 from cvft.families.qwen_vl.variants import (
     FPS,
@@ -68,10 +68,12 @@ class QwenVL:
         self.fields = frozenset(Inputs.__dataclass_fields__)
         groups = {"train.group_by_clip", "train.max_rows_per_group"} if generation.groups else set()
         own = {"model.clip_tags"} if generation.style.has_seconds else {"model.text_positions", "model.grid_seconds"}
+        quantized = () if generation.name == QWEN3_VL_MOE else ("model.quantize",)  # experts are no linear layers
         self.settings = frozenset(
             {
                 *groups,
                 *own,
+                *quantized,
                 "lora.train_projector",
                 "lora.train_vision_tower",
                 "model.system",
@@ -184,7 +186,7 @@ class QwenVL:
 
     def check_recipe(self, recipe: Recipe, folder: ModelFolder) -> None:
         """Refuses names of layers that do not exist, and features that would change in training."""
-        problems: list[Problem] = []
+        problems = find_unfit_widths(recipe.model.quantize, self.parts, loaded_shapes(Sizes.from_config(folder.config)))
         if recipe.video.cache_features == "on" and recipe.lora.train_projector is not False:
             need = "`auto` or `off`: features are cached behind the projector, which learns"
             got = f"`on` with `lora.train_projector` {str(recipe.lora.train_projector).lower()}"

@@ -33,6 +33,7 @@ DELTA_NET = (
 )
 
 ATTENTION_ALIASES = {
+    **dict.fromkeys(("qkv_proj", "query_key_value", "c_attn", "w_pack", "wqkv"), "qkv"),
     **dict.fromkeys(("q", "wq"), "q_proj"),
     **dict.fromkeys(("k", "wk"), "k_proj"),
     **dict.fromkeys(("v", "wv"), "v_proj"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +10,15 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from cvft.errors import ModelError
 from cvft.families.cogvlm2_video.config_file import CARRIED_OUT, VISION_CARRIED_OUT, check_config
-from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO, find_unfit_widths
+from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.generation_file import check_generation, stop_tokens
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.rotary import check_tables
-from cvft.families.cogvlm2_video.tensors import TOWER_PREFIX, published_shapes
+from cvft.families.cogvlm2_video.tensors import PARTS, TOWER_PREFIX, published_shapes
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.family import refuse_unknown
+from cvft.families.network.loading import LOADING_KINDS, quiet_transformers
+from cvft.families.parts import find_unfit_widths
 from cvft.families.text_encoder import check_settings_files
 from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
     from cvft.families.cogvlm2_video.network.vision import VisionTower
 
-LOADING_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+KEPT_MODULES = ("lm_head", "model.vision")
+"""What keeps its precision where the decoder blocks are quantized."""
 
 FLOATS = ("rms_norm_eps", "rope_theta", "initializer_range", "layer_norm_eps", "dropout_prob")
 
@@ -129,16 +130,16 @@ def load_model(
         raise ModelError(f"model {folder.path}", problems)
     shards = read_shards(folder.path, published_shapes(folder.config))
     own_tables = check_tables(folder.config, lambda: shards, rope_precision=rope_precision)
-    if unfit_widths := find_unfit_widths(quantize, folder.config):
+    if unfit_widths := find_unfit_widths(quantize, PARTS, published_shapes(folder.config)):
         raise ModelError(f"model {folder.path}", unfit_widths)
     quantization = None
     if quantize != "none":
-        from cvft.families.cogvlm2_video.network.quantization import quantization_config
+        from cvft.families.network.quantization import quantization_config
 
         device_map = device_map or "cpu"
         on_cpu = device_map in ("cpu", {"": "cpu"})
-        quantization = quantization_config(quantize, dtype=dtype, on_cpu=on_cpu)
-    with _quiet_transformers():
+        quantization = quantization_config(quantize, dtype=dtype, on_cpu=on_cpu, kept_modules=KEPT_MODULES)
+    with quiet_transformers():
         model, info = CogVLM2VideoForCausalLM.from_pretrained(
             str(folder.path),
             config=config,
@@ -206,19 +207,3 @@ def load_tower(folder: ModelFolder | Path | str, *, dtype: torch.dtype, device: 
                     weights[entry.name.removeprefix(TOWER_PREFIX)] = file.get_tensor(entry.name).to(dtype)
     tower.load_state_dict(weights, assign=True)
     return tower.requires_grad_(False).eval()
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Hides transformers' own progress bar and its table of unfit tensors: cvft shows one bar and reports them itself."""
-    from transformers.utils import logging
-
-    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bar:
-            logging.enable_progress_bar()

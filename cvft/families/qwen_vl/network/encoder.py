@@ -14,9 +14,9 @@ from torch import Tensor
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.data.video.view import ClipView
-from cvft.families.family import IGNORED_LABEL, ClipTensors, Preprocessing, naming
-from cvft.families.network.attention import lengths_of
-from cvft.families.network.grouping import PADDING_SEGMENT, group_rows
+from cvft.families.family import ClipTensors, Preprocessing, naming
+from cvft.families.network.batching import collate_sequences
+from cvft.families.network.grouping import group_rows
 from cvft.families.qwen_vl.family import QwenVL
 from cvft.families.qwen_vl.inputs import ClipLayout, Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import build_layout
@@ -124,40 +124,10 @@ class RowEncoder:
     def collate(
         self, sequences: Sequence[Mapping[str, Tensor]], *, padding_side: Literal["left", "right"] = "right"
     ) -> dict[str, Any]:
-        """Pads sequences to one batch.
-
-        Returns:
-            `input_ids`, `labels`, `attention_mask` (B, L), `position_ids` (B, L, 3), `segment_ids` where a sequence is more than
-            one row, `group_lengths`, and the clips: patches and grids of all, or their features (1 + levels, N, H).
-        """
-        length = max(len(sequence["input_ids"]) for sequence in sequences)
-        fills = {
-            "input_ids": self.padding_id,
-            "labels": IGNORED_LABEL,
-            "attention_mask": 0,
-            "position_ids": 0,
-            "segment_ids": PADDING_SEGMENT,
-        }
-        batch: dict[str, Any] = {}
-        for key, fill in fills.items():
-            rows = [
-                torch.ones_like(sequence["input_ids"]) if key == "attention_mask" else sequence[key]
-                for sequence in sequences
-            ]
-            padded = torch.full((len(rows), length, *rows[0].shape[1:]), fill)
-            for number, row in enumerate(rows):
-                start = length - len(row) if padding_side == "left" else 0
-                padded[number, start : start + len(row)] = row
-            batch[key] = padded
-        if padding_side == "right":
-            batch["group_lengths"] = [lengths_of(sequence["segment_ids"]) for sequence in sequences]
-        if batch["segment_ids"].max() <= 1:
-            batch.pop("segment_ids")
-        for key in (PIXELS, GRIDS, FEATURES):
-            clips = [sequence[key] for sequence in sequences if key in sequence]
-            if clips:
-                batch[key] = torch.cat(clips, dim=1 if key == FEATURES else 0)
-        return batch
+        """Pads sequences to one batch: with patches and grids of all clips, or their features (1 + levels, N, H)."""
+        return collate_sequences(
+            sequences, padding_side=padding_side, padding_id=self.padding_id, clip_dims={FEATURES: 1}
+        )
 
     def model_inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns what of a batch transformers' own forward takes: positions come first there."""

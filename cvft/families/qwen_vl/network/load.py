@@ -11,18 +11,20 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
-from cvft.dtypes import BY_NAME
 from cvft.errors import ModelError
 from cvft.families.family import Loading
+from cvft.families.network.loading import load_stock_model
+from cvft.families.network.scoring import attend_in_groups
 from cvft.families.qwen_vl.config_file import check_generation, stop_tokens
 from cvft.families.qwen_vl.family import QwenVL, family_of
-from cvft.families.qwen_vl.network.models import CLASSES, STOCK, attend_in_groups, encode_clip
+from cvft.families.qwen_vl.network.models import CLASSES, STOCK, encode_clip
 from cvft.families.qwen_vl.tensors import VISION
 from cvft.families.qwen_vl.tokenizer import PADDING, load_encoder
 from cvft.families.weight_files import read_model_shards
 from cvft.weights.folder import ModelFolder
 
-LOADING_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
+KEPT_MODULES = ("lm_head", VISION)
+"""What keeps its precision where the decoder blocks are quantized."""
 
 
 def load_config(folder: ModelFolder) -> Any:
@@ -50,22 +52,15 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
     read_model_shards(folder, family)
     _, special = load_encoder(folder)
     stops = stop_tokens(folder, turn_end=special.turn_end)
-    with _quiet_transformers():
-        model, info = STOCK[family.name].from_pretrained(
-            str(folder.path),
-            config=config,
-            dtype=getattr(torch, BY_NAME[loading.dtype].torch_name),
-            attn_implementation="sdpa",
-            device_map=loading.device_map,
-            generation_config=GenerationConfig(eos_token_id=stops, pad_token_id=special.padding),
-            output_loading_info=True,
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    unfit = {kind: keys for kind, keys in info.items() if kind in LOADING_KINDS and keys}
-    assert not unfit, unfit  # the headers said that all of them fit
+    model = load_stock_model(
+        STOCK[family.name],
+        folder,
+        config=config,
+        loading=loading,
+        generation=GenerationConfig(eos_token_id=stops, pad_token_id=special.padding),
+        kept_modules=KEPT_MODULES,
+    )
     model.__class__ = CLASSES[family.name]
-    model.model.language_model.config._attn_implementation = loading.attention or "sdpa"  # the tower keeps its own
     if family.generation.groups:
         attend_in_groups(model)
     model.runs_tower_always = loading.runs_tower_always
@@ -149,19 +144,3 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Hides transformers' own progress bar and its table of unfit tensors: cvft shows one bar and reports them itself."""
-    from transformers.utils import logging
-
-    verbosity, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bar:
-            logging.enable_progress_bar()

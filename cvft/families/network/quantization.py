@@ -7,6 +7,7 @@ precision: features stay the bits of the plain model, and logits are not rounded
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cvft.errors import ModelError, Problem, quote
@@ -16,14 +17,13 @@ if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig
 
-KEPT_MODULES = ("lm_head", "model.vision")
-"""Modules that keep their precision. Source of the output layer: the QLoRA paper's code keeps it too."""
-
 LEAST_CAPABILITY = {"nf4": (6, 0), "int8": (7, 5)}
 """Oldest GPUs that the kernels run on, by compute capability. Source: bitsandbytes' installation guide."""
 
 
-def quantization_config(kind: str, *, dtype: torch.dtype, on_cpu: bool) -> BitsAndBytesConfig:
+def quantization_config(
+    kind: str, *, dtype: torch.dtype, on_cpu: bool, kept_modules: Sequence[str]
+) -> BitsAndBytesConfig:
     """Says to transformers how to quantize while it loads.
 
     Args:
@@ -31,6 +31,7 @@ def quantization_config(kind: str, *, dtype: torch.dtype, on_cpu: bool) -> BitsA
             outliers apart, as in the LLM.int8() paper.
         dtype: Precision of the computation.
         on_cpu: Whether the weights will lie there, and not on a GPU.
+        kept_modules: Modules that keep their precision: the output layer, as in the QLoRA paper's code, and the vision half.
 
     Returns:
         The configuration.
@@ -63,5 +64,5 @@ def quantization_config(kind: str, *, dtype: torch.dtype, on_cpu: bool) -> BitsA
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(KEPT_MODULES),
+        llm_int8_skip_modules=list(kept_modules),
     )

@@ -1,0 +1,62 @@
+"""Sequences padded to one batch, for families whose encoders give ids, labels, positions and segments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cvft.families.family import IGNORED_LABEL
+from cvft.families.network.attention import lengths_of
+from cvft.families.network.grouping import CLIP_KEYS, PADDING_SEGMENT
+
+
+def collate_sequences(
+    sequences: Sequence[Mapping[str, Tensor]],
+    *,
+    padding_side: Literal["left", "right"],
+    padding_id: int,
+    clip_dims: Mapping[str, int],
+) -> dict[str, Any]:
+    """Pads sequences to one batch.
+
+    Args:
+        sequences: Rows or groups: `input_ids`, `labels`, `segment_ids` (L,), `position_ids` (L,) or (L, 3), and a clip's tensors.
+        padding_side: "right" for training, "left" for generation.
+        padding_id: Id that fills up.
+        clip_dims: Along which dimension a clip's tensors are joined, by their names, where that is not the first.
+
+    Returns:
+        `input_ids`, `labels`, `attention_mask` (B, L), `position_ids` (B, L) or (B, L, 3), `segment_ids` where a sequence is more
+        than one row, `group_lengths` with padding on the right, and the tensors of all clips.
+    """
+    length = max(len(sequence["input_ids"]) for sequence in sequences)
+    fills = {
+        "input_ids": padding_id,
+        "labels": IGNORED_LABEL,
+        "attention_mask": 0,
+        "position_ids": 0,
+        "segment_ids": PADDING_SEGMENT,
+    }
+    batch: dict[str, Any] = {}
+    for key, fill in fills.items():
+        rows = [
+            torch.ones_like(sequence["input_ids"]) if key == "attention_mask" else sequence[key]
+            for sequence in sequences
+        ]
+        padded = torch.full((len(rows), length, *rows[0].shape[1:]), fill)
+        for number, row in enumerate(rows):
+            start = length - len(row) if padding_side == "left" else 0
+            padded[number, start : start + len(row)] = row
+        batch[key] = padded
+    if padding_side == "right":
+        batch["group_lengths"] = [lengths_of(sequence["segment_ids"]) for sequence in sequences]
+    if batch["segment_ids"].max() <= 1:
+        batch.pop("segment_ids")
+    for key in CLIP_KEYS:
+        clips = [sequence[key] for sequence in sequences if key in sequence]
+        if clips:
+            batch[key] = torch.cat(clips, dim=clip_dims.get(key, 0))
+    return batch

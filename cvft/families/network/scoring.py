@@ -1,0 +1,154 @@
+"""Training batches scored by transformers' own classes: groups of rows, cached features, logits of label tokens alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from cvft.families.family import IGNORED_LABEL
+from cvft.families.network.attention import GROUP_ATTENTION, GroupLengths
+from cvft.families.network.grouping import group_attention_mask
+from cvft.families.network.loss import label_loss
+
+
+@dataclass
+class ScoredOutput(CausalLMOutputWithPast):
+    """What a training batch says.
+
+    Args:
+        num_right: Number of label tokens that are the likeliest ones.
+    """
+
+    num_right: Tensor | None = None
+
+
+class LabelScoring:
+    """Answers training batches; everything else is transformers'. Stands before one of its classes.
+
+    A family says how its tower is run on nothing, how cached features are handed over and in which order positions come.
+    """
+
+    runs_tower_always = False
+    """Whether a batch without a clip passes through the tower too, so that all ranks do."""
+
+    config: Any
+    model: Any
+    lm_head: Any
+
+    def encode_nothing(self) -> Tensor:
+        """Returns the features of the smallest clip, all of whose pixels are 0."""
+        raise NotImplementedError
+
+    def features_as_outputs(self, features: Tensor) -> dict[str, Any]:
+        """Returns cached features as `mm_encoder_outputs` of transformers."""
+        raise NotImplementedError
+
+    def order_positions(self, position_ids: Tensor) -> Tensor:
+        """Returns the positions of a batch as transformers takes them."""
+        return position_ids
+
+    def is_clip_input(self, name: str) -> bool:
+        """Tells whether a keyword holds pixels."""
+        return name.startswith("pixel_values")
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        group_lengths: GroupLengths | None = None,
+        vision_features: Tensor | None = None,
+        label_logits_only: bool = True,
+        num_items_in_batch: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Scores a batch with labels, or calls transformers' own forward.
+
+        Args:
+            input_ids: (B, L) token ids.
+            labels: (B, L) ids to predict, -100 for none; None for transformers' own forward, which takes the rest as it does.
+            position_ids: Positions as a family's encoder gives them for a batch with labels; as transformers has them without.
+            attention_mask: (B, L) 0 for padding.
+            segment_ids: (B, L) 0 for a prefix that several questions share, n for the n-th of them, -1 for padding.
+            group_lengths: The same as lengths.
+            vision_features: What the tower made of all clips, in place of their pixels.
+            label_logits_only: Whether to compute the logits of the label tokens only.
+            num_items_in_batch: Number of label tokens of the whole step; None divides by this batch's own.
+            kwargs: Pixels of the clips, and what transformers takes besides.
+        """
+        kwargs = {key: value for key, value in kwargs.items() if value is not None}
+        if vision_features is not None:
+            kwargs["mm_encoder_outputs"] = self.features_as_outputs(vision_features)
+        if labels is None:
+            return cast(Any, super()).forward(
+                input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, **kwargs
+            )
+        assert input_ids is not None, "labels go with ids"
+        assert position_ids is not None, "never left to the model: its rule is not the one that was chosen"
+        has_clip = vision_features is not None or any(map(self.is_clip_input, kwargs))
+        if self.runs_tower_always and not has_clip:
+            kwargs["inputs_embeds"] = self.model.get_input_embeddings()(input_ids) + self.encode_nothing().sum() * 0.0
+        else:
+            kwargs["input_ids"] = input_ids
+        outputs = self.model(
+            position_ids=self.order_positions(position_ids),
+            use_cache=False,
+            **self._attention(attention_mask, segment_ids, group_lengths),
+            **kwargs,
+        )
+        states = outputs.last_hidden_state
+        num_items = (labels[:, 1:] != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+        if label_logits_only:
+            nll, num_right = label_loss(states, labels=labels, lm_head=self.lm_head)
+            return ScoredOutput(loss=nll / num_items, num_right=num_right)
+        logits = self.lm_head(states)[:, :-1].float().flatten(0, 1)
+        nll = F.cross_entropy(logits, labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL, reduction="sum")
+        right = (logits.argmax(-1) == labels[:, 1:].flatten()).sum()
+        return ScoredOutput(loss=nll / num_items, num_right=right)
+
+    def _attention(
+        self, attention_mask: Tensor | None, segment_ids: Tensor | None, group_lengths: GroupLengths | None
+    ) -> dict[str, Any]:
+        """Says who sees whom, as the decoder's attention takes it."""
+        name = self.model.language_model.config._attn_implementation
+        if name == GROUP_ATTENTION:
+            # a mask of four dimensions is handed on as it is, and this one is not looked at
+            nothing = torch.empty((1, 1, 1, 1), device=self.lm_head.weight.device)
+            return {"attention_mask": nothing, "group_lengths": group_lengths}
+        if segment_ids is not None:
+            dtype = self.lm_head.weight.dtype if name == "eager" else None
+            return {"attention_mask": group_attention_mask(segment_ids, additive_dtype=dtype)}
+        return {"attention_mask": attention_mask}
+
+
+def scoring(base: type[PreTrainedModel], hooks: type[LabelScoring]) -> type[PreTrainedModel]:
+    """Returns a class of transformers with `LabelScoring` before it.
+
+    A model is loaded as the class itself and then becomes this one: transformers converts names of weights for its own alone.
+
+    Args:
+        base: The class.
+        hooks: What a family says to `LabelScoring`.
+    """
+    return type(base.__name__, (hooks, base), {"__module__": hooks.__module__})
+
+
+def attend_in_groups(model: Any, names: Sequence[str] = ("sdpa",)) -> None:
+    """Gives a model's decoder the attention of groups, where it has a kernel that this one stands for.
+
+    Args:
+        model: A loaded model; its tower keeps its own.
+        names: Kernels to replace.
+    """
+    config = model.model.language_model.config
+    if config._attn_implementation in names:
+        config._attn_implementation = GROUP_ATTENTION

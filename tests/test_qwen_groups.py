@@ -1,0 +1,328 @@
+"""Qwen's models as cvft trains them: rows of one clip as one sequence, cached features, answers over a shared prefix."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.nn import functional as F
+from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
+from transformers.models.qwen3_vl import modeling_qwen3_vl
+
+from cvft.clips.source import ClipInputs
+from cvft.data.rows import Row
+from cvft.data.video.decode import Clip
+from cvft.families.family import IGNORED_LABEL, Loading, load_runtime
+from cvft.families.table import find_family
+from cvft.recipe import Recipe
+from cvft.weights.folder import ModelFolder
+from tests.qwen_tiny import WORDS, make_qwen_folder
+
+LARGEST_NLL_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}
+LARGEST_GRADIENT_ERROR = {torch.float64: 1e-10, torch.float32: 1e-5}
+"""Of a token's negative log-likelihood, relative where it is above 1; of all adapter gradients, relative to their norm."""
+
+SMALL_FRAMES = {"max_frames": 6, "min_frame_tokens": 4, "max_frame_tokens": 16}
+
+
+class WideNorm(nn.Module):
+    """The norm in its input's precision: transformers' computes in fp32, which would hide what fp64 shows."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.variance_epsilon
+
+    def forward(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps))
+
+
+NORMS = (modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm, modeling_qwen3_vl.Qwen3VLTextRMSNorm)
+
+
+class Opened:
+    """A tiny folder, opened as a worker opens it."""
+
+    def __init__(self, path, kind, **sections):
+        make_qwen_folder(path, kind)
+        self.folder = ModelFolder.of(path)
+        self.family = find_family(self.folder)
+        video = {**SMALL_FRAMES, **sections.pop("video", {})}
+        recipe = Recipe(model={"path": str(path), **sections.pop("model", {})}, data={"train": Path("x")}, video=video)
+        self.how = self.family.preprocessing(recipe, self.folder)
+        self.runtime = load_runtime(self.family)
+        self.encoder = self.runtime.encoder(self.folder, self.how)
+
+    def load(self, **options):
+        return self.runtime.load(self.folder, self.how, Loading("fp32", **options))
+
+    def clip(self, *, num_frames, height=64, width=96, seed=0):
+        """A random clip at 2 frames a second."""
+        frames = np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
+        seconds = np.arange(num_frames, dtype=np.float32) / 2
+        clip = Clip(frames, seconds, tuple(range(num_frames)), num_frames, 2.0, num_frames / 2, "pyav")
+        return ClipInputs(self.encoder.clip(clip), clip.view)
+
+    def rows(self, *, num_rows, clip, seed, with_response=True):
+        """Encoded rows about one clip, of different length, some with earlier turns."""
+        rng = np.random.default_rng(seed)
+
+        def words(most):
+            return " ".join(WORDS[number] for number in rng.integers(len(WORDS), size=rng.integers(1, most)))
+
+        rows = [
+            Row(words(9), words(6), ((words(5), words(4)),) * (number % 3), None, source=Path(), line=number)
+            for number in range(num_rows)
+        ]
+        return [self.encoder.encode(row, clip, with_response=with_response) for row in rows]
+
+
+@pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl"])
+def opened(request, tmp_path_factory):
+    return Opened(tmp_path_factory.mktemp("qwen") / request.param, request.param)
+
+
+@pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=["fp64", "fp32"])
+def adapted(request, opened):
+    """The model with a random adapter, its norms as wide as the rest."""
+    torch.manual_seed(0)
+    model = opened.load()
+    if request.param == torch.float64:
+        for module in list(model.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, NORMS):
+                    setattr(module, name, WideNorm(child))
+        model = model.double()
+    targets = r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+    config = LoraConfig(r=4, lora_alpha=4, target_modules=targets, init_lora_weights=False)
+    return get_peft_model(model, config, autocast_adapter_dtype=False).train()
+
+
+def widen(batch, dtype):
+    return {
+        key: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        for key, value in batch.items()
+    }
+
+
+def token_nlls(model, batch):
+    """The negative log-likelihood of each label token, row by row, from the logits that the loss is made of."""
+    logits = []
+    hook = model.base_model.model.lm_head.register_forward_hook(lambda module, args, output: logits.append(output))
+    loss = model(**widen(batch, model.dtype), label_logits_only=True, num_items_in_batch=1).loss
+    hook.remove()
+    targets = batch["labels"][:, 1:][batch["labels"][:, 1:] != IGNORED_LABEL]
+    nlls = F.cross_entropy(torch.cat(logits), targets, reduction="none")
+    assert torch.allclose(nlls.sum(), loss)
+    return nlls
+
+
+def losses_and_gradients(model, batches):
+    model.zero_grad()
+    nlls = [token_nlls(model, batch) for batch in batches]
+    num_tokens = sum(len(values) for values in nlls)
+    for values in nlls:
+        (values.sum() / num_tokens).backward()
+    gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.requires_grad]
+    return torch.cat(nlls).detach(), torch.cat(gradients)
+
+
+def compare(model, encoder, groups, *, change=lambda batch: batch):
+    """Errors of token losses and of gradients: groups in one batch against their rows one by one."""
+    apart = [encoder.collate([row]) for rows in groups for row in rows]
+    together = change(encoder.collate([encoder.join(rows) for rows in groups]))
+    (nlls, gradients), (grouped, grouped_gradients) = (
+        losses_and_gradients(model, apart),
+        losses_and_gradients(model, [together]),
+    )
+    return (
+        float(((grouped - nlls).abs() / nlls.abs().clamp(min=1)).max()),
+        float((grouped_gradients - gradients).norm() / gradients.norm()),
+    )
+
+
+def groups_of(opened):
+    """Clips of different length and size, groups of 1 to 24 rows, rows without a clip."""
+    clips = [
+        opened.clip(num_frames=num_frames, height=height, width=width, seed=num_frames)
+        for num_frames, height, width in ((6, 64, 96), (1, 96, 64), (5, 112, 112))
+    ]
+    sizes = (24, 1, 3)
+    groups = [opened.rows(num_rows=count, clip=clip, seed=count) for count, clip in zip(sizes, clips, strict=True)]
+    return [*groups, opened.rows(num_rows=1, clip=None, seed=9)]
+
+
+def test_groups_equal_their_rows(adapted, opened):
+    nll_error, gradient_error = compare(adapted, opened.encoder, groups_of(opened))
+    assert nll_error <= LARGEST_NLL_ERROR[adapted.dtype]
+    assert gradient_error <= LARGEST_GRADIENT_ERROR[adapted.dtype]
+
+
+def test_the_order_of_questions_changes_nothing(adapted, opened):
+    (rows, *_) = groups_of(opened)
+    nll_error, gradient_error = compare(adapted, opened.encoder, [rows[:5][::-1]])
+    assert nll_error <= LARGEST_NLL_ERROR[adapted.dtype]
+    assert gradient_error <= LARGEST_GRADIENT_ERROR[adapted.dtype]
+
+
+def test_recomputed_activations_change_nothing(adapted, opened):
+    adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    try:
+        nll_error, gradient_error = compare(adapted, opened.encoder, groups_of(opened)[1:])
+    finally:
+        adapted.gradient_checkpointing_disable()
+    assert nll_error <= LARGEST_NLL_ERROR[adapted.dtype]
+    assert gradient_error <= LARGEST_GRADIENT_ERROR[adapted.dtype]
+
+
+def positions_go_on(batch):
+    positions, segments = batch["position_ids"].clone(), batch["segment_ids"]
+    for sequence in range(len(positions)):
+        second = int((segments[sequence] == 1).sum() + (segments[sequence] == 0).sum())
+        rest = positions[sequence, second:]
+        if len(rest):
+            positions[sequence, second:] = rest + (positions[sequence, second - 1] + 1 - rest[0])
+    return {**batch, "position_ids": positions}
+
+
+def everything_before_is_seen(batch):
+    lengths = [(num_prefix + sum(questions), []) for num_prefix, questions in batch["group_lengths"]]
+    return {**batch, "group_lengths": lengths}
+
+
+@pytest.mark.parametrize("change", [positions_go_on, everything_before_is_seen])
+def test_a_wrong_group_is_found_out(adapted, opened, change):
+    rows = opened.rows(num_rows=4, clip=opened.clip(num_frames=4), seed=1)
+    nll_error, gradient_error = compare(adapted, opened.encoder, [rows], change=change)
+    assert nll_error > 1e-2
+    assert gradient_error > 1e-2
+
+
+def test_eager_attention_takes_groups_too(opened):
+    rows = opened.rows(num_rows=3, clip=opened.clip(num_frames=4), seed=2)
+    batch = opened.encoder.collate([opened.encoder.join(rows), rows[1]])
+    losses = [
+        opened.runtime.loss(opened.load(attention=name), batch, num_items=1).loss.item() for name in ("sdpa", "eager")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_all_logits_give_the_same_loss(opened):
+    model = opened.load()
+    batch = opened.encoder.collate(opened.rows(num_rows=2, clip=opened.clip(num_frames=3), seed=3))
+    scored = [opened.runtime.loss(model, batch, num_items=1, label_logits_only=only) for only in (True, False)]
+    assert scored[0].loss.item() == pytest.approx(scored[1].loss.item(), rel=1e-6)
+    assert scored[0].num_right == scored[1].num_right
+
+
+def test_cached_features_are_the_bits_of_live_ones(opened):
+    model, tower = opened.load(), opened.runtime.tower(opened.folder, dtype="fp32", device="cpu")
+    clips = [opened.clip(num_frames=count, height=64 + 32 * count, seed=count) for count in (2, 5)]
+    cached = [ClipInputs({"vision_features": tower(clip.tensors)}, clip.view) for clip in clips]
+    without_tower = opened.load(with_tower=False)
+    losses = []
+    for chosen, net in ((clips, model), (cached, model), (cached, without_tower)):
+        groups = [opened.encoder.join(opened.rows(num_rows=3, clip=clip, seed=4)) for clip in chosen]
+        losses.append(opened.runtime.loss(net, opened.encoder.collate(groups), num_items=1).loss)
+    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(losses[0], losses[2])
+
+
+def test_a_batch_without_a_clip_gives_the_tower_a_gradient_of_zero(opened):
+    model = opened.load(runs_tower_always=True)
+    plain = opened.load()
+    batch = opened.encoder.collate(opened.rows(num_rows=2, clip=None, seed=5))
+    loss = opened.runtime.loss(model, batch, num_items=1).loss
+    loss.backward()
+    assert torch.equal(loss, opened.runtime.loss(plain, batch, num_items=1).loss)
+    gradients = [parameter.grad for parameter in model.model.visual.parameters()]
+    assert all(gradient is not None and not gradient.any() for gradient in gradients)
+
+
+@pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl", "qwen3_5"])
+def answering(request, tmp_path_factory):
+    opened = Opened(tmp_path_factory.mktemp("qwen") / request.param, request.param)
+    return opened, opened.load()
+
+
+def prompts_of(opened):
+    clips = [opened.clip(num_frames=count, seed=count) for count in (2, 5)]
+    prompts = [prompt for clip in clips for prompt in opened.rows(num_rows=3, clip=clip, seed=6, with_response=False)]
+    return prompts, [0, 0, 0, 1, 1, 1]
+
+
+def test_answers_do_not_depend_on_what_is_beside_them(answering):
+    opened, model = answering
+    prompts, clips = prompts_of(opened)
+    text_only = opened.rows(num_rows=1, clip=None, seed=7, with_response=False)
+    together = opened.runtime.generate(
+        model, opened.encoder, [*prompts, *text_only], max_new_tokens=6, clips=[*clips, 2]
+    )
+    alone = [
+        opened.runtime.generate(model, opened.encoder, [prompt], max_new_tokens=6)[0]
+        for prompt in [*prompts, *text_only]
+    ]
+    assert together == alone
+    assert len({answer.text for answer in together}) > 3
+
+
+def test_answers_are_the_likeliest_tokens_of_the_whole_sequence(answering):
+    """Each new token, against one pass of transformers' own class over everything before it, positions computed anew."""
+    opened, model = answering
+    prompts, _ = prompts_of(opened)
+    for prompt in prompts[1::3]:
+        (answer,) = opened.runtime.generate(model, opened.encoder, [prompt], max_new_tokens=5)
+        ids, expected = prompt["input_ids"].tolist(), []
+        positions = prompt["position_ids"]
+        for _ in range(5):
+            batch = {
+                "input_ids": torch.tensor([ids]),
+                "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+                "position_ids": positions[None].permute(2, 0, 1),
+                **{key: prompt[key] for key in ("pixel_values_videos", "video_grid_thw")},
+            }
+            with torch.inference_mode():
+                token = int(model(**batch, use_cache=False).logits[0, -1].argmax())
+            expected.append(token)
+            ids, positions = [*ids, token], torch.cat([positions, positions[-1:] + 1])
+        text = opened.encoder.tokenizer.decode(expected, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert answer.text == text.strip()
+
+
+def test_a_whole_model_in_fp32_is_transformers_own(answering):
+    """The logits of a row's labels equal those of transformers' class, opened by itself, with the same positions."""
+    import transformers
+
+    opened, model = answering
+    stock = transformers.AutoModelForImageTextToText.from_pretrained(opened.folder.path, dtype=torch.float32).eval()
+    (row,) = opened.rows(num_rows=1, clip=opened.clip(num_frames=4), seed=8)
+    ours = opened.runtime.label_logits(model, opened.encoder.collate([row]))
+    with torch.inference_mode():
+        theirs = stock(
+            input_ids=row["input_ids"][None],
+            position_ids=row["position_ids"][None].permute(2, 0, 1),
+            pixel_values_videos=row["pixel_values_videos"],
+            video_grid_thw=row["video_grid_thw"],
+        ).logits[0]
+    labels = torch.nonzero(row["labels"] != IGNORED_LABEL).flatten() - 1
+    assert torch.allclose(ours, theirs[labels], atol=2e-5)
+
+
+def test_budgets_decide_how_many_tokens_a_clip_has(tmp_path):
+    opened = Opened(tmp_path / "model", "qwen3_vl")
+
+    def tokens(num_frames, **changes):
+        fields = {**opened.how.fields, **changes}
+        encoder = opened.runtime.encoder(opened.folder, replace(opened.how, fields=fields))
+        changed = copy.copy(opened)
+        changed.encoder = encoder
+        return int(changed.clip(num_frames=num_frames, height=256, width=256).tensors["video_grid_thw"].prod()) // 4
+
+    assert tokens(4) == 2 * 16
+    assert tokens(4, max_frame_tokens=9) == 2 * 9
+    assert tokens(4, min_frame_tokens=100, max_frame_tokens=144) == 2 * 100
+    assert tokens(40, max_clip_tokens=80) == 20 * 4
+    assert tokens(40, max_clip_tokens=8) == 20 * 4, "at least min_frame_tokens"

@@ -1,0 +1,204 @@
+"""The whole job with Qwen's models on real clips: train, stop and resume, ranks, merge, verify, evaluate, open elsewhere."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cvft.data.rows import Row
+from cvft.predict.open import open_trained
+from tests.project import cvft, cvft_ok, make_project
+from tests.qwen_tiny import make_qwen_folder
+from tests.real_clips import real_clip
+from tests.test_train_interruptions import num_steps_reported, start, train_folder, wait_until
+from tests.test_train_run import losses_of
+
+KINDS = ("qwen3_vl", "qwen2_5_vl", "qwen3_5")
+VIDEO = {"max_frames": 8, "min_frame_tokens": 4, "max_frame_tokens": 12}
+LORA = {"targets": "all-linear", "dropout": 0.0}
+
+
+def make_job(folder, kind, **sections):
+    model = {"path": str(make_qwen_folder(folder / kind, kind)), "dtype": "fp32"}
+    video = {**VIDEO, **sections.pop("video", {})}
+    optim = {"learning_rate": 5e-3}
+    return make_project(folder, model=model, video=video, lora=LORA, optim=optim, **sections)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def done(request, tmp_path_factory):
+    """A run of the whole job, its recipe and what it said."""
+    recipe = make_job(tmp_path_factory.mktemp(request.param), request.param)
+    return request.param, recipe, cvft_ok("run", recipe)
+
+
+def run_of(recipe):
+    return recipe.parent / "runs" / "small"
+
+
+def test_the_whole_job_runs(done):
+    _, recipe, said = done
+    losses = losses_of(recipe)
+    assert losses[-1] < losses[0]
+    verified = json.loads((run_of(recipe) / "merged" / "cvft_verification.json").read_text())
+    assert verified["logits"]["num_equal_answers"] == verified["logits"]["num_rows"] == 3
+    metrics = json.loads((run_of(recipe) / "eval" / "merged" / "metrics.json").read_text())
+    assert metrics["metrics"]["num_rows"] == 3
+    assert "features  each clip is encoded once" in said.stderr
+    assert (run_of(recipe) / "report.html").is_file()
+
+
+def test_what_was_between_a_row_and_the_model_is_stated(done):
+    kind, recipe, _ = done
+    contract = json.loads((run_of(recipe) / "merged" / "cvft_contract.json").read_text())
+    assert (contract["sampling"], contract["fps"], contract["min_frames"], contract["max_frames"]) == ("fps", 2.0, 4, 8)
+    assert (contract["min_frame_tokens"], contract["max_frame_tokens"], contract["max_clip_tokens"]) == (4, 12, 115200)
+    assert (contract["text_positions"], contract["grid_seconds"], contract["clip_tags"]) == (
+        "released",
+        "exact",
+        "released",
+    )
+    assert contract["system"] == ("You are a helpful assistant." if kind == "qwen2_5_vl" else "")
+
+
+ASK = """
+import json, sys
+sys.modules["cvft"] = None  # as where it is not installed
+import torch, transformers
+folder, prompts = sys.argv[1:]
+model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+answers = []
+for prompt in torch.load(prompts):
+    length = prompt["input_ids"].shape[1]
+    with torch.inference_mode():
+        ids = model.generate(**prompt, max_new_tokens=8, do_sample=False, repetition_penalty=1.0)[0, length:]
+    answers.append(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip())
+print(json.dumps(answers))
+"""
+
+
+def test_the_merged_folder_answers_the_same_in_plain_transformers(done, tmp_path):
+    _, recipe, _ = done
+    merged = run_of(recipe) / "merged"
+    rows = [
+        json.loads(line) for line in (run_of(recipe) / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()
+    ]
+    predictor = open_trained(merged)
+    prompts = []
+    for row in rows:
+        (video,) = row["videos"]
+        prompts.append(prompt_of(predictor, video, row["query"]))
+    torch.save(prompts, tmp_path / "prompts.pt")
+    command = [sys.executable, "-c", ASK, str(merged), str(tmp_path / "prompts.pt")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert json.loads(said.stdout) == [row["prediction"] for row in rows]
+
+
+def prompt_of(predictor, video, query):
+    encoded = predictor.encode(Row(query, "", (), Path(video), source=Path(), line=0))
+    batch = predictor.encoder.collate([encoded], padding_side="left")
+    return predictor.encoder.model_inputs(batch)
+
+
+def test_answers_of_the_command_line_are_those_of_the_evaluation(done):
+    _, recipe, _ = done
+    rows = [
+        json.loads(line) for line in (run_of(recipe) / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()
+    ]
+    said = cvft_ok(
+        *("infer", "--model", run_of(recipe) / "merged", "--max-new-tokens", 8),
+        *("--video", rows[0]["videos"][0], "--query", rows[0]["query"]),
+    )
+    assert said.stdout.strip() == rows[0]["prediction"]
+
+
+@pytest.fixture(scope="module")
+def long_job(tmp_path_factory):
+    """Twenty steps, in one process, groups and features on."""
+    recipe = make_job(
+        tmp_path_factory.mktemp("long"),
+        "qwen3_vl",
+        train={"max_steps": 20, "save_steps": 2, "eval_steps": 10, "num_workers": 1},
+    )
+    cvft_ok("train", recipe, "name=straight")
+    return recipe
+
+
+def adapter_of(recipe, name):
+    return load_file(recipe.parent / "runs" / name / "adapter" / "adapter_model.safetensors")
+
+
+def test_two_ranks_train_what_one_process_trains(long_job):
+    cvft_ok("train", long_job, "name=ranks", "parallel.strategy=zero2", "parallel.num_gpus=2")
+    assert losses_of(long_job, "ranks") == pytest.approx(losses_of(long_job, "straight"), abs=1e-5)
+
+
+def test_rows_apart_and_live_clips_train_the_same(long_job):
+    cvft_ok("train", long_job, "name=apart", "train.group_by_clip=off", "video.cache_features=off")
+    assert losses_of(long_job, "apart") == pytest.approx(losses_of(long_job, "straight"), abs=1e-5)
+
+
+def test_a_stopped_training_resumes_to_the_same_bits(long_job):
+    folder = train_folder(long_job, "stopped")
+    process = start(long_job, name="stopped")
+    assert wait_until(lambda: num_steps_reported(folder) >= 3, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 75
+    cvft_ok("train", long_job, "name=stopped")
+    ours, theirs = adapter_of(long_job, "stopped"), adapter_of(long_job, "straight")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_tower_that_trains_with_rows_without_clips(tmp_path):
+    recipe = make_job(tmp_path, "qwen3_vl", parallel={"strategy": "ddp", "num_gpus": 2})
+    cvft_ok("train", recipe, "lora.train_vision_tower=true", "lora.train_projector=true")
+    trained = load_file(run_of(recipe) / "adapter" / "adapter_model.safetensors")
+    on_tower = [value for name, value in trained.items() if ".visual.blocks." in name and "lora_B" in name]
+    assert on_tower
+    assert all(value.any() for value in on_tower)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["model.template=vqa"], "model.template: got `vqa`, need `auto` or `chat`: Qwen3-VL has one"),
+        (["video.sampling=base"], "video.sampling: got `base`, need `auto`, `fps` or `uniform`"),
+        (["model.text_positions=transformers5"], "model.text_positions: got `transformers5`, need `released`"),
+        (["model.rope_precision=fp32"], "model.rope_precision: got `fp32`, need `checkpoint`: Qwen3-VL has no such"),
+        (
+            ["video.cache_features=on", "lora.train_projector=true"],
+            "video.cache_features: got `on` with `lora.train_projector` true, need `auto` or `off`",
+        ),
+        (["lora.targets=[qkv_proj]"], "hint: `qkv_proj` is `qkv` here; write `lora.targets: qkv`"),
+        (
+            ["video.sampling=uniform", "video.fps=1"],
+            "video.fps: got `1.0`, need no such setting with sampling `uniform`",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tmp_path, settings, said):
+    result = cvft("plan", make_job(tmp_path, "qwen3_vl"), *settings)
+    assert result.returncode == 2
+    assert said in result.stderr
+
+
+def test_other_frames_than_in_training_are_refused(done):
+    _, recipe, _ = done
+    result = cvft("eval", run_of(recipe), "video.max_frame_tokens=16")
+    assert result.returncode == 2
+    assert "video.max_frame_tokens: got `16`, need" in result.stderr
+
+
+def test_a_clip_of_any_length_is_shown_whole(tmp_path):
+    recipe = make_job(tmp_path, "qwen3_vl")
+    said = cvft_ok("plan", recipe)
+    assert "per second, in place of 2" in said.stdout + said.stderr
+    assert real_clip("bikes.mp4").is_file()
