@@ -34,6 +34,7 @@ SUB_ROOMS = (
 MAY_IMPORT = {
     # ground
     "errors": "",
+    "shipped": "",
     "dtypes": "",
     "tables": "",
     "files": "errors",
@@ -41,8 +42,8 @@ MAY_IMPORT = {
     "json_files": "errors jsonl",
     "imports": "",
     # no torch
-    "recipe": "errors",
-    "weights": "errors files jsonl json_files dtypes",
+    "recipe": "errors shipped",
+    "weights": "errors shipped files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data": "errors json_files files jsonl data/video",
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/qwen_vl": "errors weights families",
-    "families/table": "errors families families/cogvlm2_video weights",
+    "families/table": "errors families families/cogvlm2_video families/qwen_vl weights",
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
     "plan": (
@@ -69,7 +70,7 @@ MAY_IMPORT = {
         "clips"
     ),
     "predict": (
-        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest plan "
+        "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest plan "
         "clips"
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
@@ -96,6 +97,7 @@ TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 WITHOUT_TORCH = (
     *(
         "errors",
+        "shipped",
         "dtypes",
         "tables",
         "files",

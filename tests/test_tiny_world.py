@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
+from cvft.shipped import SHIPPED
 from cvft.tiny.batches import Packer, answer_topics, frame_targets, question_topic
 from cvft.tiny.cogvlm2_video import CogVLM2VideoWriting
 from cvft.tiny.questions import BASE_CATEGORIES, CATEGORIES, HELD_OUT_CATEGORY, SECONDS_CATEGORIES, ask, ask_some
@@ -27,7 +28,6 @@ from cvft.tiny.world import (
     sample_scene,
     scene_cells,
 )
-from cvft.weights.folder import tiny_checkpoint_path
 
 SCENE = Scene(
     num_seconds=6,
@@ -158,7 +158,7 @@ def test_every_time_index_is_one_token(tokenizer) -> None:
 
 
 def test_the_shipped_tokenizer_is_the_one_that_the_script_builds(tokenizer) -> None:
-    shipped = json.loads((tiny_checkpoint_path() / "tokenizer.json").read_text())["model"]
+    shipped = json.loads((SHIPPED["tiny"].folder / "tokenizer.json").read_text())["model"]
     built = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     assert built["vocab"] == shipped["vocab"]
     assert built["merges"] == shipped["merges"]
@@ -201,7 +201,7 @@ def test_slots_of_an_answer_are_about_what_they_look_up() -> None:
 
 
 def test_shipped_checkpoint_is_small_and_complete() -> None:
-    folder = tiny_checkpoint_path()
+    folder = SHIPPED["tiny"].folder
     names = {
         "config.json",
         "generation_config.json",

@@ -8,8 +8,8 @@ from cvft.errors import ModelError
 from cvft.families.cogvlm2_video.checkpoints import PUBLISHED, TINY
 from cvft.families.table import describe_checkpoints
 from cvft.recipe import load_recipe
+from cvft.shipped import SHIPPED
 from cvft.weights.checkpoints import find_checkpoint
-from cvft.weights.folder import tiny_checkpoint_path
 from cvft.weights.hub import Source, locate_model
 
 
@@ -37,7 +37,7 @@ def test_the_list_names_all_with_size_and_licence():
         assert checkpoint.template in line
     for said in ("zai-org/NAME", "ms:ZhipuAI/NAME", "hf:OWNER/NAME", *COMMANDS.format("NAME").split("`")[1::2]):
         assert said in text
-    shipped = sum(path.stat().st_size for path in tiny_checkpoint_path().iterdir())
+    shipped = sum(path.stat().st_size for path in SHIPPED["tiny"].folder.iterdir())
     assert abs(TINY.num_bytes - shipped) < 200_000
 
 

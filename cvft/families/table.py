@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from cvft.errors import ModelError
-from cvft.families.cogvlm2_video.checkpoints import TINY
+from cvft.families.cogvlm2_video import checkpoints as cogvlm2_video
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Family, refuse_unknown
+from cvft.families.qwen_vl import checkpoints as qwen_vl
 from cvft.families.qwen_vl.family import FAMILIES as QWEN_VL
 from cvft.weights.checkpoints import Checkpoint, hugging_face_command, modelscope_command
 from cvft.weights.folder import ModelFolder
 
 FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO, *QWEN_VL)
 """One row per family; the first that recognises a config.json has it."""
+
+SHIPPED_CHECKPOINTS = (cogvlm2_video.TINY, qwen_vl.TINY)
+"""Those of the package; `cvft.shipped` says where they lie."""
 
 
 def find_family(folder: ModelFolder) -> Family:
@@ -43,7 +47,7 @@ def describe_checkpoints() -> str:
     lines = [f"{'name':<27}{'size':>8}  {'template':<10}{'for'}"]
     lines += [
         f"{each.name:<27}{each.num_bytes / 1e9:>5.2f} GB  {each.template:<10}{each.purpose} ({each.licence})"
-        for each in (TINY, *known_checkpoints())
+        for each in (*SHIPPED_CHECKPOINTS, *known_checkpoints())
     ]
     for owner, modelscope_owner in dict.fromkeys((each.owner, each.modelscope_owner) for each in known_checkpoints()):
         lines += [

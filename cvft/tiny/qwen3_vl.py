@@ -36,11 +36,18 @@ from cvft.tiny.qwen3_vl_tokenizer import (
     id_of,
     save_qwen3_vl_tokenizer,
 )
-from cvft.tiny.world import CLIP_FPS, NUM_CELLS, Look
+from cvft.tiny.world import CLIP_FPS, MAX_SECONDS, NUM_CELLS, Look
 
 FPS = 4.0
 """Frames per second that the model sees: two frames make a temporal grid."""
 SAMPLING = Sampling("fps", max_frames=768, fps=FPS, min_frames=4)
+
+
+def chosen_frames(num_seconds: int) -> list[int]:
+    """Returns the numbers of the frames that the model sees of a clip that `world.render_clip` draws."""
+    times_s = np.arange(CLIP_FPS * (num_seconds - 1) + 3, dtype=np.float32) / CLIP_FPS
+    return choose_frames(times_s, avg_fps=CLIP_FPS, sampling=SAMPLING)
+
 
 PATCH_PX, MERGE, TEMPORAL_PATCH = 16, 2, 2
 """Source: config.json of the published checkpoints."""
@@ -105,6 +112,40 @@ GENERATION_CONFIG: dict[str, Any] = {
     "transformers_version": "4.57.0.dev0",
 }
 
+_FRAMES: dict[str, Any] = {
+    "do_convert_rgb": True,
+    "image_mean": list(HALF_NORM.mean),
+    "image_std": list(HALF_NORM.std),
+    "merge_size": MERGE,
+    "patch_size": PATCH_PX,
+    "processor_class": "Qwen3VLProcessor",
+    "size": {"longest_edge": SIDE_PX**2, "shortest_edge": SIDE_PX**2},
+    "temporal_patch_size": TEMPORAL_PATCH,
+}
+PROCESSOR_FILES: dict[str, dict[str, Any]] = {
+    "preprocessor_config.json": {**_FRAMES, "image_processor_type": "Qwen2VLImageProcessorFast"},
+    "video_preprocessor_config.json": {
+        **_FRAMES,
+        "fps": FPS,
+        # a budget for the whole clip: that of the longest one
+        "size": {"longest_edge": SIDE_PX**2 * len(chosen_frames(MAX_SECONDS)), "shortest_edge": SIDE_PX**2},
+        "video_processor_type": "Qwen3VLVideoProcessor",
+    },
+    "chat_template.json": {
+        "chat_template": (
+            "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' }}"
+            "{%- if message.content is string %}{{- message.content }}{%- else %}"
+            "{%- for part in message.content %}"
+            "{%- if part.type == 'image' %}{{- '<|vision_start|><|image_pad|><|vision_end|>' }}"
+            "{%- elif part.type == 'video' %}{{- '<|vision_start|><|video_pad|><|vision_end|>' }}"
+            "{%- elif 'text' in part %}{{- part.text }}{%- endif %}"
+            "{%- endfor %}{%- endif %}{{- '<|im_end|>\n' }}{%- endfor %}"
+            "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+        )
+    },
+}
+"""What transformers' own processor reads: the published keys, and of the published chat template what has no tools."""
+
 SPECIAL = SpecialTokens(
     turn_start=id_of(TURN_START),
     turn_end=id_of(TURN_END),
@@ -114,12 +155,6 @@ SPECIAL = SpecialTokens(
     video=id_of("<|video_pad|>"),
     image=id_of("<|image_pad|>"),
 )
-
-
-def chosen_frames(num_seconds: int) -> list[int]:
-    """Returns the numbers of the frames that the model sees of a clip that `world.render_clip` draws."""
-    times_s = np.arange(CLIP_FPS * (num_seconds - 1) + 3, dtype=np.float32) / CLIP_FPS
-    return choose_frames(times_s, avg_fps=CLIP_FPS, sampling=SAMPLING)
 
 
 class Qwen3VLWriting:
@@ -274,7 +309,8 @@ class TinyQwen3VL:
         return torch.stack([F.relu(attention.scaling * weight.pow(2).sum() - limit) for weight in norms]).sum()
 
     def write_files(self, folder: Path) -> None:
-        """Writes tokenizer, config.json and generation_config.json."""
+        """Writes tokenizer, config.json, generation_config.json and what transformers' own processor reads."""
         save_qwen3_vl_tokenizer(self._tokenizer, folder=folder)
         write_json(TINY_CONFIG, folder / "config.json")
-        write_json(GENERATION_CONFIG, folder / "generation_config.json")
+        for name, value in {"generation_config.json": GENERATION_CONFIG, **PROCESSOR_FILES}.items():
+            write_json(value, folder / name)
