@@ -6,9 +6,9 @@ SIDE is a folder with what the stock path needs and cvft does not, made once and
     pip install --no-deps --target SIDE torchvision==0.28.0 qwen-vl-utils==0.0.14
 
 First the inputs: what ms-swift's template gives for every row, beside what ours gives. Ids have to be the same but for what is
-listed, pixels but for the precision in which frames are resized, down to the bit; and our model on the stock inputs has to give the
-loss that stock training logs. Then the time of both, each in a process of its own, from the first step's wait for rows to the end
-of the last step, with the encoding of clips where they are cached. All rows are one step: grouping changes not which rows meet.
+listed, pixels but for the precision in which frames are resized, down to the bit; and our model on the stock inputs has to give
+the loss that stock training logs. Then the time of both, each in a process of its own, from the first step's wait for rows to the
+end of the last step, with the encoding of clips where they are cached. All rows are one step: grouping changes not which meet.
 """
 
 from __future__ import annotations

@@ -100,11 +100,6 @@ class RunFolder:
         return self.data / "clips.json"
 
     @property
-    def proven_clips(self) -> Path:
-        """Clips that decode, and how they looked: the next start decodes only others."""
-        return self.data / "proven_clips.json"
-
-    @property
     def row_shapes(self) -> Path:
         """Lengths and clips of the rows, as the sampler needs them."""
         return self.data / "row_shapes.json"

@@ -13,9 +13,11 @@ from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.families.cogvlm2_video.tensors import PARTS, published_shapes
 from cvft.families.contract import CONTRACT_FILE, Contract
 from cvft.families.parts import modules_to_save, target_regex
-from cvft.plan.job import OpenModel
+from cvft.plan.job import OpenModel, open_job
+from cvft.recipe import load_recipe
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder, read_config_json, weights_fingerprint
 from cvft.weights.hub import Source
+from tests.project import make_project
 
 
 def base_of(folder: Path) -> OpenModel:
@@ -58,3 +60,13 @@ def write_random_adapter(base: Path, folder: Path, *, targets, tower=False, proj
     save_file(weights, folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
     (folder / CONTRACT_FILE).write_text(contract_of(base).to_json())
     return folder
+
+
+def write_served_adapter(folder: Path, *, seed: int = 0) -> Path:
+    """Writes an adapter of the tiny model that can be asked by its folder: it says other things than its base."""
+    recipe = make_project(folder)
+    job = open_job(load_recipe(recipe))
+    write_random_adapter(job.model.folder.path, job.run.adapter, targets="all-linear", tower=True, seed=seed)
+    (job.run.adapter / CONTRACT_FILE).write_text(job.contract.to_json())
+    (job.run.adapter / "recipe.yaml").write_text(recipe.read_text())
+    return job.run.adapter

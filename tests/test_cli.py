@@ -19,7 +19,23 @@ from cvft import __version__
 from cvft.cli.main import build_parser, main
 
 BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
-COMMANDS = ("run", "check", "plan", "train", "features", "export", "eval", "infer", "chat", "push", "models", "schema")
+COMMANDS = (
+    "run",
+    "check",
+    "preview",
+    "convert",
+    "plan",
+    "train",
+    "features",
+    "export",
+    "eval",
+    "infer",
+    "chat",
+    "serve",
+    "push",
+    "models",
+    "schema",
+)
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "yaml", "swift", "matplotlib", "PIL")
 REPO = Path(__file__).parent.parent
 
@@ -69,7 +85,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             "is_trained": False,
             "train": types.SimpleNamespace(adapter=Path("runs/mine/adapter")),
         },
-        "cvft.predict.infer": {"infer_one": "a réd ball", "infer_file": None},
+        "cvft.predict.infer": {"infer_one": "a réd ball", "infer_file": None, "infer_folder": None},
     }
     for module, functions in modules.items():
         fake = types.ModuleType(module)
@@ -197,8 +213,15 @@ def test_infer_one(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_infer_file(calls: Calls) -> None:
     assert main(["infer", "--model", "m", "--data", "rows.jsonl", "--output", "p.jsonl"]) == 0
-    given = {"data": Path("rows.jsonl"), "output": Path("p.jsonl"), **HOW}
+    given = {"data": Path("rows.jsonl"), "output": Path("p.jsonl"), "shard": None, "form": "jsonl", **HOW}
     assert calls.pop() == ("infer_file", ("m",), given)
+
+
+def test_infer_folder(calls: Calls) -> None:
+    words = ["--caption", "clips", "--query", "Why?", "--output", "p.csv", "--format", "csv", "--shard", "1/4"]
+    assert main(["infer", "--model", "m", *words]) == 0
+    given = {"folder": Path("clips"), "query": "Why?", "output": Path("p.csv"), "shard": (1, 4), "form": "csv", **HOW}
+    assert calls.pop() == ("infer_folder", ("m",), given)
 
 
 def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,8 +238,8 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["trian"],
             "command line has 1 problem\n"
-            "  command: got `trian`, need one of `run`, `check`, `plan`, `train`, `features`, `export`, `eval`, `report`, "
-            "`compare`, `infer`, `chat`, `push`, `models`, `schema`\n"
+            "  command: got `trian`, need one of `run`, `check`, `preview`, `convert`, `plan`, `train`, `features`, `export`, "
+            "`eval`, `report`, `compare`, `infer`, `chat`, `serve`, `push`, `models`, `schema`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (
@@ -235,6 +258,14 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["infer", "--model", "m", "--query", "q", "--history", "{"],
             'command line has 1 problem\n  --history: got `{`, need JSON such as `[["question", "answer"]]`\n',
+        ),
+        (
+            ["infer", "--model", "m", "--caption", "d", "--video", "v", "--shard", "4/4"],
+            "command line has 4 problems\n"
+            "  --query: got nothing, need a question, or `--data` with a file of rows\n"
+            "  --video: got it beside `--caption`, need one clip or a folder, not both\n"
+            "  --output: got nothing, need the file that the answers to `--caption` go to\n"
+            "  --shard: got `4/4`, need I/N such as `0/4`, I from 0 to N-1\n",
         ),
         (
             ["chat", "--model", "m", "--max-new-tokens", "0"],

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -12,12 +11,9 @@ import pytest
 from cvft.cli.main import main
 from cvft.data.doctor.check import CheckUp, DataFile, check_files, describe
 from cvft.data.doctor.findings import KINDS, SEVERITIES
-from cvft.data.proven import ProvenClips
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.sample import Sampling
 from cvft.plan.check import check_recipe
-from cvft.plan.job import open_job
-from cvft.plan.prepare import prepare
 from cvft.recipe import load_recipe
 from tests.fixtures_video import make_clip, rotate_header
 from tests.project import files_under, make_project, write_jsonl
@@ -231,23 +227,6 @@ def test_what_a_recipe_adds(tmp_path):
     assert files_under(tmp_path) == before
 
 
-def test_what_a_run_has_proved_is_not_decoded_again(tmp_path):
-    loaded = load_recipe(make_project(tmp_path))
-    job = open_job(loaded, needs_weights=False)
-    proven = prepare(job).proven
-    assert proven is not None
-    job.run.proven_clips.parent.mkdir(parents=True)
-    job.run.proven_clips.write_text(proven.to_json())
-    checked = check_recipe(loaded)
-    assert (checked.num_clips, checked.num_decoded) == (2, 0)
-    first = kinds_of(checked)
-    # a record whose pictures nobody has looked at
-    facts = {path: replace(info, oddities=None) for path, info in proven.facts.items()}
-    job.run.proven_clips.write_text(ProvenClips(proven.how, proven.looks, facts).to_json())
-    checked = check_recipe(loaded)
-    assert (checked.num_decoded, kinds_of(checked)) == (2, first)
-
-
 @pytest.mark.parametrize("sampling", ["chat", "uniform"])
 def test_the_demo_is_clean(tmp_path, sampling):
     overrides = [f"output.root={tmp_path}", f"video.sampling={sampling}"]
@@ -256,7 +235,8 @@ def test_the_demo_is_clean(tmp_path, sampling):
     assert list(checked.findings) == []
 
 
-def test_the_command_says_it_by_exit_code_and_file(tmp_path, clips, capsys):
+def test_the_command_says_it_by_exit_code_and_file(tmp_path, clips, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     note, warning = [ask(query="<video>Well?", videos=["good.mp4"])], [ask("null")]
     for rows, code in ((note, 0), (warning, 1), ([*warning, {}], 2)):
         path = write_jsonl(tmp_path / "rows.jsonl", rows)
@@ -274,7 +254,8 @@ def test_the_command_says_it_by_exit_code_and_file(tmp_path, clips, capsys):
     assert files_under(tmp_path) == ["check.json", "rows.jsonl"]
 
 
-def test_the_command_replaces_nothing_that_it_checks(tmp_path, capsys):
+def test_the_command_replaces_nothing_that_it_checks(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = write_jsonl(tmp_path / "rows.jsonl", [ask()])
     before = path.read_bytes()
     assert main(["check", str(path), "--output", str(path)]) == 2

@@ -290,48 +290,8 @@ def test_rows_of_another_format_are_one_message(folder):
         "  train.jsonl:1, 2, 3 and 4997 more: got a conversation in `messages`, "
         "need the columns `query`, `response` and `videos`\n"
         "    hint: each answer becomes a row: its question is `query`, the answer `response`, what was said before `history`, "
-        "the clip `videos`; docs/data.md has a program that converts"
+        "the clip `videos`; data.format says that a file is written otherwise, and `cvft convert` makes native rows of it"
     )
-
-
-CONVERSATIONS = [
-    {
-        "messages": [
-            {"role": "system", "content": "Be brief."},
-            {"role": "user", "content": "What?\u2028"},
-            {"role": "assistant", "content": "A man."},
-            {"role": "user", "content": "Where?"},
-            {"role": "assistant", "content": "There."},
-        ],
-        "videos": ["video_path"],
-    },
-    {
-        "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A man."}],
-        "video": "video_path",
-    },
-    {
-        "messages": [
-            {"role": "user", "content": [{"type": "video", "video": "video_path"}, {"type": "text", "text": "What?"}]},
-            {"role": "assistant", "content": "A man."},
-        ]
-    },
-]
-
-
-def test_the_program_of_the_manual_makes_rows_of_conversations(folder):
-    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
-    program = page.partition("```python\n")[2].partition("```")[0]
-    command = [sys.executable, "-c", program, str(write(folder, *CONVERSATIONS, name="old.jsonl"))]
-    made = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONUTF8": "1"}).stdout
-    (folder / "rows.jsonl").write_bytes(made)
-    assert [
-        (row.query, row.response, row.history, row.video is not None) for row in read_rows(folder / "rows.jsonl")
-    ] == [
-        ("Be brief.\nWhat?\u2028", "A man.", (), True),
-        ("Where?", "There.", (("Be brief.\nWhat?\u2028", "A man."),), True),
-        ("What?", "A man.", (), True),
-        ("What?", "A man.", (), True),
-    ]
 
 
 LINES = [

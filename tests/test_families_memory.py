@@ -10,11 +10,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cvft.families.cogvlm2_video.memory import CONTEXT_BYTES, peak_memory, saved_bytes
+from cvft.families.cogvlm2_video.memory import peak_memory, saved_bytes
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.costs import AdapterParameters, Batch, Training, causal_pairs
 from cvft.families.parts import adapted_names, count_adapter
+from cvft.families.resident import CONTEXT_BYTES
 from tests.test_families_costs import FULL, RANK_16, SMALL, adapt, encode
 from tests.tiny import TINY, tiny_processor
 

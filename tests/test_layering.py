@@ -20,8 +20,8 @@ SUB_ROOMS = (
     "families/cogvlm2_video/runtime.py",
     "families/cogvlm2_video",
     "families/qwen_vl/network",
-    "families/qwen_vl",
     "families/qwen_vl/runtime.py",
+    "families/qwen_vl",
     "families/network",
     "families/table.py",
     "data/video",
@@ -46,24 +46,26 @@ MAY_IMPORT = {
     "weights": "errors shipped files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
-    "data": "errors json_files files jsonl data/video",
-    "data/doctor": "errors data data/video",
+    "data": "__init__ errors json_files files jsonl data/video",
+    "data/doctor": "errors files jsonl data data/video",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/qwen_vl": "errors weights families",
+    "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/table": "errors families families/cogvlm2_video families/qwen_vl weights",
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
     "plan": (
-        "__init__ errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
+        "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
         "families/table runs manifest"
     ),
     # torch
-    "families/cogvlm2_video/network": "errors weights families families/cogvlm2_video",
-    "families/qwen_vl/network": "families/qwen_vl",
+    "families/cogvlm2_video/network": "errors weights families families/network families/cogvlm2_video",
+    "families/network": "dtypes errors weights families",
+    "families/qwen_vl/network": "errors data data/video weights families families/network families/qwen_vl",
     "families/cogvlm2_video/runtime": (
-        "dtypes data data/video weights families families/cogvlm2_video families/cogvlm2_video/network"
+        "dtypes data data/video weights families families/network families/cogvlm2_video families/cogvlm2_video/network"
     ),
+    "families/qwen_vl/runtime": "dtypes weights families families/network families/qwen_vl families/qwen_vl/network",
     "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
         "__init__ errors files jsonl imports recipe data data/video data/features weights families families/table runs plan "
@@ -77,12 +79,15 @@ MAY_IMPORT = {
     "predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
     # results for people
-    "report": "errors files jsonl tables recipe data data/video runs manifest plan export evaluate",
+    "report": (
+        "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate"
+    ),
+    "serve": "errors data data/video families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
-        "errors files recipe data/video data/doctor families/table runs plan clips train predict export evaluate report "
-        "pipeline cli"
+        "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate report "
+        "pipeline serve cli"
     ),
     # beside
     "tiny": ("data/video families families/cogvlm2_video/network families/qwen_vl families/qwen_vl/network"),
@@ -123,6 +128,7 @@ WITHOUT_TORCH = (
         "cli",
         "cli/commands",
         "pipeline",
+        "serve",
     ),
 )
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
@@ -244,7 +250,7 @@ def words_where_none_may_be(package: Path) -> Iterator[str]:
         calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         if any(isinstance(call, ast.Name) and call.id == "print" for call in calls) and not name.startswith(PRINTS):
             yield f"{name} prints"
-        if re.search("cogvlm|CogVLM|qwen", path.read_text()) and not name.startswith(NAMES_A_FAMILY):
+        if re.search("cogvlm|CogVLM|qwen_vl|qwen[23]_", path.read_text()) and not name.startswith(NAMES_A_FAMILY):
             yield f"{name} names a family"
         of_tiny = {each for each in imported(path) if each.split(".")[1:2] == ["tiny"] and each.startswith("cvft.")}
         if of_tiny and not name.startswith("tiny/"):

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from cvft.cli.interrupts import GRACE_S
 from cvft.data.rows import read_rows
@@ -30,7 +29,7 @@ from cvft.predict.chat import Chat, open_chat
 from cvft.predict.infer import infer_one
 from tests.project import HANG_S, cvft, files_under
 from tests.real_clips import real_clip
-from tests.tiny import TINY
+from tests.tiny import copy_tiny, make_endless
 from tests.trained import copy_of_trained_project
 
 CLIP = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "clips" / "val_000.mp4"
@@ -65,13 +64,7 @@ def chat(opened) -> Chat:
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory) -> Path:
     """A model that never ends an answer: the end is never the likeliest token."""
-    folder = tmp_path_factory.mktemp("endless") / "cogvlm2-video-llama3-chat"
-    shutil.copytree(TINY, folder)
-    eos = json.loads((folder / "config.json").read_text())["eos_token_id"]
-    weights = load_file(folder / "model.safetensors")
-    weights["lm_head.weight"][eos] = 0
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+    return make_endless(tmp_path_factory.mktemp("endless"))
 
 
 def blocks(stdout: str) -> list[str]:
@@ -171,7 +164,7 @@ def test_what_is_wrong_at_the_start_is_found_before_the_model_is_loaded(tmp_path
 
 def test_a_template_without_history_answers_each_question_alone(tmp_path, caplog):
     folder = tmp_path / "cogvlm2-video-llama3-base"
-    shutil.copytree(TINY, folder)
+    copy_tiny(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "template_version": "base"}))
     with caplog.at_level(logging.INFO), contextlib.closing(open_chat(folder, video=str(CLIP))) as chat:

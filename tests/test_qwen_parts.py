@@ -123,7 +123,7 @@ def test_names_of_other_models_are_explained():
     with pytest.raises(RecipeError, match="linear layers of a decoder block"):
         target_regex(PARTS[QWEN3_VL_MOE], ["gate_proj"])  # experts are no linear layers
     for parts in PARTS.values():
-        assert {each.rpartition(".")[2] for each in parts.linear} >= set(parts.aliases.values())
+        assert {"qkv", *(each.rpartition(".")[2] for each in parts.linear)} >= set(parts.aliases.values())
         assert re.fullmatch(parts.block, "model.language_model.layers.17")
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from cvft.errors import ModelError
 from cvft.families.parts import loaded_shapes as by_module
+from cvft.families.qwen_vl.checkpoints import PUBLISHED_2_5, PUBLISHED_3, PUBLISHED_3_5, PUBLISHED_3_MOE
 from cvft.families.qwen_vl.sizes import (
     LINEAR_ATTENTION,
     MODEL_TYPES,
@@ -23,8 +25,10 @@ from cvft.families.qwen_vl.sizes import (
     Sizes,
 )
 from cvft.families.qwen_vl.tensors import VISION_PREFIXES, loaded_shapes, module_of, published_shapes
+from cvft.families.table import find_family, known_checkpoints
+from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import INDEX_FILE, read_shards
-from tests.qwen_configs import NUM_PARAMETERS, PUBLISHED, TINY, flat, tiny
+from tests.qwen_configs import PUBLISHED, TINY, flat, tiny
 
 CLASSES = {
     QWEN2_5_VL: ("Qwen2_5_VLConfig", "Qwen2_5_VLForConditionalGeneration"),
@@ -114,13 +118,23 @@ def test_transformers_loads_experts_from_the_published_layout(name, tmp_path):
     assert all(torch.equal(tensor, held[each]) for each, tensor in loaded.items())
 
 
-@pytest.mark.parametrize("name", NUM_PARAMETERS)
-def test_published_sizes_give_the_published_numbers_of_parameters(name):
-    config = PUBLISHED[name]
-    counted = sum(math.prod(shape) for shape in published_shapes(config).values())
-    if config["model_type"] == QWEN3_5:
-        counted += extra_layer_of(Sizes.from_config(config))
-    assert counted == NUM_PARAMETERS[name]
+@pytest.mark.parametrize(
+    "checkpoint", [*PUBLISHED_2_5, *PUBLISHED_3, *PUBLISHED_3_MOE, *PUBLISHED_3_5], ids=lambda each: each.name
+)
+def test_published_sizes_give_the_published_numbers_of_parameters(checkpoint):
+    """Source of the numbers in `checkpoints.py`: what Hugging Face counts in the weight files."""
+    counted = sum(math.prod(shape) for shape in published_shapes(checkpoint.config).values())
+    if checkpoint.config["model_type"] == QWEN3_5:
+        counted += extra_layer_of(Sizes.from_config(checkpoint.config))
+    assert checkpoint.num_bytes == 2 * counted
+
+
+@pytest.mark.parametrize(
+    "checkpoint", [each for each in known_checkpoints() if each.owner == "Qwen"], ids=lambda each: each.name
+)
+def test_published_configs_are_carried_out_without_their_files(checkpoint):
+    folder = ModelFolder(Path(checkpoint.name), checkpoint.config, is_absent=True)
+    assert find_family(folder).name == checkpoint.config["model_type"]
 
 
 def extra_layer_of(sizes: Sizes) -> int:

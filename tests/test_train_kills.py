@@ -87,4 +87,4 @@ def test_killed_before_any_file_operation_a_run_ends_like_one_that_was_left_alon
     ended = run(recipe, "killed")
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert results(recipe, "killed") == results(recipe, "straight")
-    assert {path.name for path in (recipe.parent / "runs").iterdir()} == {"straight", "killed", ".features"}
+    assert {path.name for path in (recipe.parent / "runs").iterdir()} == {"straight", "killed", ".clips", ".features"}

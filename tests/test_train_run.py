@@ -202,10 +202,10 @@ def test_bad_clips_are_set_aside_when_asked_and_never_replaced(tmp_path):
     refused = cvft("train", recipe)
     assert refused.returncode == 2
     assert "train.jsonl:7 `videos`" in refused.stderr
-    assert not (tmp_path / "runs").exists()
+    assert files_under(tmp_path / "runs") == []
     cvft_ok("train", recipe, "data.on_bad_clip=quarantine")
     run = tmp_path / "runs" / "small"
-    assert sorted(path.name for path in run.parent.iterdir()) == [".features", "small"]
+    assert sorted(path.name for path in run.parent.iterdir()) == [".clips", ".features", "small"]
     (line,) = (run / "quarantine.jsonl").read_text().splitlines()
     assert json.loads(line)["line"] == 7
     assert len((run / "data" / "train.jsonl").read_text().splitlines()) == 6
@@ -262,7 +262,7 @@ def test_a_row_longer_than_allowed_is_an_error_and_never_cut(tmp_path):
     result = cvft("train", recipe)
     assert result.returncode == 2
     assert "tokens, need at most 40" in result.stderr
-    assert not (tmp_path / "runs").exists()
+    assert files_under(tmp_path / "runs") == []
 
 
 def test_history_under_the_base_template_is_an_error_for_it_would_be_lost(tmp_path):

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+FORMATS = ("auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet")
+"""Values of `data.format`, named here so that help needs nothing but the standard library."""
+
 if TYPE_CHECKING:
     from cvft.recipe import LoadedRecipe
 
@@ -15,6 +18,13 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Takes a recipe, or the folder of a run, and overrides."""
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe file, or the folder of a run")
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="settings that replace the recipe's")
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Takes how a file of rows is written."""
+    parser.add_argument(
+        "--format", choices=FORMATS, default="auto", help="how the rows are written (default: auto, found by the rows)"
+    )
 
 
 def load(options: argparse.Namespace) -> LoadedRecipe:

@@ -36,6 +36,8 @@ from cvft.imports import leave_user_site
 COMMANDS = (
     "run",
     "check",
+    "preview",
+    "convert",
     "plan",
     "train",
     "features",
@@ -45,6 +47,7 @@ COMMANDS = (
     "compare",
     "infer",
     "chat",
+    "serve",
     "push",
     "models",
     "schema",

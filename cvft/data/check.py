@@ -10,11 +10,12 @@ import os
 import queue
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from cvft.data.catalog import ClipCatalog
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
@@ -56,6 +57,18 @@ class ClipCheck(NamedTuple):
     facts: Mapping[Path, ClipInfo]
 
 
+class Inspected(NamedTuple):
+    """What `inspect_clips` found.
+
+    Args:
+        found: Clip -> facts or error, in the order given.
+        num_decoded: Clips among them that were decoded now; the others were known.
+    """
+
+    found: Mapping[Path, ClipInfo | ClipError]
+    num_decoded: int
+
+
 def check_clips(
     rows: Sequence[Row],
     *,
@@ -65,7 +78,7 @@ def check_clips(
     timeout_s: float = 60.0,
     memory_limit_gib: float = 4.0,
     num_workers: int | None = None,
-    known: Mapping[Path, ClipInfo] | None = None,
+    catalog: ClipCatalog | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ClipCheck:
     """Decodes each distinct clip once, in decode processes, with the rule that training will use.
@@ -78,7 +91,7 @@ def check_clips(
         timeout_s: See `DecodeProcess`.
         memory_limit_gib: See `DecodeProcess`; for each of them.
         num_workers: Decode processes at the same time; without it, as many as there are CPUs for, up to `MAX_PROCESSES`.
-        known: What is known of clips already; these are not decoded again.
+        catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
         on_progress: Called with the number of clips done and of all clips, after each.
 
     Returns:
@@ -94,14 +107,14 @@ def check_clips(
         if row.video is not None:
             rows_of[row.video].append(row)
 
-    found = inspect_clips(
+    found, _ = inspect_clips(
         list(rows_of),
         sampling=sampling,
         decoder=decoder,
         timeout_s=timeout_s,
         memory_limit_gib=memory_limit_gib,
         num_workers=num_workers,
-        known=known,
+        catalog=catalog,
         on_progress=on_progress,
     )
     bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
@@ -124,9 +137,9 @@ def inspect_clips(
     timeout_s: float = 60.0,
     memory_limit_gib: float = 4.0,
     num_workers: int | None = None,
-    known: Mapping[Path, ClipInfo] | None = None,
+    catalog: ClipCatalog | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> dict[Path, ClipInfo | ClipError]:
+) -> Inspected:
     """Decodes clips once each, in decode processes, and says of each what is known or why it does not decode.
 
     Args:
@@ -136,11 +149,11 @@ def inspect_clips(
         timeout_s: See `DecodeProcess`.
         memory_limit_gib: See `DecodeProcess`; for each of them.
         num_workers: See `check_clips`.
-        known: What is known of clips already; these are not decoded again.
+        catalog: See `check_clips`.
         on_progress: Called with the number of clips done and of all clips, after each.
 
     Returns:
-        Clip -> facts or error, in the order given.
+        Facts or error of each clip, and how many were decoded for them.
 
     Raises:
         DataError: The decoder is not installed.
@@ -149,7 +162,7 @@ def inspect_clips(
     if decoder == "decord" and importlib.util.find_spec("decord") is None:  # said once, not once per clip
         problem = Problem("decoder `decord`", "no such package", "the decord package", "pip install decord")
         raise DataError("the check of clips", [problem])
-    found: dict[Path, ClipInfo | ClipError] = {path: known[path] for path in paths if path in known} if known else {}
+    found: dict[Path, ClipInfo | ClipError] = {} if catalog is None else {**catalog.find(paths)}
     unknown = [path for path in paths if path not in found]
     num_workers = min(num_workers or count_processes(), len(unknown)) or 1
     processes: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
@@ -167,15 +180,19 @@ def inspect_clips(
 
     pool = ThreadPoolExecutor(max_workers=num_workers)
     try:
-        for path, outcome in zip(unknown, pool.map(inspect, unknown), strict=True):
-            found[path] = outcome
+        asked = {pool.submit(inspect, path): path for path in unknown}
+        for done in as_completed(asked):
+            path = asked.pop(done)
+            outcome = found[path] = done.result()
+            if catalog is not None and isinstance(outcome, ClipInfo):
+                catalog.record(path, outcome)
             if on_progress is not None:
                 on_progress(len(found), len(paths))
     finally:
         pool.shutdown(cancel_futures=True)
         for _ in range(num_workers):
             processes.get().close()
-    return {path: found[path] for path in paths}
+    return Inspected({path: found[path] for path in paths}, len(unknown))
 
 
 def count_processes() -> int:

@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from cvft.data.row_columns import names_a_column
+from cvft.data.row_columns import holds_conversation, names_a_column
 from cvft.errors import Problem, quote
 
 NEED = "one JSON object per line, or one JSON list of objects"
@@ -163,6 +163,8 @@ def _of_objects(path: Path, text: str, first: str) -> tuple[str, str] | None:
 
 
 def _of_one_object(path: Path, value: dict[str, Any]) -> tuple[str, str] | None:
+    if holds_conversation(value):
+        return None
     known = [name for name in value if names_a_column(name)]
     if (
         known

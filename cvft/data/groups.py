@@ -26,6 +26,7 @@ class RowShape:
         num_question_tokens: The rest, answer and EOS included.
         num_label_tokens: Answer and EOS.
         num_frames: Frames of its clip.
+        num_clip_tokens: Tokens that stand for them.
     """
 
     clip: int | None
@@ -33,6 +34,7 @@ class RowShape:
     num_question_tokens: int
     num_label_tokens: int = 0
     num_frames: int = 0
+    num_clip_tokens: int = 0
 
     @property
     def num_tokens(self) -> int:

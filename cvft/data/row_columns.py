@@ -139,6 +139,12 @@ def names_a_column(text: str) -> bool:
     )
 
 
+def holds_conversation(columns: Mapping[str, Any]) -> bool:
+    """Says whether an object is one conversation of another format: a list of turns, each an object."""
+    values = [columns[name] for name in _CONVERSATIONS if name in columns]
+    return any(isinstance(value, list) and bool(value) and isinstance(value[0], dict) for value in values)
+
+
 def category_column(columns: Mapping[str, Any]) -> str | None:
     """Returns the name of the column that says what kind of question a row asks; None where it has none, or null in it."""
     return next((name for name in CATEGORY_COLUMNS if columns.get(name) is not None), None)
@@ -199,7 +205,7 @@ def _check_category(columns: Mapping[str, Any]) -> None:
 def _other_format(column: str) -> ValueProblem:
     hint = (
         "each answer becomes a row: its question is `query`, the answer `response`, what was said before `history`, the clip "
-        "`videos`; docs/data.md has a program that converts"
+        "`videos`; data.format says that a file is written otherwise, and `cvft convert` makes native rows of it"
     )
     return ValueProblem(f"a conversation in {quote(column)}", "the columns `query`, `response` and `videos`", hint)
 

@@ -11,24 +11,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvft.data.clip_names import Folder
-from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
+from cvft.data.formats.table import FormatName
 from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, category_in
-from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, quote
+from cvft.data.row_objects import locate, read_bytes, read_objects
+from cvft.errors import DataError, Problem, ValueProblem, quote
 from cvft.files import sync_folder, write_whole
-from cvft.jsonl import parse_json, read_jsonl, split_lines, to_jsonl, to_line
-
-_UTF8_BOM = b"\xef\xbb\xbf"
-
-_URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")
-"""A URL, also one that was taken for a path, of which two slashes become one."""
+from cvft.jsonl import parse_json, read_jsonl, to_jsonl, to_line
 
 
 @dataclass(frozen=True)
@@ -47,6 +41,7 @@ class Row:
         is_item: True when `line` counts items of a JSON array.
         taken_as_text: Columns in which a number or a boolean stood for text.
         had_tags: Whether a tag that stood for the clip was taken out of a question.
+        format: The format that it was written in.
     """
 
     query: str
@@ -60,11 +55,12 @@ class Row:
     is_item: bool = False
     taken_as_text: tuple[str, ...] = ()
     had_tags: bool = field(default=False, compare=False)
+    format: str = field(default="native", compare=False)
 
     @property
     def location(self) -> str:
         """Where the row was read, as messages show it: `FILE:LINE`, or `FILE: item N`."""
-        return _locate(self.source, self.line, is_item=self.is_item)
+        return locate(self.source, self.line, is_item=self.is_item)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row as a JSON object that `read_rows` reads back, extra columns last."""
@@ -78,13 +74,22 @@ class Row:
         return columns | dict(self.extra)
 
 
-def read_rows(path: Path | str, *, video_root: Path | None = None, require_response: bool = True) -> list[Row]:
-    """Reads and validates all rows of a JSON array or JSONL file.
+def read_rows(
+    path: Path | str,
+    *,
+    video_root: Path | None = None,
+    require_response: bool = True,
+    format: FormatName = "native",
+    clips: Path | None = None,
+) -> list[Row]:
+    """Reads and validates all rows of a file.
 
     Args:
         path: A UTF-8 file. `.jsonl` holds one JSON object per line; any other name may also hold one JSON array.
         video_root: Folder that relative clip paths start from; by default the folder of `path`.
         require_response: Whether each row needs an answer. False is for rows that will be answered.
+        format: How the rows are written; `auto` finds out.
+        clips: Folder to write clips to that lie inside a parquet file; without one they are refused.
 
     Returns:
         The rows in file order, at least one.
@@ -96,14 +101,21 @@ def read_rows(path: Path | str, *, video_root: Path | None = None, require_respo
     Source: modelscope/ms-swift 2.x custom dataset examples for `query`, `response`, `history`, `videos`.
     """
     path = Path(path)
-    rows, problems = survey_rows(path, video_root=video_root, require_response=require_response)
+    rows, problems = survey_rows(
+        path, video_root=video_root, require_response=require_response, format=format, clips=clips
+    )
     if problems:
         raise DataError(f"data {path}", problems)
     return rows
 
 
 def survey_rows(
-    path: Path, *, video_root: Path | None = None, require_response: bool = True
+    path: Path,
+    *,
+    video_root: Path | None = None,
+    require_response: bool = True,
+    format: FormatName = "native",
+    clips: Path | None = None,
 ) -> tuple[list[Row], list[Problem]]:
     """Reads a file as `read_rows` does, and returns the rows that can be used beside what is wrong with all others.
 
@@ -111,47 +123,27 @@ def survey_rows(
         path: See `read_rows`.
         video_root: See `read_rows`.
         require_response: See `read_rows`.
+        format: See `read_rows`.
+        clips: See `read_rows`.
 
     Returns:
         The good rows in file order, and every problem of the file.
     """
     problems: list[Problem] = []
+    root = video_root or path.parent
     try:
-        objects, is_array = _read_objects(path, problems)
+        objects = read_objects(path, problems, root=root, format=format, clips=clips)
     except DataError as error:
         return [], list(error.problems)
     return _sort_objects(
-        objects,
+        objects.numbered,
         source=path,
-        video_root=video_root or path.parent,
+        video_root=root,
         require_response=require_response,
-        is_array=is_array,
+        is_array=objects.is_array,
+        format=objects.format,
         problems=problems,
     )
-
-
-def _read_objects(path: Path, problems: list[Problem]) -> tuple[list[tuple[int, Any]], bool]:
-    """Returns the objects of a file with their numbers, and whether they are items of an array; adds to its problems.
-
-    Raises:
-        DataError: There is nothing that could be parsed.
-    """
-    raw = _read_bytes(path)
-    if raw.startswith(_UTF8_BOM):
-        raw = raw.removeprefix(_UTF8_BOM)
-        hint = "save the file as UTF-8 without a byte order mark"
-        problems.append(Problem(_locate(path, 1), "a byte order mark (BOM)", "plain UTF-8", hint))
-    other = explain_file(path, raw)
-    if other is not None:
-        raise DataError(f"data {path}", [*problems, other])
-
-    is_array = raw.lstrip()[:1] == b"["
-    if is_array and path.suffix == ".jsonl":
-        need, hint = "one JSON object per line", f"rename it to {quote(path.with_suffix('.json').name)}"
-        problems.append(Problem(_locate(path, 1), "a JSON array in a .jsonl file", need, hint))
-        raise DataError(f"data {path}", problems)
-
-    return (_parse_array if is_array else _parse_lines)(path, raw, problems), is_array
 
 
 def make_rows(
@@ -200,6 +192,7 @@ def _sort_objects(
     require_response: bool,
     is_array: bool,
     problems: Sequence[Problem],
+    format: str = "native",
 ) -> tuple[list[Row], list[Problem]]:
     """Returns the objects that are rows, and every problem of the others; see `make_rows`."""
     problems = list(problems)
@@ -208,7 +201,10 @@ def _sort_objects(
     reader = ColumnReader(video_root, require_response=require_response)
     rows: list[Row] = []
     for line, columns in objects:
-        location = _locate(source, line, is_item=is_array)
+        location = locate(source, line, is_item=is_array)
+        if isinstance(columns, ValueProblem):
+            problems.append(columns.at(location))
+            continue
         if not isinstance(columns, dict):
             problems.append(Problem(location, f"{_kind(columns)} {quote(json.dumps(columns))}", "a JSON object"))
             continue
@@ -229,6 +225,7 @@ def _sort_objects(
                     is_item=is_array,
                     taken_as_text=found.taken_as_text,
                     had_tags=found.had_tags,
+                    format=format,
                 )
             )
     return rows, problems
@@ -263,7 +260,7 @@ def append_row(row: Row, path: Path) -> None:
     """
     check_written([row])
     is_new = not os.path.lexists(path)
-    old = b"" if is_new else _read_bytes(path)
+    old = b"" if is_new else read_bytes(path)
     if not is_new:
         read_jsonl(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -329,57 +326,6 @@ def extra_columns(rows: Iterable[Row]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _read_bytes(path: Path) -> bytes:
-    need = "a readable JSON or JSONL file"
-    if path.is_dir():
-        raise DataError(f"data {path}", [explain_folder(path)])
-    if os.path.exists(path) and not os.path.isfile(path):  # it may never end
-        raise DataError(f"data {path}", [Problem(str(path), "a device or a pipe", need, "write the rows to a file")])
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"data {path}", [Problem(str(path), "no such file", need, _hint_missing(path))]) from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"data {path}", [Problem(str(path), f"a file that cannot be read ({reason})", need)]) from error
-
-
-def _hint_missing(path: Path) -> str:
-    if _URL.search(str(path)):
-        return "URLs are not read: download the file and give its path"
-    if "\\" in path.name:
-        return "write `/` between folders, and a path on this machine"
-    if "," in path.name:
-        return "join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one"
-    if not path.parent.is_dir():
-        return f"there is no folder {quote(path.parent, most=4096)}"
-    return did_you_mean(path.name, Folder(path.parent).beside(path.name))
-
-
-def _locate(path: Path, line: int, *, is_item: bool = False) -> str:
-    return f"{path}: item {line}" if is_item else f"{path}:{line}"
-
-
 def _kind(value: object) -> str:
     names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
     return names.get(type(value), "null")
-
-
-def _parse_lines(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[int, Any]]:
-    """Parses each line that is not blank."""
-    objects: list[tuple[int, Any]] = []
-    for line, part in split_lines(raw):
-        try:
-            objects.append((line, parse_json(part)))
-        except ValueProblem as error:
-            problem = error.at(_locate(path, line))
-            problems.append(problem if problem.hint else replace(problem, hint=hint_for_line(part)))
-    return objects
-
-
-def _parse_array(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[int, Any]]:
-    try:
-        return list(enumerate(parse_json(raw), start=1))
-    except ValueProblem as error:
-        problems.append(error.at(str(path) if error.line is None else _locate(path, error.line)))
-        return []

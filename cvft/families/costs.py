@@ -128,6 +128,39 @@ class Precision:
 
 
 @dataclass(frozen=True)
+class ClipShape:
+    """What a clip becomes, as far as costs go.
+
+    Args:
+        num_frames: Its frames.
+        num_tokens: Tokens of the decoder that stand for them.
+    """
+
+    num_frames: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class GroupShape:
+    """One sequence of a micro-batch: a prefix with its clip, and the questions behind it.
+
+    Args:
+        num_prefix_tokens: Tokens of the prefix.
+        question_tokens: Tokens of each question with its answer.
+        clip: The clip, or None for a row without one.
+    """
+
+    num_prefix_tokens: int
+    question_tokens: tuple[int, ...]
+    clip: ClipShape | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole sequence, without padding."""
+        return self.num_prefix_tokens + sum(self.question_tokens)
+
+
+@dataclass(frozen=True)
 class Batch:
     """What one micro-batch of one rank feeds.
 
@@ -140,6 +173,7 @@ class Batch:
         num_projected_frames: Frames that pass through the projector.
         num_mask_cells: (query, key) cells of a mask that the attention kernel is given, over all sequences; 0 when the
             kernel masks by itself, as with one sequence and no padding.
+        groups: The sequences one by one, for models whose clips differ in size and whose kernels take groups without a mask.
     """
 
     num_sequences: int
@@ -149,6 +183,12 @@ class Batch:
     num_tower_frames: int = 0
     num_projected_frames: int = 0
     num_mask_cells: int = 0
+    groups: tuple[GroupShape, ...] = ()
+
+    @property
+    def clips(self) -> list[ClipShape]:
+        """The clips that are fed, one by one."""
+        return [group.clip for group in self.groups if group.clip is not None]
 
 
 def causal_pairs(num_tokens: int) -> int:
@@ -284,8 +324,8 @@ class CostModel(Protocol):
     def training_flops(self, batch: Batch, training: Training) -> Flops:
         """Counts forward and backward pass of one micro-batch."""
 
-    def build_flops(self, num_frames: int) -> Flops:
-        """Counts what it costs to encode frames once, for cached features."""
+    def build_flops(self, clips: Sequence[ClipShape]) -> Flops:
+        """Counts what it costs to encode clips once, for cached features."""
 
-    def feature_bytes(self, num_frames: int, *, dtype_bytes: int) -> int:
-        """Returns the bytes of the cached features of frames, without a file's header."""
+    def feature_bytes(self, clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
+        """Returns the bytes of the cached features of clips, without their files' headers."""

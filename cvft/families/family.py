@@ -41,6 +41,9 @@ PREFIX_SEGMENT = 0
 
 FieldValue = str | int | float | bool
 
+OnText = Callable[[int, str], bool]
+"""Takes the number of a prompt and text of its answer; tells whether the rest is still wanted."""
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -282,6 +285,21 @@ class Answer:
     is_cut: bool
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How each token of an answer is drawn, instead of taking the likeliest.
+
+    Args:
+        temperature: What logits are divided by, more than 0.
+        top_p: Share of the probability that is drawn from, the likeliest tokens first; 1 draws from all.
+        seed: Decides what is drawn, on the same machine with the same versions.
+    """
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
 class LabelLoss(NamedTuple):
     """What the label tokens of a batch say.
 
@@ -370,9 +388,11 @@ class Runtime(Protocol):
         *,
         max_new_tokens: int | Sequence[int],
         clips: Sequence[Hashable] | None = None,
-        on_text: Callable[[str], object] | None = None,
+        on_text: OnText | None = None,
+        drawing: Drawing | None = None,
+        kept: Any = None,
     ) -> list[Answer]:
-        """Answers prompts greedily; rows with equal `clips` share one clip, which is computed once.
+        """Answers prompts, greedily unless drawn; rows with equal `clips` share one clip, which is computed once.
 
         Args:
             model: The model, or a peft model around it.
@@ -380,7 +400,18 @@ class Runtime(Protocol):
             prompts: Rows encoded without a response.
             max_new_tokens: Longest answer in tokens, of all prompts or of each.
             clips: What tells the rows' clips apart, or None for rows that share none.
-            on_text: Called with each piece of the answer to a single prompt as it comes.
+            on_text: Called once for each token of each answer, its end included, with the number of the prompt and the text
+                that it made certain, which may be empty; all together are the answer. False ends that answer.
+            drawing: How to draw the tokens of a single prompt.
+            kept: What `keep_prefixes` returned: a clip of an earlier call that stands there is not computed again. Its `clips`
+                must tell clips apart over all calls then.
+        """
+
+    def keep_prefixes(self, num_bytes: int) -> Any:
+        """Returns room for what the model has made of clips, for questions about them that come later.
+
+        Args:
+            num_bytes: Most bytes kept; the clips that were not asked about for longest make room.
         """
 
     def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> Tower:

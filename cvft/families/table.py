@@ -43,12 +43,12 @@ def family_named(name: str) -> Family:
 
 
 def describe_checkpoints() -> str:
-    """Lists the checkpoints for the terminal, with the commands that download them."""
-    lines = [f"{'name':<27}{'size':>8}  {'template':<10}{'for'}"]
-    lines += [
-        f"{each.name:<27}{each.num_bytes / 1e9:>5.2f} GB  {each.template:<10}{each.purpose} ({each.licence})"
-        for each in (*SHIPPED_CHECKPOINTS, *known_checkpoints())
-    ]
+    """Lists the checkpoints for the terminal by family, with what each can do and the commands that download them."""
+    width = max(len(each.name) for each in (*SHIPPED_CHECKPOINTS, *known_checkpoints())) + 2
+    lines = [f"{'name':<{width}}{'size':>9}  {'template':<10}for", *(_line(each, width) for each in SHIPPED_CHECKPOINTS)]
+    for family in FAMILIES:
+        lines += ["", f"{family.title}: {_describe_capabilities(family)}"]
+        lines += [_line(each, width) for each in family.checkpoints]
     for owner, modelscope_owner in dict.fromkeys((each.owner, each.modelscope_owner) for each in known_checkpoints()):
         lines += [
             "",
@@ -58,3 +58,18 @@ def describe_checkpoints() -> str:
             f"  {modelscope_command(f'{modelscope_owner}/NAME')}",
         ]
     return "\n".join(lines)
+
+
+def _line(checkpoint: Checkpoint, width: int) -> str:
+    size = f"{checkpoint.num_bytes / 1e9:>6.2f} GB"
+    return f"{checkpoint.name:<{width}}{size}  {checkpoint.template:<10}{checkpoint.purpose} ({checkpoint.licence})"
+
+
+def _describe_capabilities(family: Family) -> str:
+    can = family.capabilities
+    said = {
+        "rows of one clip train together": can.groups,
+        "features of a frozen tower are cached": can.features,
+        "merges are compared by their logits": can.label_logits,
+    }
+    return ", ".join(sentence for sentence, holds in said.items() if holds) or "training of single rows"

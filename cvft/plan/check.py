@@ -1,29 +1,27 @@
-"""Checks the data of a recipe: as it trains on them, and with what its run has proved already.
+"""Checks the data of a recipe: as it trains on them, and with what was found of its clips already.
 
-LoadedRecipe -> job -> `cvft.data.doctor` with the recipe's sampling and the run's proven clips -> lengths by its tokenizer
+LoadedRecipe -> job -> `cvft.data.doctor` with the recipe's sampling and the catalog of clips -> lengths by its tokenizer
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable
 
+from cvft.data.catalog import ClipCatalog
 from cvft.data.doctor.check import CheckUp, DataFile, check_files
 from cvft.data.doctor.findings import Finding
-from cvft.data.proven import ProvenClips, look_at
 from cvft.data.rows import Row, check_written
-from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, Problem
 from cvft.plan.forecast import decide_machine
 from cvft.plan.job import Job, open_job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows
-from cvft.plan.prepare import describe_decoding
 from cvft.recipe import LoadedRecipe
 
 
 def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
-    """Checks rows and clips of a recipe; writes nothing, and needs neither weights nor a GPU.
+    """Checks rows and clips of a recipe; writes to the catalog of clips alone, and needs neither weights nor a GPU.
 
     Args:
         loaded: The recipe.
@@ -35,32 +33,54 @@ def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None
     Raises:
         CvftError: when the recipe cannot be used, or clips cannot be decoded on this machine.
     """
-    recipe = loaded.recipe
-    machine, ranks, _ = decide_machine(recipe, None)
-    job = open_job(loaded, needs_weights=False, machine=machine, ranks=ranks)
-    earlier = ProvenClips.read(job.run.proven_clips, how=describe_decoding(job))
+    return check_job(open_to_check(loaded), on_progress=on_progress)
 
-    def find_known(paths: Sequence[Path]) -> Mapping[Path, ClipInfo]:
-        return earlier.still(look_at(paths))
 
+def open_to_check(loaded: LoadedRecipe) -> Job:
+    """Opens the job of a recipe without weights and without a GPU.
+
+    Raises:
+        CvftError: when the recipe cannot be used.
+    """
+    machine, ranks, _ = decide_machine(loaded.recipe, None)
+    return open_job(loaded, needs_weights=False, machine=machine, ranks=ranks)
+
+
+def check_job(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
+    """Checks rows and clips of a job; see `check_recipe`."""
+    recipe = job.recipe
     files = [DataFile(recipe.data.train)]
     if recipe.data.val is not None:
         files.append(DataFile(recipe.data.val, is_held_out=True))
     how = job.preprocessing.decode
-    checked = check_files(
-        files, how=how, video_root=recipe.data.video_root, find_known=find_known, on_progress=on_progress
-    )
+    with ClipCatalog(job.clips_root, how) as catalog:
+        checked = check_files(
+            files,
+            how=how,
+            video_root=recipe.data.video_root,
+            format=recipe.data.format,
+            catalog=catalog,
+            num_workers=recipe.data.check_workers,
+            on_progress=on_progress,
+        )
     return checked.with_more(_check_lengths(job, checked))
 
 
 def _check_lengths(job: Job, checked: CheckUp) -> list[Finding]:
     """Finds rows that cannot be laid out, or have more tokens than there is room for."""
     lay_out = job.family.layouts(job.model.folder, job.preprocessing)
-    findings = [Finding("row_refused", problem) for problem in _problems(lambda: check_written(checked.rows))]
+    by_location: dict[str, list[Row]] = defaultdict(list)
+    for row in checked.rows:
+        by_location[row.location].append(row)
+
+    def about(kind: str, problem: Problem) -> Finding:
+        return Finding(kind, problem, tuple(by_location.get(problem.where.partition(" `")[0], ())))
+
+    findings = [about("row_refused", problem) for problem in _problems(lambda: check_written(checked.rows))]
     rows: list[Row] = []
     for row in checked.rows:
         problems = _problems(functools.partial(check_texts, [row], lay_out=lay_out))
-        findings += [Finding("row_refused", problem) for problem in problems]
+        findings += [about("row_refused", problem) for problem in problems]
         if not problems and (row.video is None or row.video in checked.clips):
             rows.append(row)
     if job.model.folder.is_absent:  # an estimate refuses nothing
@@ -77,7 +97,7 @@ def _check_lengths(job: Job, checked: CheckUp) -> list[Finding]:
             max_tokens=answer_limit(job.family, job.model.folder, job.preprocessing),
         )
     )
-    return findings + [Finding("row_too_long", problem) for problem in long]
+    return findings + [about("row_too_long", problem) for problem in long]
 
 
 def _problems(check: Callable[[], object]) -> list[Problem]:

@@ -12,11 +12,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from cvft.data.catalog import ClipCatalog
 from cvft.data.check import ClipCheck, check_clips
 from cvft.data.rows import Row
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
-from cvft.families.costs import Batch, CostModel, Flops, Memory
+from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
 from cvft.plan.batching import describe_training, peak_of
 from cvft.plan.environment import check_shell, find_overruled
@@ -104,7 +105,7 @@ class Forecast:
         """FLOPs of encoding each clip once, or None where features are not cached."""
         if self.costs is None or self.plan.worker.features is None:
             return None
-        return self.costs.build_flops(self.num_frames)
+        return self.costs.build_flops(self.clips)
 
     @property
     def feature_bytes(self) -> int:
@@ -112,13 +113,19 @@ class Forecast:
         if self.costs is None or self.plan.worker.features is None:
             return 0
         dtype_bytes = BY_NAME[self.plan.worker.loading.dtype].num_bytes
-        return self.costs.feature_bytes(self.num_frames, dtype_bytes=dtype_bytes)
+        return self.costs.feature_bytes(self.clips, dtype_bytes=dtype_bytes)
+
+    @property
+    def clips(self) -> list[ClipShape]:
+        """All clips."""
+        rows = self.prepared.row_facts
+        shapes = {shape.clip: shape for shape in (*rows.train, *rows.val) if shape.clip is not None}
+        return [ClipShape(shape.num_frames, shape.num_clip_tokens) for shape in shapes.values()]
 
     @property
     def num_frames(self) -> int:
         """Frames of all clips together."""
-        rows = self.prepared.row_facts
-        return sum({shape.clip: shape.num_frames for shape in (*rows.train, *rows.val)}.values())
+        return sum(clip.num_frames for clip in self.clips)
 
     @property
     def epoch_s(self) -> float | None:
@@ -261,15 +268,18 @@ class _Sample:
         chance = random.Random(f"clips {self.job.recipe.seed}")
         chosen = set(paths if len(paths) <= self.max_clips else chance.sample(paths, self.max_clips))
         self.num_read, self.num_all = len(chosen), len(paths)
-        checked = check_clips(
-            [row for row in rows if row.video is None or row.video in chosen],
-            sampling=decode.sampling,
-            decoder=decode.decoder,
-            on_bad_clip=self.job.recipe.data.on_bad_clip,
-            timeout_s=decode.timeout_s,
-            memory_limit_gib=decode.memory_gib,
-            on_progress=self.on_progress,
-        )
+        with ClipCatalog(self.job.clips_root, decode) as catalog:
+            checked = check_clips(
+                [row for row in rows if row.video is None or row.video in chosen],
+                sampling=decode.sampling,
+                decoder=decode.decoder,
+                on_bad_clip=self.job.recipe.data.on_bad_clip,
+                timeout_s=decode.timeout_s,
+                memory_limit_gib=decode.memory_gib,
+                num_workers=self.job.recipe.data.check_workers,
+                catalog=catalog,
+                on_progress=self.on_progress,
+            )
         read, unread = list(checked.facts.values()), [path for path in paths if path not in chosen]
         if unread and not read:
             need = f"one that decodes, to stand for the {len(unread)} that were not read"

@@ -11,11 +11,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
+from cvft.data.catalog import CLIPS_FOLDER
 from cvft.data.features.key import FeatureKey
+from cvft.data.video.versions import decoder_version
 from cvft.errors import CvftError, Problem, RecipeError
 from cvft.families.contract import Contract
 from cvft.families.costs import AdapterParameters
@@ -33,9 +34,6 @@ from cvft.runs import RunFolder
 from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
 from cvft.weights.hub import Source, UnreachableError, asks_hub, find_absent, locate_model
 from cvft.weights.shards import Shard
-
-DECODER_PACKAGES = {"pyav": "av", "decord": "decord"}
-"""Packages of the decoders, for their versions."""
 
 T = TypeVar("T")
 
@@ -129,7 +127,12 @@ class Job:
     @property
     def decoder_version(self) -> str:
         """Version of the decoder."""
-        return version(DECODER_PACKAGES[self.preprocessing.decode.decoder])
+        return decoder_version(self.preprocessing.decode.decoder)
+
+    @property
+    def clips_root(self) -> Path:
+        """Folder of the catalog of clips: beside the runs, under a name that no run can have."""
+        return (self.recipe.output.root / CLIPS_FOLDER).absolute()
 
     @property
     def features_root(self) -> Path:

@@ -62,6 +62,7 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, C
                 num_question_tokens=len(layout) - layout.num_prefix_tokens,
                 num_label_tokens=sum(label != IGNORED_LABEL for label in layout.labels),
                 num_frames=0 if clip is None else clip.num_frames,
+                num_clip_tokens=sum(layout.token_type_ids),
             )
         )
     return shapes

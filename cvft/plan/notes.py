@@ -48,7 +48,13 @@ def note_rows(
     """
     all_rows = [*rows, *held_out]
     used = {row.video: clips[row.video] for row in all_rows if row.video is not None}
-    notes = [*_note_columns(all_rows), *_note_categories(all_rows), *_note_numbers(all_rows), *_note_texts(all_rows)]
+    notes = [
+        *_note_formats(all_rows),
+        *_note_columns(all_rows),
+        *_note_categories(all_rows),
+        *_note_numbers(all_rows),
+        *_note_texts(all_rows),
+    ]
     notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
     trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
     shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
@@ -86,6 +92,11 @@ def name_examples(names: Iterable[str]) -> str:
     listed = list(names)
     more = len(listed) - NUM_EXAMPLES
     return ", ".join(listed[:NUM_EXAMPLES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _note_formats(rows: Sequence[Row]) -> list[str]:
+    counts = Counter((row.source, row.format) for row in rows if row.format != "native")
+    return [f"{source} is read as {quote(name)}: {count} rows" for (source, name), count in counts.items()]
 
 
 def _note_columns(rows: Sequence[Row]) -> list[str]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cvft.data.groups import RowShape, group_tokens, make_steps
+from cvft.data.groups import Group, RowShape, group_tokens, make_steps
 from cvft.data.packing import BatchLimits, MicroBatch, pack
-from cvft.families.costs import Batch, causal_pairs
+from cvft.families.costs import Batch, ClipShape, GroupShape, causal_pairs
 
 
 def batches_of_epoch(
@@ -59,4 +59,12 @@ def count_batch(batch: MicroBatch, shapes: Sequence[RowShape], *, caches: bool) 
         num_tower_frames=0 if caches else num_frames,
         num_projected_frames=num_frames,
         num_mask_cells=num_cells if has_mask else 0,
+        groups=tuple(_shape_of(group, shapes) for group in batch),
     )
+
+
+def _shape_of(group: Group, shapes: Sequence[RowShape]) -> GroupShape:
+    """Counts one sequence."""
+    first = shapes[group[0]]
+    clip = None if first.clip is None else ClipShape(first.num_frames, first.num_clip_tokens)
+    return GroupShape(first.num_prefix_tokens, tuple(shapes[row].num_question_tokens for row in group), clip)

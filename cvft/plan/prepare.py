@@ -8,12 +8,11 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cvft import __version__
+from cvft.data.catalog import ClipCatalog
 from cvft.data.check import ClipCheck, Quarantined, check_clips
-from cvft.data.proven import Looks, ProvenClips, look_at
 from cvft.data.records import FileFacts
 from cvft.data.rows import Row, check_written, read_rows
 from cvft.data.split import split_by_clip
@@ -38,7 +37,6 @@ class PreparedRows:
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
         sources: What tells the files that the rows came from, by their setting.
-        proven: What the next start need not decode again; None where nothing is to be kept.
     """
 
     train_rows: Sequence[Row]
@@ -48,11 +46,10 @@ class PreparedRows:
     row_facts: RowFacts
     notes: Sequence[str]
     sources: Mapping[str, FileFacts] = field(default_factory=dict)
-    proven: ProvenClips | None = None
 
 
 def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
-    """Proves rows and clips usable, and writes nothing; clips that the run has proved before are not decoded again.
+    """Proves rows and clips usable; clips that the catalog knows are not decoded again, and nothing else is written.
 
     Args:
         job: The job.
@@ -65,30 +62,22 @@ def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) 
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     decode = job.preprocessing.decode
-    how = describe_decoding(job)
-    earlier, looks = ProvenClips.read(job.run.proven_clips, how=how), dict[Path, Looks]()
+    with ClipCatalog(job.clips_root, decode) as catalog:
 
-    def check(rows: Sequence[Row]) -> ClipCheck:
-        # before they are decoded: a clip that changes meanwhile is decoded again the next time
-        looks.update(look_at({row.video for row in rows if row.video is not None}))
-        return check_clips(
-            rows,
-            sampling=decode.sampling,
-            decoder=decode.decoder,
-            on_bad_clip=job.recipe.data.on_bad_clip,
-            timeout_s=decode.timeout_s,
-            memory_limit_gib=decode.memory_gib,
-            known=earlier.still(looks),
-            on_progress=on_progress,
-        )
+        def check(rows: Sequence[Row]) -> ClipCheck:
+            return check_clips(
+                rows,
+                sampling=decode.sampling,
+                decoder=decode.decoder,
+                on_bad_clip=job.recipe.data.on_bad_clip,
+                timeout_s=decode.timeout_s,
+                memory_limit_gib=decode.memory_gib,
+                num_workers=job.recipe.data.check_workers,
+                catalog=catalog,
+                on_progress=on_progress,
+            )
 
-    prepared = prepare_rows(job, check=check)
-    return replace(prepared, proven=ProvenClips(how, looks, prepared.clips))
-
-
-def describe_decoding(job: Job) -> str:
-    """Says all that decides what is found of a clip, but for the clip: a run's proven clips hold for this alone."""
-    return f"{job.preprocessing.decode}, version {job.decoder_version}, cvft {__version__}"
+        return prepare_rows(job, check=check)
 
 
 def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> PreparedRows:
@@ -167,7 +156,9 @@ def _read_both(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     errors: list[DataError] = []
     for path in (recipe.data.train, recipe.data.val):
         try:
-            read.append([] if path is None else read_rows(path, video_root=recipe.data.video_root))
+            read.append(
+                [] if path is None else read_rows(path, video_root=recipe.data.video_root, format=recipe.data.format)
+            )
         except DataError as error:
             errors.append(error)
     if len(errors) == 1:

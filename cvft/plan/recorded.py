@@ -159,13 +159,14 @@ def _compare(
     since: str,
 ) -> Problem | None:
     facts = read_manifest(run).sources.get(key)
-    same_root = load_recipe(run.recipe_file).recipe.data.video_root == recipe.data.video_root
-    if facts is not None and same_root and FileFacts(**facts).fits(path):
+    earlier = load_recipe(run.recipe_file).recipe.data
+    reads_alike = (earlier.video_root, earlier.format) == (recipe.data.video_root, recipe.data.format)
+    if facts is not None and reads_alike and FileFacts(**facts).fits(path):
         return None
     name_clip = clip_namer(records)
     set_aside = _quarantined(run)
     rows, now = [], []
-    for row in read_rows(path, video_root=recipe.data.video_root):
+    for row in read_rows(path, video_root=recipe.data.video_root, format=recipe.data.format):
         if row.video is not None and identify_row(row, row.video.name) in set_aside:
             continue
         rows.append(row)

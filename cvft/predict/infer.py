@@ -1,4 +1,4 @@
-"""Answers outside a run: one question, or a file of rows, with a model and nothing else given.
+"""Answers outside a run: one question, a file of rows, or a folder of clips, with a model and nothing else given.
 
 Everything that decides how clips and text reach the model comes from the contract beside its weights, or from the name of a model
 that was published. Whatever is wrong with question, clip, model folder or output is found before torch is loaded.
@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvft.data.check import Quarantined, explain, write_quarantine
+from cvft.data.clip_folder import rows_of_folder
 from cvft.data.records import fingerprint_rows
 from cvft.data.rows import Row, make_rows, read_rows
 from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, IncompleteError, Problem, RunError
 from cvft.files import check_output, write_whole
-from cvft.jsonl import to_jsonl
 from cvft.plan.lengths import check_prompts
 from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
+from cvft.predict.outputs import Form, check_form, count_moments, write_answers
 from cvft.predict.trained import FoundModel, find_model
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def infer_file(
     *,
     data: Path,
     output: Path,
+    shard: tuple[int, int] | None = None,
+    form: Form = "jsonl",
     max_new_tokens: int | None = None,
     quantize: str | None = None,
     base: Path | None = None,
@@ -124,9 +127,11 @@ def infer_file(
 
     Args:
         model: What `find_model` takes.
-        data: JSON or JSONL rows; responses are kept and not looked at.
-        output: JSONL to write: each row with its `prediction`, and `is_cut` where tokens ran out, in the order of the rows. It
+        data: A file of rows in any format; responses are kept and not looked at.
+        output: The file to write: each row with its `prediction`, and `is_cut` where tokens ran out, in the order of the rows. It
             appears when all rows were tried; until then the answers lie in `OUTPUT.partial.jsonl`.
+        shard: Number of a share, from 0, and of all shares: of the clips, every so many-th with all its rows. None for all.
+        form: How `output` is written.
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
         base: Where the base of an adapter lies by now.
@@ -138,11 +143,76 @@ def infer_file(
         CvftError: when model, rows or output cannot be used, or no row can be answered; then nothing is written.
         IncompleteError: when some rows could not be answered: they are listed in `OUTPUT.bad.jsonl`.
     """
-    partial = partial_file(output)
-    for path, may_exist in ((output, os.path.isfile(partial)), (partial, True), (bad_file(output), True)):
-        check_output(path, subject="command line", where="--output", may_exist=may_exist)
-    rows = read_rows(data, require_response=False)
+    _check_output(output)
+    rows = take_shard(read_rows(data, require_response=False, format="auto"), shard)
     found = find_model(model, base=base, quantize=quantize)
+    return _infer_rows(rows, found, subject=f"data {data}", output=output, form=form, max_new_tokens=max_new_tokens)
+
+
+def infer_folder(
+    model: str | Path,
+    *,
+    folder: Path,
+    query: str,
+    output: Path,
+    shard: tuple[int, int] | None = None,
+    form: Form = "jsonl",
+    max_new_tokens: int | None = None,
+    quantize: str | None = None,
+    base: Path | None = None,
+) -> str:
+    """Asks one question about every clip of a folder, and of all folders in it; otherwise as `infer_file`.
+
+    Args:
+        model: What `find_model` takes.
+        folder: The folder; see `cvft.data.clip_folder.find_clips` for which of its files are clips.
+        query: The question.
+        output: As of `infer_file`. The `id` of a row is the clip's place in the folder.
+        shard: As of `infer_file`.
+        form: As of `infer_file`.
+        max_new_tokens: As of `infer_file`.
+        quantize: As of `infer_file`.
+        base: As of `infer_file`.
+
+    Returns:
+        How many rows were answered, for the terminal.
+
+    Raises:
+        CvftError: as `infer_file`, and when there is no clip.
+        IncompleteError: as `infer_file`.
+    """
+    _check_output(output)
+    rows, num_others = rows_of_folder(folder, make_question(None, query))
+    if num_others:
+        LOG.info("note      %d files in %s are no clips", num_others, folder)
+    rows = take_shard(rows, shard)
+    found = find_model(model, base=base, quantize=quantize)
+    return _infer_rows(rows, found, subject=f"folder {folder}", output=output, form=form, max_new_tokens=max_new_tokens)
+
+
+def take_shard(rows: Sequence[Row], shard: tuple[int, int] | None) -> list[Row]:
+    """Returns the rows of a share: all rows of a clip are in one, so that none is decoded twice; the order stays.
+
+    Args:
+        rows: All rows.
+        shard: Number of the share, from 0, and of all shares; None for all rows.
+    """
+    if shard is None:
+        return list(rows)
+    number, count = shard
+    clips = [index if row.video is None else row.video for index, row in enumerate(rows)]
+    mine = set(list(dict.fromkeys(clips))[number::count])
+    return [row for row, clip in zip(rows, clips, strict=True) if clip in mine]
+
+
+def _infer_rows(
+    rows: Sequence[Row], found: FoundModel, *, subject: str, output: Path, form: Form, max_new_tokens: int | None
+) -> str:
+    partial = partial_file(output)
+    if not rows:  # a share of fewer clips than shares: a job array has to find its file
+        write_whole(output, write_answers([], {}, form))
+        return f"no rows in this share; {output} is empty"
+    check_form(rows, form)
     _check(rows, found, max_new_tokens)
     settings = {
         **found.fingerprint(),
@@ -170,25 +240,30 @@ def infer_file(
         )
         problems = locate_problems(answered.bad, rows)
         if not answered.answers:
-            raise DataError(f"data {data}, of which no row could be answered,", problems)
-        lines = (
-            {**rows[number].to_json(), "prediction": answer.text, "is_cut": answer.is_cut}
-            for number, answer in sorted(answered.answers.items())
-        )
+            raise DataError(f"{subject}, of which no row could be answered,", problems)
         set_aside = [Quarantined(rows[number], explain(error)) for number, error in sorted(answered.bad.items())]
         write_quarantine(set_aside, bad_file(output))
-        write_whole(output, to_jsonl(lines))
+        write_whole(output, write_answers(rows, answered.answers, form))
         partial.unlink()
     if num_cut := sum(answer.is_cut for answer in answered.answers.values()):
         LOG.info("note      %d answers were cut: their tokens were used up (`is_cut`)", num_cut)
+    if form == "srt":
+        num_named = count_moments(answered.answers)
+        LOG.info("note      %d of %d answers name a time; the others are not in it", num_named, len(answered.answers))
     if answered.cut:
         more = f"; and {len(answered.cut) - NUM_EXAMPLES} more" if len(answered.cut) > NUM_EXAMPLES else ""
         some = "; ".join(answered.cut[:NUM_EXAMPLES])
         LOG.info("note      %d clips are longer than what is shown of them: %s%s", len(answered.cut), some, more)
     if set_aside:
         said = f"{len(answered.answers)} of {len(rows)} rows answered in {output}; the others are listed in {bad_file(output)}"
-        raise IncompleteError(f"{DataError(f'data {data}', problems)}\n{said}")
+        raise IncompleteError(f"{DataError(subject, problems)}\n{said}")
     return f"{len(rows)} rows answered in {output}"
+
+
+def _check_output(output: Path) -> None:
+    partial = partial_file(output)
+    for path, may_exist in ((output, os.path.isfile(partial)), (partial, True), (bad_file(output), True)):
+        check_output(path, subject="command line", where="--output", may_exist=may_exist)
 
 
 def bad_file(output: Path) -> Path:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +19,12 @@ from cvft.clips.build import missing_clips
 from cvft.clips.source import CachedClips, ClipSource, DecodedClips
 from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord, read_records
+from cvft.data.video.loader import DecodeSettings
 from cvft.dtypes import BY_NAME
-from cvft.errors import ContractError
+from cvft.errors import ContractError, Problem
 from cvft.families.adapter_file import AdapterFile, read_adapter
 from cvft.families.contract import Contract, check_contract, read_contract
-from cvft.families.family import Family, Loading, Preprocessing, load_runtime
+from cvft.families.family import Encoder, Family, Loading, Preprocessing, load_runtime
 from cvft.families.parts import Shape, loaded_shapes, weight_bytes
 from cvft.families.weight_files import read_model_shards
 from cvft.plan.job import Job
@@ -33,6 +35,9 @@ from cvft.weights.finite import refuse_nonfinite
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder
 
 LOG = logging.getLogger(__name__)
+
+MakeClips = Callable[[Encoder, DecodeSettings], ClipSource]
+"""Makes what gives clips, decoded as a model's contract says and encoded for it."""
 
 Variant = Literal["base", "adapter", "merged"]
 """Which of a run's models: they share base weights, so base and adapter are one load."""
@@ -165,6 +170,45 @@ def load_model(found: FoundModel) -> Predictor:
     )
 
 
+def load_models(found: Mapping[str, FoundModel], *, make_clips: MakeClips) -> dict[str, Predictor]:
+    """Loads a model with its adapters as one, so that each can be asked while the weights are in memory once.
+
+    Args:
+        found: Name -> model: the base or a model that stands alone, and then adapters of it by names of their own.
+        make_clips: Makes what gives clips to each of them.
+
+    Returns:
+        Name -> what answers for it. One of them answers at a time.
+
+    Raises:
+        ContractError: when they cannot share the weights: another base, or weights that were held otherwise in training.
+    """
+    (name, first), *adapters = found.items()
+    for other, adapter in adapters:
+        _check_shares(adapter, first if other == adapters[0][0] else adapters[0][1], name=other)
+    if adapters:  # weights are held as the adapters were trained on them
+        first = replace(first, loading=adapters[0][1].loading)
+    whole = load_model(first)
+    whole.close()
+    model = whole.model
+    for other, adapter in adapters:
+        assert adapter.adapter is not None, "`_check_shares`"
+        model = _add_adapter(model, adapter.adapter, base=first.model, family=first.family, name=other)
+    predictors = {}
+    for other, each in found.items():
+        encoder = whole.runtime.encoder(each.model, each.how)
+        is_beside = bool(adapters) and other != name
+        predictors[other] = Predictor(
+            model,
+            runtime=whole.runtime,
+            encoder=encoder,
+            clips=make_clips(encoder, each.how.decode),
+            uses_adapter=is_beside or not adapters,
+            adapter=other if is_beside else None,
+        )
+    return predictors
+
+
 def open_trained(path: str | Path, *, base: Path | None = None, quantize: str | None = None) -> Predictor:
     """Finds and loads a model that stands alone; see `find_model`.
 
@@ -195,6 +239,37 @@ def _serves(loaded: _Loaded, *, is_merged: bool, loading: Loading) -> bool:
     same = replace(loaded.loading, with_tower=True) == replace(loading, with_tower=True)
     has_tower = loaded.loading.with_tower or not loading.with_tower
     return loaded.is_merged == is_merged and same and has_tower
+
+
+def _check_shares(adapter: FoundModel, other: FoundModel, *, name: str) -> None:
+    """Refuses an adapter that cannot lie beside others on one model in memory."""
+    problems = []
+    if adapter.adapter is None:
+        problems.append(Problem(name, "a model that is no adapter", "an adapter of the model that is served"))
+    elif adapter.model.fingerprint != other.model.fingerprint:
+        problems.append(Problem(name, "an adapter of another base", "one of the model that is served"))
+    elif dict(adapter.how.fields) != dict(other.how.fields):
+        got, need = (", ".join(f"{key}={value}" for key, value in each.how.fields.items()) for each in (adapter, other))
+        problems.append(Problem(name, got, f"{need}, as the others have it", "serve it by itself"))
+    elif other.adapter is not None and adapter.loading != other.loading:
+        problems.append(Problem(name, "weights held otherwise", "those of the first adapter", "serve it by itself"))
+    if problems:
+        raise ContractError(f"adapter {adapter.folder}", problems)
+
+
+def _add_adapter(model: Any, folder: Path, *, base: ModelFolder, family: Family, name: str) -> Any:
+    from peft import LoraConfig, PeftModel
+
+    settings = _read_adapter(folder, base, family).peft_settings()
+    refuse_nonfinite(folder / ADAPTER_WEIGHTS_FILE, subject=f"adapter {folder}")
+    config = LoraConfig(**settings)
+    if not isinstance(model, PeftModel):
+        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, config=config).eval()
+    with tempfile.TemporaryDirectory() as aside:  # peft reads the settings of a further adapter from its folder alone
+        config.save_pretrained(aside)
+        (Path(aside) / ADAPTER_WEIGHTS_FILE).symlink_to((folder / ADAPTER_WEIGHTS_FILE).absolute())
+        model.load_adapter(aside, adapter_name=name)
+    return model.eval()
 
 
 def _load(

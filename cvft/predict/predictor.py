@@ -1,6 +1,6 @@
 """A model that answers rows, always fed as its contract says: a base, an adapter on its base, or a merged model.
 
-rows -> clips (decoded, or their cached features) -> prompts -> greedy answers in batches, one piece at a time, or logits
+rows -> clips (decoded, or their cached features) -> `Prompt`s -> answers in batches, one piece at a time, or logits
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
 from cvft.dtypes import BY_NAME
 from cvft.errors import ClipError, CvftError, DataError
-from cvft.families.family import Answer, Encoder, Runtime
+from cvft.families.family import Answer, Drawing, Encoder, OnText, Runtime
 from cvft.plan.lengths import check_answers_fit
+from cvft.predict.pieces import Pieces
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,24 @@ class AnsweredBatch:
     bad: Mapping[int, CvftError]
 
 
-class _NobodyListens(Exception):
-    """Ends an answer that is not wanted any more."""
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A row that is ready to be answered.
+
+    Args:
+        tensors: The row encoded without its response.
+        clip: What tells its clip apart from others; None for a row without one.
+        max_new_tokens: Longest answer in tokens.
+    """
+
+    tensors: Mapping[str, Tensor]
+    clip: Path | None
+    max_new_tokens: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Its length, the clip's tokens included."""
+        return len(self.tensors["input_ids"])
 
 
 class Predictor:
@@ -50,16 +67,25 @@ class Predictor:
         encoder: Turns rows into inputs.
         clips: Gives clips.
         uses_adapter: Whether an adapter that is loaded takes part; without it, the base answers.
+        adapter: Which one, where several are loaded.
     """
 
     def __init__(
-        self, model: Any, *, runtime: Runtime, encoder: Encoder, clips: ClipSource, uses_adapter: bool = True
+        self,
+        model: Any,
+        *,
+        runtime: Runtime,
+        encoder: Encoder,
+        clips: ClipSource,
+        uses_adapter: bool = True,
+        adapter: str | None = None,
     ) -> None:
         self.model = model
         self.runtime = runtime
         self.encoder = encoder
         self.clips = clips
         self.uses_adapter = uses_adapter
+        self.adapter = adapter
 
     def encode(self, row: Row, *, with_response: bool = False) -> dict[str, Tensor]:
         """Encodes a row, as a prompt or with its answer.
@@ -69,6 +95,60 @@ class Predictor:
         """
         clip = None if row.video is None else self.clips.load(row.video)
         return self.encoder.encode(row, clip, with_response=with_response)
+
+    def prepare(self, row: Row, *, max_new_tokens: int | None) -> Prompt:
+        """Makes a row ready to be answered; the model takes no part in it.
+
+        Args:
+            row: The row; its response is not looked at.
+            max_new_tokens: Longest answer in tokens; None as in `answer`.
+
+        Raises:
+            DataError: as `answer`.
+            ClipError: when its clip cannot be decoded.
+        """
+        tensors = self.encode(row)
+        (limit,) = check_answers_fit(
+            [row],
+            [len(tensors["input_ids"])],
+            max_new_tokens=max_new_tokens,
+            max_tokens=self.encoder.max_tokens,
+        )
+        return Prompt(tensors, row.video, limit)
+
+    def answer_prompts(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        on_text: OnText | None = None,
+        drawing: Drawing | None = None,
+        kept: Any = None,
+    ) -> list[Answer]:
+        """Answers one batch, greedily unless drawn.
+
+        Args:
+            prompts: What `prepare` returned, at least one.
+            on_text: As of `Runtime.generate`.
+            drawing: How to draw the tokens of a single prompt.
+            kept: Clips of earlier batches, from `Runtime.keep_prefixes`.
+
+        Returns:
+            One answer per prompt, in order.
+        """
+        clips: list[Hashable] = [
+            number if prompt.clip is None else prompt.clip for number, prompt in enumerate(prompts)
+        ]
+        with self._variant():
+            return self.runtime.generate(
+                self.model,
+                self.encoder,
+                [prompt.tensors for prompt in prompts],
+                max_new_tokens=[prompt.max_new_tokens for prompt in prompts],
+                clips=clips,
+                on_text=on_text,
+                drawing=drawing,
+                kept=kept,
+            )
 
     def answer(
         self,
@@ -127,28 +207,16 @@ class Predictor:
         clips = [number if row.video is None else row.video for number, row in enumerate(rows)]
         order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
         for start in range(0, len(rows), batch_rows):
-            prompts: dict[int, dict[str, Tensor]] = {}
-            limits: list[int] = []
+            prompts: dict[int, Prompt] = {}
             bad: dict[int, CvftError] = {}
             for number in order[start : start + batch_rows]:
                 if number in done:
                     continue
                 try:
-                    prompt = self.encode(rows[number])
-                    limits += self._limits([rows[number]], [prompt], max_new_tokens)
-                    prompts[number] = prompt
+                    prompts[number] = self.prepare(rows[number], max_new_tokens=max_new_tokens)
                 except (ClipError, DataError) as error:
                     bad[number] = error
-            said: Sequence[Answer] = ()
-            if prompts:
-                with self._variant():
-                    said = self.runtime.generate(
-                        self.model,
-                        self.encoder,
-                        list(prompts.values()),
-                        max_new_tokens=limits,
-                        clips=[clips[number] for number in prompts],
-                    )
+            said = self.answer_prompts(list(prompts.values())) if prompts else []
             if prompts or bad:
                 yield AnsweredBatch(dict(zip(prompts, said, strict=True)), bad)
 
@@ -169,41 +237,31 @@ class Predictor:
             DataError: as `answer`.
             ClipError: when its clip cannot be decoded.
         """
-        prompt = self.encode(row)
-        limits = self._limits([row], [prompt], max_new_tokens)
+        prompt = self.prepare(row, max_new_tokens=max_new_tokens)
         pieces: queue.SimpleQueue[str | Answer | BaseException] = queue.SimpleQueue()
 
         stopped = threading.Event()
 
-        def hand_on(piece: str) -> None:
-            if stopped.is_set():
-                raise _NobodyListens
+        def hand_on(number: int, piece: str) -> bool:
             pieces.put(piece)
+            return not stopped.is_set()
 
         def generate() -> None:
             try:
-                with self._variant():
-                    (answer,) = self.runtime.generate(
-                        self.model, self.encoder, [prompt], max_new_tokens=limits, on_text=hand_on
-                    )
+                (answer,) = self.answer_prompts([prompt], on_text=hand_on)
                 pieces.put(answer)
             except BaseException as error:  # it belongs to the thread that asks
                 pieces.put(error)
 
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
-        held_back = ""  # white space at the edges is no part of an answer
-        has_begun = False
+        shown = Pieces()
         try:
             while not isinstance(piece := pieces.get(), Answer):
                 if isinstance(piece, BaseException):
                     raise piece
-                text = held_back + piece if has_begun else piece.lstrip()
-                shown = text.rstrip()
-                held_back = text[len(shown) :]
-                if shown:
-                    has_begun = True
-                    yield shown
+                if text := shown.add(piece):
+                    yield text
         finally:
             stopped.set()
             thread.join()  # one question at a time has the model
@@ -271,18 +329,10 @@ class Predictor:
         """Ends the decode process."""
         self.clips.close()
 
-    def _limits(
-        self, rows: Sequence[Row], prompts: Sequence[Mapping[str, Tensor]], max_new_tokens: int | None
-    ) -> list[int]:
-        return check_answers_fit(
-            rows,
-            [len(prompt["input_ids"]) for prompt in prompts],
-            max_new_tokens=max_new_tokens,
-            max_tokens=self.encoder.max_tokens,
-        )
-
     def _variant(self) -> contextlib.AbstractContextManager[Any]:
         if self.uses_adapter or not hasattr(self.model, "disable_adapter"):
+            if self.adapter is not None and self.model.active_adapter != self.adapter:
+                self.model.set_adapter(self.adapter)
             return contextlib.nullcontext()
         context: contextlib.AbstractContextManager[Any] = self.model.disable_adapter()
         return context

@@ -159,15 +159,21 @@ class Data(Section):
     """The rows to learn from and to evaluate on."""
 
     train: FilePath
-    """JSON or JSONL file of rows, relative to this recipe."""
+    """JSON, JSONL, CSV or parquet file of rows, relative to this recipe."""
     val: FilePath | None = None
-    """Rows held out from training, in the same format. Without it, clips of the train file are held out."""
+    """Rows held out from training. Without it, clips of the train file are held out."""
+    format: Literal["auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet"] = (
+        "auto"
+    )
+    """How the rows of these files are written. `auto` finds out for each file, and says so where it is not `native`."""
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Share of the train file's clips to hold out when there is no val file; 0 trains on all and evaluates nothing."""
     video_root: FilePath | None = None
     """Folder that relative video paths start from; without it, the folder of the rows' own file."""
     on_bad_clip: Literal["error", "quarantine"] = "error"
     """What an unusable clip does: stop before training, or leave its rows out and list them with the reason."""
+    check_workers: Annotated[int, Field(ge=1, le=MANY_PROCESSES)] | None = None
+    """Processes that decode clips before training; without it, one per CPU and 8 at most. Each may take `video.memory_gib`."""
     max_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Longest row allowed, in tokens. A longer one is an error and never cut; memory grows with the longest row."""
 

@@ -11,7 +11,7 @@ from cvft.data.video.loader import DecodeSettings
 from cvft.errors import ClipError
 
 MAX_FRAMES = 12
-"""Most pictures of a clip, evenly spread over the frames that the model saw."""
+"""Most pictures of a clip where nobody says."""
 
 MAX_BYTES = 10_000_000
 """Size of all pictures together, which keeps the page under 15 MB: base64 takes four bytes for three."""
@@ -40,15 +40,16 @@ class ClipFrames:
 
 
 def collect_frames(
-    clips: Iterable[Path], *, decode: DecodeSettings, max_bytes: int = MAX_BYTES
+    clips: Iterable[Path], *, decode: DecodeSettings, max_bytes: int = MAX_BYTES, most: int = MAX_FRAMES
 ) -> Mapping[Path, ClipFrames]:
     """Decodes each clip as in training, and makes pictures of it.
 
     Args:
         clips: The clips, in the order in which they get their share of the budget.
         decode: How clips became frames in training.
-        max_bytes: Size of all pictures together. With more clips than it can hold at `MAX_FRAMES` each, clips get fewer; a clip
-            that does not fit any more gets none, and says so.
+        max_bytes: Size of all pictures together. With more clips than it can hold at `most` each, clips get fewer; a clip that
+            does not fit any more gets none, and says so.
+        most: Most pictures of a clip, evenly spread over the frames that the model saw.
 
     Returns:
         Clip -> its pictures; a clip that cannot be decoded has the reason instead, for a page must not fail on a lost file.
@@ -67,8 +68,8 @@ def collect_frames(
                 found[path] = ClipFrames(path.name, reason=f"{problem.where}: got {problem.got}, need {problem.need}")
                 continue
             pictures: list[tuple[float, bytes]] = []
-            for chosen in spread(len(clip.frames), MAX_FRAMES):
-                pictures.append((round(float(clip.timestamps_s[chosen]), 2), _to_webp(clip.frames[chosen])))
+            for chosen in spread(len(clip.frames), most):
+                pictures.append((round(float(clip.timestamps_s[chosen]), 2), to_webp(clip.frames[chosen])))
             kept = _fit(pictures, share)
             left -= sum(len(picture) for _, picture in kept)
             reason = "" if kept else "the page would be too large with pictures of more clips"
@@ -99,7 +100,8 @@ def _fit(pictures: Sequence[tuple[float, bytes]], max_bytes: int) -> list[tuple[
     return []
 
 
-def _to_webp(frame: object) -> bytes:
+def to_webp(frame: object) -> bytes:
+    """Returns a frame, uint8 (H, W, 3), as a small WebP file."""
     from PIL import Image
 
     picture = Image.fromarray(frame)

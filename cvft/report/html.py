@@ -54,27 +54,11 @@ def write_report(
     Returns:
         The path.
     """
-    # Imported here: whoever only wants the terminal's table does not need a template engine.
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=PackageLoader("cvft.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"table": to_html, "chart": draw, "script_data": to_script_data}
-    style, script = (
-        files("cvft.report").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-    )
     captions = captions_table(metrics)
-    page = environment.get_template("report.html.j2").render(
-        policy=_POLICY.format(style=_source_hash(style), script=_source_hash(script)),
-        style=Markup(style),
-        script=Markup(script),
+    return write_page(
+        path,
+        template="report.html.j2",
+        scripts=("browse.js", "report.js"),
         title=title,
         headline=headline,
         summary=summary,
@@ -88,6 +72,43 @@ def write_report(
         categories=categories_table(metrics),
         charts=charts,
         cards=cards if cards and cards["rows"] else None,
+    )
+
+
+def write_page(path: Path, *, template: str, scripts: Sequence[str], **values: object) -> Path:
+    """Writes a page of one of our templates; it appears whole or not at all.
+
+    Args:
+        path: The page.
+        template: Name of the template.
+        scripts: Names of its scripts, in the order in which they run.
+        values: What the template shows.
+
+    Returns:
+        The path.
+    """
+    # Imported here: whoever only wants the terminal's table does not need a template engine.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("cvft.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"table": to_html, "chart": draw, "script_data": to_script_data}
+    style, *parts = (
+        files("cvft.report").joinpath(name).read_text(encoding="utf-8") for name in ("report.css", *scripts)
+    )
+    script = "\n".join(parts)
+    page = environment.get_template(template).render(
+        policy=_POLICY.format(style=_source_hash(style), script=_source_hash(script)),
+        style=Markup(style),
+        script=Markup(script),
+        **values,
     )
     # A model may answer with half a surrogate pair, which UTF-8 cannot hold.
     write_whole(path, page.encode("utf-8", errors="replace").decode("utf-8"))

@@ -19,8 +19,6 @@ def write_row_files(prepared: PreparedRows, folder: RunFolder) -> None:
             write_whole(folder.data / "swift" / path.name, to_jsonl(map(_as_messages, rows)))
     records = {path: ClipRecord(facts.sha256, facts.view).seen_at(path) for path, facts in prepared.clips.items()}
     write_whole(folder.clip_records, write_records(records))
-    if prepared.proven is not None:
-        write_whole(folder.proven_clips, prepared.proven.to_json())
     write_whole(folder.row_shapes, prepared.row_facts.to_json())
 
 

@@ -1,19 +1,21 @@
-"""`cvft infer`: one question about a clip, or a file of rows."""
+"""`cvft infer`: one question about a clip, a file of rows, or a folder of clips."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from cvft.cli.commands.asked import add_model, check_model, how_to_ask
 from cvft.errors import CvftError, Problem, quote
 
-SUMMARY = "answer one question about a clip, or a file of rows"
+SUMMARY = "answer one question about a clip, a file of rows, or one question about each clip of a folder"
 EXAMPLES = (
     'cvft infer --model runs/tiny_cpu/merged --video clip.mp4 --query "What happens?"',
     "cvft infer --model runs/tiny_cpu/adapter --data rows.jsonl --output predictions.jsonl",
+    'cvft infer --model tiny --caption clips --query "What is shown?" --output captions.csv --format csv',
     'cvft infer --model tiny --video clip.mp4 --query "What is shown?"',
 )
 
@@ -25,41 +27,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--query", metavar="TEXT", help="the question")
     parser.add_argument("--history", metavar="JSON", help='earlier turns: [["question", "answer"], ...]')
     parser.add_argument("--data", metavar="FILE", type=Path, help="rows to answer instead of one question")
+    parser.add_argument(
+        "--caption", metavar="FOLDER", type=Path, help="ask about each clip of a folder, and of all folders in it"
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="answer share I of N alone, I from 0: of the clips, with all rows of each"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("jsonl", "csv", "srt"),
+        help="how the answers are written; srt: times in one clip; else jsonl",
+    )
     parser.add_argument("--output", metavar="FILE", type=Path, help="where the answers to the rows go")
 
 
 def run(options: argparse.Namespace) -> object:
     """Runs the command and returns what it prints."""
-    history = _check_infer(options)
-    from cvft.predict.infer import infer_file, infer_one
+    history, shard = _check_infer(options)
+    from cvft.predict.infer import infer_file, infer_folder, infer_one
 
     how = how_to_ask(options)
+    if options.data is None and options.caption is None:
+        return infer_one(options.model, video=options.video, query=options.query, history=history, **how)
+    how |= {"output": options.output, "shard": shard, "form": options.format or "jsonl"}
     if options.data is not None:
-        return infer_file(options.model, data=options.data, output=options.output, **how)
-    return infer_one(options.model, video=options.video, query=options.query, history=history, **how)
+        return infer_file(options.model, data=options.data, **how)
+    return infer_folder(options.model, folder=options.caption, query=options.query, **how)
 
 
-def _check_infer(options: argparse.Namespace) -> list[tuple[str, str]]:
+def _check_infer(options: argparse.Namespace) -> tuple[list[tuple[str, str]], tuple[int, int] | None]:
     problems = check_model(options)
-    if options.data is None:
-        if options.query is None:
-            problems.append(Problem("--query", "nothing", "a question, or `--data` with a file of rows"))
-        if options.output is not None:
-            problems.append(Problem("--output", "it without `--data`", "both, or `--query` alone"))
-    else:
+    many = [name for name in ("data", "caption") if getattr(options, name) is not None]
+    if options.data is None and options.query is None:
+        problems.append(Problem("--query", "nothing", "a question, or `--data` with a file of rows"))
+    if not many:
         problems += [
-            Problem(f"--{name}", "it beside `--data`", "one question or a file of rows, not both")
-            for name in ("video", "query", "history")
+            Problem(f"--{name}", "it without `--data`", "both, or `--query` alone")
+            for name in ("output", "shard", "format")
+            if getattr(options, name) is not None
+        ]
+    else:
+        alone = {"data": ("video", "query", "history", "caption"), "caption": ("video", "history")}[many[0]]
+        what = {"data": "one question or a file of rows", "caption": "one clip or a folder"}[many[0]]
+        problems += [
+            Problem(f"--{name}", f"it beside `--{many[0]}`", f"{what}, not both")
+            for name in alone
             if getattr(options, name) is not None
         ]
         if options.output is None:
-            problems.append(Problem("--output", "nothing", "the file that the answers to `--data` go to"))
+            problems.append(Problem("--output", "nothing", f"the file that the answers to `--{many[0]}` go to"))
     history, problem = _parse_history(options.history)
-    if problem is not None:
-        problems.append(problem)
+    shard, shard_problem = _parse_shard(options.shard)
+    problems += [each for each in (problem, shard_problem) if each is not None]
     if problems:
         raise CvftError("command line", problems)
-    return history
+    return history, shard
+
+
+def _parse_shard(text: str | None) -> tuple[tuple[int, int] | None, Problem | None]:
+    if text is None:
+        return None, None
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    if found is not None and int(found[1]) < int(found[2]):
+        return (int(found[1]), int(found[2])), None
+    need = "I/N such as `0/4`, I from 0 to N-1"
+    return None, Problem("--shard", quote(text), need)
 
 
 def _parse_history(text: str | None) -> tuple[list[tuple[str, str]], Problem | None]:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cvft.data.catalog import ClipCatalog
 from cvft.data.check import inspect_clips
 from cvft.data.doctor.clips import check_clips_of
 from cvft.data.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from cvft.data.doctor.rows import check_rows
+from cvft.data.formats.table import FormatName
 from cvft.data.rows import Row, survey_rows
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
@@ -102,16 +104,20 @@ def check_files(
     *,
     how: DecodeSettings,
     video_root: Path | None = None,
-    find_known: Callable[[Sequence[Path]], Mapping[Path, ClipInfo]] | None = None,
+    format: FormatName = "auto",
+    catalog: ClipCatalog | None = None,
+    num_workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckUp:
-    """Checks rows and their clips; writes nothing.
+    """Checks rows and their clips; writes nothing but what it learns of clips to the catalog.
 
     Args:
         files: The files of rows.
         how: How clips are decoded.
         video_root: Folder that relative clip paths start from; by default that of each file.
-        find_known: Returns what is known already of clips; those whose pictures were looked at are not decoded again.
+        format: How the rows are written; `auto` finds out for each file.
+        catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
+        num_workers: See `cvft.data.check.check_clips`.
         on_progress: Called with clips done and clips in all.
 
     Returns:
@@ -123,26 +129,25 @@ def check_files(
     rows: list[Row] = []
     findings: list[Finding] = []
     for file in files:
-        good, problems = survey_rows(file.path, video_root=video_root)
+        good, problems = survey_rows(file.path, video_root=video_root, format=format)
         rows += good
         findings += [Finding("row_refused", problem) for problem in problems]
     paths = list(dict.fromkeys(row.video for row in rows if row.video is not None))
-    known = {} if find_known is None else find_known(paths)
-    known = {path: info for path, info in known.items() if info.oddities is not None}
-    found = inspect_clips(
+    found, num_decoded = inspect_clips(
         paths,
         sampling=how.sampling,
         decoder=how.decoder,
         timeout_s=how.timeout_s,
         memory_limit_gib=how.memory_gib,
-        known=known,
+        num_workers=num_workers,
+        catalog=catalog,
         on_progress=on_progress,
     )
     clips = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
     held_out = {file.path for file in files if file.is_held_out}
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
     findings += check_rows(rows, clips, sampling=how.sampling)
-    return CheckUp(files, how, rows, clips, len(paths), len(paths) - len(known), _in_order(findings))
+    return CheckUp(files, how, rows, clips, len(paths), num_decoded, _in_order(findings))
 
 
 def describe(checked: CheckUp) -> str:

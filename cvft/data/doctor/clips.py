@@ -52,35 +52,37 @@ def check_clips_of(
     for path, clip_rows in rows_of.items():
         outcome = found[path]
         if isinstance(outcome, ClipError):
-            findings.append(Finding("clip_refused", report_clip(outcome, clip_rows)))
+            findings.append(Finding("clip_refused", report_clip(outcome, clip_rows), tuple(clip_rows)))
         else:
             copies[outcome.sha256].append(path)
-            findings += _look_at(outcome, f"{name_rows(clip_rows)}: {path}", sampling)
+            findings += _look_at(outcome, path, clip_rows, sampling)
     for paths in copies.values():
         findings += _compare_names(paths, rows_of)
         findings += _compare_sides([row for path in paths for row in rows_of[path]], held_out)
     return findings
 
 
-def _look_at(info: ClipInfo, where: str, sampling: Sampling) -> Iterator[Finding]:
+def _look_at(info: ClipInfo, path: Path, rows: Sequence[Row], sampling: Sampling) -> Iterator[Finding]:
+    where = f"{name_rows(rows)}: {path}"
     for oddity in info.oddities or ():
-        yield find(oddity.kind, where, oddity.got, _NEED[oddity.kind])
+        yield find(oddity.kind, where, oddity.got, _NEED[oddity.kind], rows=rows)
     shown_s = shown_seconds(
         num_frames_total=info.num_frames_total, avg_fps=info.avg_fps, duration_s=info.duration_s, sampling=sampling
     )
     cut = cut_note(duration_s=info.duration_s, shown_s=shown_s, sampling=sampling)
     for note in info.notes:
         kind = "clip_cut" if note == cut else "frames_repeated"
-        yield find(kind, where, note, "a clip that the rule shows as it is")
+        yield find(kind, where, note, "a clip that the rule shows as it is", rows=rows)
     for note in info.file_notes:
-        yield find("clip_note", where, note, "nothing: this is read as it is")
+        yield find("clip_note", where, note, "nothing: this is read as it is", rows=rows)
 
 
 def _compare_names(paths: Sequence[Path], rows_of: Mapping[Path, Sequence[Row]]) -> Iterator[Finding]:
     first = paths[0]
     for path in paths[1:]:
         got = f"the bytes of {first}"
-        yield find("same_clip_two_names", f"{name_rows(rows_of[path])}: {path}", got, "one name for one clip")
+        where = f"{name_rows(rows_of[path])}: {path}"
+        yield find("same_clip_two_names", where, got, "one name for one clip", rows=rows_of[path])
 
 
 def _compare_sides(rows: Sequence[Row], held_out: Collection[Path]) -> Iterator[Finding]:
@@ -93,4 +95,5 @@ def _compare_sides(rows: Sequence[Row], held_out: Collection[Path]) -> Iterator[
         crosses = (source in held_out) != (first in held_out)
         kind = "clip_on_both_sides" if crosses else "clip_in_two_files"
         where = f"{name_rows(by_file[source])}: {by_file[source][0].video}"
-        yield find(kind, where, f"the clip of {name_rows(by_file[first])}", "the rows of one clip in one file")
+        got = f"the clip of {name_rows(by_file[first])}"
+        yield find(kind, where, got, "the rows of one clip in one file", rows=[*by_file[first], *by_file[source]])

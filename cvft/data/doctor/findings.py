@@ -5,9 +5,11 @@ An error is what training refuses, a warning what trains but is probably not mea
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from cvft.data.rows import Row
 from cvft.errors import Problem
 
 Severity = Literal["error", "warning", "note"]
@@ -24,34 +26,41 @@ class Kind:
         severity: How grave it is.
         means: What it means for whoever trains on it.
         hint: What to do, where a finding has no hint of its own; may be empty.
+        fix: What `cvft check --fix` does with the rows: leaves them out, or brings those of a clip to one side.
     """
 
     severity: Severity
     means: str
     hint: str = ""
+    fix: Literal["", "left out", "one side"] = ""
 
+
+_OUT: Literal["left out"] = "left out"
 
 KINDS: dict[str, Kind] = {
-    "row_refused": Kind("error", "a file or a row that cannot be trained on as it stands"),
-    "clip_refused": Kind("error", "a clip that cannot be decoded", "repair it, or data.on_bad_clip: quarantine"),
-    "row_too_long": Kind("error", "a row that has more tokens than the model takes"),
+    "row_refused": Kind("error", "a file or a row that cannot be trained on as it stands", fix=_OUT),
+    "clip_refused": Kind("error", "a clip that cannot be decoded", "repair it, or data.on_bad_clip: quarantine", _OUT),
+    "row_too_long": Kind("error", "a row that has more tokens than the model takes", fix=_OUT),
     "conflicting_answers": Kind(
-        "warning", "the same question about the same clip has different answers", "keep the right one"
+        "warning", "the same question about the same clip has different answers", "keep the right one", _OUT
     ),
-    "duplicate_row": Kind("warning", "the same row again: it counts twice", "remove all but one"),
+    "duplicate_row": Kind("warning", "the same row again: it counts twice", "remove all but one", _OUT),
     "one_answer": Kind(
         "warning",
         "nearly all rows of a category have one answer: a model learns to give it unseen",
         "add rows with other answers, or remove some of these",
     ),
-    "blank_text": Kind("warning", "a word that stands for nothing: it is trained on as text", "remove the row"),
+    "blank_text": Kind("warning", "a word that stands for nothing: it is trained on as text", "remove the row", _OUT),
     "tag_in_answer": Kind(
-        "warning", "a tag for a clip, an image or a sound: the model would learn to say it", "remove the tag"
+        "warning", "a tag for a clip, an image or a sound: the model would learn to say it", "remove the tag", _OUT
     ),
     "control_token_text": Kind("warning", "what looks like a control token: it is plain text here", "remove it"),
-    "placeholder_text": Kind("warning", "words of a program that made the data", "remove the words, or the row"),
+    "placeholder_text": Kind("warning", "words of a program that made the data", "remove the words, or the row", _OUT),
     "time_beyond_clip": Kind(
-        "warning", "an answer names a second that the clip does not have", "correct the answer, or the clip's path"
+        "warning",
+        "an answer names a second that the clip does not have",
+        "correct the answer, or the clip's path",
+        _OUT,
     ),
     "time_not_shown": Kind(
         "warning",
@@ -62,6 +71,7 @@ KINDS: dict[str, Kind] = {
         "warning",
         "a clip that is trained on and evaluated: the numbers flatter the model",
         "move all its rows to one side",
+        "one side",
     ),
     "same_clip_two_names": Kind("warning", "files with the same bytes: their rows speak of one clip", "keep one name"),
     "single_frame": Kind("warning", "a clip of one frame: nothing moves in it"),
@@ -89,10 +99,12 @@ class Finding:
     Args:
         kind: A key of `KINDS`.
         problem: Where, what was found, what would be expected.
+        rows: The rows that it is about, of those that can be read.
     """
 
     kind: str
     problem: Problem
+    rows: tuple[Row, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         assert self.kind in KINDS, self.kind
@@ -108,6 +120,6 @@ class Finding:
         return {"kind": self.kind, "severity": self.severity, **vars(problem)}
 
 
-def find(kind: str, where: str, got: str, need: str) -> Finding:
+def find(kind: str, where: str, got: str, need: str, *, rows: Iterable[Row]) -> Finding:
     """Returns a finding whose hint is that of its kind."""
-    return Finding(kind, Problem(where, got, need))
+    return Finding(kind, Problem(where, got, need), tuple(rows))

@@ -68,12 +68,11 @@ def _compare_rows(rows: Iterable[Row], clips: Mapping[Path, ClipInfo]) -> Iterat
         for row in alike[1:]:
             same = seen.setdefault(row.response, row)
             if same is not row:
-                yield find(
-                    "duplicate_row", row.location, f"the row of {_name(same, beside=row)} again", "each row once"
-                )
+                got = f"the row of {_name(same, beside=row)} again"
+                yield find("duplicate_row", row.location, got, "each row once", rows=[row])
             elif _fold(row.response) != _fold(first.response):
                 got = f"{quote(row.response, most=40)} where {_name(first, beside=row)} answers {quote(first.response, most=40)}"
-                yield find("conflicting_answers", row.location, got, "one answer to one question")
+                yield find("conflicting_answers", row.location, got, "one answer to one question", rows=[row, first])
 
 
 def _count_answers(rows: Iterable[Row]) -> Iterator[Finding]:
@@ -85,27 +84,30 @@ def _count_answers(rows: Iterable[Row]) -> Iterator[Finding]:
         if counts.total() >= MIN_ROWS_OF_CATEGORY and count > MOST_OF_ONE_ANSWER * counts.total():
             where = "the rows without a category" if category is None else f"category {quote(category)}"
             got = f"the answer {quote(answer, most=40)} in {count} of {counts.total()} rows"
-            yield find("one_answer", where, got, f"at most {MOST_OF_ONE_ANSWER:.0%} of one answer")
+            yield find("one_answer", where, got, f"at most {MOST_OF_ONE_ANSWER:.0%} of one answer", rows=())
 
 
 def _look_at_texts(row: Row) -> Iterator[Finding]:
     questions = [*(("history", question) for question, _ in row.history), ("query", row.query)]
     answers = [*(("history", answer) for _, answer in row.history), ("response", row.response)]
     if row.had_tags:
-        yield find("tag_taken_out", row.location, "a tag for the clip", "no tag: the clip always comes first")
+        need = "no tag: the clip always comes first"
+        yield find("tag_taken_out", row.location, "a tag for the clip", need, rows=[row])
     for column, text in (*questions, *answers):
         where = f"{row.location} {quote(column)}"
         if text.strip().lower() in BLANKS:
-            yield find("blank_text", where, quote(text), "text that says something")
+            yield find("blank_text", where, quote(text), "text that says something", rows=[row])
         if token := CONTROL_TOKEN.search(text):
-            yield find("control_token_text", where, quote(token[0]), "text without control tokens")
+            yield find("control_token_text", where, quote(token[0]), "text without control tokens", rows=[row])
         for words in PLACEHOLDERS:
             if words.lower() in text.lower():
-                yield find("placeholder_text", where, quote(words), "text that a person would write")
+                yield find("placeholder_text", where, quote(words), "text that a person would write", rows=[row])
     for column, text in answers:
         # a tag that looks like a control token is told once
         if (tag := find_tag(text)) and not CONTROL_TOKEN.search(text):
-            yield find("tag_in_answer", f"{row.location} {quote(column)}", quote(tag), "an answer without tags")
+            yield find(
+                "tag_in_answer", f"{row.location} {quote(column)}", quote(tag), "an answer without tags", rows=[row]
+            )
 
 
 def _look_at_time(row: Row, info: ClipInfo, sampling: Sampling) -> Iterator[Finding]:
@@ -121,10 +123,10 @@ def _look_at_time(row: Row, info: ClipInfo, sampling: Sampling) -> Iterator[Find
     got = f"{quote(row.response, most=40)}, second {named.end_s:g}"
     if named.end_s > end_s:
         need = f"a second of the clip, which ends at {info.duration_s:.1f} s"
-        yield find("time_beyond_clip", f"{row.location} `response`", got, need)
+        yield find("time_beyond_clip", f"{row.location} `response`", got, need, rows=[row])
     elif shown_s < info.duration_s and named.end_s >= shown_s:
         need = f"a second that is shown: the first {shown_s:g} s of {info.duration_s:.1f} s"
-        yield find("time_not_shown", f"{row.location} `response`", got, need)
+        yield find("time_not_shown", f"{row.location} `response`", got, need, rows=[row])
 
 
 def _fold(answer: str) -> str:

@@ -3,7 +3,7 @@
     timestamps_s float32 (N,), avg_fps  --choose_frames-->  frame indices (T,)
 
 `chat` and `base` are the two rules that the first family was published with; `uniform` is ours, for clips that they would
-cut; `fps` is the rule of the Qwen-VL families. Refuses only rules that cannot be carried out.
+cut; `fps` is the published rule of families that take frames in pairs. Refuses only rules that cannot be carried out.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def choose_frames(timestamps_s: Float32s, *, avg_fps: float, sampling: Sampling)
         At least one and at most `max_frames` indices into `timestamps_s`, never decreasing for a clip whose times
         increase. Some stand there twice where the published rule repeats frames.
 
-    Source: the published video demo (frame loading of the chat and of the base model), its family names it; for `fps`,
-    `smart_nframes` and the readers of the package qwen-vl-utils 0.0.14.
+    Source: the published video demo (frame loading of the chat and of the base model); for `fps`, `smart_nframes` of the makers'
+    package. Their families name both.
     """
     timestamps_s = np.asarray(timestamps_s, dtype=np.float32)
     num_total = len(timestamps_s)
@@ -203,7 +203,7 @@ def spread_evenly(num_total: int, num_chosen: int) -> list[int]:
         num_total: Frames of the clip.
         num_chosen: Frames to choose, at least 1.
 
-    Source: `torch.linspace(0, N - 1, n).round()` of qwen-vl-utils, in fp32: from both ends to the middle.
+    Source: `torch.linspace(0, N - 1, n).round()` of the makers' package, in fp32: from both ends to the middle.
     """
     if num_chosen == 1:
         return [0]

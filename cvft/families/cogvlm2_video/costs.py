@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cvft.families.cogvlm2_video import flops, memory
 from cvft.families.cogvlm2_video.architecture import Architecture
-from cvft.families.costs import Batch, Flops, Memory, Training
+from cvft.families.costs import Batch, ClipShape, Flops, Memory, Training
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,14 @@ class Costs:
             scores_all_tokens=training.scores_all_tokens,
         )
 
-    def build_flops(self, num_frames: int) -> Flops:
-        """Counts what it costs to encode frames once."""
-        return flops.build_flops(self.architecture, num_frames)
+    def build_flops(self, clips: Sequence[ClipShape]) -> Flops:
+        """Counts what it costs to encode clips once; all frames cost the same."""
+        return flops.build_flops(self.architecture, _num_frames(clips))
 
-    def feature_bytes(self, num_frames: int, *, dtype_bytes: int) -> int:
+    def feature_bytes(self, clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
         """Returns the bytes of cached features, taken between pooling convolution and projector."""
-        return flops.feature_bytes(self.architecture, num_frames, dtype_bytes=dtype_bytes)
+        return flops.feature_bytes(self.architecture, _num_frames(clips), dtype_bytes=dtype_bytes)
+
+
+def _num_frames(clips: Sequence[ClipShape]) -> int:
+    return sum(clip.num_frames for clip in clips)

@@ -5,27 +5,22 @@
 One multiply-add is 2 FLOPs. Counted is what the hardware does, recomputation included; left out are norms, activations
 and the softmax (below one per cent of a step at the published sizes), the loss, AdamW, what DoRA computes beyond LoRA,
 and the frozen part of the first layer that needs no backward pass. Memory is in `memory.py`.
-Source of the accounting: each frozen linear layer with N weights costs a token 2N forward, 2N backward for the gradient of
-its input (none for its weights) and 2N again where it is recomputed; attention costs 4h forward and 10h backward per
-visible (query, key) pair and layer of width h, because the fused kernels compute the scores once more (5 products
-against 2; Dao, FlashAttention-2, arXiv 2307.08691, section 3.1).
+Source of the accounting: `cvft.families.arithmetic`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cvft.families.arithmetic import (
+    ATTENTION_BACKWARD_FLOPS,
+    ATTENTION_FORWARD_FLOPS,
+    FORWARD_FLOPS,
+    INPUT_GRADIENT_FLOPS,
+    WEIGHT_GRADIENT_FLOPS,
+)
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.costs import AdapterParameters, Batch, Flops
-
-FORWARD_FLOPS = 2
-INPUT_GRADIENT_FLOPS = 2
-WEIGHT_GRADIENT_FLOPS = 2
-"""FLOPs per weight and token."""
-
-ATTENTION_FORWARD_FLOPS = 4
-ATTENTION_BACKWARD_FLOPS = 10
-"""FLOPs per visible pair, layer and unit of width."""
 
 
 def training_flops(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,9 +15,20 @@ from cvft.families.cogvlm2_video.layout import check_history, time_indices
 from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
-from cvft.families.family import IGNORED_LABEL, Answer, ClipTensors, LabelLoss, Loading, Preprocessing, naming
+from cvft.families.family import (
+    IGNORED_LABEL,
+    Answer,
+    ClipTensors,
+    Drawing,
+    LabelLoss,
+    Loading,
+    OnText,
+    Preprocessing,
+    naming,
+)
 from cvft.families.network.generation import generate_answers
 from cvft.families.network.grouping import group_rows
+from cvft.families.network.prefixes import KeptPrefixes
 from cvft.weights.folder import ModelFolder
 
 
@@ -142,12 +153,25 @@ class CogVLM2VideoRuntime:
         *,
         max_new_tokens: int | Sequence[int],
         clips: Sequence[Hashable] | None = None,
-        on_text: Callable[[str], object] | None = None,
+        on_text: OnText | None = None,
+        drawing: Drawing | None = None,
+        kept: Any = None,
     ) -> list[Answer]:
-        """Answers one batch of prompts greedily."""
+        """Answers one batch of prompts."""
         return generate_answers(
-            model, encoder.processor, prompts, max_new_tokens=max_new_tokens, clips=clips, on_text=on_text
+            model,
+            encoder.processor,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            clips=clips,
+            on_text=on_text,
+            drawing=drawing,
+            kept=kept,
         )
+
+    def keep_prefixes(self, num_bytes: int) -> KeptPrefixes:
+        """Returns room for keys and values of clips."""
+        return KeptPrefixes(num_bytes)
 
     def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> ClipTower:
         """Loads tower and projector, frozen."""

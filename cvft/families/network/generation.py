@@ -1,4 +1,4 @@
-"""Greedy answers: encoded prompts in, text out, in left-padded batches of rows with clips of any length.
+"""Answers: encoded prompts in, text out, in left-padded batches of rows with clips of any length. Greedy, unless they are drawn.
 
 rows -> one prefix per clip, whose keys and values are computed once -> [prefix | question] per row -> new tokens -> text
 rows without a question -> a batch of their own, computed whole
@@ -6,16 +6,19 @@ rows without a question -> a batch of their own, computed whole
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import contextlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, TextStreamer
+from transformers import StoppingCriteriaList
 
-from cvft.families.family import Answer
+from cvft.families.family import Answer, Drawing, OnText
 from cvft.families.network.cache import select_rows
 from cvft.families.network.grouping import split_row
+from cvft.families.network.listening import Listeners
+from cvft.families.network.prefixes import KeptPrefixes
 
 
 class Batcher(Protocol):
@@ -46,9 +49,11 @@ def generate_answers(
     *,
     max_new_tokens: int | Sequence[int],
     clips: Sequence[Hashable] | None = None,
-    on_text: Callable[[str], object] | None = None,
+    on_text: OnText | None = None,
+    drawing: Drawing | None = None,
+    kept: KeptPrefixes | None = None,
 ) -> list[Answer]:
-    """Answers one batch of prompts greedily.
+    """Answers one batch of prompts.
 
     Args:
         model: The model, or a peft model around it.
@@ -57,11 +62,15 @@ def generate_answers(
         max_new_tokens: Longest answer in tokens, of all rows or of each; a longer one is cut there.
         clips: What tells the rows' clips apart: rows with equal values share one clip, which is computed once. None for rows
             that share none.
-        on_text: Called with each piece of the answer to a single row as it comes.
+        on_text: See `cvft.families.family.Runtime.generate`.
+        drawing: How to draw each token of a single row; None takes the likeliest.
+        kept: Prefixes of earlier batches. Only a batch about one clip uses and fills it: the numbers are then those of the same
+            batch without it, bit for bit.
 
     Returns:
         One answer per row.
     """
+    assert drawing is None or len(rows) == 1, "what is drawn for a row must not depend on the rows beside it"
     limits = [max_new_tokens] * len(rows) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     names: list[Hashable] = list(range(len(rows))) if clips is None else list(clips)
     lengths = [len(split_row(row)[1]["input_ids"]) for row in rows]
@@ -77,26 +86,30 @@ def generate_answers(
         if not numbers:
             continue
         asked = [rows[number] for number in numbers]
-        with torch.inference_mode():
+        of_each = [limits[number] for number in numbers]
+        listeners = Listeners(batcher.tokenizer, numbers=numbers, limits=of_each, stops=stops, on_text=on_text)
+        with torch.inference_mode(), _drawing(model, drawing) as choice:
             if numbers is bare:
                 inputs = batcher.model_inputs(_left_padded(model, batcher, asked))
             else:
-                inputs = _compute_prefixes(model, batcher, asked, clips=[names[number] for number in numbers])
+                of_rows = [names[number] for number in numbers]
+                inputs = _compute_prefixes(model, batcher, asked, clips=of_rows, kept=kept)
             sequences = model.generate(
                 **inputs,
-                max_new_tokens=max(limits[number] for number in numbers),
-                do_sample=False,
+                **choice,
+                max_new_tokens=max(of_each),
                 num_beams=1,
                 eos_token_id=model.generation_config.eos_token_id,
                 pad_token_id=batcher.padding_id,
-                streamer=None if on_text is None else _Streamer(batcher.tokenizer, on_text),
+                streamer=listeners,
+                stopping_criteria=StoppingCriteriaList([listeners]),
                 repetition_penalty=1.0,  # all stated, because a folder's generation_config.json may say otherwise
             )
         new_ids = sequences[:, inputs["input_ids"].shape[1] :].tolist()
         # a row knows nothing of the others: what it says beyond its own limit, for a longer one beside it, is not its answer
-        kept = [ids[: limits[number]] for number, ids in zip(numbers, new_ids, strict=True)]
-        texts = batcher.tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for number, ids, text in zip(numbers, kept, texts, strict=True):
+        own_ids = [ids[: limits[number]] for number, ids in zip(numbers, new_ids, strict=True)]
+        texts = batcher.tokenizer.batch_decode(own_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        for number, ids, text in zip(numbers, own_ids, texts, strict=True):
             answers[number] = Answer(text.strip(), is_cut=stops.isdisjoint(ids))
     return [answers[number] for number in range(len(rows))]
 
@@ -113,6 +126,7 @@ def _compute_prefixes(
     rows: Sequence[Mapping[str, Tensor]],
     *,
     clips: Sequence[Hashable],
+    kept: KeptPrefixes | None,
 ) -> dict[str, Any]:
     """Returns rows as one batch, with the keys and values of each clip's prefix, computed once.
 
@@ -120,10 +134,17 @@ def _compute_prefixes(
     """
     firsts = list(dict.fromkeys(clips))
     parts = [split_row(row) for row in rows]
-    prefixes = _left_padded(model, batcher, [parts[clips.index(clip)][0] for clip in firsts])
     questions = _left_padded(model, batcher, [question for _, question in parts])
     row_to_prefix = torch.tensor([firsts.index(clip) for clip in clips])  # on the CPU: layers may lie on several GPUs
-    cache = model(**batcher.model_inputs(prefixes), use_cache=True, logits_to_keep=1).past_key_values
+    found = kept.find(firsts[0]) if kept is not None and len(firsts) == 1 else None
+    if found is not None:
+        prefixes, cache = found
+    else:
+        prefixes = _left_padded(model, batcher, [parts[clips.index(clip)][0] for clip in firsts])
+        cache = model(**batcher.model_inputs(prefixes), use_cache=True, logits_to_keep=1).past_key_values
+        prefixes = {key: prefixes[key] for key in questions if key in prefixes}
+        if kept is not None and len(firsts) == 1:
+            kept.keep(firsts[0], prefixes, cache)
     select_rows(cache, row_to_prefix)
     whole = {
         key: torch.cat((prefixes[key][row_to_prefix], value), dim=1)
@@ -133,13 +154,12 @@ def _compute_prefixes(
     return {**batcher.model_inputs(whole), "past_key_values": cache}
 
 
-class _Streamer(TextStreamer):
-    """Hands on text as soon as later tokens cannot change it."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, on_text: Callable[[str], object]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        self.on_text = on_text
-
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        """Takes a piece; called by transformers."""
-        self.on_text(text)
+@contextlib.contextmanager
+def _drawing(model: Any, drawing: Drawing | None) -> Iterator[dict[str, Any]]:
+    """Gives the settings of generation, with random numbers from the drawing's seed; afterwards the generators are as before."""
+    if drawing is None:
+        yield {"do_sample": False}
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(drawing.seed)
+        yield {"do_sample": True, "temperature": drawing.temperature, "top_p": drawing.top_p, "top_k": 0}

@@ -115,6 +115,17 @@ class LabelScoring:
         right = (logits.argmax(-1) == labels[:, 1:].flatten()).sum()
         return ScoredOutput(loss=nll / num_items, num_right=right)
 
+    def enable_input_require_grads(self) -> None:
+        """Makes the decoder's inputs leaves, for recomputation.
+
+        transformers' own does it with the patches of some towers too: a frozen tower would then keep all of its activations and
+        have a backward pass.
+        """
+        self._require_grads_hook = self.model.get_input_embeddings().register_forward_hook(
+            lambda module, inputs, output: output.requires_grad_(True)
+        )
+        self._require_grads_hooks = [self._require_grads_hook]
+
     def _attention(
         self, attention_mask: Tensor | None, segment_ids: Tensor | None, group_lengths: GroupLengths | None
     ) -> dict[str, Any]:

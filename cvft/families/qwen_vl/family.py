@@ -17,7 +17,9 @@ from cvft.families.costs import CostModel
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
 from cvft.families.parts import Shape, adapted_names, find_unfit_widths
+from cvft.families.qwen_vl.checkpoints import PUBLISHED
 from cvft.families.qwen_vl.config_file import check_config, check_generation
+from cvft.families.qwen_vl.costs import costs_of
 from cvft.families.qwen_vl.inputs import Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import Style, build_layout
 from cvft.families.qwen_vl.sizes import QWEN3_VL_MOE, Sizes, text_values
@@ -60,7 +62,7 @@ class QwenVL:
         self.name = generation.name
         self.title = generation.title
         self.architectures: tuple[str, ...] = (generation.architecture,)
-        self.checkpoints: tuple[Checkpoint, ...] = ()
+        self.checkpoints: tuple[Checkpoint, ...] = PUBLISHED[generation.name]
         self.tags: tuple[str, ...] = (generation.name,)
         self.capabilities = Capabilities(groups=generation.groups, features=True, label_logits=True)
         self.parts = generation.parts
@@ -277,9 +279,8 @@ class QwenVL:
         return merged
 
     def costs(self, config: Mapping[str, Any]) -> CostModel | None:
-        """Nothing is modelled yet."""
-        del config
-        return None
+        """Returns the formulas for these sizes; experts are not modelled."""
+        return costs_of(config)
 
     def feature_key(
         self, folder: ModelFolder, how: Preprocessing, *, decoder_version: str, dtype: str, device: str

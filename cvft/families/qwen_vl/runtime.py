@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cvft.dtypes import BY_NAME
-from cvft.families.family import IGNORED_LABEL, Answer, LabelLoss, Loading, Preprocessing
+from cvft.families.family import IGNORED_LABEL, Answer, Drawing, LabelLoss, Loading, OnText, Preprocessing
 from cvft.families.network.generation import generate_answers
+from cvft.families.network.prefixes import KeptPrefixes
 from cvft.families.qwen_vl.family import family_of
 from cvft.families.qwen_vl.network.encoder import GRIDS, PIXELS, RowEncoder
 from cvft.families.qwen_vl.network.load import LoadedTower, load_config, load_model, load_tokenizer, load_tower
@@ -89,10 +90,25 @@ class QwenVLRuntime:
         *,
         max_new_tokens: int | Sequence[int],
         clips: Sequence[Hashable] | None = None,
-        on_text: Callable[[str], object] | None = None,
+        on_text: OnText | None = None,
+        drawing: Drawing | None = None,
+        kept: Any = None,
     ) -> list[Answer]:
-        """Answers one batch of prompts greedily."""
-        return generate_answers(model, encoder, prompts, max_new_tokens=max_new_tokens, clips=clips, on_text=on_text)
+        """Answers one batch of prompts."""
+        return generate_answers(
+            model,
+            encoder,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            clips=clips,
+            on_text=on_text,
+            drawing=drawing,
+            kept=kept,
+        )
+
+    def keep_prefixes(self, num_bytes: int) -> KeptPrefixes:
+        """Returns room for what the model has made of clips."""
+        return KeptPrefixes(num_bytes)
 
     def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> ClipTower:
         """Loads tower and mergers, frozen."""

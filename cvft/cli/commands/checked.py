@@ -1,0 +1,127 @@
+"""What commands share that look at data: a recipe or files of rows, checked with a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from cvft.cli.arguments import add_format, load
+from cvft.errors import CvftError, Problem
+
+if TYPE_CHECKING:
+    from cvft.data.doctor.check import CheckUp
+    from cvft.plan.job import Job
+
+
+class Checked(NamedTuple):
+    """What was found.
+
+    Args:
+        found: The findings.
+        job: The job of the recipe; None with files of rows.
+    """
+
+    found: CheckUp
+    job: Job | None
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Takes a recipe with overrides, or files of rows and how they are read."""
+    parser.add_argument(
+        "recipe", metavar="RECIPE|DATA", type=Path, help="a recipe, the folder of a run, or a file of rows"
+    )
+    parser.add_argument(
+        "overrides", metavar="key.path=value|DATA", nargs="*", help="settings of the recipe, or more files of rows"
+    )
+    parser.add_argument("--video-root", metavar="DIR", type=Path, help="where clips of DATA are; else beside each file")
+    add_format(parser)
+    parser.add_argument("--workers", metavar="N", type=int, help="processes that decode; else one per CPU, 8 at most")
+
+
+def check_data(
+    options: argparse.Namespace,
+    *,
+    outputs: Sequence[Path | None],
+    before: Callable[[Sequence[Path]], None] | None = None,
+) -> Checked:
+    """Checks what `add_data` took.
+
+    Args:
+        options: The arguments.
+        outputs: Files that the command will write or replace: refused where they are what is checked, or cannot be written.
+        before: Called with the files of rows before they are read.
+
+    Raises:
+        CvftError: when arguments or recipe cannot be used, or clips cannot be decoded at all.
+    """
+    is_recipe = options.recipe.is_dir() or options.recipe.suffix.lower() in (".yaml", ".yml")
+    _check_arguments(options, is_recipe=is_recipe)
+    from tqdm import tqdm
+
+    from cvft.data.catalog import CLIPS_FOLDER, ClipCatalog
+    from cvft.data.doctor.check import DataFile, check_files
+    from cvft.data.video.loader import DecodeSettings
+    from cvft.data.video.sample import Sampling
+    from cvft.plan.check import check_job, open_to_check
+
+    loaded = load(options) if is_recipe else None
+    paths = list(dict.fromkeys([options.recipe, *map(Path, options.overrides)]))
+    if loaded is not None:
+        paths = [path for path in (loaded.recipe.data.train, loaded.recipe.data.val) if path is not None]
+    for output in outputs:
+        _check_output(output, inputs=[options.recipe, *paths])
+    if before is not None:
+        before(paths)
+    with tqdm(desc="clips", unit="clip", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        if loaded is not None:
+            job = open_to_check(loaded)
+            return Checked(check_job(job, on_progress=show), job)
+        files = [DataFile(path) for path in paths]
+        how = DecodeSettings(Sampling())
+        with ClipCatalog(Path("runs", CLIPS_FOLDER).absolute(), how) as catalog:
+            found = check_files(
+                files,
+                how=how,
+                video_root=options.video_root,
+                format=options.format,
+                catalog=catalog,
+                num_workers=options.workers,
+                on_progress=show,
+            )
+        return Checked(found, None)
+
+
+def _check_arguments(options: argparse.Namespace, *, is_recipe: bool) -> None:
+    problems = [
+        Problem(f"--{name}", "it beside a recipe", f"`data.{key}={value}`, which is the recipe's own")
+        for name, key, value, is_given in (
+            ("video-root", "video_root", "DIR", options.video_root is not None),
+            ("format", "format", options.format, options.format != "auto"),
+            ("workers", "check_workers", options.workers, options.workers is not None),
+        )
+        if is_recipe and is_given
+    ]
+    if not problems and options.workers is not None and options.workers < 1:
+        problems.append(Problem("--workers", f"`{options.workers}`", "at least 1"))
+    if problems:
+        raise CvftError("command line", problems)
+
+
+def _check_output(output: Path | None, *, inputs: Sequence[Path]) -> None:
+    """Refuses an output that could not be written, or that would replace what is checked."""
+    if output is None:
+        return
+    from cvft.files import check_output
+
+    if any(path.exists() and output.exists() and output.samefile(path) for path in inputs):
+        problem = Problem("--output", f"`{output}`, which is to be checked", "another file")
+        raise CvftError("command line", [problem])
+    check_output(output, subject="command line", where="--output", may_exist=True)

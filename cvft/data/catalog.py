@@ -1,0 +1,324 @@
+"""The catalog of clips: what decoding has found, so that a clip is decoded once per content and setting, in whatever run.
+
+path + size + times -> sha256 -> (sampling, decoder, limits, versions) -> `ClipInfo`, in one SQLite file beside the runs
+
+Every clip is recorded when it is done: who is killed has lost the clips under way alone. Several processes may use it at a time.
+Clips that do not decode are not kept: a limit that a busy machine ran into is no property of a clip.
+
+It is a cache. A file that is damaged is set aside and made anew, and where the disk takes none, clips are decoded again the
+next time; a warning says so, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Self, TypeVar
+
+import psutil
+from pydantic import TypeAdapter, ValidationError
+
+from cvft import __version__
+from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.process import ClipInfo
+from cvft.data.video.versions import decoder_version
+from cvft.errors import CvftError
+from cvft.files import hash_file, lock
+
+LOG = logging.getLogger(__name__)
+
+CLIPS_FOLDER = ".clips"
+"""Where the file is, beside the runs."""
+
+FILE = "clips-1.sqlite"
+"""The file in its folder. The number changes with the tables, so that no version reads those of another."""
+
+BUSY_TIMEOUT_S = 60.0
+"""How long to wait for another process that writes; it takes milliseconds."""
+
+LOCK_TIMEOUT_S = 60.0
+"""How long to wait for another process that makes the file anew."""
+
+_NUM_AT_ONCE = 500
+"""Names in one question to SQLite, which takes 999 in its older versions."""
+
+_NUM_HASHED_AT_ONCE = 4
+"""Files that are hashed at the same time: disks read a few at once faster than one, and many slower."""
+
+_SHARED_DISKS = frozenset(
+    (
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "ceph",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "9p",
+        "afs",
+    )
+)
+"""Kinds of disks that several machines may write to. Source: sqlite.org/wal.html: WAL does not work over them."""
+
+_OF_DISK = frozenset(
+    (
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    )
+)
+"""Codes of SQLite for a file that cannot be reached or written; with any other, it is damaged."""
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS files (
+    path TEXT PRIMARY KEY, num_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS files_by_size ON files (num_bytes);
+CREATE TABLE IF NOT EXISTS clips (
+    sha256 TEXT NOT NULL, how TEXT NOT NULL, facts TEXT NOT NULL, crc32 INTEGER NOT NULL, PRIMARY KEY (sha256, how)
+) WITHOUT ROWID;
+"""
+
+_FACTS: TypeAdapter[ClipInfo] = TypeAdapter(ClipInfo)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What changes when a file is written, replaced or touched.
+
+    Args:
+        num_bytes: Its size.
+        mtime_ns: When its content was written, in nanoseconds; programs may set it.
+        ctime_ns: When the system last changed anything about it, in nanoseconds; programs may not.
+    """
+
+    num_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self | None:
+        """Looks at a file; None where there is none to look at."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+class ClipCatalog:
+    """What is known of clips that were decoded in one way. Use it in one thread, and close it.
+
+    Args:
+        folder: Where the file is; made when it is first needed.
+        decode: How clips are decoded.
+    """
+
+    def __init__(self, folder: Path, decode: DecodeSettings) -> None:
+        self._path = folder / FILE
+        self._how = describe_decoding(decode)
+        self._looks: dict[Path, Looks] = {}
+        self._db: sqlite3.Connection | None = None
+        self._inode = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    def find(self, paths: Iterable[Path]) -> dict[Path, ClipInfo]:
+        """Returns what is known of clips; those that are not known, or are other files by now, are left out.
+
+        A file that looks as it did is not read. Any other is, where one of its size is known: a copy of a clip is known too.
+
+        Args:
+            paths: The clips.
+        """
+        # before they are decoded: a clip that changes meanwhile is decoded again the next time
+        self._looks = {path: looks for path in paths if (looks := Looks.of(path)) is not None}
+        hashes = self._use(self._find_hashes)
+        facts = self._use(lambda db: self._find_facts(db, set(hashes.values())))
+        copies = self._hash_alike([path for path in self._looks if path not in hashes])
+        if copies:
+            facts |= self._use(lambda db: self._find_facts(db, set(copies.values())))
+            known = {path: sha256 for path, sha256 in copies.items() if sha256 in facts}
+            self._use(lambda db: self._write_files(db, known))
+            hashes |= known
+        return {path: facts[hashes[path]] for path in self._looks if hashes.get(path) in facts}
+
+    def record(self, path: Path, info: ClipInfo) -> None:
+        """Keeps what was found of a clip; it is on the disk when this returns, as far as a kill goes.
+
+        Args:
+            path: The clip, one of those that `find` was asked for.
+            info: What decoding found.
+        """
+        if path not in self._looks:  # it was not there to be looked at
+            return
+        facts = _FACTS.dump_json(info).decode()
+
+        def write(db: sqlite3.Connection) -> None:
+            values = (info.sha256, self._how, facts, zlib.crc32(facts.encode()))
+            with db:
+                db.execute("INSERT OR REPLACE INTO clips VALUES (?, ?, ?, ?)", values)
+                self._insert_files(db, {path: info.sha256})
+
+        self._use(write)
+
+    def _find_hashes(self, db: sqlite3.Connection) -> dict[Path, str]:
+        """Returns the hashes of files that look as they did."""
+        found: dict[Path, str] = {}
+        by_name = {str(path): path for path in self._looks}
+        for names, marks in _parts(list(by_name)):
+            for name, *looks, sha256 in db.execute(f"SELECT * FROM files WHERE path IN ({marks})", names):
+                if Looks(*looks) == self._looks[by_name[name]]:
+                    found[by_name[name]] = sha256
+        return found
+
+    def _find_facts(self, db: sqlite3.Connection, hashes: set[str]) -> dict[str, ClipInfo]:
+        found: dict[str, ClipInfo] = {}
+        for names, marks in _parts(sorted(hashes)):
+            question = f"SELECT sha256, facts, crc32 FROM clips WHERE how = ? AND sha256 IN ({marks})"
+            for sha256, facts, crc32 in db.execute(question, [self._how, *names]):
+                with suppress(ValidationError):  # of another version of this program, or damaged
+                    if zlib.crc32(facts.encode()) == crc32:
+                        found[sha256] = _FACTS.validate_json(facts)
+        return found
+
+    def _hash_alike(self, paths: Sequence[Path]) -> dict[Path, str]:
+        """Hashes those files of which a clip with the same size is known."""
+
+        def find_sizes(db: sqlite3.Connection) -> set[int]:
+            question = "SELECT DISTINCT num_bytes FROM files JOIN clips USING (sha256) WHERE how = ?"
+            return {size for (size,) in db.execute(question, [self._how])}
+
+        sizes = self._use(find_sizes) if paths else set()
+        alike = [path for path in paths if self._looks[path].num_bytes in sizes]
+        with ThreadPoolExecutor(_NUM_HASHED_AT_ONCE) as pool:
+            hashes = list(pool.map(_try_hash, alike))
+        return {path: sha256 for path, sha256 in zip(alike, hashes, strict=True) if sha256}
+
+    def _write_files(self, db: sqlite3.Connection, hashes: Mapping[Path, str]) -> None:
+        with db:
+            self._insert_files(db, hashes)
+
+    def _insert_files(self, db: sqlite3.Connection, hashes: Mapping[Path, str]) -> None:
+        rows = [(str(path), *vars(self._looks[path]).values(), sha256) for path, sha256 in hashes.items()]
+        db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
+
+    def _use(self, do: Callable[[sqlite3.Connection], T]) -> T:
+        """Does something with the file; on one that is damaged, after it was made anew, and at the worst without one."""
+        try:
+            return do(self._open())
+        except (sqlite3.Error, OSError) as error:
+            try:
+                if _is_of_disk(error):
+                    raise
+                self._renew(error)
+                return do(self._open())
+            except (CvftError, sqlite3.Error, OSError) as again:
+                self._do_without(again)
+        return do(self._open())
+
+    def _open(self) -> sqlite3.Connection:
+        if self._db is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S)
+            try:
+                db.execute(f"PRAGMA journal_mode = {'DELETE' if _is_shared(self._path.parent) else 'WAL'}")
+                db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last clips, and never the file
+                db.executescript(_TABLES)
+                self._inode = self._path.stat().st_ino
+            except BaseException:
+                db.close()
+                raise
+            self._db = db
+        return self._db
+
+    def _renew(self, error: Exception) -> None:
+        """Sets a damaged file aside, unless another process has done so meanwhile."""
+        self.close()
+        with lock(self._path.with_suffix(".lock"), timeout_s=LOCK_TIMEOUT_S, subject="the catalog of clips"):
+            if self._inode not in (-1, self._path.stat().st_ino if self._path.exists() else -1):
+                return
+            if self._inode == -1 and _is_whole(self._path):
+                return
+            aside = self._path.with_suffix(".damaged")
+            for ending in ("-wal", "-shm"):
+                Path(f"{self._path}{ending}").unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.replace(self._path, aside)
+            self._inode = -1
+        LOG.warning(
+            "clips     %s is damaged (%s): set aside as %s, clips are decoded again", self._path, error, aside.name
+        )
+
+    def _do_without(self, error: Exception) -> None:
+        """Goes on with an empty catalog in memory."""
+        LOG.warning("clips     %s cannot be used (%s): the next start decodes all clips again", self._path, error)
+        self.close()
+        self._db = sqlite3.connect(":memory:")
+        self._db.executescript(_TABLES)
+
+
+def describe_decoding(decode: DecodeSettings) -> str:
+    """Says all that decides what is found of a clip, but for the clip: what is known of it holds for this alone."""
+    names = ",".join(field.name for field in fields(ClipInfo))
+    return f"{decode}, version {decoder_version(decode.decoder)}, cvft {__version__}: {names}"
+
+
+def _is_of_disk(error: sqlite3.Error | OSError) -> bool:
+    """Says whether it is the disk that refuses, or another process that is in the way, and no fault of the file."""
+    return isinstance(error, OSError) or error.sqlite_errorcode & 0xFF in _OF_DISK
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_S)) as db:
+            return [row[0] for row in db.execute("PRAGMA quick_check(1)")] == ["ok"]
+    except sqlite3.Error:
+        return False
+
+
+def _is_shared(folder: Path) -> bool:
+    """Says whether several machines may have a folder's disk."""
+    kinds = {Path(disk.mountpoint): disk.fstype for disk in psutil.disk_partitions(all=True)}
+    place = folder.resolve()
+    return next((kinds[each] for each in (place, *place.parents) if each in kinds), "") in _SHARED_DISKS
+
+
+def _try_hash(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError:  # whoever decodes it says what is wrong with it
+        return ""
+
+
+def _parts(names: Sequence[str]) -> Iterator[tuple[Sequence[str], str]]:
+    for begin in range(0, len(names), _NUM_AT_ONCE):
+        part = names[begin : begin + _NUM_AT_ONCE]
+        yield part, ",".join("?" * len(part))

@@ -1,0 +1,182 @@
+r"""Formats that hold a whole conversation: `messages`, `sharegpt`, `llava`.
+
+    {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "A dog."}], "videos": ["a.mp4"]}
+    {"conversations": [{"from": "human", "value": "<video>Who?"}, {"from": "gpt", "value": "A dog."}], "videos": ["a.mp4"]}
+    {"id": "7", "video": "a.mp4", "conversations": [{"from": "human", "value": "<image>\nWho?"}, ...]}
+
+In the first two a later turn is said after the earlier ones; in the third, each is a question of its own about the clip.
+
+Source: ms-swift's custom dataset page (`messages`, `loss`); LLaMA-Factory's data page (`sharegpt`); LLaVA's and
+LLaVA-Video-178K's training files (`llava`, whose `<image>` stands for the video).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cvft.data.formats.turns import Columns, Turn, read_text, refuse_system, rest_of, rows_of_turns
+from cvft.errors import ValueProblem, quote
+
+_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+"""Role in a file -> whose words they are."""
+
+_CONVERSATIONS = ("conversations", "conversation")
+
+_IMAGE_TAG = "<image>"
+_VIDEO_TAG = "<video>"
+
+
+def is_messages(columns: Mapping[str, Any]) -> bool:
+    """Says whether an object holds `messages` with `role` and `content`."""
+    return _holds(columns.get("messages"), "role", "content")
+
+
+def is_sharegpt(columns: Mapping[str, Any]) -> bool:
+    """Says whether an object holds `conversations` with `from` and `value`, and no `video` of LLaVA."""
+    return _has_conversation(columns) and "video" not in columns
+
+
+def is_llava(columns: Mapping[str, Any]) -> bool:
+    """Says whether an object holds `conversations` with `from` and `value`, and no `videos` of ShareGPT."""
+    return _has_conversation(columns) and "videos" not in columns
+
+
+def adapt_messages(columns: Mapping[str, Any]) -> list[Columns]:
+    """Reads one object with `messages`; clips stand in `videos` or in the parts of a message.
+
+    Raises:
+        ValueProblem: when it is no conversation that rows can hold.
+    """
+    clips: list[Any] = []
+    said = [(_role(each, "role"), *_read_content(each, clips)) for each in _turns_in(columns, ("messages",))]
+    refuse_system(columns.get("system"))
+    rest = rest_of(columns, ("messages", "system"))
+    if clips and rest.get("videos"):
+        raise ValueProblem("clips in `videos` and in messages", "one place for the clip", "remove one of them")
+    return rows_of_turns(_pair(said), rest | ({"videos": clips} if clips else {}))
+
+
+def adapt_sharegpt(columns: Mapping[str, Any]) -> list[Columns]:
+    """Reads one object with `conversations`, of which a later turn is said after the earlier ones.
+
+    Raises:
+        ValueProblem: when it is no conversation that rows can hold.
+    """
+    refuse_system(columns.get("system"))
+    return rows_of_turns(_read_conversation(columns), rest_of(columns, (*_CONVERSATIONS, "system")))
+
+
+def adapt_llava(columns: Mapping[str, Any]) -> list[Columns]:
+    """Reads one object with `conversations`, of which each turn is a question of its own about the clip.
+
+    `<image>` stands for the clip where there is one and no image.
+
+    Raises:
+        ValueProblem: when it is no conversation that rows can hold.
+    """
+    refuse_system(columns.get("system"))
+    rest = rest_of(columns, (*_CONVERSATIONS, "system", "video"))
+    video = columns.get("video")
+    rest["videos"] = video if isinstance(video, list) else [] if video in (None, "") else [video]
+    if "image" in rest:  # beside a clip it would only be one column more
+        image = rest.pop("image")
+        rest["images"] = image if isinstance(image, list) or image is None else [image]
+    turns = _read_conversation(columns)
+    if rest["videos"] and not rest.get("images"):
+        turns = [turn._replace(query=turn.query.replace(_IMAGE_TAG, _VIDEO_TAG)) for turn in turns]
+    return [row for turn in turns for row in rows_of_turns([turn], rest)]
+
+
+def _holds(value: Any, *names: str) -> bool:
+    return isinstance(value, list) and any(
+        isinstance(each, dict) and all(name in each for name in names) for each in value
+    )
+
+
+def _has_conversation(columns: Mapping[str, Any]) -> bool:
+    return any(_holds(columns.get(name), "from", "value") for name in _CONVERSATIONS)
+
+
+def _turns_in(columns: Mapping[str, Any], names: Sequence[str]) -> list[Mapping[str, Any]]:
+    name = next((name for name in names if name in columns), None)
+    if name is None:
+        raise ValueProblem(
+            f"no column {quote(names[0])}", "a conversation in it", "data.format says how rows are written"
+        )
+    value = columns[name]
+    if not isinstance(value, list) or not value or not all(isinstance(each, dict) for each in value):
+        raise ValueProblem(f"{quote(value, most=40)} in {quote(name)}", "a list of turns, each an object")
+    return value
+
+
+def _read_conversation(columns: Mapping[str, Any]) -> list[Turn]:
+    said = []
+    for number, each in enumerate(_turns_in(columns, _CONVERSATIONS), start=1):
+        role = _role(each, "from")
+        said.append((role, read_text(each.get("value"), f"`value` of turn {number}"), True))
+    return _pair(said)
+
+
+def _role(turn: Mapping[str, Any], name: str) -> str:
+    role = turn.get(name)
+    if not isinstance(role, str) or role not in _ROLES:
+        got = f"the role {quote(role)}" if name in turn else f"a turn without {quote(name)}"
+        raise ValueProblem(got, "turns of `user` and `assistant`", "a row has no place for tools and other voices")
+    return _ROLES[role]
+
+
+def _read_content(message: Mapping[str, Any], clips: list[Any]) -> tuple[str, bool]:
+    """Returns the text of a message and whether it is trained on, and adds the clips in it to the others."""
+    content = message.get("content")
+    role = message["role"]
+    loss = message.get("loss")
+    if loss is not None and not isinstance(loss, bool):
+        raise ValueProblem(f"`loss` {quote(loss)}", "true or false")
+    if not isinstance(content, list):
+        return read_text(content, f"`content` of {quote(role)}"), loss is not False
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            texts.append(read_text(part.get("text"), f"`text` of {quote(role)}"))
+        elif kind in ("video", "video_url"):
+            clip = part.get(kind)
+            clips.append(clip.get("url") if isinstance(clip, dict) else clip)
+        else:
+            hint = "leave the row out: a model here takes text and one clip a row"
+            raise ValueProblem(f"a part of the type {quote(kind)} in a message", "parts `text` and `video`", hint)
+    return "".join(texts), loss is not False
+
+
+def _pair(said: Sequence[tuple[str, str, bool]]) -> list[Turn]:
+    """Returns what was said as questions with answers; a question at the end may wait for its answer.
+
+    Raises:
+        ValueProblem: when there is a system text, or when user and assistant do not take turns.
+    """
+    if said and said[0][0] == "system":
+        refuse_system(said[0][1])
+        said = said[1:]
+    if any(role == "system" for role, _, _ in said):
+        raise ValueProblem("a system text amid the turns", "questions and answers", "remove it")
+    for number, (role, _, _) in enumerate(said):
+        due = "assistant" if number % 2 else "user"
+        if role != due:
+            got = f"turn {number + 1} of {quote(role)}"
+            raise ValueProblem(got, f"one of {quote(due)}: user and assistant take turns, and the user begins")
+    if not said:
+        raise ValueProblem("no turn", "a question and its answer")
+    turns = []
+    for number in range(0, len(said), 2):
+        query = said[number][1]
+        if number + 1 == len(said):
+            turns.append(Turn(query, None))
+            continue
+        _, response, is_trained = said[number + 1]
+        if is_trained:
+            read_text(response, f"the answer in turn {number + 2}", may_be_empty=False)
+        turns.append(Turn(query, response, is_trained))
+    if not any(turn.is_trained for turn in turns):
+        raise ValueProblem("`loss: false` at every answer", "an answer to learn", "remove the row")
+    return turns

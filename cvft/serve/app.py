@@ -1,0 +1,349 @@
+"""The routes: chat completions as OpenAI's API has them, what there is, how it goes, and what the page needs.
+
+body -> `ChatRequest` -> clip and question -> `Prompt` (in a thread) -> `Engine` -> one object, or a stream of events
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from cvft.errors import ClipError, DataError
+from cvft.predict.infer import about_question, make_question
+from cvft.serve.body import Bodies
+from cvft.serve.clips import SharedClips
+from cvft.serve.engine import Asked, Engine, Said
+from cvft.serve.errors import ApiError, from_error, refused
+from cvft.serve.media import MediaStore
+from cvft.serve.metrics import Metrics
+from cvft.serve.replies import DONE, Reply, event
+from cvft.serve.request import ChatRequest, parse_json, read_request
+from cvft.serve.seconds import find_times, to_json
+
+if TYPE_CHECKING:
+    from cvft.predict.predictor import Predictor
+
+LOG = logging.getLogger(__name__)
+
+PAGE_FILES = {
+    "": ("index.html", "text/html"),
+    "page.js": ("page.js", "text/javascript"),
+    "page.css": ("page.css", "text/css"),
+}
+
+MIN_HIDDEN_CHARS = 5
+"""Shorter names of clips are not taken out of messages: they would be taken for parts of words."""
+
+RETRY_AFTER_S = 2
+"""What a client that finds the queue full is told to wait."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What requests may take.
+
+    Args:
+        max_requests: Requests that are decoded, wait or are answered at a time; more are refused.
+        max_body_bytes: Largest body.
+        max_new_tokens: Longest answer in tokens; None for what a prompt leaves.
+    """
+
+    max_requests: int
+    max_body_bytes: int
+    max_new_tokens: int | None
+
+
+class Server:
+    """The state behind the routes.
+
+    Args:
+        engine: What answers.
+        media: Clips.
+        metrics: What is counted.
+        limits: What requests may take.
+    """
+
+    def __init__(self, engine: Engine, media: MediaStore, metrics: Metrics, limits: Limits) -> None:
+        self.engine = engine
+        self.media = media
+        self.metrics = metrics
+        self.limits = limits
+        self.bodies = Bodies(limits.max_body_bytes)
+        self.created = int(time.time())
+        self._num_requests = 0
+
+    # --- who may come in ---
+
+    def enter(self, places: ExitStack) -> None:
+        """Takes a place for a request, until `places` is closed.
+
+        Raises:
+            ApiError: when there is none, or no model yet.
+        """
+        self._check_ready()
+        if self._num_requests >= self.limits.max_requests:
+            headers = {"Retry-After": str(RETRY_AFTER_S)}
+            raise ApiError(429, "the queue is full: try again later", code="queue_full", headers=headers)
+        self._num_requests += 1
+        places.callback(self._leave)
+
+    def _leave(self) -> None:
+        self._num_requests -= 1
+
+    def _check_ready(self) -> None:
+        if not self.engine.models:
+            raise ApiError(503, "the model is being loaded", code="loading", headers={"Retry-After": "5"})
+
+    def predictor(self, name: str) -> Predictor:
+        """Returns a model by the name that a request gives.
+
+        Raises:
+            ApiError: when there is none of that name.
+        """
+        found = self.engine.models.get(name)
+        if found is None:
+            known = ", ".join(f"`{each}`" for each in self.engine.models)
+            message = f"model: got another name, need one of {known}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return found
+
+    # --- answers ---
+
+    def prepare(self, body: bytes, places: ExitStack) -> tuple[ChatRequest, Any]:
+        """Reads a request and its clip; runs in a thread of its own.
+
+        Args:
+            body: The request's body.
+            places: What is to be given back when it is done.
+
+        Raises:
+            ApiError: when it cannot be carried out.
+        """
+        asked = read_request(parse_json(body))
+        predictor = self.predictor(asked.model)
+        most = self.limits.max_new_tokens
+        if most is not None and asked.max_tokens is not None and asked.max_tokens > most:
+            raise refused("max_completion_tokens", str(asked.max_tokens), f"at most {most}")
+        clip = None if asked.clip is None else self._open(asked.clip, asked.clip_param, places)
+        try:
+            row = make_question(clip, asked.query, asked.history)
+            if clip is not None:  # by the name of its content; a link would be resolved
+                row = type(row)(**{**vars(row), "video": clip})
+            try:
+                return asked, predictor.prepare(row, max_new_tokens=asked.max_tokens or most)
+            except DataError as error:
+                raise about_question(error) from error
+        except (ClipError, DataError) as error:
+            raise from_error(error, hidden=self._hidden(clip)) from error
+
+    def show(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns pictures of what a model is shown of a clip; runs in a thread of its own.
+
+        Args:
+            columns: `model` and `url`.
+
+        Raises:
+            ApiError: when they cannot be had.
+        """
+        for key in ("model", "url"):
+            if not isinstance(columns.get(key), str):
+                raise refused(key, "no text", "text")
+        clips = self.predictor(columns["model"]).clips
+        assert isinstance(clips, SharedClips), "the server's own"
+        with ExitStack() as places:
+            clip = self._open(columns["url"], "url", places)
+            try:
+                return clips.pictures(clip)
+            except ClipError as error:
+                raise from_error(error, hidden=self._hidden(clip)) from error
+
+    def _open(self, name: str, param: str, places: ExitStack) -> Path:
+        clip = self.media.open(name, param=param)
+        places.callback(self.media.release, clip)
+        return clip
+
+    def _hidden(self, clip: Path | None) -> list[Path]:
+        own = [] if clip is None else [clip, clip.resolve(), Path(clip.name), Path(clip.resolve().name)]
+        return [*(path for path in own if len(str(path)) >= MIN_HIDDEN_CHARS), self.media.spool, *self.media.roots]
+
+
+def build_app(server: Server) -> FastAPI:
+    """Builds the application of a server."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+
+    def fail(error: ApiError) -> Response:
+        server.metrics.failure.labels(str(error.status)).inc()
+        return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+    @app.exception_handler(ApiError)
+    async def on_api_error(request: Request, error: ApiError) -> Response:
+        return fail(error)
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(request: Request, error: HTTPException) -> Response:
+        return fail(ApiError(error.status_code, str(error.detail), headers=error.headers))
+
+    @app.exception_handler(Exception)
+    async def on_other_error(request: Request, error: Exception) -> Response:
+        return fail(_our_fault())
+
+    @app.get("/health")
+    async def health() -> Response:
+        ready = bool(server.engine.models)
+        return JSONResponse({"status": "ok" if ready else "loading"}, status_code=200 if ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        listed = [
+            {
+                "id": name,
+                "object": "model",
+                "created": server.created,
+                "owned_by": "cvft",
+                "max_model_len": predictor.encoder.max_tokens,
+            }
+            for name, predictor in server.engine.models.items()
+        ]
+        return JSONResponse({"object": "list", "data": listed})
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        _check_type(request, "application/json")
+        with ExitStack() as places:
+            server.enter(places)
+            async with server.bodies.read(request) as body:
+                asked, prompt = await asyncio.to_thread(server.prepare, body, places)
+            answer = Asked(asked.model, prompt, asked.drawing, asked.stops)
+            places.callback(answer.cancel)
+            server.engine.put(answer)
+            reply = Reply(asked.model, num_prompt_tokens=prompt.num_tokens)
+            if asked.stream:
+                pieces = _stream(answer, reply, include_usage=asked.include_usage)
+                return _Stream(pieces, on_end=places.pop_all().close)
+            whole = await _unless_gone(request, _collect(answer, reply))
+        return Response(status_code=499) if whole is None else JSONResponse(whole)
+
+    @app.post("/clips")
+    async def clips(request: Request) -> Response:
+        _check_type(request, "video/", "application/octet-stream", "image/gif")
+        async with server.bodies.read(request) as body:
+            if not body:
+                raise refused("the body", "nothing", "the bytes of a clip")
+            path = await asyncio.to_thread(server.media.add, body)
+        return JSONResponse({"url": f"clip:{path.name}"})
+
+    @app.post("/frames")
+    async def frames(request: Request) -> Response:
+        _check_type(request, "application/json")
+        with ExitStack() as places:
+            server.enter(places)
+            async with server.bodies.read(request) as body:
+                return JSONResponse(await asyncio.to_thread(lambda: server.show(parse_json(body))))
+
+    @app.post("/times")
+    async def times(request: Request) -> Response:
+        _check_type(request, "application/json")
+        async with server.bodies.read(request) as body:
+            text = parse_json(body).get("text")
+            if not isinstance(text, str):
+                raise refused("text", "no text", "text")
+            pieces = await asyncio.to_thread(find_times, text)
+        return JSONResponse({"pieces": to_json(pieces)})
+
+    for path, (name, media_type) in PAGE_FILES.items():
+        content = files("cvft.serve").joinpath("page", name).read_bytes()
+        app.get(f"/{path}")(_give(content, media_type))
+    return app
+
+
+def _give(content: bytes, media_type: str) -> Callable[[], Any]:
+    async def give() -> Response:
+        return Response(content, media_type=media_type)
+
+    return give
+
+
+def _check_type(request: Request, *kinds: str) -> None:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not kind.startswith(kinds):
+        raise ApiError(415, f"the header Content-Type: got another one, need `{kinds[0]}`", code="wrong_type")
+
+
+async def _collect(answer: Asked, reply: Reply) -> dict[str, Any]:
+    text = ""
+    try:
+        async for said in answer.listen():
+            if isinstance(said, Said):
+                return reply.whole(text, reason=said.reason, num_tokens=said.num_tokens)
+            text += said
+    except ApiError:
+        raise
+    except Exception as error:
+        raise _our_fault() from error
+    raise AssertionError("an answer ends")
+
+
+async def _stream(answer: Asked, reply: Reply, *, include_usage: bool) -> AsyncIterator[bytes]:
+    yield reply.chunk({"role": "assistant", "content": ""}, usage_follows=include_usage)
+    try:
+        async for said in answer.listen():
+            if not isinstance(said, Said):
+                yield reply.chunk({"content": said}, usage_follows=include_usage)
+                continue
+            yield reply.chunk({}, reason=said.reason, usage_follows=include_usage)
+            if include_usage:
+                yield reply.usage_chunk(said.num_tokens)
+    except Exception:  # it is logged where it happened; the head of the response has been sent
+        yield event(_our_fault().body())
+    yield DONE
+
+
+class _Stream(StreamingResponse):
+    """Gives back what a request held whenever it ends: also when its client has gone before the first piece."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], *, on_end: Callable[[], object]) -> None:
+        super().__init__(pieces, media_type="text/event-stream")
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._on_end()
+
+
+async def _unless_gone(request: Request, work: Any) -> Any:
+    """Returns what comes of some work, or None when the client has gone before."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_wait_until_gone(request))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, watching):
+            task.cancel()
+
+
+async def _wait_until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _our_fault() -> ApiError:
+    return ApiError(500, "the model could not answer; the server's log says why", code="internal_error")

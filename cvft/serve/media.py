@@ -1,0 +1,191 @@
+"""Clips of requests: files under the roots, data URLs, uploads -> a name in the server's own folder that stands for one content.
+
+`file:///root/a.mp4`, `a.mp4` -> resolved, under a root, a regular file -> SPOOL/IDENTITY (a link)
+`data:video/mp4;base64,...`   -> decoded within the limit                -> SPOOL/SHA256 (a file)
+`clip:SHA256`                 -> what was uploaded before                -> SPOOL/SHA256
+
+Whatever is kept of a clip later (pixels, keys and values) is kept under that name, so that a file that has changed is another
+clip. A file that is missing and a file that may not be shown are told in the same words.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+import stat
+import tempfile
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from cvft.serve.errors import GONE, ApiError, refused
+
+_DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)(?:;[\w=.+\"-]+)*;base64,", re.ASCII)
+_CLIP = re.compile(r"clip:(?P<sha256>[0-9a-f]{64})")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_TYPES = ("video/", "application/octet-stream", "image/gif")
+
+MAX_NAME_CHARS = 4096
+"""Longest name of a file. Source: PATH_MAX of Linux."""
+
+SPOOL_BYTES = 2 << 30
+"""Most bytes of clips that were sent; those that were not asked about longest make room."""
+
+
+class MediaStore:
+    """Clips by how requests name them. Safe to use from several threads.
+
+    Args:
+        roots: Folders whose files may be shown.
+        max_bytes: Largest clip that may be sent.
+    """
+
+    def __init__(self, roots: Sequence[Path], *, max_bytes: int) -> None:
+        self.roots = [root.resolve(strict=True) for root in roots]
+        self.max_bytes = max_bytes
+        self._folder = tempfile.TemporaryDirectory(prefix="cvft-serve-")
+        self.spool = Path(self._folder.name).resolve()
+        self._sizes: OrderedDict[Path, int] = OrderedDict()
+        self._users: Counter[Path] = Counter()
+        self._lock = threading.Lock()
+
+    def open(self, name: str, *, param: str) -> Path:
+        """Returns where a clip lies; `release` it when the request is done.
+
+        Args:
+            name: How a request names it.
+            param: The field that does.
+
+        Raises:
+            ApiError: when there is no such clip, or none that may be shown.
+        """
+        if name[:5].lower() == "data:":
+            return self.add(self._decode(name, param=param), in_use=True)
+        if _CLIP.fullmatch(name):
+            path = self.spool / name.removeprefix("clip:")
+            with self._lock:
+                if path not in self._sizes:
+                    raise _gone(param)
+                self._sizes.move_to_end(path)
+                self._users[path] += 1
+            return path
+        return self._link(self._find(name, param=param), param=param)
+
+    def release(self, path: Path) -> None:
+        """Says that a request is done with a clip."""
+        with self._lock:
+            self._users[path] -= 1
+            self._make_room()
+
+    def add(self, content: bytes, *, in_use: bool = False) -> Path:
+        """Keeps a clip that was sent.
+
+        Args:
+            content: Its bytes.
+            in_use: Whether a request holds it, until `release`.
+
+        Returns:
+            Where it lies; its name is the hash of its bytes.
+        """
+        path = self.spool / hashlib.sha256(content).hexdigest()
+        with self._lock:
+            if path not in self._sizes:
+                aside = path.with_suffix(".partial")
+                aside.write_bytes(content)
+                aside.rename(path)
+            self._sizes[path] = len(content)
+            self._sizes.move_to_end(path)
+            self._users[path] += in_use
+            self._make_room(keep=path)
+        return path
+
+    def close(self) -> None:
+        """Removes what was sent."""
+        self._folder.cleanup()
+
+    def _make_room(self, *, keep: Path | None = None) -> None:
+        for path in list(self._sizes):
+            if sum(self._sizes.values()) <= SPOOL_BYTES:
+                return
+            if self._users[path] <= 0 and path != keep:
+                path.unlink(missing_ok=True)
+                del self._sizes[path]
+
+    def _decode(self, url: str, *, param: str) -> bytes:
+        head = _DATA.match(url, 0, 256)
+        if head is None:
+            raise refused(param, "another data URL", "`data:video/mp4;base64,` and the clip's bytes")
+        if not head["type"].lower().startswith(_TYPES):
+            raise refused(param, f"a data URL of type `{head['type']}`", "a video type, such as `video/mp4`")
+        # a third is known before anything is decoded
+        if (len(url) - head.end()) * 3 // 4 > self.max_bytes + 2:
+            raise too_large(self.max_bytes, param=param)
+        try:
+            content = base64.b64decode(url[head.end() :], validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise refused(param, "a data URL that is no base64", "base64 of the clip's bytes") from error
+        if not content:
+            raise refused(param, "a data URL with nothing in it", "base64 of the clip's bytes")
+        return content
+
+    def _find(self, name: str, *, param: str) -> Path:
+        """Returns the file that a name means, with all links resolved."""
+        scheme = _SCHEME.match(name)
+        if scheme is not None and scheme[0].lower() != "file:":
+            need = "a data URL, or a file below the server's media roots: nothing is fetched from elsewhere"
+            raise refused(param, f"a URL that begins with `{scheme[0][:20]}`", need)
+        path = name
+        if scheme is not None:
+            try:
+                parts = urlsplit(name)
+            except ValueError:
+                raise _gone(param) from None
+            if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+                raise _gone(param)
+            path = unquote(parts.path)
+        # not normalised away: `a/../b` is refused, wherever it leads
+        if len(path) > MAX_NAME_CHARS or "\0" in path or ".." in path.split("/") or not path.strip("/"):
+            raise _gone(param)
+        for root in self.roots:
+            found = _resolve(Path(path) if path.startswith("/") else root / path, root)
+            if found is not None:
+                return found
+        raise _gone(param)
+
+    def _link(self, found: Path, *, param: str) -> Path:
+        try:
+            facts = found.stat()
+        except OSError:
+            raise _gone(param) from None
+        identity = (str(found), facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        link = self.spool / f"root-{hashlib.sha256(repr(identity).encode()).hexdigest()}"
+        with self._lock:
+            if not link.is_symlink():
+                link.symlink_to(found)
+            self._users[link] += 1
+        return link
+
+
+def too_large(max_bytes: int, *, param: str | None = None) -> ApiError:
+    """Makes the error of a body, or a clip in it, that is too large."""
+    message = f"got more than {max_bytes} bytes, need at most as many"
+    return ApiError(413, message, param=param, code="too_large")
+
+
+def _resolve(path: Path, root: Path) -> Path | None:
+    """Returns the regular, readable file below the root that a path leads to, or None."""
+    try:
+        found = path.resolve(strict=True)
+        is_file = stat.S_ISREG(found.stat().st_mode)
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return found if is_file and found.is_relative_to(root) and os.access(found, os.R_OK) else None
+
+
+def _gone(param: str) -> ApiError:
+    return ApiError(400, f"{param}: {GONE}", param=param, code="clip_not_found")

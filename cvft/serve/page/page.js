@@ -1,0 +1,395 @@
+"use strict";
+// The page of `cvft serve`: a clip, its frames, questions about it. All text goes in as text, never as markup.
+(() => {
+  const TEXTS = {
+    en: {
+      key: "Key of this server", enter: "Enter", clip: "Clip", talk: "Questions", clear: "Start over",
+      drop: "Choose a video, or drop one here",
+      unplayable: "This browser cannot play the clip; the frames below are what the model is shown.",
+      question: "Question", who: "Who answers", settings: "Settings", most: "Longest answer, in tokens",
+      temperature: "Temperature (0: the likeliest words)", seed: "Seed", send: "Ask", stop: "Stop",
+      copy: "Copy as curl or Python", copyThis: "Copy", copied: "Copied", close: "Close",
+      keys: "Enter asks, Shift+Enter begins a line, Esc stops, / goes to the question.",
+      loading: "The model is being loaded …", gone: "The server cannot be reached.", wrongKey: "This key is not the server's.",
+      sending: "Sending the clip …", looking: "Looking at the clip …", noModel: "Choose who answers.",
+      cut: "cut at the longest answer", stopped: "stopped", empty: "no answer",
+      frame: (second) => `frame at ${second} s`, jump: (text) => `${text.trim()}: go there in the clip`,
+      shown: (count, length) => `${count} frames of ${length} s are shown to the model:`, frames: "frames that the model is shown",
+      light: "Light", dark: "Dark", other: "中文", otherLabel: "切换到中文",
+    },
+    zh: {
+      key: "服务器密钥", enter: "确定", clip: "视频", talk: "提问", clear: "重新开始",
+      drop: "选择视频，或拖到这里",
+      unplayable: "浏览器无法播放此视频；下面是模型看到的画面。",
+      question: "问题", who: "由谁回答", settings: "设置", most: "回答最长（词元数）",
+      temperature: "温度（0：取最可能的词）", seed: "随机种子", send: "提问", stop: "停止",
+      copy: "复制为 curl 或 Python", copyThis: "复制", copied: "已复制", close: "关闭",
+      keys: "回车提问，Shift+回车换行，Esc 停止，/ 跳到问题框。",
+      loading: "正在加载模型……", gone: "无法连接服务器。", wrongKey: "密钥不正确。",
+      sending: "正在上传视频……", looking: "正在读取视频……", noModel: "请选择由谁回答。",
+      cut: "已达最长回答", stopped: "已停止", empty: "没有回答",
+      frame: (second) => `第 ${second} 秒的画面`, jump: (text) => `${text.trim()}：跳到视频中此处`,
+      shown: (count, length) => `视频长 ${length} 秒，模型看到 ${count} 帧：`, frames: "模型看到的画面",
+      light: "浅色", dark: "深色", other: "English", otherLabel: "switch to English",
+    },
+  };
+  const $ = (id) => document.getElementById(id);
+  const element = (tag, className, text) => {
+    const made = document.createElement(tag);
+    if (className) made.className = className;
+    if (text !== undefined) made.textContent = text;
+    return made;
+  };
+  const kept = (store, name, value) => {  // a browser may forbid its memory
+    try {
+      if (value === undefined) return store.getItem(name);
+      store.setItem(name, value);
+    } catch { /* then it is chosen again next time */ }
+    return null;
+  };
+
+  // --- language and theme ---
+  let language = kept(localStorage, "language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
+  if (!(language in TEXTS)) language = "en";
+  let t = TEXTS[language];
+  let saying = null;  // which text the status line shows
+  const isDark = () => document.documentElement.dataset.theme
+    ? document.documentElement.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  const showWords = () => {
+    t = TEXTS[language];
+    document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+    for (const each of document.querySelectorAll("[data-t]")) each.textContent = t[each.dataset.t];
+    $("language").textContent = t.other;
+    $("language").setAttribute("aria-label", t.otherLabel);
+    $("theme").textContent = isDark() ? t.light : t.dark;
+    $("frames").setAttribute("aria-label", t.frames);
+    if (saying) $("status").textContent = t[saying];
+    if (clip.shown) showFrames();
+  };
+  const say = (name, text) => {
+    saying = name;
+    $("status").textContent = name ? t[name] : text ?? "";
+  };
+  $("language").addEventListener("click", () => {
+    language = language === "en" ? "zh" : "en";
+    kept(localStorage, "language", language);
+    showWords();
+  });
+  const setTheme = (theme) => {
+    if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+  };
+  $("theme").addEventListener("click", () => {
+    setTheme(isDark() ? "light" : "dark");
+    kept(localStorage, "theme", document.documentElement.dataset.theme);
+    showWords();
+  });
+
+  // --- the server ---
+  let key = kept(sessionStorage, "key") ?? "";
+  const headers = (more) => (key ? { ...more, authorization: `Bearer ${key}` } : { ...more });
+  const fail = async (response) => {
+    let text = `HTTP ${response.status}`;
+    try { text = (await response.json()).error.message; } catch { /* it was no answer of ours */ }
+    return new Error(text);
+  };
+  const post = async (path, body, signal) => {
+    const response = await fetch(path, {
+      method: "POST", body: JSON.stringify(body), headers: headers({ "content-type": "application/json" }), signal,
+    });
+    if (!response.ok) throw await fail(response);
+    return response;
+  };
+  let models = [];
+  const findModels = async () => {
+    let response;
+    try { response = await fetch("v1/models", { headers: headers() }); } catch { say("gone"); return void setTimeout(findModels, 3000); }
+    if (response.status === 401) {
+      say(key ? "wrongKey" : null);
+      $("key-form").hidden = false;
+      $("key").focus();
+      return;
+    }
+    $("key-form").hidden = true;
+    models = response.ok ? (await response.json()).data.map((model) => model.id) : [];
+    if (!models.length) { say("loading"); return void setTimeout(findModels, 1000); }
+    say(null);
+    $("models").textContent = models.join(" · ");
+    for (const name of models.length > 1 ? models : []) {
+      const label = element("label");
+      const box = element("input");
+      box.type = "checkbox";
+      box.value = name;
+      box.checked = true;
+      label.append(box, name);
+      $("choices").append(label);
+    }
+    $("choices").hidden = models.length < 2;
+    showReady();
+  };
+  $("key-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    key = $("key").value.trim();
+    kept(sessionStorage, "key", key);
+    findModels();
+  });
+  const chosen = () => (models.length < 2 ? models : [...$("choices").querySelectorAll("input:checked")].map((box) => box.value));
+
+  // --- the clip ---
+  const clip = { url: null, name: null, type: "video/mp4", shown: null, turn: 0 };
+  const player = $("player");
+  const light = (start, end) => {
+    const frames = [...$("frames").children];
+    const seconds = clip.shown ? clip.shown.frames.map((frame) => frame.second) : [];
+    const inside = seconds.map((second) => second >= start && second <= end);
+    if (!inside.includes(true) && seconds.length) {
+      inside[seconds.reduce((best, second, at) => (Math.abs(second - start) < Math.abs(seconds[best] - start) ? at : best), 0)] = true;
+    }
+    frames.forEach((frame, at) => frame.classList.toggle("lit", inside[at]));
+    const strip = $("frames").getBoundingClientRect();
+    const first = frames[inside.indexOf(true)];
+    if (first) $("frames").scrollLeft += first.getBoundingClientRect().left - strip.left - strip.width / 3;
+  };
+  const jump = (start, end) => {
+    light(start, end);
+    if (player.hidden) return;
+    player.pause();
+    player.currentTime = start;
+    player.scrollIntoView({ block: "nearest" });
+  };
+  const showFrames = () => {
+    const { frames, duration_s: length, notes } = clip.shown;
+    $("facts").textContent = [t.shown(frames.length, length), ...notes].join(" ");
+    $("frames").replaceChildren(...frames.map((frame) => {
+      const button = element("button");
+      button.type = "button";
+      const image = element("img");
+      image.src = frame.picture;
+      image.alt = t.frame(frame.second);
+      button.append(image, `${frame.second} s`);
+      button.addEventListener("click", () => jump(frame.second, frame.second));
+      return button;
+    }));
+  };
+  const showClip = async (file) => {
+    const turn = ++clip.turn;  // a later choice wins
+    stop();
+    Object.assign(clip, { url: null, shown: null, name: file.name, type: file.type.startsWith("video/") ? file.type : "video/mp4" });
+    $("name").textContent = file.name;
+    $("frames").replaceChildren();
+    $("facts").textContent = "";
+    $("unplayable").hidden = true;
+    clear();
+    if (player.src) URL.revokeObjectURL(player.src);
+    player.src = URL.createObjectURL(file);
+    player.hidden = false;
+    try {
+      say("sending");
+      const response = await fetch("clips", { method: "POST", body: file, headers: headers({ "content-type": clip.type }) });
+      if (!response.ok) throw await fail(response);
+      const { url } = await response.json();
+      if (turn !== clip.turn) return;
+      say("looking");
+      const shown = await (await post("frames", { model: chosen()[0] ?? models[0], url })).json();
+      if (turn !== clip.turn) return;
+      Object.assign(clip, { url, shown });
+      say(null);
+      showFrames();
+      $("query").focus({ preventScroll: true });
+    } catch (error) {
+      if (turn === clip.turn) say(null, error.message);
+    }
+    showReady();
+  };
+  player.addEventListener("error", () => {
+    if (!player.getAttribute("src")) return;
+    player.hidden = true;
+    $("unplayable").hidden = false;
+  });
+  $("file").addEventListener("change", () => { if ($("file").files.length) showClip($("file").files[0]); });
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+    addEventListener(kind, (event) => {
+      event.preventDefault();
+      $("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
+      if (kind === "drop" && event.dataTransfer.files.length && models.length) showClip(event.dataTransfer.files[0]);
+    });
+  }
+
+  // --- questions ---
+  let talks = {};  // per model, the messages so far
+  let running = null;
+  const showReady = () => {
+    const waits = clip.name !== null && clip.url === null;
+    $("send").disabled = !models.length || running !== null || waits;
+    $("file").disabled = !models.length;
+    $("stop").hidden = running === null;
+    $("clear").disabled = !$("turns").children.length;
+  };
+  const stop = () => running?.abort();
+  const clear = () => {
+    talks = {};
+    $("turns").replaceChildren();
+    showReady();
+  };
+  const settings = () => {
+    const said = {};
+    if ($("most").value) said.max_completion_tokens = Number($("most").value);
+    if ($("temperature").value) said.temperature = Number($("temperature").value);
+    if ($("seed").value) said.seed = Number($("seed").value);
+    return said;
+  };
+  const messagesFor = (model, query, url) => {
+    const before = talks[model] ?? [];
+    const isFirst = !before.length && url;
+    const content = isFirst ? [{ type: "video_url", video_url: { url } }, { type: "text", text: query }] : query;
+    return [...before, { role: "user", content }];
+  };
+  async function* events(response) {
+    const reader = response.body.getReader();
+    const decoder = new TextDecoder();
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      rest += decoder.decode(value, { stream: true });
+      const whole = rest.split("\n\n");
+      rest = whole.pop();
+      for (const each of whole) {
+        const data = each.replace(/^data: /, "");
+        if (data !== "[DONE]") yield JSON.parse(data);
+      }
+    }
+  }
+  const linkTimes = async (said, text) => {
+    const { pieces } = await (await post("times", { text })).json();
+    said.replaceChildren(...pieces.map((piece) => {
+      if (piece.start_s === undefined) return document.createTextNode(piece.text);
+      const link = element("button", "jump", piece.text.trim());
+      link.type = "button";
+      link.setAttribute("aria-label", t.jump(piece.text));
+      link.addEventListener("click", () => jump(piece.start_s, piece.end_s));
+      const [before, after] = [/^\s*/, /\s*$/].map((edge) => piece.text.match(edge)[0]);
+      const part = document.createDocumentFragment();
+      part.append(before, link, after);
+      return part;
+    }));
+  };
+  const answer = async (model, query, box, signal) => {
+    const messages = messagesFor(model, query, clip.url);
+    const said = box.querySelector("p");
+    let text = "";
+    const note = (word) => box.append(element("p", "rule", word));
+    try {
+      const response = await post("v1/chat/completions", { model, messages, stream: true, ...settings() }, signal);
+      for await (const chunk of events(response)) {
+        if (chunk.error) throw new Error(chunk.error.message);
+        const [choice] = chunk.choices;
+        text += choice?.delta.content ?? "";
+        said.textContent = text;
+        if (choice?.finish_reason === "length") note(t.cut);
+      }
+      talks[model] = [...messages, { role: "assistant", content: text }];
+      if (!text) note(t.empty);
+      else if (clip.shown) await linkTimes(said, text).catch(() => {});
+    } catch (error) {
+      if (error.name === "AbortError") return note(t.stopped);
+      box.classList.add("failed");
+      said.textContent = text ? `${text}\n${error.message}` : error.message;
+    }
+  };
+  const ask = async () => {
+    const query = $("query").value.trim();
+    const who = chosen();
+    if ($("send").disabled || !query) return;
+    if (!who.length) return say("noModel");
+    say(null);
+    const turn = element("article", "card turn");
+    const answers = element("div", "answers");
+    turn.append(element("h3", "", query), answers);
+    const boxes = who.map((model) => {
+      const box = element("div", "answer");
+      box.dataset.model = model;
+      box.append(element("h4", "", model), element("p"));
+      answers.append(box);
+      return box;
+    });
+    $("turns").append(turn);
+    $("query").value = "";
+    running = new AbortController();
+    turn.setAttribute("aria-busy", "true");
+    showReady();
+    turn.scrollIntoView({ block: "nearest" });
+    await Promise.all(who.map((model, at) => answer(model, query, boxes[at], running.signal)));
+    turn.setAttribute("aria-live", "polite");
+    turn.removeAttribute("aria-busy");
+    running = null;
+    showReady();
+    $("ask").scrollIntoView({ block: "nearest" });
+  };
+  $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+  $("query").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    ask();
+  });
+  $("stop").addEventListener("click", stop);
+  $("clear").addEventListener("click", () => { stop(); clear(); $("query").focus(); });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !$("code").open) stop();
+    const isTyping = /^(INPUT|TEXTAREA)$/.test(document.activeElement.tagName);
+    if (event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey && !$("code").open) {
+      event.preventDefault();
+      $("query").focus();
+    }
+  });
+
+  // --- the same as curl and Python ---
+  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+  const showCode = () => {
+    const model = chosen()[0] ?? models[0] ?? "";
+    const query = $("query").value.trim() || "What is shown?";
+    const CLIP = "CLIP-AS-DATA-URL";
+    const told = (talks[model] ?? []).map(({ role, content }) => (
+      typeof content === "string" ? { role, content }
+        : { role, content: content.map((part) => (part.type === "video_url" ? { type: "video_url", video_url: { url: CLIP } } : part)) }));
+    const messages = told.length ? [...told, { role: "user", content: query }] : messagesFor(model, query, clip.url && CLIP);
+    const body = JSON.stringify({ model, messages, ...settings() }, null, 2);
+    const [before, after] = body.split(CLIP);
+    const name = clip.name ?? "clip.mp4";
+    const base = new URL("v1", location.href).href;
+    const auth = key ? ' \\\n  -H "Authorization: Bearer $CVFT_API_KEY"' : "";
+    const clipCurl = after === undefined ? quoted(body)
+      : `@- <<EOF\n${before.replaceAll(/[\\$`]/g, "\\$&")}data:${clip.type};base64,$(base64 -w0 ${quoted(name)})${after.replaceAll(/[\\$`]/g, "\\$&")}\nEOF`;
+    $("as-curl").textContent = `curl ${base}/chat/completions \\\n  -H 'Content-Type: application/json'${auth} \\\n  --data-binary ${clipCurl}`;
+    const python = JSON.stringify(messages, null, 4).replaceAll(/\bnull\b/g, "None");
+    const more = Object.entries(settings()).map(([field, value]) => `, ${field}=${value}`).join("");
+    $("as-python").textContent = [
+      "import base64", "", ...(key ? ["import os", ""] : []), "from openai import OpenAI", "",
+      `client = OpenAI(base_url=${JSON.stringify(base)}, api_key=${key ? 'os.environ["CVFT_API_KEY"]' : '"none"'})`,
+      ...(after === undefined ? [] : [`clip = base64.b64encode(open(${JSON.stringify(name)}, "rb").read()).decode()`]),
+      `messages = ${python.replaceAll(JSON.stringify(CLIP), `f"data:${clip.type};base64,{clip}"`)}`,
+      `answer = client.chat.completions.create(model=${JSON.stringify(model)}, messages=messages${more})`,
+      "print(answer.choices[0].message.content)",
+    ].join("\n");
+  };
+  $("copy").addEventListener("click", () => { showCode(); $("code").showModal(); });
+  $("close").addEventListener("click", () => $("code").close());
+  for (const button of document.querySelectorAll(".copies")) {
+    button.addEventListener("click", async () => {
+      const source = $(button.dataset.from);
+      try {
+        await navigator.clipboard.writeText(source.textContent);
+        button.textContent = t.copied;
+        setTimeout(() => { button.textContent = t.copyThis; }, 1500);
+      } catch {  // no clipboard without https or permission: select it, for the keyboard
+        getSelection().selectAllChildren(source);
+        source.focus();
+      }
+    });
+  }
+
+  setTheme(kept(localStorage, "theme"));
+  showWords();
+  showReady();
+  findModels();
+})();

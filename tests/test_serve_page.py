@@ -1,0 +1,144 @@
+"""The page of the server in a real browser: a clip, its frames, questions, a second to jump to, two models, no complaints."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cvft
+from tests.browser import browsing, needs_driver
+from tests.random_adapter import write_served_adapter
+from tests.server import KEY, serving
+
+CLIPS = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "clips"
+CLIP = CLIPS / "val_000.mp4"
+ASKED = ["At what second does the white square appear?", "What shape is the white object?"]
+HOSTILE = "<img src=x onerror=document.title='hit'><script>document.title='hit'</script>"
+IDLE = "!document.querySelector('#turns [aria-busy]') && document.querySelectorAll('.turn').length"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    adapter = write_served_adapter(tmp_path_factory.mktemp("job"))
+    with serving("--model", "tiny", "--adapter", f"tuned={adapter}") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    model = cvft.load("tiny")
+    yield model
+    model.close()
+
+
+@needs_driver
+def test_a_clip_is_shown_and_asked_about(server, tiny, tmp_path):
+    with browsing(tmp_path / "profile") as browser:
+        browser.open(f"{server.url}/")
+        browser.wait("document.getElementById('models').textContent")
+        assert browser.text("#models") == "tiny · tuned"
+        browser.type("#file", str(CLIP))
+        browser.wait("document.querySelectorAll('#frames button').length")
+        seconds = tiny._predictor.clips.load(CLIP).timestamps_s
+        assert browser.texts("#frames button") == [f"{round(second, 2):g} s" for second in seconds]
+        assert browser.run(
+            "return [...document.querySelectorAll('#frames img')].every((each) => each.naturalWidth > 0)"
+        )
+        browser.wait("document.activeElement.id === 'query'")
+        turns: list[tuple[str, str]] = []
+        for number, query in enumerate(ASKED, 1):
+            browser.press(*query, "enter")
+            assert browser.wait(IDLE) == number
+            said = tiny.ask(CLIP, query, history=turns)
+            turns.append((query, said))
+            first = f".turn:nth-child({number})"
+            assert browser.text(f"{first} .answer[data-model=tiny] p") == said
+            assert browser.texts(f"{first} h4") == ["tiny", "tuned"]
+            browser.run("document.getElementById('query').focus()")
+        second = float(turns[0][1])
+        browser.click(".turn:first-child .jump")
+        assert browser.run("return document.getElementById('player').currentTime") == second
+        lit = browser.run(
+            "return [...document.querySelectorAll('#frames button')].map((each) => each.className === 'lit')"
+        )
+        assert lit == [round(each, 2) == second for each in seconds]
+        # one of the two models alone; what was asked is text, whatever it looks like
+        browser.click("#choices input[value=tuned]")
+        browser.type("#query", HOSTILE)
+        browser.click("#send")
+        assert browser.wait(IDLE) == 3
+        assert browser.texts(".turn:nth-child(3) h4") == ["tiny"]
+        assert browser.text(".turn:nth-child(3) h3") == HOSTILE
+        assert browser.run("return document.title") == "cvft"
+        browser.click("#clear")
+        assert browser.texts(".turn") == []
+        assert browser.complaints() == []
+
+
+@needs_driver
+def test_what_is_copied_says_the_same(server, tiny, tmp_path):
+    with browsing(tmp_path / "profile") as browser:
+        browser.open(f"{server.url}/")
+        browser.wait("document.getElementById('models').textContent")
+        clip = tmp_path / "it's a clip.mp4"
+        shutil.copy2(CLIP, clip)
+        browser.type("#file", str(clip))
+        browser.wait("document.querySelectorAll('#frames button').length")
+        query = """What $HOME `shape` is "it"? \\n 在哪？"""
+        browser.run("document.getElementById('query').value = arguments[0]", query)
+        browser.click("#copy")
+        curl, python = browser.text("#as-curl"), browser.text("#as-python")
+        assert browser.complaints() == []
+    expected = tiny.ask(CLIP, query)
+    done = subprocess.run(["sh", "-c", curl], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["choices"][0]["message"]["content"] == expected
+    (tmp_path / "ask.py").write_text(python)
+    done = subprocess.run([sys.executable, "ask.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected}\n"
+
+
+@needs_driver
+def test_on_a_phone_in_chinese_and_what_goes_wrong(server, tmp_path):
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"\0" * 5000)
+    with browsing(tmp_path / "profile", width=390, height=844, language="zh-CN") as browser:
+        browser.open(f"{server.url}/")
+        browser.wait("document.getElementById('models').textContent")
+        assert browser.text("#send") == "提问"
+        assert browser.run("return document.documentElement.lang") == "zh-CN"
+        browser.click("#language")
+        assert browser.text("#send") == "Ask"
+        browser.click("#theme")
+        assert browser.run("return document.documentElement.dataset.theme") in ("dark", "light")
+        browser.type("#file", str(bad))
+        browser.wait("document.getElementById('status').textContent.includes('the clip: got')")
+        assert browser.run("return document.getElementById('send').disabled")
+        assert browser.run("return document.documentElement.scrollWidth - innerWidth") <= 0
+        browser.type("#file", str(CLIP))
+        browser.wait("document.querySelectorAll('#frames button').length")
+        assert browser.text("#status") == ""
+        browser.open(f"{server.url}/")  # what was chosen is kept
+        browser.wait("document.getElementById('models').textContent")
+        assert browser.text("#send") == "Ask"
+
+
+@needs_driver
+def test_the_page_asks_for_the_key(tmp_path):
+    with serving("--model", "tiny", key=KEY) as running, browsing(tmp_path / "profile") as browser:
+        browser.open(f"{running.url}/")
+        browser.wait("!document.getElementById('key-form').hidden")
+        browser.type("#key", f"{KEY}x")
+        browser.click("#key-form button")
+        browser.wait("document.getElementById('status').textContent.includes('key')")
+        browser.run("document.getElementById('key').value = ''")
+        browser.type("#key", KEY)
+        browser.click("#key-form button")
+        browser.wait("document.getElementById('models').textContent")
+        browser.type("#query", "Say yes.")
+        browser.click("#send")
+        assert browser.wait(IDLE) == 1
+        assert browser.texts(".failed") == []
+        assert KEY not in browser.run("return location.href")
