@@ -134,7 +134,14 @@ WITHOUT_TORCH = (
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
 STARTS_PROCESSES = ("train/launch.py", "train/manifest.py", "data/video/process.py", "plan/machine.py")
 PRINTS = ("cli/", "train/launch.py", "tiny/")
-NAMES_A_FAMILY = ("families/cogvlm2_video/", "families/qwen_vl/", "families/table.py", "_autoload.py", "tiny/")
+NAMES_A_FAMILY = (
+    "families/cogvlm2_video/",
+    "families/qwen_vl/",
+    "families/table.py",
+    "shipped.py",
+    "_autoload.py",
+    "tiny/",
+)
 NEVER_IMPORTED = ("tiny",)
 """The program that pre-trained the tiny model: only `datasets/` and tests use it."""
 

@@ -45,7 +45,10 @@ def family_named(name: str) -> Family:
 def describe_checkpoints() -> str:
     """Lists the checkpoints for the terminal by family, with what each can do and the commands that download them."""
     width = max(len(each.name) for each in (*SHIPPED_CHECKPOINTS, *known_checkpoints())) + 2
-    lines = [f"{'name':<{width}}{'size':>9}  {'template':<10}for", *(_line(each, width) for each in SHIPPED_CHECKPOINTS)]
+    lines = [
+        f"{'name':<{width}}{'size':>9}  {'template':<10}for",
+        *(_line(each, width) for each in SHIPPED_CHECKPOINTS),
+    ]
     for family in FAMILIES:
         lines += ["", f"{family.title}: {_describe_capabilities(family)}"]
         lines += [_line(each, width) for each in family.checkpoints]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,7 +53,6 @@ class Architecture(Protocol):
     """A model of the tiny world's size, with the views of it that the two stages train."""
 
     name: str
-    config: Mapping[str, Any]
     model: Any
     writing: Writing
     look: Look

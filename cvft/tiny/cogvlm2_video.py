@@ -15,7 +15,7 @@ from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.network.layers import DecoderLayer
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
-from cvft.tiny.architecture import ClipPrefix
+from cvft.tiny.architecture import ClipPrefix, Writing
 from cvft.tiny.checkpoint_files import write_json
 from cvft.tiny.tokenizer import VOCAB_SIZE, build_tokenizer, save_tokenizer
 from cvft.tiny.world import CLIP_LOOK
@@ -101,16 +101,15 @@ class TinyCogVLM2Video:
     """
 
     name = "cogvlm2_video"
-    config = TINY_CONFIG
     look = CLIP_LOOK
     frames_per_step = 1
 
     def __init__(self, *, seed: int) -> None:
         tokenizer = build_tokenizer(seed=seed)
-        self.model = CogVLM2VideoForCausalLM(CogVLM2VideoConfig(**TINY_CONFIG))
+        self.model: Any = CogVLM2VideoForCausalLM(CogVLM2VideoConfig(**TINY_CONFIG))
         # the fused attention of torch is slow in bf16 on CPU with a mask
         self.model.set_attn_implementation("eager")
-        self.writing = CogVLM2VideoWriting(tokenizer, self.model.config.vision_config.num_tokens_per_frame)
+        self.writing: Writing = CogVLM2VideoWriting(tokenizer, self.model.config.vision_config.num_tokens_per_frame)
 
     def frame_seconds(self, num_seconds: int) -> np.ndarray:
         """One frame a second."""

@@ -26,7 +26,7 @@ from cvft.families.qwen_vl.network.preprocess import HALF_NORM
 from cvft.families.qwen_vl.times import shown_seconds
 from cvft.families.qwen_vl.tokenizer import PADDING, TURN_END, TURN_START, SpecialTokens
 from cvft.families.text_encoder import TextEncoder
-from cvft.tiny.architecture import ClipPrefix
+from cvft.tiny.architecture import ClipPrefix, Writing
 from cvft.tiny.checkpoint_files import write_json
 from cvft.tiny.qwen3_vl_tokenizer import (
     MAX_TOKENS,
@@ -45,7 +45,7 @@ SAMPLING = Sampling("fps", max_frames=768, fps=FPS, min_frames=4)
 
 def chosen_frames(num_seconds: int) -> list[int]:
     """Returns the numbers of the frames that the model sees of a clip that `world.render_clip` draws."""
-    times_s = np.arange(CLIP_FPS * (num_seconds - 1) + 3, dtype=np.float32) / CLIP_FPS
+    times_s = np.arange(CLIP_FPS * (num_seconds - 1) + 3, dtype=np.float32) / np.float32(CLIP_FPS)
     return choose_frames(times_s, avg_fps=CLIP_FPS, sampling=SAMPLING)
 
 
@@ -203,13 +203,12 @@ class TinyQwen3VL:
     """
 
     name = "qwen3_vl"
-    config = TINY_CONFIG
     look = Look(SIDE_PX, HALF_NORM.mean, HALF_NORM.std)
     frames_per_step = TEMPORAL_PATCH
 
     def __init__(self, *, seed: int) -> None:
         self._tokenizer = build_qwen3_vl_tokenizer(seed=seed)
-        self.writing = Qwen3VLWriting(self._tokenizer)
+        self.writing: Writing = Qwen3VLWriting(self._tokenizer)
         config = AutoConfig.for_model(**TINY_CONFIG)
         self.model: Any = Qwen3VLForConditionalGeneration(config)
         # the fused attention of torch is slow in bf16 on CPU with a mask

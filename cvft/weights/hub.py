@@ -31,7 +31,7 @@ HUBS = {"hf": HUGGING_FACE, "ms": MODELSCOPE}
 
 PREFIXES = {hub: prefix for prefix, hub in HUBS.items()}
 
-NEED = f"a model folder, a hub id (`hf:owner/name` or `ms:owner/name`), or {' or '.join(map(quote, SHIPPED))}"
+NEED = f"a model folder, a hub id (`hf:owner/name` or `ms:owner/name`), {' or '.join(map(quote, SHIPPED))}"
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 """Names on a hub. Source: `validate_repo_id` of huggingface_hub."""
