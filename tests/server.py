@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -53,33 +55,35 @@ class Running:
 
 
 @contextmanager
-def serving(*args: object, key: str = "", waits: bool = True, cwd: Path | None = None) -> Iterator[Running]:
-    """Starts a server on a free port, waits until it is ready, and stops it as Ctrl-C does."""
+def serving(*args: object, key: str = "", stop: signal.Signals = signal.SIGINT) -> Iterator[Running]:
+    """Starts a server on a free port, waits until it is ready, and stops it; nothing of it is left."""
+    own = Path(tempfile.mkdtemp())
     command = [sys.executable, "-m", "cvft", "serve", "--port", "0", *map(str, args)]
     environment = {name: value for name, value in os.environ.items() if name != "CVFT_API_KEY"}
     environment |= {"CVFT_API_KEY": key} if key else {}
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=cwd
-    )
+    environment |= {"TMPDIR": str(own)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     log: list[str] = []
     reader = threading.Thread(target=lambda: log.extend(iter(process.stderr.readline, "")), daemon=True)
     reader.start()
     try:
         running = Running(_address(process, log), process, log, {"Authorization": f"Bearer {key}"} if key else {})
-        while waits and httpx.get(f"{running.url}/health").status_code != 200:
+        while httpx.get(f"{running.url}/health").status_code != 200:
             assert process.poll() is None, "".join(log)
             time.sleep(0.2)
         yield running
         assert process.poll() is None, "".join(log)
         assert "Traceback" not in "".join(log), "".join(log)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(stop)
         assert process.wait(timeout=HANG_S) == 0, "".join(log)
+        assert not list(own.glob("cvft-serve-*"))
     finally:
         process.kill()
         process.wait()
         reader.join()
         process.stdout.close()
         process.stderr.close()
+        shutil.rmtree(own)
 
 
 def _address(process: subprocess.Popen[str], log: list[str]) -> str:

@@ -1,6 +1,8 @@
 """Qwen's models as cvft trains them: rows of one clip as one sequence, cached features, answers over a shared prefix."""
 
 import copy
+import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,39 +10,27 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import nn
 from torch.nn import functional as F
-from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl
-from transformers.models.qwen3_vl import modeling_qwen3_vl
 
 from cvft.clips.source import ClipInputs
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.families.family import IGNORED_LABEL, Loading, load_runtime
+from cvft.families.qwen_vl.network.delta_net import CLASSES, ForksStates, fork_states_in_groups
 from cvft.families.table import find_family
 from cvft.recipe import Recipe
 from cvft.weights.folder import ModelFolder
+from tests.kept_wide import KeptWide
 from tests.qwen_tiny import WORDS, make_qwen_folder
 
 LARGEST_NLL_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}
 LARGEST_GRADIENT_ERROR = {torch.float64: 1e-10, torch.float32: 1e-5}
 """Of a token's negative log-likelihood, relative where it is above 1; of all adapter gradients, relative to their norm."""
 
+SMALLEST_FAULT = 1e-3
+"""What a wrong group must differ by."""
+
 SMALL_FRAMES = {"max_frames": 6, "min_frame_tokens": 4, "max_frame_tokens": 16}
-
-
-class WideNorm(nn.Module):
-    """The norm in its input's precision: transformers' computes in fp32, which would hide what fp64 shows."""
-
-    def __init__(self, norm):
-        super().__init__()
-        self.weight, self.eps = norm.weight, norm.variance_epsilon
-
-    def forward(self, x):
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps))
-
-
-NORMS = (modeling_qwen2_5_vl.Qwen2_5_VLRMSNorm, modeling_qwen3_vl.Qwen3VLTextRMSNorm)
 
 
 class Opened:
@@ -80,25 +70,27 @@ class Opened:
         return [self.encoder.encode(row, clip, with_response=with_response) for row in rows]
 
 
-@pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl"])
+KINDS = ("qwen3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_vl_moe")
+RECURRENT = ("qwen3_5",)
+EXPERTS = ("qwen3_vl_moe",)
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def opened(request, tmp_path_factory):
     return Opened(tmp_path_factory.mktemp("qwen") / request.param, request.param)
 
 
 @pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=["fp64", "fp32"])
 def adapted(request, opened):
-    """The model with a random adapter, its norms as wide as the rest."""
+    """The model with a random adapter on all linear layers of its decoder."""
     torch.manual_seed(0)
     model = opened.load()
-    if request.param == torch.float64:
-        for module in list(model.modules()):
-            for name, child in list(module.named_children()):
-                if isinstance(child, NORMS):
-                    setattr(module, name, WideNorm(child))
-        model = model.double()
-    targets = r"model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+    if request.param == torch.float64 and opened.family.name in EXPERTS:
+        model.set_experts_implementation("eager")  # the kernel of others has no fp64
+    names = re.compile(rf"{opened.family.parts.block}\.({'|'.join(opened.family.parts.linear)})")
+    targets = [name for name, _ in model.named_modules() if names.fullmatch(name)]
     config = LoraConfig(r=4, lora_alpha=4, target_modules=targets, init_lora_weights=False)
-    return get_peft_model(model, config, autocast_adapter_dtype=False).train()
+    return get_peft_model(model.to(request.param), config, autocast_adapter_dtype=False).train()
 
 
 def widen(batch, dtype):
@@ -122,10 +114,11 @@ def token_nlls(model, batch):
 
 def losses_and_gradients(model, batches):
     model.zero_grad()
-    nlls = [token_nlls(model, batch) for batch in batches]
-    num_tokens = sum(len(values) for values in nlls)
-    for values in nlls:
-        (values.sum() / num_tokens).backward()
+    with KeptWide():
+        nlls = [token_nlls(model, batch) for batch in batches]
+        num_tokens = sum(len(values) for values in nlls)
+        for values in nlls:
+            (values.sum() / num_tokens).backward()
     gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.requires_grad]
     return torch.cat(nlls).detach(), torch.cat(gradients)
 
@@ -169,7 +162,8 @@ def test_the_order_of_questions_changes_nothing(adapted, opened):
 
 
 def test_recomputed_activations_change_nothing(adapted, opened):
-    adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    how = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), KeptWide())}  # a backward pass leaves the mode
+    adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
     try:
         nll_error, gradient_error = compare(adapted, opened.encoder, groups_of(opened)[1:])
     finally:
@@ -197,8 +191,19 @@ def everything_before_is_seen(batch):
 def test_a_wrong_group_is_found_out(adapted, opened, change):
     rows = opened.rows(num_rows=4, clip=opened.clip(num_frames=4), seed=1)
     nll_error, gradient_error = compare(adapted, opened.encoder, [rows], change=change)
-    assert nll_error > 1e-2
-    assert gradient_error > 1e-2
+    assert nll_error > SMALLEST_FAULT
+    assert gradient_error > SMALLEST_FAULT
+
+
+def test_a_mask_hides_no_question_from_a_recurrence(adapted, opened):
+    forking = [module for module in adapted.modules() if isinstance(module, ForksStates)]
+    assert bool(forking) == (opened.family.name in RECURRENT)
+    rows = opened.rows(num_rows=4, clip=opened.clip(num_frames=4), seed=1)
+    for module in forking:
+        module.__class__ = {ours: stock for stock, ours in CLASSES.items()}[type(module)]
+    nll_error, gradient_error = compare(adapted, opened.encoder, [rows])
+    fork_states_in_groups(adapted.base_model.model)
+    assert (nll_error > SMALLEST_FAULT) == (gradient_error > SMALLEST_FAULT) == bool(forking)
 
 
 def test_eager_attention_takes_groups_too(opened):
@@ -242,7 +247,7 @@ def test_a_batch_without_a_clip_gives_the_tower_a_gradient_of_zero(opened):
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
-@pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl", "qwen3_5"])
+@pytest.fixture(scope="module", params=KINDS)
 def answering(request, tmp_path_factory):
     opened = Opened(tmp_path_factory.mktemp("qwen") / request.param, request.param)
     return opened, opened.load()

@@ -23,9 +23,10 @@ from cvft.serve.engine import Asked, Engine
 from cvft.serve.errors import ApiError
 from cvft.serve.metrics import Metrics
 from cvft.serve.protocol import PatientProtocol
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 from tests.project import HANG_S
 from tests.project import cvft as command
-from tests.tiny import copy_tiny
+from tests.random_adapter import write_served_adapter
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n"
 SOON_S = 0.3
@@ -144,11 +145,11 @@ def test_a_model_that_fails_costs_the_requests_that_it_had(caplog):
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path):
-    broken = copy_tiny(tmp_path / "cogvlm2-video-llama3-chat")
-    weights = load_file(broken / "model.safetensors")
-    weights["lm_head.weight"][0, 0] = float("nan")
-    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    done = command("serve", "--model", broken, "--port", "0")
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert "lm_head.weight" in done.stderr
+    adapter = write_served_adapter(tmp_path)
+    weights = load_file(adapter / ADAPTER_WEIGHTS_FILE)
+    name = next(iter(weights))
+    weights[name].view(-1)[0] = float("nan")
+    save_file(weights, adapter / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
+    done = command("serve", "--model", "tiny", "--adapter", f"tuned={adapter}", "--port", "0")
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert name.removesuffix(".weight") in done.stderr

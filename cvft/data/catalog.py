@@ -22,11 +22,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self, TypeVar
 
+import numpy as np
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from cvft import __version__
 from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.looks import LOOKS_SAMPLING, SIDE_CELLS, ClipLooks
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.versions import decoder_version
 from cvft.errors import CvftError
@@ -92,6 +94,10 @@ CREATE INDEX IF NOT EXISTS files_by_size ON files (num_bytes);
 CREATE TABLE IF NOT EXISTS clips (
     sha256 TEXT NOT NULL, how TEXT NOT NULL, facts TEXT NOT NULL, crc32 INTEGER NOT NULL, PRIMARY KEY (sha256, how)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS looks (
+    sha256 TEXT NOT NULL, how TEXT NOT NULL, seconds BLOB NOT NULL, cells BLOB NOT NULL, crc32 INTEGER NOT NULL,
+    PRIMARY KEY (sha256, how)
+);
 """
 
 _FACTS: TypeAdapter[ClipInfo] = TypeAdapter(ClipInfo)
@@ -134,6 +140,7 @@ class ClipCatalog:
     def __init__(self, folder: Path, decode: DecodeSettings) -> None:
         self._path = folder / FILE
         self._how = describe_decoding(decode)
+        self._how_looks = f"{LOOKS_SAMPLING}, {SIDE_CELLS} cells, {decode.decoder} {decoder_version(decode.decoder)}"
         self._looks: dict[Path, Looks] = {}
         self._db: sqlite3.Connection | None = None
         self._inode = -1
@@ -186,6 +193,32 @@ class ClipCatalog:
             with db:
                 db.execute("INSERT OR REPLACE INTO clips VALUES (?, ?, ?, ?)", values)
                 self._insert_files(db, {path: info.sha256})
+
+        self._use(write)
+
+    def find_looks(self, hashes: Iterable[str]) -> dict[str, ClipLooks]:
+        """Returns what clips look like, by the hashes of their bytes; those that are not known are left out."""
+
+        def find(db: sqlite3.Connection) -> dict[str, ClipLooks]:
+            found: dict[str, ClipLooks] = {}
+            for names, marks in _parts(sorted(set(hashes))):
+                question = f"SELECT sha256, seconds, cells, crc32 FROM looks WHERE how = ? AND sha256 IN ({marks})"
+                for sha256, seconds, cells, crc32 in db.execute(question, [self._how_looks, *names]):
+                    if zlib.crc32(seconds + cells) == crc32:
+                        pictures = np.frombuffer(cells, dtype=np.uint8).reshape(-1, SIDE_CELLS**2)
+                        found[sha256] = ClipLooks(np.frombuffer(seconds, dtype=np.float64), pictures)
+            return found
+
+        return self._use(find)
+
+    def record_looks(self, sha256: str, looks: ClipLooks) -> None:
+        """Keeps what a clip looks like; it is on the disk when this returns, as far as a kill goes."""
+        seconds, cells = looks.timestamps_s.tobytes(), looks.cells.tobytes()
+
+        def write(db: sqlite3.Connection) -> None:
+            values = (sha256, self._how_looks, seconds, cells, zlib.crc32(seconds + cells))
+            with db:
+                db.execute("INSERT OR REPLACE INTO looks VALUES (?, ?, ?, ?, ?)", values)
 
         self._use(write)
 

@@ -9,19 +9,23 @@ import importlib.util
 import os
 import queue
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from cvft.data.catalog import ClipCatalog
 from cvft.data.rows import Row
+from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
 from cvft.errors import NUM_SHOWN, ClipError, CvftError, DataError, Problem
 from cvft.files import write_whole
 from cvft.jsonl import to_jsonl
+
+T = TypeVar("T")
 
 MAX_PROCESSES = 8
 """Most decode processes of a check: each may take the memory limit of one, and more would wait for the disk."""
@@ -164,15 +168,87 @@ def inspect_clips(
         raise DataError("the check of clips", [problem])
     found: dict[Path, ClipInfo | ClipError] = {} if catalog is None else {**catalog.find(paths)}
     unknown = [path for path in paths if path not in found]
-    num_workers = min(num_workers or count_processes(), len(unknown)) or 1
+    decode = DecodeSettings(sampling, decoder, timeout_s, memory_limit_gib)
+    for path, outcome in ask_processes(
+        unknown,
+        lambda process, path: process.inspect(path, sampling=sampling, decoder=decoder),
+        decode=decode,
+        num_workers=num_workers,
+    ):
+        found[path] = outcome
+        if catalog is not None and isinstance(outcome, ClipInfo):
+            catalog.record(path, outcome)
+        if on_progress is not None:
+            on_progress(len(found), len(paths))
+    return Inspected({path: found[path] for path in paths}, len(unknown))
+
+
+def look_at_clips(
+    clips: Mapping[Path, str],
+    *,
+    decode: DecodeSettings,
+    num_workers: int | None = None,
+    catalog: ClipCatalog | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> dict[Path, ClipLooks]:
+    """Finds out what clips look like, those of one content once.
+
+    Args:
+        clips: Clip -> hash of its bytes; clips that decode.
+        decode: How they are decoded; the sampling rule is that of looks.
+        num_workers: See `check_clips`.
+        catalog: See `check_clips`.
+        on_progress: Called with the number of clips done and of all clips, after each.
+
+    Returns:
+        Clip -> looks; those that are too large to look at are left out.
+    """
+    found = {} if catalog is None else catalog.find_looks(clips.values())
+    unknown = {sha256: path for path, sha256 in clips.items() if sha256 not in found}
+    hashes = {path: sha256 for sha256, path in unknown.items()}
+    answers = ask_processes(
+        list(hashes),
+        lambda process, path: process.look(path, decoder=decode.decoder),
+        decode=decode,
+        num_workers=num_workers,
+    )
+    for num_done, (path, outcome) in enumerate(answers, start=1):
+        if not isinstance(outcome, ClipError):
+            found[hashes[path]] = outcome
+            if catalog is not None:
+                catalog.record_looks(hashes[path], outcome)
+        if on_progress is not None:
+            on_progress(num_done, len(hashes))
+    return {path: found[sha256] for path, sha256 in clips.items() if sha256 in found}
+
+
+def ask_processes(
+    paths: Sequence[Path],
+    ask: Callable[[DecodeProcess, Path], T],
+    *,
+    decode: DecodeSettings,
+    num_workers: int | None,
+) -> Iterator[tuple[Path, T | ClipError]]:
+    """Asks decode processes about clips, several at the same time.
+
+    Args:
+        paths: The clips, each once.
+        ask: Asks one process about one clip.
+        decode: Limits of the processes.
+        num_workers: See `check_clips`.
+
+    Yields:
+        Each clip with what was answered, or why it does not decode, as they are done.
+    """
+    num_workers = min(num_workers or count_processes(), len(paths)) or 1
     processes: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
     for _ in range(num_workers):
-        processes.put(DecodeProcess(timeout_s=timeout_s, memory_limit_gib=memory_limit_gib))
+        processes.put(decode.make_process())
 
-    def inspect(path: Path) -> ClipInfo | ClipError:
+    def answer(path: Path) -> T | ClipError:
         process = processes.get()
         try:
-            return process.inspect(path, sampling=sampling, decoder=decoder)
+            return ask(process, path)
         except ClipError as error:
             return error
         finally:
@@ -180,19 +256,13 @@ def inspect_clips(
 
     pool = ThreadPoolExecutor(max_workers=num_workers)
     try:
-        asked = {pool.submit(inspect, path): path for path in unknown}
+        asked = {pool.submit(answer, path): path for path in paths}
         for done in as_completed(asked):
-            path = asked.pop(done)
-            outcome = found[path] = done.result()
-            if catalog is not None and isinstance(outcome, ClipInfo):
-                catalog.record(path, outcome)
-            if on_progress is not None:
-                on_progress(len(found), len(paths))
+            yield asked.pop(done), done.result()
     finally:
         pool.shutdown(cancel_futures=True)
         for _ in range(num_workers):
             processes.get().close()
-    return Inspected({path: found[path] for path in paths}, len(unknown))
 
 
 def count_processes() -> int:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+CLOSE_S = 10.0
+"""What the thread gets to end; a model that is still being loaded goes with the process."""
+
 
 @dataclass(frozen=True)
 class Said:
@@ -141,7 +144,7 @@ class Engine:
             for asked in (*self._waiting, *self._running):
                 asked.cancel()
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
         try:

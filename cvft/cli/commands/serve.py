@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def run(options: argparse.Namespace) -> None:
     stated = ("max_waiting", "max_body_mib", "batch_rows", "prefix_gib", "max_new_tokens")
     limits = {key: value for key in stated if (value := getattr(options, key)) is not None}
     serving = Serving(host=options.host, port=options.port, roots=options.media_root, **limits)
-    # the server ends its answers first; Ctrl-C is how it is stopped, and no mistake
+    # the server ends its answers first; Ctrl-C and SIGTERM are how it is stopped, and no mistake
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with raised_only(), suppress(KeyboardInterrupt):
         serve(
             options.model,

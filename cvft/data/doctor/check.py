@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from cvft.data.catalog import ClipCatalog
-from cvft.data.check import inspect_clips
-from cvft.data.doctor.clips import check_clips_of
+from cvft.data.check import inspect_clips, look_at_clips
+from cvft.data.doctor.clips import check_clips_of, compare_looks
 from cvft.data.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from cvft.data.doctor.rows import check_rows
 from cvft.data.formats.table import FormatName
 from cvft.data.rows import Row, survey_rows
 from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
 from cvft.errors import NUM_SHOWN, quote, show_kinds, visible
 
@@ -147,6 +148,11 @@ def check_files(
     held_out = {file.path for file in files if file.is_held_out}
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
     findings += check_rows(rows, clips, sampling=how.sampling)
+
+    def look(paths: Mapping[Path, str]) -> Mapping[Path, ClipLooks]:
+        return look_at_clips(paths, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
+
+    findings += compare_looks(rows, clips, look=look, held_out=held_out)
     return CheckUp(files, how, rows, clips, len(paths), num_decoded, _in_order(findings))
 
 

@@ -6,12 +6,14 @@ clips decoded once -> findings, each with the rows that it is about
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cvft.data.check import name_rows, report_clip
 from cvft.data.doctor.findings import Finding, find
+from cvft.data.doctor.similar import find_similar
 from cvft.data.rows import Row
+from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
 from cvft.errors import ClipError
@@ -60,6 +62,52 @@ def check_clips_of(
         findings += _compare_names(paths, rows_of)
         findings += _compare_sides([row for path in paths for row in rows_of[path]], held_out)
     return findings
+
+
+def compare_looks(
+    rows: Sequence[Row],
+    clips: Mapping[Path, ClipInfo],
+    *,
+    look: Callable[[Mapping[Path, str]], Mapping[Path, ClipLooks]],
+    held_out: Collection[Path] = (),
+) -> Iterator[Finding]:
+    """Finds clips in two files that look like one clip although their bytes differ.
+
+    Args:
+        rows: The rows.
+        clips: Facts of the clips that decode.
+        look: Finds out what clips look like, given with the hashes of their bytes.
+        held_out: Files whose rows are held out from training; with none, the files are compared with one another.
+    """
+    rows_of: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.video is not None and row.video in clips:
+            rows_of[clips[row.video].sha256].append(row)
+    # a clip of both sides has been told by its bytes
+    sides: dict[Path, dict[Path, str]] = defaultdict(dict)
+    for sha256, about in rows_of.items():
+        if len({row.source for row in about}) == 1:
+            sides[about[0].source][_video(about[0])] = sha256
+    files = list(sides)
+    pairs = [(one, other) for number, one in enumerate(files) for other in files[number + 1 :]]
+    if held_out:
+        pairs = [(one, other) for one, other in pairs if (one in held_out) != (other in held_out)]
+    if not pairs:
+        return
+    looks = look({path: sha256 for pair in pairs for file in pair for path, sha256 in sides[file].items()})
+    for one, other in pairs:
+        mine, theirs = ({path: looks[path] for path in sides[file] if path in looks} for file in (one, other))
+        for path, like, offset_s in find_similar(mine, theirs):
+            first, second = rows_of[sides[one][path]], rows_of[sides[other][like]]
+            kind = "similar_clip_on_both_sides" if held_out else "similar_clips"
+            got = f"pictures of the clip of {name_rows(first)}: {path}, {offset_s:.1f} s apart"
+            need = "the rows of one clip in one file"
+            yield find(kind, f"{name_rows(second)}: {like}", got, need, rows=[*first, *second])
+
+
+def _video(row: Row) -> Path:
+    assert row.video is not None, "chosen so"
+    return row.video
 
 
 def _look_at(info: ClipInfo, path: Path, rows: Sequence[Row], sampling: Sampling) -> Iterator[Finding]:

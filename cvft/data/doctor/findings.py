@@ -73,6 +73,12 @@ KINDS: dict[str, Kind] = {
         "move all its rows to one side",
         "one side",
     ),
+    "similar_clip_on_both_sides": Kind(
+        "warning",
+        "a clip that looks like one of the other side, whole or in part: encoded anew, resized or cut",
+        "look at both; move all rows of them to one side",
+        "one side",
+    ),
     "same_clip_two_names": Kind("warning", "files with the same bytes: their rows speak of one clip", "keep one name"),
     "single_frame": Kind("warning", "a clip of one frame: nothing moves in it"),
     "black": Kind("warning", "black pictures where the model looks"),
@@ -81,6 +87,7 @@ KINDS: dict[str, Kind] = {
     "repeated_picture": Kind("warning", "a picture comes again although all moved: a second may be there twice"),
     "tag_taken_out": Kind("note", "a tag for the clip is taken out of a question"),
     "clip_in_two_files": Kind("note", "a clip has rows in more than one file: hold all of them out, or none"),
+    "similar_clips": Kind("note", "a clip that looks like one of another file: hold both out, or none", "look at both"),
     "clip_cut": Kind(
         "note", "the sampling rule does not show the end of a clip", "video.sampling=uniform shows whole clips"
     ),

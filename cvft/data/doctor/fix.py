@@ -175,15 +175,16 @@ def _choose_sides(checked: CheckUp, rows: Sequence[Row]) -> Mapping[int, Path]:
     train = next((file.path for file in checked.files if not file.is_held_out), None)
     if held_out is None or train is None:
         return {}
+    name = _name_groups(checked)
     groups: dict[str, list[Row]] = defaultdict(list)
     sides: dict[str, set[bool]] = defaultdict(set)
     kept = {id(row) for row in rows}
     for row in checked.rows:
         if row.video is not None and row.video in checked.clips:
-            sha256 = checked.clips[row.video].sha256
-            sides[sha256].add(row.source == held_out)  # rows that are left out count: they may all be those of one side
-            groups[sha256] += [row] if id(row) in kept else []
-    leaked = [group for sha256, group in groups.items() if group and len(sides[sha256]) == 2]
+            group_name = name[checked.clips[row.video].sha256]
+            sides[group_name].add(row.source == held_out)  # rows that are left out count: they may be all of one side
+            groups[group_name] += [row] if id(row) in kept else []
+    leaked = [group for group_name, group in groups.items() if group and len(sides[group_name]) == 2]
     target: dict[int, Path] = {}
     for group in leaked:
         num_held_out = sum(row.source == held_out for row in group)
@@ -193,3 +194,14 @@ def _choose_sides(checked: CheckUp, rows: Sequence[Row]) -> Mapping[int, Path]:
     if is_empty and leaked:
         target |= {id(row): held_out for row in min(leaked, key=len)}
     return target
+
+
+def _name_groups(checked: CheckUp) -> Mapping[str, str]:
+    """Returns the name of the group of each clip, by the hashes of their bytes: clips that look alike are one group."""
+    name = {info.sha256: info.sha256 for info in checked.clips.values()}
+    for finding in checked.findings:
+        if KINDS[finding.kind].fix == "one side":
+            videos = {row.video for row in finding.rows if row.video is not None}
+            joined = {name[checked.clips[video].sha256] for video in videos}
+            name = {sha256: min(joined) if group in joined else group for sha256, group in name.items()}
+    return name

@@ -8,6 +8,7 @@ to have children.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import signal
@@ -23,6 +24,7 @@ from typing import Any, cast
 import numpy as np
 
 from cvft.data.video.decode import Clip
+from cvft.data.video.looks import LOOKS_SAMPLING, SIDE_CELLS, ClipLooks
 from cvft.data.video.oddities import Oddity
 from cvft.data.video.pipe import RawPipe, limit_time, read_exactly, receive_header, send_header
 from cvft.data.video.reader import MAX_FRAME_PX, Frames, clip_error
@@ -186,6 +188,26 @@ class DecodeProcess:
             oddities=tuple(Oddity(kind, got) for kind, got in header["oddities"]),
             frame_indices=tuple(header["frame_indices"]),
         )
+
+    def look(self, path: Path | str, *, decoder: str = "pyav") -> ClipLooks:
+        """Decodes frames of the whole clip, and returns what they look like: no frame crosses the pipe.
+
+        Args:
+            path: The clip.
+            decoder: `pyav` or `decord`.
+
+        Raises:
+            ClipError: As `decode`, where not even few frames can be decoded.
+        """
+        for number, sampling in enumerate(LOOKS_SAMPLING, start=1):
+            try:
+                header, _ = self._ask(Path(path), sampling, decoder, wants="looks")
+                break
+            except ClipError:
+                if number == len(LOOKS_SAMPLING):
+                    raise
+        cells = np.frombuffer(base64.b64decode(header["cells"]), dtype=np.uint8)
+        return ClipLooks(np.array(header["timestamps_s"]), cells.reshape(-1, SIDE_CELLS**2))
 
     def close(self) -> None:
         """Ends the child, if this process has one."""

@@ -5,6 +5,7 @@ Started by `cvft.data.video.process`; see `cvft.data.video.pipe` for what is sai
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft.data.video.decode import decode_clip
+from cvft.data.video.looks import measure_cells
 from cvft.data.video.oddities import find_oddities
 from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, write_all
 from cvft.data.video.reader import Frames, OnDuration, clip_error
@@ -73,7 +75,9 @@ def _answer(request: dict[str, Any], report_duration: OnDuration) -> tuple[dict[
             "decoder": clip.decoder,
             "notes": clip.notes,
         }
-        if not wants_frames:
+        if request["wants"] == "looks":
+            header["cells"] = base64.b64encode(measure_cells(clip.frames).tobytes()).decode("ascii")
+        elif not wants_frames:
             header["sha256"] = hash_file(path)
             firsts = [clip.frame_indices.index(frame) for frame in sorted(set(clip.frame_indices))]
             seen = find_oddities(clip.frames[firsts], clip.timestamps_s[firsts].tolist())

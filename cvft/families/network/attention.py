@@ -108,6 +108,10 @@ def _attend_questions(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, mask: Tensor | None = None) -> Tensor:
+    num_shared = query.shape[1] // key.shape[1]
+    if mask is not None and num_shared > 1:
+        # with a mask, no fused kernel of CUDA takes fewer key heads than query heads; transformers repeats them too
+        key, value = (tensor.repeat_interleave(num_shared, dim=1) for tensor in (key, value))
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -115,7 +119,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None,
         attn_mask=mask,
         is_causal=mask is None,
         scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+        enable_gqa=mask is None and num_shared > 1,
     )
 
 

@@ -137,7 +137,8 @@ class LabelScoring:
             return {"attention_mask": nothing, "group_lengths": group_lengths}
         if segment_ids is not None:
             dtype = self.lm_head.weight.dtype if name == "eager" else None
-            return {"attention_mask": group_attention_mask(segment_ids, additive_dtype=dtype)}
+            mask = group_attention_mask(segment_ids, additive_dtype=dtype)
+            return {"attention_mask": mask, "group_lengths": group_lengths}  # a recurrent layer takes no mask
         return {"attention_mask": attention_mask}
 
 

@@ -72,7 +72,8 @@ def kernel_bytes(sizes: Sizes, group: GroupShape, *, dtype_bytes: int) -> int:
     """Counts what the attention of groups keeps of one sequence in one block, beyond query, key and value.
 
     A single question is one causal call. With several, all of them are one more call: each has its queries, and the keys and
-    values of the prefix beside its own, padded to the longest question, under one mask that becomes an additive one.
+    values of the prefix beside its own, repeated for every query head and padded to the longest question, under one mask that
+    becomes an additive one.
 
     Args:
         sizes: The model's sizes.
@@ -84,7 +85,7 @@ def kernel_bytes(sizes: Sizes, group: GroupShape, *, dtype_bytes: int) -> int:
         return group.num_tokens * (queries + sums)
     num, longest, prefix = len(group.question_tokens), max(group.question_tokens), group.num_prefix_tokens
     seen = prefix + longest
-    stacked = num * longest * (2 * queries + sums) + num * seen * 2 * sizes.key_value_width * dtype_bytes
+    stacked = num * longest * (2 * queries + sums) + num * seen * 2 * queries
     return prefix * (queries + sums) + stacked + longest * seen * dtype_bytes
 
 

@@ -64,16 +64,14 @@ class QwenVL:
         self.architectures: tuple[str, ...] = (generation.architecture,)
         self.checkpoints: tuple[Checkpoint, ...] = PUBLISHED[generation.name]
         self.tags: tuple[str, ...] = (generation.name,)
-        self.capabilities = Capabilities(groups=generation.groups, features=True, label_logits=True)
+        self.capabilities = Capabilities(groups=True, features=True, label_logits=True)
         self.parts = generation.parts
         self.runtime = "cvft.families.qwen_vl.runtime"
         self.fields = frozenset(Inputs.__dataclass_fields__)
-        groups = {"train.group_by_clip", "train.max_rows_per_group"} if generation.groups else set()
         own = {"model.clip_tags"} if generation.style.has_seconds else {"model.text_positions", "model.grid_seconds"}
         quantized = () if generation.name == QWEN3_VL_MOE else ("model.quantize",)  # experts are no linear layers
         self.settings = frozenset(
             {
-                *groups,
                 *own,
                 *quantized,
                 "lora.train_projector",
@@ -81,6 +79,8 @@ class QwenVL:
                 "model.system",
                 "model.template",
                 "output.features",
+                "train.group_by_clip",
+                "train.max_rows_per_group",
                 "video.cache_features",
                 "video.fps",
                 "video.max_clip_tokens",

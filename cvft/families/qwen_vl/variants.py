@@ -28,7 +28,6 @@ class Generation:
         style: How rows are written.
         parts: Where the parts of the loaded model lie.
         look: Which entry of the tables of styles and norms is its own.
-        groups: Whether rows of one clip can train as one sequence.
     """
 
     name: str
@@ -37,17 +36,16 @@ class Generation:
     style: Style
     parts: Parts
     look: str
-    groups: bool = True
 
 
-def _generation(name: str, title: str, architecture: str, look: str, *, groups: bool = True) -> Generation:
-    return Generation(name, title, architecture, STYLES[look], PARTS[name], look, groups)
+def _generation(name: str, title: str, architecture: str, look: str) -> Generation:
+    return Generation(name, title, architecture, STYLES[look], PARTS[name], look)
 
 
 GENERATIONS = (
     _generation(QWEN3_VL, "Qwen3-VL", "Qwen3VLForConditionalGeneration", QWEN3_VL),
     _generation(QWEN3_VL_MOE, "Qwen3-VL-MoE", "Qwen3VLMoeForConditionalGeneration", QWEN3_VL),
     _generation(QWEN2_5_VL, "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", QWEN2_5_VL),
-    _generation(QWEN3_5, "Qwen3.5", "Qwen3_5ForConditionalGeneration", QWEN3_5, groups=False),
+    _generation(QWEN3_5, "Qwen3.5", "Qwen3_5ForConditionalGeneration", QWEN3_5),
 )
 """Source of the architectures: config.json of the published checkpoints."""

@@ -17,6 +17,7 @@ from cvft.families.network.loading import load_stock_model
 from cvft.families.network.scoring import attend_in_groups
 from cvft.families.qwen_vl.config_file import check_generation, stop_tokens
 from cvft.families.qwen_vl.family import QwenVL, family_of
+from cvft.families.qwen_vl.network.delta_net import fork_states_in_groups
 from cvft.families.qwen_vl.network.models import CLASSES, STOCK, encode_clip
 from cvft.families.qwen_vl.tensors import VISION
 from cvft.families.qwen_vl.tokenizer import PADDING, load_encoder
@@ -61,8 +62,8 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
         kept_modules=KEPT_MODULES,
     )
     model.__class__ = CLASSES[family.name]
-    if family.generation.groups:
-        attend_in_groups(model)
+    attend_in_groups(model)
+    fork_states_in_groups(model)
     model.runs_tower_always = loading.runs_tower_always
     if not loading.with_tower:
         model.model.visual = None
