@@ -37,6 +37,7 @@ SUB_ROOMS = (
 MAY_IMPORT = {
     # ground
     "errors": "",
+    "shipped": "",
     "dtypes": "",
     "tables": "",
     "files": "errors",
@@ -44,8 +45,8 @@ MAY_IMPORT = {
     "json_files": "errors jsonl",
     "imports": "",
     # no torch
-    "recipe": "errors",
-    "weights": "errors files jsonl json_files dtypes",
+    "recipe": "errors shipped",
+    "weights": "errors shipped files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data": "__init__ errors json_files files jsonl data/video",
@@ -79,7 +80,7 @@ MAY_IMPORT = {
         "clips"
     ),
     "predict": (
-        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest plan "
+        "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest plan "
         "clips"
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
@@ -97,7 +98,7 @@ MAY_IMPORT = {
         "pipeline serve cli"
     ),
     # beside
-    "tiny": "families/cogvlm2_video/network",
+    "tiny": ("data/video families families/cogvlm2_video/network families/qwen_vl families/qwen_vl/network"),
     "_autoload": "families/cogvlm2_video/network",
     "api": "recipe data predict pipeline",
     "__init__": "_autoload api",
@@ -109,6 +110,7 @@ TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 WITHOUT_TORCH = (
     *(
         "errors",
+        "shipped",
         "dtypes",
         "tables",
         "files",
@@ -146,6 +148,7 @@ NAMES_A_FAMILY = (
     "families/qwen_vl/",
     "families/internvl/",
     "families/table.py",
+    "shipped.py",
     "_autoload.py",
     "tiny/",
 )
