@@ -202,7 +202,7 @@ def test_a_batch_without_a_clip_gives_the_tower_a_gradient_of_zero(opened):
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
-@pytest.fixture(scope="module", params=[*KINDS, "internvl3"])
+@pytest.fixture(scope="module", params=(*KINDS, "internvl3"))
 def answering(request, tmp_path_factory):
     opened = Opened(tmp_path_factory.mktemp("tiny") / request.param, request.param)
     return opened, opened.load()

@@ -80,8 +80,8 @@ MAY_IMPORT = {
         "clips"
     ),
     "predict": (
-        "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest plan "
-        "clips"
+        "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest "
+        "plan clips"
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
@@ -152,8 +152,7 @@ NAMES_A_FAMILY = (
     "_autoload.py",
     "tiny/",
 )
-FAMILY_NAMES = "cogvlm|CogVLM|qwen(?!-vl-utils)|internvl"
-"""Of packages too: one of them is the source of a rule."""
+FAMILY_NAMES = "cogvlm|CogVLM|qwen_vl|qwen[23]_|internvl"
 NEVER_IMPORTED = ("tiny",)
 """The program that pre-trained the tiny model: only `datasets/` and tests use it."""
 
