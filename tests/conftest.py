@@ -75,6 +75,9 @@ DIST = {
     "pipeline",
     "real_footage",
     "recipes",
+    "serve",
+    "serve_page",
+    "serve_slow",
     "train_interruptions",
     "train_kills",
     "train_ranks",
@@ -154,9 +157,9 @@ def _same_numbers_whatever_ran_before():
 def full_size(tmp_path_factory) -> list[str]:
     """Settings for a model of the published sizes of which config.json and a tokenizer are there, and no weights."""
     from cvft.families.cogvlm2_video.tensors import PUBLISHED_SIZES
-    from cvft.weights.folder import tiny_checkpoint_path
+    from cvft.shipped import SHIPPED
 
-    folder, tiny = tmp_path_factory.mktemp("model"), tiny_checkpoint_path()
+    folder, tiny = tmp_path_factory.mktemp("model"), SHIPPED["tiny"].folder
     config = json.loads((tiny / "config.json").read_text())
     vision = {**PUBLISHED_SIZES["vision_config"], "image_size": 224}
     config |= {**PUBLISHED_SIZES, "vision_config": vision, "architectures": ["CogVLMVideoForCausalLM"]}

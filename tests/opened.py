@@ -15,7 +15,7 @@ from tests import glm4v_tiny, internvl_tiny, qwen_tiny
 from tests.qwen_tiny import WORDS
 
 MAKERS = {
-    **dict.fromkeys(qwen_tiny.KINDS, qwen_tiny.make_qwen_folder),
+    **dict.fromkeys(qwen_tiny.CLASSES, qwen_tiny.make_qwen_folder),
     **dict.fromkeys(internvl_tiny.KINDS, internvl_tiny.make_internvl_folder),
     **dict.fromkeys(glm4v_tiny.KINDS, glm4v_tiny.make_glm4v_folder),
 }

@@ -40,6 +40,7 @@ SUB_ROOMS = (
 MAY_IMPORT = {
     # ground
     "errors": "",
+    "shipped": "",
     "dtypes": "",
     "tables": "",
     "files": "errors",
@@ -47,8 +48,8 @@ MAY_IMPORT = {
     "json_files": "errors jsonl",
     "imports": "",
     # no torch
-    "recipe": "errors",
-    "weights": "errors files jsonl json_files dtypes",
+    "recipe": "errors shipped",
+    "weights": "errors shipped files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data": "__init__ errors json_files files jsonl data/video",
@@ -87,8 +88,8 @@ MAY_IMPORT = {
         "clips"
     ),
     "predict": (
-        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest plan "
-        "clips"
+        "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest "
+        "plan clips"
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
@@ -105,7 +106,9 @@ MAY_IMPORT = {
         "pipeline serve cli"
     ),
     # beside
-    "tiny": "families/cogvlm2_video/network",
+    "tiny": (
+        "data/video families families/network families/cogvlm2_video/network families/qwen_vl families/qwen_vl/network"
+    ),
     "_autoload": "families/cogvlm2_video/network",
     "api": "recipe data predict pipeline",
     "__init__": "_autoload api",
@@ -117,6 +120,7 @@ TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 WITHOUT_TORCH = (
     *(
         "errors",
+        "shipped",
         "dtypes",
         "tables",
         "files",
@@ -156,6 +160,7 @@ NAMES_A_FAMILY = (
     "families/internvl/",
     "families/glm4v/",
     "families/table.py",
+    "shipped.py",
     "_autoload.py",
     "tiny/",
 )

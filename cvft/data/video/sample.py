@@ -3,8 +3,8 @@
     timestamps_s float32 (N,), avg_fps  --choose_frames-->  frame indices (T,)
 
 `chat` and `base` are the two rules that the first family was published with; `uniform` is ours, for clips that they would
-cut; `fps` is the published rule of families that take frames in pairs, `segments` that of one that takes them singly. Refuses
-only rules that cannot be carried out.
+cut; `fps` is the published rule of families that take frames in pairs, `segments` of one that takes the middle of equal parts.
+Refuses only rules that cannot be carried out.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def choose_frames(timestamps_s: Float32s, *, avg_fps: float, sampling: Sampling)
         increase. Some stand there twice where the published rule repeats frames.
 
     Source: the published video demo (frame loading of the chat and of the base model); for `fps`, `smart_nframes` of the makers'
-    package; for `segments`, the video processor of its makers in transformers 5.19, which refuses clips of fewer frames than
-    segments: all are shown here. Their families name them.
+    package; for `segments`, the video processor in transformers 5.19 of the family that has it, which refuses clips of fewer
+    frames than segments: all are shown here. Their families name them.
     """
     timestamps_s = np.asarray(timestamps_s, dtype=np.float32)
     num_total = len(timestamps_s)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cvft.dtypes import BY_NAME
-from cvft.families.family import Answer, Drawing, LabelLoss, Loading, OnText, Preprocessing
+from cvft.families.family import Loading, Preprocessing
 from cvft.families.internvl.network.encoder import PIXELS, RowEncoder
 from cvft.families.internvl.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.internvl.network.models import encode_clip
 from cvft.families.internvl.tokenizer import load_encoder
-from cvft.families.network.generation import generate_answers
-from cvft.families.network.prefixes import KeptPrefixes
-from cvft.families.network.scoring import batch_loss, label_logits
+from cvft.families.network.runtime import StockRuntime
 from cvft.weights.folder import ModelFolder
 
 
@@ -35,7 +33,7 @@ class ClipTower:
         return encode_clip(self.tower, clip[PIXELS].to(self.tower.device)).cpu()
 
 
-class InternVLRuntime:
+class InternVLRuntime(StockRuntime):
     """See `cvft.families.family.Runtime` for what each answer means."""
 
     def config(self, folder: ModelFolder) -> Any:
@@ -55,44 +53,6 @@ class InternVLRuntime:
         """Builds the encoder of the folder."""
         encode, special = load_encoder(folder)
         return RowEncoder(folder.config, how, tokenizer=load_tokenizer(folder), encode=encode, special=special)
-
-    def loss(
-        self, model: Any, batch: Mapping[str, Tensor], *, num_items: Any = None, label_logits_only: bool = True
-    ) -> LabelLoss:
-        """Runs the model on a batch with labels."""
-        return batch_loss(model, batch, num_items=num_items, label_logits_only=label_logits_only)
-
-    def label_logits(self, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """Scores the positions that predict a label, and no others."""
-        return label_logits(model, batch)
-
-    def generate(
-        self,
-        model: Any,
-        encoder: Any,
-        prompts: Sequence[Mapping[str, Tensor]],
-        *,
-        max_new_tokens: int | Sequence[int],
-        clips: Sequence[Hashable] | None = None,
-        on_text: OnText | None = None,
-        drawing: Drawing | None = None,
-        kept: Any = None,
-    ) -> list[Answer]:
-        """Answers one batch of prompts."""
-        return generate_answers(
-            model,
-            encoder,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            clips=clips,
-            on_text=on_text,
-            drawing=drawing,
-            kept=kept,
-        )
-
-    def keep_prefixes(self, num_bytes: int) -> KeptPrefixes:
-        """Returns room for what the model has made of clips."""
-        return KeptPrefixes(num_bytes)
 
     def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> ClipTower:
         """Loads tower and projector, frozen."""

@@ -11,7 +11,7 @@ from cvft.errors import ModelError
 from cvft.families.family import Loading
 from cvft.families.generation_file import stop_tokens
 from cvft.families.network.loading import load_fast_tokenizer, load_stock_model
-from cvft.families.network.scoring import attend_in_groups
+from cvft.families.network.scoring import attend_in_groups, become
 from cvft.families.network.tower import LoadedTower, load_visual
 from cvft.families.qwen_vl.family import QwenVL, family_of
 from cvft.families.qwen_vl.network.delta_net import fork_states_in_groups
@@ -56,7 +56,7 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
         generation=GenerationConfig(eos_token_id=stops, pad_token_id=special.padding),
         kept_modules=KEPT_MODULES,
     )
-    model.__class__ = CLASSES[family.name]
+    become(model, CLASSES[family.name])
     attend_in_groups(model)
     fork_states_in_groups(model)
     model.runs_tower_always = loading.runs_tower_always
