@@ -72,8 +72,8 @@ MAY_IMPORT = {
         "clips"
     ),
     "predict": (
-        "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest plan "
-        "clips"
+        "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest "
+        "plan clips"
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
