@@ -19,6 +19,8 @@ def make_rows(
     num_clips: int,
     rows_per_clip: float,
     clip_s: int = 24,
+    clip_fps: int = FPS,
+    size_px: tuple[int, int] = (WIDTH_PX, HEIGHT_PX),
     question_words: tuple[int, int] = (5, 9),
     answer_words: tuple[int, int] = (3, 6),
     seed: int = 0,
@@ -30,6 +32,8 @@ def make_rows(
         num_clips: Clips.
         rows_per_clip: Rows of each on average; what is behind the point is spread over the clips at random.
         clip_s: Length of a clip; 24 seconds give 24 frames at one per second.
+        clip_fps: Frames per second of its file.
+        size_px: Width and height of its frames.
         question_words: Fewest and most words of a question, drawn evenly.
         answer_words: The same of an answer.
         seed: Decides everything.
@@ -42,7 +46,7 @@ def make_rows(
     lines = []
     for number in range(num_clips):
         name = f"clip-{number:04d}.mp4"
-        _encode(folder / name, num_frames=clip_s * FPS, seed=seed * 10_000 + number)
+        _encode(folder / name, num_frames=clip_s * clip_fps, fps=clip_fps, size_px=size_px, seed=seed * 10_000 + number)
         whole, part = divmod(rows_per_clip, 1)
         for _ in range(int(whole) + (chance.random() < part)):
             question, answer = (
@@ -54,21 +58,22 @@ def make_rows(
     return path
 
 
-def _encode(path: Path, *, num_frames: int, seed: int) -> None:
+def _encode(path: Path, *, num_frames: int, fps: int, size_px: tuple[int, int], seed: int) -> None:
     """Writes a clip of coloured blocks that drift over a textured ground."""
+    width_px, height_px = size_px
     rng = np.random.default_rng(seed)
     ground = np.kron(
-        rng.integers(0, 120, (HEIGHT_PX // 8, WIDTH_PX // 8, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)
+        rng.integers(0, 120, (height_px // 8, width_px // 8, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)
     )
     starts, speeds = rng.integers(0, 200, (6, 2)), rng.integers(-3, 4, (6, 2))
     colours = rng.integers(60, 255, (6, 3), dtype=np.uint8)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "28", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = WIDTH_PX, HEIGHT_PX, "yuv420p"
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "28", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
         for frame_number in range(num_frames):
             frame = ground.copy()
             for start, speed, colour in zip(starts, speeds, colours, strict=True):
-                top, left = (start + speed * frame_number) % (HEIGHT_PX - 40)
+                top, left = (start + speed * frame_number) % (height_px - 40)
                 frame[top : top + 40, left : left + 40] = colour
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

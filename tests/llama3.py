@@ -43,6 +43,11 @@ def llama3_encode() -> Callable[[str], list[int]]:
 
 def write_tokenizer_json(folder: Path) -> None:
     """Writes the vocabulary as the `tokenizer.json` of a published checkpoint holds it, special tokens included."""
+    (folder / "tokenizer.json").write_text(_tokenizer_json(), encoding="utf-8")
+
+
+@functools.cache
+def _tokenizer_json() -> str:
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     vocabulary = str(tokenizer_model_file())
@@ -50,4 +55,4 @@ def write_tokenizer_json(folder: Path) -> None:
     tokenizer = json.loads(converter.converted().to_str())
     # older releases of the tokenizers library, such as wrote the published file, join the two halves of a merge
     tokenizer["model"]["merges"] = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, indent=2, ensure_ascii=False), encoding="utf-8")
+    return json.dumps(tokenizer, indent=2, ensure_ascii=False)

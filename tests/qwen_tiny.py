@@ -280,11 +280,13 @@ def tokenizer_config_of(kind: str) -> dict[str, Any]:
     }
 
 
-def write_qwen_files(folder: Path, kind: str) -> Path:
-    """Writes everything of a tiny folder but its weights."""
+def write_qwen_files(folder: Path, kind: str, **sizes: int) -> Path:
+    """Writes everything of a tiny folder but its weights; `sizes` are keys of its decoder that get other values."""
     folder.mkdir(parents=True, exist_ok=True)
+    config = config_of(kind)
+    config.get("text_config", config).update(sizes)
     files = {
-        "config.json": config_of(kind),
+        "config.json": config,
         "generation_config.json": generation_config_of(kind),
         "tokenizer.json": tokenizer_of(kind),
         "tokenizer_config.json": tokenizer_config_of(kind),
@@ -294,11 +296,18 @@ def write_qwen_files(folder: Path, kind: str) -> Path:
     return folder
 
 
-def make_qwen_folder(folder: Path, kind: str, seed: int = 0) -> Path:
-    """Writes a tiny folder of one of `KINDS` with weights under the published names: random, and large enough to be seen."""
+def make_qwen_folder(folder: Path, kind: str, seed: int = 0, **sizes: int) -> Path:
+    """Writes a tiny folder of one of `KINDS` with weights under the published names: random, and large enough to be seen.
+
+    Args:
+        folder: Folder to make.
+        kind: One of `KINDS` or `MOE_KINDS`.
+        seed: Of the weights.
+        sizes: Keys of the decoder's config.json that get other values, such as `intermediate_size`.
+    """
     from safetensors.numpy import save_file
 
-    write_qwen_files(folder, kind)
+    write_qwen_files(folder, kind, **sizes)
     weights = {name: draw(name, shape, kind, seed) for name, shape in tensor_shapes(folder, kind).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -22,6 +22,9 @@ SUB_ROOMS = (
     "families/qwen_vl/network",
     "families/qwen_vl/runtime.py",
     "families/qwen_vl",
+    "families/internvl/network",
+    "families/internvl/runtime.py",
+    "families/internvl",
     "families/network",
     "families/table.py",
     "data/video",
@@ -51,7 +54,8 @@ MAY_IMPORT = {
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/table": "errors families families/cogvlm2_video families/qwen_vl weights",
+    "families/internvl": "errors dtypes json_files recipe data data/video data/features weights families",
+    "families/table": "errors families families/cogvlm2_video families/qwen_vl families/internvl weights",
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
     "plan": (
@@ -59,9 +63,13 @@ MAY_IMPORT = {
         "families/table runs manifest"
     ),
     # torch
+    "families/network": "errors dtypes weights families",
     "families/cogvlm2_video/network": "errors weights families families/network families/cogvlm2_video",
-    "families/network": "dtypes errors weights families",
     "families/qwen_vl/network": "errors data data/video weights families families/network families/qwen_vl",
+    "families/internvl/network": "errors data data/video weights families families/network families/internvl",
+    "families/internvl/runtime": (
+        "dtypes weights families families/network families/internvl families/internvl/network"
+    ),
     "families/cogvlm2_video/runtime": (
         "dtypes data data/video weights families families/network families/cogvlm2_video families/cogvlm2_video/network"
     ),
@@ -120,6 +128,7 @@ WITHOUT_TORCH = (
     *(
         "families/cogvlm2_video",
         "families/qwen_vl",
+        "families/internvl",
         "families/table",
         "runs",
         "manifest",
@@ -137,11 +146,13 @@ PRINTS = ("cli/", "train/launch.py", "tiny/")
 NAMES_A_FAMILY = (
     "families/cogvlm2_video/",
     "families/qwen_vl/",
+    "families/internvl/",
     "families/table.py",
     "shipped.py",
     "_autoload.py",
     "tiny/",
 )
+FAMILY_NAMES = "cogvlm|CogVLM|qwen_vl|qwen[23]_|internvl"
 NEVER_IMPORTED = ("tiny",)
 """The program that pre-trained the tiny model: only `datasets/` and tests use it."""
 
@@ -257,7 +268,7 @@ def words_where_none_may_be(package: Path) -> Iterator[str]:
         calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         if any(isinstance(call, ast.Name) and call.id == "print" for call in calls) and not name.startswith(PRINTS):
             yield f"{name} prints"
-        if re.search("cogvlm|CogVLM|qwen_vl|qwen[23]_", path.read_text()) and not name.startswith(NAMES_A_FAMILY):
+        if re.search(FAMILY_NAMES, path.read_text()) and not name.startswith(NAMES_A_FAMILY):
             yield f"{name} names a family"
         of_tiny = {each for each in imported(path) if each.split(".")[1:2] == ["tiny"] and each.startswith("cvft.")}
         if of_tiny and not name.startswith("tiny/"):

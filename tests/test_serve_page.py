@@ -42,7 +42,7 @@ def test_a_clip_is_shown_and_asked_about(server, tiny, tmp_path):
         assert browser.text("#models") == "tiny · tuned"
         browser.type("#file", str(CLIP))
         browser.wait("document.querySelectorAll('#frames button').length")
-        seconds = tiny._predictor.clips.load(CLIP).timestamps_s
+        seconds = tiny._predictor.clips.load(CLIP).view.timestamps_s
         assert browser.texts("#frames button") == [f"{round(second, 2):g} s" for second in seconds]
         assert browser.run(
             "return [...document.querySelectorAll('#frames img')].every((each) => each.naturalWidth > 0)"

@@ -46,7 +46,7 @@ class Parts:
         embedding: Weight of the input embedding.
         output_layer: Weight of the output layer.
         tower: Prefixes of what frames pass through before the projector.
-        vision: Prefix of tower, projector and frame markers.
+        vision: Prefix of tower and frame markers, and of the projector where it lies among them.
         projector: The projector's modules; of a list of modules, its own name.
         layers: The list of decoder blocks.
         buffers: Expression for tensors that are no parameters.
@@ -305,7 +305,7 @@ def find_unfit_widths(quantize: str, parts: Parts, shapes: Mapping[str, Shape]) 
 def _part_of(parts: Parts, name: str) -> str:
     if name.startswith(parts.tower):
         return "tower"
-    if name.startswith(parts.vision):
+    if name.startswith((parts.vision, *(f"{module}." for module in parts.projector))):
         return "projector"
     return {parts.embedding: "embedding", parts.output_layer: "output_layer"}.get(name, "language_layers")
 

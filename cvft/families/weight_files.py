@@ -20,6 +20,4 @@ def read_model_shards(folder: ModelFolder, family: Family) -> list[Shard]:
     Raises:
         ModelError: with everything that is missing, damaged, unknown, double, misplaced or of another shape.
     """
-    return read_shards(
-        folder.path, family.tensors(folder.config), is_left_out=lambda name: family.module_of(name) is None
-    )
+    return read_shards(folder.path, family.tensors(folder.config), module_of=family.module_of)

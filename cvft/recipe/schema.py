@@ -188,8 +188,8 @@ class Data(Section):
 class Video(Section):
     """How a clip becomes frames."""
 
-    sampling: Literal["auto", "chat", "base", "uniform", "fps"] = "auto"
-    """Which frames are taken. `chat`: one per second; `base`: over a minute; `uniform`: over the whole clip; `fps`: at a rate."""
+    sampling: Literal["auto", "chat", "base", "uniform", "fps", "segments"] = "auto"
+    """Which frames are taken. `chat`: one per second; `base`: of a minute; `uniform`, `segments`: of it all; `fps`: at a rate."""
     max_frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] | None = None
     """Most frames of a clip; without it, as many as the model was made for. Each costs tokens, and so memory and time."""
     min_frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] | None = None

@@ -102,14 +102,15 @@ def read_shards(
     folder: Path,
     need: Mapping[str, tuple[int, ...]] | None,
     *,
-    is_left_out: Callable[[str], bool] = lambda name: False,
+    module_of: Callable[[str], str | None] = lambda name: name,
 ) -> list[Shard]:
     """Reads the headers of a folder's weight files and proves that together they are exactly the model.
 
     Args:
         folder: Model folder.
         need: What they must hold, name -> shape; None believes the headers and the index.
-        is_left_out: Tells of a tensor whether the model never loads it; for those, headers and index are believed.
+        module_of: What the model calls a tensor of the files, so that files may name it as `need` does or in another way that the
+            model takes for the same; None for one that it never loads, for which headers and index are believed.
 
     Returns:
         The files in name order.
@@ -146,8 +147,7 @@ def read_shards(
         problems.append(Problem(INDEX_FILE, "no such file", f"it beside {len(present)} weight files", INCOMPLETE))
     if not problems:  # tensors of a damaged or missing file would all be reported again as missing
         held = _shapes_of(shards)
-        beside = [name for name in (*held, *(listed or ())) if is_left_out(name)]
-        wanted = held if need is None else {**need, **{name: held.get(name, ()) for name in beside}}
+        wanted = held if need is None else _spell(need, dict.fromkeys((*held, *(listed or ()))), held, module_of)
         problems += _check_tensors(shards, listed, wanted)
     if problems:
         raise ModelError(f"model {folder}", problems)
@@ -178,6 +178,24 @@ def read_weight_map(folder: Path) -> dict[str, str] | None:
     if problems:
         raise ModelError(f"model {folder}", problems)
     return dict(index["weight_map"])
+
+
+def _spell(
+    need: Mapping[str, tuple[int, ...]],
+    names: Iterable[str],
+    held: Mapping[str, tuple[int, ...]],
+    module_of: Callable[[str], str | None],
+) -> dict[str, tuple[int, ...]]:
+    """Returns what files must hold by the names that they use, with what the model leaves out as they hold it."""
+    stated = {module_of(name): name for name in need}
+    wanted = dict(need)
+    for name in names:
+        module = module_of(name)
+        if module is None:
+            wanted[name] = held.get(name, ())
+        elif name not in need and stated.get(module) in wanted:
+            wanted[name] = wanted.pop(stated[module])
+    return wanted
 
 
 def _shapes_of(shards: Sequence[Shard]) -> dict[str, tuple[int, ...]]:

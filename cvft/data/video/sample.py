@@ -3,7 +3,8 @@
     timestamps_s float32 (N,), avg_fps  --choose_frames-->  frame indices (T,)
 
 `chat` and `base` are the two rules that the first family was published with; `uniform` is ours, for clips that they would
-cut; `fps` is the published rule of families that take frames in pairs. Refuses only rules that cannot be carried out.
+cut; `fps` is the published rule of families that take frames in pairs, `segments` of one that takes the middle of equal parts.
+Refuses only rules that cannot be carried out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from cvft.errors import DataError, Problem, quote
 BASE_WINDOW_S = 60
 """The `base` rule looks at this many seconds. Source: the published video demo, frame loading of the base model."""
 
-STRATEGIES = ("chat", "base", "uniform", "fps")
+STRATEGIES = ("chat", "base", "uniform", "fps", "segments")
 
 Float32s = npt.NDArray[np.float32]
 
@@ -35,13 +36,13 @@ class Sampling:
             clip loses its end. `base` spreads `max_frames` over the first 60 s and repeats frames of short clips.
             `uniform` spreads at most `max_frames` over the whole clip and never repeats one. `fps` spreads `fps` frames per
             second over the whole clip: an even number, at least `min_frames` and at most `max_frames` where the clip has
-            so many.
+            so many. `segments` cuts the whole clip into `max_frames` equal parts and takes the frame in the middle of each.
         max_frames: Most frames to choose. Each costs tokens in the model.
         fps: Frames per second of the rule `fps`; None with any other.
         min_frames: Fewest frames of the rule `fps`; None with any other.
     """
 
-    strategy: Literal["chat", "base", "uniform", "fps"] = "chat"
+    strategy: Literal["chat", "base", "uniform", "fps", "segments"] = "chat"
     max_frames: int = 24
     fps: float | None = None
     min_frames: int | None = None
@@ -95,7 +96,8 @@ def choose_frames(timestamps_s: Float32s, *, avg_fps: float, sampling: Sampling)
         increase. Some stand there twice where the published rule repeats frames.
 
     Source: the published video demo (frame loading of the chat and of the base model); for `fps`, `smart_nframes` of the makers'
-    package. Their families name both.
+    package; for `segments`, the video processor in transformers 5.19 of the family that has it, which refuses clips of fewer
+    frames than segments: all are shown here. Their families name them.
     """
     timestamps_s = np.asarray(timestamps_s, dtype=np.float32)
     num_total = len(timestamps_s)
@@ -111,6 +113,10 @@ def choose_frames(timestamps_s: Float32s, *, avg_fps: float, sampling: Sampling)
     if sampling.strategy == "fps":
         return spread_evenly(num_total, _count_by_rate(num_total, avg_fps, sampling))
     num_chosen = min(num_total, sampling.max_frames)
+    if sampling.strategy == "segments":
+        length = num_total / num_chosen
+        # in fp32, as torch spaces them: where a middle falls between two frames, double precision chooses others
+        return [int(place) for place in (np.arange(num_chosen) * length + length / 2).astype(np.float32)]
     return [int(index) for index in np.linspace(0, num_total - 1, num_chosen).astype(int)]
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from cvft.dtypes import BY_NAME
 from cvft.families.family import Loading
@@ -63,6 +63,18 @@ def load_stock_model(
     assert not unfit, unfit  # the headers said that all of them fit
     model.model.language_model.config._attn_implementation = loading.attention or "sdpa"
     return model
+
+
+def load_fast_tokenizer(folder: ModelFolder, *, padding: str) -> PreTrainedTokenizerFast:
+    """Loads the fast tokenizer of a folder without looking at the folder's config or code.
+
+    Args:
+        folder: The folder.
+        padding: Its padding token.
+    """
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder.path), fix_mistral_regex=False)
+    tokenizer.pad_token = padding
+    return tokenizer
 
 
 @contextmanager

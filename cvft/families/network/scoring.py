@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from cvft.families.family import IGNORED_LABEL
+from cvft.families.family import IGNORED_LABEL, LabelLoss
 from cvft.families.network.attention import GROUP_ATTENTION, GroupLengths
 from cvft.families.network.grouping import group_attention_mask
 from cvft.families.network.loss import label_loss
@@ -154,6 +155,20 @@ def scoring(base: type[PreTrainedModel], hooks: type[LabelScoring]) -> type[PreT
     return type(base.__name__, (hooks, base), {"__module__": hooks.__module__})
 
 
+def become(module: Any, cls: Any) -> None:
+    """Makes a loaded module one of another class, whose forward it then has.
+
+    Where accelerate has spread a model over devices, it has put a forward of its own before the one that the module had.
+
+    Args:
+        module: The module.
+        cls: A class with the same weights.
+    """
+    module.__class__ = cls
+    if "_old_forward" in vars(module):
+        module._old_forward = types.MethodType(cls.forward, module)
+
+
 def attend_in_groups(model: Any, names: Sequence[str] = ("sdpa",)) -> None:
     """Gives a model's decoder the attention of groups, where it has a kernel that this one stands for.
 
@@ -164,3 +179,30 @@ def attend_in_groups(model: Any, names: Sequence[str] = ("sdpa",)) -> None:
     config = model.model.language_model.config
     if config._attn_implementation in names:
         config._attn_implementation = GROUP_ATTENTION
+
+
+def batch_loss(model: Any, batch: Mapping[str, Any], *, num_items: Any, label_logits_only: bool) -> LabelLoss:
+    """Runs a model with `LabelScoring` on a batch with labels; see `cvft.families.family.Runtime.loss`."""
+    outputs = model(**batch, label_logits_only=label_logits_only, num_items_in_batch=num_items)
+    return LabelLoss(outputs.loss, outputs.num_right)
+
+
+def label_logits(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """Scores the positions of a batch of one sequence that predict a label, by transformers' own forward.
+
+    Args:
+        model: A model with `LabelScoring`, or a peft model around it.
+        batch: One row.
+
+    Returns:
+        (N, V) logits.
+    """
+    inputs = {key: value.to(model.device) for key, value in batch.items() if isinstance(value, Tensor)}
+    labels = inputs.pop("labels")
+    inputs.pop("segment_ids", None)
+    inputs["position_ids"] = model.order_positions(inputs["position_ids"])
+    predicts = torch.zeros_like(labels[0], dtype=torch.bool)
+    predicts[:-1] = labels[0, 1:] != IGNORED_LABEL
+    with torch.inference_mode():
+        logits: Tensor = model(**inputs, logits_to_keep=predicts, use_cache=False).logits[0]
+    return logits

@@ -1,4 +1,4 @@
-"""config.json and generation_config.json of Qwen's video models: what is absent, of another kind, or not carried out. No torch.
+"""config.json of Qwen's video models: what is absent, of another kind, or not carried out. No torch.
 
 transformers' own classes carry out what config.json says, so little is looked at here: what plans and layouts read, and the few
 keys that would make a row's answer depend on more than the row.
@@ -6,17 +6,12 @@ keys that would make a row's answer depend on more than the row.
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 from cvft.errors import Problem, quote
-from cvft.families.qwen_vl.sizes import Sizes, text_values
-from cvft.json_files import JsonError, read_object, show
+from cvft.families.qwen_vl.sizes import Sizes
+from cvft.json_files import show
 from cvft.weights.folder import ModelFolder
 
-GENERATION_FILE = "generation_config.json"
 HINT = "use the files that the checkpoint was published with"
-MAX_STOP_TOKENS = 64
 
 
 def check_config(folder: ModelFolder) -> list[Problem]:
@@ -61,47 +56,3 @@ def check_config(folder: ModelFolder) -> list[Problem]:
         need = f"{sizes.hidden_size}, the decoder's width"
         problems.append(Problem("config.json: vision_config.out_hidden_size", str(sizes.tower.out_hidden_size), need))
     return problems
-
-
-def check_generation(folder: ModelFolder) -> list[Problem]:
-    """Returns a problem where generation_config.json states no usable tokens that end an answer.
-
-    The rest of it steers sampling. Answers are greedy here, without the published penalty on repetitions.
-    """
-    values = _read(folder)
-    if isinstance(values, Problem):
-        return [values]
-    stated = _as_list(values.get("eos_token_id"))
-    vocab_size = text_values(folder.config)["vocab_size"]
-    bad = [each for each in stated if not isinstance(each, int) or isinstance(each, bool) or not 0 <= each < vocab_size]
-    if bad:
-        return [Problem(f"{GENERATION_FILE}: eos_token_id", show(bad[0]), f"ids below vocab_size, {vocab_size}", HINT)]
-    if len(stated) > MAX_STOP_TOKENS:
-        return [Problem(f"{GENERATION_FILE}: eos_token_id", "a longer list", f"at most {MAX_STOP_TOKENS} ids")]
-    return []
-
-
-def stop_tokens(folder: ModelFolder, *, turn_end: int) -> list[int]:
-    """Returns the tokens that end an answer: the one that training writes, and what generation_config.json adds.
-
-    Args:
-        folder: The folder, checked.
-        turn_end: What training writes at the end of an answer.
-    """
-    values = _read(folder)
-    assert not isinstance(values, Problem), "a folder that was checked"
-    return list(dict.fromkeys([turn_end, *_as_list(values.get("eos_token_id"))]))
-
-
-def _as_list(stated: Any) -> list[Any]:
-    return stated if isinstance(stated, list) else [] if stated is None else [stated]
-
-
-def _read(folder: ModelFolder) -> dict[str, Any] | Problem:
-    path = folder.path / GENERATION_FILE
-    if folder.is_absent or not os.path.lexists(path):
-        return {}
-    try:
-        return read_object(path)
-    except JsonError as error:
-        return Problem(GENERATION_FILE, str(error), "the published file, or none", HINT)

@@ -16,9 +16,10 @@ from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import CostModel
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
-from cvft.families.parts import Shape, adapted_names, find_unfit_widths
+from cvft.families.generation_file import check_generation
+from cvft.families.parts import Shape
 from cvft.families.qwen_vl.checkpoints import PUBLISHED
-from cvft.families.qwen_vl.config_file import check_config, check_generation
+from cvft.families.qwen_vl.config_file import check_config
 from cvft.families.qwen_vl.costs import costs_of
 from cvft.families.qwen_vl.inputs import Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import Style, build_layout
@@ -35,6 +36,7 @@ from cvft.families.qwen_vl.variants import (
     MIN_FRAMES,
     Generation,
 )
+from cvft.families.stock import check_stock_recipe, with_dtype, without_code
 from cvft.families.text_encoder import check_settings_files
 from cvft.json_files import TEXT, check_object, number, one_of, whole_number
 from cvft.recipe import Recipe
@@ -99,7 +101,8 @@ class QwenVL:
         """Goes through config.json, generation_config.json and the files beside the tokenizer."""
         problems = check_config(folder)
         if not problems and not folder.is_absent:
-            problems = [*check_generation(folder), *check_settings_files(folder.path)]
+            vocab_size = text_values(folder.config)["vocab_size"]
+            problems = [*check_generation(folder, vocab_size=vocab_size), *check_settings_files(folder.path)]
         return problems
 
     def context_tokens(self, config: Mapping[str, Any]) -> int:
@@ -188,17 +191,7 @@ class QwenVL:
 
     def check_recipe(self, recipe: Recipe, folder: ModelFolder) -> None:
         """Refuses names of layers that do not exist, and features that would change in training."""
-        problems = find_unfit_widths(recipe.model.quantize, self.parts, loaded_shapes(Sizes.from_config(folder.config)))
-        if recipe.video.cache_features == "on" and recipe.lora.train_projector is not False:
-            need = "`auto` or `off`: features are cached behind the projector, which learns"
-            got = f"`on` with `lora.train_projector` {str(recipe.lora.train_projector).lower()}"
-            problems.append(Problem("video.cache_features", got, need, "set `video.cache_features: auto`"))
-        try:
-            adapted_names(self.parts, recipe.lora.targets)
-        except RecipeError as error:
-            problems += error.problems
-        if problems:
-            raise RecipeError(f"model {folder.path}", problems)
+        check_stock_recipe(recipe, folder, self.parts, loaded_shapes(Sizes.from_config(folder.config)))
 
     def style(self, inputs: Inputs) -> Style:
         """Returns how rows are written, with the system prompt that was chosen."""
@@ -257,7 +250,7 @@ class QwenVL:
 
     def clean_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Leaves out what points at code."""
-        return {key: value for key, value in config.items() if key != "auto_map"}
+        return without_code(config)
 
     def merged_config(
         self,
@@ -270,13 +263,7 @@ class QwenVL:
     ) -> dict[str, Any]:
         """States the precision wherever config.json states one."""
         del template, fields, keeps_code
-        merged = {**self.clean_config(config), "torch_dtype": dtype}
-        merged.pop("dtype", None)
-        for part in ("text_config", "vision_config"):
-            if isinstance(merged.get(part), Mapping):
-                stated = {key: dtype for key in ("dtype", "torch_dtype") if key in merged[part]}
-                merged[part] = {**merged[part], **stated}
-        return merged
+        return with_dtype(without_code(config), dtype)
 
     def costs(self, config: Mapping[str, Any]) -> CostModel | None:
         """Returns the formulas for these sizes; experts are not modelled."""

@@ -16,7 +16,7 @@ Source: the published chat templates, and transformers 4.57.6's processors; gold
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from cvft.errors import ModelError, Problem, quote
@@ -24,6 +24,7 @@ from cvft.families.family import IGNORED_LABEL, Layout
 from cvft.families.qwen_vl.grid import Grid
 from cvft.families.qwen_vl.tokenizer import THINKING, SpecialTokens
 from cvft.families.text_encoder import HINT
+from cvft.families.writer import LayoutWriter
 from cvft.weights.folder import TOKENIZER_FILE
 
 ClipTags = Literal["released", "transformers5"]
@@ -95,7 +96,7 @@ def build_layout(
         DataError: when a text cannot be encoded; who knows the row names it.
         ModelError: when the style asks for a control token that the vocabulary lacks.
     """
-    writer = _Writer(encode)
+    writer = LayoutWriter(encode)
     system = style.system if system is None else system
     if system is not None:
         _write_turn(writer, special, "system", _trim(system, style))
@@ -133,7 +134,7 @@ def _trim(text: str, style: Style) -> str:
     return text.strip() if style.trims else text
 
 
-def _write_turn(writer: _Writer, special: SpecialTokens, role: str, content: str) -> None:
+def _write_turn(writer: LayoutWriter, special: SpecialTokens, role: str, content: str) -> None:
     writer.control(special.turn_start)
     writer.text(f"{role}\n{content}")
     writer.control(special.turn_end)
@@ -141,7 +142,13 @@ def _write_turn(writer: _Writer, special: SpecialTokens, role: str, content: str
 
 
 def _write_clip(
-    writer: _Writer, special: SpecialTokens, grid: Grid, seconds: Sequence[float], *, style: Style, clip_tags: ClipTags
+    writer: LayoutWriter,
+    special: SpecialTokens,
+    grid: Grid,
+    seconds: Sequence[float],
+    *,
+    style: Style,
+    clip_tags: ClipTags,
 ) -> None:
     if not style.has_seconds:
         writer.control(special.vision_start)
@@ -160,7 +167,7 @@ def _write_clip(
         writer.control(special.vision_end)
 
 
-def _write_empty_thought(writer: _Writer, special: SpecialTokens) -> None:
+def _write_empty_thought(writer: LayoutWriter, special: SpecialTokens) -> None:
     if special.think_start is None or special.think_end is None:
         problem = Problem(TOKENIZER_FILE, "no such tokens", f"{quote(THINKING[0])} and {quote(THINKING[1])}", HINT)
         raise ModelError("the tokenizer", [problem])
@@ -168,42 +175,3 @@ def _write_empty_thought(writer: _Writer, special: SpecialTokens) -> None:
     writer.text("\n\n")
     writer.control(special.think_end)
     writer.text("\n\n")
-
-
-@dataclass
-class _Writer:
-    """Ids and types of a row as it grows; text waits until a control token or a look at the ids cuts it off."""
-
-    encode: Callable[[str], list[int]]
-    ids: list[int] = field(default_factory=list)
-    types: list[int] = field(default_factory=list)
-    waiting: str = ""
-
-    def text(self, text: str) -> None:
-        self.waiting += text
-
-    def control(self, number: int) -> None:
-        self._flush()
-        self.ids.append(number)
-        self.types.append(0)
-
-    def clip(self, number: int, num_tokens: int) -> None:
-        self._flush()
-        self.ids += [number] * num_tokens
-        self.types += [1] * num_tokens
-
-    @property
-    def num_tokens(self) -> int:
-        self._flush()
-        return len(self.ids)
-
-    def finish(self) -> tuple[list[int], list[int]]:
-        self._flush()
-        return self.ids, self.types
-
-    def _flush(self) -> None:
-        if self.waiting:
-            ids = self.encode(self.waiting)
-            self.ids += ids
-            self.types += [0] * len(ids)
-            self.waiting = ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cvft.families.names import ATTENTION_ALIASES, MLP_ALIASES
 from cvft.families.parts import Parts
 from cvft.families.qwen_vl.sizes import QWEN2_5_VL, QWEN3_5, QWEN3_5_MOE, QWEN3_VL, QWEN3_VL_MOE
 from cvft.families.qwen_vl.tensors import DECODER, OUTPUT_LAYER, VISION
@@ -31,20 +32,6 @@ DELTA_NET = (
     "linear_attn.in_proj_a",
     "linear_attn.out_proj",
 )
-
-ATTENTION_ALIASES = {
-    **dict.fromkeys(("qkv_proj", "query_key_value", "c_attn", "w_pack", "wqkv"), "qkv"),
-    **dict.fromkeys(("q", "wq"), "q_proj"),
-    **dict.fromkeys(("k", "wk"), "k_proj"),
-    **dict.fromkeys(("v", "wv"), "v_proj"),
-    **dict.fromkeys(("dense", "c_proj", "wo"), "o_proj"),
-}
-MLP_ALIASES = {
-    **dict.fromkeys(("w1", "gate"), "gate_proj"),
-    **dict.fromkeys(("w3", "up", "dense_h_to_4h"), "up_proj"),
-    **dict.fromkeys(("w2", "down", "dense_4h_to_h"), "down_proj"),
-}
-"""Names of Llama, GPT-2 and ChatGLM."""
 
 _QWEN3_VL = Parts(
     block=r"model\.language_model\.layers\.\d+",

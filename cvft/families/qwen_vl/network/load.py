@@ -13,9 +13,9 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
 from cvft.errors import ModelError
 from cvft.families.family import Loading
-from cvft.families.network.loading import load_stock_model
-from cvft.families.network.scoring import attend_in_groups
-from cvft.families.qwen_vl.config_file import check_generation, stop_tokens
+from cvft.families.generation_file import stop_tokens
+from cvft.families.network.loading import load_fast_tokenizer, load_stock_model
+from cvft.families.network.scoring import attend_in_groups, become
 from cvft.families.qwen_vl.family import QwenVL, family_of
 from cvft.families.qwen_vl.network.delta_net import fork_states_in_groups
 from cvft.families.qwen_vl.network.models import CLASSES, STOCK, encode_clip
@@ -37,9 +37,7 @@ def load_config(folder: ModelFolder) -> Any:
 def load_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerFast:
     """Loads the fast tokenizer of a folder without looking at the folder's config or code; its padding token is set."""
     load_encoder(folder)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder.path), fix_mistral_regex=False)
-    tokenizer.pad_token = PADDING
-    return tokenizer
+    return load_fast_tokenizer(folder, padding=PADDING)
 
 
 def load_model(folder: ModelFolder, loading: Loading) -> Any:
@@ -61,7 +59,7 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
         generation=GenerationConfig(eos_token_id=stops, pad_token_id=special.padding),
         kept_modules=KEPT_MODULES,
     )
-    model.__class__ = CLASSES[family.name]
+    become(model, CLASSES[family.name])
     attend_in_groups(model)
     fork_states_in_groups(model)
     model.runs_tower_always = loading.runs_tower_always
@@ -133,7 +131,7 @@ def load_tower(folder: ModelFolder, *, dtype: torch.dtype, device: str) -> Loade
 
 
 def _check(family: QwenVL, folder: ModelFolder) -> None:
-    if problems := [*family.check_folder(folder), *check_generation(folder)]:
+    if problems := family.check_folder(folder):
         raise ModelError(f"model {folder.path}", problems)
 
 

@@ -8,31 +8,13 @@ Two frames of a temporal grid go through at a time: the same bits as the whole c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from cvft.families.network.pixels import CLIP_NORM, PixelNorm, as_frames, resize_and_norm
 from cvft.families.qwen_vl.grid import Grid
 
-
-@dataclass(frozen=True)
-class PixelNorm:
-    """What colour channels are normalised with, as fractions of the largest value.
-
-    Args:
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-CLIP_NORM = PixelNorm((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-"""Source: OpenAI CLIP's preprocessing, which Qwen2.5-VL's preprocessor_config.json states."""
 HALF_NORM = PixelNorm((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """Source: preprocessor_config.json of Qwen3-VL and Qwen3.5."""
 
@@ -58,20 +40,14 @@ def preprocess_frames(
     Source:
         `Qwen2VLVideoProcessor` and `Qwen3VLVideoProcessor` of transformers 4.57.6; golden vectors hold it, bit for bit.
     """
-    frames = torch.from_numpy(frames) if isinstance(frames, np.ndarray) else frames
-    if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[-1] != 3:
-        raise ValueError(f"frames: got {frames.dtype} {tuple(frames.shape)}, need uint8 (T, H, W, 3)")
+    frames = as_frames(frames)
     if -(-len(frames) // temporal_patch) != grid.num_grids:
         raise ValueError(f"frames: got {len(frames)}, need those of {grid.num_grids} grids of {temporal_patch}")
     size = (grid.num_rows * patch_px, grid.num_columns * patch_px)
-    mean, std = ((torch.tensor(values) * 255).view(3, 1, 1) for values in (norm.mean, norm.std))
     num_patches = grid.num_rows * grid.num_columns
     patches = torch.empty(grid.num_grids, num_patches, 3 * temporal_patch * patch_px**2)
     for number in range(grid.num_grids):
-        x = frames[number * temporal_patch : (number + 1) * temporal_patch].permute(0, 3, 1, 2).contiguous()
-        if x.shape[-2:] != size:
-            x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)
-        x = (x.float() - mean) / std
+        x = resize_and_norm(frames[number * temporal_patch : (number + 1) * temporal_patch], size=size, norm=norm)
         if len(x) < temporal_patch:
             x = torch.cat([x, x[-1:].expand(temporal_patch - len(x), -1, -1, -1)])
         rows, columns = (side // grid.merge for side in (grid.num_rows, grid.num_columns))

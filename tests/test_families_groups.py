@@ -1,27 +1,21 @@
-"""Qwen's models as cvft trains them: rows of one clip as one sequence, cached features, answers over a shared prefix."""
+"""Models of transformers' own classes as cvft trains them: groups of rows, cached features, answers over a shared prefix."""
 
 import copy
 import re
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 
 from cvft.clips.source import ClipInputs
-from cvft.data.rows import Row
-from cvft.data.video.decode import Clip
-from cvft.families.family import IGNORED_LABEL, Loading, load_runtime
+from cvft.families.family import IGNORED_LABEL
+from cvft.families.network.grouping import CLIP_KEYS
 from cvft.families.qwen_vl.network.delta_net import CLASSES, ForksStates, fork_states_in_groups
-from cvft.families.table import find_family
-from cvft.recipe import Recipe
-from cvft.weights.folder import ModelFolder
 from tests.kept_wide import KeptWide
-from tests.qwen_tiny import WORDS, make_qwen_folder
+from tests.opened import Opened
 
 LARGEST_NLL_ERROR = {torch.float64: 1e-12, torch.float32: 1e-5}
 LARGEST_GRADIENT_ERROR = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -30,54 +24,14 @@ LARGEST_GRADIENT_ERROR = {torch.float64: 1e-10, torch.float32: 1e-5}
 SMALLEST_FAULT = 1e-3
 """What a wrong group must differ by."""
 
-SMALL_FRAMES = {"max_frames": 6, "min_frame_tokens": 4, "max_frame_tokens": 16}
-
-
-class Opened:
-    """A tiny folder, opened as a worker opens it."""
-
-    def __init__(self, path, kind, **sections):
-        make_qwen_folder(path, kind)
-        self.folder = ModelFolder.of(path)
-        self.family = find_family(self.folder)
-        video = {**SMALL_FRAMES, **sections.pop("video", {})}
-        recipe = Recipe(model={"path": str(path), **sections.pop("model", {})}, data={"train": Path("x")}, video=video)
-        self.how = self.family.preprocessing(recipe, self.folder)
-        self.runtime = load_runtime(self.family)
-        self.encoder = self.runtime.encoder(self.folder, self.how)
-
-    def load(self, **options):
-        return self.runtime.load(self.folder, self.how, Loading("fp32", **options))
-
-    def clip(self, *, num_frames, height=64, width=96, seed=0):
-        """A random clip at 2 frames a second."""
-        frames = np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
-        seconds = np.arange(num_frames, dtype=np.float32) / 2
-        clip = Clip(frames, seconds, tuple(range(num_frames)), num_frames, 2.0, num_frames / 2, "pyav")
-        return ClipInputs(self.encoder.clip(clip), clip.view)
-
-    def rows(self, *, num_rows, clip, seed, with_response=True):
-        """Encoded rows about one clip, of different length, some with earlier turns."""
-        rng = np.random.default_rng(seed)
-
-        def words(most):
-            return " ".join(WORDS[number] for number in rng.integers(len(WORDS), size=rng.integers(1, most)))
-
-        rows = [
-            Row(words(9), words(6), ((words(5), words(4)),) * (number % 3), None, source=Path(), line=number)
-            for number in range(num_rows)
-        ]
-        return [self.encoder.encode(row, clip, with_response=with_response) for row in rows]
-
-
-KINDS = ("qwen3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_vl_moe")
+KINDS = ("qwen3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_vl_moe", "internvl3_5")
 RECURRENT = ("qwen3_5",)
 EXPERTS = ("qwen3_vl_moe",)
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def opened(request, tmp_path_factory):
-    return Opened(tmp_path_factory.mktemp("qwen") / request.param, request.param)
+    return Opened(tmp_path_factory.mktemp("tiny") / request.param, request.param)
 
 
 @pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=["fp64", "fp32"])
@@ -243,13 +197,14 @@ def test_a_batch_without_a_clip_gives_the_tower_a_gradient_of_zero(opened):
     loss = opened.runtime.loss(model, batch, num_items=1).loss
     loss.backward()
     assert torch.equal(loss, opened.runtime.loss(plain, batch, num_items=1).loss)
-    gradients = [parameter.grad for parameter in model.model.visual.parameters()]
+    vision = model.model.visual if hasattr(model.model, "visual") else model.model.vision_tower
+    gradients = [parameter.grad for parameter in vision.parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=(*KINDS, "internvl3"))
 def answering(request, tmp_path_factory):
-    opened = Opened(tmp_path_factory.mktemp("qwen") / request.param, request.param)
+    opened = Opened(tmp_path_factory.mktemp("tiny") / request.param, request.param)
     return opened, opened.load()
 
 
@@ -286,9 +241,10 @@ def test_answers_are_the_likeliest_tokens_of_the_whole_sequence(answering):
             batch = {
                 "input_ids": torch.tensor([ids]),
                 "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
-                "position_ids": positions[None].permute(2, 0, 1),
-                **{key: prompt[key] for key in ("pixel_values_videos", "video_grid_thw")},
+                "position_ids": positions[None],
+                **{key: prompt[key] for key in CLIP_KEYS if key in prompt},
             }
+            batch = opened.encoder.model_inputs(batch)
             with torch.inference_mode():
                 token = int(model(**batch, use_cache=False).logits[0, -1].argmax())
             expected.append(token)
@@ -306,12 +262,7 @@ def test_a_whole_model_in_fp32_is_transformers_own(answering):
     (row,) = opened.rows(num_rows=1, clip=opened.clip(num_frames=4), seed=8)
     ours = opened.runtime.label_logits(model, opened.encoder.collate([row]))
     with torch.inference_mode():
-        theirs = stock(
-            input_ids=row["input_ids"][None],
-            position_ids=row["position_ids"][None].permute(2, 0, 1),
-            pixel_values_videos=row["pixel_values_videos"],
-            video_grid_thw=row["video_grid_thw"],
-        ).logits[0]
+        theirs = stock(**opened.encoder.model_inputs(opened.encoder.collate([row]))).logits[0]
     labels = torch.nonzero(row["labels"] != IGNORED_LABEL).flatten() - 1
     assert torch.allclose(ours, theirs[labels], atol=2e-5)
 

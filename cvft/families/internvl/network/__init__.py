@@ -1,0 +1,1 @@
+"""What turns frames into pixels, and weights into a model."""
