@@ -6,7 +6,7 @@ import pytest
 
 from cvft.errors import ModelError
 from cvft.families.cogvlm2_video.checkpoints import PUBLISHED
-from cvft.families.table import SHIPPED_CHECKPOINTS, describe_checkpoints
+from cvft.families.table import SHIPPED_CHECKPOINTS, describe_checkpoints, known_checkpoints
 from cvft.recipe import load_recipe
 from cvft.shipped import SHIPPED
 from cvft.weights.checkpoints import find_checkpoint
@@ -128,7 +128,7 @@ def test_a_model_in_the_current_folder_is_told_when_the_recipe_means_another_pla
 def test_recipes_that_ship_name_what_can_be_fetched():
     paths = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
     assert len(paths) >= 3
-    names = set(SHIPPED).union(*(checkpoint.hugging_face_ids for checkpoint in PUBLISHED))
+    names = set(SHIPPED).union(*(checkpoint.hugging_face_ids for checkpoint in known_checkpoints()))
     assert {load_recipe(path).recipe.model.path for path in paths} <= names
 
 
