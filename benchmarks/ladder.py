@@ -140,9 +140,9 @@ def make_random_model(folder: Path, *, full_size: bool) -> Path:
     from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
     from cvft.families.cogvlm2_video.network.load import load_config
     from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
-    from cvft.weights.folder import tiny_checkpoint_path
+    from cvft.shipped import SHIPPED
 
-    tiny = load_config(tiny_checkpoint_path())
+    tiny = load_config(SHIPPED["tiny"].folder)
     ids = {name: getattr(tiny, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     config = CogVLM2VideoConfig(**ids, max_position_embeddings=4096) if full_size else tiny
     config.template_version = "chat"
@@ -153,8 +153,8 @@ def make_random_model(folder: Path, *, full_size: bool) -> Path:
         model = CogVLM2VideoForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder, max_shard_size="4GB")
-    shutil.copy(tiny_checkpoint_path() / "tokenizer.json", folder)
-    shutil.copy(tiny_checkpoint_path() / "tokenizer_config.json", folder)
+    shutil.copy(SHIPPED["tiny"].folder / "tokenizer.json", folder)
+    shutil.copy(SHIPPED["tiny"].folder / "tokenizer_config.json", folder)
     return folder
 
 

@@ -25,9 +25,10 @@ from cvft.families.costs import Training
 from cvft.families.network.grouping import group_rows
 from cvft.families.parts import adapted_names, count_adapter, target_regex
 from cvft.plan.passes import count_batch
-from cvft.weights.folder import read_config_json, tiny_checkpoint_path
+from cvft.shipped import SHIPPED
+from cvft.weights.folder import read_config_json
 
-TINY = tiny_checkpoint_path()
+TINY = SHIPPED["tiny"].folder
 RANK = 8
 CASES = {"1 row": [1], "a group of 4 rows": [4], "a group of 8 rows": [8], "3 groups, padded": [4, 2, 1]}
 NUM_FRAMES = 24

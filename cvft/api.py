@@ -126,7 +126,7 @@ def load(
 
     Args:
         path: A merged folder, an adapter folder, a checkpoint of a run, or a run's folder: then its merged model, or else its
-            adapter. `tiny`, or the name of a published model as a recipe's `model.path`, to ask one as it is.
+            adapter. The name of a shipped or published model as a recipe's `model.path`, to ask one as it is.
         quantize: Holds the decoder blocks in 4 or 8 bits, or not; without it, as they were trained or merged.
         base: Where the base of an adapter lies by now, when it was moved.
 

@@ -68,7 +68,9 @@ DIST = {
     "evaluate_run",
     "export",
     "families",
+    "glm4v_job",
     "imports",
+    "internvl_job",
     "odd_rows",
     "official_job",
     "offline",
@@ -157,9 +159,9 @@ def _same_numbers_whatever_ran_before():
 def full_size(tmp_path_factory) -> list[str]:
     """Settings for a model of the published sizes of which config.json and a tokenizer are there, and no weights."""
     from cvft.families.cogvlm2_video.tensors import PUBLISHED_SIZES
-    from cvft.weights.folder import tiny_checkpoint_path
+    from cvft.shipped import SHIPPED
 
-    folder, tiny = tmp_path_factory.mktemp("model"), tiny_checkpoint_path()
+    folder, tiny = tmp_path_factory.mktemp("model"), SHIPPED["tiny"].folder
     config = json.loads((tiny / "config.json").read_text())
     vision = {**PUBLISHED_SIZES["vision_config"], "image_size": 224}
     config |= {**PUBLISHED_SIZES, "vision_config": vision, "architectures": ["CogVLMVideoForCausalLM"]}

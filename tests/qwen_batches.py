@@ -12,6 +12,7 @@ import transformers
 from cvft.families.costs import Batch, ClipShape, GroupShape, Training
 from cvft.families.network.scoring import attend_in_groups
 from cvft.families.parts import adapted_names, count_adapter, modules_to_save, target_regex
+from cvft.families.qwen_vl.network.delta_net import fork_states_in_groups
 from cvft.families.qwen_vl.network.models import CLASSES, encode_clip
 from cvft.families.qwen_vl.parts import PARTS
 from cvft.families.qwen_vl.sizes import QWEN2_5_VL, QWEN3_5, QWEN3_VL, Sizes
@@ -45,12 +46,13 @@ def larger(model_type: str) -> dict[str, Any]:
 
 
 def load(config: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> Any:
-    """A model with random weights, its decoder with the attention of groups."""
+    """A model with random weights, its decoder taking groups."""
     config_class = getattr(transformers, CONFIGS[config["model_type"]][0])
     values = config_class(**json.loads(json.dumps(config)))
     torch.manual_seed(0)
     model: Any = CLASSES[config["model_type"]]._from_config(values, attn_implementation="sdpa").to(dtype)
     attend_in_groups(model)
+    fork_states_in_groups(model)
     return model
 
 

@@ -10,10 +10,12 @@ import numpy as np
 from torch import Tensor
 
 from cvft.families.family import Layout
-from cvft.families.qwen_vl.grid import Grid, grid_of
+from cvft.families.grid import Grid
+from cvft.families.network.patches import preprocess_frames
+from cvft.families.network.positions import row_positions
+from cvft.families.qwen_vl.grid import grid_of
 from cvft.families.qwen_vl.layout import STYLES, build_layout
-from cvft.families.qwen_vl.network.positions import row_positions
-from cvft.families.qwen_vl.network.preprocess import NORMS, preprocess_frames
+from cvft.families.qwen_vl.network.norms import NORMS
 from cvft.families.qwen_vl.times import second_per_grid, shown_seconds
 from cvft.families.qwen_vl.tokenizer import load_encoder
 from tests.golden_files import golden_file

@@ -213,12 +213,12 @@ REFUSED = [
     (
         {"messages": say(system="Be brief.", user="Who?", assistant="A dog.")},
         "got a system text, `Be brief.`, need questions and answers: a row has no place for it\n"
-        "  hint: write it at the head of the first question, or remove it",
+        "  hint: remove it, and set model.system where it is that of all rows; else write it at the head of the first question",
     ),
     (
         {**ALPACA, "system": "Be brief."},
         "got a system text, `Be brief.`, need questions and answers: a row has no place for it\n"
-        "  hint: write it at the head of the first question, or remove it",
+        "  hint: remove it, and set model.system where it is that of all rows; else write it at the head of the first question",
     ),
     (
         {"messages": say(user="Who?", tool="x", assistant="A dog.")},

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cvft.families.cogvlm2_video.network.load import load_model
-from cvft.weights.folder import tiny_checkpoint_path
+from cvft.shipped import SHIPPED
 from tests.project import cvft, cvft_ok, make_project
 from tests.real_clips import real_clip
 from tests.trained import copy_of_trained_project
@@ -43,7 +43,7 @@ def test_adapter_and_merged_answer_the_whole_val_set_alike(run):
 
 
 def test_merged_weights_are_base_plus_scaled_update(run):
-    base = load_file(tiny_checkpoint_path() / "model.safetensors")
+    base = load_file(SHIPPED["tiny"].folder / "model.safetensors")
     merged = load_file(run / "merged" / "model.safetensors")
     adapter = load_file(run / "adapter" / "adapter_model.safetensors")
     assert merged.keys() == base.keys()
@@ -102,7 +102,7 @@ def test_a_damaged_merge_is_refused_and_leaves_nothing(run, tmp_path):
 
 def test_an_adapter_on_another_base_is_refused(run, tmp_path):
     other = tmp_path / "other_base"
-    shutil.copytree(tiny_checkpoint_path(), other)
+    shutil.copytree(SHIPPED["tiny"].folder, other)
     weights = load_file(other / "model.safetensors")
     weights["lm_head.weight"] += 1e-3
     save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
@@ -136,7 +136,7 @@ def test_infer_answers_a_file_whole(run, tmp_path):
 
 
 def test_infer_refuses_a_folder_without_contract():
-    result = cvft("infer", "--model", tiny_checkpoint_path(), "--query", "What?")
+    result = cvft("infer", "--model", SHIPPED["tiny"].folder, "--query", "What?")
     assert result.returncode == 2
     assert (
         "cvft_contract.json: got no such file, need the contract that cvft stores beside trained weights"

@@ -18,6 +18,7 @@ from cvft.families.table import FAMILIES, find_family
 from cvft.recipe import recipe_from_dict
 from cvft.recipe.names import iter_fields, section_names
 from cvft.weights.folder import ModelFolder
+from tests.opened import MAKERS
 from tests.project import cvft, cvft_ok, files_under, make_project
 from tests.tiny import TINY
 
@@ -139,7 +140,7 @@ def test_a_claimed_setting_is_not_refused():
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_family_answers_every_question(family):
+def test_a_family_answers_every_question(family, tmp_path):
     for protocol, answers in ((Family, family), (Runtime, load_runtime(family))):
         for name, asked in inspect.getmembers(protocol, inspect.isfunction):
             if not name.startswith("_"):
@@ -147,11 +148,12 @@ def test_a_family_answers_every_question(family):
                 assert list(given) == list(inspect.signature(asked).parameters)[1:], f"{protocol.__name__}.{name}"
     for name in Family.__annotations__:
         assert hasattr(family, name), name
-    how = family.preprocessing(
-        recipe_from_dict({"model": {"path": "tiny"}, "data": {"train": "t"}}), ModelFolder.of(TINY)
-    )
+    path = MAKERS[family.name](tmp_path / "model", family.name) if family.name in MAKERS else TINY
+    folder = ModelFolder.of(path)
+    assert find_family(folder) is family
+    how = family.preprocessing(recipe_from_dict({"model": {"path": str(path)}, "data": {"train": "t"}}), folder)
     assert how.fields.keys() == family.fields
-    encoder = load_runtime(family).encoder(ModelFolder.of(TINY), how)
+    encoder = load_runtime(family).encoder(folder, how)
     for name, _ in inspect.getmembers(Encoder, inspect.isfunction):
         assert name.startswith("_") or hasattr(encoder, name), name
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import cvft
 from cvft.cli.main import main
-from cvft.weights.folder import tiny_checkpoint_path
+from cvft.shipped import SHIPPED
 from tests.project import HANG_S, files_under, write_jsonl
 
 CLIPS = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "clips"
@@ -415,7 +415,7 @@ def test_a_checkpoint_is_evaluated_merged_and_asked(project, run, capsys):
 
 def test_a_base_may_move(project, run, tmp_path, capsys):
     base, other = tmp_path / "cogvlm2-video-llama3-base", tmp_path / "other"
-    shutil.copytree(tiny_checkpoint_path(), base)
+    shutil.copytree(SHIPPED["tiny"].folder, base)
     shutil.copytree(base, other)
     weights = load_file(other / "model.safetensors")
     weights["lm_head.weight"] += 1e-3
@@ -463,7 +463,7 @@ def test_a_model_is_asked_by_its_name(project, run, capsys):
     assert answer
     with cvft.load("tiny") as model:
         assert model.ask(clip, "What colour is shown?") == answer
-        assert model.folder == tiny_checkpoint_path()
+        assert model.folder == SHIPPED["tiny"].folder
     said = words_of(capsys, "infer", "--model", "tiny", "--base", "clips", "--query", "q", code=2)
     assert "--base: got it for a model without an adapter" in said
 

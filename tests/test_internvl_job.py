@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 import torch
@@ -54,8 +55,8 @@ def test_what_was_between_a_row_and_the_model_is_stated(done):
 def test_the_merged_folder_answers_the_same_in_plain_transformers(done, tmp_path):
     recipe, _ = done
     merged, rows = run_of(recipe) / "merged", predictions_of(recipe)
-    predictor = open_trained(merged)
-    prompts = [prompt_of(predictor, row["videos"][0], row["query"]) for row in rows]
+    with closing(open_trained(merged)) as predictor:
+        prompts = [prompt_of(predictor, row["videos"][0], row["query"]) for row in rows]
     torch.save(prompts, tmp_path / "prompts.pt")
     command = [sys.executable, "-c", ASK, str(merged), str(tmp_path / "prompts.pt")]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -25,6 +25,9 @@ SUB_ROOMS = (
     "families/internvl/network",
     "families/internvl/runtime.py",
     "families/internvl",
+    "families/glm4v/network",
+    "families/glm4v/runtime.py",
+    "families/glm4v",
     "families/network",
     "families/table.py",
     "data/video",
@@ -37,6 +40,7 @@ SUB_ROOMS = (
 MAY_IMPORT = {
     # ground
     "errors": "",
+    "shipped": "",
     "dtypes": "",
     "tables": "",
     "files": "errors",
@@ -44,8 +48,8 @@ MAY_IMPORT = {
     "json_files": "errors jsonl",
     "imports": "",
     # no torch
-    "recipe": "errors",
-    "weights": "errors files jsonl json_files dtypes",
+    "recipe": "errors shipped",
+    "weights": "errors shipped files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data": "__init__ errors json_files files jsonl data/video",
@@ -54,7 +58,10 @@ MAY_IMPORT = {
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/internvl": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/table": "errors families families/cogvlm2_video families/qwen_vl families/internvl weights",
+    "families/glm4v": "errors dtypes json_files recipe data data/video data/features weights families",
+    "families/table": (
+        "errors families families/cogvlm2_video families/qwen_vl families/internvl families/glm4v weights"
+    ),
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
     "plan": (
@@ -66,6 +73,8 @@ MAY_IMPORT = {
     "families/cogvlm2_video/network": "errors weights families families/network families/cogvlm2_video",
     "families/qwen_vl/network": "errors data data/video weights families families/network families/qwen_vl",
     "families/internvl/network": "errors data data/video weights families families/network families/internvl",
+    "families/glm4v/network": "errors data data/video weights families families/network families/glm4v",
+    "families/glm4v/runtime": "dtypes weights families families/network families/glm4v families/glm4v/network",
     "families/internvl/runtime": (
         "dtypes weights families families/network families/internvl families/internvl/network"
     ),
@@ -79,8 +88,8 @@ MAY_IMPORT = {
         "clips"
     ),
     "predict": (
-        "errors files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest plan "
-        "clips"
+        "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest "
+        "plan clips"
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
@@ -97,7 +106,9 @@ MAY_IMPORT = {
         "pipeline serve cli"
     ),
     # beside
-    "tiny": "families/cogvlm2_video/network",
+    "tiny": (
+        "data/video families families/network families/cogvlm2_video/network families/qwen_vl families/qwen_vl/network"
+    ),
     "_autoload": "families/cogvlm2_video/network",
     "api": "recipe data predict pipeline",
     "__init__": "_autoload api",
@@ -109,6 +120,7 @@ TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 WITHOUT_TORCH = (
     *(
         "errors",
+        "shipped",
         "dtypes",
         "tables",
         "files",
@@ -127,6 +139,7 @@ WITHOUT_TORCH = (
         "families/cogvlm2_video",
         "families/qwen_vl",
         "families/internvl",
+        "families/glm4v",
         "families/table",
         "runs",
         "manifest",
@@ -145,12 +158,13 @@ NAMES_A_FAMILY = (
     "families/cogvlm2_video/",
     "families/qwen_vl/",
     "families/internvl/",
+    "families/glm4v/",
     "families/table.py",
+    "shipped.py",
     "_autoload.py",
     "tiny/",
 )
-FAMILY_NAMES = "cogvlm|CogVLM|qwen(?!-vl-utils)|internvl"
-"""Of packages too: one of them is the source of a rule."""
+FAMILY_NAMES = "cogvlm|CogVLM|qwen_vl|qwen[23]_|internvl|glm4v"
 NEVER_IMPORTED = ("tiny",)
 """The program that pre-trained the tiny model: only `datasets/` and tests use it."""
 

@@ -16,7 +16,7 @@ from cvft.families.qwen_vl.costs import Costs, costs_of
 from cvft.families.qwen_vl.flops import attended_pairs, training_flops
 from cvft.families.qwen_vl.memory import peak_memory, saved_bytes
 from cvft.families.qwen_vl.parts import PARTS
-from cvft.families.qwen_vl.sizes import FULL_ATTENTION, QWEN3_5, Sizes
+from cvft.families.qwen_vl.sizes import FULL_ATTENTION, Sizes
 from cvft.families.qwen_vl.tensors import loaded_shapes
 from tests.qwen_batches import KINDS, adapt, feed_of, larger, load, make_batch, training_of, with_features
 from tests.qwen_configs import PUBLISHED
@@ -48,7 +48,8 @@ def prepared(kind, targets, *, dtype=torch.float32, recompute=False, **parts):
 
 
 def counted_by_torch(model, batch) -> int:
-    """FLOPs of forward and backward pass; the fused attention's formula is lent, and told that heads share keys."""
+    """FLOPs of forward and backward pass; formulas are lent: the fused attention's, told that heads share keys, and that of
+    triangular systems."""
 
     def spread(query, key):
         return (key[0], query[1], *key[2:])
@@ -59,8 +60,12 @@ def counted_by_torch(model, batch) -> int:
     def backward(gradient, query, key, value, *args, out_shape=None, **kwargs):
         return sdpa_backward_flop_count(gradient, query, spread(query, key), spread(query, value))
 
+    def solve(system, sides, *args, out_shape=None, **kwargs):
+        return torch.Size(sides).numel() * system[-1]
+
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     lent = {on_cpu: forward, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward}
+    lent[torch.ops.aten.linalg_solve_triangular] = solve
     with FlopCounterMode(display=False, custom_mapping=lent) as counter:
         model(**batch).loss.backward()
     return counter.get_total_flops()
@@ -175,7 +180,7 @@ def test_the_peak_of_a_real_step_is_met_from_above(kind):
     """Without the loss, whose own peak comes at another moment, and with cached features; blocks are recomputed."""
     config = json.loads(json.dumps(MODELS[kind]))
     config["text_config"]["num_hidden_layers"] = 4
-    groups = [((4, 8, 8), [20] if kind == QWEN3_5 else [20] * 6)]
+    groups = [((4, 8, 8), [20] * 6)]
     model = adapt(load(config), config, targets="all-linear")
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.enable_input_require_grads()
@@ -188,8 +193,8 @@ def test_the_peak_of_a_real_step_is_met_from_above(kind):
             position_ids=scoring.order_positions(batch["position_ids"]),
             use_cache=False,
             mm_encoder_outputs=scoring.features_as_outputs(batch["vision_features"]),
-            attention_mask=None if kind == QWEN3_5 else torch.empty((1, 1, 1, 1)),
-            group_lengths=None if kind == QWEN3_5 else batch["group_lengths"],
+            attention_mask=torch.empty((1, 1, 1, 1)),
+            group_lengths=batch["group_lengths"],
         ).last_hidden_state
         states[:, 0].sum().backward()
     fed = feed_of(batch, groups, with_tower=False)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from cvft.families.qwen_vl.network.positions import next_positions
+from cvft.families.network.positions import next_positions
 from tests.golden_files import SHIPPED
 from tests.qwen_cases import MODEL_CASES, NUM_NEW_TOKENS, SHOWN_IDS
 from tests.qwen_golden import BY_NAME, MODEL_NAMES, NAMES, golden, grid_of_case, lay_out, pixels_of, positions_of

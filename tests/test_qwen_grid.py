@@ -5,7 +5,8 @@ import math
 import pytest
 
 from cvft.errors import ValueProblem
-from cvft.families.qwen_vl.grid import Grid, choose_size, grid_of
+from cvft.families.grid import Grid
+from cvft.families.qwen_vl.grid import choose_size, grid_of
 from cvft.families.qwen_vl.times import second_per_grid, shown_seconds
 from tests.qwen_cases import draw_sizes
 from tests.qwen_golden import NAMES, golden

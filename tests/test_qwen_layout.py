@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cvft.errors import ModelError
-from cvft.families.qwen_vl.grid import Grid
+from cvft.families.grid import Grid
 from cvft.families.qwen_vl.layout import STYLES, build_layout
 from cvft.families.qwen_vl.tokenizer import load_encoder
 from tests.qwen_cases import HISTORY, Case

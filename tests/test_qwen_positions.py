@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cvft.families.qwen_vl.grid import Grid
-from cvft.families.qwen_vl.network.positions import next_positions, row_positions
+from cvft.families.grid import Grid
+from cvft.families.network.positions import next_positions, row_positions
 
 
 def test_text_counts_by_one():

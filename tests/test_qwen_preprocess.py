@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from cvft.families.qwen_vl.grid import Grid
-from cvft.families.qwen_vl.network.preprocess import HALF_NORM, NORMS, preprocess_frames
+from cvft.families.grid import Grid
+from cvft.families.network.patches import preprocess_frames
+from cvft.families.qwen_vl.network.norms import HALF_NORM, NORMS
 
 HOW = {"patch_px": 4, "temporal_patch": 2, "norm": HALF_NORM}
 

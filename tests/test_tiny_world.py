@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
-from cvft.tiny.batches import BLOCK_TOKENS, Packer, answer_topics, frame_targets, question_topic
+from cvft.shipped import SHIPPED
+from cvft.tiny.batches import Packer, answer_topics, frame_targets, question_topic
+from cvft.tiny.cogvlm2_video import CogVLM2VideoWriting
 from cvft.tiny.questions import BASE_CATEGORIES, CATEGORIES, HELD_OUT_CATEGORY, SECONDS_CATEGORIES, ask, ask_some
 from cvft.tiny.tokenizer import build_tokenizer
 from cvft.tiny.world import (
@@ -26,7 +28,6 @@ from cvft.tiny.world import (
     sample_scene,
     scene_cells,
 )
-from cvft.weights.folder import tiny_checkpoint_path
 
 SCENE = Scene(
     num_seconds=6,
@@ -157,7 +158,7 @@ def test_every_time_index_is_one_token(tokenizer) -> None:
 
 
 def test_the_shipped_tokenizer_is_the_one_that_the_script_builds(tokenizer) -> None:
-    shipped = json.loads((tiny_checkpoint_path() / "tokenizer.json").read_text())["model"]
+    shipped = json.loads((SHIPPED["tiny"].folder / "tokenizer.json").read_text())["model"]
     built = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     assert built["vocab"] == shipped["vocab"]
     assert built["merges"] == shipped["merges"]
@@ -169,19 +170,20 @@ def test_any_text_survives_the_tokenizer(tokenizer, text: str) -> None:
 
 
 def test_packed_rows_follow_the_published_layout(tokenizer) -> None:
-    packer = Packer(tokenizer, tokens_per_frame=6, num_questions=3)
+    packer = Packer(CogVLM2VideoWriting(tokenizer, tokens_per_frame=6), num_questions=3)
+    block_tokens = packer.writing.block_tokens
     batch = packer.pack([SCENE], rng=np.random.default_rng(0), weights={"colour": 1.0, "appear": 1.0, "change": 1.0})
     num_prefix = 1 + 6 * 7
-    assert batch.input_ids.shape == (1, num_prefix + 3 * BLOCK_TOKENS)
-    alone = torch.cat((batch.token_type_ids[:, :num_prefix], torch.zeros(1, BLOCK_TOKENS, dtype=torch.long)), dim=1)
+    assert batch.input_ids.shape == (1, num_prefix + 3 * block_tokens)
+    alone = torch.cat((batch.token_type_ids[:, :num_prefix], torch.zeros(1, block_tokens, dtype=torch.long)), dim=1)
     expected = position_ids_from_types(alone)[0]
     for slot in range(3):
-        block = slice(num_prefix + slot * BLOCK_TOKENS, num_prefix + (slot + 1) * BLOCK_TOKENS)
+        block = slice(num_prefix + slot * block_tokens, num_prefix + (slot + 1) * block_tokens)
         assert torch.equal(batch.position_ids[0, block], expected[num_prefix:])
         seen = batch.mask[0, 0, block] == 0
         assert seen[:, :num_prefix].all()
-        assert seen[:, num_prefix:].sum() == BLOCK_TOKENS * (BLOCK_TOKENS + 1) // 2
-        assert torch.equal(seen[:, block], torch.ones(BLOCK_TOKENS, BLOCK_TOKENS, dtype=torch.bool).tril())
+        assert seen[:, num_prefix:].sum() == block_tokens * (block_tokens + 1) // 2
+        assert torch.equal(seen[:, block], torch.ones(block_tokens, block_tokens, dtype=torch.bool).tril())
     answers = [
         tokenizer.decode(batch.label_ids[batch.label_block == slot], skip_special_tokens=True) for slot in range(3)
     ]
@@ -199,7 +201,7 @@ def test_slots_of_an_answer_are_about_what_they_look_up() -> None:
 
 
 def test_shipped_checkpoint_is_small_and_complete() -> None:
-    folder = tiny_checkpoint_path()
+    folder = SHIPPED["tiny"].folder
     names = {
         "config.json",
         "generation_config.json",

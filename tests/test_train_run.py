@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from cvft.weights.folder import tiny_checkpoint_path
+from cvft.shipped import SHIPPED
 from tests.project import ROWS, cvft, cvft_ok, files_under, make_project, with_real_clips, write_jsonl
 from tests.real_clips import real_clip
 
@@ -112,7 +112,7 @@ def test_all_linear_with_vision_tower_and_projector_trains_every_part(tmp_path):
 
 
 def test_bf16_trains_and_the_base_file_is_untouched(tmp_path):
-    base = tiny_checkpoint_path() / "model.safetensors"
+    base = SHIPPED["tiny"].folder / "model.safetensors"
     before = base.read_bytes()
     recipe = make_project(tmp_path, model={"dtype": "bf16"}, train={"max_steps": 2})
     cvft_ok("train", recipe)
@@ -151,7 +151,7 @@ def test_the_published_examples_train_as_they_stand(tmp_path):
 
 def test_code_in_a_model_folder_never_runs(tmp_path):
     folder = tmp_path / "official"
-    shutil.copytree(tiny_checkpoint_path(), folder)
+    shutil.copytree(SHIPPED["tiny"].folder, folder)
     config = json.loads((folder / "config.json").read_text())
     del config["model_type"]
     config |= {
@@ -185,7 +185,7 @@ def test_a_failing_worker_is_told_with_the_end_of_its_log(tmp_path):
 
 def test_a_damaged_model_is_told_before_anything_starts(tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(tiny_checkpoint_path(), folder)
+    shutil.copytree(SHIPPED["tiny"].folder, folder)
     weights = load_file(folder / "model.safetensors")
     del weights["model.norm.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from cvft.errors import ModelError
-from cvft.families.cogvlm2_video.checkpoints import PUBLISHED, TINY
-from cvft.families.table import describe_checkpoints
+from cvft.families.cogvlm2_video.checkpoints import PUBLISHED
+from cvft.families.table import SHIPPED_CHECKPOINTS, describe_checkpoints, known_checkpoints
 from cvft.recipe import load_recipe
+from cvft.shipped import SHIPPED
 from cvft.weights.checkpoints import find_checkpoint
-from cvft.weights.folder import tiny_checkpoint_path
 from cvft.weights.hub import Source, locate_model
 
 
@@ -31,14 +31,16 @@ def test_a_published_checkpoint_is_found_whoever_owns_it(path, name):
 
 def test_the_list_names_all_with_size_and_licence():
     text = describe_checkpoints()
-    for checkpoint in (TINY, *PUBLISHED):
+    for checkpoint in (*SHIPPED_CHECKPOINTS, *PUBLISHED):
         (line,) = [line for line in text.splitlines() if line.startswith(f"{checkpoint.name} ")]
         assert checkpoint.licence in line
         assert checkpoint.template in line
     for said in ("zai-org/NAME", "ms:ZhipuAI/NAME", "hf:OWNER/NAME", *COMMANDS.format("NAME").split("`")[1::2]):
         assert said in text
-    shipped = sum(path.stat().st_size for path in tiny_checkpoint_path().iterdir())
-    assert abs(TINY.num_bytes - shipped) < 200_000
+    assert [checkpoint.name for checkpoint in SHIPPED_CHECKPOINTS] == list(SHIPPED)
+    for checkpoint in SHIPPED_CHECKPOINTS:
+        num_bytes = sum(path.stat().st_size for path in SHIPPED[checkpoint.name].folder.iterdir())
+        assert abs(checkpoint.num_bytes - num_bytes) < 200_000
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_a_path_is_never_asked_for_and_both_ways_are_told_when_it_is_missing(ask
     (problem,) = caught.value.problems
     assert problem.where == "model.path"
     assert problem.got in (f"no folder {path}", f"`{path}`")
-    assert problem.need == "a model folder, a hub id (`hf:owner/name` or `ms:owner/name`), or `tiny`"
+    assert problem.need == "a model folder, a hub id (`hf:owner/name` or `ms:owner/name`), `tiny` or `tiny-qwen3-vl`"
     assert problem.hint.startswith(hint)
     assert asked == []
 
@@ -126,12 +128,12 @@ def test_a_model_in_the_current_folder_is_told_when_the_recipe_means_another_pla
 def test_recipes_that_ship_name_what_can_be_fetched():
     paths = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
     assert len(paths) >= 3
-    names = {TINY.name}.union(*(checkpoint.hugging_face_ids for checkpoint in PUBLISHED))
+    names = set(SHIPPED).union(*(checkpoint.hugging_face_ids for checkpoint in known_checkpoints()))
     assert {load_recipe(path).recipe.model.path for path in paths} <= names
 
 
 def test_a_folder_has_no_revision(asked, tmp_path):
-    for path in ("tiny", str(tmp_path)):
+    for path in (*SHIPPED, str(tmp_path)):
         with pytest.raises(ModelError, match=r"model.revision: got `v1` beside a local folder, need no such setting"):
             locate_model(path, revision="v1", known=PUBLISHED)
     assert asked == []

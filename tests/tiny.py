@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.runtime import RowEncoder
-from cvft.weights.folder import tiny_checkpoint_path
+from cvft.shipped import SHIPPED
 
-TINY = tiny_checkpoint_path()
+TINY = SHIPPED["tiny"].folder
 
 
 def copy_tiny(folder: Path) -> Path:

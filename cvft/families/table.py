@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from cvft.errors import ModelError
-from cvft.families.cogvlm2_video.checkpoints import TINY
+from cvft.families.cogvlm2_video import checkpoints as cogvlm2_video
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Family, refuse_unknown
+from cvft.families.glm4v.family import GLM4V
 from cvft.families.internvl.family import INTERNVL
+from cvft.families.qwen_vl import checkpoints as qwen_vl
 from cvft.families.qwen_vl.family import FAMILIES as QWEN_VL
 from cvft.weights.checkpoints import Checkpoint, hugging_face_command, modelscope_command
 from cvft.weights.folder import ModelFolder
 
-FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO, *QWEN_VL, INTERNVL)
+FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO, *QWEN_VL, INTERNVL, GLM4V)
 """One row per family; the first that recognises a config.json has it."""
+
+SHIPPED_CHECKPOINTS = (cogvlm2_video.TINY, qwen_vl.TINY)
+"""Those of the package; `cvft.shipped` says where they lie."""
 
 
 def find_family(folder: ModelFolder) -> Family:
@@ -41,8 +46,11 @@ def family_named(name: str) -> Family:
 
 def describe_checkpoints() -> str:
     """Lists the checkpoints for the terminal by family, with what each can do and the commands that download them."""
-    width = max(len(each.name) for each in (TINY, *known_checkpoints())) + 2
-    lines = [f"{'name':<{width}}{'size':>9}  {'template':<10}for", _line(TINY, width)]
+    width = max(len(each.name) for each in (*SHIPPED_CHECKPOINTS, *known_checkpoints())) + 2
+    lines = [
+        f"{'name':<{width}}{'size':>9}  {'template':<10}for",
+        *(_line(each, width) for each in SHIPPED_CHECKPOINTS),
+    ]
     for family in FAMILIES:
         lines += ["", f"{family.title}: {_describe_capabilities(family)}"]
         lines += [_line(each, width) for each in family.checkpoints]

@@ -21,8 +21,9 @@ from cvft.manifest import read_manifest
 from cvft.plan.job import OpenModel, open_model
 from cvft.recipe import Recipe, load_recipe, recipe_from_dict
 from cvft.runs import RunFolder
+from cvft.shipped import SHIPPED
 from cvft.weights.checkpoints import find_checkpoint
-from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CONFIG_FILE, TINY, ModelFolder
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CONFIG_FILE, ModelFolder
 from cvft.weights.hub import asks_hub
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -93,7 +94,7 @@ def find_model(path: str | Path, *, base: Path | None = None, quantize: str | No
     if (folder / ADAPTER_CONFIG).is_file() and folder.absolute().parent == run.train and run.manifest_file.is_file():
         contract = contract_from_dict(read_manifest(run).contract, subject=f"run folder {run.path}", where="contract")
         return _find_trained(folder, contract, run.recipe_file, base=base, quantize=quantize)
-    is_published = str(path) == TINY or _asks_hub(str(path))
+    is_published = str(path) in SHIPPED or _asks_hub(str(path))
     if is_published or (_is_model(folder) and find_checkpoint(str(folder), known_checkpoints()) is not None):
         return _find_published(str(path), base=base, quantize=quantize)
     if _is_model(folder):
@@ -189,8 +190,10 @@ def _find_trained(
 def _find_published(path: str, *, base: Path | None, quantize: str | None) -> FoundModel:
     """Finds a model that nobody has trained further: its name says how it is asked."""
     _refuse_base(base, "a model without an adapter")
-    where = path if path == TINY or _asks_hub(path) else str(Path(path).absolute())
-    recipe = recipe_from_dict({"model": {"path": where}, "data": {"train": "none.jsonl"}}, subject=f"model {path}")
+    where = path if path in SHIPPED or _asks_hub(path) else str(Path(path).absolute())
+    video = dict(SHIPPED[path].video) if path in SHIPPED else {}
+    asked = {"model": {"path": where}, "data": {"train": "none.jsonl"}, "video": video}
+    recipe = recipe_from_dict(asked, subject=f"model {path}")
     opened = open_model(recipe)
     stored = {entry.dtype for shard in opened.shards or () for entry in shard.entries}
     dtype = STORED_DTYPES.get(stored.pop(), "bf16") if len(stored) == 1 else "bf16"

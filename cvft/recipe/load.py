@@ -25,6 +25,7 @@ from cvft.recipe.names import iter_fields, key_names, section_names
 from cvft.recipe.place import find_run
 from cvft.recipe.schema import MAX_RUN_NAME_BYTES, Recipe
 from cvft.recipe.yaml_text import MAX_BYTES, parse_scalar, parse_yaml
+from cvft.shipped import SHIPPED
 
 EITHER_OR: tuple[tuple[str, str], ...] = (("train.epochs", "train.max_steps"), ("data.val", "data.val_fraction"))
 """Settings of which one replaces the other: a layer that states one drops the other from the layers below it."""
@@ -236,7 +237,7 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
 
 
 def _anchor_model(text: str, folder: Path) -> str:
-    if text == "tiny" or not text.strip() or HUB_ID.fullmatch(text):
+    if text in SHIPPED or not text.strip() or HUB_ID.fullmatch(text):
         return text
     owner = os.path.dirname(text)
     if MAYBE_KNOWN.fullmatch(text) and not os.path.exists(owner) and not os.path.exists(folder / owner):

@@ -129,7 +129,7 @@ class Model(Section):
     """The checkpoint to start from, and how it computes."""
 
     path: Text
-    """Model folder, relative to this recipe; `tiny`, which the package holds; or a hub id: `hf:owner/name`, `ms:owner/name`."""
+    """Model folder, relative to this recipe; `tiny` or `tiny-qwen3-vl` of the package; or `hf:owner/name`, `ms:owner/name`."""
     revision: Text | None = None
     """Branch, tag or commit of a hub id; without it, the main branch of today. The run's manifest holds its commit."""
     template: Literal["auto", "chat", "base", "vqa", "swift"] = "auto"

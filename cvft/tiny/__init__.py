@@ -1,1 +1,1 @@
-"""The program that pre-trained the tiny CogVLM2-Video in `weights/tiny`; nothing of cvft imports it."""
+"""The program that pre-trained the tiny models in `weights/`; nothing of cvft imports it."""

@@ -2,9 +2,9 @@
 
 scenes, questions -> input_ids, token_type_ids, position_ids (B, L), mask (1, 1, L, L), labels as flat places
 
-B clips of one length, L tokens. A row is BOS, then per frame its vision tokens and its time index, then K blocks of one
-question with its answer. Every block sees the clip and itself only and its positions restart after the clip, so each is
-computed exactly as in a row of its own.
+B clips of one length, L tokens. A row is the clip as the architecture writes it, then K blocks of one question with its
+answer. Every block sees the clip and itself only and its positions restart after the clip, so each is computed exactly as in
+a row of its own.
 """
 
 from __future__ import annotations
@@ -15,14 +15,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
-from cvft.families.cogvlm2_video.network.positions import position_ids_from_types
+from cvft.tiny.architecture import ClipPrefix, Writing
 from cvft.tiny.questions import BASE_CATEGORIES, ask_some
 from cvft.tiny.world import COLOURS, MAX_SECONDS, SHAPES, Scene
-
-BLOCK_TOKENS = 21
-"""Tokens kept for one question with its answer; the longest takes all."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +28,13 @@ class PackedBatch:
     Args:
         input_ids: (B, L).
         token_type_ids: (B, L), 1 for vision tokens.
-        position_ids: (B, L).
+        position_ids: (B, L) or (B, L, 3).
         mask: (1, 1, L, L) additive.
         label_places: (N,) places in the flattened (B * L) row-token grid whose output predicts a label.
         label_ids: (N,) the tokens to predict there.
         label_block: (N,) number of the question-answer block (0..B * K - 1) a label belongs to.
         categories: Category of each block, "" for an empty one.
-        index_places: (T,) places of the time indices in a row.
+        step_places: (S,) places in a row that tell what each step of the clip shows.
         topic_places: (Q,) places in the flattened grid where it is known what is to be looked up: the last token of each
             question, and within an answer the tokens before a second.
         topics: (Q, 4) what is to be looked up there, see `question_topic`.
@@ -52,7 +48,7 @@ class PackedBatch:
     label_ids: Tensor
     label_block: Tensor
     categories: list[str]
-    index_places: Tensor
+    step_places: Tensor
     topic_places: Tensor
     topics: Tensor
 
@@ -108,28 +104,40 @@ class Packer:
     """Turns scenes into packed batches.
 
     Args:
-        tokenizer: The tiny tokenizer.
-        tokens_per_frame: Vision tokens of one frame with boi and eoi.
+        writing: How the architecture writes them.
         num_questions: Question-answer blocks per clip.
     """
 
-    tokenizer: PreTrainedTokenizerFast
-    tokens_per_frame: int
+    writing: Writing
     num_questions: int
     _encoded: dict[str, list[int]] = field(default_factory=dict)
+    _prompts: dict[str, list[int]] = field(default_factory=dict)
+    _prefixes: dict[int, ClipPrefix] = field(default_factory=dict)
     _masks: dict[int, Tensor] = field(default_factory=dict)
 
     def encode(self, text: str) -> list[int]:
         """Returns the token ids of a text, without special tokens."""
         if text not in self._encoded:
-            self._encoded[text] = self.tokenizer.encode(text, add_special_tokens=False)
+            self._encoded[text] = self.writing.tokenizer.encode(text, add_special_tokens=False)
         return self._encoded[text]
+
+    def prompt(self, question: str) -> list[int]:
+        """Returns the token ids of a question, up to where its answer begins."""
+        if question not in self._prompts:
+            self._prompts[question] = self.writing.prompt(question)
+        return self._prompts[question]
+
+    def prefix(self, num_seconds: int) -> ClipPrefix:
+        """Returns how a clip of a length is written."""
+        if num_seconds not in self._prefixes:
+            self._prefixes[num_seconds] = self.writing.prefix(num_seconds)
+        return self._prefixes[num_seconds]
 
     def _mask(self, num_prefix: int) -> Tensor:
         if num_prefix not in self._masks:
-            num_tokens = num_prefix + self.num_questions * BLOCK_TOKENS
+            num_tokens = num_prefix + self.num_questions * self.writing.block_tokens
             block = torch.full((num_tokens,), -1)
-            block[num_prefix:] = torch.arange(self.num_questions).repeat_interleave(BLOCK_TOKENS)
+            block[num_prefix:] = torch.arange(self.num_questions).repeat_interleave(self.writing.block_tokens)
             same = (block[None, :] == -1) | (block[:, None] == block[None, :])
             allowed = same & torch.ones(num_tokens, num_tokens, dtype=torch.bool).tril()
             mask = torch.zeros(num_tokens, num_tokens).masked_fill(~allowed, torch.finfo(torch.float32).min)
@@ -147,18 +155,13 @@ class Packer:
         Returns:
             The batch.
         """
-        bos, eos, pad = (self.tokenizer.convert_tokens_to_ids(token) for token in self._special_tokens())
+        block_tokens = self.writing.block_tokens
         second_ids = {self.encode(str(second))[0] for second in range(MAX_SECONDS + 1)}
-        prefix, types, index_places = [bos], [0], []
-        for second in range(scenes[0].num_seconds):
-            index_ids = self.encode(str(second))
-            prefix += [pad] * self.tokens_per_frame + index_ids
-            types += [1] * self.tokens_per_frame + [0] * len(index_ids)
-            index_places.append(len(prefix) - 1)
-        num_prefix, num_block = len(prefix), self.num_questions * BLOCK_TOKENS
-        num_tokens = num_prefix + num_block
-        ids = np.full((len(scenes), num_tokens), eos, dtype=np.int64)
-        ids[:, :num_prefix] = prefix
+        prefix = self.prefix(scenes[0].num_seconds)
+        num_prefix, num_blocks_tokens = len(prefix.ids), self.num_questions * block_tokens
+        num_tokens = num_prefix + num_blocks_tokens
+        ids = np.full((len(scenes), num_tokens), self.writing.fill_id, dtype=np.int64)
+        ids[:, :num_prefix] = prefix.ids
         places: list[int] = []
         labels: list[int] = []
         blocks: list[int] = []
@@ -169,12 +172,12 @@ class Packer:
             asked = ask_some(scene, rng=rng, num_questions=self.num_questions, weights=weights)
             categories += [category for category, _, _ in asked] + [""] * (self.num_questions - len(asked))
             for slot, (category, question, answer) in enumerate(asked):
-                question_ids = self.encode(f"Question: {question} Answer:")
-                answer_ids = [*self.encode(answer), eos]
-                start = num_prefix + slot * BLOCK_TOKENS
+                question_ids = self.prompt(question)
+                answer_ids = [*self.encode(answer), self.writing.stop_id]
+                start = num_prefix + slot * block_tokens
                 first_label = start + len(question_ids)
                 end = first_label + len(answer_ids)
-                assert end <= start + BLOCK_TOKENS, f"{question} {answer} needs {end - start} tokens"
+                assert end <= start + block_tokens, f"{question} {answer} needs {end - start} tokens"
                 ids[row, start:end] = question_ids + answer_ids
                 places += range(row * num_tokens + first_label - 1, row * num_tokens + end - 1)
                 labels += answer_ids
@@ -185,38 +188,36 @@ class Packer:
                     topic_places.append(row * num_tokens + first_label + offset)
                     topics.append(topic)
                 blocks += [row * self.num_questions + slot] * len(answer_ids)
-        row_types = torch.tensor(types + [0] * num_block)
-        prefix_positions = position_ids_from_types(row_types[None, : num_prefix + 1])[0]
-        positions = torch.cat(
-            (prefix_positions[:-1], (prefix_positions[-1] + torch.arange(BLOCK_TOKENS)).repeat(self.num_questions))
-        )
+        row_types = torch.tensor([*prefix.types, *[0] * num_blocks_tokens])
+        # the last token of a prefix is text, whose coordinates are all one
+        block = int(prefix.positions[-1].max()) + 1 + torch.arange(block_tokens).repeat(self.num_questions)
+        if prefix.positions.dim() == 2:
+            block = block[:, None].expand(-1, prefix.positions.shape[1])
+        positions = torch.cat((prefix.positions, block))
         return PackedBatch(
             input_ids=torch.from_numpy(ids),
             token_type_ids=row_types.expand(len(scenes), -1),
-            position_ids=positions.expand(len(scenes), -1),
+            position_ids=positions.expand(len(scenes), *positions.shape),
             mask=self._mask(num_prefix),
             label_places=torch.tensor(places),
             label_ids=torch.tensor(labels),
             label_block=torch.tensor(blocks),
             categories=categories,
-            index_places=torch.tensor(index_places),
+            step_places=torch.tensor(prefix.step_places),
             topic_places=torch.tensor(topic_places),
             topics=torch.tensor(topics),
         )
 
-    def _special_tokens(self) -> tuple[str, str, str]:
-        return self.tokenizer.bos_token, self.tokenizer.eos_token, self.tokenizer.pad_token
-
 
 def frame_targets(cells: np.ndarray, *, num_kinds: int) -> Tensor:
-    """Tells for each second what is there, what is new and what is gone.
+    """Tells for each step of a clip what is there, what is new and what is gone.
 
     Args:
-        cells: (B, T, 4) of `world.scene_cells`.
+        cells: (B, S, 4) of `world.scene_cells`, at the second that each step shows.
         num_kinds: Number of colour and shape pairs.
 
     Returns:
-        float32 (B, T, 3 * num_kinds) of zeros and ones: present, appeared, vanished since the second before.
+        float32 (B, S, 3 * num_kinds) of zeros and ones: present, appeared, vanished since the step before.
     """
     present = torch.zeros(*cells.shape[:2], num_kinds + 1).scatter_(2, torch.from_numpy(cells), 1.0)[..., 1:]
     before = torch.cat((present[:, :1], present[:, :-1]), dim=1)

@@ -1,4 +1,4 @@
-"""Builds the tokenizer of the tiny model: byte-level BPE under the pre-tokenizer of Llama 3.
+"""Builds the tokenizers of the tiny models: byte-level BPE under the pre-tokenizer of Llama 3.
 
 Generated text -> `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`. Every integer 0..99 is one token,
 as every integer 0..999 is in the published vocabulary, so a time index is one token. Any text can be encoded: what is not
@@ -50,7 +50,7 @@ TEXT_CATEGORIES: tuple[str, ...] = tuple(name for name in CATEGORIES if name != 
 """Categories whose text is learnt; the one left out came later and has no word of its own, so the ids could stay."""
 
 
-def _corpus(*, num_scenes: int, seed: int) -> Iterator[str]:
+def _corpus(*, num_scenes: int, seed: int, words: tuple[str, ...]) -> Iterator[str]:
     rng = np.random.default_rng(seed)
     for _ in range(num_scenes):
         scene = sample_scene(rng, num_seconds=int(rng.integers(3, MAX_SECONDS + 1)))
@@ -63,10 +63,38 @@ def _corpus(*, num_scenes: int, seed: int) -> Iterator[str]:
     for _ in range(50):
         # twice as often as any other pair of digits could come, so that each is merged
         yield from (str(number) for number in range(10, 100))
+        yield from words
+
+
+def train_words(
+    *, special_tokens: tuple[str, ...], vocab_size: int, words: tuple[str, ...] = (), num_scenes: int = 300, seed: int
+) -> Tokenizer:
+    """Trains the byte-level BPE that the tiny models share.
+
+    Args:
+        special_tokens: What comes first in the vocabulary.
+        vocab_size: Entries.
+        words: Words that the world's text lacks.
+        num_scenes: Scenes whose questions and answers make the text.
+        seed: Seed of the scenes.
+    """
+    tokenizer = Tokenizer(BPE())
+    split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated", invert=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(special_tokens),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(num_scenes=num_scenes, seed=seed, words=words), trainer=trainer)
+    return tokenizer
 
 
 def build_tokenizer(*, num_scenes: int = 300, seed: int = 0) -> PreTrainedTokenizerFast:
-    """Trains the tokenizer.
+    """Trains the tokenizer of the tiny CogVLM2-Video.
 
     Args:
         num_scenes: Scenes whose questions and answers make the text.
@@ -75,18 +103,9 @@ def build_tokenizer(*, num_scenes: int = 300, seed: int = 0) -> PreTrainedTokeni
     Returns:
         A tokenizer of `VOCAB_SIZE` entries with bos, eos and pad set.
     """
-    tokenizer = Tokenizer(BPE())
-    split = pre_tokenizers.Split(Regex(LLAMA3_PATTERN), behavior="isolated", invert=False)
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = BpeTrainer(
-        vocab_size=VOCAB_SIZE,
-        special_tokens=[BOS_TOKEN, EOS_TOKEN, PAD_TOKEN],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+    tokenizer = train_words(
+        special_tokens=(BOS_TOKEN, EOS_TOKEN, PAD_TOKEN), vocab_size=VOCAB_SIZE, num_scenes=num_scenes, seed=seed
     )
-    tokenizer.train_from_iterator(_corpus(num_scenes=num_scenes, seed=seed), trainer=trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS_TOKEN,

@@ -1,7 +1,7 @@
 """Second stage of the pre-training: the language model behind the frozen tower.
 
 Packed questions about fresh random clips, short clips first. Beside the answers, two dense losses read from the second
-decoder layer: at each time index what is present, new and gone at that second, and where a look-up begins what is to be
+decoder layer: behind each step of the clip what is present, new and gone there, and where a look-up begins what is to be
 looked up. With both at hand, finding a second is one look-up for the layers above; without them it takes hours to emerge.
 
 The world uses a fraction of the vocabulary. A last small loss keeps every token sayable: its embedding, through a linear map,
@@ -15,7 +15,7 @@ of an attention weight, and no merged model could equal its adapter. A loss on w
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cvft.families.cogvlm2_video.network.layers import DecoderLayer
-from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
+from cvft.tiny.architecture import Architecture
 from cvft.tiny.batches import TOPIC_SIZES, PackedBatch, Packer, frame_targets
 from cvft.tiny.questions import BASE_CATEGORIES
 from cvft.tiny.schedule import Settings, TwoOptimizers, rate_factor
@@ -54,13 +53,10 @@ CATEGORY_WEIGHTS: dict[str, float] = {
 
 
 @contextmanager
-def captured_outputs(model: CogVLM2VideoForCausalLM, layers: tuple[int, ...]) -> Iterator[list[Tensor]]:
+def captured_outputs(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     """Collects the outputs of some decoder layers of the one forward pass inside the block, lowest layer first."""
     outputs: list[Tensor] = []
-    hooks = [
-        model.model.layers[layer].register_forward_hook(lambda module, inputs, output: outputs.append(output))
-        for layer in layers
-    ]
+    hooks = [layer.register_forward_hook(lambda module, inputs, output: outputs.append(output)) for layer in layers]
     try:
         yield outputs
     finally:
@@ -74,13 +70,15 @@ class RenderedClips:
 
     Args:
         scenes: B scenes.
-        features: (B * T, 4, D) as `VisionTower.encode` returns them.
-        targets: (B, T, 72) as `frame_targets` returns them.
+        features: As the architecture's `features` returns them.
+        targets: (B, S, 72) as `frame_targets` returns them.
+        step_seconds: (S,) the second that each step shows.
     """
 
     scenes: list[Scene]
     features: Tensor
     targets: Tensor
+    step_seconds: Tensor
 
 
 def curriculum_seconds(rng: np.random.Generator, *, progress: float) -> int:
@@ -92,34 +90,36 @@ def curriculum_seconds(rng: np.random.Generator, *, progress: float) -> int:
     return int(rng.choice(np.arange(2, MAX_SECONDS + 1), p=(0.05, 0.12, 0.17, 0.18, 0.18, 0.17, 0.13)))
 
 
-def render(model: CogVLM2VideoForCausalLM, scenes: list[Scene], *, bank: SpriteBank) -> RenderedClips:
-    """Renders scenes of one length and runs the frozen tower over them."""
+def render(architecture: Architecture, scenes: list[Scene], *, bank: SpriteBank) -> RenderedClips:
+    """Renders scenes of one length and runs the frozen tower over them; a step shows what its last frame does."""
+    frame_seconds = architecture.frame_seconds(scenes[0].num_seconds)
+    step_seconds = frame_seconds[architecture.frames_per_step - 1 :: architecture.frames_per_step]
     cells = scene_cells(scenes)
-    pixels = torch.from_numpy(bank.render(cells)).flatten(0, 1)
     with torch.no_grad():
-        features = model.model.vision.encode(pixels)
-    return RenderedClips(scenes, features, frame_targets(cells, num_kinds=NUM_KINDS))
+        features = architecture.features(torch.from_numpy(bank.render(cells[:, frame_seconds])))
+    targets = frame_targets(cells[:, step_seconds], num_kinds=NUM_KINDS)
+    return RenderedClips(scenes, features, targets, torch.from_numpy(step_seconds))
 
 
-def run_model(model: CogVLM2VideoForCausalLM, batch: PackedBatch, *, features: Tensor) -> Tensor:
+def run_model(architecture: Architecture, batch: PackedBatch, *, features: Tensor) -> Tensor:
     """Returns the logits (N, V) at the label places."""
-    hidden = model.model(
-        input_ids=batch.input_ids,
-        vision_features=features,
-        token_type_ids=batch.token_type_ids,
-        attention_mask=batch.mask.expand(len(batch.input_ids), -1, -1, -1),
-        position_ids=batch.position_ids,
-    ).last_hidden_state
-    return model.lm_head(hidden.flatten(0, 1)[batch.label_places])
+    hidden = architecture.hidden_states(
+        batch.input_ids,
+        batch.token_type_ids,
+        batch.position_ids,
+        batch.mask.expand(len(batch.input_ids), -1, -1, -1),
+        features,
+    )
+    return architecture.logits(hidden.flatten(0, 1)[batch.label_places])
 
 
 def exact_match(
-    model: CogVLM2VideoForCausalLM, packer: Packer, clips: list[RenderedClips], *, seed: int
+    architecture: Architecture, packer: Packer, clips: list[RenderedClips], *, seed: int
 ) -> dict[str, tuple[int, int]]:
     """Scores whole answers; with the right answer fed, all tokens right means that greedy generation gives it too.
 
     Args:
-        model: The model.
+        architecture: The model.
         packer: Makes the questions.
         clips: Held-out clips.
         seed: Seed of the questions.
@@ -132,7 +132,7 @@ def exact_match(
     for group in clips:
         batch = packer.pack(group.scenes, rng=rng, weights=dict.fromkeys(BASE_CATEGORIES, 1.0))
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            right = run_model(model, batch, features=group.features).argmax(-1) == batch.label_ids
+            right = run_model(architecture, batch, features=group.features).argmax(-1) == batch.label_ids
         wrong_per_block = torch.zeros(len(batch.categories)).index_add_(0, batch.label_block, (~right).float())
         for category, wrong in zip(batch.categories, wrong_per_block.tolist(), strict=True):
             if category:
@@ -145,40 +145,41 @@ class LanguageStage:
     """The language-model stage with everything that a resume needs.
 
     Args:
-        model: Model whose tower is trained.
+        architecture: Model whose tower is trained.
         packer: Makes the packed batches.
         settings: Numbers of the stage.
     """
 
-    def __init__(self, model: CogVLM2VideoForCausalLM, packer: Packer, *, settings: Settings) -> None:
-        self.model, self.packer, self.settings = model, packer, settings
-        model.model.vision.requires_grad_(False)
-        model.model.vision.boi.requires_grad_(True)
-        model.model.vision.eoi.requires_grad_(True)
+    def __init__(self, architecture: Architecture, packer: Packer, *, settings: Settings) -> None:
+        self.architecture, self.packer, self.settings = architecture, packer, settings
+        architecture.freeze_tower()
         torch.manual_seed(settings.seed + 1)
-        self.present_head = nn.Linear(model.config.hidden_size, NUM_KINDS)
-        self.event_head = nn.Linear(model.config.hidden_size, 3 * NUM_KINDS)
-        self.topic_head = nn.Linear(model.config.hidden_size, sum(TOPIC_SIZES))
-        self.vocab_map = nn.Linear(model.config.hidden_size, model.config.hidden_size)
+        width = architecture.embeddings.shape[1]
+        self.present_head = nn.Linear(width, NUM_KINDS)
+        self.event_head = nn.Linear(width, 3 * NUM_KINDS)
+        self.topic_head = nn.Linear(width, sum(TOPIC_SIZES))
+        self.vocab_map = nn.Linear(width, width)
+        self.second_head = nn.Linear(width, MAX_SECONDS)
         heads = [p for head in self._heads() for p in head.parameters()]
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        trained = [(name, p) for name, p in architecture.model.named_parameters() if p.requires_grad]
         matrices = [p for name, p in trained if p.dim() == 2 and ".layers." in name]
         kept = {id(p) for p in matrices}
         self.optimizer = TwoOptimizers(
             matrices, [p for _, p in trained if id(p) not in kept] + heads, settings=settings
         )
         self.step, self.seconds_run = 0, 0.0
-        self.bank = SpriteBank(settings.seed + 1)
+        self.bank = SpriteBank(settings.seed + 1, architecture.look)
         self.held_out = self._held_out_clips()
         self.pool: list[RenderedClips] = []
 
     def _heads(self) -> list[nn.Linear]:
-        return [self.present_head, self.event_head, self.topic_head, self.vocab_map]
+        heads = [self.present_head, self.event_head, self.topic_head, self.vocab_map]
+        return [*heads, self.second_head] if self.architecture.frames_per_step > 1 else heads
 
     def _vocab_loss(self) -> Tensor:
         """Cross-entropy of finding each token from its own embedding, through the output layer."""
-        embeddings = self.model.model.embed_tokens.weight
-        logits = self.model.lm_head(self.model.model.norm(self.vocab_map(embeddings)))
+        embeddings = self.architecture.embeddings
+        logits = self.architecture.logits_before_norm(self.vocab_map(embeddings))
         return F.cross_entropy(logits, torch.arange(len(embeddings)))
 
     def _attention_loss(self, outputs: list[Tensor]) -> Tensor:
@@ -187,20 +188,15 @@ class LanguageStage:
         Every fourth token is looked at. The first layer is left out: it reads embeddings, and its logits stay small.
         """
         total = torch.zeros(())
-        for layer, hidden in zip(self.model.model.layers[1:], outputs, strict=True):
-            assert isinstance(layer, DecoderLayer)
-            attention = layer.self_attn
-            qkv = attention.language_expert_query_key_value(layer.input_layernorm(hidden[:, ::4]))
-            query, key, _ = qkv.split(attention.split_sizes, dim=-1)
-            for part in (query, key):
-                squares = attention.scaling * part.float().unflatten(-1, (-1, attention.head_dim)).pow(2).sum(-1)
-                total = total + F.relu(squares - self.settings.max_attention_logit).mean()
+        limit = self.settings.max_attention_logit
+        for layer, hidden in zip(self.architecture.layers[1:], outputs, strict=True):
+            total = total + self.architecture.attention_excess(layer, hidden[:, ::4], limit)
         return total
 
     def _held_out_clips(self) -> list[RenderedClips]:
-        rng, bank = np.random.default_rng(10**6), SpriteBank(10**6)
+        rng, bank = np.random.default_rng(10**6), SpriteBank(10**6, self.architecture.look)
         return [
-            render(self.model, [sample_scene(rng, num_seconds=seconds) for _ in range(40)], bank=bank)
+            render(self.architecture, [sample_scene(rng, num_seconds=seconds) for _ in range(40)], bank=bank)
             for seconds in range(3, MAX_SECONDS + 1)
         ]
 
@@ -210,7 +206,7 @@ class LanguageStage:
         if len(usable) >= 12 and rng.random() > 1 / self.settings.reuse:
             return self.pool[usable[int(rng.integers(len(usable)))]]
         scenes = [sample_scene(rng, num_seconds=seconds) for _ in range(self.settings.clips)]
-        fresh = render(self.model, scenes, bank=self.bank)
+        fresh = render(self.architecture, scenes, bank=self.bank)
         if len(usable) >= 12:
             # the oldest goes: a clip is asked `reuse` times on average
             del self.pool[usable[0]]
@@ -222,13 +218,13 @@ class LanguageStage:
         rng = np.random.default_rng((self.settings.seed, 7, self.step))
         clips = self._next_clips(rng)
         batch = self.packer.pack(clips.scenes, rng=rng, weights=CATEGORY_WEIGHTS)
-        below_last = tuple(range(len(self.model.model.layers) - 1))
-        with captured_outputs(self.model, below_last) as outputs, torch.autocast("cpu", torch.bfloat16):
-            logits = run_model(self.model, batch, features=clips.features)
+        below_last = list(self.architecture.layers)[:-1]
+        with captured_outputs(below_last) as outputs, torch.autocast("cpu", torch.bfloat16):
+            logits = run_model(self.architecture, batch, features=clips.features)
             attention_loss = self._attention_loss(outputs)
         first, second = (output.float() for output in outputs[:2])
-        present = self.present_head(first[:, batch.index_places])
-        events = self.event_head(second[:, batch.index_places])
+        present = self.present_head(first[:, batch.step_places])
+        events = self.event_head(second[:, batch.step_places])
         topics = self.topic_head(second.flatten(0, 1)[batch.topic_places]).split(TOPIC_SIZES, dim=-1)
         answer_loss = F.cross_entropy(logits.float(), batch.label_ids)
         dense_loss = 24 * (
@@ -238,6 +234,10 @@ class LanguageStage:
         dense_loss = dense_loss + sum(
             F.cross_entropy(logits, classes) for logits, classes in zip(topics, batch.topics.T, strict=True)
         )
+        if self.architecture.frames_per_step > 1:
+            # what is written is the time between a step's frames, so the second that its last one shows has to be found
+            seconds = self.second_head(first[:, batch.step_places]).flatten(0, 1)
+            dense_loss = dense_loss + F.cross_entropy(seconds, clips.step_seconds.repeat(len(first)))
         settings = self.settings
         loss = answer_loss + settings.event_loss * dense_loss + settings.vocab_loss * self._vocab_loss()
         loss = loss + settings.attention_loss * attention_loss
@@ -249,7 +249,7 @@ class LanguageStage:
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resume needs; the pool of clips is drawn anew."""
         return {
-            "model": self.model.state_dict(),
+            "model": self.architecture.model.state_dict(),
             "heads": [head.state_dict() for head in self._heads()],
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
@@ -258,7 +258,7 @@ class LanguageStage:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
-        self.model.load_state_dict(state["model"])
+        self.architecture.model.load_state_dict(state["model"])
         for head, head_state in zip(self._heads(), state["heads"], strict=True):
             head.load_state_dict(head_state)
         self.optimizer.load_state_dict(state["optimizer"])

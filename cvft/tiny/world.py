@@ -38,9 +38,28 @@ CLIP_FPS = 8
 MAX_SECONDS = 8
 MAX_THINGS = 3
 
+
+@dataclass(frozen=True)
+class Look:
+    """How frames look to a tower.
+
+    Args:
+        side_px: Width and height of a preprocessed frame.
+        mean: What channels are normalised with, as a fraction of the largest value.
+        std: The same for their spread.
+    """
+
+    side_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
 PIXEL_MEAN: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
 """Normalisation of the published preprocessing. Source: CogVLM2 `video_demo` (the CLIP constants)."""
+
+CLIP_LOOK = Look(56, PIXEL_MEAN, PIXEL_STD)
+"""The tiny CogVLM2-Video's."""
 
 
 @dataclass(frozen=True)
@@ -237,30 +256,43 @@ def scene_cells(scenes: Sequence[Scene]) -> np.ndarray:
     return cells
 
 
+def _shrink(masks: np.ndarray, side_px: int) -> np.ndarray:
+    """Shrinks masks (..., M, M) to a side, by halves where that is what it takes."""
+    side = masks.shape[-1]
+    if side == 2 * side_px:
+        return masks.reshape(*masks.shape[:-2], side_px, 2, side_px, 2).mean(axis=(-3, -1))
+    import torch
+
+    small = torch.nn.functional.interpolate(
+        torch.from_numpy(masks), size=(side_px, side_px), mode="bicubic", antialias=True
+    )
+    return np.clip(small.numpy(), 0.0, 1.0)
+
+
 @dataclass
 class SpriteBank:
-    """Pre-drawn shapes at 56 px frames, for pre-training without a codec.
+    """Pre-drawn shapes in preprocessed frames, for pre-training without a codec.
 
-    The published preprocessing halves a 112 px frame by averaging 2x2 pixels (bilinear without antialias lands exactly
-    between them), so shapes can be halved once here. What a codec adds (chroma bleeding over neighbours, noise) is
-    imitated by a random blur of the chroma and by noise.
+    CogVLM2-Video's preprocessing halves a 112 px frame by averaging 2x2 pixels (bilinear without antialias lands exactly
+    between them), Qwen's shrinks it by bicubic interpolation with antialias, so shapes can be shrunk once here. What a codec
+    adds (chroma bleeding over neighbours, noise) is imitated by a random blur of the chroma and by noise.
 
     Args:
         seed: Seed of the bank and of everything drawn from it.
+        look: Size and normalisation of the frames.
         num_variants: Jittered masks per shape.
     """
 
     seed: int
+    look: Look = CLIP_LOOK
     num_variants: int = 96
     rng: np.random.Generator = field(init=False)
     masks: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)
-        half = FRAME_PX // GRID_SIDE // 2
         masks = [[_jittered_mask(self.rng, shape) for _ in range(self.num_variants)] for shape in SHAPES]
-        stacked = np.stack([np.stack(row) for row in masks])
-        self.masks = stacked.reshape(len(SHAPES), self.num_variants, half, 2, half, 2).mean(axis=(3, 5))
+        self.masks = _shrink(np.stack([np.stack(row) for row in masks]), self.look.side_px // GRID_SIDE)
 
     def render(self, cells: np.ndarray) -> np.ndarray:
         """Draws one preprocessed frame per second.
@@ -269,7 +301,7 @@ class SpriteBank:
             cells: `(B, T, 4)` of `scene_cells`.
 
         Returns:
-            Normalised pixels, float32 `(B, T, 3, 56, 56)`.
+            Normalised pixels, float32 `(B, T, 3, side_px, side_px)`.
         """
         rng, (num_scenes, num_seconds, _) = self.rng, cells.shape
         half = self.masks.shape[-1]
@@ -295,6 +327,6 @@ class SpriteBank:
         noise = rng.standard_normal(size=frames.shape, dtype=np.float32)
         frames = frames + noise * rng.uniform(0.5, 4.0, size=(num_scenes, 1, 1, 1, 1)).astype(np.float32)
         frames = np.clip(frames, 0, 255) / 255.0
-        mean = np.array(PIXEL_MEAN, dtype=np.float32)[:, None, None]
-        std = np.array(PIXEL_STD, dtype=np.float32)[:, None, None]
+        mean = np.array(self.look.mean, dtype=np.float32)[:, None, None]
+        std = np.array(self.look.std, dtype=np.float32)[:, None, None]
         return ((frames - mean) / std).astype(np.float32)

@@ -22,9 +22,6 @@ from cvft.files import publish_folder
 from cvft.json_files import JsonError, read_object
 from cvft.weights.shards import read_shard, weight_files
 
-TINY = "tiny"
-"""What a recipe writes for the model that ships in the package."""
-
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 CHECKSUM_FILE = "SHA256SUMS"
@@ -67,11 +64,6 @@ class ModelFolder:
     def fingerprint(self) -> str:
         """Identifies the weights; see `weights_fingerprint`."""
         return weights_fingerprint(self.path)
-
-
-def tiny_checkpoint_path() -> Path:
-    """Returns the folder of the shipped checkpoint: published file names, 6 MB, loads offline."""
-    return Path(__file__).parent / "tiny"
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Model folders that a recipe names: a local one, the tiny one, or a repository on a hub, fetched at a pinned revision. No torch.
+"""Model folders that a recipe names: a local one, a shipped one, or a hub's repository, fetched at a pinned revision. No torch.
 
 `model.path` -> folder | hub id -> the revision's commit -> the files of that commit in the hub's own cache -> folder
 
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvft.errors import ModelError, Problem, nearest, quote
+from cvft.shipped import SHIPPED
 from cvft.weights.checkpoints import (
     Checkpoint,
     download_commands,
     hugging_face_command,
     modelscope_command,
 )
-from cvft.weights.folder import TINY, tiny_checkpoint_path
 from cvft.weights.shards import read_weight_map
 
 HUGGING_FACE = "huggingface"
@@ -31,7 +31,7 @@ HUBS = {"hf": HUGGING_FACE, "ms": MODELSCOPE}
 
 PREFIXES = {hub: prefix for prefix, hub in HUBS.items()}
 
-NEED = f"a model folder, a hub id (`hf:owner/name` or `ms:owner/name`), or {quote(TINY)}"
+NEED = f"a model folder, a hub id (`hf:owner/name` or `ms:owner/name`), {' or '.join(map(quote, SHIPPED))}"
 
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 """Names on a hub. Source: `validate_repo_id` of huggingface_hub."""
@@ -68,8 +68,8 @@ def locate_model(path: str, *, revision: str | None, known: Sequence[Checkpoint]
     """Finds the folder that a recipe's model section names, and fetches it when it is on a hub.
 
     Args:
-        path: `tiny`; a hub id: `hf:owner/name`, `ms:owner/name`, or without prefix that of a known checkpoint on Hugging Face;
-            or a folder, which all other text is.
+        path: The name of a shipped one; a hub id: `hf:owner/name`, `ms:owner/name`, or without prefix that of a known checkpoint
+            on Hugging Face; or a folder, which all other text is.
         revision: Branch, tag or commit on the hub; None for its main branch.
         known: Checkpoints of Hugging Face that may be meant by their name.
         needs_weights: Whether the weights have to come too; without them, a folder serves to plan.
@@ -85,7 +85,7 @@ def locate_model(path: str, *, revision: str | None, known: Sequence[Checkpoint]
     if asked is not None:
         hub, model_id = asked
         return _fetch(model_id, hub, revision, needs_weights, _commands_for(model_id, hub, known))
-    folder = tiny_checkpoint_path() if path == TINY else Path(path).expanduser()
+    folder = SHIPPED[path].folder if path in SHIPPED else Path(path).expanduser()
     if not folder.is_dir():
         hint = _hint_at_folder_here(folder) or _hint_at_hub_id(path, known)
         raise ModelError("the recipe's model", [Problem("model.path", f"no folder {path}", NEED, hint)])

@@ -94,7 +94,9 @@ def refuse_system(value: Any) -> None:
     """
     if value is None or (isinstance(value, str) and not value.strip()):
         return
-    hint = "write it at the head of the first question, or remove it"
+    hint = (
+        "remove it, and set model.system where it is that of all rows; else write it at the head of the first question"
+    )
     raise ValueProblem(
         f"a system text, {quote(value, most=40)}", "questions and answers: a row has no place for it", hint
     )

@@ -7,8 +7,8 @@ keys that would make a row's answer depend on more than the row.
 from __future__ import annotations
 
 from cvft.errors import Problem, quote
+from cvft.families.generation_file import HINT
 from cvft.families.internvl.sizes import DECODERS, QWEN2, Sizes
-from cvft.families.text_encoder import HINT
 from cvft.json_files import show
 from cvft.weights.folder import ModelFolder
 

@@ -16,6 +16,7 @@ from cvft.families.costs import CostModel
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
 from cvft.families.generation_file import check_generation
+from cvft.families.internvl.checkpoints import PUBLISHED
 from cvft.families.internvl.config_file import check_config
 from cvft.families.internvl.inputs import Inputs, read_channels, write_channels
 from cvft.families.internvl.layout import build_layout
@@ -50,7 +51,7 @@ class InternVL:
     name = "internvl3_5"
     title = "InternVL3.5"
     architectures: tuple[str, ...] = ("InternVLForConditionalGeneration",)
-    checkpoints: tuple[Checkpoint, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = PUBLISHED
     tags: tuple[str, ...] = (MODEL_TYPE,)
     capabilities = Capabilities(groups=True, features=True, label_logits=True)
     parts = PARTS

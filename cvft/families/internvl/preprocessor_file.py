@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cvft.errors import Problem
-from cvft.families.text_encoder import HINT
+from cvft.families.generation_file import HINT
 from cvft.json_files import JsonError, read_object, show
 from cvft.weights.folder import ModelFolder
 

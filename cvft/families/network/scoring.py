@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -152,6 +153,20 @@ def scoring(base: type[PreTrainedModel], hooks: type[LabelScoring]) -> type[PreT
         hooks: What a family says to `LabelScoring`.
     """
     return type(base.__name__, (hooks, base), {"__module__": hooks.__module__})
+
+
+def become(module: Any, cls: Any) -> None:
+    """Makes a loaded module one of another class, whose forward it then has.
+
+    Where accelerate has spread a model over devices, it has put a forward of its own before the one that the module had.
+
+    Args:
+        module: The module.
+        cls: A class with the same weights.
+    """
+    module.__class__ = cls
+    if "_old_forward" in vars(module):
+        module._old_forward = types.MethodType(cls.forward, module)
 
 
 def attend_in_groups(model: Any, names: Sequence[str] = ("sdpa",)) -> None:

@@ -89,7 +89,9 @@ def kernel_bytes(sizes: Sizes, group: GroupShape, *, dtype_bytes: int) -> int:
     return prefix * (queries + sums) + stacked + longest * seen * dtype_bytes
 
 
-def delta_net_bytes(sizes: DeltaNetSizes, *, precision: Precision, num_tokens: int, num_chunked: int) -> int:
+def delta_net_bytes(
+    sizes: DeltaNetSizes, *, precision: Precision, num_tokens: int, num_mixed: int, num_chunked: int
+) -> int:
     """Counts what the gated delta rule of one block keeps, as transformers computes it without kernels of others.
 
     It computes in fp32; autocast makes copies in bf16 of what goes into products.
@@ -98,7 +100,8 @@ def delta_net_bytes(sizes: DeltaNetSizes, *, precision: Precision, num_tokens: i
         sizes: Its sizes.
         precision: Precisions of activations.
         num_tokens: Tokens that are computed.
-        num_chunked: The same, padded to whole chunks.
+        num_mixed: Tokens that go through the convolution, and those before them that it reaches back to, of both calls.
+        num_chunked: Tokens that go through the rule, padded to whole chunks.
     """
     heads, keys, values = sizes.num_value_heads, sizes.key_head_dim, sizes.value_head_dim
     is_cast = precision.is_autocast
@@ -112,9 +115,9 @@ def delta_net_bytes(sizes: DeltaNetSizes, *, precision: Precision, num_tokens: i
     )
     # before the rule: query and key before their norms; behind it: the gated norm, whose gate passes through silu
     norm = 3 * FP32_BYTES + precision.dtype_bytes
-    plain = 2 * FP32_BYTES * keys + norm * values + 6 * FP32_BYTES
-    convolution = 2 * sizes.qkv_width * precision.dtype_bytes
-    return num_chunked * heads * chunked + num_tokens * (heads * plain + convolution)
+    plain = norm * values + 6 * FP32_BYTES
+    mixed = heads * 2 * FP32_BYTES * keys + 2 * sizes.qkv_width * precision.dtype_bytes
+    return num_chunked * heads * chunked + num_mixed * mixed + num_tokens * heads * plain
 
 
 def backward_bytes(sizes: Sizes, *, precision: Precision) -> int:

@@ -317,3 +317,8 @@ PUBLISHED_3_5 = (
 
 PUBLISHED = {QWEN2_5_VL: PUBLISHED_2_5, QWEN3_VL: PUBLISHED_3, QWEN3_VL_MOE: PUBLISHED_3_MOE, QWEN3_5: PUBLISHED_3_5}
 """Checkpoints by `model_type`."""
+
+TINY = Checkpoint(
+    "tiny-qwen3-vl", "tests and demos, on a laptop; in the package", TEMPLATE, 6_800_000, "Apache-2.0, as cvft"
+)
+"""The one that ships in the package: of Qwen3-VL's form."""

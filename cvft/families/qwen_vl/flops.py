@@ -113,12 +113,23 @@ def attended_pairs(group: GroupShape) -> int:
     )
 
 
+def delta_runs(batch: Batch) -> tuple[tuple[int, int], ...]:
+    """Returns the calls of the gated delta rule in one block: how many sequences, and of how many tokens each.
+
+    Where a clip has several questions, all prefixes are one call, with single questions behind theirs, and all other questions
+    are another.
+    """
+    several = [group for group in batch.groups if len(group.question_tokens) > 1]
+    if not several:
+        return ((batch.num_sequences, batch.num_tokens // max(batch.num_sequences, 1)),)
+    prefixes = [group.num_prefix_tokens if group in several else group.num_tokens for group in batch.groups]
+    questions = [length for group in several for length in group.question_tokens]
+    return (len(prefixes), max(prefixes)), (len(questions), max(questions))
+
+
 def chunked_tokens(batch: Batch) -> int:
     """Returns the tokens that the gated delta rule computes: sequences are padded to whole chunks."""
-    if not batch.num_sequences:
-        return 0
-    num_chunks = -(-batch.num_tokens // (batch.num_sequences * DELTA_CHUNK))
-    return batch.num_sequences * num_chunks * DELTA_CHUNK
+    return sum(num * -(-length // DELTA_CHUNK) * DELTA_CHUNK for num, length in delta_runs(batch))
 
 
 @lru_cache(maxsize=8)

@@ -9,44 +9,9 @@ Source: `smart_resize` of transformers 4.57.6's Qwen2-VL processors; golden vect
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
-from cvft.errors import ValueProblem, quote
-
-MAX_ASPECT_RATIO = 200
-"""Longest side over shortest one of a frame. Source: the makers' processors refuse more."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The patches of one clip.
-
-    Args:
-        num_grids: Temporal grids, t.
-        num_rows: Patches from top to bottom, h.
-        num_columns: Patches from left to right, w.
-        merge: Side of the square of patches that becomes one token. Source: `spatial_merge_size`, always 2 so far.
-    """
-
-    num_grids: int
-    num_rows: int
-    num_columns: int
-    merge: int = 2
-
-    @property
-    def num_patches(self) -> int:
-        """Patches of the whole clip, t·h·w."""
-        return self.num_grids * self.num_rows * self.num_columns
-
-    @property
-    def num_tokens_per_grid(self) -> int:
-        """Tokens of one temporal grid."""
-        return (self.num_rows // self.merge) * (self.num_columns // self.merge)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the whole clip."""
-        return self.num_grids * self.num_tokens_per_grid
+from cvft.errors import ValueProblem
+from cvft.families.grid import Grid, check_aspect_ratio
 
 
 def choose_size(height_px: int, width_px: int, *, factor: int, min_tokens: int, max_tokens: int) -> tuple[int, int]:
@@ -68,17 +33,11 @@ def choose_size(height_px: int, width_px: int, *, factor: int, min_tokens: int, 
         (height, width) in pixels, multiples of `factor`.
 
     Raises:
-        ValueProblem: when one side is more than `MAX_ASPECT_RATIO` times the other, or the bounds contradict each other.
+        ValueProblem: when one side is too long for the other, or the bounds contradict each other.
     """
     if not 1 <= min_tokens <= max_tokens:
         raise ValueProblem(f"{min_tokens} to {max_tokens} tokens per grid", "at least 1, and the smaller one first")
-    if max(height_px, width_px) > MAX_ASPECT_RATIO * min(height_px, width_px):
-        size = quote(f"{width_px}x{height_px}")
-        raise ValueProblem(
-            f"frames of {size} px",
-            f"a long side at most {MAX_ASPECT_RATIO} times the short one",
-            "cut the clip's black borders, or leave it out",
-        )
+    check_aspect_ratio(height_px, width_px)
     min_px, max_px = min_tokens * factor**2, max_tokens * factor**2
     height, width = (round(side / factor) * factor for side in (height_px, width_px))
     if height * width > max_px:

@@ -12,7 +12,8 @@ from typing import Any, Self
 from cvft.data.video.view import ClipView
 from cvft.errors import ClipError, Problem, ValueProblem
 from cvft.families.family import FieldValue
-from cvft.families.qwen_vl.grid import Grid, grid_of
+from cvft.families.grid import Grid
+from cvft.families.qwen_vl.grid import grid_of
 from cvft.families.qwen_vl.layout import Style
 from cvft.families.qwen_vl.sizes import TowerSizes
 from cvft.families.qwen_vl.times import second_per_grid, shown_seconds
@@ -29,7 +30,7 @@ class Inputs:
         min_frame_tokens: Fewest tokens of a temporal grid.
         max_frame_tokens: Most tokens of one.
         max_clip_tokens: Most tokens of a clip, as far as `min_frame_tokens` allows.
-        text_positions: See `cvft.families.qwen_vl.network.positions.TextPositions`; `released` where both are one.
+        text_positions: See `cvft.families.network.positions.TextPositions`; `released` where both are one.
         grid_seconds: See `cvft.families.qwen_vl.times.GridSeconds`; `exact` where seconds are written out.
         clip_tags: See `cvft.families.qwen_vl.layout.ClipTags`; `released` where there is no choice.
     """

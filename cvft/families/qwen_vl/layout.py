@@ -21,7 +21,7 @@ from typing import Literal
 
 from cvft.errors import ModelError, Problem, quote
 from cvft.families.family import IGNORED_LABEL, Layout
-from cvft.families.qwen_vl.grid import Grid
+from cvft.families.grid import Grid
 from cvft.families.qwen_vl.tokenizer import THINKING, SpecialTokens
 from cvft.families.text_encoder import HINT
 from cvft.families.writer import LayoutWriter

@@ -26,7 +26,7 @@ from cvft.families.qwen_vl.activations import (
     tower_layer_bytes,
     tower_working_bytes,
 )
-from cvft.families.qwen_vl.flops import chunked_tokens
+from cvft.families.qwen_vl.flops import chunked_tokens, delta_runs
 from cvft.families.qwen_vl.parts import PARTS
 from cvft.families.qwen_vl.sizes import FULL_ATTENTION, Sizes
 from cvft.families.qwen_vl.tensors import DECODER, VISION, loaded_shapes
@@ -137,7 +137,11 @@ def _block_bytes(sizes: Sizes, batch: Batch, training: Training, *, kind: str) -
         return tokens * per_token + kernel
     assert sizes.delta_net is not None, "only hybrid decoders have other kinds"
     return tokens * per_token + delta_net_bytes(
-        sizes.delta_net, precision=precision, num_tokens=tokens, num_chunked=chunked_tokens(batch)
+        sizes.delta_net,
+        precision=precision,
+        num_tokens=tokens,
+        num_mixed=sum(num * (length + sizes.delta_net.kernel_size - 1) for num, length in delta_runs(batch)),
+        num_chunked=chunked_tokens(batch),
     )
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from cvft.dtypes import BY_NAME
 from cvft.families.family import Loading, Preprocessing
 from cvft.families.network.runtime import StockRuntime
+from cvft.families.network.tower import LoadedTower
 from cvft.families.qwen_vl.family import family_of
 from cvft.families.qwen_vl.network.encoder import GRIDS, PIXELS, RowEncoder
-from cvft.families.qwen_vl.network.load import LoadedTower, load_config, load_model, load_tokenizer, load_tower
+from cvft.families.qwen_vl.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.qwen_vl.tokenizer import load_encoder
 from cvft.weights.folder import ModelFolder
 

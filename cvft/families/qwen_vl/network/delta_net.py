@@ -22,6 +22,7 @@ from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeGated
 
 from cvft.families.network.attention import GroupLengths
 from cvft.families.network.places import Places
+from cvft.families.network.scoring import become
 
 
 class ForksStates:
@@ -147,4 +148,4 @@ def fork_states_in_groups(model: Any) -> None:
     """
     for module in model.model.language_model.modules():
         if type(module) in CLASSES:
-            module.__class__ = CLASSES[type(module)]
+            become(module, CLASSES[type(module)])

@@ -17,11 +17,12 @@ from cvft.data.video.view import ClipView
 from cvft.families.family import ClipTensors, Preprocessing, naming
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
+from cvft.families.network.patches import preprocess_frames
+from cvft.families.network.positions import row_positions
 from cvft.families.qwen_vl.family import QwenVL
 from cvft.families.qwen_vl.inputs import ClipLayout, Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import build_layout
-from cvft.families.qwen_vl.network.positions import row_positions
-from cvft.families.qwen_vl.network.preprocess import NORMS, preprocess_frames
+from cvft.families.qwen_vl.network.norms import NORMS
 from cvft.families.qwen_vl.sizes import Sizes
 from cvft.families.qwen_vl.tokenizer import SpecialTokens
 

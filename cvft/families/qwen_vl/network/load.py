@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
 from cvft.errors import ModelError
 from cvft.families.family import Loading
 from cvft.families.generation_file import stop_tokens
 from cvft.families.network.loading import load_fast_tokenizer, load_stock_model
-from cvft.families.network.scoring import attend_in_groups
+from cvft.families.network.scoring import attend_in_groups, become
+from cvft.families.network.tower import LoadedTower, load_visual
 from cvft.families.qwen_vl.family import QwenVL, family_of
 from cvft.families.qwen_vl.network.delta_net import fork_states_in_groups
-from cvft.families.qwen_vl.network.models import CLASSES, STOCK, encode_clip
+from cvft.families.qwen_vl.network.models import CLASSES, STOCK
 from cvft.families.qwen_vl.tensors import VISION
 from cvft.families.qwen_vl.tokenizer import PADDING, load_encoder
 from cvft.families.weight_files import read_model_shards
@@ -59,7 +56,7 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
         generation=GenerationConfig(eos_token_id=stops, pad_token_id=special.padding),
         kept_modules=KEPT_MODULES,
     )
-    model.__class__ = CLASSES[family.name]
+    become(model, CLASSES[family.name])
     attend_in_groups(model)
     fork_states_in_groups(model)
     model.runs_tower_always = loading.runs_tower_always
@@ -68,78 +65,12 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
     return model.eval()
 
 
-class LoadedTower(nn.Module):
-    """Tower and mergers of a folder, frozen, called as the whole model calls them.
-
-    Args:
-        family: The generation.
-        config: transformers' configuration.
-    """
-
-    def __init__(self, family: QwenVL, config: Any) -> None:
-        super().__init__()
-        with torch.device("meta"):
-            whole: Any = STOCK[family.name](config)
-        self._whole = type(whole.model)
-        self.config = config
-        with _default_dtype(torch.float32):
-            self.visual = type(whole.model.visual)(whole.model.visual.config)
-
-    def get_video_features(self, pixels: Tensor, grid: Tensor, **kwargs: Any) -> Any:
-        """Runs transformers' own method with this tower."""
-        return self._whole.get_video_features(self, pixels, grid, **kwargs)
-
-    def get_image_features(self, pixels: Tensor, grid: Tensor, **kwargs: Any) -> Any:
-        """Runs transformers' own method with this tower; called by the one above."""
-        return self._whole.get_image_features(self, pixels, grid, **kwargs)
-
-    def encode(self, pixels: Tensor, grid: Tensor) -> Tensor:
-        """Encodes one clip.
-
-        Args:
-            pixels: (t·h·w, values).
-            grid: (1, 3).
-
-        Returns:
-            (1 + levels, N, H).
-        """
-        return encode_clip(self, pixels, grid)
-
-
 def load_tower(folder: ModelFolder, *, dtype: torch.dtype, device: str) -> LoadedTower:
-    """Loads a folder's tower and mergers, and nothing else.
-
-    Args:
-        folder: The folder.
-        dtype: Precision of the weights in memory.
-        device: Where to put them.
-    """
+    """Loads a folder's tower and mergers, and nothing else; see `cvft.families.network.tower.load_visual`."""
     family = family_of(folder.config)
-    config = load_config(folder)
-    config.vision_config._attn_implementation = "sdpa"
-    tower = LoadedTower(family, config)
-    weights = {}
-    prefix = f"{VISION}."
-    for shard in read_model_shards(folder, family):
-        with safe_open(shard.path, framework="pt") as file:
-            for entry in shard.entries:
-                name = family.module_of(entry.name)
-                if name is not None and name.startswith(prefix):
-                    weights[name.removeprefix(prefix)] = file.get_tensor(entry.name).to(dtype)
-    tower.visual.load_state_dict(weights)
-    return tower.to(dtype).to(device).requires_grad_(False).eval()
+    return load_visual(STOCK[family.name], folder, family, config=load_config(folder), dtype=dtype, device=device)
 
 
 def _check(family: QwenVL, folder: ModelFolder) -> None:
     if problems := family.check_folder(folder):
         raise ModelError(f"model {folder.path}", problems)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from torch import Tensor
 from transformers import (
     PreTrainedModel,
@@ -13,57 +12,25 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeForConditionalGeneration,
 )
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
-from cvft.families.network.scoring import LabelScoring, scoring
+from cvft.families.network.grid_scoring import GridScoring
+from cvft.families.network.scoring import scoring
 from cvft.families.qwen_vl.sizes import QWEN2_5_VL, QWEN3_5, QWEN3_VL, QWEN3_VL_MOE
 
-SMALLEST_GRID = (1, 2, 2)
-"""Patches of the smallest clip: one token."""
 
-
-class QwenScoring(LabelScoring):
-    """What is Qwen's own of scoring."""
-
-    def encode_nothing(self) -> Tensor:
-        """Runs the tower on one token."""
-        tower = self.model.visual
-        grid = torch.tensor([SMALLEST_GRID], device=tower.device)
-        vision = tower.config
-        width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        pixels = torch.zeros(SMALLEST_GRID[1] * SMALLEST_GRID[2], width, device=tower.device)
-        return encode_clip(self.model, pixels, grid)
+class QwenScoring(GridScoring):
+    """What is Qwen's own of scoring: deeper levels."""
 
     def features_as_outputs(self, features: Tensor) -> dict[str, Any]:
         """Returns features (1 + levels, N, H) as transformers' encoders would return them."""
         first, *deep = features.unbind()
         if not deep:
-            return {"video": BaseModelOutputWithPooling(pooler_output=cast(Any, [first]))}
+            return super().features_as_outputs(features)
         levels = cast(Any, [[level] for level in deep])
         return {
             "video": BaseModelOutputWithDeepstackFeatures(pooler_output=cast(Any, [first]), deepstack_features=levels)
         }
-
-    def order_positions(self, position_ids: Tensor) -> Tensor:
-        """Puts the three coordinates first: (B, L, 3) to (3, B, L)."""
-        return position_ids.permute(2, 0, 1)
-
-
-def encode_clip(model: Any, pixels: Tensor, grid: Tensor) -> Tensor:
-    """Encodes one clip.
-
-    Args:
-        model: What has `get_video_features`.
-        pixels: (t·h·w, values) patches.
-        grid: (1, 3) their grid.
-
-    Returns:
-        (1 + levels, N, H): what stands for the clip's tokens, and what is added to them in each of the first decoder layers.
-    """
-    output = model.get_video_features(pixels, grid, return_dict=True)
-    deep = getattr(output, "deepstack_features", None) or []
-    return torch.stack([torch.cat(list(clips)) for clips in (output.pooler_output, *deep)])
 
 
 STOCK: dict[str, type[PreTrainedModel]] = {

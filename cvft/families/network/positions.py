@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cvft.families.qwen_vl.grid import Grid
+from cvft.families.grid import Grid
 
 TextPositions = Literal["released", "transformers5"]
 """Where text goes on behind a clip.
@@ -35,7 +35,7 @@ def row_positions(
             temporal grid (Qwen3-VL, Qwen3.5) or all of them (Qwen2.5-VL).
         grid: The clip's patches, or None for a text-only row.
         grid_step: Positions from one temporal grid of a run to the next, `tokens_per_second` times
-            `cvft.families.qwen_vl.times.second_per_grid`; its multiples are cut to integers, in fp32 as by transformers.
+            the seconds from one to the next; its multiples are cut to integers, in fp32 as by transformers.
         text_positions: See `TextPositions`.
 
     Returns:

@@ -12,14 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvft.families.network.pixels import CLIP_NORM, PixelNorm, as_frames, resize_and_norm
-from cvft.families.qwen_vl.grid import Grid
-
-HALF_NORM = PixelNorm((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-"""Source: preprocessor_config.json of Qwen3-VL and Qwen3.5."""
-
-NORMS = {"qwen2_5_vl": CLIP_NORM, "qwen3_vl": HALF_NORM, "qwen3_5": HALF_NORM}
-"""By the generation's name."""
+from cvft.families.grid import Grid
+from cvft.families.network.pixels import PixelNorm, as_frames, resize_and_norm
 
 
 def preprocess_frames(
@@ -29,7 +23,7 @@ def preprocess_frames(
 
     Args:
         frames: (T, H, W, 3) uint8 RGB.
-        grid: The clip's patches, as `cvft.families.qwen_vl.grid.grid_of` returns them for these frames.
+        grid: The clip's patches, as its family counts them for these frames.
         patch_px: Side of a patch, P.
         temporal_patch: Frames of a temporal grid.
         norm: What channels are normalised with.

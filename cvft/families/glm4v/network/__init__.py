@@ -1,0 +1,1 @@
+"""What turns frames into patches, and weights into a model."""

@@ -1,0 +1,63 @@
+"""The torch half of GLM-4.1V's models: weights, inputs, loss and answers behind `cvft.families.family.Runtime`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvft.dtypes import BY_NAME
+from cvft.families.family import Loading, Preprocessing
+from cvft.families.glm4v.network.encoder import GRIDS, PIXELS, RowEncoder
+from cvft.families.glm4v.network.load import load_config, load_model, load_tokenizer, load_tower
+from cvft.families.glm4v.tokenizer import load_encoder
+from cvft.families.network.runtime import StockRuntime
+from cvft.families.network.tower import LoadedTower
+from cvft.weights.folder import ModelFolder
+
+
+class ClipTower:
+    """Encodes clips for the store of features; see `cvft.families.family.Tower`.
+
+    Args:
+        tower: Tower and merger, frozen.
+    """
+
+    def __init__(self, tower: LoadedTower) -> None:
+        self.tower = tower
+
+    def __call__(self, clip: Mapping[str, Tensor]) -> Tensor:
+        """Turns patches and their grid into features (1, N, H)."""
+        device = self.tower.visual.device
+        return self.tower.encode(clip[PIXELS].to(device), clip[GRIDS].to(device)).cpu()
+
+
+class Glm4vRuntime(StockRuntime):
+    """See `cvft.families.family.Runtime` for what each answer means."""
+
+    def config(self, folder: ModelFolder) -> Any:
+        """Builds transformers' configuration."""
+        return load_config(folder)
+
+    def tokenizer(self, folder: ModelFolder) -> Any:
+        """Loads the fast tokenizer."""
+        return load_tokenizer(folder)
+
+    def load(self, folder: ModelFolder, how: Preprocessing, loading: Loading) -> Any:
+        """Loads the weights into transformers' own class."""
+        del how
+        return load_model(folder, loading)
+
+    def encoder(self, folder: ModelFolder, how: Preprocessing) -> RowEncoder:
+        """Builds the encoder of the folder."""
+        encode, special = load_encoder(folder)
+        return RowEncoder(folder.config, how, tokenizer=load_tokenizer(folder), encode=encode, special=special)
+
+    def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> ClipTower:
+        """Loads tower and merger, frozen."""
+        return ClipTower(load_tower(folder, dtype=getattr(torch, BY_NAME[dtype].torch_name), device=device))
+
+
+RUNTIME = Glm4vRuntime()

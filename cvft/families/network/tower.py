@@ -1,0 +1,100 @@
+"""The tower alone of a class of transformers that calls it `visual`: for features to cache, without the decoder's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cvft.families.family import Family
+from cvft.families.network.grid_scoring import encode_clip
+from cvft.families.weight_files import read_model_shards
+from cvft.weights.folder import ModelFolder
+
+VISUAL = "model.visual."
+"""What the names of its tensors start with in the loaded model."""
+
+
+class LoadedTower(nn.Module):
+    """Tower and mergers of a folder, frozen, called as the whole model calls them.
+
+    Args:
+        stock: The class of the whole model.
+        config: transformers' configuration.
+    """
+
+    def __init__(self, stock: type[PreTrainedModel], config: Any) -> None:
+        super().__init__()
+        with torch.device("meta"):
+            whole: Any = stock(config)
+        self._whole = type(whole.model)
+        self.config = config
+        with _default_dtype(torch.float32):
+            self.visual = type(whole.model.visual)(whole.model.visual.config)
+
+    def get_video_features(self, pixels: Tensor, grid: Tensor, **kwargs: Any) -> Any:
+        """Runs transformers' own method with this tower."""
+        return self._whole.get_video_features(self, pixels, grid, **kwargs)
+
+    def get_image_features(self, pixels: Tensor, grid: Tensor, **kwargs: Any) -> Any:
+        """Runs transformers' own method with this tower; called by the one above."""
+        return self._whole.get_image_features(self, pixels, grid, **kwargs)
+
+    def encode(self, pixels: Tensor, grid: Tensor) -> Tensor:
+        """Encodes one clip.
+
+        Args:
+            pixels: (t·h·w, values).
+            grid: (1, 3).
+
+        Returns:
+            (1 + levels, N, H).
+        """
+        return encode_clip(self, pixels, grid)
+
+
+def load_visual(
+    stock: type[PreTrainedModel],
+    folder: ModelFolder,
+    family: Family,
+    *,
+    config: Any,
+    dtype: torch.dtype,
+    device: str,
+) -> LoadedTower:
+    """Loads a folder's tower and mergers, and nothing else.
+
+    Args:
+        stock: The class of the whole model.
+        folder: The folder.
+        family: Its family.
+        config: transformers' configuration.
+        dtype: Precision of the weights in memory.
+        device: Where to put them.
+    """
+    config.vision_config._attn_implementation = "sdpa"
+    tower = LoadedTower(stock, config)
+    weights = {}
+    for shard in read_model_shards(folder, family):
+        with safe_open(shard.path, framework="pt") as file:
+            for entry in shard.entries:
+                name = family.module_of(entry.name)
+                if name is not None and name.startswith(VISUAL):
+                    weights[name.removeprefix(VISUAL)] = file.get_tensor(entry.name).to(dtype)
+    tower.visual.load_state_dict(weights)
+    return tower.to(dtype).to(device).requires_grad_(False).eval()
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,11 @@
+"""What the colour channels of Qwen's models are normalised with."""
+
+from __future__ import annotations
+
+from cvft.families.network.pixels import CLIP_NORM, PixelNorm
+
+HALF_NORM = PixelNorm((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+"""Source: preprocessor_config.json of Qwen3-VL and Qwen3.5."""
+
+NORMS = {"qwen2_5_vl": CLIP_NORM, "qwen3_vl": HALF_NORM, "qwen3_5": HALF_NORM}
+"""By the generation's name."""
