@@ -22,8 +22,8 @@ from cvft.train.checkpoints import ASIDE, find_checkpoints
 from cvft.train.stop import LAUNCHER_VARIABLE
 from tests.project import cvft, cvft_ok, make_project
 
-NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "10"))
-"""Two ranks start slowly: they get a third of these."""
+NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "5"))
+"""Two ranks start slowly: they get three, or a third of these where that is more."""
 
 TRAIN = {"max_steps": 24, "save_steps": 2, "keep_checkpoints": 2, "num_workers": 1}
 """Two steps are an epoch: every stop but the first falls into a later one, where a loader of the default's one process has
