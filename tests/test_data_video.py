@@ -1,5 +1,6 @@
 """Clips: the published frames, the right pixels, and an error instead of a wrong frame."""
 
+import gc
 import hashlib
 import json
 import os
@@ -483,11 +484,12 @@ def test_containers_are_closed_after_success_and_failure(tmp_path):
     other = make_clip(tmp_path / "a.ts", num_frames=8)
     bad = make_audio(tmp_path / "b.mp4")
     decode_clip(good, sampling=EVERY)
+    gc.collect()  # what earlier tests have left is not ours to count
     before = len(os.listdir("/dev/fd"))
     for path in (good, other, bad):
         try:
             decode_clip(path, sampling=EVERY)
         except ClipError as error:
             kept = error  # a kept error keeps its frames, and with them anything that was left open
-    assert len(os.listdir("/dev/fd")) == before
+    assert len(os.listdir("/dev/fd")) <= before
     assert kept.problems
