@@ -203,7 +203,7 @@ def test_another_clip_is_another_conversation_and_a_bad_one_is_none(chat, tmp_pa
     head, *lines = chat.frames().splitlines()
     assert head.startswith("bikes.mp4: 11 of 250 frames, 10.00 s")
     seen = chat._predictor.clips.load(chat.video)
-    assert lines[:11] == [f"frame {number:3d}  {second:8.2f} s" for number, second in enumerate(seen.timestamps_s)]
+    assert lines[:11] == [f"frame {number:3d}  {second:8.2f} s" for number, second in enumerate(seen.view.timestamps_s)]
 
 
 def test_control_tokens_that_are_typed_stay_text(chat):
