@@ -290,6 +290,10 @@ class Terminal:
 
     def type(self, text: str) -> None:
         self.shown = ""
+        if text.endswith("\x03"):
+            time.sleep(
+                0.3
+            )  # a signal between a prompt and the wait for keys is seen at the next key only, and nobody types one
         os.write(self.master, text.encode())
 
     def wait_for(self, pattern: str) -> str:

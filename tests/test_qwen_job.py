@@ -1,5 +1,6 @@
 """The whole job with Qwen's models on real clips: train, stop and resume, ranks, merge, verify, evaluate, open elsewhere."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -92,11 +93,8 @@ def test_the_merged_folder_answers_the_same_in_plain_transformers(done, tmp_path
     rows = [
         json.loads(line) for line in (run_of(recipe) / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()
     ]
-    predictor = open_trained(merged)
-    prompts = []
-    for row in rows:
-        (video,) = row["videos"]
-        prompts.append(prompt_of(predictor, video, row["query"]))
+    with contextlib.closing(open_trained(merged)) as predictor:
+        prompts = [prompt_of(predictor, row["videos"][0], row["query"]) for row in rows]
     torch.save(prompts, tmp_path / "prompts.pt")
     command = [sys.executable, "-c", ASK, str(merged), str(tmp_path / "prompts.pt")]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
