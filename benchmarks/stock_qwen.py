@@ -27,7 +27,7 @@ from job import write_result
 from workload import make_rows
 
 MAX_LOSS_DIFFERENCE = 1e-4
-REPEATS = 3
+REPEATS = 1
 EPOCHS = 3
 MICRO_BATCH_ROWS = 2
 VIDEO = {"fps": 1.0, "min_frames": 4, "max_frames": 24, "min_frame_tokens": 16, "max_frame_tokens": 64}
