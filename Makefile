@@ -35,7 +35,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-lo
 quick: $(VENV)/test.stamp ## run the fast tests, for while you work; about 5 minutes
 	$(PYTEST) -m "pure or cpu"
 
-test: $(VENV)/test.stamp ## run all tests; about 25 minutes on 2 cores
+test: $(VENV)/test.stamp ## run all tests; about 35 minutes on 2 cores
 	$(PYTEST)
 
 lint: $(VENV)/test.stamp ## check style and formatting
