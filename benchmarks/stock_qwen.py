@@ -355,8 +355,8 @@ def main() -> None:
         (root / "many").mkdir()
         (root / "single").mkdir()
         cases = {
-            "7.5 rows per clip": run_case(side, root / "model", root / "many", num_clips=2, rows_per_clip=7.5),
-            "1 row per clip": run_case(side, root / "model", root / "single", num_clips=4, rows_per_clip=1),
+            "7.5 rows per clip": run_case(side, root / "model", root / "many", num_clips=8, rows_per_clip=7.5),
+            "1 row per clip": run_case(side, root / "model", root / "single", num_clips=12, rows_per_clip=1),
         }
     path = write_result(
         "stock_qwen",
