@@ -10,10 +10,11 @@ import torch
 import transformers
 
 from cvft.families.costs import Batch, ClipShape, GroupShape, Training
+from cvft.families.network.grid_scoring import encode_clip
 from cvft.families.network.scoring import attend_in_groups
 from cvft.families.parts import adapted_names, count_adapter, modules_to_save, target_regex
 from cvft.families.qwen_vl.network.delta_net import fork_states_in_groups
-from cvft.families.qwen_vl.network.models import CLASSES, encode_clip
+from cvft.families.qwen_vl.network.models import CLASSES
 from cvft.families.qwen_vl.parts import PARTS
 from cvft.families.qwen_vl.sizes import QWEN2_5_VL, QWEN3_5, QWEN3_VL, Sizes
 from cvft.families.qwen_vl.tensors import loaded_shapes
