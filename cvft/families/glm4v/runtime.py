@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cvft.dtypes import BY_NAME
 from cvft.families.family import Loading, Preprocessing
-from cvft.families.glm4v.network.encoder import GRIDS, PIXELS, RowEncoder
+from cvft.families.glm4v.network.encoder import RowEncoder
 from cvft.families.glm4v.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.glm4v.tokenizer import load_encoder
 from cvft.families.network.runtime import StockRuntime
-from cvft.families.network.tower import LoadedTower
+from cvft.families.network.tower import ClipTower
 from cvft.weights.folder import ModelFolder
-
-
-class ClipTower:
-    """Encodes clips for the store of features; see `cvft.families.family.Tower`.
-
-    Args:
-        tower: Tower and merger, frozen.
-    """
-
-    def __init__(self, tower: LoadedTower) -> None:
-        self.tower = tower
-
-    def __call__(self, clip: Mapping[str, Tensor]) -> Tensor:
-        """Turns patches and their grid into features (1, N, H)."""
-        device = self.tower.visual.device
-        return self.tower.encode(clip[PIXELS].to(device), clip[GRIDS].to(device)).cpu()
 
 
 class Glm4vRuntime(StockRuntime):

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from cvft.dtypes import BY_NAME
 from cvft.families.family import Loading
 from cvft.families.network.quantization import quantization_config
+from cvft.families.network.scoring import attend_in_groups, become
 from cvft.weights.folder import ModelFolder
 
 LOADING_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -19,6 +20,7 @@ LOADING_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")
 
 def load_stock_model(
     stock: type[PreTrainedModel],
+    scoring_class: type[PreTrainedModel],
     folder: ModelFolder,
     *,
     config: Any,
@@ -30,6 +32,7 @@ def load_stock_model(
 
     Args:
         stock: The class.
+        scoring_class: The same with `LabelScoring`, which the model becomes; its decoder attends in groups where it can.
         folder: The folder, whose weight files were proved to hold exactly the model.
         config: transformers' configuration.
         loading: Precision, placement, quantization. The decoder's attention is the one that it says; the tower has `sdpa`.
@@ -62,6 +65,9 @@ def load_stock_model(
     unfit = {kind: keys for kind, keys in info.items() if kind in LOADING_KINDS and keys}
     assert not unfit, unfit  # the headers said that all of them fit
     model.model.language_model.config._attn_implementation = loading.attention or "sdpa"
+    become(model, scoring_class)
+    attend_in_groups(model)
+    model.runs_tower_always = loading.runs_tower_always
     return model
 
 

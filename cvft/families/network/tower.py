@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -56,6 +56,22 @@ class LoadedTower(nn.Module):
             (1 + levels, N, H).
         """
         return encode_clip(self, pixels, grid)
+
+
+class ClipTower:
+    """Encodes clips of patches for the store of features; see `cvft.families.family.Tower`.
+
+    Args:
+        tower: Tower and mergers, frozen.
+    """
+
+    def __init__(self, tower: LoadedTower) -> None:
+        self.tower = tower
+
+    def __call__(self, clip: Mapping[str, Tensor]) -> Tensor:
+        """Turns patches and their grid into features (1 + levels, N, H)."""
+        device = self.tower.visual.device
+        return self.tower.encode(clip["pixel_values_videos"].to(device), clip["video_grid_thw"].to(device)).cpu()
 
 
 def load_visual(

@@ -15,7 +15,7 @@ from cvft.families.glm4v.tensors import VISION
 from cvft.families.glm4v.tokenizer import PADDING, load_encoder
 from cvft.families.network.grid_scoring import GridScoring
 from cvft.families.network.loading import load_fast_tokenizer, load_stock_model
-from cvft.families.network.scoring import attend_in_groups, become, scoring
+from cvft.families.network.scoring import scoring
 from cvft.families.network.tower import LoadedTower, load_visual
 from cvft.families.weight_files import read_model_shards
 from cvft.weights.folder import ModelFolder
@@ -51,15 +51,13 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
     stops = stop_tokens(folder, turn_end=special.user)
     model = load_stock_model(
         Glm4vForConditionalGeneration,
+        CLASS,
         folder,
         config=config,
         loading=loading,
         generation=GenerationConfig(eos_token_id=stops, pad_token_id=special.padding),
         kept_modules=KEPT_MODULES,
     )
-    become(model, CLASS)
-    attend_in_groups(model)
-    model.runs_tower_always = loading.runs_tower_always
     if not loading.with_tower:
         model.model.visual = None
     return model.eval()

@@ -17,7 +17,6 @@ from cvft.families.internvl.sizes import ties_embeddings
 from cvft.families.internvl.tensors import PROJECTOR, TOWER
 from cvft.families.internvl.tokenizer import PADDING, load_encoder
 from cvft.families.network.loading import load_fast_tokenizer, load_stock_model
-from cvft.families.network.scoring import attend_in_groups, become
 from cvft.families.weight_files import read_model_shards
 from cvft.weights.folder import ModelFolder
 
@@ -52,15 +51,13 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
     stops = stop_tokens(folder, turn_end=special.turn_end)
     model = load_stock_model(
         InternVLForConditionalGeneration,
+        CLASS,
         folder,
         config=config,
         loading=loading,
         generation=GenerationConfig(eos_token_id=stops, pad_token_id=special.padding),
         kept_modules=KEPT_MODULES,
     )
-    become(model, CLASS)
-    attend_in_groups(model)
-    model.runs_tower_always = loading.runs_tower_always
     if not loading.with_tower:
         model.model.vision_tower = model.model.multi_modal_projector = None
     return model.eval()

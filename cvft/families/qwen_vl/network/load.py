@@ -11,7 +11,6 @@ from cvft.errors import ModelError
 from cvft.families.family import Loading
 from cvft.families.generation_file import stop_tokens
 from cvft.families.network.loading import load_fast_tokenizer, load_stock_model
-from cvft.families.network.scoring import attend_in_groups, become
 from cvft.families.network.tower import LoadedTower, load_visual
 from cvft.families.qwen_vl.family import QwenVL, family_of
 from cvft.families.qwen_vl.network.delta_net import fork_states_in_groups
@@ -50,16 +49,14 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
     stops = stop_tokens(folder, turn_end=special.turn_end)
     model = load_stock_model(
         STOCK[family.name],
+        CLASSES[family.name],
         folder,
         config=config,
         loading=loading,
         generation=GenerationConfig(eos_token_id=stops, pad_token_id=special.padding),
         kept_modules=KEPT_MODULES,
     )
-    become(model, CLASSES[family.name])
-    attend_in_groups(model)
     fork_states_in_groups(model)
-    model.runs_tower_always = loading.runs_tower_always
     if not loading.with_tower:
         model.model.visual = None
     return model.eval()
