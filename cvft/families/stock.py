@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cvft.errors import Problem, RecipeError
+from cvft.data.video.loader import DecodeSettings
+from cvft.errors import Problem, RecipeError, quote
 from cvft.families.parts import Parts, Shape, adapted_names, find_unfit_widths
 from cvft.recipe import Recipe
 from cvft.weights.folder import ModelFolder
@@ -57,3 +58,69 @@ def with_dtype(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
             inside = {key: dtype for key in ("dtype", "torch_dtype") if key in stated[half]}
             stated[half] = {**stated[half], **inside}
     return stated
+
+
+def find_rate_conflicts(recipe: Recipe, *, template: str, title: str) -> list[Problem]:
+    """Returns a problem for each setting that a family with one template, whose clips are sampled at a rate, cannot serve.
+
+    Args:
+        recipe: The recipe.
+        template: Name of the one template.
+        title: Name of the family in sentences.
+    """
+    video, model, problems = recipe.video, recipe.model, []
+    if model.template not in ("auto", template):
+        need = f"`auto` or {quote(template)}: {title} has one"
+        problems.append(Problem("model.template", quote(model.template), need))
+    if video.sampling not in ("auto", "fps", "uniform"):
+        need = f"`auto`, `fps` or `uniform`: {title} was not made for that rule"
+        problems.append(Problem("video.sampling", quote(video.sampling), need))
+    if video.sampling == "uniform":
+        for key in ("fps", "min_frames"):
+            if (value := getattr(video, key)) is not None:
+                need = "no such setting with sampling `uniform`"
+                problems.append(Problem(f"video.{key}", quote(value), need, f"remove `video.{key}`"))
+    return [*problems, *find_crossed_bounds(recipe, "min_frames", "max_frames")]
+
+
+def find_crossed_bounds(recipe: Recipe, low: str, high: str) -> list[Problem]:
+    """Returns a problem where the smaller of two settings of `video` is stated as the larger one.
+
+    Args:
+        recipe: The recipe.
+        low: Name of the smaller one.
+        high: Name of the larger one.
+    """
+    least, most = getattr(recipe.video, low), getattr(recipe.video, high)
+    if least is None or most is None or least <= most:
+        return []
+    return [Problem(f"video.{low}", quote(least), f"at most `video.{high}`, {most}")]
+
+
+def decode_at_rate(recipe: Recipe, *, fps: float, min_frames: int, max_frames: int) -> DecodeSettings:
+    """Decides how clips become frames where the recipe says `auto` or nothing: at a family's own rate.
+
+    Args:
+        recipe: The recipe, without conflicts.
+        fps: The family's frames per second.
+        min_frames: Its fewest frames, where `max_frames` of the recipe is not less.
+        max_frames: Its most frames.
+    """
+    video = recipe.video
+    by_rate = video.sampling in ("auto", "fps")
+    most = video.max_frames or max_frames
+    return DecodeSettings.of(
+        "fps" if by_rate else "uniform",
+        max_frames=most,
+        decoder=video.decoder,
+        fps=(video.fps or fps) if by_rate else None,
+        min_frames=(video.min_frames or min(min_frames, most)) if by_rate else None,
+        timeout_s=video.timeout_s,
+        memory_gib=video.memory_gib,
+    )
+
+
+def most_square(num_tokens: int) -> tuple[int, int]:
+    """Returns rows and columns, nearly as many of each, that are exactly so many tokens."""
+    num_rows = next(rows for rows in range(int(num_tokens**0.5), 0, -1) if num_tokens % rows == 0)
+    return num_rows, num_tokens // num_rows

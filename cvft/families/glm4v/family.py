@@ -7,10 +7,9 @@ from typing import Any
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
-from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.dtypes import BY_NAME
-from cvft.errors import Problem, RecipeError, quote
+from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import CostModel
 from cvft.families.estimate import estimate_ids
@@ -25,7 +24,14 @@ from cvft.families.glm4v.sizes import MODEL_TYPE, Sizes
 from cvft.families.glm4v.tensors import VISION, tensor_shapes
 from cvft.families.glm4v.tokenizer import SpecialTokens, load_encoder
 from cvft.families.parts import Shape
-from cvft.families.stock import check_stock_recipe, with_dtype, without_code
+from cvft.families.stock import (
+    check_stock_recipe,
+    decode_at_rate,
+    find_rate_conflicts,
+    most_square,
+    with_dtype,
+    without_code,
+)
 from cvft.families.text_encoder import check_settings_files
 from cvft.json_files import TEXT, check_object, number, one_of, whole_number
 from cvft.recipe import Recipe
@@ -94,19 +100,9 @@ class Glm4v:
     def preprocessing(self, recipe: Recipe, folder: ModelFolder) -> Preprocessing:
         """Decides sampling, budget and length limit where the recipe says `auto` or nothing: as the makers do."""
         video = recipe.video
-        if problems := self._find_conflicts(recipe):
+        if problems := find_rate_conflicts(recipe, template=TEMPLATE, title=self.title):
             raise RecipeError(f"recipe {recipe.name}", problems)
-        by_rate = video.sampling in ("auto", "fps")
-        most = video.max_frames or MAX_FRAMES
-        decode = DecodeSettings.of(
-            "fps" if by_rate else "uniform",
-            max_frames=most,
-            decoder=video.decoder,
-            fps=(video.fps or FPS) if by_rate else None,
-            min_frames=(video.min_frames or min(MIN_FRAMES, most)) if by_rate else None,
-            timeout_s=video.timeout_s,
-            memory_gib=video.memory_gib,
-        )
+        decode = decode_at_rate(recipe, fps=FPS, min_frames=MIN_FRAMES, max_frames=MAX_FRAMES)
         inputs = Inputs(
             system=recipe.model.system or "",
             fps=decode.sampling.fps or 0.0,
@@ -115,23 +111,6 @@ class Glm4v:
         )
         max_tokens = recipe.data.max_tokens or self.context_tokens(folder.config)
         return Preprocessing(TEMPLATE, decode, max_tokens, inputs.to_fields())
-
-    def _find_conflicts(self, recipe: Recipe) -> list[Problem]:
-        video, model, problems = recipe.video, recipe.model, []
-        if model.template not in ("auto", TEMPLATE):
-            problems.append(Problem("model.template", quote(model.template), f"`auto` or `chat`: {self.title} has one"))
-        if video.sampling not in ("auto", "fps", "uniform"):
-            need = f"`auto`, `fps` or `uniform`: {self.title} was not made for that rule"
-            problems.append(Problem("video.sampling", quote(video.sampling), need))
-        if video.sampling == "uniform":
-            for key in ("fps", "min_frames"):
-                if (value := getattr(video, key)) is not None:
-                    need = "no such setting with sampling `uniform`"
-                    problems.append(Problem(f"video.{key}", quote(value), need, f"remove `video.{key}`"))
-        if video.min_frames and video.max_frames and video.min_frames > video.max_frames:
-            need = f"at most `video.max_frames`, {video.max_frames}"
-            problems.append(Problem("video.min_frames", quote(video.min_frames), need))
-        return problems
 
     def check_preprocessing(self, how: Preprocessing, folder: ModelFolder) -> list[Problem]:
         """Compares with the templates, rules and numbers that there are."""
@@ -186,8 +165,8 @@ class Glm4v:
         inputs, tower = Inputs.of(how.fields), Sizes.from_config(folder.config).tower
         num_frames = how.decode.sampling.max_frames
         most = max(1, inputs.max_clip_tokens // -(-num_frames // tower.temporal_patch_size))
-        num_rows = next(rows for rows in range(int(most**0.5), 0, -1) if most % rows == 0)
-        sizes = {"height_px": num_rows * tower.token_px, "width_px": most // num_rows * tower.token_px}
+        num_rows, num_columns = most_square(most)
+        sizes = {"height_px": num_rows * tower.token_px, "width_px": num_columns * tower.token_px}
         return make_clip(num_frames, **sizes, decoder=how.decode.decoder)
 
     def tensors(self, config: Mapping[str, Any]) -> Mapping[str, Shape]:

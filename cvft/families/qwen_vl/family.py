@@ -8,10 +8,9 @@ from typing import Any
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
-from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.dtypes import BY_NAME
-from cvft.errors import Problem, RecipeError, quote
+from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import CostModel
 from cvft.families.estimate import estimate_ids
@@ -36,7 +35,15 @@ from cvft.families.qwen_vl.variants import (
     MIN_FRAMES,
     Generation,
 )
-from cvft.families.stock import check_stock_recipe, with_dtype, without_code
+from cvft.families.stock import (
+    check_stock_recipe,
+    decode_at_rate,
+    find_crossed_bounds,
+    find_rate_conflicts,
+    most_square,
+    with_dtype,
+    without_code,
+)
 from cvft.families.text_encoder import check_settings_files
 from cvft.json_files import TEXT, check_object, number, one_of, whole_number
 from cvft.recipe import Recipe
@@ -112,20 +119,10 @@ class QwenVL:
     def preprocessing(self, recipe: Recipe, folder: ModelFolder) -> Preprocessing:
         """Decides sampling, budgets and length limit where the recipe says `auto` or nothing: as the makers do."""
         video, model = recipe.video, recipe.model
-        if problems := self._find_conflicts(recipe):
+        problems = find_rate_conflicts(recipe, template=TEMPLATE, title=self.title)
+        if problems := [*problems, *find_crossed_bounds(recipe, "min_frame_tokens", "max_frame_tokens")]:
             raise RecipeError(f"recipe {recipe.name}", problems)
-        by_rate = video.sampling in ("auto", "fps")
-        most = video.max_frames or MAX_FRAMES
-        fewest = video.min_frames or min(MIN_FRAMES, most)
-        decode = DecodeSettings.of(
-            "fps" if by_rate else "uniform",
-            max_frames=most,
-            decoder=video.decoder,
-            fps=(video.fps or FPS) if by_rate else None,
-            min_frames=fewest if by_rate else None,
-            timeout_s=video.timeout_s,
-            memory_gib=video.memory_gib,
-        )
+        decode = decode_at_rate(recipe, fps=FPS, min_frames=MIN_FRAMES, max_frames=MAX_FRAMES)
         max_frame_tokens = video.max_frame_tokens or max(MAX_FRAME_TOKENS, video.min_frame_tokens or 0)
         inputs = Inputs(
             system=(self.generation.style.system or "") if model.system is None else model.system,
@@ -140,25 +137,6 @@ class QwenVL:
         )
         max_tokens = recipe.data.max_tokens or self.context_tokens(folder.config)
         return Preprocessing(TEMPLATE, decode, max_tokens, inputs.to_fields())
-
-    def _find_conflicts(self, recipe: Recipe) -> list[Problem]:
-        video, model, problems = recipe.video, recipe.model, []
-        if model.template not in ("auto", TEMPLATE):
-            problems.append(Problem("model.template", quote(model.template), f"`auto` or `chat`: {self.title} has one"))
-        if video.sampling not in ("auto", "fps", "uniform"):
-            need = f"`auto`, `fps` or `uniform`: {self.title} was not made for that rule"
-            problems.append(Problem("video.sampling", quote(video.sampling), need))
-        if video.sampling == "uniform":
-            for key in ("fps", "min_frames"):
-                if (value := getattr(video, key)) is not None:
-                    need = "no such setting with sampling `uniform`"
-                    problems.append(Problem(f"video.{key}", quote(value), need, f"remove `video.{key}`"))
-        bounds = (("min_frames", "max_frames"), ("min_frame_tokens", "max_frame_tokens"))
-        for low, high in bounds:
-            least, most = getattr(video, low), getattr(video, high)
-            if least is not None and most is not None and least > most:
-                problems.append(Problem(f"video.{low}", quote(least), f"at most `video.{high}`, {most}"))
-        return problems
 
     def check_preprocessing(self, how: Preprocessing, folder: ModelFolder) -> list[Problem]:
         """Compares with the templates, rules and numbers that there are."""
@@ -235,9 +213,9 @@ class QwenVL:
         num_frames = how.decode.sampling.max_frames
         num_grids = -(-num_frames // tower.temporal_patch_size)
         most = max(min(inputs.max_frame_tokens, inputs.max_clip_tokens // num_grids), inputs.min_frame_tokens)
-        num_rows = next(rows for rows in range(int(most**0.5), 0, -1) if most % rows == 0)
+        num_rows, num_columns = most_square(most)
         side = tower.patch_size * tower.spatial_merge_size
-        sizes = {"height_px": num_rows * side, "width_px": most // num_rows * side}
+        sizes = {"height_px": num_rows * side, "width_px": num_columns * side}
         return make_clip(num_frames, **sizes, decoder=how.decode.decoder)
 
     def tensors(self, config: Mapping[str, Any]) -> Mapping[str, Shape]:
