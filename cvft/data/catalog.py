@@ -286,7 +286,7 @@ class ClipCatalog:
                 db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last clips, and never the file
                 db.executescript(_TABLES)
                 self._inode = self._path.stat().st_ino
-            except BaseException:
+            except BaseException:  # Ctrl-C too: the next attempt opens the file anew
                 db.close()
                 raise
             self._db = db

@@ -199,7 +199,7 @@ class QwenVL:
                     special=special,
                     grid=None if shown is None else shown.grid,
                     seconds=() if shown is None else shown.seconds,
-                    clip_tags=inputs.clip_tags,  # type: ignore[arg-type]
+                    clip_tags=inputs.clip_tags,
                     query=row.query,
                     history=row.history,
                     response=row.response,

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from cvft.data.video.view import ClipView
 from cvft.errors import ClipError, Problem, ValueProblem
 from cvft.families.family import FieldValue
 from cvft.families.grid import Grid
 from cvft.families.qwen_vl.grid import grid_of
-from cvft.families.qwen_vl.layout import Style
+from cvft.families.qwen_vl.layout import ClipTags, Style
 from cvft.families.qwen_vl.sizes import TowerSizes
-from cvft.families.qwen_vl.times import second_per_grid, shown_seconds
+from cvft.families.qwen_vl.times import GridSeconds, second_per_grid, shown_seconds
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Inputs:
     min_frame_tokens: int
     max_frame_tokens: int
     max_clip_tokens: int
-    text_positions: str
-    grid_seconds: str
-    clip_tags: str
+    text_positions: Literal["released", "transformers5"]
+    grid_seconds: GridSeconds
+    clip_tags: ClipTags
 
     @classmethod
     def of(cls, fields: Mapping[str, FieldValue]) -> Self:
@@ -111,6 +111,6 @@ def lay_out_clip(
         num_frames_total=view.num_frames_total,
         avg_fps=view.avg_fps,
         temporal_patch=patch,
-        grid_seconds=inputs.grid_seconds,  # type: ignore[arg-type]
+        grid_seconds=inputs.grid_seconds,
     )
     return ClipLayout(grid, (), tokens_per_second * step_s)

@@ -99,7 +99,7 @@ class RowEncoder:
                 special=self.special,
                 grid=None if shown is None else shown.grid,
                 seconds=() if shown is None else shown.seconds,
-                clip_tags=self._inputs.clip_tags,  # type: ignore[arg-type]
+                clip_tags=self._inputs.clip_tags,
                 query=row.query,
                 history=row.history,
                 response=row.response if with_response else None,
@@ -108,7 +108,7 @@ class RowEncoder:
             layout.token_type_ids,
             grid=None if shown is None else shown.grid,
             grid_step=0.0 if shown is None else shown.grid_step,
-            text_positions=self._inputs.text_positions,  # type: ignore[arg-type]
+            text_positions=self._inputs.text_positions,
         )
         return {
             "input_ids": torch.tensor(layout.input_ids),
