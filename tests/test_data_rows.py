@@ -190,7 +190,7 @@ MESSAGES = [
     (
         {**GOOD, "videos": {"video": "video_path", "video_start": 1, "video_end": 3}},
         "`videos`: got the object `{'video': 'video_path', 'video_start': 1, 'video_end': 3}`, "
-        f"{ONE}\n  hint: cut the part out with `ffmpeg -ss START -to END -i video_path part.mp4` and name it in `videos`",
+        f'{ONE}\n  hint: write `"videos": ["video_path"], "start": 1, "end": 3`',
     ),
     ({**GOOD, "videos": [None]}, f"`videos`: got a list with null, {ONE}\n  hint: {BLANK}"),
     ({**GOOD, "videos": [[], ""]}, f"`videos`: got the list `[[], '']`, {ONE}\n  hint: {BLANK}"),

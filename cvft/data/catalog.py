@@ -1,6 +1,6 @@
 """The catalog of clips: what decoding has found, so that a clip is decoded once per content and setting, in whatever run.
 
-path + size + times -> sha256 -> (sampling, decoder, limits, versions) -> `ClipInfo`, in one SQLite file beside the runs
+path + size + times -> sha256 -> (stretch; sampling, decoder, limits, versions) -> `ClipInfo`, in one SQLite file beside the runs
 
 Every clip is recorded when it is done: who is killed has lost the clips under way alone. Several processes may use it at a time.
 Clips that do not decode are not kept: a limit that a busy machine ran into is no property of a clip.
@@ -30,6 +30,7 @@ from cvft import __version__
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import LOOKS_SAMPLING, SIDE_CELLS, ClipLooks
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, content_of, file_of
 from cvft.data.video.versions import decoder_version
 from cvft.errors import CvftError
 from cvft.files import hash_file, lock
@@ -157,39 +158,42 @@ class ClipCatalog:
             self._db.close()
             self._db = None
 
-    def find(self, paths: Iterable[Path]) -> dict[Path, ClipInfo]:
+    def find(self, clips: Iterable[ClipRef]) -> dict[ClipRef, ClipInfo]:
         """Returns what is known of clips; those that are not known, or are other files by now, are left out.
 
         A file that looks as it did is not read. Any other is, where one of its size is known: a copy of a clip is known too.
 
         Args:
-            paths: The clips.
+            clips: The clips.
         """
+        clips = list(clips)
+        files = dict.fromkeys(map(file_of, clips))
         # before they are decoded: a clip that changes meanwhile is decoded again the next time
-        self._looks = {path: looks for path in paths if (looks := Looks.of(path)) is not None}
+        self._looks = {path: looks for path in files if (looks := Looks.of(path)) is not None}
         hashes = self._use(self._find_hashes)
-        facts = self._use(lambda db: self._find_facts(db, set(hashes.values())))
         copies = self._hash_alike([path for path in self._looks if path not in hashes])
-        if copies:
-            facts |= self._use(lambda db: self._find_facts(db, set(copies.values())))
-            known = {path: sha256 for path, sha256 in copies.items() if sha256 in facts}
+        named = {clip: content_of(clip, sha256) for clip in clips if (sha256 := _hash_of(clip, hashes, copies))}
+        facts = self._use(lambda db: self._find_facts(db, set(named.values())))
+        found = {clip: facts[name] for clip, name in named.items() if name in facts}
+        known = {path: copies[path] for path in map(file_of, found) if path in copies}
+        if known:
             self._use(lambda db: self._write_files(db, known))
-            hashes |= known
-        return {path: facts[hashes[path]] for path in self._looks if hashes.get(path) in facts}
+        return found
 
-    def record(self, path: Path, info: ClipInfo) -> None:
+    def record(self, clip: ClipRef, info: ClipInfo) -> None:
         """Keeps what was found of a clip; it is on the disk when this returns, as far as a kill goes.
 
         Args:
-            path: The clip, one of those that `find` was asked for.
+            clip: The clip, one of those that `find` was asked for.
             info: What decoding found.
         """
+        path = file_of(clip)
         if path not in self._looks:  # it was not there to be looked at
             return
         facts = _FACTS.dump_json(info).decode()
 
         def write(db: sqlite3.Connection) -> None:
-            values = (info.sha256, self._how, facts, zlib.crc32(facts.encode()))
+            values = (content_of(clip, info.sha256), self._how, facts, zlib.crc32(facts.encode()))
             with db:
                 db.execute("INSERT OR REPLACE INTO clips VALUES (?, ?, ?, ?)", values)
                 self._insert_files(db, {path: info.sha256})
@@ -243,11 +247,10 @@ class ClipCatalog:
         return found
 
     def _hash_alike(self, paths: Sequence[Path]) -> dict[Path, str]:
-        """Hashes those files of which a clip with the same size is known."""
+        """Hashes those files that have the size of a known one."""
 
         def find_sizes(db: sqlite3.Connection) -> set[int]:
-            question = "SELECT DISTINCT num_bytes FROM files JOIN clips USING (sha256) WHERE how = ?"
-            return {size for (size,) in db.execute(question, [self._how])}
+            return {size for (size,) in db.execute("SELECT DISTINCT num_bytes FROM files")}
 
         sizes = self._use(find_sizes) if paths else set()
         alike = [path for path in paths if self._looks[path].num_bytes in sizes]
@@ -342,6 +345,10 @@ def _is_shared(folder: Path) -> bool:
     kinds = {Path(disk.mountpoint): disk.fstype for disk in psutil.disk_partitions(all=True)}
     place = folder.resolve()
     return next((kinds[each] for each in (place, *place.parents) if each in kinds), "") in _SHARED_DISKS
+
+
+def _hash_of(clip: ClipRef, *hashes: Mapping[Path, str]) -> str | None:
+    return next((known[file_of(clip)] for known in hashes if file_of(clip) in known), None)
 
 
 def _try_hash(path: Path) -> str:

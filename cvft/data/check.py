@@ -21,11 +21,13 @@ from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
+from cvft.data.video.spec import ClipRef
 from cvft.errors import NUM_SHOWN, ClipError, CvftError, DataError, Problem
 from cvft.files import write_whole
 from cvft.jsonl import to_jsonl
 
 T = TypeVar("T")
+C = TypeVar("C", Path, ClipRef)
 
 MAX_PROCESSES = 8
 """Most decode processes of a check: each may take the memory limit of one, and more would wait for the disk."""
@@ -53,12 +55,12 @@ class ClipCheck(NamedTuple):
     Args:
         rows: The rows to use, in the order given; text-only rows are among them.
         quarantined: The rows set aside, in the order given.
-        facts: Clip path -> what is known of it, for each clip of `rows`.
+        facts: Clip -> what is known of it, for each clip of `rows`.
     """
 
     rows: list[Row]
     quarantined: list[Quarantined]
-    facts: Mapping[Path, ClipInfo]
+    facts: Mapping[ClipRef, ClipInfo]
 
 
 class Inspected(NamedTuple):
@@ -69,7 +71,7 @@ class Inspected(NamedTuple):
         num_decoded: Clips among them that were decoded now; the others were known.
     """
 
-    found: Mapping[Path, ClipInfo | ClipError]
+    found: Mapping[ClipRef, ClipInfo | ClipError]
     num_decoded: int
 
 
@@ -106,7 +108,7 @@ def check_clips(
             row is left, or the decoder is not installed.
         RunError: The decode process cannot be started at all.
     """
-    rows_of: dict[Path, list[Row]] = defaultdict(list)
+    rows_of: dict[ClipRef, list[Row]] = defaultdict(list)
     for row in rows:
         if row.video is not None:
             rows_of[row.video].append(row)
@@ -134,7 +136,7 @@ def check_clips(
 
 
 def inspect_clips(
-    paths: Sequence[Path],
+    clips: Sequence[ClipRef],
     *,
     sampling: Sampling,
     decoder: str = "pyav",
@@ -147,7 +149,7 @@ def inspect_clips(
     """Decodes clips once each, in decode processes, and says of each what is known or why it does not decode.
 
     Args:
-        paths: The clips, each once.
+        clips: The clips, each once.
         sampling: The rule.
         decoder: `pyav` or `decord`.
         timeout_s: See `DecodeProcess`.
@@ -166,21 +168,21 @@ def inspect_clips(
     if decoder == "decord" and importlib.util.find_spec("decord") is None:  # said once, not once per clip
         problem = Problem("decoder `decord`", "no such package", "the decord package", "pip install decord")
         raise DataError("the check of clips", [problem])
-    found: dict[Path, ClipInfo | ClipError] = {} if catalog is None else {**catalog.find(paths)}
-    unknown = [path for path in paths if path not in found]
+    found: dict[ClipRef, ClipInfo | ClipError] = {} if catalog is None else {**catalog.find(clips)}
+    unknown = [clip for clip in clips if clip not in found]
     decode = DecodeSettings(sampling, decoder, timeout_s, memory_limit_gib)
-    for path, outcome in ask_processes(
+    for clip, outcome in ask_processes(
         unknown,
-        lambda process, path: process.inspect(path, sampling=sampling, decoder=decoder),
+        lambda process, clip: process.inspect(clip, sampling=sampling, decoder=decoder),
         decode=decode,
         num_workers=num_workers,
     ):
-        found[path] = outcome
+        found[clip] = outcome
         if catalog is not None and isinstance(outcome, ClipInfo):
-            catalog.record(path, outcome)
+            catalog.record(clip, outcome)
         if on_progress is not None:
-            on_progress(len(found), len(paths))
-    return Inspected({path: found[path] for path in paths}, len(unknown))
+            on_progress(len(found), len(clips))
+    return Inspected({clip: found[clip] for clip in clips}, len(unknown))
 
 
 def look_at_clips(
@@ -223,16 +225,16 @@ def look_at_clips(
 
 
 def ask_processes(
-    paths: Sequence[Path],
-    ask: Callable[[DecodeProcess, Path], T],
+    clips: Sequence[C],
+    ask: Callable[[DecodeProcess, C], T],
     *,
     decode: DecodeSettings,
     num_workers: int | None,
-) -> Iterator[tuple[Path, T | ClipError]]:
+) -> Iterator[tuple[C, T | ClipError]]:
     """Asks decode processes about clips, several at the same time.
 
     Args:
-        paths: The clips, each once.
+        clips: The clips, each once.
         ask: Asks one process about one clip.
         decode: Limits of the processes.
         num_workers: See `check_clips`.
@@ -240,15 +242,15 @@ def ask_processes(
     Yields:
         Each clip with what was answered, or why it does not decode, as they are done.
     """
-    num_workers = min(num_workers or count_processes(), len(paths)) or 1
+    num_workers = min(num_workers or count_processes(), len(clips)) or 1
     processes: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
     for _ in range(num_workers):
         processes.put(decode.make_process())
 
-    def answer(path: Path) -> T | ClipError:
+    def answer(clip: C) -> T | ClipError:
         process = processes.get()
         try:
-            return ask(process, path)
+            return ask(process, clip)
         except ClipError as error:
             return error
         finally:
@@ -256,7 +258,7 @@ def ask_processes(
 
     pool = ThreadPoolExecutor(max_workers=num_workers)
     try:
-        asked = {pool.submit(answer, path): path for path in paths}
+        asked = {pool.submit(answer, clip): clip for clip in clips}
         for done in as_completed(asked):
             yield asked.pop(done), done.result()
     finally:

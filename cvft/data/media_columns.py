@@ -11,11 +11,11 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cvft.data.clip_names import PICTURES, ClipNames, hint_frames
+from cvft.data.clip_names import PICTURES, hint_frames
 from cvft.errors import ValueProblem, quote, visible
 
 OTHER_MEDIA = ("images", "audios")
@@ -42,19 +42,22 @@ _PATH_KEYS = (
 )
 """Where an object such as `{"type": "video", "video": "a.mp4"}` holds the name of its file."""
 
-_TIME_KEYS = ("start", "end", "begin", "start_time", "end_time", "video_start", "video_end", "start_s", "end_s")
-"""Where it says which part of the clip is meant."""
+COLUMN_OF_KEY = {
+    **dict.fromkeys(("start", "video_start", "start_time", "start_s", "begin"), "start"),
+    **dict.fromkeys(("end", "video_end", "end_time", "end_s"), "end"),
+}
+"""Where it says which part of the clip is meant -> the column of the row that does."""
 
 _NEED = "a list with at most one path"
 _BLANK = "name the clip; only a row that needs none has `[]`"
 
 
-def read_video(videos: Any, names: ClipNames) -> Path | None:
-    """Returns the clip of a row.
+def read_video(videos: Any, find: Callable[[str], Path]) -> Path | None:
+    """Returns the file of a row's clip.
 
     Args:
         videos: The row's `videos`.
-        names: Finds the file.
+        find: Finds the file that a name means.
 
     Returns:
         The file, or None for a row of text only.
@@ -66,7 +69,7 @@ def read_video(videos: Any, names: ClipNames) -> Path | None:
         return None
     paths = list(_paths_in(videos))
     if isinstance(videos, list) and videos == paths and len(paths) == 1:
-        return names.find(paths[0])
+        return find(paths[0])
     if len(paths) > 1 and all(_is_picture(path) for path in paths):
         raise ValueProblem(f"{len(paths)} pictures", _NEED, hint_frames(paths[0]))
     if len(paths) > 1:
@@ -137,9 +140,12 @@ def _paths_in(value: Any) -> Iterator[str]:
 
 
 def _hint_one(videos: Any, path: str) -> str:
-    if any(key in part for part in _objects_in(videos) for key in _TIME_KEYS):
-        return f"cut the part out with `ffmpeg -ss START -to END -i {_word(path)} part.mp4` and name it in `videos`"
-    return f"write `{visible(json.dumps({'videos': [path]}, ensure_ascii=False)[1:-1])}`"
+    columns: dict[str, Any] = {"videos": [path]}
+    for part in _objects_in(videos):
+        for key, column in COLUMN_OF_KEY.items():
+            if key in part:
+                columns[column] = part[key]
+    return f"write `{visible(json.dumps(columns, ensure_ascii=False)[1:-1])}`"
 
 
 def _objects_in(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -19,8 +19,9 @@ from typing import Any, Self
 from pydantic import TypeAdapter
 
 from cvft.data.rows import Row
+from cvft.data.video.spec import ClipRef, file_of, from_text, to_text
 from cvft.data.video.view import ClipView
-from cvft.errors import DataError
+from cvft.errors import DataError, Problem
 from cvft.files import hash_file
 from cvft.json_files import read_as
 
@@ -72,7 +73,7 @@ class ClipRecord:
     """What the check of the clips found.
 
     Args:
-        sha256: Hash of the file's bytes.
+        sha256: Hash of its file's bytes; what tells the clip from others is `cvft.data.video.spec.content_of`.
         view: Which frames are shown, and when.
         num_bytes: Size of the file; None where it was not recorded.
         mtime_ns: When it was last written, in nanoseconds; None where it was not recorded.
@@ -88,10 +89,10 @@ class ClipRecord:
         """What tells the clip from another one."""
         return FileFacts(self.sha256, self.num_bytes, self.mtime_ns)
 
-    def seen_at(self, path: Path) -> ClipRecord:
+    def seen_at(self, clip: ClipRef) -> ClipRecord:
         """Returns the record with size and time of its file, where it is there."""
         try:
-            found = path.stat()
+            found = file_of(clip).stat()
         except OSError:
             return self
         return replace(self, num_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
@@ -109,10 +110,10 @@ _RECORDS = TypeAdapter(
 less."""
 
 
-def write_records(records: Mapping[Path, ClipRecord]) -> str:
+def write_records(records: Mapping[ClipRef, ClipRecord]) -> str:
     """Returns the text of `RUN/data/clips.json`."""
     values = {
-        str(path): [
+        to_text(clip): [
             record.sha256,
             list(record.view.timestamps_s),
             record.num_bytes,
@@ -123,12 +124,12 @@ def write_records(records: Mapping[Path, ClipRecord]) -> str:
             record.view.height_px,
             record.view.width_px,
         ]
-        for path, record in records.items()
+        for clip, record in records.items()
     }
     return json.dumps(values) + "\n"
 
 
-def read_records(path: Path) -> dict[Path, ClipRecord]:
+def read_records(path: Path) -> dict[ClipRef, ClipRecord]:
     """Reads what a run noted of its clips.
 
     Args:
@@ -139,7 +140,10 @@ def read_records(path: Path) -> dict[Path, ClipRecord]:
     """
     need, hint = "what the run noted of its clips", "start the run again: cvft train notes them anew"
     records = read_as(path, _RECORDS, error=DataError, subject=str(path), need=need, hint=hint, max_bytes=1 << 30)
-    return {Path(clip): _make_record(values) for clip, values in records.items()}
+    try:
+        return {from_text(clip): _make_record(values) for clip, values in records.items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(str(path), [Problem("a clip's name", f"{error}", need, hint)]) from error
 
 
 def _make_record(values: Sequence[Any]) -> ClipRecord:
@@ -150,11 +154,11 @@ def _make_record(values: Sequence[Any]) -> ClipRecord:
 
 
 def find_clip(path: Path, record: ClipRecord, *, video_root: Path | None) -> tuple[Path, bool] | None:
-    """Finds a recorded clip: where it was, or under a folder that the clips were moved to.
+    """Finds the file of a recorded clip: where it was, or under a folder that the clips were moved to.
 
     Args:
         path: Where it was.
-        record: What was recorded of it.
+        record: What was recorded of the clip.
         video_root: Folder that it may have been moved to, or None.
 
     Returns:
@@ -222,20 +226,20 @@ def find_difference(
     return RowDifference(first, len(now), len(before))
 
 
-def identify_row(row: Row, clip: str) -> str:
-    """Returns what tells a row from others, with its clip under the name that is given."""
-    return json.dumps({**row.to_json(), "videos": [clip]}, sort_keys=True, ensure_ascii=False)
+def identify_row(row: Row, file: str) -> str:
+    """Returns what tells a row from others, with the file of its clip under the name that is given."""
+    return json.dumps({**row.to_json(), "videos": [file]}, sort_keys=True, ensure_ascii=False)
 
 
-def clip_namer(records: Mapping[Path, ClipRecord]) -> Callable[[Path], str]:
-    """Returns what names a clip by its content, and reads only clips that no record tells by name, size and time.
+def clip_namer(records: Mapping[ClipRef, ClipRecord]) -> Callable[[Path], str]:
+    """Returns what names a file by its content, and reads only files that no record tells by name, size and time.
 
     Args:
         records: What a run noted of its clips, by their places then.
     """
     known = {
-        (path.name, record.num_bytes, record.mtime_ns): record.sha256
-        for path, record in records.items()
+        (file_of(clip).name, record.num_bytes, record.mtime_ns): record.sha256
+        for clip, record in records.items()
         if record.num_bytes is not None
     }
     names: dict[Path, str] = {}
@@ -258,11 +262,11 @@ def fingerprint_rows(rows: Iterable[Row]) -> str:
 
 
 def look_at(row: Row) -> tuple[int, int] | None:
-    """Returns size and time of a row's clip, which change when it is replaced; None without a clip, or where it is gone."""
+    """Returns size and time of the file of a row's clip, which change when it is replaced; None without one, or if it is gone."""
     if row.video is None:
         return None
     try:
-        found = row.video.stat()
+        found = file_of(row.video).stat()
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns

@@ -9,20 +9,24 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cvft.data.clip_columns import CLIP_COLUMNS, read_clip
 from cvft.data.clip_names import ClipNames
-from cvft.data.media_columns import OTHER_MEDIA, check_other_media, holds_clip, read_video, show
+from cvft.data.media_columns import OTHER_MEDIA, check_other_media, holds_clip, show
 from cvft.data.tags import find_tag_problem, without_tags
+from cvft.data.video.spec import ClipRef
 from cvft.errors import Problem, ValueProblem, quote
 from cvft.jsonl import WrittenNumber
 
 KNOWN_COLUMNS = ("id", "query", "response", "history", "videos")
-"""The columns that are read; all others are kept in `Row.extra`."""
+"""The columns that are read, beside `CLIP_COLUMNS`; all others are kept in `Row.extra`."""
+
+READ_COLUMNS = frozenset((*KNOWN_COLUMNS, *CLIP_COLUMNS))
 
 CATEGORY_COLUMNS = ("category", "family")
 """Where a row says what kind of question it asks, in `Row.extra`; the first that a row has counts. `family` is older."""
@@ -47,7 +51,7 @@ class Columns:
     query: str = ""
     response: str = ""
     history: tuple[tuple[str, str], ...] = ()
-    video: Path | None = None
+    video: ClipRef | None = None
     id: str | None = None
     taken_as_text: tuple[str, ...] = ()
     had_tags: bool = False
@@ -59,10 +63,11 @@ class ColumnReader:
     Args:
         video_root: Folder that relative clip paths start from.
         require_response: Whether a row needs an answer.
+        find: Finds the file that the name of a clip means, where it need not be an existing one below that folder.
     """
 
-    def __init__(self, video_root: Path, *, require_response: bool) -> None:
-        self._clips = ClipNames(video_root)
+    def __init__(self, video_root: Path, *, require_response: bool, find: Callable[[str], Path] | None = None) -> None:
+        self._find = ClipNames(video_root).find if find is None else find
         self._require_response = require_response
 
     def read(self, columns: Mapping[str, Any], *, location: str) -> Columns:
@@ -98,10 +103,7 @@ class ColumnReader:
             found.history = _read_history(columns.get("history"))
         except ValueProblem as error:
             problem("history", error)
-        try:
-            found.video = read_video(columns.get("videos"), self._clips)
-        except ValueProblem as error:
-            problem("videos", error)
+        found.video = read_clip(columns, find=self._find, report=problem)
         try:
             found.id = _read_id(columns.get("id"))
         except ValueProblem as error:
@@ -219,7 +221,7 @@ def _find_misspelt(columns: Mapping[str, Any]) -> dict[str, str]:
     """
     misspelt = dict(_near_names(tuple(columns)))
     if "videos" not in columns and "videos" not in misspelt:
-        names = (name for name in columns if name not in KNOWN_COLUMNS and name not in OTHER_MEDIA)
+        names = (name for name in columns if name not in READ_COLUMNS and name not in OTHER_MEDIA)
         holder = next((name for name in names if holds_clip(columns[name])), None)
         misspelt |= {} if holder is None else {"videos": holder}
     return misspelt
@@ -230,7 +232,7 @@ def _near_names(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     absent = [name for name in KNOWN_COLUMNS if name not in names and name != "id"]
     misspelt: dict[str, str] = {}
     for name in names:
-        if name in KNOWN_COLUMNS:
+        if name in READ_COLUMNS:
             continue
         lowered = name.lower()
         near = difflib.get_close_matches(lowered, absent, n=1, cutoff=0.75)

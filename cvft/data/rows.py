@@ -12,14 +12,16 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cvft.data.clip_columns import write_clip
 from cvft.data.formats.table import FormatName
-from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, category_in
+from cvft.data.row_columns import CATEGORY_COLUMNS, READ_COLUMNS, ColumnReader, category_column, category_in
 from cvft.data.row_objects import locate, read_bytes, read_objects
+from cvft.data.video.spec import ClipRef, file_of
 from cvft.errors import DataError, Problem, ValueProblem, quote
 from cvft.files import sync_folder, write_whole
 from cvft.jsonl import parse_json, read_jsonl, to_jsonl, to_line
@@ -33,7 +35,7 @@ class Row:
         query: The question, verbatim.
         response: The answer to learn. Empty only when the file was read with `require_response=False`.
         history: Earlier (question, answer) turns, oldest first.
-        video: The clip, absolute with links resolved, or None for a text-only row.
+        video: The clip, its file absolute with links resolved, or None for a text-only row.
         source: The file that the row came from, as it was named to `read_rows`.
         line: 1-based line of that file, or 1-based item of its JSON array.
         id: The row's own name, if it has one.
@@ -47,7 +49,7 @@ class Row:
     query: str
     response: str
     history: tuple[tuple[str, str], ...]
-    video: Path | None
+    video: ClipRef | None
     source: Path
     line: int
     id: str | None = None
@@ -62,6 +64,11 @@ class Row:
         """Where the row was read, as messages show it: `FILE:LINE`, or `FILE: item N`."""
         return locate(self.source, self.line, is_item=self.is_item)
 
+    @property
+    def file(self) -> Path | None:
+        """The file that its clip is in, of which other rows may show other stretches."""
+        return None if self.video is None else file_of(self.video)
+
     def to_json(self) -> dict[str, Any]:
         """Returns the row as a JSON object that `read_rows` reads back, extra columns last."""
         columns: dict[str, Any] = {} if self.id is None else {"id": self.id}
@@ -69,9 +76,8 @@ class Row:
             "query": self.query,
             "response": self.response,
             "history": [list(turn) for turn in self.history],
-            "videos": [] if self.video is None else [str(self.video)],
         }
-        return columns | dict(self.extra)
+        return columns | dict(write_clip(self.video)) | dict(self.extra)
 
 
 def read_rows(
@@ -154,6 +160,7 @@ def make_rows(
     require_response: bool = True,
     is_array: bool = True,
     problems: Sequence[Problem] = (),
+    find: Callable[[str], Path] | None = None,
 ) -> list[Row]:
     """Validates objects as rows.
 
@@ -164,6 +171,7 @@ def make_rows(
         require_response: Whether each row needs an answer.
         is_array: Whether the numbers count items, and not lines of a file.
         problems: What is wrong with the source already.
+        find: Finds the file of a clip by its name, in place of what looks for it from `video_root`.
 
     Returns:
         The rows in order, at least one.
@@ -178,6 +186,7 @@ def make_rows(
         require_response=require_response,
         is_array=is_array,
         problems=problems,
+        find=find,
     )
     if problems:
         raise DataError(f"data {source}", problems)
@@ -193,12 +202,13 @@ def _sort_objects(
     is_array: bool,
     problems: Sequence[Problem],
     format: str = "native",
+    find: Callable[[str], Path] | None = None,
 ) -> tuple[list[Row], list[Problem]]:
     """Returns the objects that are rows, and every problem of the others; see `make_rows`."""
     problems = list(problems)
     if not objects and not problems:
         problems.append(Problem(str(source), "no rows", "at least one row"))
-    reader = ColumnReader(video_root, require_response=require_response)
+    reader = ColumnReader(video_root, require_response=require_response, find=find)
     rows: list[Row] = []
     for line, columns in objects:
         location = locate(source, line, is_item=is_array)
@@ -210,7 +220,7 @@ def _sort_objects(
             continue
         found = reader.read(columns, location=location)
         problems += found.problems
-        extra = {key: value for key, value in columns.items() if key not in KNOWN_COLUMNS}
+        extra = {key: value for key, value in columns.items() if key not in READ_COLUMNS}
         if not found.problems:
             rows.append(
                 Row(

@@ -1,4 +1,4 @@
-"""Splits rows into train and validation rows so that no clip is on both sides.
+"""Splits rows into train and validation rows so that no file of clips is on both sides.
 
     list[Row]  ->  (train rows, val rows), each in the order given
 
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvft.data.rows import Row
+from cvft.data.video.spec import file_of
 from cvft.errors import DataError, Problem, quote
 from cvft.files import hash_file
 
@@ -20,8 +21,9 @@ from cvft.files import hash_file
 def split_by_clip(rows: Sequence[Row], *, val_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Splits rows by clip, so that a model is never judged on a clip it was trained on.
 
-    Rows with the same clip stay together, even when two paths hold the same bytes. A text-only row stands for itself.
-    Whole clips are moved in a seeded order as long as each brings the number of val rows nearer to the wanted one.
+    Rows about one file stay together, whatever stretch of it they show, even when two paths hold the same bytes. A text-only row
+    stands for itself. Whole files are moved in a seeded order as long as each brings the number of val rows nearer to the wanted
+    one.
     The outcome depends on the order of the rows and on the seed, not on folder names.
 
     Args:
@@ -64,15 +66,15 @@ def split_by_clip(rows: Sequence[Row], *, val_fraction: float, seed: int) -> tup
 
 def _find_units(rows: Sequence[Row]) -> list[list[int]]:
     """Returns the row indices that must stay together, in the order in which their first rows stand."""
-    same_bytes = _name_equal_clips({row.video for row in rows if row.video is not None})
+    same_bytes = _name_equal_files({file_of(row.video) for row in rows if row.video is not None})
     units: dict[object, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
-        units[index if row.video is None else same_bytes[row.video]].append(index)
+        units[index if row.video is None else same_bytes[file_of(row.video)]].append(index)
     return list(units.values())
 
 
-def _name_equal_clips(paths: set[Path]) -> dict[Path, str]:
-    """Maps each clip to a name that two paths share when their bytes are equal.
+def _name_equal_files(paths: set[Path]) -> dict[Path, str]:
+    """Maps each file to a name that two paths share when their bytes are equal.
 
     Files of different size differ, so only files that share their size with another one are read.
     """

@@ -144,7 +144,7 @@ def evaluate_run(
         predictions=said,
         expected=expected,
         categories=[category_of(row) for row in rows],
-        clips=[row.video or index for index, row in enumerate(rows)],
+        clips=[row.file or index for index, row in enumerate(rows)],
     )
     metrics["num_cut"] = sum(answer.is_cut for answer in answers)
     lines = [

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from cvft.data.catalog import ClipCatalog
 from cvft.data.check import ClipCheck, check_clips
 from cvft.data.rows import Row
+from cvft.data.video.spec import file_of, sort_key
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
@@ -195,7 +196,12 @@ def forecast(
     plan = compile_plan(job, prepared.row_facts)
     caches = plan.worker.features is not None
     batches = batches_of_epoch(
-        prepared.row_facts.train, limits=plan.worker.limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches
+        prepared.row_facts.train,
+        limits=plan.worker.limits,
+        num_ranks=ranks.num,
+        seed=recipe.seed,
+        caches=caches,
+        mix=prepared.row_facts.mix,
     )
     costs = job.family.costs(job.model.folder.config)
     flops = memory = None
@@ -264,10 +270,10 @@ class _Sample:
     def check(self, rows: Sequence[Row]) -> ClipCheck:
         """Finds out about the clips of rows; bad clips among those that are read are refused or set aside."""
         decode = self.job.preprocessing.decode
-        paths = sorted({row.video for row in rows if row.video is not None})
+        clips = sorted({row.video for row in rows if row.video is not None}, key=sort_key)
         chance = random.Random(f"clips {self.job.recipe.seed}")
-        chosen = set(paths if len(paths) <= self.max_clips else chance.sample(paths, self.max_clips))
-        self.num_read, self.num_all = len(chosen), len(paths)
+        chosen = set(clips if len(clips) <= self.max_clips else chance.sample(clips, self.max_clips))
+        self.num_read, self.num_all = len(chosen), len(clips)
         with ClipCatalog(self.job.clips_root, decode) as catalog:
             checked = check_clips(
                 [row for row in rows if row.video is None or row.video in chosen],
@@ -280,13 +286,13 @@ class _Sample:
                 catalog=catalog,
                 on_progress=self.on_progress,
             )
-        read, unread = list(checked.facts.values()), [path for path in paths if path not in chosen]
+        read, unread = list(checked.facts.values()), [clip for clip in clips if clip not in chosen]
         if unread and not read:
             need = f"one that decodes, to stand for the {len(unread)} that were not read"
             hint = "decode more of them (--clips), or repair them"
             problem = Problem("the clips", f"{len(chosen)} that are all bad", need, hint)
             raise DataError("the check of clips", [problem])
-        others = {path: replace(chance.choice(read), sha256=str(path), notes=()) for path in unread}
+        others = {clip: replace(chance.choice(read), sha256=str(file_of(clip)), notes=()) for clip in unread}
         set_aside = {id(item.row) for item in checked.quarantined}
         kept = [row for row in rows if id(row) not in set_aside]
         return ClipCheck(kept, checked.quarantined, {**checked.facts, **others})

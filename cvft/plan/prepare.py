@@ -7,22 +7,25 @@ Imports no torch: lengths come from the tokenizer alone, clips are decoded in pr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from cvft.data.catalog import ClipCatalog
 from cvft.data.check import ClipCheck, Quarantined, check_clips
+from cvft.data.groups import FileShare
 from cvft.data.records import FileFacts
 from cvft.data.rows import Row, check_written, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef
 from cvft.errors import DataError, Problem
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import NUM_EXAMPLES, note_rows
 from cvft.recipe import Recipe
+from cvft.recipe.schema import VAL_KEY, RowFile
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class PreparedRows:
     train_rows: Sequence[Row]
     val_rows: Sequence[Row]
     quarantined: Sequence[Quarantined]
-    clips: Mapping[Path, ClipInfo]
+    clips: Mapping[ClipRef, ClipInfo]
     row_facts: RowFacts
     notes: Sequence[str]
     sources: Mapping[str, FileFacts] = field(default_factory=dict)
@@ -95,7 +98,9 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     """
     recipe, how = job.recipe, job.preprocessing
     sources = find_sources(recipe)
-    rows, held_out = _read_both(recipe)
+    read = read_sources(recipe.data.sources)
+    held_out = read.pop(VAL_KEY, [])
+    rows = [row for of_file in read.values() for row in of_file]
     check_written([*rows, *held_out])
     lay_out = job.family.layouts(job.model.folder, how)
     check_texts([*rows, *held_out], lay_out=lay_out)
@@ -103,7 +108,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     set_aside = {id(item.row) for item in checked.quarantined}
     rows = [row for row in rows if id(row) not in set_aside]
     held_out = [row for row in held_out if id(row) not in set_aside]
-    _refuse_nothing_left(recipe, rows, held_out, checked.quarantined)
+    _refuse_nothing_left(recipe, [*rows, *held_out], checked.quarantined)
     if not recipe.data.val and recipe.data.val_fraction:
         rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
     shapes = measure_rows([*rows, *held_out], lay_out=lay_out, clips=checked.facts)
@@ -129,7 +134,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         val_rows=held_out,
         quarantined=checked.quarantined,
         clips=checked.facts,
-        row_facts=RowFacts(train, val),
+        row_facts=RowFacts(train, val, mix_files(recipe, rows)),
         notes=[
             *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
             *note_lengths(
@@ -146,40 +151,72 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
 
 def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
     """Looks at the files that a recipe's rows come from; one that cannot be read is for its reader to report."""
-    files = {"data.train": recipe.data.train, "data.val": recipe.data.val}
-    return {key: FileFacts.of(path) for key, path in files.items() if path is not None and path.is_file()}
+    return {key: FileFacts.of(file.path) for key, file in recipe.data.sources.items() if file.path.is_file()}
 
 
-def _read_both(recipe: Recipe) -> tuple[list[Row], list[Row]]:
-    """Reads train and val rows, and tells the problems of both files together."""
-    read: list[list[Row]] = []
+def read_sources(sources: Mapping[str, RowFile]) -> dict[str, list[Row]]:
+    """Reads files of rows, and tells the problems of all together.
+
+    Args:
+        sources: Files by their key paths, as `Data.sources` gives them.
+
+    Returns:
+        The rows of each, by its key path.
+
+    Raises:
+        DataError: with every problem of every file.
+    """
+    read: dict[str, list[Row]] = {}
     errors: list[DataError] = []
-    for path in (recipe.data.train, recipe.data.val):
+    for key, file in sources.items():
         try:
-            read.append(
-                [] if path is None else read_rows(path, video_root=recipe.data.video_root, format=recipe.data.format)
-            )
+            read[key] = read_rows(file.path, video_root=file.video_root, format=file.format or "auto")
         except DataError as error:
             errors.append(error)
     if len(errors) == 1:
         raise errors[0]
     if errors:
         raise DataError("the rows", [problem for error in errors for problem in error.problems])
-    rows, held_out = read
-    return rows, held_out
+    return read
 
 
-def _refuse_nothing_left(
-    recipe: Recipe, rows: Sequence[Row], held_out: Sequence[Row], quarantined: Sequence[Quarantined]
-) -> None:
-    """Refuses to train on no row, or to evaluate none where a file of val rows was given."""
-    left = {"data.train": (recipe.data.train, rows), "data.val": (recipe.data.val, held_out)}
+def _refuse_nothing_left(recipe: Recipe, rows: Sequence[Row], quarantined: Sequence[Quarantined]) -> None:
+    """Refuses files of which no row is left: to train on none, or to evaluate none."""
     problems = []
-    for setting, (path, good) in left.items():
-        reasons = [item.reason for item in quarantined if item.row.source == path]
-        if path is not None and not good:
-            got = f"{len(reasons)} rows in {path}, of which not one has a good clip"
+    left = Counter(row.source for row in rows)
+    for key, file in recipe.data.sources.items():
+        reasons = [item.reason for item in quarantined if item.row.source == file.path]
+        if not left[file.path]:
+            got = f"{len(reasons)} rows in {file.path}, of which not one has a good clip"
             hint = f"the first of them: {reasons[0]}" if reasons else ""
-            problems.append(Problem(setting, got, "rows that can be used", hint))
+            problems.append(Problem(key, got, "rows that can be used", hint))
     if problems:
         raise DataError("the rows that are left", problems)
+
+
+def mix_files(recipe: Recipe, rows: Sequence[Row]) -> list[FileShare]:
+    """Says how often the rows of each train file come in an epoch; nothing where there is one file.
+
+    Args:
+        recipe: The recipe.
+        rows: The rows to train on, file after file.
+
+    Raises:
+        DataError: when a file has no row to train on, or so few that none comes in an epoch.
+    """
+    if not isinstance(recipe.data.train, tuple):
+        return []
+    counts = Counter(row.source for row in rows)
+    files = {key: file for key, file in recipe.data.sources.items() if key != VAL_KEY}
+    mix = [FileShare(counts[file.path], file.weight, str(file.path)) for file in files.values()]
+    problems = []
+    for key, share in zip(files, mix, strict=True):
+        if not share.num_rows:
+            need, hint = "rows to train on", "name a `data.val`, or remove the file"
+            problems.append(Problem(key, f"{share.name}, whose rows are all held out", need, hint))
+        elif not share.num_per_epoch:
+            got, need = f"{share.num_rows} rows x {share.weight:g}", "at least half a row in an epoch"
+            problems.append(Problem(f"{key}.weight", got, need, "raise it"))
+    if problems:
+        raise DataError("the files of rows", problems)
+    return mix

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from cvft.data.records import look_at
 from cvft.data.rows import Row
+from cvft.data.video.spec import name_of
 from cvft.errors import CvftError, DataError, Problem, RunError, quote
 from cvft.families.family import Answer
 from cvft.jsonl import read_jsonl, to_line
@@ -169,7 +170,7 @@ def answer_rows(
                 kept.add(batch.answers, rows)
                 bad |= batch.bad
                 bar.update(len(batch.answers) + len(batch.bad))
-        cut = [f"{path.name}: {note}" for path, note in model.clips.cut.items()]
+        cut = [f"{name_of(clip)}: {note}" for clip, note in model.clips.cut.items()]
     return Answered(kept.answers, bad, cut)
 
 

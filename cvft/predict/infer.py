@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvft.data.check import Quarantined, explain, write_quarantine
+from cvft.data.clip_columns import write_clip
 from cvft.data.clip_folder import rows_of_folder
 from cvft.data.records import fingerprint_rows
 from cvft.data.rows import Row, make_rows, read_rows
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, name_of
 from cvft.errors import DataError, IncompleteError, Problem, RunError
 from cvft.files import check_output, write_whole
 from cvft.plan.lengths import check_prompts
@@ -43,7 +45,7 @@ NUM_EXAMPLES = 3
 """Most clips that a note names."""
 
 
-def make_question(video: str | Path | None, query: str, history: Iterable[tuple[str, str]] = ()) -> Row:
+def make_question(video: str | ClipRef | None, query: str, history: Iterable[tuple[str, str]] = ()) -> Row:
     """Makes the row of one question, with the checks of a file of rows.
 
     Args:
@@ -56,7 +58,7 @@ def make_question(video: str | Path | None, query: str, history: Iterable[tuple[
     """
     columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
     if video is not None:
-        columns["videos"] = [str(video)]
+        columns |= write_clip(Path(video) if isinstance(video, str) else video)
     try:
         (row,) = make_rows([(1, columns)], source=QUESTION, video_root=Path.cwd(), require_response=False)
     except DataError as error:
@@ -283,7 +285,7 @@ def load_found(found: FoundModel) -> Predictor:
     return load_model(found)
 
 
-def look_at_clip(video: Path, found: FoundModel) -> ClipInfo:
+def look_at_clip(video: ClipRef, found: FoundModel) -> ClipInfo:
     """Decodes a clip as a model will be shown it, and says what of it will not be shown.
 
     Args:
@@ -300,5 +302,5 @@ def look_at_clip(video: Path, found: FoundModel) -> ClipInfo:
     with decode.make_process() as process:
         seen = process.inspect(video, sampling=decode.sampling, decoder=decode.decoder)
     for note in (*seen.notes, *seen.file_notes):
-        LOG.info("note      %s: %s", video.name, note)
+        LOG.info("note      %s: %s", name_of(video), note)
     return seen

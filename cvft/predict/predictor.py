@@ -10,7 +10,6 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
+from cvft.data.video.spec import ClipRef
 from cvft.dtypes import BY_NAME
 from cvft.errors import ClipError, CvftError, DataError
 from cvft.families.family import Answer, Drawing, Encoder, OnText, Runtime
@@ -49,7 +49,7 @@ class Prompt:
     """
 
     tensors: Mapping[str, Tensor]
-    clip: Path | None
+    clip: ClipRef | None
     max_new_tokens: int
 
     @property
@@ -203,7 +203,7 @@ class Predictor:
             The outcome of each batch.
         """
         # rows of one clip side by side: its prefix is computed once for all of them in a batch
-        first_with: dict[Path | int, int] = {}
+        first_with: dict[ClipRef | int, int] = {}
         clips = [number if row.video is None else row.video for number, row in enumerate(rows)]
         order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
         for start in range(0, len(rows), batch_rows):

@@ -51,18 +51,25 @@ def fingerprint(recipe: Recipe) -> str:
 
 def weights_fingerprint(recipe: Recipe) -> str:
     """Returns the sha256 of what decides the trained weights: two recipes that share it train alike."""
-    return _digest(_without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS)))
+    return _digest(_of_weights(recipe))
 
 
 def differing_settings(first: Recipe, second: Recipe) -> list[tuple[str, Any, Any]]:
     """Returns where two recipes would train other weights: a key path, such as `lora.rank`, and both values."""
-    values = [_without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS)) for recipe in (first, second)]
-    return list(_differing(*values))
+    return list(_differing(_of_weights(first), _of_weights(second)))
+
+
+def _of_weights(recipe: Recipe) -> dict[str, Any]:
+    """What decides the trained weights: of files of rows, how often the rows of each come."""
+    values = _without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS))
+    if isinstance(recipe.data.train, tuple) and any(file.weight != 1 for file in recipe.data.train):
+        values["data"]["train"] = [file.weight for file in recipe.data.train]
+    return values
 
 
 def _differing(first: dict[str, Any], second: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    for key, value in first.items():
-        other = second.get(key)
+    for key in {**first, **second}:
+        value, other = first.get(key), second.get(key)
         if isinstance(value, dict) and isinstance(other, dict):
             yield from _differing(value, other, prefix=f"{prefix}{key}.")
         elif value != other:

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cvft.errors import Problem, RecipeError, nearest, quote
-from cvft.recipe.explain import conflicts_of, explain, show_value, unknown_key
+from cvft.recipe.explain import LISTS, conflicts_of, explain, show_value, unknown_key
 from cvft.recipe.fingerprint import fingerprint
 from cvft.recipe.names import iter_fields, key_names, section_names
 from cvft.recipe.place import find_run
@@ -225,8 +225,17 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
     for key_path in PATH_KEYS:
         section, _, key = key_path.partition(".")
         inner = values.get(section)
-        if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key].strip():
+        if not isinstance(inner, dict):
+            continue
+        if isinstance(inner.get(key), str) and inner[key].strip():
             inner[key] = os.path.abspath(folder / os.path.expanduser(inner[key]))
+        elif key_path in LISTS and isinstance(inner.get(key), list):
+            inner[key] = [{"path": file} if isinstance(file, str) and file.strip() else file for file in inner[key]]
+    data = values.get("data")
+    for file in data["train"] if isinstance(data, dict) and isinstance(data.get("train"), list) else ():
+        for key in ("path", "video_root") if isinstance(file, dict) else ():
+            if isinstance(file.get(key), str) and file[key].strip():
+                file[key] = os.path.abspath(folder / os.path.expanduser(file[key]))
     output = values.get("output")
     for key in ("root", "features"):  # relative ones stay with the current directory
         if isinstance(output, dict) and isinstance(output.get(key), str):

@@ -74,6 +74,14 @@ def _one_val_source(recipe: Recipe) -> Iterable[Problem]:
         )
 
 
+def _each_file_once(recipe: Recipe) -> Iterable[Problem]:
+    paths = [file.path for file in recipe.data.train] if isinstance(recipe.data.train, tuple) else []
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            got = f"{quote(path)} a second time"
+            yield Problem(f"data.train[{number}].path", got, "each file once", "give it a `weight` of 2")
+
+
 def _one_length(recipe: Recipe) -> Iterable[Problem]:
     train = recipe.train
     if train.epochs is not None and train.max_steps is not None:
@@ -345,6 +353,7 @@ def _embedding_can_stay(recipe: Recipe) -> Iterable[Problem]:
 
 RULES: tuple[Rule, ...] = (
     Rule(("data.val", "data.val_fraction"), _one_val_source),
+    Rule(("data.train",), _each_file_once),
     Rule(("train.epochs", "train.max_steps"), _one_length),
     Rule(("lora.targets",), _targets_are_modules),
     Rule(("lora.targets", "lora.train_vision_tower", "lora.train_projector"), _parts_need_all_linear),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft import __version__
+from cvft.data.video.spec import sort_key, to_text
 from cvft.files import hash_file, write_whole
 from cvft.plan.job import Job
 from cvft.plan.plan import Plan
@@ -59,8 +60,8 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
         },
         "sources": {key: facts.to_dict() for key, facts in prepared.sources.items()},
         "clips": {
-            str(path): {"sha256": facts.sha256, "num_frames": facts.num_frames, "duration_s": facts.duration_s}
-            for path, facts in sorted(prepared.clips.items())
+            to_text(clip): {"sha256": facts.sha256, "num_frames": facts.num_frames, "duration_s": facts.duration_s}
+            for clip, facts in sorted(prepared.clips.items(), key=lambda item: sort_key(item[0]))
         },
         "notes": list(prepared.notes),
     }

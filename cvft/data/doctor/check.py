@@ -22,6 +22,7 @@ from cvft.data.rows import Row, survey_rows
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef
 from cvft.errors import NUM_SHOWN, quote, show_kinds, visible
 
 SCHEMA_VERSION = 1
@@ -38,10 +39,14 @@ class DataFile:
     Args:
         path: The file.
         is_held_out: Whether its rows are evaluated and not trained on.
+        format: How its rows are written; None: as is said of all files.
+        video_root: Folder that its relative clip paths start from; None: as is said of all files.
     """
 
     path: Path
     is_held_out: bool = False
+    format: FormatName | None = None
+    video_root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class CheckUp:
     files: Sequence[DataFile]
     how: DecodeSettings
     rows: Sequence[Row]
-    clips: Mapping[Path, ClipInfo]
+    clips: Mapping[ClipRef, ClipInfo]
     num_clips: int
     num_decoded: int
     findings: Sequence[Finding]
@@ -130,12 +135,12 @@ def check_files(
     rows: list[Row] = []
     findings: list[Finding] = []
     for file in files:
-        good, problems = survey_rows(file.path, video_root=video_root, format=format)
+        good, problems = survey_rows(file.path, video_root=file.video_root or video_root, format=file.format or format)
         rows += good
         findings += [Finding("row_refused", problem) for problem in problems]
-    paths = list(dict.fromkeys(row.video for row in rows if row.video is not None))
+    asked = list(dict.fromkeys(row.video for row in rows if row.video is not None))
     found, num_decoded = inspect_clips(
-        paths,
+        asked,
         sampling=how.sampling,
         decoder=how.decoder,
         timeout_s=how.timeout_s,
@@ -144,7 +149,7 @@ def check_files(
         catalog=catalog,
         on_progress=on_progress,
     )
-    clips = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
+    clips = {clip: outcome for clip, outcome in found.items() if isinstance(outcome, ClipInfo)}
     held_out = {file.path for file in files if file.is_held_out}
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
     findings += check_rows(rows, clips, sampling=how.sampling)
@@ -153,7 +158,7 @@ def check_files(
         return look_at_clips(paths, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
 
     findings += compare_looks(rows, clips, look=look, held_out=held_out)
-    return CheckUp(files, how, rows, clips, len(paths), num_decoded, _in_order(findings))
+    return CheckUp(files, how, rows, clips, len(asked), num_decoded, _in_order(findings))
 
 
 def describe(checked: CheckUp) -> str:

@@ -1,4 +1,4 @@
-"""Joins a sampling rule and a decoder: clip file -> frames uint8 (T, H, W, 3) and timestamps float32 (T,) seconds.
+"""Joins a sampling rule and a decoder: clip -> frames uint8 (T, H, W, 3) and timestamps float32 (T,) seconds.
 
 The decoder is named, never chosen by what happens to work: a clip that it cannot decode is an error of that clip.
 Refuses anything but a regular local file, and frames that are damaged, missing, too many or too large.
@@ -20,6 +20,8 @@ from cvft.data.video.oddities import Oddity, find_odd_times
 from cvft.data.video.pyav import open_pyav
 from cvft.data.video.reader import LATEST_S, Frames, OnDuration, Reader, TableChanged, check_memory, clip_error
 from cvft.data.video.sample import Float32s, Sampling, choose_frames
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of
+from cvft.data.video.stretch import StretchReader
 from cvft.data.video.truncation import Ending, find_ending
 from cvft.data.video.view import ClipView
 from cvft.errors import did_you_mean, quote
@@ -40,7 +42,7 @@ class Clip:
         frames: RGB, uint8, shape `(T, H, W, 3)`, upright.
         timestamps_s: Start of each of them in seconds since the clip's first frame, float32, shape `(T,)`.
         frame_indices: Which frames of the clip they are, T integers.
-        num_frames_total: Frames of the whole clip.
+        num_frames_total: Frames of the whole clip; of a stretch, its own, as of all that follows.
         avg_fps: Its average frames per second, as its container says.
         duration_s: Its length in seconds.
         decoder: Name of the decoder that made the frames.
@@ -78,7 +80,7 @@ class Clip:
 
 
 def decode_clip(
-    path: Path | str,
+    clip: ClipRef | str,
     *,
     sampling: Sampling,
     decoder: str = "pyav",
@@ -91,10 +93,10 @@ def decode_clip(
     must cost one clip only.
 
     Args:
-        path: The clip.
+        clip: The clip; a stretch is read from the key frame before it on, where the container tells which frames it has.
         sampling: The rule.
         decoder: `pyav` or `decord`.
-        on_duration: Called with the clip's length early, so that a caller can judge how long to wait; says how long.
+        on_duration: Called with the file's length early, so that a caller can judge how long to wait; says how long.
         memory_gib: Memory that the clip may take; more is refused before it is taken.
 
     Returns:
@@ -102,11 +104,13 @@ def decode_clip(
 
     Raises:
         ClipError: The file is not a clip that this decoder can read, was cut off, or asks for more time or memory than
-            it may take; or a chosen frame is damaged or missing.
+            it may take; it lacks the stretch; or a chosen frame is damaged or missing.
     """
-    path = Path(path)
+    clip = Path(clip) if isinstance(clip, str) else clip
+    path = file_of(clip)
     ending = check_file(path, decoder=decoder)
-    with _open_reader(path, decoder, on_duration or _ignore_duration, ending) as reader:
+    with _open_reader(path, decoder, on_duration or _ignore_duration, ending) as whole:
+        reader = _take_stretch(whole, clip, decoder=decoder)
         chosen, distinct = _choose(reader, sampling, path=path, decoder=decoder)
         limit_bytes = memory_gib * 2**30
         check_memory(len(distinct), reader.size_px, limit_bytes=limit_bytes, path=path, decoder=decoder)
@@ -133,14 +137,25 @@ def decode_clip(
         )
 
 
+def _take_stretch(reader: Reader, clip: ClipRef, *, decoder: str) -> Reader:
+    if not isinstance(clip, ClipSpec):
+        return reader
+    _refuse_odd_times(reader.timestamps_s, path=clip.path, decoder=decoder)
+    return StretchReader(reader, start_s=clip.start_s, end_s=clip.end_s, path=clip.path, decoder=decoder)
+
+
 def _choose(reader: Reader, sampling: Sampling, *, path: Path, decoder: str) -> tuple[list[int], list[int]]:
     """Returns the chosen frames, and each of them once, in order."""
     timestamps_s = reader.timestamps_s
+    _refuse_odd_times(timestamps_s, path=path, decoder=decoder)
     chosen = choose_frames(timestamps_s, avg_fps=reader.avg_fps, sampling=sampling)
-    if not chosen or not (np.abs(timestamps_s) < LATEST_S).all():
+    return chosen, sorted(set(chosen))
+
+
+def _refuse_odd_times(timestamps_s: Float32s, *, path: Path, decoder: str) -> None:
+    if not (np.abs(timestamps_s) < LATEST_S).all() or timestamps_s.max() < -0.5:  # no frame is near second 0
         got, hint = "no frame with a usable time", "try decoder `pyav`" if decoder != "pyav" else ""
         raise clip_error(path, decoder=decoder, got=got, need="frames with times of 0 s and later", hint=hint)
-    return chosen, sorted(set(chosen))
 
 
 def check_file(path: Path, *, decoder: str) -> Ending:

@@ -10,8 +10,8 @@ class ClipView:
     """The frames that a sampling rule chose of one clip.
 
     Args:
-        timestamps_s: Start of each in seconds since the clip's first frame, T numbers.
-        frame_indices: Which frames of the clip they are, T integers; empty in what older runs recorded.
+        timestamps_s: Start of each in seconds since the clip's first frame, T numbers; that of a stretch is its own first.
+        frame_indices: Which frames of the clip they are, counted from that, T integers; empty in what older runs recorded.
         num_frames_total: Frames of the whole clip; 0 in what older runs recorded, like the rest.
         avg_fps: Its average frames per second, as its container says.
         height_px: Height of each, upright.

@@ -11,7 +11,6 @@ import importlib
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from cvft.data.video.decode import decode_clip
@@ -20,6 +19,7 @@ from cvft.data.video.oddities import find_oddities
 from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, write_all
 from cvft.data.video.reader import Frames, OnDuration, clip_error
 from cvft.data.video.sample import Sampling
+from cvft.data.video.spec import file_of, from_text
 from cvft.errors import ClipError
 from cvft.files import hash_file
 
@@ -59,12 +59,15 @@ def serve(requests: RawPipe, answers: RawPipe) -> None:
 
 
 def _answer(request: dict[str, Any], report_duration: OnDuration) -> tuple[dict[str, Any], Frames | None]:
-    path, decoder = Path(request["path"]), request["decoder"]
+    asked, decoder = from_text(request["clip"]), request["decoder"]
+    path = file_of(asked)
     sampling = Sampling(**request["sampling"])
     wants_frames = request["wants"] == "frames"
     try:
         memory_gib = float(request["memory_limit_gib"])
-        clip = decode_clip(path, sampling=sampling, decoder=decoder, on_duration=report_duration, memory_gib=memory_gib)
+        clip = decode_clip(
+            asked, sampling=sampling, decoder=decoder, on_duration=report_duration, memory_gib=memory_gib
+        )
         header = {
             "shape": clip.frames.shape,
             "timestamps_s": clip.timestamps_s.tolist(),
