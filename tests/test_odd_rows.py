@@ -7,7 +7,7 @@ import shutil
 from cvft.data.features.shard import read_entries
 from cvft.data.records import read_records
 from cvft.data.rows import category_of, read_rows
-from cvft.data.video.spec import ClipSpec, at_place, content_of, from_text, sort_key
+from cvft.data.video.spec import ClipSpec, content_of, from_text, in_files, sort_key
 from cvft.jsonl import read_jsonl
 from cvft.plan.recorded import read_recorded
 from cvft.recipe import load_recipe
@@ -59,7 +59,7 @@ def check_stretches(run, clip):
     moved = clip.parent.rename(clip.parent.with_name("moved")) / clip.name
     recipe = load_recipe(run / "recipe.yaml", overrides=[f"data.video_root={moved.parent}"]).recipe
     recorded = read_recorded(RunFolder(run), "val", recipe=recipe)
-    assert (recorded.gone, recorded.clips.keys()) == ([], {at_place(each, moved) for each in stretches})
+    assert (recorded.gone, recorded.clips.keys()) == ([], {in_files(each, [moved]) for each in stretches})
 
 
 def page_of(run):

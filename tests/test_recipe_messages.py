@@ -271,16 +271,16 @@ def test_each_of_several_files_of_rows_is_named_with_what_is_wrong_with_it() -> 
     assert told(f"model: {{path: tiny}}\ndata: {{train: [{files}], on_bad_clip: x}}") == [
         "data.train[1].weight: got `0`, need a number above 0 and of at most 1000",
         "data.train[2].weight: got `-1`, need a number above 0 and of at most 1000",
-        "data.train[2].wieght: got an unknown key, need one of `path`, `weight`, `format` or `video_root`",
+        "data.train[2].wieght: got an unknown key, need one of `path`, `weight`, `format`, `video_root`, `max_frames` or `fps`",
         "  hint: did you mean `weight`?",
         "data.train[3].path: got nothing, need a path",
         "data.train[3].weight: got the text `2`, need a number above 0 and of at most 1000",
         "  hint: remove the quotes",
-        "data.train[4]: got `3`, need a path, or `path`, `weight`, `format` or `video_root`",
+        "data.train[4]: got `3`, need a path, or `path`, `weight`, `format`, `video_root`, `max_frames` or `fps`",
         "data.train[5].format: got `lava`, need one of `auto`, `native`, `messages`, `sharegpt`, `alpaca`, `llava`, "
         "`video_chatgpt`, `csv`, `parquet` or `null`",
         "  hint: did you mean `llava`?",
-        "data.train[6]: got an empty text, need a path, or `path`, `weight`, `format` or `video_root`",
+        "data.train[6]: got an empty text, need a path, or `path`, `weight`, `format`, `video_root`, `max_frames` or `fps`",
         "data.train[7].path: got `null`, need a path",
         "data.on_bad_clip: got `x`, need `error` or `quarantine`",
     ]

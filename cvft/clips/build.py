@@ -14,10 +14,9 @@ import torch
 from cvft.clips.source import DecodedClips
 from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord
-from cvft.data.video.spec import ClipRef, content_of, file_of
+from cvft.data.video.spec import ClipRef, content_of, file_of, files_of, hash_files
 from cvft.errors import ClipError, Problem
 from cvft.families.family import Preprocessing, Runtime
-from cvft.files import hash_file
 from cvft.weights.folder import ModelFolder
 
 
@@ -83,7 +82,7 @@ def build_features(
             if must_stop():
                 break
             path, sha256 = file_of(clip), records[clip].sha256
-            if hash_file(path) != sha256:
+            if hash_files(files_of(clip)) != sha256:
                 need, hint = "the clip that was checked before training", "run the same command again"
                 raise ClipError(f"clip {path}", [Problem(str(path), "another file by now", need, hint)])
             features = tower(clips.load(clip).tensors).contiguous()

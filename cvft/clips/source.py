@@ -19,7 +19,7 @@ from cvft.data.records import ClipRecord
 from cvft.data.video.decode import Clip
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, ClipLoader, DecodeSettings
 from cvft.data.video.sample import coverage
-from cvft.data.video.spec import ClipRef, content_of
+from cvft.data.video.spec import ClipRef, content_of, sampling_for
 from cvft.data.video.view import ClipView
 from cvft.dtypes import BY_SAFETENSORS
 from cvft.families.family import Encoder
@@ -67,16 +67,16 @@ class DecodedClips:
     """
 
     def __init__(self, encoder: Encoder, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        def prepare(clip: Clip) -> ClipInputs:
+        def prepare(clip: ClipRef, decoded: Clip) -> ClipInputs:
             seen = coverage(
-                clip.frame_indices,
-                num_frames_total=clip.num_frames_total,
-                avg_fps=clip.avg_fps,
-                duration_s=clip.duration_s,
-                sampling=settings.sampling,
+                decoded.frame_indices,
+                num_frames_total=decoded.num_frames_total,
+                avg_fps=decoded.avg_fps,
+                duration_s=decoded.duration_s,
+                sampling=sampling_for(clip, settings.sampling),
             )
             cut = seen.notes[0] if seen.cut_s > 0 else ""
-            return ClipInputs(encoder.clip(clip), clip.view, cut)
+            return ClipInputs(encoder.clip(decoded), decoded.view, cut)
 
         self.cut: dict[ClipRef, str] = {}
         self._loader: ClipLoader[ClipInputs] = ClipLoader(

@@ -27,7 +27,6 @@ from cvft.files import write_whole
 from cvft.jsonl import to_jsonl
 
 T = TypeVar("T")
-C = TypeVar("C", Path, ClipRef)
 
 MAX_PROCESSES = 8
 """Most decode processes of a check: each may take the memory limit of one, and more would wait for the disk."""
@@ -186,17 +185,17 @@ def inspect_clips(
 
 
 def look_at_clips(
-    clips: Mapping[Path, str],
+    clips: Mapping[ClipRef, str],
     *,
     decode: DecodeSettings,
     num_workers: int | None = None,
     catalog: ClipCatalog | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> dict[Path, ClipLooks]:
+) -> dict[ClipRef, ClipLooks]:
     """Finds out what clips look like, those of one content once.
 
     Args:
-        clips: Clip -> hash of its bytes; clips that decode.
+        clips: Clip -> what tells its content from others, such as the hash of its bytes; clips that decode.
         decode: How they are decoded; the sampling rule is that of looks.
         num_workers: See `check_clips`.
         catalog: See `check_clips`.
@@ -225,12 +224,12 @@ def look_at_clips(
 
 
 def ask_processes(
-    clips: Sequence[C],
-    ask: Callable[[DecodeProcess, C], T],
+    clips: Sequence[ClipRef],
+    ask: Callable[[DecodeProcess, ClipRef], T],
     *,
     decode: DecodeSettings,
     num_workers: int | None,
-) -> Iterator[tuple[C, T | ClipError]]:
+) -> Iterator[tuple[ClipRef, T | ClipError]]:
     """Asks decode processes about clips, several at the same time.
 
     Args:
@@ -247,7 +246,7 @@ def ask_processes(
     for _ in range(num_workers):
         processes.put(decode.make_process())
 
-    def answer(clip: C) -> T | ClipError:
+    def answer(clip: ClipRef) -> T | ClipError:
         process = processes.get()
         try:
             return ask(process, clip)

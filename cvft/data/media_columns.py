@@ -45,8 +45,9 @@ _PATH_KEYS = (
 COLUMN_OF_KEY = {
     **dict.fromkeys(("start", "video_start", "start_time", "start_s", "begin"), "start"),
     **dict.fromkeys(("end", "video_end", "end_time", "end_s"), "end"),
+    **{name: name for name in ("seconds", "max_frames", "fps")},
 }
-"""Where it says which part of the clip is meant -> the column of the row that does."""
+"""Where it says what of the clip is meant, as Qwen's makers and others write it -> the column of the row that does."""
 
 _NEED = "a list with at most one path"
 _BLANK = "name the clip; only a row that needs none has `[]`"
@@ -70,7 +71,7 @@ def read_video(videos: Any, find: Callable[[str], Path]) -> Path | None:
     paths = list(_paths_in(videos))
     if isinstance(videos, list) and videos == paths and len(paths) == 1:
         return find(paths[0])
-    if len(paths) > 1 and all(_is_picture(path) for path in paths):
+    if len(paths) > 1 and all(is_picture(path) for path in paths):
         raise ValueProblem(f"{len(paths)} pictures", _NEED, hint_frames(paths[0]))
     if len(paths) > 1:
         raise ValueProblem(f"{len(paths)} clips", _NEED, _hint_join(paths))
@@ -167,10 +168,10 @@ def _hint_join(paths: list[str]) -> str:
 
 
 def _hint_pictures(paths: list[str]) -> str:
-    if len(paths) == 1 and _is_picture(paths[0]):
+    if len(paths) == 1 and is_picture(paths[0]):
         command = f"ffmpeg -loop 1 -i {_word(paths[0])} -t 1 -r 1 -pix_fmt yuv444p clip.mp4"
         return f"make a clip of it and name it in `videos`: `{command}`"
-    return hint_frames(next(filter(_is_picture, paths), "frames/0001.jpg"))
+    return hint_frames(next(filter(is_picture, paths), "frames/0001.jpg"))
 
 
 def _count(paths: list[str]) -> str:
@@ -182,5 +183,6 @@ def _word(path: str) -> str:
     return shlex.quote(visible(path))
 
 
-def _is_picture(path: str) -> bool:
+def is_picture(path: str) -> bool:
+    """Says whether a file is a picture, by its name."""
     return path.lower().endswith(PICTURES)

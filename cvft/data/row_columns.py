@@ -9,13 +9,13 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cvft.data.clip_columns import CLIP_COLUMNS, read_clip
+from cvft.data.clip_columns import CLIP_COLUMNS, ClipFinder, read_clip
 from cvft.data.clip_names import ClipNames
 from cvft.data.media_columns import OTHER_MEDIA, check_other_media, holds_clip, show
 from cvft.data.tags import find_tag_problem, without_tags
@@ -63,11 +63,11 @@ class ColumnReader:
     Args:
         video_root: Folder that relative clip paths start from.
         require_response: Whether a row needs an answer.
-        find: Finds the file that the name of a clip means, where it need not be an existing one below that folder.
+        finder: Finds files by the names of clips, where they need not be existing ones below that folder.
     """
 
-    def __init__(self, video_root: Path, *, require_response: bool, find: Callable[[str], Path] | None = None) -> None:
-        self._find = ClipNames(video_root).find if find is None else find
+    def __init__(self, video_root: Path, *, require_response: bool, finder: ClipFinder | None = None) -> None:
+        self._finder = ClipNames(video_root) if finder is None else finder
         self._require_response = require_response
 
     def read(self, columns: Mapping[str, Any], *, location: str) -> Columns:
@@ -103,7 +103,7 @@ class ColumnReader:
             found.history = _read_history(columns.get("history"))
         except ValueProblem as error:
             problem("history", error)
-        found.video = read_clip(columns, find=self._find, report=problem)
+        found.video = read_clip(columns, finder=self._finder, report=problem)
         try:
             found.id = _read_id(columns.get("id"))
         except ValueProblem as error:

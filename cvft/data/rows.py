@@ -12,16 +12,16 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cvft.data.clip_columns import write_clip
+from cvft.data.clip_columns import ClipFinder, write_clip
 from cvft.data.formats.table import FormatName
 from cvft.data.row_columns import CATEGORY_COLUMNS, READ_COLUMNS, ColumnReader, category_column, category_in
 from cvft.data.row_objects import locate, read_bytes, read_objects
-from cvft.data.video.spec import ClipRef, file_of
+from cvft.data.video.spec import ClipRef, file_of, with_budget
 from cvft.errors import DataError, Problem, ValueProblem, quote
 from cvft.files import sync_folder, write_whole
 from cvft.jsonl import parse_json, read_jsonl, to_jsonl, to_line
@@ -160,7 +160,7 @@ def make_rows(
     require_response: bool = True,
     is_array: bool = True,
     problems: Sequence[Problem] = (),
-    find: Callable[[str], Path] | None = None,
+    finder: ClipFinder | None = None,
 ) -> list[Row]:
     """Validates objects as rows.
 
@@ -171,7 +171,7 @@ def make_rows(
         require_response: Whether each row needs an answer.
         is_array: Whether the numbers count items, and not lines of a file.
         problems: What is wrong with the source already.
-        find: Finds the file of a clip by its name, in place of what looks for it from `video_root`.
+        finder: Finds the files of clips by their names, in place of what looks for them from `video_root`.
 
     Returns:
         The rows in order, at least one.
@@ -186,7 +186,7 @@ def make_rows(
         require_response=require_response,
         is_array=is_array,
         problems=problems,
-        find=find,
+        finder=finder,
     )
     if problems:
         raise DataError(f"data {source}", problems)
@@ -202,13 +202,13 @@ def _sort_objects(
     is_array: bool,
     problems: Sequence[Problem],
     format: str = "native",
-    find: Callable[[str], Path] | None = None,
+    finder: ClipFinder | None = None,
 ) -> tuple[list[Row], list[Problem]]:
     """Returns the objects that are rows, and every problem of the others; see `make_rows`."""
     problems = list(problems)
     if not objects and not problems:
         problems.append(Problem(str(source), "no rows", "at least one row"))
-    reader = ColumnReader(video_root, require_response=require_response, find=find)
+    reader = ColumnReader(video_root, require_response=require_response, finder=finder)
     rows: list[Row] = []
     for line, columns in objects:
         location = locate(source, line, is_item=is_array)
@@ -307,6 +307,22 @@ def check_written(rows: Sequence[Row]) -> None:
     ]
     if problems:
         raise DataError("the rows", problems)
+
+
+def give_budget(rows: Sequence[Row], *, max_frames: int | None, fps: float | None) -> list[Row]:
+    """Gives the clips of rows a budget of frames, where they have none of their own.
+
+    Args:
+        rows: Rows of one file.
+        max_frames: Most frames of a clip; None where the file says nothing of it.
+        fps: Frames per second; None where the file says nothing of it.
+    """
+    if max_frames is None and fps is None:
+        return list(rows)
+    return [
+        row if row.video is None else replace(row, video=with_budget(row.video, max_frames=max_frames, fps=fps))
+        for row in rows
+    ]
 
 
 def category_of(row: Row) -> str | None:

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvft.data.rows import Row
-from cvft.data.video.spec import file_of
+from cvft.data.video.spec import files_of, hash_files, stat_files
 from cvft.errors import DataError, Problem, quote
-from cvft.files import hash_file
 
 
 def split_by_clip(rows: Sequence[Row], *, val_fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
@@ -66,23 +65,23 @@ def split_by_clip(rows: Sequence[Row], *, val_fraction: float, seed: int) -> tup
 
 def _find_units(rows: Sequence[Row]) -> list[list[int]]:
     """Returns the row indices that must stay together, in the order in which their first rows stand."""
-    same_bytes = _name_equal_files({file_of(row.video) for row in rows if row.video is not None})
+    same_bytes = _name_equal_files({files_of(row.video) for row in rows if row.video is not None})
     units: dict[object, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
-        units[index if row.video is None else same_bytes[file_of(row.video)]].append(index)
+        units[index if row.video is None else same_bytes[files_of(row.video)]].append(index)
     return list(units.values())
 
 
-def _name_equal_files(paths: set[Path]) -> dict[Path, str]:
-    """Maps each file to a name that two paths share when their bytes are equal.
+def _name_equal_files(every: set[tuple[Path, ...]]) -> dict[tuple[Path, ...], str]:
+    """Maps the files of each clip to a name that those of two clips share when their bytes are equal.
 
     Files of different size differ, so only files that share their size with another one are read.
     """
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path in paths:
-        by_size[path.stat().st_size].append(path)
-    names: dict[Path, str] = {}
+    by_size: dict[int, list[tuple[Path, ...]]] = defaultdict(list)
+    for files in every:
+        by_size[stat_files(files)[0]].append(files)
+    names: dict[tuple[Path, ...], str] = {}
     for same_size in by_size.values():
-        for path in same_size:
-            names[path] = hash_file(path) if len(same_size) > 1 else str(path)
+        for files in same_size:
+            names[files] = hash_files(files) if len(same_size) > 1 else str(files[0])
     return names

@@ -51,7 +51,14 @@ def check_job(job: Job, *, on_progress: Callable[[int, int], None] | None = None
     """Checks rows and clips of a job; see `check_recipe`."""
     recipe = job.recipe
     files = [
-        DataFile(file.path, is_held_out=key == VAL_KEY, format=file.format, video_root=file.video_root)
+        DataFile(
+            file.path,
+            is_held_out=key == VAL_KEY,
+            format=file.format,
+            video_root=file.video_root,
+            max_frames=file.max_frames,
+            fps=file.fps,
+        )
         for key, file in recipe.data.sources.items()
     ]
     how = job.preprocessing.decode

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cvft.data.catalog import ClipCatalog
 from cvft.data.check import ClipCheck, check_clips
 from cvft.data.rows import Row
-from cvft.data.video.spec import file_of, sort_key
+from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, sort_key
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
@@ -292,10 +294,21 @@ class _Sample:
             hint = "decode more of them (--clips), or repair them"
             problem = Problem("the clips", f"{len(chosen)} that are all bad", need, hint)
             raise DataError("the check of clips", [problem])
-        others = {clip: replace(chance.choice(read), sha256=str(file_of(clip)), notes=()) for clip in unread}
+        of_budget: dict[object, list[ClipInfo]] = defaultdict(list)
+        for clip, info in checked.facts.items():
+            of_budget[_budget_of(clip)].append(info)
+        others = {
+            clip: replace(chance.choice(of_budget.get(_budget_of(clip)) or read), sha256=str(file_of(clip)), notes=())
+            for clip in unread
+        }
         set_aside = {id(item.row) for item in checked.quarantined}
         kept = [row for row in rows if id(row) not in set_aside]
         return ClipCheck(kept, checked.quarantined, {**checked.facts, **others})
+
+
+def _budget_of(clip: ClipRef) -> object:
+    """Tells clips apart that are shown with other numbers of frames."""
+    return (clip.max_frames, clip.fps) if isinstance(clip, ClipSpec) else (None, None)
 
 
 def _find_refusals(job: Job, *, memory: Memory | None) -> list[Problem]:

@@ -15,7 +15,7 @@ from cvft.data.tags import CONTROL_TOKEN
 from cvft.data.times import read_time
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
-from cvft.data.video.spec import ClipRef, ClipSpec, file_of, name_of, sort_key
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, is_stretch, name_of, sampling_for, sort_key
 from cvft.errors import quote
 from cvft.plan.plan import Plan
 
@@ -55,6 +55,7 @@ def note_rows(
         *_note_numbers(all_rows),
         *_note_texts(all_rows),
         *_note_stretches(all_rows),
+        *_note_budgets(all_rows),
     ]
     notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
     trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
@@ -153,7 +154,7 @@ def _note_texts(rows: Sequence[Row]) -> list[str]:
 
 def _note_stretches(rows: Sequence[Row]) -> list[str]:
     """Says how many rows show a part of their file: columns of that name may have been meant otherwise."""
-    shown = [f"{row.source.name}:{row.line}" for row in rows if isinstance(row.video, ClipSpec)]
+    shown = [f"{row.source.name}:{row.line}" for row in rows if row.video is not None and is_stretch(row.video)]
     if not shown:
         return []
     return [
@@ -162,9 +163,30 @@ def _note_stretches(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def _note_budgets(rows: Sequence[Row]) -> list[str]:
+    """Says how many rows have frames of their own number or rate."""
+    counts = Counter(
+        (row.video.max_frames, row.video.fps)
+        for row in rows
+        if isinstance(row.video, ClipSpec) and (row.video.max_frames, row.video.fps) != (None, None)
+    )
+    return [
+        f"{count} rows are shown "
+        + " and ".join(
+            [f"at most {most} frames"] * (most is not None) + [f"{fps or 0:g} frames per second"] * (fps is not None)
+        )
+        + " by their own budget"
+        for (most, fps), count in sorted(counts.items(), key=lambda item: -item[1])
+    ]
+
+
 def _note_long_clips(rows: Sequence[Row], clips: Mapping[ClipRef, ClipInfo], *, sampling: Sampling) -> list[str]:
     """Says which clips the rule cuts, and how many answers speak of what it does not show."""
-    shown_s = {clip: _shown_s(info, sampling) for clip, info in clips.items() if _is_cut(info, sampling)}
+    shown_s = {
+        clip: _shown_s(info, sampling_for(clip, sampling))
+        for clip, info in clips.items()
+        if _is_cut(info, sampling_for(clip, sampling))
+    }
     if not shown_s:
         return []
     long = sorted(shown_s, key=lambda clip: (-clips[clip].duration_s, sort_key(clip)))
@@ -196,7 +218,7 @@ def _note_clips(clips: Mapping[ClipRef, ClipInfo], *, sampling: Sampling) -> lis
     kinds: dict[str, list[tuple[str, str]]] = {}
     for clip in sorted(clips, key=sort_key):
         for note in (*clips[clip].notes, *clips[clip].file_notes):
-            if note != _cut_note(clips[clip], sampling):
+            if note != _cut_note(clips[clip], sampling_for(clip, sampling)):
                 kinds.setdefault(NUMBER.sub("#", note), []).append((name_of(clip), note))
     notes = []
     for alike in kinds.values():

@@ -15,7 +15,7 @@ from cvft.data.catalog import ClipCatalog
 from cvft.data.check import ClipCheck, Quarantined, check_clips
 from cvft.data.groups import FileShare
 from cvft.data.records import FileFacts
-from cvft.data.rows import Row, check_written, read_rows
+from cvft.data.rows import Row, check_written, give_budget, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef
@@ -170,7 +170,8 @@ def read_sources(sources: Mapping[str, RowFile]) -> dict[str, list[Row]]:
     errors: list[DataError] = []
     for key, file in sources.items():
         try:
-            read[key] = read_rows(file.path, video_root=file.video_root, format=file.format or "auto")
+            rows = read_rows(file.path, video_root=file.video_root, format=file.format or "auto")
+            read[key] = give_budget(rows, max_frames=file.max_frames, fps=file.fps)
         except DataError as error:
             errors.append(error)
     if len(errors) == 1:

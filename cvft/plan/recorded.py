@@ -9,22 +9,25 @@ replaced would get old numbers, or numbers of other clips: that is refused, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cvft.data.clip_columns import NamesAsWritten
 from cvft.data.records import (
     ClipRecord,
     FileFacts,
+    Files,
+    are_there,
     clip_namer,
-    find_clip,
     find_difference,
+    find_files,
     identify_row,
     read_records,
 )
 from cvft.data.rows import Row, make_rows
-from cvft.data.video.spec import ClipRef, at_place, file_of
+from cvft.data.video.spec import ClipRef, file_of, files_of, in_files
 from cvft.errors import DataError, Problem, RunError
 from cvft.files import hash_file
 from cvft.jsonl import read_jsonl
@@ -169,14 +172,14 @@ def _compare(
     recorded, earlier = read_manifest(run).sources, load_recipe(run.recipe_file).recipe.data.sources
     if all(_is_recorded(recorded.get(name), file, earlier.get(name)) for name, file in files.items()):
         return None
-    name_file = clip_namer(records)
+    name_files = clip_namer(records)
     set_aside = _quarantined(run)
     rows, now = [], []
     for row in (row for of_file in read_sources(files).values() for row in of_file):
         if row.video is not None and identify_row(row, file_of(row.video).name) in set_aside:
             continue
         rows.append(row)
-        now.append(identify_row(row, "" if row.video is None else name_file(file_of(row.video))))
+        now.append(identify_row(row, "" if row.video is None else name_files(files_of(row.video))))
     then = [identify_row(row, "" if row.video is None else records[row.video].sha256) for row in before]
     difference = find_difference(rows, now, then, is_ordered=is_ordered)
     if difference is None:
@@ -189,7 +192,7 @@ def _compare(
 
 def _is_recorded(facts: Mapping[str, Any] | None, file: RowFile, earlier: RowFile | None) -> bool:
     """Tells whether a file is the one that a run has recorded, and read as it was then."""
-    if facts is None or earlier is None or (file.format, file.video_root) != (earlier.format, earlier.video_root):
+    if facts is None or earlier is None or file.model_copy(update={"path": earlier.path}) != earlier:
         return False
     return FileFacts(**facts).fits(file.path)
 
@@ -208,7 +211,7 @@ def _refuse_edited(run: RunFolder, which: str, path: Path) -> None:
 def read_stored(path: Path) -> list[Row]:
     """Reads a row file of a run; its clips may have gone."""
     objects = list(enumerate(read_jsonl(path), 1))
-    return make_rows(objects, source=path, video_root=path.parent, is_array=False, find=Path)
+    return make_rows(objects, source=path, video_root=path.parent, is_array=False, finder=NamesAsWritten())
 
 
 def _records_of(run: RunFolder) -> dict[ClipRef, ClipRecord]:
@@ -222,49 +225,61 @@ def _quarantined(run: RunFolder) -> set[str]:
         return set()
     kept = [line["row"] for line in read_jsonl(path)]
     return {
-        json.dumps({**row, "videos": [Path(*row["videos"]).name]}, sort_keys=True, ensure_ascii=False) for row in kept
+        json.dumps({**row, "videos": [first.name]}, sort_keys=True, ensure_ascii=False)
+        for row, first in ((row, Path(next(_names_in(row["videos"])))) for row in kept)
     }
+
+
+def _names_in(videos: Any) -> Iterator[str]:
+    """Finds the names of files in a column that cvft has written: one path, or a list of ready frames."""
+    for each in videos:
+        yield from [each] if isinstance(each, str) else each
 
 
 def _find_clips(
     rows: Iterable[Row], records: Mapping[ClipRef, ClipRecord], *, video_root: Path | None
-) -> dict[Path, tuple[Path, bool] | None]:
+) -> dict[Files, tuple[Files, bool] | None]:
     """Finds the files of rows' clips: recorded place -> place today and whether it is the same file, or None when it is gone."""
-    found: dict[Path, tuple[Path, bool] | None] = {}
-    of_files = {file_of(clip): record for clip, record in records.items()}
-    for path in dict.fromkeys(file_of(row.video) for row in rows if row.video is not None):
-        record = of_files.get(path)
+    found: dict[Files, tuple[Files, bool] | None] = {}
+    of_files = {files_of(clip): record for clip, record in records.items()}
+    for files in dict.fromkeys(files_of(row.video) for row in rows if row.video is not None):
+        record = of_files.get(files)
         if record is None:
-            found[path] = (path, True) if path.is_file() else None
+            found[files] = (files, True) if are_there(files) else None
         else:
-            found[path] = find_clip(path, record, video_root=video_root)
+            found[files] = find_files(files, record, video_root=video_root)
     return found
 
 
 def _with_places(
-    rows: Iterable[Row], found: Mapping[Path, tuple[Path, bool] | None]
+    rows: Iterable[Row], found: Mapping[Files, tuple[Files, bool] | None]
 ) -> Iterable[tuple[Row, ClipRef | None]]:
     """Yields rows with their clips where they lie today."""
     for row in rows:
-        place = None if row.video is None else found[file_of(row.video)]
-        yield row, None if row.video is None or place is None else at_place(row.video, place[0])
+        place = None if row.video is None else found[files_of(row.video)]
+        yield row, None if row.video is None or place is None else in_files(row.video, place[0])
 
 
 def _other_clips(
     rows: Sequence[Row],
-    found: Mapping[Path, tuple[Path, bool] | None],
+    found: Mapping[Files, tuple[Files, bool] | None],
     records: Mapping[ClipRef, ClipRecord],
     *,
     since: str,
 ) -> list[Problem]:
     """Names the files of clips that are other ones by now."""
-    hashes = {file_of(clip): record.sha256 for clip, record in records.items()}
-    others = [(path, place[0]) for path, place in found.items() if place is not None and not place[1]]
+    hashes = {files_of(clip): record.sha256 for clip, record in records.items()}
+    others = [(files, place[0]) for files, place in found.items() if place is not None and not place[1]]
     problems = []
-    for path, place in others[:NUM_EXAMPLES]:
-        lines = name_examples(row.location for row in rows if row.video is not None and file_of(row.video) == path)
-        got = f"`{place}`, which is another file by now"
-        need = f"the clip that {since} has recorded (sha256 {hashes[path][:12]}...)"
+    for files, place in others[:NUM_EXAMPLES]:
+        lines = name_examples(row.location for row in rows if row.video is not None and files_of(row.video) == files)
+        got = f"`{place[0]}`, which is another file by now"
+        got = (
+            got
+            if len(place) == 1
+            else f"`{place[0]}` and {len(place) - 1} more frames, of which some are other files by now"
+        )
+        need = f"the clip that {since} has recorded (sha256 {hashes[files][:12]}...)"
         hint = "bring it back, or train on the new one under another name (name=...)"
         problems.append(Problem(f"{lines} `videos`", got, need, hint))
     if num_more := len(others) - len(problems):

@@ -175,6 +175,10 @@ class RowFile(Section):
     """How its rows are written; without it, what `data.format` says."""
     video_root: FilePath | None = None
     """Folder that its relative video paths start from; without it, what `data.video_root` says."""
+    max_frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] | None = None
+    """Most frames of the clips of its rows that say nothing of it; at most as many as `video.max_frames`."""
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Frames per second of the clips of its rows that say nothing of it, with sampling `fps`."""
 
 
 class Data(Section):
@@ -189,7 +193,7 @@ class Data(Section):
         ]
         | FilePath
     )
-    """File of rows (JSON, JSONL, CSV, parquet), relative to this recipe; or a list: `{path, weight, format, video_root}` each."""
+    """File of rows (JSON, JSONL, CSV, parquet), relative to this recipe; or a list, `{path, weight, format, ...}` each."""
     val: FilePath | None = None
     """Rows held out from training. Without it, clips of the train file are held out."""
     format: RowFormat = "auto"
@@ -221,11 +225,8 @@ class Data(Section):
             files = {"data.train": RowFile(path=self.train)}
         files |= {} if self.val is None else {VAL_KEY: RowFile(path=self.val)}
         return {
-            key: RowFile(
-                path=file.path,
-                weight=file.weight,
-                format=file.format or self.format,
-                video_root=file.video_root or self.video_root,
+            key: file.model_copy(
+                update={"format": file.format or self.format, "video_root": file.video_root or self.video_root}
             )
             for key, file in files.items()
         }

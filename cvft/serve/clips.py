@@ -17,7 +17,7 @@ from cvft.clips.source import ClipInputs
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, DecodeSettings
 from cvft.data.video.process import DecodeProcess
 from cvft.data.video.sample import coverage
-from cvft.data.video.spec import ClipRef
+from cvft.data.video.spec import ClipRef, sampling_for
 from cvft.families.family import Encoder
 from cvft.report.frames import to_webp
 
@@ -113,7 +113,7 @@ class SharedClips:
             num_frames_total=clip.num_frames_total,
             avg_fps=clip.avg_fps,
             duration_s=clip.duration_s,
-            sampling=self._decode.sampling,
+            sampling=sampling_for(asked, self._decode.sampling),
         )
         frames = [
             {

@@ -18,7 +18,7 @@ from cvft.data.doctor.clips import check_clips_of, compare_looks
 from cvft.data.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from cvft.data.doctor.rows import check_rows
 from cvft.data.formats.table import FormatName
-from cvft.data.rows import Row, survey_rows
+from cvft.data.rows import Row, give_budget, survey_rows
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
@@ -41,12 +41,16 @@ class DataFile:
         is_held_out: Whether its rows are evaluated and not trained on.
         format: How its rows are written; None: as is said of all files.
         video_root: Folder that its relative clip paths start from; None: as is said of all files.
+        max_frames: Most frames of its clips, where rows say nothing of it; None for those of the sampling rule.
+        fps: Frames per second of its clips, where rows say nothing of it; None for those of the sampling rule.
     """
 
     path: Path
     is_held_out: bool = False
     format: FormatName | None = None
     video_root: Path | None = None
+    max_frames: int | None = None
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def check_files(
     findings: list[Finding] = []
     for file in files:
         good, problems = survey_rows(file.path, video_root=file.video_root or video_root, format=file.format or format)
-        rows += good
+        rows += give_budget(good, max_frames=file.max_frames, fps=file.fps)
         findings += [Finding("row_refused", problem) for problem in problems]
     asked = list(dict.fromkeys(row.video for row in rows if row.video is not None))
     found, num_decoded = inspect_clips(
@@ -154,8 +158,8 @@ def check_files(
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
     findings += check_rows(rows, clips, sampling=how.sampling)
 
-    def look(paths: Mapping[Path, str]) -> Mapping[Path, ClipLooks]:
-        return look_at_clips(paths, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
+    def look(contents: Mapping[ClipRef, str]) -> Mapping[ClipRef, ClipLooks]:
+        return look_at_clips(contents, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
 
     findings += compare_looks(rows, clips, look=look, held_out=held_out)
     return CheckUp(files, how, rows, clips, len(asked), num_decoded, _in_order(findings))

@@ -16,7 +16,7 @@ from cvft.data.rows import Row
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
-from cvft.data.video.spec import ClipRef, content_of, describe, file_of
+from cvft.data.video.spec import ClipRef, content_of, describe, file_of, sampling_for, whole_of
 from cvft.errors import ClipError
 
 _NEED = {
@@ -60,7 +60,7 @@ def check_clips_of(
         else:
             copies[content_of(clip, outcome.sha256)].append(clip)
             files[outcome.sha256].append(clip)
-            findings += _look_at(outcome, clip, clip_rows, sampling)
+            findings += _look_at(outcome, clip, clip_rows, sampling_for(clip, sampling))
     for clips in copies.values():
         findings += _compare_names(clips, rows_of)
     for clips in files.values():
@@ -72,7 +72,7 @@ def compare_looks(
     rows: Sequence[Row],
     clips: Mapping[ClipRef, ClipInfo],
     *,
-    look: Callable[[Mapping[Path, str]], Mapping[Path, ClipLooks]],
+    look: Callable[[Mapping[ClipRef, str]], Mapping[ClipRef, ClipLooks]],
     held_out: Collection[Path] = (),
 ) -> Iterator[Finding]:
     """Finds clips in two files of rows that look like one clip although their bytes differ.
@@ -90,30 +90,32 @@ def compare_looks(
         if row.video is not None and row.video in clips:
             rows_of[clips[row.video].sha256].append(row)
     # a clip of both sides has been told by its bytes
-    sides: dict[Path, dict[Path, str]] = defaultdict(dict)
+    sides: dict[Path, dict[ClipRef, str]] = defaultdict(dict)
     for sha256, about in rows_of.items():
         if len({row.source for row in about}) == 1:
-            sides[about[0].source][_video(about[0])] = sha256
+            sides[about[0].source][_whole(about[0])] = sha256
     files = list(sides)
     pairs = [(one, other) for number, one in enumerate(files) for other in files[number + 1 :]]
     if held_out:
         pairs = [(one, other) for one, other in pairs if (one in held_out) != (other in held_out)]
     if not pairs:
         return
-    looks = look({path: sha256 for pair in pairs for file in pair for path, sha256 in sides[file].items()})
+    looks = look(
+        {clip: content_of(clip, sha256) for pair in pairs for file in pair for clip, sha256 in sides[file].items()}
+    )
     for one, other in pairs:
-        mine, theirs = ({path: looks[path] for path in sides[file] if path in looks} for file in (one, other))
-        for path, like, offset_s in find_similar(mine, theirs):
-            first, second = rows_of[sides[one][path]], rows_of[sides[other][like]]
+        mine, theirs = ({clip: looks[clip] for clip in sides[file] if clip in looks} for file in (one, other))
+        for clip, like, offset_s in find_similar(mine, theirs):
+            first, second = rows_of[sides[one][clip]], rows_of[sides[other][like]]
             kind = "similar_clip_on_both_sides" if held_out else "similar_clips"
-            got = f"pictures of the clip of {name_rows(first)}: {path}, {offset_s:.1f} s apart"
+            got = f"pictures of the clip of {_name(first, clip)}, {offset_s:.1f} s apart"
             need = "the rows of one clip in one file"
-            yield find(kind, f"{name_rows(second)}: {like}", got, need, rows=[*first, *second])
+            yield find(kind, _name(second, like), got, need, rows=[*first, *second])
 
 
-def _video(row: Row) -> Path:
+def _whole(row: Row) -> ClipRef:
     assert row.video is not None, "chosen so"
-    return file_of(row.video)
+    return whole_of(row.video)
 
 
 def _look_at(info: ClipInfo, clip: ClipRef, rows: Sequence[Row], sampling: Sampling) -> Iterator[Finding]:
@@ -151,6 +153,6 @@ def _compare_sides(rows: Sequence[Row], held_out: Collection[Path]) -> Iterator[
     for source in others:
         crosses = (source in held_out) != (first in held_out)
         kind = "clip_on_both_sides" if crosses else "clip_in_two_files"
-        where = f"{name_rows(by_file[source])}: {_video(by_file[source][0])}"
+        where = _name(by_file[source], _whole(by_file[source][0]))
         got = f"the clip of {name_rows(by_file[first])}"
         yield find(kind, where, got, "the rows of one clip in one file", rows=[*by_file[first], *by_file[source]])

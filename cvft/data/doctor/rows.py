@@ -16,7 +16,7 @@ from cvft.data.tags import CONTROL_TOKEN, find_tag
 from cvft.data.times import read_time
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, shown_seconds
-from cvft.data.video.spec import ClipRef, content_of
+from cvft.data.video.spec import ClipRef, content_of, sampling_for
 from cvft.errors import quote
 
 MOST_OF_ONE_ANSWER = 0.9
@@ -51,7 +51,7 @@ def check_rows(rows: Sequence[Row], clips: Mapping[ClipRef, ClipInfo], *, sampli
     for row in rows:
         findings += _look_at_texts(row)
         if row.video is not None and row.video in clips:
-            findings += _look_at_time(row, clips[row.video], sampling)
+            findings += _look_at_time(row, clips[row.video], sampling_for(row.video, sampling))
     return findings
 
 

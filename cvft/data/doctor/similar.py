@@ -10,12 +10,12 @@ of all 4,753 pairs of different clips none within 13. Clips of one camera that s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cvft.data.video.looks import ClipLooks
+from cvft.data.video.spec import ClipRef
 
 ALIKE_LEVELS = 11.0
 """Two clips are one where most of their pictures differ by less, as the root of the mean square over cells, of 256 levels."""
@@ -39,8 +39,8 @@ Floats = npt.NDArray[np.float32]
 
 
 def find_similar(
-    first: Mapping[Path, ClipLooks], second: Mapping[Path, ClipLooks]
-) -> Iterator[tuple[Path, Path, float]]:
+    first: Mapping[ClipRef, ClipLooks], second: Mapping[ClipRef, ClipLooks]
+) -> Iterator[tuple[ClipRef, ClipRef, float]]:
     """Finds clips of one side that look like clips of the other.
 
     Args:

@@ -148,6 +148,11 @@ def _read_content(message: Mapping[str, Any], clips: list[Any], about: Columns) 
             clip = part.get(kind)
             clips.append(clip.get("url") if isinstance(clip, dict) else clip)
             about.update({column: part[key] for key, column in COLUMN_OF_KEY.items() if part.get(key) is not None})
+            if unread := part.keys() - {"type", kind, *COLUMN_OF_KEY}:
+                hint = "it has no place in a row: video.max_frames and its like say how clips are shown"
+                raise ValueProblem(
+                    f"{quote(min(unread))} in a part of a message", "what a row can say of its clip", hint
+                )
         else:
             hint = "leave the row out: a model here takes text and one clip a row"
             raise ValueProblem(f"a part of the type {quote(kind)} in a message", "parts `text` and `video`", hint)

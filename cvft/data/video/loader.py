@@ -74,7 +74,7 @@ class ClipLoader(Generic[T]):
         self,
         settings: DecodeSettings,
         *,
-        prepare: Callable[[Clip], T],
+        prepare: Callable[[ClipRef, Clip], T],
         num_bytes: Callable[[T], int],
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
@@ -96,7 +96,7 @@ class ClipLoader(Generic[T]):
             self._cached.move_to_end(clip)
             return self._cached[clip]
         decoded = self._process.decode(clip, sampling=self._settings.sampling, decoder=self._settings.decoder)
-        prepared = self._cached[clip] = self._prepare(decoded)
+        prepared = self._cached[clip] = self._prepare(clip, decoded)
         self._num_cached_bytes += self._count_bytes(prepared)
         while self._num_cached_bytes > self._cache_bytes and len(self._cached) > 1:
             _, dropped = self._cached.popitem(last=False)

@@ -29,7 +29,7 @@ from cvft.data.video.oddities import Oddity
 from cvft.data.video.pipe import RawPipe, limit_time, read_exactly, receive_header, send_header
 from cvft.data.video.reader import MAX_FRAME_PX, Frames, clip_error
 from cvft.data.video.sample import Sampling, coverage
-from cvft.data.video.spec import ClipRef, at_place, file_of, to_text
+from cvft.data.video.spec import ClipRef, file_of, files_of, in_files, sampling_for, to_text
 from cvft.data.video.view import ClipView
 from cvft.errors import ClipError, Problem, RunError
 from cvft.imports import python_environment
@@ -57,11 +57,12 @@ class ClipInfo:
         avg_fps: Its average frames per second.
         duration_s: Its length in seconds.
         decoder: Name of the decoder.
-        sha256: Hash of the file's bytes; what tells the clip from others is `cvft.data.video.spec.content_of`.
+        sha256: Hash of the bytes of its files; what tells the clip from others is `cvft.data.video.spec.content_of`.
         notes: Sentences on what the rule cuts off or repeats; see `cvft.data.video.sample.coverage`.
         file_notes: Sentences on the file itself: the same words for every clip that they apply to.
         oddities: What is odd about it; None where nobody has looked.
         frame_indices: Which frames of the clip are shown.
+        has_own_times: Whether its seconds are those that a row states of ready frames.
     """
 
     num_frames: int
@@ -77,6 +78,7 @@ class ClipInfo:
     file_notes: tuple[str, ...] = ()
     oddities: tuple[Oddity, ...] | None = None
     frame_indices: tuple[int, ...] = ()
+    has_own_times: bool = False
 
     @property
     def view(self) -> ClipView:
@@ -88,6 +90,7 @@ class ClipInfo:
             avg_fps=self.avg_fps,
             height_px=self.height_px,
             width_px=self.width_px,
+            has_own_times=self.has_own_times,
         )
 
 
@@ -149,6 +152,7 @@ class DecodeProcess:
             duration_s=header["duration_s"],
             decoder=header["decoder"],
             notes=tuple(header["notes"]),
+            has_own_times=header["has_own_times"],
         )
 
     def inspect(self, clip: ClipRef | str, *, sampling: Sampling, decoder: str = "pyav") -> ClipInfo:
@@ -172,7 +176,7 @@ class DecodeProcess:
             num_frames_total=header["num_frames_total"],
             avg_fps=header["avg_fps"],
             duration_s=header["duration_s"],
-            sampling=sampling,
+            sampling=sampling_for(Path(clip) if isinstance(clip, str) else clip, sampling),
         )
         return ClipInfo(
             num_frames=num_frames,
@@ -188,13 +192,14 @@ class DecodeProcess:
             file_notes=tuple(header["notes"]),
             oddities=tuple(Oddity(kind, got) for kind, got in header["oddities"]),
             frame_indices=tuple(header["frame_indices"]),
+            has_own_times=header["has_own_times"],
         )
 
-    def look(self, path: Path | str, *, decoder: str = "pyav") -> ClipLooks:
+    def look(self, clip: ClipRef | str, *, decoder: str = "pyav") -> ClipLooks:
         """Decodes frames of the whole clip, and returns what they look like: no frame crosses the pipe.
 
         Args:
-            path: The clip.
+            clip: The clip.
             decoder: `pyav` or `decord`.
 
         Raises:
@@ -202,7 +207,7 @@ class DecodeProcess:
         """
         for number, sampling in enumerate(LOOKS_SAMPLING, start=1):
             try:
-                header, _ = self._ask(path, sampling, decoder, wants="looks")
+                header, _ = self._ask(clip, sampling, decoder, wants="looks")
                 break
             except ClipError:
                 if number == len(LOOKS_SAMPLING):
@@ -233,7 +238,7 @@ class DecodeProcess:
         clip = Path(clip) if isinstance(clip, str) else clip
         path = file_of(clip)
         request = {
-            "clip": to_text(at_place(clip, path.absolute())),
+            "clip": to_text(in_files(clip, [file.absolute() for file in files_of(clip)])),
             "sampling": asdict(sampling),
             "decoder": decoder,
             "wants": wants,
