@@ -4,14 +4,17 @@ import json
 import re
 import shutil
 
+from PIL import Image
+
 from cvft.data.features.shard import read_entries
 from cvft.data.records import read_records
 from cvft.data.rows import category_of, read_rows
-from cvft.data.video.spec import ClipSpec, content_of, from_text, in_files, sort_key
+from cvft.data.video.spec import ClipSpec, content_of, files_of, from_text, in_files, sort_key
 from cvft.jsonl import read_jsonl
 from cvft.plan.recorded import read_recorded
 from cvft.recipe import load_recipe
 from cvft.runs import RunFolder
+from tests.fixtures_video import draw_number
 from tests.project import cvft_ok, make_project, write_jsonl
 from tests.real_clips import real_clip
 
@@ -22,25 +25,35 @@ ODD = (
 """Line ends of all kinds, what terminals and pages take for orders, and letters of two forms."""
 
 
-def odd_rows(clip):
-    clip = [str(clip)]
+def odd_rows(clip, frames):
+    clip, frames = [str(clip)], [str(path) for path in frames]
     extra = {"big": 10**400, "small": 1e-300, "": "no name", ODD: ODD, "nested": [[[[{"a": None}]]]], "query ": 1}
     return [
         {"query": f"What {ODD} is shown?", "response": f"a {ODD} man", "videos": clip, "category": ODD, **extra},
         {"query": "How many?", "response": 3, "videos": clip, "category": 3, "start": 2, "end": 6.5},
-        {"query": "How many exactly?", "response": 1.5, "videos": clip, "category": "3", "start": 6.5},
-        {"query": "Is it?", "response": True, "videos": clip, "family": True, "prediction": "mine", "is_cut": [1]},
+        {"query": "How many exactly?", "response": 1.5, "videos": clip, "category": "3", "start": 6.5, "max_frames": 3},
+        {
+            "query": "Is it?",
+            "response": True,
+            "videos": [frames],
+            "seconds": [0, 1],
+            "family": True,
+            "prediction": "mine",
+            "is_cut": [1],
+        },
         {"query": "q" * 400, "response": "\x85x", "history": [[f"a{ODD}", 2], ["b", ODD]], "category": None, "id": 7},
         {"query": "Say yes.", "response": "\ufeff", "videos": [], "category": " ", "score": {"a": [1, "b", None]}},
     ]
 
 
-def check_stretches(run, clip):
+def check_clips(run, clip, frames):
     """The stretches of one file are clips of their own in all that a run keeps, and are found where the file was moved to."""
-    stretches = {clip.resolve(), ClipSpec(clip.resolve(), 2.0, 6.5), ClipSpec(clip.resolve(), 6.5)}
+    ready = ClipSpec(frames[0], frames=frames, seconds=(0.0, 1.0))
+    clip = clip.resolve()
+    stretches = {clip, ClipSpec(clip, 2.0, 6.5), ClipSpec(clip, 6.5, max_frames=3), ready}
     records = read_records(run / "data" / "clips.json")
     assert records.keys() == stretches
-    assert [len(records[each].view.timestamps_s) for each in sorted(stretches, key=sort_key)] == [11, 5, 4]
+    assert [len(records[each].view.timestamps_s) for each in sorted(stretches, key=sort_key)] == [2, 11, 5, 3]
     named = {
         from_text(line["videos"][0]) for line in read_jsonl(run / "data" / "swift" / "train.jsonl") if line["videos"]
     }
@@ -54,12 +67,16 @@ def check_stretches(run, clip):
     assert [each["name"] for each in cards["clips"]] == [
         "bikes.mp4",
         "bikes.mp4 (2 to 6.5 s)",
-        "bikes.mp4 (from 6.5 s)",
+        "bikes.mp4 (from 6.5 s, at most 3 frames)",
+        "1.png (2 frames)",
     ]
     moved = clip.parent.rename(clip.parent.with_name("moved")) / clip.name
     recipe = load_recipe(run / "recipe.yaml", overrides=[f"data.video_root={moved.parent}"]).recipe
     recorded = read_recorded(RunFolder(run), "val", recipe=recipe)
-    assert (recorded.gone, recorded.clips.keys()) == ([], {in_files(each, [moved]) for each in stretches})
+    assert (recorded.gone, recorded.clips.keys()) == (
+        [],
+        {in_files(each, [moved.with_name(path.name) for path in files_of(each)]) for each in stretches},
+    )
 
 
 def page_of(run):
@@ -70,7 +87,10 @@ def test_a_whole_job_on_odd_rows(tmp_path):
     clip = tmp_path / "clips" / "bikes.mp4"
     clip.parent.mkdir()
     shutil.copy(real_clip("bikes.mp4"), clip)
-    rows = odd_rows(clip)
+    frames = tuple((clip.parent / f"{number}.png").resolve() for number in (1, 2))
+    for number, path in enumerate(frames):
+        Image.fromarray(draw_number(number, width=160, height=96)).save(path)
+    rows = odd_rows(clip, frames)
     # the first texts are dates and without a clip: types guessed from them would be wrong
     dates = [{"query": "2020-01-01", "response": "2020-01-01 10:00:00"}] * 3
     write_jsonl(tmp_path / "odd.jsonl", rows)
@@ -100,6 +120,6 @@ def test_a_whole_job_on_odd_rows(tmp_path):
     metrics = json.loads((run / "eval" / "merged" / "metrics.json").read_text())["metrics"]
     assert metrics["categories"].keys() == {category_of(row) for row in wanted} - {None} == {ODD, "3", "true"}
     assert (run / "report.html").is_file()
-    check_stretches(run, clip)
+    check_clips(run, clip, frames)
     assert ODD not in said.stdout
     assert "\x1b[31m" not in said.stdout + said.stderr

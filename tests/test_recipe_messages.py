@@ -300,6 +300,18 @@ def test_what_is_missing() -> None:
     ]
 
 
+def test_a_bound_for_val_rows_without_rows_to_hold_out() -> None:
+    hint = "  hint: remove `data.val_rows`; eval.num_rows asks fewer val rows"
+    assert told("model: {path: tiny}\ndata: {train: a, val: b, val_rows: 7}\n") == [
+        "data.val_rows: got `7` beside a val file, need `null`: nothing is held out of the train file",
+        hint,
+    ]
+    assert told("model: {path: tiny}\ndata: {train: a, val_fraction: 0, val_rows: 7}\n") == [
+        "data.val_rows: got `7` beside `data.val_fraction` 0, need `null`: nothing is held out of the train file",
+        hint,
+    ]
+
+
 def test_val_file_and_fraction_at_once() -> None:
     assert told("model: {path: tiny}\ndata: {train: a, val: b, val_fraction: 0.1}\n") == [
         "data.val_fraction: got `0.1` beside a val file, need one of `data.val` and `data.val_fraction`",

@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cvft.data.catalog import ClipCatalog
-from cvft.data.check import ClipCheck, check_clips
+from cvft.data.check import ClipCheck, check_clips, look_at_clips
 from cvft.data.rows import Row
+from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
-from cvft.data.video.spec import ClipRef, ClipSpec, file_of, sort_key
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, sort_key, whole_of
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
@@ -194,7 +195,7 @@ def forecast(
             "with them; clips' tokens are exact"
         )
     sample = _Sample(job, max_clips=max_clips, on_progress=on_progress)
-    prepared = prepare_rows(job, check=sample.check)
+    prepared = prepare_rows(job, check=sample.check, look=sample.look)
     plan = compile_plan(job, prepared.row_facts)
     caches = plan.worker.features is not None
     batches = batches_of_epoch(
@@ -268,6 +269,7 @@ class _Sample:
         self.max_clips = max_clips
         self.on_progress = on_progress
         self.num_read = self.num_all = 0
+        self.found: Mapping[ClipRef, ClipInfo] = {}
 
     def check(self, rows: Sequence[Row]) -> ClipCheck:
         """Finds out about the clips of rows; bad clips among those that are read are refused or set aside."""
@@ -288,6 +290,7 @@ class _Sample:
                 catalog=catalog,
                 on_progress=self.on_progress,
             )
+        self.found = checked.facts
         read, unread = list(checked.facts.values()), [clip for clip in clips if clip not in chosen]
         if unread and not read:
             need = f"one that decodes, to stand for the {len(unread)} that were not read"
@@ -304,6 +307,13 @@ class _Sample:
         set_aside = {id(item.row) for item in checked.quarantined}
         kept = [row for row in rows if id(row) not in set_aside]
         return ClipCheck(kept, checked.quarantined, {**checked.facts, **others})
+
+    def look(self, contents: Mapping[ClipRef, str]) -> Mapping[ClipRef, ClipLooks]:
+        """Finds out what those clips look like that were decoded."""
+        decode, read = self.job.preprocessing.decode, set(map(whole_of, self.found))
+        with ClipCatalog(self.job.clips_root, decode) as catalog:
+            asked = {clip: content for clip, content in contents.items() if clip in read}
+            return look_at_clips(asked, decode=decode, num_workers=self.job.recipe.data.check_workers, catalog=catalog)
 
 
 def _budget_of(clip: ClipRef) -> object:

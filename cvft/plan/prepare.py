@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cvft.data.catalog import ClipCatalog
-from cvft.data.check import ClipCheck, Quarantined, check_clips
+from cvft.data.check import ClipCheck, Quarantined, check_clips, look_at_clips
+from cvft.data.doctor.similar import group_alike
 from cvft.data.groups import FileShare
 from cvft.data.records import FileFacts
 from cvft.data.rows import Row, check_written, give_budget, read_rows
 from cvft.data.split import split_by_clip
+from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
-from cvft.data.video.spec import ClipRef
+from cvft.data.video.spec import ClipRef, content_of, whole_of
 from cvft.errors import DataError, Problem
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
@@ -80,15 +82,24 @@ def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) 
                 on_progress=on_progress,
             )
 
-        return prepare_rows(job, check=check)
+        def look(contents: Mapping[ClipRef, str]) -> Mapping[ClipRef, ClipLooks]:
+            return look_at_clips(contents, decode=decode, num_workers=job.recipe.data.check_workers, catalog=catalog)
+
+        return prepare_rows(job, check=check, look=look)
 
 
-def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> PreparedRows:
+def prepare_rows(
+    job: Job,
+    *,
+    check: Callable[[Sequence[Row]], ClipCheck],
+    look: Callable[[Mapping[ClipRef, str]], Mapping[ClipRef, ClipLooks]],
+) -> PreparedRows:
     """Reads rows and measures them; needs config.json and tokenizer of the model, but no weights.
 
     Args:
         job: The job.
         check: Finds out about the clips of rows.
+        look: Finds out what clips look like, given with what tells their content from others.
 
     Returns:
         Rows, clips and lengths.
@@ -110,7 +121,14 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     held_out = [row for row in held_out if id(row) not in set_aside]
     _refuse_nothing_left(recipe, [*rows, *held_out], checked.quarantined)
     if not recipe.data.val and recipe.data.val_fraction:
-        rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
+        rows, held_out = split_by_clip(
+            rows,
+            val_fraction=recipe.data.val_fraction,
+            seed=recipe.seed,
+            max_val_rows=recipe.data.val_rows,
+            contents={clip: info.sha256 for clip, info in checked.facts.items()},
+            groups=_find_alike(checked.facts, look=look) if recipe.data.split_by == "looks" else None,
+        )
     shapes = measure_rows([*rows, *held_out], lay_out=lay_out, clips=checked.facts)
     train, val = shapes[: len(rows)], shapes[len(rows) :]
     max_new_tokens = recipe.eval.max_new_tokens
@@ -147,6 +165,15 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         ],
         sources=sources,
     )
+
+
+def _find_alike(
+    clips: Mapping[ClipRef, ClipInfo], *, look: Callable[[Mapping[ClipRef, str]], Mapping[ClipRef, ClipLooks]]
+) -> dict[str, str]:
+    """Groups files that look alike, by what tells them from others: `ClipInfo.sha256`."""
+    files = {whole_of(clip): info.sha256 for clip, info in clips.items()}
+    looks = look({clip: content_of(clip, sha256) for clip, sha256 in files.items()})
+    return group_alike({files[clip]: of_clip for clip, of_clip in looks.items()})
 
 
 def find_sources(recipe: Recipe) -> dict[str, FileFacts]:

@@ -27,6 +27,7 @@ from cvft.data.records import (
     read_records,
 )
 from cvft.data.rows import Row, make_rows
+from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, file_of, files_of, in_files
 from cvft.errors import DataError, Problem, RunError
 from cvft.files import hash_file
@@ -144,6 +145,35 @@ def refuse_other_data(run: RunFolder, *, recipe: Recipe, since: str) -> list[str
     if problems:
         raise RunError(f"run folder {run.path}", problems)
     return notes
+
+
+def refuse_other_order(run: RunFolder, rows: Sequence[Row], clips: Mapping[ClipRef, ClipInfo], *, since: str) -> None:
+    """Refuses to go on where other rows would train, or in another order: split by another version, or of files in another order.
+
+    Args:
+        run: The run, with a checkpoint.
+        rows: The rows that would train now.
+        clips: Facts of their clips.
+        since: The checkpoint, for messages.
+
+    Raises:
+        RunError: when they are not those that were recorded, in their order.
+    """
+    if not run.train_rows.is_file() or not run.clip_records.is_file():
+        return
+    records = _records_of(run)
+    now = [identify_row(row, "" if row.video is None else clips[row.video].sha256) for row in rows]
+    then = [
+        identify_row(row, "" if row.video is None else records[row.video].sha256) for row in read_stored(run.train_rows)
+    ]
+    difference = find_difference(rows, now, then, is_ordered=True)
+    if difference is not None:
+        got, need = (
+            "train rows in another order, or others of them held out",
+            f"those that {since} was trained on: {difference}",
+        )
+        hint = "name the files in their old order; or train with this version under another name (name=...)"
+        raise RunError(f"run folder {run.path}", [Problem("data.train", got, need, hint)])
 
 
 def _files(

@@ -200,6 +200,10 @@ class Data(Section):
     """How the rows of these files are written. `auto` finds out for each file, and says so where it is not `native`."""
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Share of the train file's clips to hold out when there is no val file; 0 trains on all and evaluates nothing."""
+    val_rows: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Most rows to hold out when there is no val file, whatever `val_fraction` asks for. Fewer are evaluated faster."""
+    split_by: Literal["files", "looks"] = "files"
+    """What stays on one side without a val file: a file, or all files that look alike, for which clips are decoded once more."""
     video_root: FilePath | None = None
     """Folder that relative video paths start from; without it, the folder of the rows' own file."""
     on_bad_clip: Literal["error", "quarantine"] = "error"
