@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-FORMATS = ("auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet")
+FORMATS = ("auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet", "webdataset")
 """Values of `data.format`, named here so that help needs nothing but the standard library."""
 
 if TYPE_CHECKING:

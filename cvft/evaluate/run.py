@@ -174,7 +174,7 @@ class _Asked:
 
 def _read_asked(job: Job, data: Path | None) -> _Asked:
     if data is not None:
-        rows = read_rows(data, video_root=job.recipe.data.video_root, format="auto")
+        rows = read_rows(data, video_root=job.recipe.data.video_root, format="auto", clips=job.unpacked_root)
         return _Asked(rows, rows, None)
     require_val_rows(job.run)
     refuse_other_data(job.run, recipe=job.recipe, since="this run")

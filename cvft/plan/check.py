@@ -66,6 +66,7 @@ def check_job(job: Job, *, on_progress: Callable[[int, int], None] | None = None
         checked = check_files(
             files,
             how=how,
+            clips=job.unpacked_root,
             catalog=catalog,
             num_workers=recipe.data.check_workers,
             on_progress=on_progress,

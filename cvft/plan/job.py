@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from cvft.data.catalog import CLIPS_FOLDER
 from cvft.data.features.key import FeatureKey
+from cvft.data.formats.clips_inside import UNPACKED_FOLDER
 from cvft.data.video.versions import decoder_version
 from cvft.errors import CvftError, Problem, RecipeError
 from cvft.families.contract import Contract
@@ -133,6 +134,11 @@ class Job:
     def clips_root(self) -> Path:
         """Folder of the catalog of clips: beside the runs, under a name that no run can have."""
         return (self.recipe.output.root / CLIPS_FOLDER).absolute()
+
+    @property
+    def unpacked_root(self) -> Path:
+        """Folder for clips that lie inside files of rows: beside the runs, under a name that no run can have."""
+        return (self.recipe.output.root / UNPACKED_FOLDER).absolute()
 
     @property
     def features_root(self) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cvft.data.catalog import ClipCatalog
 from cvft.data.check import ClipCheck, Quarantined, check_clips, look_at_clips
@@ -109,7 +110,7 @@ def prepare_rows(
     """
     recipe, how = job.recipe, job.preprocessing
     sources = find_sources(recipe)
-    read = read_sources(recipe.data.sources)
+    read = read_sources(recipe.data.sources, clips=job.unpacked_root)
     held_out = read.pop(VAL_KEY, [])
     rows = [row for of_file in read.values() for row in of_file]
     check_written([*rows, *held_out])
@@ -181,11 +182,12 @@ def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
     return {key: FileFacts.of(file.path) for key, file in recipe.data.sources.items() if file.path.is_file()}
 
 
-def read_sources(sources: Mapping[str, RowFile]) -> dict[str, list[Row]]:
+def read_sources(sources: Mapping[str, RowFile], *, clips: Path) -> dict[str, list[Row]]:
     """Reads files of rows, and tells the problems of all together.
 
     Args:
         sources: Files by their key paths, as `Data.sources` gives them.
+        clips: Folder to write clips to that lie inside a file.
 
     Returns:
         The rows of each, by its key path.
@@ -197,7 +199,7 @@ def read_sources(sources: Mapping[str, RowFile]) -> dict[str, list[Row]]:
     errors: list[DataError] = []
     for key, file in sources.items():
         try:
-            rows = read_rows(file.path, video_root=file.video_root, format=file.format or "auto")
+            rows = read_rows(file.path, video_root=file.video_root, format=file.format or "auto", clips=clips)
             read[key] = give_budget(rows, max_frames=file.max_frames, fps=file.fps)
         except DataError as error:
             errors.append(error)

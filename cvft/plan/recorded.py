@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cvft.data.clip_columns import NamesAsWritten
+from cvft.data.formats.clips_inside import UNPACKED_FOLDER
 from cvft.data.records import (
     ClipRecord,
     FileFacts,
@@ -205,7 +206,7 @@ def _compare(
     name_files = clip_namer(records)
     set_aside = _quarantined(run)
     rows, now = [], []
-    for row in (row for of_file in read_sources(files).values() for row in of_file):
+    for row in (row for of_file in read_sources(files, clips=_unpacked_beside(run)).values() for row in of_file):
         if row.video is not None and identify_row(row, file_of(row.video).name) in set_aside:
             continue
         rows.append(row)
@@ -218,6 +219,10 @@ def _compare(
     if key == VAL_KEY:
         hint += f"; cvft eval {run.path} --data FILE evaluates other rows"
     return Problem(key, "other rows", f"the rows that {since} was trained on: {difference}", hint)
+
+
+def _unpacked_beside(run: RunFolder) -> Path:
+    return run.path.parent.absolute() / UNPACKED_FOLDER
 
 
 def _is_recorded(facts: Mapping[str, Any] | None, file: RowFile, earlier: RowFile | None) -> bool:

@@ -63,6 +63,7 @@ def check_data(
 
     from cvft.data.catalog import CLIPS_FOLDER, ClipCatalog
     from cvft.data.doctor.check import DataFile, check_files
+    from cvft.data.formats.clips_inside import UNPACKED_FOLDER
     from cvft.data.video.loader import DecodeSettings
     from cvft.data.video.sample import Sampling
     from cvft.plan.check import check_job, open_to_check
@@ -92,6 +93,7 @@ def check_data(
                 how=how,
                 video_root=options.video_root,
                 format=options.format,
+                clips=Path("runs", UNPACKED_FOLDER).absolute(),
                 catalog=catalog,
                 num_workers=options.workers,
                 on_progress=show,

@@ -115,17 +115,19 @@ def check_files(
     how: DecodeSettings,
     video_root: Path | None = None,
     format: FormatName = "auto",
+    clips: Path | None = None,
     catalog: ClipCatalog | None = None,
     num_workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckUp:
-    """Checks rows and their clips; writes nothing but what it learns of clips to the catalog.
+    """Checks rows and their clips; writes what it learns of clips to the catalog, and clips that lie inside files.
 
     Args:
         files: The files of rows.
         how: How clips are decoded.
         video_root: Folder that relative clip paths start from; by default that of each file.
         format: How the rows are written; `auto` finds out for each file.
+        clips: Folder to write clips to that lie inside a file; without one they are refused.
         catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
         num_workers: See `cvft.data.check.check_clips`.
         on_progress: Called with clips done and clips in all.
@@ -139,7 +141,9 @@ def check_files(
     rows: list[Row] = []
     findings: list[Finding] = []
     for file in files:
-        good, problems = survey_rows(file.path, video_root=file.video_root or video_root, format=file.format or format)
+        good, problems = survey_rows(
+            file.path, video_root=file.video_root or video_root, format=file.format or format, clips=clips
+        )
         rows += give_budget(good, max_frames=file.max_frames, fps=file.fps)
         findings += [Finding("row_refused", problem) for problem in problems]
     asked = list(dict.fromkeys(row.video for row in rows if row.video is not None))
@@ -153,16 +157,16 @@ def check_files(
         catalog=catalog,
         on_progress=on_progress,
     )
-    clips = {clip: outcome for clip, outcome in found.items() if isinstance(outcome, ClipInfo)}
+    proved = {clip: outcome for clip, outcome in found.items() if isinstance(outcome, ClipInfo)}
     held_out = {file.path for file in files if file.is_held_out}
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
-    findings += check_rows(rows, clips, sampling=how.sampling)
+    findings += check_rows(rows, proved, sampling=how.sampling)
 
     def look(contents: Mapping[ClipRef, str]) -> Mapping[ClipRef, ClipLooks]:
         return look_at_clips(contents, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
 
-    findings += compare_looks(rows, clips, look=look, held_out=held_out)
-    return CheckUp(files, how, rows, clips, len(asked), num_decoded, _in_order(findings))
+    findings += compare_looks(rows, proved, look=look, held_out=held_out)
+    return CheckUp(files, how, rows, proved, len(asked), num_decoded, _in_order(findings))
 
 
 def describe(checked: CheckUp) -> str:
