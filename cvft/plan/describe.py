@@ -220,7 +220,8 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
         "logits",
     )
     return {
-        "rows": {"train": len(rows.train), "val": len(rows.val), "per_epoch": rows.num_per_epoch},
+        "rows": {"train": len(rows.train), "val": len(rows.val)},
+        "rows_per_epoch": rows.num_per_epoch,
         "mix": [
             {"file": share.name, "rows": share.num_rows, "weight": share.weight, "per_epoch": share.num_per_epoch}
             for share in rows.mix
