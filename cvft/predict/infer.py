@@ -58,7 +58,7 @@ def make_question(video: str | ClipRef | None, query: str, history: Iterable[tup
     """
     columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
     if video is not None:
-        columns |= write_clip(Path(video) if isinstance(video, str) else video)
+        columns |= {"videos": [video]} if isinstance(video, str) else write_clip(video)
     try:
         (row,) = make_rows([(1, columns)], source=QUESTION, video_root=Path.cwd(), require_response=False)
     except DataError as error:
