@@ -124,6 +124,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.give(OTHER, etag='"two"')
 
+    def give_turns(self) -> None:
+        """Another clip from the second time on."""
+        self.give(*((CLIP,) if self.time == 1 else (OTHER,)), etag='"one"' if self.time == 1 else '"two"')
+
     def give_elsewhere(self) -> None:
         """Answers a range with another one."""
         if self.time == 2:

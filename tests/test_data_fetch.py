@@ -1,6 +1,7 @@
 """Clips by URL: which URLs and addresses, what a server may do to a download, and what is left of one that was killed."""
 
 import asyncio
+import logging
 import os
 import signal
 import ssl
@@ -235,13 +236,16 @@ BAD = {
 }
 
 
-def test_a_server_that_gives_no_whole_clip_leaves_none(server, tmp_path):
+def test_a_server_that_gives_no_whole_clip_leaves_none(server, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     cache = open_cache(tmp_path, max_bytes=1 << 20, stall_s=0.3, total_s=2.0)
     errors = fetch(cache, *(f"{server.url}/{kind}/a.mp4?sig=KEY" for kind in BAD))
     for (kind, words), error in zip(BAD.items(), errors, strict=True):
         assert isinstance(error, FetchError), kind
         assert f"{server.url}/{kind}/a.mp4?...: {words}" in str(error), error
         assert "KEY" not in str(error)
+    assert "fetch     0 of 12 are there" in caplog.text
+    assert "KEY" not in caplog.text
     assert files_of(cache, "urls", "content") == []
     kept = [path.name for path in files_of(cache, "partial") if path.suffix != ".lock"]
     stalled = parse_url(f"{server.url}/stall/a.mp4?sig=KEY").digest

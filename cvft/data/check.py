@@ -307,8 +307,9 @@ def report_clip(error: ClipError, rows: Sequence[Row]) -> Problem:
     """
     problem = error.problems[0]
     hint = problem.hint
-    if not hint and rows[0].url is not None and rows[0].video is not None and rows[0].video.is_file():
-        hint = f"it is what {show_url(rows[0].url)} gave; remove {rows[0].video} to fetch it again"
+    if rows[0].url is not None and rows[0].video is not None and rows[0].video.is_file():
+        again = f"remove {rows[0].video} to fetch it again from {show_url(rows[0].url)}"
+        hint = f"{hint}; {again}" if hint else again
     return Problem(f"{name_rows(rows)}: {problem.where}", problem.got, problem.need, hint)
 
 

@@ -189,15 +189,11 @@ class Downloader:
     ) -> httpx.Response:
         limits = self._limits
         addresses = await self._find_addresses(url, target)
-        # a client of its own: a connection that is kept would be taken for any host of that address
-        client = httpx.AsyncClient(
-            verify=self._tls,
-            trust_env=False,
-            follow_redirects=False,
-            limits=httpx.Limits(max_keepalive_connections=0),
-            timeout=httpx.Timeout(limits.stall_s, connect=limits.connect_s),
-        )
-        stack.push_async_callback(client.aclose)
+        # one of its own: a connection that is kept would be taken for any host of that address. Without a client around it, which
+        # would log whole URLs, keep cookies and read `.netrc`
+        transport = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False)
+        stack.push_async_callback(transport.aclose)
+        timeout = httpx.Timeout(limits.stall_s, connect=limits.connect_s).as_dict()
         sent = {
             "Host": target.authority,
             "User-Agent": f"cvft/{__version__}",
@@ -208,10 +204,10 @@ class Downloader:
         }
         reason = ""
         for address in addresses:
-            name = {"sni_hostname": target.host}
-            request = client.build_request("GET", target.at(address), headers=sent, extensions=name)
+            extensions = {"sni_hostname": target.host, "timeout": timeout}
+            request = httpx.Request("GET", target.at(address), headers=sent, extensions=extensions)
             try:
-                response = await client.send(request, stream=True)
+                response = await transport.handle_async_request(request)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 reason = visible_reason(error)
                 continue
