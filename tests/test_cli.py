@@ -200,21 +200,25 @@ def test_a_run_folder_stands_for_its_recipe(tmp_path: Path, calls: Calls) -> Non
 def test_infer_one(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     history = '[["Who?", "A man."]]'
     assert main(["infer", "--model", "m", "--video", "v.mp4", "--query", "Why?", "--history", history]) == 0
-    assert calls.pop() == (
-        "infer_one",
-        ("m",),
-        {"video": "v.mp4", "query": "Why?", "history": [("Who?", "A man.")], **HOW},
-    )
+    name, args, given = calls.pop()
+    cache = given.pop("cache")
+    assert (cache.folder, name, args) == (Path("runs/.urls").absolute(), "infer_one", ("m",))
+    assert given == {"video": "v.mp4", "query": "Why?", "history": [("Who?", "A man.")], **HOW}
     assert capsys.readouterr().out == "a réd ball\n"
     assert main(["infer", "--model", "m", "--query", "Why?", "--quantize", "nf4", "--base", "b"]) == 0
     given = {"video": None, "query": "Why?", "history": []}
-    assert calls.pop()[2] == {**given, **HOW, "quantize": "nf4", "base": Path("b")}
+    passed = calls.pop()[2]
+    assert passed.pop("cache")
+    assert passed == {**given, **HOW, "quantize": "nf4", "base": Path("b")}
 
 
 def test_infer_file(calls: Calls) -> None:
-    assert main(["infer", "--model", "m", "--data", "rows.jsonl", "--output", "p.jsonl"]) == 0
+    cached = ["--cache", "elsewhere", "--allow-host", "clips.lan"]
+    assert main(["infer", "--model", "m", "--data", "rows.jsonl", "--output", "p.jsonl", *cached]) == 0
     given = {"data": Path("rows.jsonl"), "output": Path("p.jsonl"), "shard": None, "form": "jsonl", **HOW}
-    assert calls.pop() == ("infer_file", ("m",), given)
+    name, args, passed = calls.pop()
+    assert passed.pop("cache").folder == Path("elsewhere").absolute()
+    assert (name, args, passed) == ("infer_file", ("m",), given)
 
 
 def test_infer_folder(calls: Calls) -> None:

@@ -1,8 +1,11 @@
 """`cvft serve --allow-urls`: clips by URL, asked for as they are now, within limits, and nothing told of where hosts lie."""
 
+import json
 import re
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -12,7 +15,7 @@ from tests.project import cvft as command
 from tests.server import Running, clip_part, serving, text_part
 from tests.test_serve import error_of
 
-QUERY = "How many shapes are there?"
+QUERY = "What is shown?"
 WHERE = "messages[0].content[0].video_url.url: "
 
 
@@ -46,6 +49,7 @@ def test_a_clip_by_url_is_answered_like_its_file_and_sent_again_only_when_it_has
     urls = [f"{web.url}/turns/a.mp4"] * 3
     assert [server.text([clip_part(url), text_part(QUERY)]) for url in urls] == [first, second, second]
     assert CLIP != OTHER
+    assert "" != first != second != ""
     assert server.text([clip_part(f"{web.url}/good/a.mp4?sig=KEY"), text_part(QUERY)]) == first
     assert "KEY" not in "".join(server.log)
 
@@ -99,6 +103,23 @@ def test_a_server_that_stands_still_holds_up_nobody(server, web):
         web.stop.set()  # they let go
         for each in stalled:
             assert "a download that was cut" in error_of(each.result())["message"]
+        web.stop.clear()
+
+
+def test_a_client_that_has_gone_leaves_its_place_to_others(server, web):
+    """Those who wait for the same four places would otherwise wait until what stands still is given up, after a second try."""
+    asked = {"model": "tiny", "messages": [{"role": "user", "content": [clip_part(f"{web.url}/stall/gone.mp4")]}]}
+    body = json.dumps(asked).encode()
+    head = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    port = int(server.url.rpartition(":")[2])
+    with ExitStack() as clients:
+        for _ in range(4):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\n" + head.encode() + body)
+        while web.counts["/stall/gone.mp4"] < 4:
+            time.sleep(0.05)
+    assert server.text([clip_part(f"{web.url}/good/next.mp4"), text_part(QUERY)])
+    assert web.counts["/stall/gone.mp4"] == 4
 
 
 def test_urls_are_off_unless_asked_for():

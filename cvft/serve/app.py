@@ -137,20 +137,23 @@ class Server:
         self.predictor(asked.model)
         return asked
 
-    async def fetch(self, name: str | None, *, param: str, places: ExitStack) -> Path | None:
+    async def fetch(self, name: str | None, *, param: str, places: ExitStack, request: Request) -> Path | None:
         """Fetches the clip that a URL names; None for one that is named otherwise, or where URLs are refused by `prepare`.
 
         Args:
             name: How a request names its clip.
             param: The field that does.
             places: What is to be given back when the request is done.
+            request: The request, whose body has been read: when its client has gone, nothing more is fetched.
 
         Raises:
             ApiError: when it cannot be had.
         """
         if self.web is None or name is None or not is_url(name):
             return None
-        clip = await self.web.open(name, param=param)
+        clip: Path | None = await _unless_gone(request, self.web.open(name, param=param))
+        if clip is None:
+            raise ApiError(499, "the client has gone", code="gone")
         places.callback(self.media.release, clip)
         return clip
 
@@ -276,7 +279,7 @@ def build_app(server: Server) -> FastAPI:
             server.enter(places)
             async with server.bodies.read(request) as body:
                 asked = await asyncio.to_thread(server.read, body)
-                fetched = await server.fetch(asked.clip, param=asked.clip_param, places=places)
+                fetched = await server.fetch(asked.clip, param=asked.clip_param, places=places, request=request)
                 prompt = await asyncio.to_thread(server.prepare, asked, fetched, places)
             answer = Asked(asked.model, prompt, asked.drawing, asked.stops)
             places.callback(answer.cancel)
@@ -304,7 +307,7 @@ def build_app(server: Server) -> FastAPI:
             server.enter(places)
             async with server.bodies.read(request) as body:
                 model, name = await asyncio.to_thread(server.read_shown, body)
-                fetched = await server.fetch(name, param="url", places=places)
+                fetched = await server.fetch(name, param="url", places=places, request=request)
                 return JSONResponse(await asyncio.to_thread(server.show, model, name, fetched, places))
 
     @app.post("/times")

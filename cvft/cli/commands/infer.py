@@ -76,6 +76,12 @@ def _check_infer(options: argparse.Namespace) -> tuple[list[tuple[str, str]], tu
             for name in alone
             if getattr(options, name) is not None
         ]
+        if options.caption is not None:
+            problems += [
+                Problem(f"--{name}", "it beside `--caption`", "nothing is fetched for a folder of clips: leave it out")
+                for name, value in (("cache", options.cache), ("allow-host", options.allow_host))
+                if value
+            ]
         if options.output is None:
             problems.append(Problem("--output", "nothing", f"the file that the answers to `--{many[0]}` go to"))
     history, problem = _parse_history(options.history)

@@ -18,7 +18,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
-from functools import cached_property
 from pathlib import Path
 
 import httpx
@@ -28,7 +27,7 @@ from cvft.data.fetch.addresses import Resolve, is_address, is_public, resolve_ho
 from cvft.data.fetch.limits import FetchError, FetchLimits, HostError
 from cvft.data.fetch.urls import PORTS, ClipUrl, read_host
 from cvft.data.video.kinds import READ_KINDS, name_kind
-from cvft.errors import Problem, ValueProblem, quote
+from cvft.errors import Problem, RunError, ValueProblem, quote
 from cvft.files import hash_file, write_whole
 
 NUM_ADDRESSES = 4
@@ -95,11 +94,15 @@ class Downloader:
     Args:
         limits: What each may take.
         resolve: Finds addresses of hosts.
+
+    Raises:
+        RunError: when the certificates that `SSL_CERT_FILE` names cannot be read.
     """
 
     def __init__(self, limits: FetchLimits, *, resolve: Resolve = resolve_host) -> None:
         self._limits = limits
         self._resolve = resolve
+        self._tls = _open_certificates()
         self._allowed = {read_host(host.strip("[]")) for host in limits.allow_hosts}
 
     async def download(self, url: ClipUrl, partial: Path, *, known: Version | None = None) -> Downloaded | None:
@@ -181,7 +184,7 @@ class Downloader:
             try:
                 target = target.follow(response.headers.get("location", ""))
             except ValueProblem as error:
-                raise FetchError(_SUBJECT, [error.at(url.shown)]) from error
+                raise HostError(_SUBJECT, [error.at(url.shown)]) from error
         raise _problem(url, "ever further redirects", f"at most {self._limits.num_redirects}")
 
     async def _ask(
@@ -282,15 +285,20 @@ class Downloader:
 
     def _check_size(self, url: ClipUrl, size: int) -> None:
         if size > (most := self._limits.max_bytes):
-            hint = "data.max_download_mib allows more"
+            hint = "data.max_download_mib of a recipe allows more"
             raise _problem(url, f"more than {most:,} bytes", f"at most {most / 2**20:g} MiB", hint)
-
-    @cached_property
-    def _tls(self) -> ssl.SSLContext:
-        return httpx.create_ssl_context()  # with SSL_CERT_FILE of the environment
 
 
 _SUBJECT = "the download of a clip"
+
+
+def _open_certificates() -> ssl.SSLContext:
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        got = f"{quote(os.environ.get('SSL_CERT_FILE', ''))}: {error.strerror or error}"
+        need = "a file of certificates, or nothing"
+        raise RunError(_SUBJECT, [Problem("SSL_CERT_FILE", got, need)]) from error
 
 
 def _problem(url: ClipUrl, got: str, need: str, hint: str = "") -> FetchError:

@@ -42,4 +42,4 @@ class FetchError(ClipError):
 
 
 class HostError(FetchError):
-    """The host of a clip cannot be asked: it is not known, may not be asked, or does not answer."""
+    """The host of a clip cannot be asked: it is not known, may not be asked, does not answer, or leads to one of these."""
