@@ -201,6 +201,7 @@ def test_what_began_encrypted_stays_so():
 def test_a_download_that_was_cut_goes_on_where_it_stopped(server, tmp_path):
     for kind, content, begins in (
         ("cut", CLIP, [None, len(CLIP) // 3, 2 * len(CLIP) // 3]),
+        ("loose", CLIP, [None, len(CLIP) // 3, 2 * len(CLIP) // 3]),
         ("dated", CLIP, [None, len(CLIP) // 2]),
         ("nameless", CLIP, [None, None]),
         ("changed", OTHER, [None, len(CLIP) // 2]),
