@@ -55,7 +55,7 @@ class CheckUp:
         rows: The rows that can be read.
         clips: Facts of the clips that decode.
         num_clips: Clips of the rows.
-        num_decoded: Those among them that were decoded for this check.
+        num_decoded: Those among them that were decoded for this check, or could not be fetched for it.
         findings: What was found, in the order of the table of kinds.
     """
 
@@ -160,7 +160,8 @@ def check_files(
         return look_at_clips(paths, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
 
     findings += compare_looks(rows, clips, look=look, held_out=held_out)
-    return CheckUp(files, how, rows, clips, len(paths), num_decoded, _in_order(findings))
+    num_tried = num_decoded + len(refused)
+    return CheckUp(files, how, rows, clips, len(paths), num_tried, _in_order(findings))
 
 
 def describe(checked: CheckUp) -> str:

@@ -97,7 +97,7 @@ class ClipCache:
             return {}
         from cvft.data.fetch.download import Downloader
 
-        LOG.info("fetch     %d clips by URL", len(missing))
+        LOG.info("fetch     %d clip%s by URL", len(missing), "" if len(missing) == 1 else "s")
         downloader = Downloader(self._limits, resolve=self._resolve)
         try:
             refused = run_apart(self._fetch_all(missing, downloader))
