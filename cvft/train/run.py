@@ -144,6 +144,7 @@ def _train_planned(
     for note in set_broken_aside(folder.train):
         LOG.info("broken    %s", note)
     last = find_last_checkpoint(folder.train)
+    was_asked_to_stop = False
     if last is None or step_of(last) < worker.num_steps:
         if last is not None:
             LOG.info("resume    %s", check_can_continue(last, worker) or last.name)
@@ -156,6 +157,7 @@ def _train_planned(
         write_manifest(job, prepared=prepared, plan=plan, start=start)
         LOG.info(describe_plan(plan, prepared))
         last = _launch(plan, folder, variables=variables)
+        was_asked_to_stop = (folder.train / STOP_FILE).exists()
     notes = write_notes(last, folder.notes_file)
     recipe = folder.recipe_file.read_text(encoding="utf-8")
     publish_adapter(last, folder.adapter, contract=job.contract, recipe=recipe)
@@ -164,6 +166,11 @@ def _train_planned(
         LOG.info("best      %s has the lowest val loss; adapter/ is the last one", best)
     for note in notes:
         LOG.warning("note      %s", note)
+    if was_asked_to_stop:
+        # it came with the last step, so nothing is left to train; what would follow can take hours all the same
+        raise StoppedError(
+            f"asked to stop, after the last step: {last.name} is saved; the same command goes on from it"
+        )
 
 
 def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> Path:
