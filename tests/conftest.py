@@ -15,6 +15,9 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TORCHDYNAMO_DISABLE"] = (
+    "1"  # cvft compiles nothing, and an import of bitsandbytes loads the compiler for a second
+)
 
 TIERS = {
     "pure": "values and text: no model, no process of its own",
