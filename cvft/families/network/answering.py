@@ -1,6 +1,6 @@
 """Rows that are answered together, token by token: any may join at any step, and any may leave.
 
-clip -> its prefix, computed alone or kept -> cache (1, P), for each of its questions
+clip -> its prefix, computed without padding or kept -> cache (1, P), for each of its questions
 questions (b, Q) behind their prefixes, or whole prompts without a clip -> caches, and logits of the first tokens
 all caches -> one (B, L), padded on the left -> at every step, one token (B, 1) in and logits of the next one out
 """
@@ -8,7 +8,7 @@ all caches -> one (B, L), padded on the left -> at every step, one token (B, 1) 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -21,6 +21,13 @@ from cvft.families.network.detokenize import Detokenizer
 from cvft.families.network.drawing import TokenDraw
 from cvft.families.network.grouping import CLIP_KEYS, split_row
 from cvft.families.network.prefixes import KeptPrefixes
+
+
+PREFIX_TOKENS_TOGETHER = 1024
+"""Most tokens of several prefixes that are computed in one call: beyond, a call takes as long as its tokens, and a clip of a
+full-size model is always computed alone."""
+
+_Sequence = Mapping[str, Tensor]
 
 
 class Batcher(Protocol):
@@ -87,6 +94,7 @@ class RunningRows:
         self, model: Any, batcher: Batcher, *, kept: KeptPrefixes | None = None, with_text: bool = True
     ) -> None:
         self._model = model
+        self._device = model.device
         self._batcher = batcher
         self._kept = KeptPrefixes(0) if kept is None else kept
         self._with_text = with_text
@@ -114,18 +122,18 @@ class RunningRows:
             )
             for limit, drawing in zip(max_new_tokens, drawings, strict=True)
         ]
-        prefixes: dict[Hashable, Any] = {}
+        parts = [split_row(prompt) for prompt in prompts]
+        split = self._split(parts)
+        with_clips = [number for numbers, has_prefix in split if has_prefix for number in numbers]
+        prefixes = self._prefixes({clips[number]: parts[number][0] for number in reversed(with_clips)})
         batches = []
-        for numbers, has_prefix in self._split(prompts):
-            those, asked = [rows[number] for number in numbers], [prompts[number] for number in numbers]
+        for numbers, has_prefix in split:
+            those = [rows[number] for number in numbers]
             if has_prefix:
-                for number in numbers:
-                    if clips[number] not in prefixes:
-                        prefixes[clips[number]] = self._prefix(clips[number], prompts[number])
                 of_each = [prefixes[clips[number]] for number in numbers]
-                batches.append(self._read([split_row(prompt)[1] for prompt in asked], rows=those, prefixes=of_each))
+                batches.append(self._read([parts[number][1] for number in numbers], rows=those, prefixes=of_each))
             else:
-                batches.append(self._read(asked, rows=those))
+                batches.append(self._read([prompts[number] for number in numbers], rows=those))
         tokens = {token.row: token for batch in batches for token in self._say(batch)}
         self._drop_ended()
         self._batch = _join([*([] if self._batch is None else [self._batch]), *batches])
@@ -138,9 +146,8 @@ class RunningRows:
         batch = self._batch
         if batch is None:
             return []
-        device = batch.seen.device
         positions, seen = batch.last + 1, torch.cat((batch.seen, torch.ones_like(batch.seen[:, :1])), dim=1)
-        tokens = torch.tensor([[row.ids[-1]] for row in batch.rows], device=device)
+        tokens = torch.tensor([[row.ids[-1]] for row in batch.rows], device=self._device)
         inputs = self._batcher.model_inputs({"input_ids": tokens, "attention_mask": seen, "position_ids": positions})
         outputs = self._model(**inputs, past_key_values=batch.cache, use_cache=True)
         self._batch = _Batch(batch.rows, outputs.past_key_values, seen, positions, outputs.logits[:, -1])
@@ -153,28 +160,36 @@ class RunningRows:
         found.has_ended = True
         return self._answer(found)
 
-    def _split(self, prompts: Sequence[Mapping[str, Tensor]]) -> Iterator[tuple[list[int], bool]]:
-        """Yields the numbers of prompts that are read together, and whether they are questions behind the prefix of a clip.
+    def _split(self, parts: Sequence[tuple[_Sequence, _Sequence]]) -> list[tuple[list[int], bool]]:
+        """Returns the numbers of prompts that are read together, and whether they are questions behind the prefix of a clip.
 
         What a question's first token is predicted from must be computed with it: one without a token is read as a whole.
         """
         together: dict[tuple[bool, int], list[int]] = {}
-        for number, prompt in enumerate(prompts):
-            num_asked = len(split_row(prompt)[1]["input_ids"])
-            has_prefix = num_asked > 0 and any(key in prompt for key in CLIP_KEYS)
-            length = 0 if self._batcher.pads_questions else num_asked if has_prefix else len(prompt["input_ids"])
-            together.setdefault((has_prefix, length), []).append(number)
-        yield from ((numbers, has_prefix) for (has_prefix, _), numbers in together.items())
+        for number, (prefix, question) in enumerate(parts):
+            num_asked = len(question["input_ids"])
+            has_prefix = num_asked > 0 and any(key in prefix for key in CLIP_KEYS)
+            length = num_asked if has_prefix else len(prefix["input_ids"]) + num_asked
+            together.setdefault((has_prefix, 0 if self._batcher.pads_questions else length), []).append(number)
+        return [(numbers, has_prefix) for (has_prefix, _), numbers in together.items()]
 
-    def _prefix(self, clip: Hashable, prompt: Mapping[str, Tensor]) -> Any:
-        """Returns the cache (1, P) of a clip's prefix; always computed alone, so that nothing beside it decides its bits."""
-        found = self._kept.find(clip)
-        if found is not None:
-            return found
-        inputs = self._batcher.model_inputs(self._left_padded([split_row(prompt)[0]]))
-        cache = self._model(**inputs, use_cache=True, logits_to_keep=1).past_key_values
-        self._kept.keep(clip, cache)
-        return cache
+    def _prefixes(self, prefixes: Mapping[Hashable, _Sequence]) -> dict[Hashable, Any]:
+        """Returns the cache (1, P) of each clip's prefix: kept, or computed beside others of its length, without padding."""
+        found = {clip: self._kept.find(clip) for clip in prefixes}
+        new: dict[int, list[Hashable]] = {}
+        for clip, cache in found.items():
+            if cache is None:
+                new.setdefault(len(prefixes[clip]["input_ids"]), []).append(clip)
+        for length, clips in new.items():
+            most = max(1, PREFIX_TOKENS_TOGETHER // length)
+            for start in range(0, len(clips), most):
+                those = clips[start : start + most]
+                inputs = self._batcher.model_inputs(self._left_padded([prefixes[clip] for clip in those]))
+                cache = self._model(**inputs, use_cache=True, logits_to_keep=1).past_key_values
+                for row, clip in enumerate(those):
+                    found[clip] = cache if len(those) == 1 else take_rows(cache, torch.tensor([row]))
+                    self._kept.keep(clip, found[clip])
+        return found
 
     def _read(
         self, prompts: Sequence[Mapping[str, Tensor]], *, rows: list[_Row], prefixes: Sequence[Any] = ()
@@ -200,7 +215,7 @@ class RunningRows:
     def _left_padded(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Returns the tensors of rows as one left-padded batch on the model's device."""
         batch = self._batcher.collate(rows, padding_side="left")
-        return {key: value.to(self._model.device) for key, value in batch.items() if isinstance(value, Tensor)}
+        return {key: value.to(self._device) for key, value in batch.items() if isinstance(value, Tensor)}
 
     def _say(self, batch: _Batch) -> list[Token]:
         """Chooses the next token of each row of a batch."""
@@ -229,10 +244,9 @@ class RunningRows:
         rows = torch.tensor(places)
         own = rows.to(batch.seen.device)
         start = int(batch.seen[own].any(dim=0).int().argmax())
-        take_rows(batch.cache, rows, start=start)
         self._batch = _Batch(
             [batch.rows[place] for place in places],
-            batch.cache,
+            take_rows(batch.cache, rows, start=start),
             batch.seen[own, start:],
             batch.last[own],
             batch.logits[own],

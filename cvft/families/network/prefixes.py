@@ -1,6 +1,6 @@
 """What the model has made of clips, kept for questions that come later: the cache of a prefix, within a bound.
 
-clip -> its prefix, which is always computed alone: the same bits whether it is kept or not -> cache, which nobody changes
+clip -> its prefix -> cache, which nobody changes -> joined with those of other rows for each later question
 """
 
 from __future__ import annotations
