@@ -32,7 +32,7 @@ from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, read_metrics
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE
 
 if TYPE_CHECKING:
-    from cvft.families.family import Answer
+    from cvft.families.answering import Answer
     from cvft.predict.open import Predictors, Variant
     from cvft.predict.predictor import Predictor
 

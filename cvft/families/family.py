@@ -19,6 +19,7 @@ from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.view import ClipView
 from cvft.errors import DataError, ModelError, Problem, quote
+from cvft.families.answering import Answer, Answering, OnText
 from cvft.families.costs import CostModel
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
@@ -40,9 +41,6 @@ PREFIX_SEGMENT = 0
 """Segment of what stands before the first question and does not depend on it: every question of a group sees it."""
 
 FieldValue = str | int | float | bool
-
-OnText = Callable[[int, str], bool]
-"""Takes the number of a prompt and text of its answer; tells whether the rest is still wanted."""
 
 
 @dataclass(frozen=True)
@@ -272,34 +270,6 @@ class Loading:
     runs_tower_always: bool = False
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a model says to one row.
-
-    Args:
-        text: The answer, without control tokens and without white space around it.
-        is_cut: Whether its tokens were used up before the model ended it.
-    """
-
-    text: str
-    is_cut: bool
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How each token of an answer is drawn, instead of taking the likeliest.
-
-    Args:
-        temperature: What logits are divided by, more than 0.
-        top_p: Share of the probability that is drawn from, the likeliest tokens first; 1 draws from all.
-        seed: Decides what is drawn, on the same machine with the same versions.
-    """
-
-    temperature: float
-    top_p: float
-    seed: int
-
-
 class LabelLoss(NamedTuple):
     """What the label tokens of a batch say.
 
@@ -389,10 +359,8 @@ class Runtime(Protocol):
         max_new_tokens: int | Sequence[int],
         clips: Sequence[Hashable] | None = None,
         on_text: OnText | None = None,
-        drawing: Drawing | None = None,
-        kept: Any = None,
     ) -> list[Answer]:
-        """Answers prompts, greedily unless drawn; rows with equal `clips` share one clip, which is computed once.
+        """Answers prompts greedily; rows with equal `clips` share one clip, which is computed once.
 
         Args:
             model: The model, or a peft model around it.
@@ -402,9 +370,15 @@ class Runtime(Protocol):
             clips: What tells the rows' clips apart, or None for rows that share none.
             on_text: Called once for each token of each answer, its end included, with the number of the prompt and the text
                 that it made certain, which may be empty; all together are the answer. False ends that answer.
-            drawing: How to draw the tokens of a single prompt.
-            kept: What `keep_prefixes` returned: a clip of an earlier call that stands there is not computed again. Its `clips`
-                must tell clips apart over all calls then.
+        """
+
+    def start_answering(self, model: Any, encoder: Encoder, *, kept: Any = None) -> Answering:
+        """Starts a batch that prompts may join and leave at any step; nothing runs in it yet.
+
+        Args:
+            model: The model, or a peft model around it.
+            encoder: What encodes the prompts.
+            kept: What `keep_prefixes` returned: a clip that stands there is not computed again.
         """
 
     def keep_prefixes(self, num_bytes: int) -> Any:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from cvft.data.records import look_at
 from cvft.data.rows import Row
 from cvft.errors import CvftError, DataError, Problem, RunError, quote
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 from cvft.jsonl import read_jsonl, to_line
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
 from cvft.dtypes import BY_NAME
 from cvft.errors import ClipError, CvftError, DataError
-from cvft.families.family import Answer, Drawing, Encoder, OnText, Runtime
+from cvft.families.answering import Answer, OnText
+from cvft.families.family import Encoder, Runtime
 from cvft.plan.lengths import check_answers_fit
 from cvft.predict.pieces import Pieces
 
@@ -121,33 +122,24 @@ class Predictor:
         prompts: Sequence[Prompt],
         *,
         on_text: OnText | None = None,
-        drawing: Drawing | None = None,
-        kept: Any = None,
     ) -> list[Answer]:
-        """Answers one batch, greedily unless drawn.
+        """Answers one batch greedily.
 
         Args:
             prompts: What `prepare` returned, at least one.
             on_text: As of `Runtime.generate`.
-            drawing: How to draw the tokens of a single prompt.
-            kept: Clips of earlier batches, from `Runtime.keep_prefixes`.
 
         Returns:
             One answer per prompt, in order.
         """
-        clips: list[Hashable] = [
-            number if prompt.clip is None else prompt.clip for number, prompt in enumerate(prompts)
-        ]
-        with self._variant():
+        with self.taking_part():
             return self.runtime.generate(
                 self.model,
                 self.encoder,
                 [prompt.tensors for prompt in prompts],
                 max_new_tokens=[prompt.max_new_tokens for prompt in prompts],
-                clips=clips,
+                clips=[prompt.clip for prompt in prompts],
                 on_text=on_text,
-                drawing=drawing,
-                kept=kept,
             )
 
     def answer(
@@ -284,7 +276,7 @@ class Predictor:
         logits = []
         with contextlib.nullcontext() if dtype is None else self.computing_in(dtype):
             for row in encoded:
-                with self._variant():
+                with self.taking_part():
                     scored = self.runtime.label_logits(self.model, self.encoder.collate([row]))
                 logits.append(scored.cpu())
                 if on_progress is not None:
@@ -329,7 +321,8 @@ class Predictor:
         """Ends the decode process."""
         self.clips.close()
 
-    def _variant(self) -> contextlib.AbstractContextManager[Any]:
+    def taking_part(self) -> contextlib.AbstractContextManager[Any]:
+        """Lets the right adapter, or none, take part in what the model computes."""
         if self.uses_adapter or not hasattr(self.model, "disable_adapter"):
             if self.adapter is not None and self.model.active_adapter != self.adapter:
                 self.model.set_adapter(self.adapter)

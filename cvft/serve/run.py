@@ -33,7 +33,7 @@ MIN_KEY_CHARS = 16
 MAX_WAITING = 32
 MAX_BODY_MIB = 64
 PREFIX_GIB = 1.0
-BATCH_ROWS = 4
+BATCH_ROWS = 16
 """What is taken where nobody says."""
 
 STOP_S = 5
@@ -52,7 +52,7 @@ class Serving:
         roots: Folders whose files may be shown.
         max_waiting: Requests that may wait beside those that are answered.
         max_body_mib: Largest body.
-        batch_rows: Requests answered together.
+        batch_rows: Answers that run at a time.
         prefix_gib: Memory for clips that may be asked about again.
         max_new_tokens: Longest answer in tokens; None for what a prompt leaves.
     """
@@ -226,6 +226,7 @@ def _run(found: Mapping[str, FoundModel], serving: Serving, listening: socket.so
         max_requests=serving.max_waiting + serving.batch_rows,
         max_body_bytes=serving.max_body_mib << 20,
         max_new_tokens=serving.max_new_tokens,
+        max_choices=serving.batch_rows,
     )
     with closing(pool), closing(MediaStore(serving.roots, max_bytes=limits.max_body_bytes)) as media:
         app = Guard(build_app(Server(engine, media, metrics, limits)), key=key, hosts=() if key else LOCAL_NAMES)
