@@ -29,7 +29,7 @@ from cvft.families.engines import ENGINES, Engine, Handover, ResizesFrames, Send
 from cvft.families.family import load_runtime
 from cvft.files import publish_folder, why_unwritable
 from cvft.jsonl import to_line
-from cvft.plan.lengths import check_prompts
+from cvft.plan.lengths import MAX_NEW_TOKENS, check_prompts
 from cvft.plan.recorded import read_recorded, refuse_gone
 from cvft.predict.infer import BATCH_ROWS, load_found
 from cvft.predict.trained import FoundModel, find_model
@@ -45,6 +45,7 @@ NUM_ROWS = 32
 """Rows that are compared where nothing is said."""
 
 PARITY = Path(__file__).with_name("parity.py")
+BLANK_LINE = "\n\n"
 TEMPLATE_FILE, REFERENCE_FILE, COMMAND_FILE = "chat_template.jinja", "reference.jsonl", "serve.sh"
 
 
@@ -103,7 +104,8 @@ def hand_over(
         }
         for row, prompt, answer in zip(rows, prompts, answers, strict=True)
     ]
-    command = _command(whose, found, told, name=name, sends=sends, root=root)
+    longest = max(prompt.num_tokens + prompt.max_new_tokens for prompt in prompts)
+    command = _command(whose, found, told, name=name, sends=sends, root=root, longest=longest)
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -118,14 +120,11 @@ def hand_over(
         shutil.rmtree(aside, ignore_errors=True)
     start, proof = shlex.quote(str(output / COMMAND_FILE)), shlex.quote(str(output / PARITY.name))
     return (
-        f"{command.partition(NEWLINES)[2]}\n"
+        f"{command.partition(BLANK_LINE)[2]}\n"
         f"in the environment of {whose}, whose code was read and which has not run here:\n"
         f"  sh {start}\n"
         f"  python {proof} http://127.0.0.1:8000    # compares {len(rows)} rows, and fails at the first difference"
     )
-
-
-NEWLINES = "\n\n"
 
 
 def _check_folder(output: Path) -> None:
@@ -245,13 +244,15 @@ def _request(
     }
 
 
-def _command(engine: Engine, found: FoundModel, told: Handover, *, name: str, sends: Sends, root: Path | None) -> str:
-    """Writes the script that starts the engine."""
-    longest = min(found.how.max_tokens + 512, found.family.context_tokens(found.model.config))
+def _command(
+    engine: Engine, found: FoundModel, told: Handover, *, name: str, sends: Sends, root: Path | None, longest: int
+) -> str:
+    """Writes the script that starts the engine; `longest` is the longest row that is compared, with its answer."""
+    most = max(longest, min(found.how.max_tokens + MAX_NEW_TOKENS, found.family.context_tokens(found.model.config)))
     flags = {
         "--served-model-name": shlex.quote(name),
         "--dtype": BY_NAME[found.loading.dtype].torch_name,
-        "--max-model-len": str(longest),
+        "--max-model-len": str(most),
         "--chat-template": f'"$HERE"/{TEMPLATE_FILE}',
         "--chat-template-content-format": "openai",
         "--generation-config": "vllm",
@@ -266,7 +267,7 @@ def _command(engine: Engine, found: FoundModel, told: Handover, *, name: str, se
     words += ["  --trust-request-mm-kwargs"] * (sends == "frames")
     body = " \\\n".join([*words, '  "$@"'])
     trusted = "# Requests say which frames they carry: for clients that you trust.\n" if sends == "frames" else ""
-    return f'#!/bin/sh\n# Written by cvft for {engine}.\n{trusted}HERE=$(cd "$(dirname "$0")" && pwd){NEWLINES}exec {body}\n'
+    return f'#!/bin/sh\n# Written by cvft for {engine}.\n{trusted}HERE=$(cd "$(dirname "$0")" && pwd){BLANK_LINE}exec {body}\n'
 
 
 def _json(value: Any) -> str:
