@@ -48,6 +48,7 @@ COMMANDS = (
     "infer",
     "chat",
     "serve",
+    "handover",
     "push",
     "models",
     "schema",

@@ -21,6 +21,7 @@ from cvft.data.video.view import ClipView
 from cvft.errors import DataError, ModelError, Problem, quote
 from cvft.families.answering import Answer, Answering, OnText
 from cvft.families.costs import CostModel
+from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint
@@ -245,6 +246,19 @@ class Family(Protocol):
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Returns variables that the worker needs for this preprocessing; they are part of the plan."""
+
+    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> Handover:
+        """Says what a serving engine has to be told to feed a merged model as its contract says.
+
+        Args:
+            engine: The engine.
+            folder: The merged folder.
+            how: How rows reach the model.
+            sends: What requests carry.
+
+        Raises:
+            ModelError: with everything that the engine cannot reproduce.
+        """
 
 
 @dataclass(frozen=True)

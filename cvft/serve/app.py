@@ -39,7 +39,7 @@ LOG = logging.getLogger(__name__)
 
 PAGE_FILES = {
     "": ("index.html", "text/html"),
-    "page.js": ("page.js", "text/javascript"),
+    **{name: (name, "text/javascript") for name in ("words.js", "camera.js", "code.js", "page.js")},
     "page.css": ("page.css", "text/css"),
 }
 
