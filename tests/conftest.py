@@ -84,6 +84,8 @@ DIST = {
     "serve",
     "serve_page",
     "serve_slow",
+    "serve_urls",
+    "data_fetch_rows",
     "train_interruptions",
     "train_kills",
     "train_ranks",

@@ -33,6 +33,7 @@ SUB_ROOMS = (
     "data/video",
     "data/features",
     "data/doctor",
+    "data/fetch",
     "cli/commands",
 )
 """Rooms inside rooms; every other room is a folder or a file of the package."""
@@ -52,8 +53,9 @@ MAY_IMPORT = {
     "weights": "errors shipped files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
-    "data": "__init__ errors json_files files jsonl data/video",
-    "data/doctor": "errors files jsonl data data/video",
+    "data/fetch": "__init__ errors files data/video",
+    "data": "__init__ errors json_files files jsonl data/video data/fetch",
+    "data/doctor": "errors files jsonl data data/video data/fetch",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
@@ -66,7 +68,7 @@ MAY_IMPORT = {
     "manifest": "errors json_files runs",
     "plan": (
         "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
-        "families/table runs manifest"
+        "families/table runs manifest data/fetch"
     ),
     # torch
     "families/network": "errors dtypes weights families",
@@ -85,11 +87,11 @@ MAY_IMPORT = {
     "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
         "__init__ errors files jsonl imports recipe data data/video data/features weights families families/table runs plan "
-        "clips"
+        "clips data/fetch"
     ),
     "predict": (
         "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest "
-        "plan clips"
+        "plan clips data/fetch"
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
@@ -99,19 +101,19 @@ MAY_IMPORT = {
     "report": (
         "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate"
     ),
-    "serve": "errors data data/video families clips predict report",
+    "serve": "errors data data/video data/fetch families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate report "
-        "pipeline serve handover cli"
+        "pipeline serve handover cli data/fetch"
     ),
     # beside
     "tiny": (
         "data/video families families/network families/cogvlm2_video/network families/qwen_vl families/qwen_vl/network"
     ),
     "_autoload": "families/cogvlm2_video/network",
-    "api": "recipe data predict pipeline",
+    "api": "recipe data data/fetch predict pipeline",
     "__init__": "_autoload api",
     "__main__": "cli",
 }
@@ -134,6 +136,7 @@ WITHOUT_TORCH = (
         "data/video",
         "data/features",
         "data/doctor",
+        "data/fetch",
         "families",
     ),
     *(
@@ -155,6 +158,8 @@ WITHOUT_TORCH = (
 )
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
 STARTS_PROCESSES = ("train/launch.py", "train/manifest.py", "data/video/process.py", "plan/machine.py")
+SPEAKS_HTTP = ("data/fetch/download.py", "handover/parity.py")
+HTTP_CLIENTS = {"httpx", "httpcore", "requests", "aiohttp", "urllib3", "urllib.request", "http.client", "pycurl"}
 PRINTS = ("cli/", "train/launch.py", "tiny/", "handover/parity.py")
 """The last one is copied out of the package and runs by itself."""
 NAMES_A_FAMILY = (
@@ -280,6 +285,9 @@ def words_where_none_may_be(package: Path) -> Iterator[str]:
             yield f"{name} speaks ms-swift"
         if "subprocess" in libraries and name not in STARTS_PROCESSES:
             yield f"{name} starts processes"
+        clients = {each for each in HTTP_CLIENTS if any(f"{used}.".startswith(f"{each}.") for used in imported(path))}
+        if clients and name not in SPEAKS_HTTP:
+            yield f"{name} speaks HTTP by itself: {clients}"
         calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         if any(isinstance(call, ast.Name) and call.id == "print" for call in calls) and not name.startswith(PRINTS):
             yield f"{name} prints"
@@ -329,6 +337,7 @@ BREACHES = {
         "train/sampler.py speaks ms-swift",
     ),
     "clips/build.py": ("import subprocess\n", words_where_none_may_be, "clips/build.py starts processes"),
+    "data/fetch/cache.py": ("import httpx\n", words_where_none_may_be, "data/fetch/cache.py speaks HTTP by itself"),
     "predict/open.py": ("print('loading')\n", words_where_none_may_be, "predict/open.py prints"),
     "export/merge.py": ("NAME = 'CogVLM2-Video'\n", words_where_none_may_be, "export/merge.py names a family"),
     "evaluate/metrics/scoring.py": (

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvft.data.check import fetch_clips
 from cvft.data.records import fingerprint_looks, fingerprint_rows
 from cvft.data.rows import Row, category_of, read_rows
 from cvft.errors import DataError, Problem, RunError
@@ -174,7 +175,12 @@ class _Asked:
 
 def _read_asked(job: Job, data: Path | None) -> _Asked:
     if data is not None:
-        rows = read_rows(data, video_root=job.recipe.data.video_root, format="auto")
+        url_cache = job.url_cache
+        rows = read_rows(data, video_root=job.recipe.data.video_root, format="auto", url_cache=url_cache.folder)
+        refused = fetch_clips(rows[: job.recipe.eval.num_rows], url_cache)
+        if refused:
+            bad = {number: refused[row.video] for number, row in enumerate(rows) if row.video and row.video in refused}
+            raise DataError("the rows to evaluate", locate_problems(bad, rows))
         return _Asked(rows, rows, None)
     require_val_rows(job.run)
     refuse_other_data(job.run, recipe=job.recipe, since="this run")

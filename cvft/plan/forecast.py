@@ -278,6 +278,7 @@ class _Sample:
                 memory_limit_gib=decode.memory_gib,
                 num_workers=self.job.recipe.data.check_workers,
                 catalog=catalog,
+                cache=self.job.url_cache,
                 on_progress=self.on_progress,
             )
         read, unread = list(checked.facts.values()), [path for path in paths if path not in chosen]

@@ -22,6 +22,7 @@ from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import NUM_EXAMPLES, note_rows
+from cvft.plan.url_cache import url_cache_dir
 from cvft.recipe import Recipe
 
 
@@ -49,7 +50,8 @@ class PreparedRows:
 
 
 def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
-    """Proves rows and clips usable; clips that the catalog knows are not decoded again, and nothing else is written.
+    """Proves rows and clips usable; clips that the catalog knows are not decoded again, those of URLs are fetched, and nothing
+    else is written.
 
     Args:
         job: The job.
@@ -74,6 +76,7 @@ def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) 
                 memory_limit_gib=decode.memory_gib,
                 num_workers=job.recipe.data.check_workers,
                 catalog=catalog,
+                cache=job.url_cache,
                 on_progress=on_progress,
             )
 
@@ -157,7 +160,14 @@ def _read_both(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     for path in (recipe.data.train, recipe.data.val):
         try:
             read.append(
-                [] if path is None else read_rows(path, video_root=recipe.data.video_root, format=recipe.data.format)
+                []
+                if path is None
+                else read_rows(
+                    path,
+                    video_root=recipe.data.video_root,
+                    format=recipe.data.format,
+                    url_cache=url_cache_dir(recipe),
+                )
             )
         except DataError as error:
             errors.append(error)

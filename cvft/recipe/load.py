@@ -34,6 +34,7 @@ PATH_KEYS: tuple[str, ...] = (
     "data.train",
     "data.val",
     "data.video_root",
+    "data.cache",
     "train.resume_from",
     "parallel.deepspeed_config",
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft.cli.commands.asked import add_model, check_model, how_to_ask
+from cvft.cli.commands.fetched import add_urls, open_cache
 from cvft.errors import CvftError, Problem, quote
 
 SUMMARY = "answer one question about a clip, a file of rows, or one question about each clip of a folder"
@@ -23,7 +24,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what can be given."""
     add_model(parser)
-    parser.add_argument("--video", metavar="FILE", help="the clip to ask about")
+    parser.add_argument("--video", metavar="FILE|URL", help="the clip to ask about")
     parser.add_argument("--query", metavar="TEXT", help="the question")
     parser.add_argument("--history", metavar="JSON", help='earlier turns: [["question", "answer"], ...]')
     parser.add_argument("--data", metavar="FILE", type=Path, help="rows to answer instead of one question")
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how the answers are written; srt: times in one clip; else jsonl",
     )
     parser.add_argument("--output", metavar="FILE", type=Path, help="where the answers to the rows go")
+    add_urls(parser)
 
 
 def run(options: argparse.Namespace) -> object:
@@ -46,12 +48,12 @@ def run(options: argparse.Namespace) -> object:
     history, shard = _check_infer(options)
     from cvft.predict.infer import infer_file, infer_folder, infer_one
 
-    how = how_to_ask(options)
+    how, cache = how_to_ask(options), open_cache(options)
     if options.data is None and options.caption is None:
-        return infer_one(options.model, video=options.video, query=options.query, history=history, **how)
+        return infer_one(options.model, video=options.video, query=options.query, history=history, cache=cache, **how)
     how |= {"output": options.output, "shard": shard, "form": options.format or "jsonl"}
     if options.data is not None:
-        return infer_file(options.model, data=options.data, **how)
+        return infer_file(options.model, data=options.data, cache=cache, **how)
     return infer_folder(options.model, folder=options.caption, query=options.query, **how)
 
 
