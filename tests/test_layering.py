@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "jsonl": "errors",
     "json_files": "errors jsonl",
     "imports": "",
+    "processes": "",
     # no torch
     "recipe": "errors shipped",
     "weights": "errors shipped files jsonl json_files dtypes",
@@ -84,12 +85,12 @@ MAY_IMPORT = {
     "families/qwen_vl/runtime": "dtypes weights families families/network families/qwen_vl families/qwen_vl/network",
     "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
-        "__init__ errors files jsonl imports recipe data data/video data/features weights families families/table runs plan "
-        "clips"
+        "__init__ errors files jsonl imports processes recipe data data/video data/features weights families families/table "
+        "runs plan clips"
     ),
     "predict": (
-        "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest "
-        "plan clips"
+        "errors shipped files jsonl dtypes imports processes recipe data data/video data/features weights families "
+        "families/table runs manifest plan clips"
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
@@ -99,7 +100,7 @@ MAY_IMPORT = {
         "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate"
     ),
     "serve": "errors data data/video families clips predict report",
-    "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
+    "pipeline": "errors jsonl recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate report "
@@ -127,6 +128,7 @@ WITHOUT_TORCH = (
         "jsonl",
         "json_files",
         "imports",
+        "processes",
         "recipe",
         "weights",
         "data",
@@ -152,7 +154,13 @@ WITHOUT_TORCH = (
     ),
 )
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
-STARTS_PROCESSES = ("train/launch.py", "train/manifest.py", "data/video/process.py", "plan/machine.py")
+STARTS_PROCESSES = (
+    "train/launch.py",
+    "predict/ranks.py",
+    "train/manifest.py",
+    "data/video/process.py",
+    "plan/machine.py",
+)
 PRINTS = ("cli/", "train/launch.py", "tiny/")
 NAMES_A_FAMILY = (
     "families/cogvlm2_video/",
