@@ -290,6 +290,16 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
             '  --history: got `[1]`, need JSON such as `[["question", "answer"]]`\n',
         ),
         (
+            ["infer", "--model", "m", "--query", "q", "--num-gpus", "0"],
+            "command line has 2 problems\n"
+            "  --num-gpus: got `0`, need at least 1\n"
+            "  --num-gpus: got it without `--data`, need both, or `--query` alone\n",
+        ),
+        (
+            ["eval", "r.yaml", "--num-gpus", "-1"],
+            "command line has 1 problem\n  --num-gpus: got `-1`, need at least 1\n",
+        ),
+        (
             ["infer", "--model", "m", "--data", "d", "--query", "q"],
             "command line has 2 problems\n"
             "  --query: got it beside `--data`, need one question or a file of rows, not both\n"
