@@ -70,6 +70,7 @@ class AnswerFile:
         """Keeps the answers of a batch: they are on the disk when this returns."""
         if not answers:
             return
+        assert self.answers.keys().isdisjoint(answers), "no row is answered twice"
         line = {
             "rows": list(answers),
             "clips": [look_at(rows[number]) for number in answers],
