@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "jsonl": "errors",
     "json_files": "errors jsonl",
     "imports": "",
+    "processes": "",
     # no torch
     "recipe": "errors shipped",
     "weights": "errors shipped files jsonl json_files dtypes",
@@ -86,12 +87,12 @@ MAY_IMPORT = {
     "families/qwen_vl/runtime": "dtypes weights families families/network families/qwen_vl families/qwen_vl/network",
     "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
-        "__init__ errors files jsonl imports recipe data data/video data/features weights families families/table runs plan "
-        "clips data/fetch"
+        "__init__ errors files jsonl imports processes recipe data data/video data/features weights families families/table "
+        "runs plan clips data/fetch"
     ),
     "predict": (
-        "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest "
-        "plan clips data/fetch"
+        "errors shipped files jsonl dtypes imports processes recipe data data/video data/features weights families "
+        "families/table runs manifest plan clips data/fetch"
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
@@ -102,7 +103,7 @@ MAY_IMPORT = {
         "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate"
     ),
     "serve": "errors data data/video data/fetch families clips predict report",
-    "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
+    "pipeline": "errors jsonl recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate report "
@@ -130,6 +131,7 @@ WITHOUT_TORCH = (
         "jsonl",
         "json_files",
         "imports",
+        "processes",
         "recipe",
         "weights",
         "data",
@@ -157,7 +159,13 @@ WITHOUT_TORCH = (
     ),
 )
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
-STARTS_PROCESSES = ("train/launch.py", "train/manifest.py", "data/video/process.py", "plan/machine.py")
+STARTS_PROCESSES = (
+    "train/launch.py",
+    "predict/ranks.py",
+    "train/manifest.py",
+    "data/video/process.py",
+    "plan/machine.py",
+)
 SPEAKS_HTTP = ("data/fetch/download.py", "handover/parity.py")
 HTTP_CLIENTS = {"httpx", "httpcore", "requests", "aiohttp", "urllib3", "urllib.request", "http.client", "pycurl"}
 PRINTS = ("cli/", "train/launch.py", "tiny/", "handover/parity.py")

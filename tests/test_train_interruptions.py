@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cvft.processes import LAUNCHER_VARIABLE
 from cvft.recipe import load_recipe
 from cvft.recipe.fingerprint import SAME_BITS
 from cvft.train.checkpoints import ASIDE, find_checkpoints
-from cvft.train.stop import LAUNCHER_VARIABLE
 from tests.project import cvft, cvft_ok, make_project
 
 NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "5"))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,10 @@ from cvft.files import check_output, hash_file, write_whole
 from cvft.jsonl import read_jsonl, to_jsonl
 from cvft.plan.job import Job
 from cvft.plan.lengths import check_prompts
+from cvft.plan.ranks import check_num_ranks
 from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_other_data
-from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
+from cvft.predict.answers import Answering, answer_rows, locate_problems, open_answers, partial_file
+from cvft.predict.ranks import AnsweringRanks, RunModel
 from cvft.predict.trained import find_merged
 from cvft.recipe import Recipe, default_name, load_recipe
 from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, read_metrics
@@ -35,7 +37,6 @@ from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE
 if TYPE_CHECKING:
     from cvft.families.answering import Answer
     from cvft.predict.open import Predictors, Variant
-    from cvft.predict.predictor import Predictor
 
 LOG = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def evaluate_run(
     predictors: Predictors | None = None,
     data: Path | None = None,
     is_blind: bool = False,
+    num_ranks: int = 1,
 ) -> Evaluation:
     """Answers a run's val rows, or those of another file, with one of its models, keeps every prediction and scores them.
 
@@ -80,6 +82,8 @@ def evaluate_run(
         predictors: The run's models, where others ask them too.
         data: Rows of another file, with their responses; without it, those that the run has held out.
         is_blind: Whether the questions are asked without their clips, to see what can be guessed.
+        num_ranks: Processes that answer, each on a GPU of its own; the answers do not depend on it. With several, what is loaded
+            in `predictors` makes room for them.
 
     Returns:
         The evaluation; one with the same settings is not done again.
@@ -88,7 +92,9 @@ def evaluate_run(
         RunError: when the run has no val rows, or other ones by now, or the model asked for is not there.
         DataError: when a clip is another one by now, when it is gone, or when it cannot be decoded.
         ContractError: when recipe and adapter disagree on the preprocessing.
+        CvftError: when there are fewer GPUs than ranks, or when one fails.
     """
+    check_num_ranks(num_ranks, device=job.ranks.device, num_gpus_present=len(job.machine.gpus))
     if variant == "merged":
         find_merged(job.run)
     asked = _read_asked(job, data)
@@ -120,19 +126,20 @@ def evaluate_run(
     )
     check_output(target / METRICS_FILE, subject=f"run folder {job.run.path}", where="eval/", may_exist=True)
     with ExitStack() as stack:
-        models = predictors
+        model = RunModel(job, variant, {} if asked.recorded is None else asked.recorded.clips)
 
-        def predictor() -> Predictor:
-            nonlocal models
-            if models is None:
-                from cvft.predict.open import Predictors
+        def answering() -> Answering:
+            if num_ranks > 1:
+                if predictors is not None:
+                    predictors.close()
+                return AnsweringRanks(model, num=num_ranks, device=job.ranks.device)
+            from cvft.predict.open import Predictors
 
-                models = Predictors(job)
-                stack.callback(models.close)
-            return models.get(variant, clips={} if asked.recorded is None else asked.recorded.clips)
+            models = predictors or stack.enter_context(closing(Predictors(job)))
+            return models.get(variant, clips=model.clips)
 
         answered = _answer(
-            job, variant, questions, target=target, settings={**settings, **made_of}, predictor=predictor
+            job, variant, questions, target=target, settings={**settings, **made_of}, answering=answering
         )
     answers = [answered[number] for number in range(len(rows))]
     expected = [row.response for row in rows]
@@ -195,7 +202,7 @@ def _answer(
     *,
     target: Path,
     settings: Mapping[str, Any],
-    predictor: Callable[[], Predictor],
+    answering: Callable[[], Answering],
 ) -> Mapping[int, Answer]:
     partial = partial_file(target / PREDICTIONS_FILE)
 
@@ -208,7 +215,7 @@ def _answer(
         answered = answer_rows(
             rows,
             kept,
-            predictor=predictor,
+            answering=answering,
             batch_rows=job.recipe.eval.batch_rows,
             max_new_tokens=job.recipe.eval.max_new_tokens,
             description=f"answering ({variant})",

@@ -23,20 +23,8 @@ from cvft.errors import ClipError, CvftError, DataError
 from cvft.families.answering import Answer, OnText
 from cvft.families.family import Encoder, Runtime
 from cvft.plan.lengths import check_answers_fit
+from cvft.predict.batches import AnsweredBatch, make_batches
 from cvft.predict.pieces import Pieces
-
-
-@dataclass(frozen=True)
-class AnsweredBatch:
-    """What came of some rows, by their numbers from 0.
-
-    Args:
-        answers: The answers.
-        bad: Why the others could not be answered.
-    """
-
-    answers: Mapping[int, Answer]
-    bad: Mapping[int, CvftError]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +169,7 @@ class Predictor:
         batch_rows: int,
         max_new_tokens: int | None,
         done: Collection[int] = (),
-    ) -> Iterator[AnsweredBatch]:
+    ) -> Generator[AnsweredBatch, None, None]:
         """Answers rows greedily, batch by batch; a row that cannot be shown to the model keeps no other from its answer.
 
         Args:
@@ -194,14 +182,10 @@ class Predictor:
         Yields:
             The outcome of each batch.
         """
-        # rows of one clip side by side: its prefix is computed once for all of them in a batch
-        first_with: dict[Path | int, int] = {}
-        clips = [number if row.video is None else row.video for number, row in enumerate(rows)]
-        order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
-        for start in range(0, len(rows), batch_rows):
+        for numbers in make_batches(rows, batch_rows):
             prompts: dict[int, Prompt] = {}
             bad: dict[int, CvftError] = {}
-            for number in order[start : start + batch_rows]:
+            for number in numbers:
                 if number in done:
                     continue
                 try:
@@ -311,6 +295,11 @@ class Predictor:
         finally:
             for tensor, own_dtype, kept in before:
                 tensor.data = tensor.data.to(own_dtype) if kept is None else kept
+
+    @property
+    def cut(self) -> Mapping[Path, str]:
+        """What is not shown of clips that were asked about, in a sentence each, where it is known."""
+        return self.clips.cut
 
     @property
     def num_bytes(self) -> int:
