@@ -34,6 +34,7 @@ SUB_ROOMS = (
     "data/features",
     "data/doctor",
     "cli/commands",
+    "evaluate/judge",
 )
 """Rooms inside rooms; every other room is a folder or a file of the package."""
 
@@ -94,16 +95,18 @@ MAY_IMPORT = {
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
+    "evaluate/judge": "errors files json_files jsonl runs evaluate",
     # results for people
     "report": (
-        "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate"
+        "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate "
+        "evaluate/judge"
     ),
     "serve": "errors data data/video families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
-        "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate report "
-        "pipeline serve cli"
+        "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate "
+        "evaluate/judge report pipeline serve cli"
     ),
     # beside
     "tiny": (
@@ -144,6 +147,7 @@ WITHOUT_TORCH = (
         "runs",
         "manifest",
         "plan",
+        "evaluate/judge",
         "report",
         "cli",
         "cli/commands",

@@ -17,7 +17,7 @@ from cvft.files import write_whole
 from cvft.report.cards import to_script_data
 from cvft.report.charts import Chart, draw
 from cvft.report.results import captions_table, categories_table, describe_captions, kinds_table, results_table
-from cvft.tables import to_html
+from cvft.tables import Table, to_html
 
 _POLICY = (
     "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
@@ -34,6 +34,7 @@ def write_report(
     details: Mapping[str, object] | None = None,
     warnings: Sequence[str] = (),
     findings: Sequence[str] = (),
+    judged: Table | None = None,
     charts: Sequence[Chart] = (),
     cards: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -48,6 +49,7 @@ def write_report(
         details: Versions and hashes: label -> value, shown on demand.
         warnings: What whoever uses the model has to know first, each a text of one or more lines.
         findings: What the numbers say, in sentences.
+        judged: What judges said, where one was asked.
         charts: Curves, with at least one point each.
         cards: What `build_cards` returned.
 
@@ -70,6 +72,7 @@ def write_report(
         captions=captions,
         about_captions=describe_captions(metrics) if captions else "",
         categories=categories_table(metrics),
+        judged=judged,
         charts=charts,
         cards=cards if cards and cards["rows"] else None,
     )

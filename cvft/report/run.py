@@ -11,6 +11,7 @@ from typing import Any
 from cvft.errors import CvftError, Problem, RunError
 from cvft.evaluate.baselines import score_most_frequent
 from cvft.evaluate.compare import compare_predictions
+from cvft.evaluate.judge.results import read_judged
 from cvft.evaluate.run import BLIND, Evaluation
 from cvft.export import VERIFICATION_FILE
 from cvft.export.run import describe_verification, read_verification
@@ -23,6 +24,7 @@ from cvft.report.cards import build_cards
 from cvft.report.curves import make_charts, plot_curves, read_log
 from cvft.report.frames import collect_frames
 from cvft.report.html import write_report
+from cvft.report.judged import describe_judged, describe_stale, judged_table, judged_values
 from cvft.report.results import describe_comparison, describe_guesses, describe_headline
 from cvft.runs import RunFolder, is_claimed, read_metrics, read_notes
 
@@ -123,6 +125,8 @@ def write_run_report(
         "metrics": metrics,
         "findings": describe_evaluations(predictions),
     }
+    judged = {name: read_judged(evaluation) for name, evaluation in evaluations.items()}
+    warnings += describe_stale(judged)
     cards = None
     if predictions:
         recorded = read_recorded(folder, "val", recipe=job.recipe)
@@ -133,12 +137,14 @@ def write_run_report(
         if blind is not None:
             guesses[f"{list(metrics)[-1]}{WITHOUT_CLIPS}"] = blind.metrics
         values["findings"] = [*values["findings"], *describe_guesses(guesses, tuned=metrics[list(metrics)[-1]])]
+        values["findings"] += describe_judged(judged, predictions=predictions)
         values["metrics"] = {**guesses, **metrics}
     charts = make_charts(log)
     curves = {chart.title: {name: list(points) for name, points in chart.series.items()} for chart in charts}
-    text = json.dumps({"schema": SCHEMA, **values, "curves": curves}, indent=2, default=str)
-    write_whole(folder.path / REPORT_VALUES_FILE, text + "\n")
-    return RunReport(write_report(folder.report, **values, charts=charts, cards=cards), values["findings"])
+    stored = {"schema": SCHEMA, **values, "judged": judged_values(judged), "curves": curves}
+    write_whole(folder.path / REPORT_VALUES_FILE, json.dumps(stored, indent=2, default=str) + "\n")
+    page = write_report(folder.report, **values, judged=judged_table(judged), charts=charts, cards=cards)
+    return RunReport(page, values["findings"])
 
 
 def describe_evaluations(predictions: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
