@@ -172,6 +172,50 @@ class _Asked:
     recorded: RecordedRows | None
 
 
+def find_probes(run: RunFolder, recipe: Recipe, variants: Sequence[str]) -> dict[str, dict[str, Evaluation]]:
+    """Finds what models of a run have answered to its probe sets; asks nobody.
+
+    Args:
+        run: The run.
+        recipe: Its recipe.
+        variants: Models, the tuned one last.
+
+    Returns:
+        Name of a probe set -> model -> its evaluation: the tuned one's, and those of the same rows.
+    """
+    probes: dict[str, dict[str, Evaluation]] = {}
+    for path in recipe.eval.probes:
+        found = {variant: _find_stored(run, recipe, variant, data=path) for variant in variants}
+        rows = None
+        for variant in reversed(variants):
+            folder = found[variant]
+            stored = None if folder is None else read_metrics(folder)
+            if folder is None or stored is None:
+                continue
+            rows = rows or stored["made_of"]["rows_sha256"]
+            if stored["made_of"]["rows_sha256"] == rows:
+                probes.setdefault(path.stem, {})[variant] = Evaluation(folder, dict(stored["metrics"]))
+    return {name: {each: found[each] for each in variants if each in found} for name, found in probes.items()}
+
+
+def _find_stored(run: RunFolder, recipe: Recipe, variant: str, *, data: Path) -> Path | None:
+    """Returns the evaluation of a file's rows with the recipe's settings, of the most rows if there are several."""
+    most = recipe.eval.num_rows
+    found: dict[int, Path] = {}
+    for folder in sorted(run.eval.glob(f"{variant}-*")):
+        stored = read_metrics(folder)
+        if (
+            stored is None
+            or "made_of" not in stored
+            or not isinstance(num_rows := stored["settings"].get("num_rows"), int)
+        ):
+            continue
+        settings = _settings(recipe, variant, num_rows=num_rows, run=run, data=data)
+        if stored["settings"] == settings and (most is None or num_rows <= most):
+            found[num_rows] = folder
+    return found[max(found)] if found else None
+
+
 def _read_asked(job: Job, data: Path | None) -> _Asked:
     if data is not None:
         rows = read_rows(data, video_root=job.recipe.data.video_root, format="auto")
@@ -251,7 +295,7 @@ def _weights_of(job: Job, variant: Variant) -> str:
 
 def _settings(
     recipe: Recipe,
-    variant: Variant,
+    variant: str,
     *,
     num_rows: int,
     run: RunFolder,

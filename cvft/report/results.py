@@ -114,6 +114,14 @@ def describe_comparison(comparison: Comparison, *, first: str, second: str) -> l
     return lines
 
 
+def describe_probe(comparison: Comparison, *, name: str, first: str, second: str) -> list[str]:
+    """Says in sentences whether training made a model worse at rows that it is not about."""
+    lines = [f"probe {name}: {line}" for line in describe_comparison(comparison, first=first, second=second)]
+    if comparison.overall is not None and comparison.overall.high < 0:
+        lines.append(f"probe {name}: training made the model worse at it, by more than chance explains")
+    return lines
+
+
 def describe_guesses(guesses: Mapping[str, Metrics], *, tuned: Metrics) -> list[str]:
     """Says what is reached without looking, and which categories can be answered so.
 
