@@ -181,39 +181,40 @@ def find_probes(run: RunFolder, recipe: Recipe, variants: Sequence[str]) -> dict
         variants: Models, the tuned one last.
 
     Returns:
-        Name of a probe set -> model -> its evaluation: the tuned one's, and those of the same rows.
+        Name of a probe set -> model -> its evaluation: the last one of the tuned model, and those of the same rows.
     """
     probes: dict[str, dict[str, Evaluation]] = {}
     for path in recipe.eval.probes:
         found = {variant: _find_stored(run, recipe, variant, data=path) for variant in variants}
-        rows = None
-        for variant in reversed(variants):
-            folder = found[variant]
-            stored = None if folder is None else read_metrics(folder)
-            if folder is None or stored is None:
-                continue
-            rows = rows or stored["made_of"]["rows_sha256"]
-            if stored["made_of"]["rows_sha256"] == rows:
-                probes.setdefault(path.stem, {})[variant] = Evaluation(folder, dict(stored["metrics"]))
-    return {name: {each: found[each] for each in variants if each in found} for name, found in probes.items()}
+        last = next((found[variant][0] for variant in reversed(variants) if found[variant]), None)
+        for variant, stored in found.items():
+            same = [each for each in stored if last is not None and each.rows_sha256 == last.rows_sha256]
+            if same:
+                probes.setdefault(path.stem, {})[variant] = same[0].evaluation
+    return probes
 
 
-def _find_stored(run: RunFolder, recipe: Recipe, variant: str, *, data: Path) -> Path | None:
-    """Returns the evaluation of a file's rows with the recipe's settings, of the most rows if there are several."""
-    most = recipe.eval.num_rows
-    found: dict[int, Path] = {}
+@dataclass(frozen=True)
+class _Stored:
+    """An evaluation of a file's rows, and what identifies the rows."""
+
+    evaluation: Evaluation
+    rows_sha256: str
+
+
+def _find_stored(run: RunFolder, recipe: Recipe, variant: str, *, data: Path) -> list[_Stored]:
+    """Returns the evaluations of a file's rows with the recipe's settings, the newest first."""
+    found: dict[int, _Stored] = {}
     for folder in sorted(run.eval.glob(f"{variant}-*")):
         stored = read_metrics(folder)
-        if (
-            stored is None
-            or "made_of" not in stored
-            or not isinstance(num_rows := stored["settings"].get("num_rows"), int)
-        ):
+        num_rows = None if stored is None else stored["settings"].get("num_rows")
+        if stored is None or not isinstance(num_rows, int) or num_rows > (recipe.eval.num_rows or num_rows):
             continue
-        settings = _settings(recipe, variant, num_rows=num_rows, run=run, data=data)
-        if stored["settings"] == settings and (most is None or num_rows <= most):
-            found[num_rows] = folder
-    return found[max(found)] if found else None
+        if stored["settings"] == _settings(recipe, variant, num_rows=num_rows, run=run, data=data):
+            rows_sha256 = str(stored.get("made_of", {}).get("rows_sha256"))
+            when = (folder / METRICS_FILE).stat().st_mtime_ns
+            found[when] = _Stored(Evaluation(folder, dict(stored["metrics"])), rows_sha256)
+    return [found[when] for when in sorted(found, reverse=True)]
 
 
 def _read_asked(job: Job, data: Path | None) -> _Asked:

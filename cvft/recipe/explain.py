@@ -196,7 +196,14 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
         hint = "one file of rows: join several with `cat a.jsonl b.jsonl > all.jsonl`; clip paths start from its folder"
     elif isinstance(value, float) and value.is_integer() and any("whole" in text for text in texts):
         hint = f"write `{int(value)}`"
-    elif isinstance(value, int | float) and not isinstance(value, bool) and not numeric and texts and not words:
+    elif (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and not numeric
+        and texts
+        and not words
+        and texts != [_PATHS]
+    ):
         got, hint = f"the number {got}", f'quote it: `"{value}"`'
     is_high = numeric and isinstance(value, int | float) and math.isfinite(value) and value > min(CEILINGS)
     return Problem(where, got, describe_need(field, shows_ceiling=is_high), hint)

@@ -36,10 +36,11 @@ PATH_KEYS: tuple[str, ...] = (
     "data.video_root",
     "train.resume_from",
     "parallel.deepspeed_config",
-    "eval.probes",
 )
-"""Settings that always hold a path, or a list of them. `model.path` may hold a name; `output.root` stays with the current
-directory."""
+"""Settings that always hold a path. `model.path` may hold a name; `output.root` stays with the current directory."""
+
+PATH_LIST_KEYS: tuple[str, ...] = ("eval.probes",)
+"""Settings that hold a list of paths."""
 
 HUB_ID = re.compile(r"[A-Za-z]+:.*")
 """A `model.path` that asks a hub, such as `hf:owner/name`; whether it can be asked so, weights/ says."""
@@ -224,13 +225,14 @@ def _hint_near(path: Path) -> str:
 
 def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
     # Absolute, so that a recipe has one fingerprint from every current directory; lexical, so that a link stays a link.
-    for key_path in PATH_KEYS:
+    for key_path in (*PATH_KEYS, *PATH_LIST_KEYS):
         section, _, key = key_path.partition(".")
         inner = values.get(section)
         if not isinstance(inner, dict):
             continue
-        if isinstance(inner.get(key), list):
-            inner[key] = [_anchor_path(each, folder) for each in inner[key]]
+        if key_path in PATH_LIST_KEYS:
+            if isinstance(inner.get(key), list):
+                inner[key] = [_anchor_path(each, folder) for each in inner[key]]
         elif key in inner:
             inner[key] = _anchor_path(inner[key], folder)
     output = values.get("output")
