@@ -121,7 +121,7 @@ SETTINGS: list[tuple[str, list[str]]] = [
         ],
     ),
     ("eval: {probes: [3]}", ["eval.probes: got the list `[3]`, need a list of paths"]),
-    ("eval: {probes: 3}", ["eval.probes: got the number `3`, need a list of paths"]),
+    ("eval: {probes: 3}", ["eval.probes: got `3`, need a list of paths"]),
     (
         "eval: {probes: [a/x.jsonl, rows.jsonl, b/x.jsonl]}",
         [
