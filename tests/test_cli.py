@@ -29,6 +29,7 @@ COMMANDS = (
     "features",
     "export",
     "eval",
+    "judge",
     "infer",
     "chat",
     "serve",

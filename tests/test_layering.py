@@ -35,6 +35,7 @@ SUB_ROOMS = (
     "data/doctor",
     "data/fetch",
     "cli/commands",
+    "evaluate/judge",
 )
 """Rooms inside rooms; every other room is a folder or a file of the package."""
 
@@ -97,17 +98,19 @@ MAY_IMPORT = {
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
     "evaluate": "errors files jsonl recipe data weights families runs plan predict",
+    "evaluate/judge": "errors files json_files jsonl runs evaluate",
     # results for people
     "handover": "errors dtypes files jsonl data data/video families plan predict recipe runs",
     "report": (
-        "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate"
+        "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate "
+        "evaluate/judge"
     ),
     "serve": "errors data data/video data/fetch families clips predict report",
     "pipeline": "errors jsonl recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
-        "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate report "
-        "pipeline serve handover cli data/fetch"
+        "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate "
+        "evaluate/judge report pipeline serve handover cli data/fetch"
     ),
     # beside
     "tiny": (
@@ -150,6 +153,7 @@ WITHOUT_TORCH = (
         "runs",
         "manifest",
         "plan",
+        "evaluate/judge",
         "report",
         "cli",
         "cli/commands",
@@ -166,7 +170,7 @@ STARTS_PROCESSES = (
     "data/video/process.py",
     "plan/machine.py",
 )
-SPEAKS_HTTP = ("data/fetch/download.py", "handover/parity.py")
+SPEAKS_HTTP = ("data/fetch/download.py", "evaluate/judge/endpoint.py", "handover/parity.py")
 HTTP_CLIENTS = {"httpx", "httpcore", "requests", "aiohttp", "urllib3", "urllib.request", "http.client", "pycurl"}
 PRINTS = ("cli/", "train/launch.py", "tiny/", "handover/parity.py")
 """The last one is copied out of the package and runs by itself."""

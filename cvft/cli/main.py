@@ -43,6 +43,7 @@ COMMANDS = (
     "features",
     "export",
     "eval",
+    "judge",
     "report",
     "compare",
     "infer",

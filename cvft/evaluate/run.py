@@ -180,6 +180,51 @@ class _Asked:
     recorded: RecordedRows | None
 
 
+def find_probes(run: RunFolder, recipe: Recipe, variants: Sequence[str]) -> dict[str, dict[str, Evaluation]]:
+    """Finds what models of a run have answered to its probe sets; asks nobody.
+
+    Args:
+        run: The run.
+        recipe: Its recipe.
+        variants: Models, the tuned one last.
+
+    Returns:
+        Name of a probe set -> model -> its evaluation: the last one of the tuned model, and those of the same rows.
+    """
+    probes: dict[str, dict[str, Evaluation]] = {}
+    for path in recipe.eval.probes:
+        found = {variant: _find_stored(run, recipe, variant, data=path) for variant in variants}
+        last = next((found[variant][0] for variant in reversed(variants) if found[variant]), None)
+        for variant, stored in found.items():
+            same = [each for each in stored if last is not None and each.rows_sha256 == last.rows_sha256]
+            if same:
+                probes.setdefault(path.stem, {})[variant] = same[0].evaluation
+    return probes
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An evaluation of a file's rows, and what identifies the rows."""
+
+    evaluation: Evaluation
+    rows_sha256: str
+
+
+def _find_stored(run: RunFolder, recipe: Recipe, variant: str, *, data: Path) -> list[_Stored]:
+    """Returns the evaluations of a file's rows with the recipe's settings, the newest first."""
+    found: dict[int, _Stored] = {}
+    for folder in sorted(run.eval.glob(f"{variant}-*")):
+        stored = read_metrics(folder)
+        num_rows = None if stored is None else stored["settings"].get("num_rows")
+        if stored is None or not isinstance(num_rows, int) or num_rows > (recipe.eval.num_rows or num_rows):
+            continue
+        if stored["settings"] == _settings(recipe, variant, num_rows=num_rows, run=run, data=data):
+            rows_sha256 = str(stored.get("made_of", {}).get("rows_sha256"))
+            when = (folder / METRICS_FILE).stat().st_mtime_ns
+            found[when] = _Stored(Evaluation(folder, dict(stored["metrics"])), rows_sha256)
+    return [found[when] for when in sorted(found, reverse=True)]
+
+
 def _read_asked(job: Job, data: Path | None) -> _Asked:
     if data is not None:
         url_cache = job.url_cache
@@ -264,7 +309,7 @@ def _weights_of(job: Job, variant: Variant) -> str:
 
 def _settings(
     recipe: Recipe,
-    variant: Variant,
+    variant: str,
     *,
     num_rows: int,
     run: RunFolder,

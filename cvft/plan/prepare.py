@@ -22,6 +22,7 @@ from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import NUM_EXAMPLES, note_rows
+from cvft.plan.probes import check_probes, note_probes, read_probes
 from cvft.plan.url_cache import url_cache_dir
 from cvft.recipe import Recipe
 
@@ -38,6 +39,7 @@ class PreparedRows:
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
         sources: What tells the files that the rows came from, by their setting.
+        probes: Rows of each probe set: neither trained on nor held out.
     """
 
     train_rows: Sequence[Row]
@@ -47,6 +49,7 @@ class PreparedRows:
     row_facts: RowFacts
     notes: Sequence[str]
     sources: Mapping[str, FileFacts] = field(default_factory=dict)
+    probes: Mapping[Path, Sequence[Row]] = field(default_factory=dict)
 
 
 def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
@@ -80,7 +83,9 @@ def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) 
                 on_progress=on_progress,
             )
 
-        return prepare_rows(job, check=check)
+        prepared = prepare_rows(job, check=check)
+        check_probes(job, prepared.probes, catalog=catalog, on_progress=on_progress)
+        return prepared
 
 
 def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> PreparedRows:
@@ -102,6 +107,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     check_written([*rows, *held_out])
     lay_out = job.family.layouts(job.model.folder, how)
     check_texts([*rows, *held_out], lay_out=lay_out)
+    probes = read_probes(job)
     checked = check([*rows, *held_out])
     set_aside = {id(item.row) for item in checked.quarantined}
     rows = [row for row in rows if id(row) not in set_aside]
@@ -141,9 +147,11 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
                 max_new_tokens=max_new_tokens,
                 context_tokens=job.family.context_tokens(job.model.folder.config),
             ),
+            *note_probes(probes, rows),
             *notes,
         ],
         sources=sources,
+        probes=probes,
     )
 
 

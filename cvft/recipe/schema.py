@@ -107,6 +107,7 @@ RunName = Annotated[
     BeforeValidator(_to_composed),
     AfterValidator(_refuse_long_name),
 ]
+Files = Annotated[tuple[FilePath, ...], BeforeValidator(_to_tuple)]
 Targets = Annotated[
     Literal["qkv", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)], BeforeValidator(_to_tuple)
 ]
@@ -352,6 +353,8 @@ class Eval(Section):
     """Ask without the clips too: what can be guessed from the questions alone. Prompts are short, so it takes less time."""
     num_rows: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Only this many rows, from the head of the val file; the metrics state the count. Fewer is faster and noisier."""
+    probes: Files = ()
+    """Files of rows that training is not about: base and tuned model answer them, and the report says what was unlearnt."""
 
 
 class Output(Section):
