@@ -33,6 +33,8 @@ SUB_ROOMS = (
     "data/video",
     "data/features",
     "data/doctor",
+    "evaluate/metrics",
+    "evaluate/uncertainty.py",
     "cli/commands",
 )
 """Rooms inside rooms; every other room is a folder or a file of the package."""
@@ -54,6 +56,8 @@ MAY_IMPORT = {
     "data/features": "errors files dtypes weights",
     "data": "__init__ errors json_files files jsonl data/video",
     "data/doctor": "errors files jsonl data data/video",
+    "evaluate/uncertainty": "",
+    "evaluate/metrics": "data evaluate/uncertainty",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
@@ -65,8 +69,8 @@ MAY_IMPORT = {
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
     "plan": (
-        "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
-        "families/table runs manifest"
+        "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor evaluate/metrics weights "
+        "families families/table runs manifest"
     ),
     # torch
     "families/network": "errors dtypes weights families",
@@ -84,8 +88,8 @@ MAY_IMPORT = {
     "families/qwen_vl/runtime": "dtypes weights families families/network families/qwen_vl families/qwen_vl/network",
     "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
-        "__init__ errors files jsonl imports recipe data data/video data/features weights families families/table runs plan "
-        "clips"
+        "__init__ errors files jsonl imports recipe data data/video data/features evaluate/metrics weights families "
+        "families/table runs plan clips predict"
     ),
     "predict": (
         "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest "
@@ -93,10 +97,11 @@ MAY_IMPORT = {
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
-    "evaluate": "errors files jsonl recipe data weights families runs plan predict",
+    "evaluate": "errors files jsonl recipe data evaluate/metrics evaluate/uncertainty weights families runs plan predict",
     # results for people
     "report": (
-        "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate"
+        "errors files jsonl tables recipe data data/video data/doctor evaluate/metrics evaluate/uncertainty families runs "
+        "manifest plan export evaluate"
     ),
     "serve": "errors data data/video families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
@@ -133,6 +138,8 @@ WITHOUT_TORCH = (
         "data/video",
         "data/features",
         "data/doctor",
+        "evaluate/metrics",
+        "evaluate/uncertainty",
         "families",
     ),
     *(

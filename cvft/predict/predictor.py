@@ -189,6 +189,7 @@ class Predictor:
         batch_rows: int,
         max_new_tokens: int | None,
         done: Collection[int] = (),
+        share: tuple[int, int] = (0, 1),
     ) -> Iterator[AnsweredBatch]:
         """Answers rows greedily, batch by batch; a row that cannot be shown to the model keeps no other from its answer.
 
@@ -198,6 +199,7 @@ class Predictor:
             max_new_tokens: Longest answer in tokens; None as in `answer`.
             done: Numbers of rows, from 0, that have their answers already. The others are answered as if these were answered too,
                 in the same batches, so that what was begun goes on with the same bits.
+            share: Rank and number of ranks that share the batches out among them; every batch is the same for any number.
 
         Yields:
             The outcome of each batch.
@@ -206,7 +208,8 @@ class Predictor:
         first_with: dict[Path | int, int] = {}
         clips = [number if row.video is None else row.video for number, row in enumerate(rows)]
         order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
-        for start in range(0, len(rows), batch_rows):
+        rank, num_ranks = share
+        for start in range(rank * batch_rows, len(rows), num_ranks * batch_rows):
             prompts: dict[int, Prompt] = {}
             bad: dict[int, CvftError] = {}
             for number in order[start : start + batch_rows]:

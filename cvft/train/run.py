@@ -29,14 +29,14 @@ from cvft.plan.ranks import node_rank_of, worker_command
 from cvft.plan.recorded import refuse_other_data
 from cvft.plan.start import Start, find_start, read_start
 from cvft.recipe import LoadedRecipe, dump_recipe
-from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked
-from cvft.train.adapters import publish_adapter
+from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked, refuse_other_choice
+from cvft.train.adapters import choose_adapter, describe_choice, publish_adapter
 from cvft.train.checkpoints import (
     check_can_continue,
     disk_full_error,
-    find_best_checkpoint,
     find_last_checkpoint,
     has_no_space,
+    is_end,
     remove_leftovers,
     set_broken_aside,
     step_of,
@@ -83,6 +83,7 @@ def train(job: Job) -> RunFolder | None:
     is_first_node = node_rank_of(recipe) == 0
     # before any clip is decoded: what is wrong with folder or machine is reported, and what is done is not prepared again
     if is_trained(job.loaded):
+        refuse_other_choice(job.loaded)
         for note in refuse_other_data(folder, recipe=recipe, since="this run"):
             LOG.info("note      %s", note)
         LOG.info("adapter   %s (trained before)", folder.adapter)
@@ -144,7 +145,7 @@ def _train_planned(
     for note in set_broken_aside(folder.train):
         LOG.info("broken    %s", note)
     last = find_last_checkpoint(folder.train)
-    if last is None or step_of(last) < worker.num_steps:
+    if last is None or not is_end(last, num_steps=worker.num_steps):
         if last is not None:
             LOG.info("resume    %s", check_can_continue(last, worker) or last.name)
             plan = _resumed(plan, last)
@@ -157,11 +158,12 @@ def _train_planned(
         LOG.info(describe_plan(plan, prepared))
         last = _launch(plan, folder, variables=variables)
     notes = write_notes(last, folder.notes_file)
+    chosen = choose_adapter(folder, recipe=job.recipe, last=last, num_steps=worker.num_steps)
+    write_whole(folder.chosen_file, chosen.to_json())
     recipe = folder.recipe_file.read_text(encoding="utf-8")
-    publish_adapter(last, folder.adapter, contract=job.contract, recipe=recipe)
-    best = find_best_checkpoint(folder.train)
-    if best is not None and best != last:
-        LOG.info("best      %s has the lowest val loss; adapter/ is the last one", best)
+    publish_adapter(folder.train / f"checkpoint-{chosen.step}", folder.adapter, contract=job.contract, recipe=recipe)
+    for line in describe_choice(chosen):
+        LOG.info(line)
     for note in notes:
         LOG.warning("note      %s", note)
 
@@ -169,7 +171,8 @@ def _train_planned(
 def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> Path:
     """Runs the worker and returns the checkpoint of the last step."""
     stop_file = folder.train / STOP_FILE
-    drop_torn_line(folder.train / LOG_FILE)  # this training's lines follow, and would make it one that nobody can read
+    for file in (folder.train / LOG_FILE, folder.answers_file):
+        drop_torn_line(file)  # this training's lines follow, and would make it one that nobody can read
     try:
         launch(
             plan.launch.command,
@@ -186,7 +189,7 @@ def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> P
         if not (stop_file.exists() and _last_reported_step(folder) <= _last_saved_step(folder)):
             raise
     last = find_last_checkpoint(folder.train)
-    if last is not None and step_of(last) == plan.worker.num_steps:
+    if last is not None and is_end(last, num_steps=plan.worker.num_steps):
         return last
     if stop_file.exists():
         saved = f"{last.name} is saved" if last is not None else "it had done no step yet"

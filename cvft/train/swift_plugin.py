@@ -36,15 +36,18 @@ from transformers.modeling_outputs import CausalLMOutput
 from cvft.clips.source import CachedClips, ClipSource, DecodedClips
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
+from cvft.evaluate.metrics.rows import spread_evenly
 from cvft.families.family import Encoder, Family, Loading, Preprocessing, Runtime, load_runtime
 from cvft.families.table import family_named
 from cvft.jsonl import split_lines
 from cvft.plan.batching import RowFacts
-from cvft.plan.plan import Plan
+from cvft.plan.plan import Plan, WorkerPlan
+from cvft.plan.recorded import read_stored
 from cvft.plan.swift_arguments import TRAIN_DATASET, VAL_DATASET, registered_name
 from cvft.runs import PROGRESS_FILE, RunFolder
 from cvft.train.stop import StopSignals
 from cvft.train.trainer import CvftTrainer
+from cvft.train.val_answers import ValAnswers
 from cvft.weights.folder import ModelFolder
 
 LOG = logging.getLogger(__name__)
@@ -80,6 +83,10 @@ class TemplateSettings:
     clip_cache_bytes: int
     features: CachedClips | None
     label_logits_only: bool
+
+    def open_clips(self) -> ClipSource:
+        """Returns what gives clips, for one process."""
+        return self.features or DecodedClips(self.encoder, self.decode, cache_bytes=self.clip_cache_bytes)
 
 
 class FamilyLoader(ModelLoader):
@@ -132,9 +139,7 @@ class FamilyTemplate(Template):
     def __init__(self, *args: Any, settings: TemplateSettings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings = settings
-        self.clips: ClipSource = settings.features or DecodedClips(
-            settings.encoder, settings.decode, cache_bytes=settings.clip_cache_bytes
-        )
+        self.clips = settings.open_clips()
 
     def _preprocess_inputs(self, inputs: Any) -> None:
         """Leaves the row as it is: ms-swift would load media and insert tags."""
@@ -216,6 +221,11 @@ class CvftCallback(TrainerCallback):
         if self.trainer.must_stop():
             control.should_save = control.should_training_stop = True
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ends the training, with a checkpoint, when it has not got better for as long as asked."""
+        if self.trainer.ends_early():
+            control.should_save = control.should_training_stop = True
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reports the memory of a GPU, and leaves the rest of the ending to others."""
         if torch.cuda.is_initialized():
@@ -268,7 +278,23 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
     rows = RowFacts.from_json(RunFolder(worker.run_dir).row_shapes.read_text(encoding="utf-8"))
     CvftTrainer.plan, CvftTrainer.rows, CvftTrainer.signals = worker, rows, signals
     CvftTrainer.encoder, CvftTrainer.runtime = settings.encoder, runtime
+    CvftTrainer.answers = _val_answers(worker, settings)
     TrainerFactory.TRAINER_MAPPING["causal_lm"] = f"{CvftTrainer.__module__}.{CvftTrainer.__name__}"
+
+
+def _val_answers(plan: WorkerPlan, settings: TemplateSettings) -> ValAnswers | None:
+    if plan.answers is None:
+        return None
+    run = RunFolder(plan.run_dir)
+    rows = read_stored(run.val_rows)
+    return ValAnswers(
+        [rows[number] for number in spread_evenly(len(rows), plan.answers.num_rows)],
+        plan.answers,
+        runtime=settings.runtime,
+        encoder=settings.encoder,
+        clips=settings.open_clips(),
+        file=run.answers_file,
+    )
 
 
 def _register_family(family: Family, *, loader: Any, settings: TemplateSettings) -> None:
