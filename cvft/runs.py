@@ -106,6 +106,11 @@ class RunFolder:
         return self.data / "row_shapes.json"
 
     @property
+    def health_file(self) -> Path:
+        """What was odd about rows and clips when the training began."""
+        return self.data / "health.json"
+
+    @property
     def model_view(self) -> Path:
         """Clean view of the base model's folder."""
         return self.path / "model_view"
@@ -117,8 +122,13 @@ class RunFolder:
 
     @property
     def progress_file(self) -> Path:
-        """The worker's steps and losses."""
+        """The worker's steps and losses, of its newest start."""
         return self.train / PROGRESS_FILE
+
+    @property
+    def earlier_progress_file(self) -> Path:
+        """The same of the starts before; absent when there was one only."""
+        return self.train / "progress-earlier.jsonl"
 
     @property
     def notes_file(self) -> Path:
@@ -135,10 +145,9 @@ class RunFolder:
         """Val rows answered while it trained, one line per answer and measurement; absent where none were asked for."""
         return self.train / "answers.jsonl"
 
-    @property
-    def trackers_file(self) -> Path:
-        """What went wrong with trackers, one JSON object per line."""
-        return self.train / "trackers.jsonl"
+    def tracker_log(self, name: str) -> Path:
+        """What the process says that sends to a tracker."""
+        return self.train / "logs" / f"{name}.log"
 
     def worker_log(self, node_rank: int) -> Path:
         """What the worker of a node says; with several ranks, what their launcher says."""

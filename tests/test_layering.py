@@ -68,6 +68,7 @@ MAY_IMPORT = {
     ),
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
+    "training_log": "errors jsonl",
     "plan": (
         "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor evaluate/metrics weights "
         "families families/table runs manifest"
@@ -89,7 +90,7 @@ MAY_IMPORT = {
     "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
         "__init__ errors files jsonl imports recipe data data/video data/features evaluate/metrics weights families "
-        "families/table runs plan clips predict"
+        "families/table runs training_log plan clips predict"
     ),
     "predict": (
         "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest "
@@ -100,8 +101,8 @@ MAY_IMPORT = {
     "evaluate": "errors files jsonl recipe data evaluate/metrics evaluate/uncertainty weights families runs plan predict",
     # results for people
     "report": (
-        "errors files jsonl tables recipe data data/video data/doctor evaluate/metrics evaluate/uncertainty families runs "
-        "manifest plan export evaluate"
+        "errors files tables recipe data data/video data/doctor evaluate/metrics evaluate/uncertainty families runs "
+        "manifest training_log plan export evaluate"
     ),
     "serve": "errors data data/video families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
@@ -150,6 +151,7 @@ WITHOUT_TORCH = (
         "families/table",
         "runs",
         "manifest",
+        "training_log",
         "plan",
         "report",
         "cli",
@@ -159,7 +161,13 @@ WITHOUT_TORCH = (
     ),
 )
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
-STARTS_PROCESSES = ("train/launch.py", "train/manifest.py", "data/video/process.py", "plan/machine.py")
+STARTS_PROCESSES = (
+    "train/launch.py",
+    "train/tracking.py",
+    "train/manifest.py",
+    "data/video/process.py",
+    "plan/machine.py",
+)
 PRINTS = ("cli/", "train/launch.py", "tiny/")
 NAMES_A_FAMILY = (
     "families/cogvlm2_video/",

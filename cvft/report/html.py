@@ -35,6 +35,8 @@ def write_report(
     warnings: Sequence[str] = (),
     findings: Sequence[str] = (),
     charts: Sequence[Chart] = (),
+    health: Mapping[str, Any] | None = None,
+    answered: Mapping[str, Any] | None = None,
     cards: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the page; it appears whole or not at all.
@@ -49,6 +51,8 @@ def write_report(
         warnings: What whoever uses the model has to know first, each a text of one or more lines.
         findings: What the numbers say, in sentences.
         charts: Curves, with at least one point each.
+        health: What was odd about the data: see `cvft.plan.health.Health`.
+        answered: What `follow_answers` returned.
         cards: What `build_cards` returned.
 
     Returns:
@@ -71,6 +75,8 @@ def write_report(
         about_captions=describe_captions(metrics) if captions else "",
         categories=categories_table(metrics),
         charts=charts,
+        health=health,
+        answered=answered,
         cards=cards if cards and cards["rows"] else None,
     )
 

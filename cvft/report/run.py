@@ -16,15 +16,18 @@ from cvft.export import VERIFICATION_FILE
 from cvft.export.run import describe_verification, read_verification
 from cvft.files import write_whole
 from cvft.manifest import read_manifest
+from cvft.plan.health import read_health
 from cvft.plan.job import Job, open_job
 from cvft.plan.recorded import read_recorded, read_stored
 from cvft.recipe import LoadedRecipe
+from cvft.report.answered import follow_answers
 from cvft.report.cards import build_cards
-from cvft.report.curves import make_charts, plot_curves, read_log
+from cvft.report.curves import Pace, make_charts, plot_curves
 from cvft.report.frames import collect_frames
 from cvft.report.html import write_report
 from cvft.report.results import describe_comparison, describe_guesses, describe_headline
-from cvft.runs import RunFolder, is_claimed, read_metrics, read_notes
+from cvft.runs import RunFolder, describe_adapter, is_claimed, read_chosen, read_metrics, read_notes
+from cvft.training_log import read_log, read_step_times, read_val_answers
 
 REPORT_VALUES_FILE = "report.json"
 """What the page says, as values, in the run's folder."""
@@ -108,6 +111,9 @@ def write_run_report(
     """
     folder = job.run
     log = read_log(folder.train / LOG_FILE)
+    manifest, select_by = read_manifest(folder), job.recipe.train.select_by
+    times = read_step_times(folder.earlier_progress_file, folder.progress_file)
+    pace = Pace(times, manifest.rows.num_train, job.recipe.train.global_batch_rows, manifest.device)
     plot_curves(log, folder=folder.path / "curves")
     predictions = {name: evaluation.read_predictions() for name, evaluation in evaluations.items()}
     metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
@@ -122,6 +128,8 @@ def write_run_report(
         "warnings": warnings,
         "metrics": metrics,
         "findings": describe_evaluations(predictions),
+        "health": read_health(folder),
+        "answered": follow_answers(read_val_answers(folder.answers_file)),
     }
     cards = None
     if predictions:
@@ -134,7 +142,7 @@ def write_run_report(
             guesses[f"{list(metrics)[-1]}{WITHOUT_CLIPS}"] = blind.metrics
         values["findings"] = [*values["findings"], *describe_guesses(guesses, tuned=metrics[list(metrics)[-1]])]
         values["metrics"] = {**guesses, **metrics}
-    charts = make_charts(log)
+    charts = make_charts(log, pace=pace, select_by=select_by)
     curves = {chart.title: {name: list(points) for name, points in chart.series.items()} for chart in charts}
     text = json.dumps({"schema": SCHEMA, **values, "curves": curves}, indent=2, default=str)
     write_whole(folder.path / REPORT_VALUES_FILE, text + "\n")
@@ -171,6 +179,10 @@ def _summarize(job: Job, *, is_merged: bool) -> dict[str, object]:
         "inputs": str(job.preprocessing),
         "seed": recipe.seed,
     }
+    if (chosen := read_chosen(folder)) is not None:
+        summary["adapter is"] = describe_adapter(chosen)
+        if chosen.ended_early:
+            summary["ended early"] = chosen.ended_early
     if is_merged and (folder.merged / VERIFICATION_FILE).is_file():
         summary["merged equals adapter"] = describe_verification(read_verification(folder.merged))
     return summary

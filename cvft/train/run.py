@@ -22,6 +22,7 @@ from cvft.errors import Problem, RunError, StoppedError
 from cvft.files import drop_torn_line, recover_folder, write_whole
 from cvft.plan.describe import describe_plan
 from cvft.plan.environment import find_overruled, merge_environment, worker_environment
+from cvft.plan.health import write_health
 from cvft.plan.job import Job, describe_source
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare
@@ -46,6 +47,7 @@ from cvft.train.manifest import write_manifest
 from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.train.row_files import write_row_files
 from cvft.train.stop import STOP_FILE
+from cvft.train.tracking import tracking
 from cvft.train.watch import write_notes
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, make_clean_view
 
@@ -140,6 +142,7 @@ def _train_planned(
 ) -> None:
     folder, worker = job.run, plan.worker
     write_row_files(prepared, folder)
+    write_health(job)
     make_clean_view(job.model.path, folder.model_view, config=job.family.clean_config(job.model.folder.config))
     remove_leftovers(folder.train)
     for note in set_broken_aside(folder.train):
@@ -156,7 +159,8 @@ def _train_planned(
         write_whole(folder.plan_file, plan.to_json())
         write_manifest(job, prepared=prepared, plan=plan, start=start)
         LOG.info(describe_plan(plan, prepared))
-        last = _launch(plan, folder, variables=variables)
+        with tracking(job.recipe.train.report_to, folder, shell=os.environ):
+            last = _launch(plan, folder, variables=variables)
     notes = write_notes(last, folder.notes_file)
     chosen = choose_adapter(folder, recipe=job.recipe, last=last, num_steps=worker.num_steps)
     write_whole(folder.chosen_file, chosen.to_json())

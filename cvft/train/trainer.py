@@ -79,6 +79,9 @@ class CvftTrainer(Seq2SeqTrainer):
     _val_loader: Any = None
     waited_s = 0.0
     """Seconds that steps have waited for their rows."""
+    step_waited_s = 0.0
+    """The same of the last step alone."""
+    _began_s = 0.0
     _losses: Sequence[torch.Tensor] = ()
     _skipped_now = False
 
@@ -147,10 +150,16 @@ class CvftTrainer(Seq2SeqTrainer):
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Takes the rows of a step from the loader, and notes how long that took; called by transformers."""
-        start = time.perf_counter()
+        self._began_s = time.perf_counter()
         samples = super().get_batch_samples(*args, **kwargs)
-        self.waited_s += time.perf_counter() - start
+        self.step_waited_s = time.perf_counter() - self._began_s
+        self.waited_s += self.step_waited_s
         return samples
+
+    @property
+    def step_s(self) -> float:
+        """Seconds since this step asked for its rows: neither a checkpoint nor a val pass is in it."""
+        return time.perf_counter() - self._began_s
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         # what the loader yields is a whole step

@@ -5,7 +5,7 @@ some val rows -> answers of the model as it is now -> numbers for the curves, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class ValAnswers:
         encoder: Turns rows into inputs.
         clips: Gives clips.
         file: Where each answer is written.
+
+    `last` holds what was written last: one line per row, on the first rank.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class ValAnswers:
         self.encoder = encoder
         self.clips = clips
         self.file = file
+        self.last: Sequence[Mapping[str, Any]] = ()
 
     def measure(
         self,
@@ -89,6 +92,7 @@ class ValAnswers:
                 }
                 for row, answer, score in zip(self.rows, said, scores, strict=True)
             ]
+            self.last = lines
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(to_jsonl(lines))
         return single_numbers(summary)
