@@ -119,7 +119,7 @@ def check_packages(recipe: Recipe) -> None:
     """Checks that what a recipe needs beyond torch is there.
 
     Raises:
-        RecipeError: when the package of a tracker is not installed; when DeepSpeed is not installed and the strategy is one of its
+        RecipeError: when a tracker is not installed; when DeepSpeed is not installed and the strategy is one of its
             stages, or when the tools are missing with which it compiles its optimizer for offloading; when weights are to be
             quantized without bitsandbytes.
     """
