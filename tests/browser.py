@@ -83,7 +83,8 @@ class Browser:
             const dataTransfer = new DataTransfer();
             dataTransfer.items.add(new File([bytes], name, { type: "video/mp4" }));
             for (const kind of ["dragenter", "dragover", "drop"]) {
-              document.querySelector(selector).dispatchEvent(new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true }));
+              const event = new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true });
+              document.querySelector(selector).dispatchEvent(event);
             }"""
         self.run(script, selector, path.name, base64.b64encode(path.read_bytes()).decode())
 

@@ -198,7 +198,7 @@ def test_a_checkpoint_is_chosen_before_and_made_after_the_job_is_opened(recipe: 
     assert main(["eval", str(recipe), "--checkpoint", "best", "--base", "moved"]) == 0
     names = ["find_run", "choose_checkpoint", "open_trained_job", "contract_of", "adopt_checkpoint", "evaluate_run"]
     assert [name for name, _, _ in calls] == names
-    assert calls[1][1] == (RUN, "best")
+    assert calls[1][1:] == ((RUN, "best"), {"by": "eval_loss"})
     assert (calls[2][1][1], calls[2][2]) == (CHOSEN, {"base": Path("moved")})
 
 

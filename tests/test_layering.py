@@ -34,6 +34,8 @@ SUB_ROOMS = (
     "data/features",
     "data/doctor",
     "data/fetch",
+    "evaluate/metrics",
+    "evaluate/uncertainty.py",
     "cli/commands",
     "evaluate/judge",
 )
@@ -58,6 +60,8 @@ MAY_IMPORT = {
     "data/fetch": "__init__ errors files data/video",
     "data": "__init__ errors json_files files jsonl data/video data/fetch",
     "data/doctor": "errors files jsonl data data/video data/fetch",
+    "evaluate/uncertainty": "",
+    "evaluate/metrics": "data evaluate/uncertainty",
     "families": "errors json_files recipe data data/video data/features weights",
     "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
@@ -68,9 +72,10 @@ MAY_IMPORT = {
     ),
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
+    "training_log": "errors jsonl",
     "plan": (
         "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
-        "families/table runs manifest data/fetch"
+        "families/table runs manifest data/fetch evaluate/metrics"
     ),
     # torch
     "families/network": "errors dtypes weights families",
@@ -88,8 +93,8 @@ MAY_IMPORT = {
     "families/qwen_vl/runtime": "dtypes weights families families/network families/qwen_vl families/qwen_vl/network",
     "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
-        "__init__ errors files jsonl imports processes recipe data data/video data/features weights families families/table "
-        "runs plan clips data/fetch"
+        "__init__ errors files jsonl imports processes recipe data data/video data/features weights families "
+        "families/table runs plan clips data/fetch evaluate/metrics training_log predict"
     ),
     "predict": (
         "errors shipped files jsonl dtypes imports processes recipe data data/video data/features weights families "
@@ -97,13 +102,13 @@ MAY_IMPORT = {
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
-    "evaluate": "errors files jsonl recipe data weights families runs plan predict",
-    "evaluate/judge": "errors files json_files jsonl runs evaluate",
+    "evaluate": "errors files jsonl recipe data weights families runs plan predict evaluate/metrics evaluate/uncertainty",
+    "evaluate/judge": "errors files json_files jsonl runs evaluate evaluate/uncertainty",
     # results for people
     "handover": "errors dtypes files jsonl data data/video families plan predict recipe runs",
     "report": (
-        "errors files jsonl tables recipe data data/video data/doctor families runs manifest plan export evaluate "
-        "evaluate/judge"
+        "errors files tables recipe data data/video data/doctor families runs manifest plan export evaluate "
+        "evaluate/judge evaluate/metrics evaluate/uncertainty training_log"
     ),
     "serve": "errors data data/video data/fetch families clips predict report",
     "pipeline": "errors jsonl recipe runs manifest plan train predict export evaluate report",
@@ -142,6 +147,8 @@ WITHOUT_TORCH = (
         "data/features",
         "data/doctor",
         "data/fetch",
+        "evaluate/metrics",
+        "evaluate/uncertainty",
         "families",
     ),
     *(
@@ -152,6 +159,7 @@ WITHOUT_TORCH = (
         "families/table",
         "runs",
         "manifest",
+        "training_log",
         "plan",
         "evaluate/judge",
         "report",
@@ -166,6 +174,7 @@ SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
 STARTS_PROCESSES = (
     "train/launch.py",
     "predict/ranks.py",
+    "train/tracking.py",
     "train/manifest.py",
     "data/video/process.py",
     "plan/machine.py",

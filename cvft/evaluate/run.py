@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from cvft.data.check import fetch_clips
 from cvft.data.records import fingerprint_looks, fingerprint_rows
-from cvft.data.rows import Row, category_of, read_rows
+from cvft.data.rows import Row, read_rows
 from cvft.errors import DataError, Problem, RunError
-from cvft.evaluate.metrics import score_rows, summarize
+from cvft.evaluate.metrics.rows import score_answers
 from cvft.files import check_output, hash_file, write_whole
 from cvft.jsonl import read_jsonl, to_jsonl
 from cvft.plan.job import Job
@@ -142,18 +142,7 @@ def evaluate_run(
             job, variant, questions, target=target, settings={**settings, **made_of}, answering=answering
         )
     answers = [answered[number] for number in range(len(rows))]
-    expected = [row.response for row in rows]
-    said = [answer.text for answer in answers]
-    scores = score_rows(
-        said, expected=expected, queries=[row.query for row in rows], kinds=[stated_kind(row) for row in rows]
-    )
-    metrics = summarize(
-        scores,
-        predictions=said,
-        expected=expected,
-        categories=[category_of(row) for row in rows],
-        clips=[row.video or index for index, row in enumerate(rows)],
-    )
+    scores, metrics = score_answers(rows, [answer.text for answer in answers])
     metrics["num_cut"] = sum(answer.is_cut for answer in answers)
     lines = [
         {**row.to_json(), "prediction": answer.text, "is_cut": answer.is_cut, **score.to_json()}
@@ -272,12 +261,6 @@ def _answer(
         problems = [replace(each, hint=each.hint or hint) for each in locate_problems(answered.bad, rows)]
         raise DataError("the rows to evaluate", problems)
     return answered.answers
-
-
-def stated_kind(row: Row) -> str | None:
-    """Returns what a row's column `kind` says of its answer; see `metrics.kinds`."""
-    kind = row.extra.get("kind")
-    return kind if isinstance(kind, str) else None
 
 
 def require_val_rows(folder: RunFolder) -> None:

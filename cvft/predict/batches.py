@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cvft.data.rows import Row
 from cvft.errors import CvftError
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 
 SLACK_SHARE = 0.1
 """How far from its even place a cut may lie, as a part of an even share, for a clip to stay whole. A clip that lies in two shares

@@ -169,6 +169,7 @@ class Predictor:
         batch_rows: int,
         max_new_tokens: int | None,
         done: Collection[int] = (),
+        share: tuple[int, int] = (0, 1),
     ) -> Generator[AnsweredBatch, None, None]:
         """Answers rows greedily, batch by batch; a row that cannot be shown to the model keeps no other from its answer.
 
@@ -178,11 +179,13 @@ class Predictor:
             max_new_tokens: Longest answer in tokens; None as in `answer`.
             done: Numbers of rows, from 0, that have their answers already. The others are answered as if these were answered too,
                 in the same batches, so that what was begun goes on with the same bits.
+            share: Rank and number of ranks that share the batches out among them; every batch is the same for any number.
 
         Yields:
             The outcome of each batch.
         """
-        for numbers in make_batches(rows, batch_rows):
+        rank, num_ranks = share
+        for numbers in make_batches(rows, batch_rows)[rank::num_ranks]:
             prompts: dict[int, Prompt] = {}
             bad: dict[int, CvftError] = {}
             for number in numbers:

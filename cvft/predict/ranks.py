@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 from cvft.data.records import ClipRecord
 from cvft.data.rows import Row
 from cvft.errors import CvftError, Problem, RunError
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 from cvft.imports import python_environment
 from cvft.plan.job import Job
 from cvft.plan.machine import device_of_rank

@@ -96,7 +96,14 @@ def _alternatives(annotation: Any, metadata: list[Any], *, shows_ceiling: bool =
         texts.sort(key=lambda text: text == "`null`")
         return words, texts
     if origin is tuple:
-        return [], [_NAMES if _holds_names(annotation) else _PATHS]
+        choices, _ = _alternatives(get_args(annotation)[0], [])
+        return [], [
+            f"a list of {_join([quote(word) for word in choices])}"
+            if choices
+            else _NAMES
+            if _holds_names(annotation)
+            else _PATHS
+        ]
     if annotation is type(None):
         return [], ["`null`"]
     if annotation is bool:

@@ -53,6 +53,8 @@ def write_report(
     judged: Table | None = None,
     probes: Sequence[ProbeSet] = (),
     charts: Sequence[Chart] = (),
+    health: Mapping[str, Any] | None = None,
+    answered: Mapping[str, Any] | None = None,
     cards: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the page; it appears whole or not at all.
@@ -69,6 +71,8 @@ def write_report(
         probes: Probe sets, in order.
         judged: What judges said, where one was asked.
         charts: Curves, with at least one point each.
+        health: What was odd about the data: see `cvft.plan.health.Health`.
+        answered: What `follow_answers` returned.
         cards: What `build_cards` returned.
 
     Returns:
@@ -96,6 +100,8 @@ def write_report(
             for each in probes
         ],
         charts=charts,
+        health=health,
+        answered=answered,
         cards=cards if cards and cards["rows"] else None,
     )
 

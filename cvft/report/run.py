@@ -17,16 +17,19 @@ from cvft.export import VERIFICATION_FILE
 from cvft.export.run import describe_verification, read_verification
 from cvft.files import write_whole
 from cvft.manifest import read_manifest
+from cvft.plan.health import read_health
 from cvft.plan.job import Job, open_job
 from cvft.plan.recorded import read_recorded, read_stored
 from cvft.recipe import LoadedRecipe
+from cvft.report.answered import follow_answers
 from cvft.report.cards import build_cards
-from cvft.report.curves import make_charts, plot_curves, read_log
+from cvft.report.curves import Pace, make_charts, plot_curves
 from cvft.report.frames import collect_frames
 from cvft.report.html import ProbeSet, write_report
 from cvft.report.judged import describe_judged, describe_stale, judged_table, judged_values
 from cvft.report.results import describe_comparison, describe_guesses, describe_headline, describe_probe
-from cvft.runs import RunFolder, is_claimed, read_metrics, read_notes
+from cvft.runs import RunFolder, describe_adapter, is_claimed, read_chosen, read_metrics, read_notes
+from cvft.training_log import read_log, read_step_times, read_val_answers
 
 REPORT_VALUES_FILE = "report.json"
 """What the page says, as values, in the run's folder."""
@@ -115,6 +118,9 @@ def write_run_report(
     """
     folder = job.run
     log = read_log(folder.train / LOG_FILE)
+    manifest, select_by = read_manifest(folder), job.recipe.train.select_by
+    times = read_step_times(folder.earlier_progress_file, folder.progress_file)
+    pace = Pace(times, manifest.rows.num_train, job.recipe.train.global_batch_rows, manifest.device)
     plot_curves(log, folder=folder.path / "curves")
     predictions = {name: evaluation.read_predictions() for name, evaluation in evaluations.items()}
     metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
@@ -129,6 +135,8 @@ def write_run_report(
         "warnings": warnings,
         "metrics": metrics,
         "findings": describe_evaluations(predictions),
+        "health": read_health(folder),
+        "answered": follow_answers(read_val_answers(folder.answers_file)),
     }
     judged = {name: read_judged(evaluation) for name, evaluation in evaluations.items()}
     warnings += describe_stale(judged)
@@ -146,7 +154,7 @@ def write_run_report(
         values["metrics"] = {**guesses, **metrics}
     probe_sets = [describe_probe_set(name, answered) for name, answered in (probes or {}).items() if answered]
     values["findings"] = [*values["findings"], *(line for each in probe_sets for line in each.findings)]
-    charts = make_charts(log)
+    charts = make_charts(log, pace=pace, select_by=select_by)
     curves = {chart.title: {name: list(points) for name, points in chart.series.items()} for chart in charts}
     stored = {"schema": SCHEMA, **values, "judged": judged_values(judged), "curves": curves}
     stored["probes"] = {each.name: each.metrics for each in probe_sets}
@@ -206,6 +214,10 @@ def _summarize(job: Job, *, is_merged: bool) -> dict[str, object]:
         "inputs": str(job.preprocessing),
         "seed": recipe.seed,
     }
+    if (chosen := read_chosen(folder)) is not None:
+        summary["adapter is"] = describe_adapter(chosen)
+        if chosen.ended_early:
+            summary["ended early"] = chosen.ended_early
     if is_merged and (folder.merged / VERIFICATION_FILE).is_file():
         summary["merged equals adapter"] = describe_verification(read_verification(folder.merged))
     return summary

@@ -61,8 +61,8 @@ def launch(
     log_file = folder.worker_log(node_rank)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     if node_rank == 0:
-        for left_over in (folder.progress_file, folder.train / STOP_FILE):
-            left_over.unlink(missing_ok=True)
+        _set_progress_aside(folder)
+        (folder.train / STOP_FILE).unlink(missing_ok=True)
     with log_file.open("ab") as log:
         log.write(f"{START_HEADLINE}\n".encode())
         log.flush()
@@ -80,6 +80,14 @@ def launch(
             code = process.wait()
     if code != 0:
         raise RunError("the training", [_why_it_failed(code, log_file=log_file, folder=folder)])
+
+
+def _set_progress_aside(folder: RunFolder) -> None:
+    """Puts the steps of an earlier start behind those before: this start's own are what the terminal shows."""
+    if folder.progress_file.is_file():
+        with folder.earlier_progress_file.open("ab") as earlier:
+            earlier.writelines(read_new_lines(folder.progress_file, start=0))
+        folder.progress_file.unlink()
 
 
 @contextmanager
