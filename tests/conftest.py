@@ -69,6 +69,8 @@ DIST = {
     "api",
     "clips",
     "demo",
+    "evaluate_judge",
+    "evaluate_probes",
     "evaluate_run",
     "export",
     "families",

@@ -8,6 +8,7 @@ import pytest
 from cvft.cli.main import main
 from cvft.evaluate.compare import compare_predictions
 from cvft.report.results import describe_probe
+from tests.judge_server import judging
 from tests.project import ROWS, cvft, cvft_ok, files_under, make_project, with_real_clips, write_jsonl
 from tests.real_clips import real_clip
 from tests.test_evaluate_compare import lines
@@ -76,6 +77,32 @@ def test_base_and_tuned_model_are_asked_and_the_report_shows_both(recipe, capsys
     shown = json.loads((run / "report.json").read_text())["probes"]
     assert {name: list(answered) for name, answered in shown.items()} == {"general <b>": ["merged"]}
     assert shown["general <b>"]["merged"]["num_rows"] == 2
+
+
+def test_what_a_judge_said_stands_in_the_report_of_the_run(recipe, capsys):
+    run = recipe.parent / "runs" / "small"
+
+    def says(prediction: str, number: int) -> str:
+        return '{"verdict": "yes", "score": 5}' if number == 1 else '{"verdict": "no", "score": 0}'
+
+    with judging(says) as server:
+        words = ["judge", f"{run}:base", str(run), "--url", server.url, "--judge-model", "a judge", "--workers", "1"]
+        assert main(words) == 0
+        assert "says the same (a judge): yes" in capsys.readouterr().out
+    assert main(["report", str(run)]) == 0
+    stored = json.loads((run / "report.json").read_text())["judged"]
+    for model in ("base", "merged"):
+        (said,) = stored[model]
+        assert (said["num_cases"], said["num_missing"]) == (3, 0)
+        assert said["settings"]["judge"] == "a judge"
+    page = (run / "report.html").read_text()
+    assert "Graded by a judge" in page
+    assert "says the same (a judge): without a score" in page
+    # of answers that are others by now it says nothing
+    (run / "eval" / "base" / "predictions.jsonl").open("a").write("\n")
+    assert main(["report", str(run)]) == 0
+    assert json.loads((run / "report.json").read_text())["judged"]["base"] == []
+    assert "is of answers that were replaced since" in (run / "report.html").read_text()
 
 
 def test_what_cannot_be_asked_is_refused_before_anything_trains(tmp_path):
