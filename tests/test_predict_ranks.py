@@ -117,11 +117,15 @@ def kill_at_random(words: list[object], partial: Path, *, dice: random.Random, i
     """Kills a command and what it started at a random moment: while ranks load, answer, or an answer is written."""
     process = start(*words)
     before = num_lines(partial)
-    wanted = before + dice.choice([0, 1, 2, 9])
+    more = dice.randint(0, 40 // NUM_KILLS)  # so that something is left for the next one
     if is_first:
-        wanted = max(2, wanted)  # settings and an answer: the next start has something to go on from
-    wait_until(lambda: num_lines(partial) >= wanted, process)
-    time.sleep(dice.random() * 0.1)
+        more = max(2, more)  # settings and an answer: the next start has something to go on from
+    if more:
+        wait_until(lambda: num_lines(partial) >= before + more, process)
+        time.sleep(dice.random() * 0.1 / NUM_KILLS)
+    else:
+        deadline = time.monotonic() + dice.random() * 5
+        wait_until(lambda: time.monotonic() > deadline or num_lines(partial) > before, process)
     left = descendants_of(process.pid)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
