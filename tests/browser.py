@@ -82,9 +82,9 @@ class Browser:
             const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
             const dataTransfer = new DataTransfer();
             dataTransfer.items.add(new File([bytes], name, { type: "video/mp4" }));
+            const init = { dataTransfer, bubbles: true, cancelable: true };
             for (const kind of ["dragenter", "dragover", "drop"]) {
-              const event = new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true });
-              document.querySelector(selector).dispatchEvent(event);
+              document.querySelector(selector).dispatchEvent(new DragEvent(kind, init));
             }"""
         self.run(script, selector, path.name, base64.b64encode(path.read_bytes()).decode())
 

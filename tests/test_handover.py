@@ -160,7 +160,9 @@ ROW_KINDS = (
 @pytest.mark.parametrize(("kind", "model"), ROW_KINDS)
 def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
     """With clips too, where the engine's rule is the contract's; template, seconds and sizes as the engine makes them."""
-    video = {"sampling": "uniform", "max_frames": 6} if sends == "clips" else {"fps": 15.0, "max_frames": 40}
+    video = {"fps": 15.0, "max_frames": 40}
+    if sends == "clips":  # both bounds bind: small frames grow, large ones shrink
+        video = {"sampling": "uniform", "max_frames": 6, "min_frame_tokens": 64, "max_frame_tokens": 80}
     opened = Opened(tmp_path / "model", kind, model=model, video=video)
     (opened.folder.path / "preprocessor_config.json").touch()
     told = opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends=sends)
