@@ -53,11 +53,13 @@ class Capabilities:
         groups: Whether rows of one clip can train as one sequence with the same losses.
         features: Whether the frozen tower's output can be cached.
         label_logits: Whether logits of label tokens can be had, to verify a merge with.
+        unpromised: What cannot be promised of the family that others promise, a sentence each, for the plan.
     """
 
     groups: bool
     features: bool
     label_logits: bool
+    unpromised: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -91,14 +91,15 @@ class Forecast:
         return self.job.model.folder.is_absent
 
     @property
-    def num_trained(self) -> int:
-        """Trainable parameters."""
-        return self.job.adapter_parameters.total
+    def num_trained(self) -> int | None:
+        """Trainable parameters; None where neither family nor files say what there is."""
+        return self.job.adapter_parameters.total if self.job.model.shapes else None
 
     @property
-    def num_parameters(self) -> int:
-        """Parameters of the whole model."""
-        return count_parameters(self.job.family.parts, self.job.model.shapes).total
+    def num_parameters(self) -> int | None:
+        """Parameters of the whole model; None where neither family nor files say what there is."""
+        shapes = self.job.model.shapes
+        return count_parameters(self.job.family.parts, shapes).total if shapes else None
 
     @property
     def build(self) -> Flops | None:
