@@ -90,8 +90,8 @@ MAY_IMPORT = {
     "families/qwen_vl/runtime": "dtypes weights families families/network families/qwen_vl families/qwen_vl/network",
     "clips": "errors files dtypes data data/video data/features weights families plan",
     "train": (
-        "__init__ errors files jsonl imports recipe data data/video data/features weights families families/table runs plan "
-        "clips"
+        "__init__ errors files jsonl imports recipe data data/video data/features weights families families/network "
+        "families/table runs plan clips"
     ),
     "predict": (
         "errors shipped files jsonl dtypes recipe data data/video data/features weights families families/table runs manifest "
@@ -161,6 +161,7 @@ WITHOUT_TORCH = (
 SPEAKS_SWIFT = ("train/worker.py", "train/swift_plugin.py", "train/trainer.py")
 STARTS_PROCESSES = (
     *("train/launch.py", "train/manifest.py", "data/video/process.py", "plan/machine.py"),
+    "train/prove.py",  # groups are proven on a loaded model before the plan is made
     "families/any_swift/layouts.py",  # lengths are asked of ms-swift, which nobody who plans imports
 )
 PRINTS = ("cli/", "train/launch.py", "tiny/")

@@ -74,7 +74,8 @@ def _line(checkpoint: Checkpoint, width: int) -> str:
 def _describe_capabilities(family: Family) -> str:
     can = family.capabilities
     said = {
-        "rows of one clip train together": can.groups,
+        "rows of one clip train together": can.groups is True,
+        "rows of one clip train together where a model proves equal": can.groups == "proven",
         "features of a frozen tower are cached": can.features,
         "merges are compared by their logits": can.label_logits,
     }

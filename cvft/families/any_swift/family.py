@@ -56,6 +56,8 @@ class AnySwift:
             "lora.train_vision_tower",
             "model.system",
             "model.template",
+            "train.group_by_clip",
+            "train.max_rows_per_group",
             "video.sampling",
         }
     )
@@ -67,7 +69,9 @@ class AnySwift:
         self.architectures: tuple[str, ...] = (model.architecture,)
         self.checkpoints = model.checkpoints
         self.parts = model.parts
-        self.capabilities = Capabilities(groups=False, features=False, label_logits=True, unpromised=unpromised(model))
+        self.capabilities = Capabilities(
+            groups="proven", features=False, label_logits=True, unpromised=unpromised(model)
+        )
 
     def recognises(self, config: Mapping[str, Any]) -> bool:
         """Looks at the names of architecture and model type."""

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import weakref
 from dataclasses import asdict
-from typing import Any
+from typing import IO, Any
 
 from cvft.data.rows import Row
 from cvft.data.video.pipe import receive_header, send_header
@@ -43,7 +43,7 @@ class LayoutProcess:
         self._opening = {"family": family, "folder": folder, "how": asdict(how)}
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process; what libraries print; shown when something goes wrong
+        self._said: IO[bytes] | None = None
         self._lock = threading.Lock()
 
     def ask(self, row: Row, clip: ClipInfo | None) -> Layout:
@@ -72,14 +72,21 @@ class LayoutProcess:
             send_header(process.stdin, question)  # type: ignore[arg-type]
             return receive_header(process.stdout)  # type: ignore[arg-type]
         except (OSError, EOFError, ValueError) as error:
-            self._said.seek(0)
-            last = self._said.read().decode(errors="replace").strip().splitlines()[-NUM_LINES:]
+            last = self._last_lines()
             need, hint = "rows laid out by ms-swift's template", "; ".join(last)
             problem = Problem("the process that lays out rows", f"its end ({type(error).__name__})", need, hint)
             raise ModelError(f"model {self._folder}", [problem]) from error
 
+    def _last_lines(self) -> list[str]:
+        """Returns the end of what the libraries in the process have printed."""
+        if self._said is None:
+            return []
+        self._said.seek(0)
+        return self._said.read().decode(errors="replace").strip().splitlines()[-NUM_LINES:]
+
     def _start(self) -> subprocess.Popen[bytes]:
         variables = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
         process = subprocess.Popen(
             [sys.executable, "-m", MODULE],
             stdin=subprocess.PIPE,
@@ -89,15 +96,15 @@ class LayoutProcess:
             env=python_environment(variables),
         )
         self._process = process
-        weakref.finalize(self, _end, process)
+        weakref.finalize(self, _end, process, self._said)
         assert process.stdin is not None, "a pipe"
         send_header(process.stdin, self._opening)  # type: ignore[arg-type]
         return process
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes], said: IO[bytes]) -> None:
     """Lets a process end by closing its pipes, and waits for it."""
-    for pipe in (process.stdin, process.stdout):
+    for pipe in (process.stdin, process.stdout, said):
         if pipe is not None:
             pipe.close()
     process.wait()

@@ -18,7 +18,7 @@ from cvft.errors import DataError, Problem, quote
 from cvft.families.any_swift.network.template import OpenTemplate
 from cvft.families.family import IGNORED_LABEL, ClipTensors, Layout, naming
 from cvft.families.network.batching import collate_sequences
-from cvft.families.network.grouping import CLIP_KEYS
+from cvft.families.network.grouping import CLIP_KEYS, group_rows
 
 FRAMES = "frames"
 """Name of a clip's decoded frames, uint8 (T, H, W, 3): what stands in memory of a clip until its row is encoded."""
@@ -65,7 +65,7 @@ class RowEncoder:
             "input_ids": torch.tensor(encoded["input_ids"]),
             "labels": torch.tensor(labels),
             "position_ids": torch.arange(length),
-            "segment_ids": torch.zeros(length, dtype=torch.long),  # one piece: what may be shared is not known
+            "segment_ids": torch.zeros(length, dtype=torch.long),  # cut where rows are joined, and nowhere else
             **self._clip_tensors(encoded),
         }
 
@@ -81,9 +81,15 @@ class RowEncoder:
         self.template.remember_sizes()
 
     def join(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Hands on a single row; rows are not joined."""
-        (row,) = rows
-        return dict(row)
+        """Joins rows of one clip to a sequence that holds the clip once, where that was proven; a single row stays as it is."""
+        if len(rows) == 1:
+            return dict(rows[0])
+        return group_rows([self._cut(row) for row in rows])
+
+    def _cut(self, row: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns a row cut where what is shared ends: behind the last token of its clip."""
+        length = count_prefix((row["input_ids"] == self.template.image_id).tolist())
+        return {**row, "segment_ids": (row["position_ids"] >= length).long()}
 
     def collate(
         self, sequences: Sequence[Mapping[str, Tensor]], *, padding_side: Literal["left", "right"] = "right"

@@ -34,8 +34,9 @@ class SwiftScoring(LabelScoring):
         self, attention_mask: Tensor | None, segment_ids: Tensor | None, group_lengths: GroupLengths | None
     ) -> dict[str, Any]:
         """Leaves a batch of single rows to transformers: its masks are the model's own, whatever they are."""
-        del segment_ids, group_lengths
-        return {"attention_mask": attention_mask}
+        if group_lengths is None or not any(questions for _, questions in group_lengths):
+            return {"attention_mask": attention_mask}
+        return super()._attention(attention_mask, segment_ids, group_lengths)
 
 
 def classes_of(model: SwiftModel) -> tuple[Any, Any]:
