@@ -137,7 +137,7 @@ def test_a_kept_proof_is_read_back_and_a_broken_one_made_again(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"text_config": {"model_type": "gemma2"}}, "text_config.model_type: got `\"gemma2\"`, need `llama`"),
+        ({"text_config": {"model_type": "gemma2"}}, 'text_config.model_type: got `"gemma2"`, need `llama`'),
         ({"vision_config": None}, "vision_config: got `null`, need an object"),
     ],
 )

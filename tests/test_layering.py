@@ -176,7 +176,7 @@ NAMES_A_FAMILY = (
     "_autoload.py",
     "tiny/",
 )
-FAMILY_NAMES = "any_swift|llava_onevision|cogvlm|CogVLM|qwen_vl|qwen[23]_|internvl|glm4v"
+FAMILY_NAMES = "any_swift|llava_onevision|idefics3|cogvlm|CogVLM|qwen_vl|qwen[23]_|internvl|glm4v"
 NEVER_IMPORTED = ("tiny",)
 """The program that pre-trained the tiny model: only `datasets/` and tests use it."""
 

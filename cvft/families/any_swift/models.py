@@ -127,5 +127,20 @@ LLAVA_ONEVISION = SwiftModel(
     renamed=LLAVA_NAMES,
 )
 
-MODELS = (LLAVA_ONEVISION,)
+IDEFICS3 = SwiftModel(
+    name="idefics3",
+    title="Idefics3",
+    architecture="Idefics3ForConditionalGeneration",
+    model_type="idefics3",
+    swift_type="idefics3",
+    template="idefics3",
+    processor="Idefics3Processor",
+    image_token="<image>",
+    decoder="model.text_model",
+    tower="model.vision_model",
+    projector="model.connector",
+    projector_linear=("modality_projection.proj",),
+)
+
+MODELS = (LLAVA_ONEVISION, IDEFICS3)
 """One row per kind of model."""
