@@ -49,14 +49,17 @@ class Capabilities:
     """What a family can do beyond training rows one by one.
 
     Args:
-        groups: Whether rows of one clip can train as one sequence with the same losses.
+        groups: Whether rows of one clip can train as one sequence with the same losses; "proven" where that is shown on each
+            model before it trains.
         features: Whether the frozen tower's output can be cached.
         label_logits: Whether logits of label tokens can be had, to verify a merge with.
+        unpromised: What cannot be promised of the family that others promise, a sentence each, for the plan.
     """
 
-    groups: bool
+    groups: bool | Literal["proven"]
     features: bool
     label_logits: bool
+    unpromised: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

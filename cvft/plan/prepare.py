@@ -146,6 +146,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         clips=checked.facts,
         row_facts=RowFacts(train, val),
         notes=[
+            *job.family.capabilities.unpromised,
             *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
             *note_lengths(
                 train,
