@@ -24,7 +24,7 @@ import pytest
 from cvft.cli.interrupts import GRACE_S
 from cvft.data.rows import read_rows
 from cvft.errors import CvftError, DataError
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 from cvft.predict.chat import Chat, open_chat
 from cvft.predict.infer import infer_one
 from tests.project import HANG_S, cvft, files_under

@@ -63,11 +63,19 @@ class OpenModel:
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """Shape of every tensor by its name in the loaded model, by the family or else by the files' headers."""
+        """Shape of every tensor by its name in the loaded model, by the family or else by the files' headers; else none."""
         stated = self.family.tensors(self.folder.config)
         if stated is None:
-            stated = {entry.name: entry.shape for shard in self.shards or () for entry in shard.entries}
+            stated = {entry.name: entry.shape for shard in self._held for entry in shard.entries}
         return loaded_shapes(stated, self.family.module_of)
+
+    @property
+    def _held(self) -> Sequence[Shard]:
+        """The weight files, of which a plan reads the headers where they are there."""
+        if self.shards is not None:
+            return self.shards
+        is_there = not self.folder.is_absent and any(self.path.glob("*.safetensors"))
+        return read_model_shards(self.folder, self.family) if is_there else ()
 
 
 @dataclass(frozen=True)

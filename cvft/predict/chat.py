@@ -17,7 +17,7 @@ from cvft.data.fetch.urls import show_url
 from cvft.data.rows import Row, append_row
 from cvft.data.video.process import ClipInfo
 from cvft.errors import CvftError, DataError, Problem, quote
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 from cvft.plan.lengths import check_texts
 from cvft.predict.infer import about_question, bring_clip, load_found, look_at_clip, make_question
 from cvft.predict.trained import FoundModel, find_model

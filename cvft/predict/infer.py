@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,8 +25,11 @@ from cvft.data.video.process import ClipInfo
 from cvft.errors import ClipError, DataError, IncompleteError, Problem, RunError
 from cvft.files import check_output, write_whole
 from cvft.plan.lengths import check_prompts
-from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
+from cvft.plan.machine import read_gpus
+from cvft.plan.ranks import check_num_ranks
+from cvft.predict.answers import Answering, answer_rows, locate_problems, open_answers, partial_file
 from cvft.predict.outputs import Form, check_form, count_moments, write_answers
+from cvft.predict.ranks import AnsweringRanks
 from cvft.predict.trained import FoundModel, find_model
 
 if TYPE_CHECKING:
@@ -151,6 +154,7 @@ def infer_file(
     quantize: str | None = None,
     base: Path | None = None,
     cache: ClipCache | None = None,
+    num_ranks: int = 1,
 ) -> str:
     """Answers every row of a file; what was answered before a stop is not answered again.
 
@@ -165,20 +169,30 @@ def infer_file(
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
         base: Where the base of an adapter lies by now.
         cache: Fetches clips of URLs; without it, rows that name them are refused.
+        num_ranks: Processes that answer, each on a GPU of its own; the answers do not depend on it.
 
     Returns:
         How many rows were answered, for the terminal.
 
     Raises:
-        CvftError: when model, rows or output cannot be used, or no row can be answered; then nothing is written.
+        CvftError: when model, rows or output cannot be used, or no row can be answered; then nothing is written. When there are
+            fewer GPUs, or a rank fails.
         IncompleteError: when some rows could not be answered: they are listed in `OUTPUT.bad.jsonl`.
     """
     _check_output(output)
     url_cache = None if cache is None else cache.folder
     rows = take_shard(read_rows(data, require_response=False, format="auto", url_cache=url_cache), shard)
     found = find_model(model, base=base, quantize=quantize)
+    answering = _answering(found, num_ranks=num_ranks)
     return _infer_rows(
-        rows, found, subject=f"data {data}", output=output, form=form, max_new_tokens=max_new_tokens, cache=cache
+        rows,
+        found,
+        answering=answering,
+        subject=f"data {data}",
+        output=output,
+        form=form,
+        max_new_tokens=max_new_tokens,
+        cache=cache,
     )
 
 
@@ -193,6 +207,7 @@ def infer_folder(
     max_new_tokens: int | None = None,
     quantize: str | None = None,
     base: Path | None = None,
+    num_ranks: int = 1,
 ) -> str:
     """Asks one question about every clip of a folder, and of all folders in it; otherwise as `infer_file`.
 
@@ -206,6 +221,7 @@ def infer_folder(
         max_new_tokens: As of `infer_file`.
         quantize: As of `infer_file`.
         base: As of `infer_file`.
+        num_ranks: As of `infer_file`.
 
     Returns:
         How many rows were answered, for the terminal.
@@ -220,7 +236,16 @@ def infer_folder(
         LOG.info("note      %d files in %s are no clips", num_others, folder)
     rows = take_shard(rows, shard)
     found = find_model(model, base=base, quantize=quantize)
-    return _infer_rows(rows, found, subject=f"folder {folder}", output=output, form=form, max_new_tokens=max_new_tokens)
+    answering = _answering(found, num_ranks=num_ranks)
+    return _infer_rows(
+        rows,
+        found,
+        answering=answering,
+        subject=f"folder {folder}",
+        output=output,
+        form=form,
+        max_new_tokens=max_new_tokens,
+    )
 
 
 def take_shard(rows: Sequence[Row], shard: tuple[int, int] | None) -> list[Row]:
@@ -238,10 +263,21 @@ def take_shard(rows: Sequence[Row], shard: tuple[int, int] | None) -> list[Row]:
     return [row for row, clip in zip(rows, clips, strict=True) if clip in mine]
 
 
+def _answering(found: FoundModel, *, num_ranks: int) -> Callable[[ExitStack], Answering]:
+    """Returns what makes what answers, once it is known that there is something to answer."""
+    if num_ranks == 1:
+        return lambda stack: stack.enter_context(closing(load_found(found)))
+    num_gpus = 0 if found.device == "cpu" else len(read_gpus())
+    device = "cuda" if num_gpus else "cpu"
+    check_num_ranks(num_ranks, device=device, num_gpus_present=num_gpus)
+    return lambda stack: AnsweringRanks(found, num=num_ranks, device=device)
+
+
 def _infer_rows(
     rows: Sequence[Row],
     found: FoundModel,
     *,
+    answering: Callable[[ExitStack], Answering],
     subject: str,
     output: Path,
     form: Form,
@@ -274,7 +310,7 @@ def _infer_rows(
         answered = answer_rows(
             rows,
             kept,
-            predictor=lambda: stack.enter_context(closing(load_found(found))),
+            answering=lambda: answering(stack),
             batch_rows=BATCH_ROWS,
             max_new_tokens=max_new_tokens,
             description="answering",

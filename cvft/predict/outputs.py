@@ -13,7 +13,7 @@ from typing import Literal
 from cvft.data.rows import Row
 from cvft.data.times import read_time
 from cvft.errors import CvftError, Problem
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 from cvft.jsonl import to_jsonl
 
 Form = Literal["jsonl", "csv", "srt"]

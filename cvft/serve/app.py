@@ -41,7 +41,7 @@ LOG = logging.getLogger(__name__)
 
 PAGE_FILES = {
     "": ("index.html", "text/html"),
-    "page.js": ("page.js", "text/javascript"),
+    **{name: (name, "text/javascript") for name in ("words.js", "camera.js", "code.js", "page.js")},
     "page.css": ("page.css", "text/css"),
 }
 
@@ -60,11 +60,13 @@ class Limits:
         max_requests: Requests that are decoded, wait or are answered at a time; more are refused.
         max_body_bytes: Largest body.
         max_new_tokens: Longest answer in tokens; None for what a prompt leaves.
+        max_choices: Most answers to one question.
     """
 
     max_requests: int
     max_body_bytes: int
     max_new_tokens: int | None
+    max_choices: int
 
 
 class Server:
@@ -169,6 +171,9 @@ class Server:
             ApiError: when it cannot be carried out.
         """
         predictor = self.predictor(asked.model)
+        if asked.num_choices > self.limits.max_choices:
+            need = f"at most {self.limits.max_choices}, the answers that run at a time"
+            raise refused("n", str(asked.num_choices), need)
         most = self.limits.max_new_tokens
         if most is not None and asked.max_tokens is not None and asked.max_tokens > most:
             raise refused("max_completion_tokens", str(asked.max_tokens), f"at most {most}")
@@ -281,14 +286,16 @@ def build_app(server: Server) -> FastAPI:
                 asked = await asyncio.to_thread(server.read, body)
                 fetched = await server.fetch(asked.clip, param=asked.clip_param, places=places, request=request)
                 prompt = await asyncio.to_thread(server.prepare, asked, fetched, places)
-            answer = Asked(asked.model, prompt, asked.drawing, asked.stops)
+            for _ in asked.drawings[1:]:  # each answer that is computed takes a place
+                server.enter(places)
+            answer = Asked(asked.model, prompt, asked.drawings, asked.stops, in_pieces=asked.stream)
             places.callback(answer.cancel)
             server.engine.put(answer)
             reply = Reply(asked.model, num_prompt_tokens=prompt.num_tokens)
             if asked.stream:
-                pieces = _stream(answer, reply, include_usage=asked.include_usage)
+                pieces = _stream(answer, reply, asked)
                 return _Stream(pieces, on_end=places.pop_all().close)
-            whole = await _unless_gone(request, _collect(answer, reply))
+            whole = await _unless_gone(request, _collect(answer, reply, num_choices=asked.num_choices))
         return Response(status_code=499) if whole is None else JSONResponse(whole)
 
     @app.post("/clips")
@@ -339,30 +346,42 @@ def _check_type(request: Request, *kinds: str) -> None:
         raise ApiError(415, f"the header Content-Type: got another one, need `{kinds[0]}`", code="wrong_type")
 
 
-async def _collect(answer: Asked, reply: Reply) -> dict[str, Any]:
-    text = ""
+def _indices(answer: Asked, *, num_choices: int) -> list[list[int]]:
+    """Returns, for each answer that is computed, the choices that it is: all of them where there is only one."""
+    return [[*range(num_choices)]] if len(answer.choices) == 1 else [[number] for number in range(num_choices)]
+
+
+async def _collect(answer: Asked, reply: Reply, *, num_choices: int) -> dict[str, Any]:
+    texts, ends = [""] * num_choices, [Said("", 0)] * num_choices
+    indices = _indices(answer, num_choices=num_choices)
     try:
-        async for said in answer.listen():
-            if isinstance(said, Said):
-                return reply.whole(text, reason=said.reason, num_tokens=said.num_tokens)
-            text += said
-    except ApiError:
-        raise
+        async for number, said in answer.listen():
+            for index in indices[number]:
+                if isinstance(said, Said):
+                    ends[index] = said
+                else:
+                    texts[index] += said
     except Exception as error:
         raise _our_fault() from error
-    raise AssertionError("an answer ends")
+    choices = [(text, said.reason) for text, said in zip(texts, ends, strict=True)]
+    return reply.whole(choices, num_tokens=sum(said.num_tokens for said in ends))
 
 
-async def _stream(answer: Asked, reply: Reply, *, include_usage: bool) -> AsyncIterator[bytes]:
-    yield reply.chunk({"role": "assistant", "content": ""}, usage_follows=include_usage)
+async def _stream(answer: Asked, reply: Reply, asked: ChatRequest) -> AsyncIterator[bytes]:
+    usage_follows, num_tokens = asked.include_usage, 0
+    indices = _indices(answer, num_choices=asked.num_choices)
+    for index in range(asked.num_choices):
+        yield reply.chunk({"role": "assistant", "content": ""}, index=index, usage_follows=usage_follows)
     try:
-        async for said in answer.listen():
-            if not isinstance(said, Said):
-                yield reply.chunk({"content": said}, usage_follows=include_usage)
-                continue
-            yield reply.chunk({}, reason=said.reason, usage_follows=include_usage)
-            if include_usage:
-                yield reply.usage_chunk(said.num_tokens)
+        async for number, said in answer.listen():
+            for index in indices[number]:
+                if not isinstance(said, Said):
+                    yield reply.chunk({"content": said}, index=index, usage_follows=usage_follows)
+                    continue
+                yield reply.chunk({}, index=index, reason=said.reason, usage_follows=usage_follows)
+                num_tokens += said.num_tokens
+        if usage_follows:
+            yield reply.usage_chunk(num_tokens)
     except Exception:  # it is logged where it happened; the head of the response has been sent
         yield event(_our_fault().body())
     yield DONE

@@ -35,7 +35,7 @@ MAX_WAITING = 32
 MAX_BODY_MIB = 64
 MAX_URL_MIB = 256
 PREFIX_GIB = 1.0
-BATCH_ROWS = 4
+BATCH_ROWS = 16
 """What is taken where nobody says."""
 
 STOP_S = 5
@@ -54,7 +54,7 @@ class Serving:
         roots: Folders whose files may be shown.
         max_waiting: Requests that may wait beside those that are answered.
         max_body_mib: Largest body.
-        batch_rows: Requests answered together.
+        batch_rows: Answers that run at a time.
         prefix_gib: Memory for clips that may be asked about again.
         max_new_tokens: Longest answer in tokens; None for what a prompt leaves.
         allow_urls: Whether clips may be named by URL.
@@ -238,6 +238,7 @@ def _run(found: Mapping[str, FoundModel], serving: Serving, listening: socket.so
         max_requests=serving.max_waiting + serving.batch_rows,
         max_body_bytes=serving.max_body_mib << 20,
         max_new_tokens=serving.max_new_tokens,
+        max_choices=serving.batch_rows,
     )
     store = MediaStore(serving.roots, max_bytes=limits.max_body_bytes, fetches=serving.allow_urls)
     with closing(pool), closing(store) as media:

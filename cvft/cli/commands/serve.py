@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-url-mib", metavar="N", type=int, help="largest clip that is fetched, in MiB; else 256")
     parser.add_argument("--max-waiting", metavar="N", type=int, help="requests that may wait; else 32")
     parser.add_argument("--max-body-mib", metavar="N", type=int, help="largest request in MiB; else 64")
-    parser.add_argument("--batch-rows", metavar="N", type=int, help="requests answered together; else 4")
+    parser.add_argument("--batch-rows", metavar="N", type=int, help="answers that run at a time; else 16")
     parser.add_argument(
         "--prefix-gib", metavar="GIB", type=float, help="memory for clips that are asked about again; else 1"
     )

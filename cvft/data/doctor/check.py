@@ -57,6 +57,7 @@ class CheckUp:
         num_clips: Clips of the rows.
         num_decoded: Those among them that were decoded for this check, or could not be fetched for it.
         findings: What was found, in the order of the table of kinds.
+        num_not_compared: Clips on two sides that were not compared by what they look like, as was asked for.
     """
 
     files: Sequence[DataFile]
@@ -66,6 +67,7 @@ class CheckUp:
     num_clips: int
     num_decoded: int
     findings: Sequence[Finding]
+    num_not_compared: int = 0
 
     def with_more(self, findings: Sequence[Finding]) -> CheckUp:
         """Returns the same with further findings in their places."""
@@ -110,6 +112,7 @@ def check_files(
     catalog: ClipCatalog | None = None,
     cache: ClipCache | None = None,
     num_workers: int | None = None,
+    looks: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckUp:
     """Checks rows and their clips; writes nothing but what it learns of clips to the catalog, and clips of URLs to their cache.
@@ -122,6 +125,7 @@ def check_files(
         catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
         cache: Fetches clips of URLs; without it, rows that name clips so are refused.
         num_workers: See `cvft.data.check.check_clips`.
+        looks: Whether to find out what clips look like. Without, only those are compared whose looks the catalog knows.
         on_progress: Called with clips done and clips in all.
 
     Returns:
@@ -156,12 +160,20 @@ def check_files(
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
     findings += check_rows(rows, clips, sampling=how.sampling)
 
+    num_unseen = 0
+
     def look(paths: Mapping[Path, str]) -> Mapping[Path, ClipLooks]:
-        return look_at_clips(paths, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
+        nonlocal num_unseen
+        if looks:
+            return look_at_clips(paths, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
+        known = {} if catalog is None else catalog.find_looks(paths.values())
+        seen = {path: known[sha256] for path, sha256 in paths.items() if sha256 in known}
+        num_unseen = len(paths) - len(seen)
+        return seen
 
     findings += compare_looks(rows, clips, look=look, held_out=held_out)
     num_tried = num_decoded + len(refused)
-    return CheckUp(files, how, rows, clips, len(paths), num_tried, _in_order(findings))
+    return CheckUp(files, how, rows, clips, len(paths), num_tried, _in_order(findings), num_unseen)
 
 
 def describe(checked: CheckUp) -> str:
