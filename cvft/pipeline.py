@@ -7,13 +7,16 @@ is whole, and running the same recipe again continues where it stopped.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from cvft.errors import CvftError
 from cvft.evaluate.run import Evaluation, evaluate_run
 from cvft.export.run import export_run, will_compare_logits
+from cvft.jsonl import read_jsonl
 from cvft.manifest import read_manifest
-from cvft.plan.job import open_job
+from cvft.plan.job import Job, open_job
+from cvft.predict.placement import choose_num_ranks
 from cvft.recipe import LoadedRecipe
 from cvft.report.run import write_run_report
 from cvft.report.terminal import metrics_table
@@ -54,30 +57,58 @@ def run_all(loaded: LoadedRecipe) -> str:
     tuned: Variant = "merged" if recipe.export.merge else "adapter"
     refused: CvftError | None = None
     blind: Evaluation | None = None
+    num_ranks = _count_ranks(job)
+    probes: dict[str, dict[str, Evaluation]] = {path.stem: {} for path in recipe.eval.probes}
+
+    def answer_probes(variant: Variant) -> None:
+        for path in recipe.eval.probes:
+            probes[path.stem][variant] = evaluate_run(
+                job, variant=variant, predictors=predictors, data=path, num_ranks=num_ranks
+            )
+
     try:
         # the base answers first: it is loaded with the adapter, which the export needs next
-        if has_val and recipe.eval.compare_base:
-            evaluations["base"] = evaluate_run(job, variant="base", predictors=predictors)
+        if recipe.eval.compare_base:
+            if has_val:
+                evaluations["base"] = evaluate_run(job, variant="base", predictors=predictors, num_ranks=num_ranks)
+            answer_probes("base")
         if recipe.export.merge:
             try:
                 made += export_run(job, predictors=predictors).splitlines()
             except CvftError as error:
                 refused, tuned = error, "adapter"
                 LOG.error("merged    refused, as is said below; the adapter is evaluated in its place")
+        answer_probes(tuned)
         if has_val:
-            evaluations[tuned] = evaluate_run(job, variant=tuned, predictors=predictors)
+            evaluations[tuned] = evaluate_run(job, variant=tuned, predictors=predictors, num_ranks=num_ranks)
             if recipe.eval.compare_blind and read_manifest(folder).clips:
-                blind = evaluate_run(job, variant=tuned, predictors=predictors, is_blind=True)
+                blind = evaluate_run(job, variant=tuned, predictors=predictors, is_blind=True, num_ranks=num_ranks)
     finally:
         predictors.close()
-    if has_val:
-        report = write_run_report(job, evaluations=evaluations, blind=blind, refused=refused)
-        table = metrics_table({name: evaluation.metrics for name, evaluation in evaluations.items()})
-        made = [table, *report.findings, *made, f"report    {report.path}"]
-    else:
-        made.append("no val rows: nothing was evaluated")
+    if has_val or probes:
+        report = write_run_report(job, evaluations=evaluations, blind=blind, probes=probes, refused=refused)
+        tables = [metrics_table(_metrics(evaluations))] if has_val else []
+        tables += [metrics_table(_metrics(answered), title=f"probe {name}") for name, answered in probes.items()]
+        made = [*tables, *report.findings, *made, f"report    {report.path}"]
+    if not has_val:
+        made.append("no val rows: nothing was held out to evaluate")
     made += [f"note      {note}" for note in read_notes(folder)]
     if refused is not None:
         LOG.info("\n".join(made))
         raise refused
     return "\n".join(made)
+
+
+def _count_ranks(job: Job) -> int:
+    """Decides how many ranks answer the val rows: a machine that trains on several GPUs need not answer on one of them."""
+    if job.ranks.num_per_node == 1 or not job.run.val_rows.is_file():
+        return 1
+    num_rows = len(read_jsonl(job.run.val_rows))
+    num_ranks = choose_num_ranks(job, num_rows=min(num_rows, job.recipe.eval.num_rows or num_rows))
+    if num_ranks > 1:
+        LOG.info("answers   by %d ranks, each with a copy of the model", num_ranks)
+    return num_ranks
+
+
+def _metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, Any]]:
+    return {name: evaluation.metrics for name, evaluation in evaluations.items()}

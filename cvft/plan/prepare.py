@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from cvft.data.catalog import ClipCatalog
 from cvft.data.check import ClipCheck, Quarantined, check_clips
@@ -17,12 +18,17 @@ from cvft.data.records import FileFacts
 from cvft.data.rows import Row, check_written, read_rows
 from cvft.data.split import split_by_clip
 from cvft.data.video.process import ClipInfo
-from cvft.errors import DataError, Problem
+from cvft.errors import DataError, Problem, RecipeError, quote
+from cvft.evaluate.metrics.rows import metrics_of, spread_evenly
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import NUM_EXAMPLES, note_rows
+from cvft.plan.probes import check_probes, note_probes, read_probes
+from cvft.plan.url_cache import url_cache_dir
 from cvft.recipe import Recipe
+from cvft.recipe.rules import LOSS_METRICS
+from cvft.recipe.schema import SelectBy
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class PreparedRows:
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
         sources: What tells the files that the rows came from, by their setting.
+        probes: Rows of each probe set: neither trained on nor held out.
     """
 
     train_rows: Sequence[Row]
@@ -46,10 +53,12 @@ class PreparedRows:
     row_facts: RowFacts
     notes: Sequence[str]
     sources: Mapping[str, FileFacts] = field(default_factory=dict)
+    probes: Mapping[Path, Sequence[Row]] = field(default_factory=dict)
 
 
 def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
-    """Proves rows and clips usable; clips that the catalog knows are not decoded again, and nothing else is written.
+    """Proves rows and clips usable; clips that the catalog knows are not decoded again, those of URLs are fetched, and nothing
+    else is written.
 
     Args:
         job: The job.
@@ -74,10 +83,13 @@ def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) 
                 memory_limit_gib=decode.memory_gib,
                 num_workers=job.recipe.data.check_workers,
                 catalog=catalog,
+                cache=job.url_cache,
                 on_progress=on_progress,
             )
 
-        return prepare_rows(job, check=check)
+        prepared = prepare_rows(job, check=check)
+        check_probes(job, prepared.probes, catalog=catalog, on_progress=on_progress)
+        return prepared
 
 
 def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> PreparedRows:
@@ -99,6 +111,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     check_written([*rows, *held_out])
     lay_out = job.family.layouts(job.model.folder, how)
     check_texts([*rows, *held_out], lay_out=lay_out)
+    probes = read_probes(job)
     checked = check([*rows, *held_out])
     set_aside = {id(item.row) for item in checked.quarantined}
     rows = [row for row in rows if id(row) not in set_aside]
@@ -108,13 +121,15 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         rows, held_out = split_by_clip(rows, val_fraction=recipe.data.val_fraction, seed=recipe.seed)
     shapes = measure_rows([*rows, *held_out], lay_out=lay_out, clips=checked.facts)
     train, val = shapes[: len(rows)], shapes[len(rows) :]
+    _check_choice(recipe, held_out)
     max_new_tokens = recipe.eval.max_new_tokens
     notes: list[str] = []
+    answered = {*range(len(held_out[: recipe.eval.num_rows])), *spread_evenly(len(held_out), recipe.train.eval_answers)}
     try:
         check_rows_fit([*rows, *held_out], shapes, max_tokens=how.max_tokens)
         check_answers_fit(
-            held_out[: recipe.eval.num_rows],
-            [shape.num_prompt_tokens for shape in val[: recipe.eval.num_rows]],
+            [held_out[number] for number in sorted(answered)],
+            [val[number].num_prompt_tokens for number in sorted(answered)],
             max_new_tokens=max_new_tokens,
             max_tokens=answer_limit(job.family, job.model.folder, how),
         )
@@ -131,6 +146,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         clips=checked.facts,
         row_facts=RowFacts(train, val),
         notes=[
+            *job.family.capabilities.unpromised,
             *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
             *note_lengths(
                 train,
@@ -138,10 +154,28 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
                 max_new_tokens=max_new_tokens,
                 context_tokens=job.family.context_tokens(job.model.folder.config),
             ),
+            *note_probes(probes, rows),
             *notes,
         ],
         sources=sources,
+        probes=probes,
     )
+
+
+def _check_choice(recipe: Recipe, held_out: Sequence[Row]) -> None:
+    """Refuses to choose checkpoints by a metric that the answers of these val rows do not have."""
+    asked = recipe.train.select_by
+    answered = [held_out[number] for number in spread_evenly(len(held_out), recipe.train.eval_answers)]
+    if asked in LOSS_METRICS or not answered:
+        return
+    known = [f"eval_{name}" for name in metrics_of(answered)]
+    if asked in known:
+        return
+    choices = [name for name in (*LOSS_METRICS, *known) if name in get_args(SelectBy)]
+    got = f"{quote(asked)}, which the {len(answered)} rows that are answered have not"
+    need = f"one of {', '.join(map(quote, choices))}"
+    problem = Problem("train.select_by", got, need, "a metric belongs to a kind of answers: see docs/evaluation.md")
+    raise RecipeError("the val rows", [problem])
 
 
 def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
@@ -157,7 +191,14 @@ def _read_both(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     for path in (recipe.data.train, recipe.data.val):
         try:
             read.append(
-                [] if path is None else read_rows(path, video_root=recipe.data.video_root, format=recipe.data.format)
+                []
+                if path is None
+                else read_rows(
+                    path,
+                    video_root=recipe.data.video_root,
+                    format=recipe.data.format,
+                    url_cache=url_cache_dir(recipe),
+                )
             )
         except DataError as error:
             errors.append(error)

@@ -176,7 +176,7 @@ def attend_in_groups(model: Any, names: Sequence[str] = ("sdpa",)) -> None:
         model: A loaded model; its tower keeps its own.
         names: Kernels to replace.
     """
-    config = model.model.language_model.config
+    config = model.get_decoder().config
     if config._attn_implementation in names:
         config._attn_implementation = GROUP_ATTENTION
 
