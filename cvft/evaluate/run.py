@@ -26,7 +26,7 @@ from cvft.plan.job import Job
 from cvft.plan.lengths import check_prompts
 from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_other_data
 from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
-from cvft.predict.trained import find_merged
+from cvft.predict.trained import require_merged
 from cvft.recipe import Recipe, default_name, load_recipe
 from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, read_metrics
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE
@@ -89,7 +89,7 @@ def evaluate_run(
         ContractError: when recipe and adapter disagree on the preprocessing.
     """
     if variant == "merged":
-        find_merged(job.run)
+        require_merged(job.run)
     asked = _read_asked(job, data)
     rows = asked.rows[: job.recipe.eval.num_rows]
     settings = _settings(job.recipe, variant, num_rows=len(rows), run=job.run, data=data, is_blind=is_blind)
