@@ -30,7 +30,7 @@ from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_
 from cvft.predict.answers import Answering, answer_rows, locate_problems, open_answers, partial_file
 from cvft.predict.placement import choose_num_ranks
 from cvft.predict.ranks import AnsweringRanks, RunModel
-from cvft.predict.trained import find_merged
+from cvft.predict.trained import require_merged
 from cvft.recipe import Recipe, default_name, load_recipe
 from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, read_metrics
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE
@@ -97,7 +97,7 @@ def evaluate_run(
     """
     check_num_ranks(num_ranks or 1, device=job.ranks.device, num_gpus_present=len(job.machine.gpus))
     if variant == "merged":
-        find_merged(job.run)
+        require_merged(job.run)
     asked = _read_asked(job, data)
     rows = asked.rows[: job.recipe.eval.num_rows]
     settings = _settings(job.recipe, variant, num_rows=len(rows), run=job.run, data=data, is_blind=is_blind)
