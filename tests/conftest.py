@@ -79,6 +79,8 @@ DIST = {
     "real_footage",
     "recipes",
     "serve",
+    "serve_limits",
+    "serve_refusals",
     "serve_page",
     "serve_slow",
     "train_interruptions",

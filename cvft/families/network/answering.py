@@ -22,7 +22,6 @@ from cvft.families.network.drawing import TokenDraw
 from cvft.families.network.grouping import CLIP_KEYS, split_row
 from cvft.families.network.prefixes import KeptPrefixes
 
-
 PREFIX_TOKENS_TOGETHER = 1024
 """Most tokens of several prefixes that are computed in one call: beyond, a call takes as long as its tokens, and a clip of a
 full-size model is always computed alone."""
