@@ -134,9 +134,17 @@ def straight_on_two_ranks(recipe) -> dict[str, torch.Tensor]:
 
 CHANGED = {
     "data": {"check_workers": 1},
-    "export": {"merge": True, "dtype": "bf16", "verify_rows": 2},
+    "export": {"checkpoint": 24, "merge": True, "dtype": "bf16", "verify_rows": 2},
     "eval": {"batch_rows": 3, "max_new_tokens": 5, "compare_base": False, "compare_blind": False, "num_rows": 1},
-    "train": {"logging_steps": 3, "keep_checkpoints": 4, "num_workers": 0, "max_skipped_steps": 3},
+    "train": {
+        "logging_steps": 3,
+        "keep_checkpoints": 4,
+        "num_workers": 0,
+        "max_skipped_steps": 3,
+        "eval_answers": 2,
+        "select_by": "eval_token_f1",
+        "report_to": [],
+    },
     "video": {"cache_features": "off"},
 }
 """Another value for every setting that may change when a training continues and that leaves every bit of it."""
