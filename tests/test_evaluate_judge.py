@@ -221,10 +221,15 @@ def test_a_judge_that_hangs_keeps_no_other_from_its_score(tmp_path: Path) -> Non
     assert (judged.summary["num_missing"], judged.summary["num_without_reply"]) == (1, 1)
 
 
+def heed_interrupts() -> None:
+    """A shell script that starts these tests in the background has SIGINT ignored, and what is ignored is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_no_call_is_made_twice_whenever_the_command_is_killed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """SIGKILL while calls hang: those without an answer are asked about again, the others never."""
+    """SIGKILL, and Ctrl-C, while calls hang: those without an answer are asked about again, the others never."""
     predictions = [f"answer {number}" for number in range(24)]
     run = make_run(tmp_path / "run", *predictions)
     replies = tmp_path / ".judge" / "replies.jsonl"
@@ -241,16 +246,20 @@ def test_no_call_is_made_twice_whenever_the_command_is_killed(
     with judging(says) as server:
         words = ["judge", str(run), "--url", server.url, "--judge-model", NAME, "--workers", str(workers)]
         asked_again = 0
-        for limit in (5, 13):  # noqa: B007
+        for limit, how in ((5, signal.SIGKILL), (13, signal.SIGINT)):  # noqa: B007 -- `says` reads it
             hanging.clear()
-            process = subprocess.Popen([sys.executable, "-m", "cvft", *words], stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "cvft", *words], stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+            )
             begin_s = time.monotonic()
             while len(hanging) < workers and process.poll() is None and time.monotonic() - begin_s < HANG_S:
                 time.sleep(0.02)
             assert len(hanging) == workers
             num_kept = len(replies.read_text().splitlines())
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.send_signal(how)
+            (_, said) = process.communicate()
+            assert process.returncode == (130 if how == signal.SIGINT else -how)
+            assert "Traceback" not in said
             assert num_kept == sum(server.replied.values())
             with server.lock:  # a server that is told that its client has gone forgets the call
                 server.now = 0

@@ -8,6 +8,7 @@ import logging
 import math
 from typing import Any
 
+from cvft.cli.interrupts import raised_only
 from cvft.errors import CvftError, IncompleteError, Problem, quote
 
 SUMMARY = "let another model grade stored answers, at any OpenAI-compatible endpoint"
@@ -73,7 +74,8 @@ def run(options: argparse.Namespace) -> object:
     # it would say every call
     logging.getLogger("httpx").setLevel(logging.WARNING)
     manner = Manner(options.workers, options.per_minute, options.tries, options.timeout)
-    judged = judge_evaluations(names, rubrics=rubrics, judge=judge, url=options.url, manner=manner)
+    with raised_only():  # the event loop ends its calls itself
+        judged = judge_evaluations(names, rubrics=rubrics, judge=judge, url=options.url, manner=manner)
     text = describe_scores(judged)
     num_without = sum(each.summary["num_without_reply"] for found in judged.values() for each in found)
     if num_without:
