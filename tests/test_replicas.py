@@ -127,6 +127,18 @@ def test_a_full_server_hands_on(tmp_path):
         assert asked_full
 
 
+def test_when_all_are_full_their_answer_comes_through(tmp_path):
+    with (
+        answering(429) as (first, asked_first),
+        answering(429) as (second, asked_second),
+        balancing(tmp_path, first, second) as balanced,
+        httpx.Client() as client,
+    ):
+        for _ in range(10):
+            assert client.post(f"{balanced}/v1/chat/completions", json={}).status_code == 429
+    assert len(asked_first) == len(asked_second) == 10
+
+
 def test_programs_reach_all_servers_and_a_browser_one(tmp_path):
     with (
         answering(200) as (first, asked_first),

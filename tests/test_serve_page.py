@@ -166,15 +166,16 @@ def test_a_clip_is_recorded_with_the_camera(server, tmp_path):
         browser.wait("document.querySelectorAll('#frames button').length")
         assert browser.text("#name") == CLIP.name
         browser.click("#record")
-        browser.wait("document.getElementById('recorded').textContent.startsWith('2 s')")
+        browser.wait("document.getElementById('camera').currentTime > 1.5")
+        assert browser.text("#recorded").endswith(" s / 60 s")
         browser.press("enter")  # on `Stop and use it`
         browser.wait("document.getElementById('name').textContent.startsWith('recording-')")
         browser.wait("document.querySelectorAll('#frames button').length")
         assert browser.run(f"return {FREE}")
         assert browser.run("return document.getElementById('save').download") == browser.text("#name")
         seconds = [float(text.removesuffix(" s")) for text in browser.texts("#frames button")]
-        assert len(seconds) >= 2
-        assert seconds[-1] >= 1
+        assert seconds[0] == 0  # how many more there are, the machine decides: a busy one drops pictures of the camera
+        assert seconds == sorted(set(seconds))
         browser.click("#frames button:last-child")
         assert abs(browser.run("return document.getElementById('player').currentTime") - seconds[-1]) < 0.01
         browser.type("#query", ASKED[1])

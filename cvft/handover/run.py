@@ -109,9 +109,9 @@ def hand_over(
     output.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
-        (aside / TEMPLATE_FILE).write_text(told.chat_template)
+        (aside / TEMPLATE_FILE).write_text(told.chat_template, encoding="utf-8")
         (aside / REFERENCE_FILE).write_text("".join(to_line(line) for line in [head, *lines]), encoding="utf-8")
-        (aside / COMMAND_FILE).write_text(command)
+        (aside / COMMAND_FILE).write_text(command, encoding="utf-8")
         shutil.copyfile(PARITY, aside / PARITY.name)
         for path in (aside, aside / COMMAND_FILE):
             path.chmod(0o755)
