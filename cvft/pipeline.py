@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 from cvft.errors import CvftError
 from cvft.evaluate.run import Evaluation, evaluate_run
 from cvft.export.run import export_run, will_compare_logits
-from cvft.jsonl import read_jsonl
 from cvft.manifest import read_manifest
-from cvft.plan.job import Job, open_job
-from cvft.predict.placement import choose_num_ranks
+from cvft.plan.job import open_job
 from cvft.recipe import LoadedRecipe
 from cvft.report.run import write_run_report
 from cvft.report.terminal import metrics_table
@@ -57,20 +55,19 @@ def run_all(loaded: LoadedRecipe) -> str:
     tuned: Variant = "merged" if recipe.export.merge else "adapter"
     refused: CvftError | None = None
     blind: Evaluation | None = None
-    num_ranks = _count_ranks(job)
     probes: dict[str, dict[str, Evaluation]] = {path.stem: {} for path in recipe.eval.probes}
 
     def answer_probes(variant: Variant) -> None:
         for path in recipe.eval.probes:
             probes[path.stem][variant] = evaluate_run(
-                job, variant=variant, predictors=predictors, data=path, num_ranks=num_ranks
+                job, variant=variant, predictors=predictors, data=path, num_ranks=None
             )
 
     try:
         # the base answers first: it is loaded with the adapter, which the export needs next
         if recipe.eval.compare_base:
             if has_val:
-                evaluations["base"] = evaluate_run(job, variant="base", predictors=predictors, num_ranks=num_ranks)
+                evaluations["base"] = evaluate_run(job, variant="base", predictors=predictors, num_ranks=None)
             answer_probes("base")
         if recipe.export.merge:
             try:
@@ -80,9 +77,9 @@ def run_all(loaded: LoadedRecipe) -> str:
                 LOG.error("merged    refused, as is said below; the adapter is evaluated in its place")
         answer_probes(tuned)
         if has_val:
-            evaluations[tuned] = evaluate_run(job, variant=tuned, predictors=predictors, num_ranks=num_ranks)
+            evaluations[tuned] = evaluate_run(job, variant=tuned, predictors=predictors, num_ranks=None)
             if recipe.eval.compare_blind and read_manifest(folder).clips:
-                blind = evaluate_run(job, variant=tuned, predictors=predictors, is_blind=True, num_ranks=num_ranks)
+                blind = evaluate_run(job, variant=tuned, predictors=predictors, is_blind=True, num_ranks=None)
     finally:
         predictors.close()
     if has_val or probes:
@@ -97,17 +94,6 @@ def run_all(loaded: LoadedRecipe) -> str:
         LOG.info("\n".join(made))
         raise refused
     return "\n".join(made)
-
-
-def _count_ranks(job: Job) -> int:
-    """Decides how many ranks answer the val rows: a machine that trains on several GPUs need not answer on one of them."""
-    if job.ranks.num_per_node == 1 or not job.run.val_rows.is_file():
-        return 1
-    num_rows = len(read_jsonl(job.run.val_rows))
-    num_ranks = choose_num_ranks(job, num_rows=min(num_rows, job.recipe.eval.num_rows or num_rows))
-    if num_ranks > 1:
-        LOG.info("answers   by %d ranks, each with a copy of the model", num_ranks)
-    return num_ranks
 
 
 def _metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, Any]]:

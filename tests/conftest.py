@@ -86,6 +86,8 @@ DIST = {
     "real_footage",
     "recipes",
     "serve",
+    "serve_limits",
+    "serve_refusals",
     "serve_page",
     "serve_slow",
     "serve_urls",

@@ -84,6 +84,16 @@ def test_text_that_ms_swift_would_read_as_more_than_text_is_refused(opened, text
         opened.encoder.encode(row, None, with_response=True)
 
 
+def test_a_text_that_costs_the_clip_tokens_is_refused(opened):
+    """ms-swift's template of Idefics3 looks for the text behind the clip, and finds it too early."""
+    row = Row("\nWhat?", "yes", (), None, source=Path("rows.jsonl"), line=7)
+    if opened.kind != "idefics3":
+        opened.encoder.encode(row, opened.clips[0], with_response=True)
+        return
+    with pytest.raises(DataError, match=r"rows\.jsonl:7 the text: got one that makes \d+ tokens .* need the \d+ that"):
+        opened.encoder.encode(row, opened.clips[0], with_response=True)
+
+
 def test_groups_are_proven_on_the_model_itself(opened):
     proof = prove(opened, opened.encoded[:2])
     assert proof.holds

@@ -20,8 +20,8 @@ def done(request, tmp_path_factory):
     """A run of the whole job, its recipe and what it said."""
     folder = tmp_path_factory.mktemp(request.param)
     model = {"path": str(make_any_swift_folder(folder / "model", request.param)), "dtype": "fp32"}
-    video, optim = {"max_frames": 2}, {"learning_rate": 5e-3}
-    recipe = make_project(folder, model=model, lora=LORA, optim=optim, video=video)
+    video, optim, train = {"max_frames": 2}, {"learning_rate": 5e-3}, {"group_by_clip": "on"}
+    recipe = make_project(folder, model=model, lora=LORA, optim=optim, video=video, train=train)
     return request.param, recipe, cvft_ok("run", recipe)
 
 
@@ -34,6 +34,8 @@ def test_the_whole_job_runs(done):
     metrics = json.loads((run_of(recipe) / "eval" / "merged" / "metrics.json").read_text())
     assert metrics["metrics"]["num_rows"] == 3
     assert (run_of(recipe) / "report.html").is_file()
+    assert "groups    rows of one clip train together: two rows of its first shared clip" in said.stderr
+    assert "grouped by clip with at most 2 rows a group" in said.stderr
     assert "note      each frame is handed over as an image of its own" in said.stderr
 
 

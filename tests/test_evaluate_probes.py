@@ -99,7 +99,8 @@ def test_what_a_judge_said_stands_in_the_report_of_the_run(recipe, capsys):
     assert "Graded by a judge" in page
     assert "says the same (a judge): without a score" in page
     # of answers that are others by now it says nothing
-    (run / "eval" / "base" / "predictions.jsonl").open("a").write("\n")
+    path = run / "eval" / "base" / "predictions.jsonl"
+    path.write_text(path.read_text() + "\n")
     assert main(["report", str(run)]) == 0
     assert json.loads((run / "report.json").read_text())["judged"]["base"] == []
     assert "is of answers that were replaced since" in (run / "report.html").read_text()

@@ -117,7 +117,7 @@ MAY_IMPORT = {
         "evaluate/judge evaluate/metrics evaluate/uncertainty training_log"
     ),
     "serve": "errors data data/video data/fetch families clips predict report",
-    "pipeline": "errors jsonl recipe runs manifest plan train predict export evaluate report",
+    "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
     "cli": "__init__ errors imports recipe",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate "

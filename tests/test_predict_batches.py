@@ -1,15 +1,18 @@
 """Rows shared out over ranks: each once, in the batches of one process, about evenly, clips whole where they can be."""
 
+import json
 import random
 from pathlib import Path
 
 import pytest
 
 from cvft.data.rows import Row, make_rows
-from cvft.errors import CvftError
+from cvft.errors import CvftError, ModelError
 from cvft.plan.machine import device_of_rank
 from cvft.plan.ranks import check_num_ranks
 from cvft.predict.batches import SLACK_SHARE, clips_of, make_batches, share_out
+from cvft.predict.placement import spreads_over_gpus
+from cvft.predict.ranks import error_from, error_to, name_rank
 
 CLIPS = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "clips"
 NAMES = sorted(path.name for path in CLIPS.glob("*.mp4"))
@@ -80,6 +83,18 @@ def test_one_clip_with_all_rows_keeps_no_rank_idle():
 def test_each_rank_is_shown_one_gpu():
     assert [device_of_rank(rank, None) for rank in range(3)] == ["0", "1", "2"]
     assert [device_of_rank(rank, "5, 3,GPU-8f6a") for rank in range(3)] == ["5", "3", "GPU-8f6a"]
+
+
+def test_a_rank_without_room_says_how_one_process_has_it():
+    with pytest.raises(ModelError) as raised:
+        spreads_over_gpus(40 << 30, [24 << 30])
+    error = name_rank(error_from(json.loads(json.dumps(error_to(raised.value)))), "rank 1 of 2 (GPU 1)")
+    assert type(error) is ModelError
+    assert str(error) == (
+        "this machine, rank 1 of 2 (GPU 1), has 1 problem\n"
+        "  memory of the GPUs: got 24.0 GiB free, need 42.0 GiB for the weights, and 2 GiB more on each\n"
+        "    hint: each rank needs room for the whole model; without --num-gpus one process spreads it over all GPUs"
+    )
 
 
 def test_more_ranks_than_gpus_are_refused():

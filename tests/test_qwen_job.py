@@ -29,7 +29,9 @@ LORA = {"targets": "all-linear", "dropout": 0.0}
 
 
 def make_job(folder, kind, **sections):
-    model = {"path": str(make_qwen_folder(folder / kind, kind)), "dtype": "fp32"}
+    base = make_qwen_folder(folder / kind, kind)
+    (base / "preprocessor_config.json").write_text("{}")  # what serving engines read; it has to come along
+    model = {"path": str(base), "dtype": "fp32"}
     video = {**VIDEO, **sections.pop("video", {})}
     optim = {"learning_rate": 5e-3}
     return make_project(folder, model=model, video=video, lora=LORA, optim=optim, **sections)

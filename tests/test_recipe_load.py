@@ -18,6 +18,7 @@ from cvft.recipe import (
     Recipe,
     Train,
     default_name,
+    differing_settings,
     dump_recipe,
     fingerprint,
     load_recipe,
@@ -228,10 +229,23 @@ def test_every_other_setting_changes_the_fingerprint(tmp_path: Path) -> None:
 
 def test_the_weights_fingerprint_lets_what_comes_after_training_change(tmp_path: Path) -> None:
     base = load(tmp_path, BASE)
-    for same in ("eval.num_rows=3", "export.dtype=fp32", "train.num_workers=0", "train.logging_steps=1", "name=x"):
+    answers = ("train.eval_answers=9", "eval.max_new_tokens=9", "eval.batch_rows=9")
+    for same in (
+        *("eval.num_rows=3", "export.dtype=fp32", "export.checkpoint=best", "train.num_workers=0"),
+        *("train.logging_steps=1", "train.report_to=[wandb]", "train.select_by=eval_token_acc", "name=x", *answers),
+    ):
         assert weights_fingerprint(load(tmp_path, BASE, same)) == weights_fingerprint(base), same
     for other in ("seed=1", "lora.rank=4", "train.global_batch_rows=8", "video.sampling=base", "model.dtype=fp32"):
         assert weights_fingerprint(load(tmp_path, BASE, other)) != weights_fingerprint(base), other
+    # where answers say when the training ends, how they are given decides its weights
+    early = ("train.early_stop_evals=2", "train.eval_answers=2", "train.select_by=eval_token_f1")
+    ends = load(tmp_path, BASE, *early)
+    for other in ("train.early_stop_evals=3", "train.select_by=eval_rouge_l", *answers):
+        kept = [each for each in early if each.partition("=")[0] != other.partition("=")[0]]
+        changed = load(tmp_path, BASE, *kept, other)
+        assert weights_fingerprint(changed) != weights_fingerprint(ends), other
+        assert [path for path, _, _ in differing_settings(ends, changed)] == [other.partition("=")[0]]
+    assert weights_fingerprint(load(tmp_path, BASE, *early, "eval.num_rows=3")) == weights_fingerprint(ends)
 
 
 def test_python_callers_build_the_same_value(tmp_path: Path) -> None:

@@ -108,6 +108,46 @@ SETTINGS: list[tuple[str, list[str]]] = [
         "train: {max_rows_per_group: 40}",
         ["train.max_rows_per_group: got `40`, need at most the 16 rows of a step (train.global_batch_rows)"],
     ),
+    (
+        "train: {select_by: eval_token_f1}",
+        [
+            "train.select_by: got `eval_token_f1` without `train.eval_answers`, need `eval_loss` or `eval_token_acc`: no val "
+            "row is answered while it trains",
+            "  hint: set `train.eval_answers` to the number of val rows to answer each time",
+        ],
+    ),
+    (
+        "train: {eval_answers: 4}\nparallel: {strategy: zero3, num_gpus: 2}",
+        [
+            "train.eval_answers: got `4` with `parallel.strategy` zero3, need `null`: ZeRO-3 has no whole weights to answer "
+            "with",
+            "  hint: set `parallel.strategy: zero2`",
+        ],
+    ),
+    (
+        "train: {early_stop_evals: 2, max_steps: 9}\nexport: {checkpoint: 10}",
+        [
+            "export.checkpoint: got `10` with `train.early_stop_evals`, need `best` or `last`: the training may end before "
+            "that step",
+            "  hint: set `export.checkpoint: best`",
+            "export.checkpoint: got `10`, need at most 9 (train.max_steps)",
+        ],
+    ),
+    (
+        "export: {checkpoint: newest}",
+        [
+            "export.checkpoint: got `newest`, need one of `best`, `last` or a whole number of at least 1",
+            "  hint: did you mean `best`?",
+        ],
+    ),
+    (
+        "train: {report_to: wandb}",
+        ["train.report_to: got `wandb`, need a list of `tensorboard`, `wandb`, `swanlab`, `trackio` or `mlflow`"],
+    ),
+    (
+        "train: {report_to: [wandb, wandb]}",
+        ["train.report_to: got `wandb` more than once, need each tracker once", "  hint: remove the second"],
+    ),
     ("train: {epochs: 0}", ["train.epochs: got `0`, need a number above 0 or `null`"]),
     (
         "parallel: {num_gpus: all}",
@@ -305,6 +345,16 @@ def test_measuring_a_val_loss_without_val_rows() -> None:
     assert told("model: {path: tiny}\ndata: {train: a, val_fraction: 0}\ntrain: {eval_steps: 5}\n") == [
         "train.eval_steps: got `5` with `data.val_fraction` 0, need `null`: there are no val rows",
         "  hint: remove `train.eval_steps`, or hold out some clips",
+    ]
+    head = "model: {path: tiny}\ndata: {train: a, val_fraction: 0}\n"
+    assert told(f"{head}train: {{eval_answers: 2, early_stop_evals: 3}}\nexport: {{checkpoint: best}}\n") == [
+        "train.eval_answers: got `2` with `data.val_fraction` 0, need `null`: there are no val rows",
+        "  hint: remove `train.eval_answers`, or hold out some clips",
+        "train.early_stop_evals: got `3` with `data.val_fraction` 0, need `null`: there are no val rows",
+        "  hint: remove `train.early_stop_evals`, or hold out some clips",
+        "export.checkpoint: got `best` with `data.val_fraction` 0, need `last` or a step: there are no val rows to tell which "
+        "is best",
+        "  hint: hold out some clips",
     ]
 
 

@@ -136,7 +136,7 @@ PROBES = [str(Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "gener
 
 CHANGED = {
     "data": {"check_workers": 1, "allow_hosts": ["clips.lan"], "max_download_mib": 5, "download_timeout_s": 9.5},
-    "export": {"merge": True, "dtype": "bf16", "verify_rows": 2},
+    "export": {"checkpoint": 24, "merge": True, "dtype": "bf16", "verify_rows": 2},
     "eval": {
         "batch_rows": 3,
         "max_new_tokens": 5,
@@ -145,7 +145,15 @@ CHANGED = {
         "num_rows": 1,
         "probes": PROBES,
     },
-    "train": {"logging_steps": 3, "keep_checkpoints": 4, "num_workers": 0, "max_skipped_steps": 3},
+    "train": {
+        "logging_steps": 3,
+        "keep_checkpoints": 4,
+        "num_workers": 0,
+        "max_skipped_steps": 3,
+        "eval_answers": 2,
+        "select_by": "eval_token_f1",
+        "report_to": [],
+    },
     "video": {"cache_features": "off"},
 }
 """Another value for every setting that may change when a training continues and that leaves every bit of it."""

@@ -28,8 +28,9 @@ from cvft.plan.lengths import check_prompts
 from cvft.plan.ranks import check_num_ranks
 from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_other_data
 from cvft.predict.answers import Answering, answer_rows, locate_problems, open_answers, partial_file
+from cvft.predict.placement import choose_num_ranks
 from cvft.predict.ranks import AnsweringRanks, RunModel
-from cvft.predict.trained import find_merged
+from cvft.predict.trained import require_merged
 from cvft.recipe import Recipe, default_name, load_recipe
 from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, read_metrics
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE
@@ -70,7 +71,7 @@ def evaluate_run(
     predictors: Predictors | None = None,
     data: Path | None = None,
     is_blind: bool = False,
-    num_ranks: int = 1,
+    num_ranks: int | None = 1,
 ) -> Evaluation:
     """Answers a run's val rows, or those of another file, with one of its models, keeps every prediction and scores them.
 
@@ -82,8 +83,8 @@ def evaluate_run(
         predictors: The run's models, where others ask them too.
         data: Rows of another file, with their responses; without it, those that the run has held out.
         is_blind: Whether the questions are asked without their clips, to see what can be guessed.
-        num_ranks: Processes that answer, each on a GPU of its own; the answers do not depend on it. With several, what is loaded
-            in `predictors` makes room for them.
+        num_ranks: Processes that answer, each on a GPU of its own; the answers do not depend on it. None takes as many as
+            trained, where that is faster. With several, what is loaded in `predictors` makes room for them.
 
     Returns:
         The evaluation; one with the same settings is not done again.
@@ -94,9 +95,9 @@ def evaluate_run(
         ContractError: when recipe and adapter disagree on the preprocessing.
         CvftError: when there are fewer GPUs than ranks, or when one fails.
     """
-    check_num_ranks(num_ranks, device=job.ranks.device, num_gpus_present=len(job.machine.gpus))
+    check_num_ranks(num_ranks or 1, device=job.ranks.device, num_gpus_present=len(job.machine.gpus))
     if variant == "merged":
-        find_merged(job.run)
+        require_merged(job.run)
     asked = _read_asked(job, data)
     rows = asked.rows[: job.recipe.eval.num_rows]
     settings = _settings(job.recipe, variant, num_rows=len(rows), run=job.run, data=data, is_blind=is_blind)
@@ -127,19 +128,14 @@ def evaluate_run(
     check_output(target / METRICS_FILE, subject=f"run folder {job.run.path}", where="eval/", may_exist=True)
     with ExitStack() as stack:
         model = RunModel(job, variant, {} if asked.recorded is None else asked.recorded.clips)
-
-        def answering() -> Answering:
-            if num_ranks > 1:
-                if predictors is not None:
-                    predictors.close()
-                return AnsweringRanks(model, num=num_ranks, device=job.ranks.device)
-            from cvft.predict.open import Predictors
-
-            models = predictors or stack.enter_context(closing(Predictors(job)))
-            return models.get(variant, clips=model.clips)
-
+        most_ranks = choose_num_ranks(job, num_rows=len(rows)) if num_ranks is None else num_ranks
         answered = _answer(
-            job, variant, questions, target=target, settings={**settings, **made_of}, answering=answering
+            job,
+            variant,
+            questions,
+            target=target,
+            settings={**settings, **made_of},
+            answering=lambda: _open_answering(model, num_ranks=most_ranks, predictors=predictors, stack=stack),
         )
     answers = [answered[number] for number in range(len(rows))]
     scores, metrics = score_answers(rows, [answer.text for answer in answers])
@@ -227,6 +223,19 @@ def _read_asked(job: Job, data: Path | None) -> _Asked:
     refuse_other_data(job.run, recipe=job.recipe, since="this run")
     recorded = read_recorded(job.run, "val", recipe=job.recipe)
     return _Asked(recorded.all_rows, recorded.stored, recorded)
+
+
+def _open_answering(model: RunModel, *, num_ranks: int, predictors: Predictors | None, stack: ExitStack) -> Answering:
+    """Opens what answers: ranks, or a model in this process, which is closed with the stack unless others ask it too."""
+    if num_ranks > 1:
+        LOG.info("answers   by up to %d ranks, each with a copy of the model", num_ranks)
+        if predictors is not None:
+            predictors.close()
+        return AnsweringRanks(model, num=num_ranks, device=model.job.ranks.device)
+    from cvft.predict.open import Predictors
+
+    models = predictors or stack.enter_context(closing(Predictors(model.job)))
+    return models.get(model.variant, clips=model.clips)
 
 
 def _answer(

@@ -65,7 +65,15 @@ def _describe_saves(plan: Plan) -> str:
     checkpoints = f"{_count(saves, 'checkpoint')}, {_every(plan.swift['save_steps'], saves)}"
     if not measures:
         return f"{checkpoints}; no val rows to measure a loss on"
-    return f"{checkpoints}; {_count(measures, 'val pass', 'val passes')}, {_every(plan.swift['eval_steps'], measures)}"
+    passes = f"{_count(measures, 'val pass', 'val passes')}, {_every(plan.swift['eval_steps'], measures)}"
+    worker = plan.worker
+    answers = f", each answers {_count(worker.answers.num_rows, 'val row')}" if worker.answers else ""
+    ends = (
+        f"; ends when {worker.early_stop_evals} in a row are no better by {worker.select_by}"
+        if worker.early_stop_evals
+        else ""
+    )
+    return f"{checkpoints}; {passes}{answers}{ends}"
 
 
 def count_saves(plan: Plan) -> int:

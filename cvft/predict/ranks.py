@@ -211,16 +211,23 @@ def _collect(ranks: Sequence[_Rank]) -> Iterator[AnsweredBatch]:
 
 def _understand(said: Mapping[str, Any], rank: _Rank) -> Iterator[AnsweredBatch]:
     if "refused" in said:
-        error = error_from(said["refused"])
-        problems = [
-            replace(each, hint=HINT_SPREAD) if each.where == MEMORY_OF_GPUS else each for each in error.problems
-        ]
-        raise type(error)(f"{error.subject}, {rank.name},", problems)
+        raise name_rank(error_from(said["refused"]), rank.name)
     if "cut" in said:
         rank.cut = {Path(path): sentence for path, sentence in said["cut"]}
         return
     answers = {number: Answer(**answer) for number, answer in said["answers"]}
     yield AnsweredBatch(answers, {number: error_from(error) for number, error in said["bad"]})
+
+
+def name_rank(error: CvftError, name: str) -> CvftError:
+    """Returns what a rank refuses with the rank's name, and with what helps where there are several.
+
+    Args:
+        error: What it refuses.
+        name: Its name.
+    """
+    problems = [replace(each, hint=HINT_SPREAD) if each.where == MEMORY_OF_GPUS else each for each in error.problems]
+    return type(error)(f"{error.subject}, {name},", problems)
 
 
 def _why_it_ended(rank: _Rank) -> Problem:

@@ -84,8 +84,9 @@ def _start(name: str, folder: RunFolder, *, shell: Mapping[str, str]) -> _Starte
 def _relay(name: str, process: subprocess.Popen[bytes]) -> None:
     """Shows what a tracker says, above the progress bar."""
     assert process.stdout is not None, "it was asked for"
-    for line in process.stdout:
-        _tell(f"{name}: {line.decode(errors='replace').rstrip()}")
+    with process.stdout as lines:
+        for line in lines:
+            _tell(f"{name}: {line.decode(errors='replace').rstrip()}")
 
 
 def _tell(text: str) -> None:
@@ -99,9 +100,9 @@ def _end(started: _Started, folder: RunFolder, *, wait_s: float, end_s: float) -
     except subprocess.TimeoutExpired:
         _tell(f"{name}: had not taken everything {end_s:g} s after the training; see {folder.tracker_log(name)}")
     else:
-        started.relay.join(timeout=wait_s)
         if code < 0:
             _tell(f"{name}: ended by {signal.Signals(-code).name}; see {folder.tracker_log(name)}")
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)  # what it has started
     process.wait()
+    started.relay.join()

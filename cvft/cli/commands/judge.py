@@ -15,7 +15,6 @@ EXAMPLES = (
     "cvft judge runs/my:base runs/my:merged --url http://127.0.0.1:8000/v1 --judge-model Qwen3-32B --cost",
     "cvft judge runs/my:base runs/my:merged --url http://127.0.0.1:8000/v1 --judge-model Qwen3-32B",
     "cvft judge runs/my --url https://judge.example/v1 --judge-model large --rubric correctness --rubric detail --per-minute 60",
-    "CVFT_JUDGE_API_KEY=... cvft judge runs/my --url https://judge.example/v1 --judge-model large",
 )
 
 RUBRICS = ("match", "correctness", "detail", "context", "temporal", "consistency")

@@ -23,8 +23,11 @@ from cvft.families.network.grouping import CLIP_KEYS, group_rows
 FRAMES = "frames"
 """Name of a clip's decoded frames, uint8 (T, H, W, 3): what stands in memory of a clip until its row is encoded."""
 
-SEQUENCES = ("input_ids", "labels", "position_ids", "segment_ids")
-"""Keys of a row that hold one value per token."""
+PLAIN = "What?"
+"""A question that no template stumbles over: others are compared with it."""
+
+MAX_SIZES = 1024
+"""Sizes of clips whose prefix is kept."""
 
 
 class RowEncoder:
@@ -44,6 +47,7 @@ class RowEncoder:
         self.tokenizer = template.tokenizer
         self.max_tokens = max_tokens
         self._system = system
+        self._prefixes: dict[tuple[int, ...], list[int]] = {}
 
     @property
     def padding_id(self) -> int:
@@ -88,7 +92,7 @@ class RowEncoder:
 
     def _cut(self, row: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns a row cut where what is shared ends: behind the last token of its clip."""
-        length = count_prefix((row["input_ids"] == self.template.image_id).tolist())
+        length = self._count_prefix(row["input_ids"].tolist())
         return {**row, "segment_ids": (row["position_ids"] >= length).long()}
 
     def collate(
@@ -109,7 +113,28 @@ class RowEncoder:
     def _encode(self, row: Row, frames: Tensor | None, *, response: str | None) -> Mapping[str, Any]:
         turns: list[tuple[str, str | None]] = [*row.history, (row.query, response)]
         self._check_texts([text for turn in turns for text in turn if text is not None])
-        return self.template.encode(turns, frames, system=self._system)
+        encoded = self.template.encode(turns, frames, system=self._system)
+        if frames is not None:
+            self._check_clip(encoded["input_ids"], frames)
+        return encoded
+
+    def _check_clip(self, ids: Sequence[int], frames: Tensor) -> None:
+        """Refuses a row whose text has cost its clip some tokens: what a clip becomes must not depend on the question."""
+        size = tuple(frames.shape)
+        if size not in self._prefixes:
+            if len(self._prefixes) >= MAX_SIZES:
+                self._prefixes.clear()
+            plain = self.template.encode([(PLAIN, None)], frames, system=self._system)["input_ids"]
+            self._prefixes[size] = plain[: self._count_prefix(plain)]
+        wanted, got = self._prefixes[size], self._count_prefix(ids)
+        if list(ids[:got]) != wanted:
+            said = f"one that makes {got} tokens of what goes up to the clip's end"
+            need = f"the {len(wanted)} that ms-swift's template makes for other texts"
+            hint = "it stumbles over a question that begins with a line break, for one: write it otherwise"
+            raise DataError("the text", [Problem("the text", said, need, hint)])
+
+    def _count_prefix(self, ids: Sequence[int]) -> int:
+        return count_prefix([each == self.template.image_id for each in ids])
 
     def _check_texts(self, texts: Sequence[str]) -> None:
         """Refuses texts in which ms-swift would read more than their characters."""
