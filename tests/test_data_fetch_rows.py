@@ -97,9 +97,13 @@ def test_a_run_has_its_clips_and_says_where_they_came_from(server, project, tmp_
     job = open_trained_job(loaded, RunFolder(tmp_path / "runs" / "small"))
     assert refuse_other_data(job.run, recipe=job.recipe, since="this run") == []
     assert len(server.asked) == num_asked
-    prepared = prepare(open_job(load_recipe(project, overrides=quarantine)))
+    probes = write_jsonl(tmp_path / "probes.jsonl", rows_of(server, "other"))
+    with_probes = [*quarantine, f"eval.probes=[{probes}]"]
+    prepared = prepare(open_job(load_recipe(project, overrides=with_probes)))
+    assert [row.video.is_file() for row in prepared.probes[probes]] == [True]
     assert [row.line for row in prepared.train_rows] == [1, 2, 4]
     assert {path for path, _ in server.asked[num_asked:]} == {
+        "/other/clip_0.mp4?key=KEY",
         "/missing/clip_2.mp4?key=KEY",
         "/page/clip_4.mp4?key=KEY",
     }
