@@ -22,7 +22,7 @@ from cvft.recipe.schema import VAL_KEY
 
 
 def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
-    """Checks rows and clips of a recipe; writes to the catalog of clips alone, and needs neither weights nor a GPU.
+    """Checks rows and clips of a recipe; writes to the catalog and the cache of clips alone, and needs neither weights nor a GPU.
 
     Args:
         loaded: The recipe.
@@ -47,8 +47,8 @@ def open_to_check(loaded: LoadedRecipe) -> Job:
     return open_job(loaded, needs_weights=False, machine=machine, ranks=ranks)
 
 
-def check_job(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
-    """Checks rows and clips of a job; see `check_recipe`."""
+def check_job(job: Job, *, looks: bool = True, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
+    """Checks rows and clips of a job; see `check_recipe`, and for `looks` see `cvft.data.doctor.check.check_files`."""
     recipe = job.recipe
     files = [
         DataFile(
@@ -67,7 +67,9 @@ def check_job(job: Job, *, on_progress: Callable[[int, int], None] | None = None
             files,
             how=how,
             catalog=catalog,
+            cache=job.url_cache,
             num_workers=recipe.data.check_workers,
+            looks=looks,
             on_progress=on_progress,
         )
     return checked.with_more(_check_lengths(job, checked))

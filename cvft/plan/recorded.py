@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cvft.data.clip_columns import NamesAsWritten
+from cvft.data.fetch.urls import is_url, parse_url
 from cvft.data.records import (
     ClipRecord,
     FileFacts,
@@ -35,6 +36,7 @@ from cvft.jsonl import read_jsonl
 from cvft.manifest import read_manifest
 from cvft.plan.notes import NUM_EXAMPLES, name_examples
 from cvft.plan.prepare import read_sources
+from cvft.plan.url_cache import url_cache_dir
 from cvft.recipe import Recipe, load_recipe
 from cvft.recipe.schema import VAL_KEY, RowFile
 from cvft.runs import RunFolder
@@ -140,7 +142,9 @@ def refuse_other_data(run: RunFolder, *, recipe: Recipe, since: str) -> list[str
                 notes.append(
                     f"{key}: {paths} {verb} not there any more, and was not compared with what this run recorded"
                 )
-            elif problem := _compare(key, files, before, run=run, records=records, is_ordered=is_ordered, since=since):
+            elif problem := _compare(
+                key, files, before, recipe=recipe, run=run, records=records, is_ordered=is_ordered, since=since
+            ):
                 problems.append(problem)
     if problems:
         raise RunError(f"run folder {run.path}", problems)
@@ -194,6 +198,7 @@ def _compare(
     files: Mapping[str, RowFile],
     before: Sequence[Row],
     *,
+    recipe: Recipe,
     run: RunFolder,
     records: Mapping[ClipRef, ClipRecord],
     is_ordered: bool,
@@ -205,7 +210,8 @@ def _compare(
     name_files = clip_namer(records)
     set_aside = _quarantined(run)
     rows, now = [], []
-    for row in (row for of_file in read_sources(files).values() for row in of_file):
+    read = read_sources(files, url_cache=url_cache_dir(recipe))
+    for row in (row for of_file in read.values() for row in of_file):
         if row.video is not None and identify_row(row, file_of(row.video).name) in set_aside:
             continue
         rows.append(row)
@@ -255,8 +261,8 @@ def _quarantined(run: RunFolder) -> set[str]:
         return set()
     kept = [line["row"] for line in read_jsonl(path)]
     return {
-        json.dumps({**row, "videos": [first.name]}, sort_keys=True, ensure_ascii=False)
-        for row, first in ((row, Path(next(_names_in(row["videos"])))) for row in kept)
+        json.dumps({**row, "videos": [_file_name(next(_names_in(row["videos"])))]}, sort_keys=True, ensure_ascii=False)
+        for row in kept
     }
 
 
@@ -264,6 +270,10 @@ def _names_in(videos: Any) -> Iterator[str]:
     """Finds the names of files in a column that cvft has written: one path, or a list of ready frames."""
     for each in videos:
         yield from [each] if isinstance(each, str) else each
+
+
+def _file_name(clip: str) -> str:
+    return parse_url(clip).file_name if is_url(clip) else Path(clip).name
 
 
 def _find_clips(
