@@ -267,7 +267,11 @@ def clip_namer(records: Mapping[ClipRef, ClipRecord]) -> Callable[[Files], str]:
 
     def name(files: Files) -> str:
         if files not in names:
-            num_bytes, mtime_ns, _ = stat_files(files)
+            try:
+                num_bytes, mtime_ns, _ = stat_files(files)
+            except FileNotFoundError:  # of a URL, and not fetched on this machine
+                names[files] = f"no file {files[0]}"
+                return names[files]
             names[files] = known.get((files[0].name, num_bytes, mtime_ns)) or hash_files(files)
         return names[files]
 

@@ -19,7 +19,7 @@ from cvft.data.clip_columns import CLIP_COLUMNS, ClipFinder, read_clip
 from cvft.data.clip_names import ClipNames
 from cvft.data.media_columns import OTHER_MEDIA, check_other_media, holds_clip, show
 from cvft.data.tags import find_tag_problem, without_tags
-from cvft.data.video.spec import ClipRef
+from cvft.data.video.spec import ClipRef, file_of
 from cvft.errors import Problem, ValueProblem, quote
 from cvft.jsonl import WrittenNumber
 
@@ -52,6 +52,7 @@ class Columns:
     response: str = ""
     history: tuple[tuple[str, str], ...] = ()
     video: ClipRef | None = None
+    url: str | None = None
     id: str | None = None
     taken_as_text: tuple[str, ...] = ()
     had_tags: bool = False
@@ -63,11 +64,19 @@ class ColumnReader:
     Args:
         video_root: Folder that relative clip paths start from.
         require_response: Whether a row needs an answer.
+        url_cache: Folder that clips named by URL are fetched to; without one they are refused.
         finder: Finds files by the names of clips, where they need not be existing ones below that folder.
     """
 
-    def __init__(self, video_root: Path, *, require_response: bool, finder: ClipFinder | None = None) -> None:
-        self._finder = ClipNames(video_root) if finder is None else finder
+    def __init__(
+        self,
+        video_root: Path,
+        *,
+        require_response: bool,
+        url_cache: Path | None = None,
+        finder: ClipFinder | None = None,
+    ) -> None:
+        self._finder = ClipNames(video_root, url_cache=url_cache) if finder is None else finder
         self._require_response = require_response
 
     def read(self, columns: Mapping[str, Any], *, location: str) -> Columns:
@@ -104,6 +113,7 @@ class ColumnReader:
         except ValueProblem as error:
             problem("history", error)
         found.video = read_clip(columns, finder=self._finder, report=problem)
+        found.url = None if found.video is None else self._finder.urls.get(file_of(found.video))
         try:
             found.id = _read_id(columns.get("id"))
         except ValueProblem as error:

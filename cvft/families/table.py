@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cvft.errors import ModelError
+from cvft.families.any_swift.family import FAMILIES as ANY_SWIFT
 from cvft.families.cogvlm2_video import checkpoints as cogvlm2_video
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Family, refuse_unknown
@@ -13,7 +14,7 @@ from cvft.families.qwen_vl.family import FAMILIES as QWEN_VL
 from cvft.weights.checkpoints import Checkpoint, hugging_face_command, modelscope_command
 from cvft.weights.folder import ModelFolder
 
-FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO, *QWEN_VL, INTERNVL, GLM4V)
+FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO, *QWEN_VL, INTERNVL, GLM4V, *ANY_SWIFT)
 """One row per family; the first that recognises a config.json has it."""
 
 SHIPPED_CHECKPOINTS = (cogvlm2_video.TINY, qwen_vl.TINY)
@@ -73,7 +74,8 @@ def _line(checkpoint: Checkpoint, width: int) -> str:
 def _describe_capabilities(family: Family) -> str:
     can = family.capabilities
     said = {
-        "rows of one clip train together": can.groups,
+        "rows of one clip train together": can.groups is True,
+        "rows of one clip train together where a model proves equal": can.groups == "proven",
         "features of a frozen tower are cached": can.features,
         "merges are compared by their logits": can.label_logits,
     }

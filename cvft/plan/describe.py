@@ -75,7 +75,15 @@ def _describe_saves(plan: Plan) -> str:
     checkpoints = f"{_count(saves, 'checkpoint')}, {_every(plan.swift['save_steps'], saves)}"
     if not measures:
         return f"{checkpoints}; no val rows to measure a loss on"
-    return f"{checkpoints}; {_count(measures, 'val pass', 'val passes')}, {_every(plan.swift['eval_steps'], measures)}"
+    passes = f"{_count(measures, 'val pass', 'val passes')}, {_every(plan.swift['eval_steps'], measures)}"
+    worker = plan.worker
+    answers = f", each answers {_count(worker.answers.num_rows, 'val row')}" if worker.answers else ""
+    ends = (
+        f"; ends when {worker.early_stop_evals} in a row are no better by {worker.select_by}"
+        if worker.early_stop_evals
+        else ""
+    )
+    return f"{checkpoints}; {passes}{answers}{ends}"
 
 
 def count_saves(plan: Plan) -> int:
@@ -94,6 +102,12 @@ def _every(num_steps: int, times: int) -> str:
 
 def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def _describe_weights(total: int | None, trained: int | None) -> str:
+    if total is None:
+        return "their number is not known without the weight files"
+    return f"{total:,} of which {trained:,} are trained"
 
 
 def _describe_kernels(plan: Plan) -> str:
@@ -153,7 +167,7 @@ def describe_forecast(forecast: Forecast) -> str:
         *tokens,
         f"batches   {about}{batches['count']} micro-batches per epoch over all ranks, at most {batches['largest_tokens']} tokens "
         f"in one; {batches['physical_tokens']} tokens are computed for {batches['logical_tokens']} of the rows apart",
-        f"weights   {parameters['total']:,} of which {parameters['trained']:,} are trained",
+        f"weights   {_describe_weights(**parameters)}",
         f"memory    by the model, per rank: {_describe_memory(forecast, about=about)}",
         f"FLOPs     {about}{_describe_flops(values['flops_per_epoch'])}",
         f"time      by the model: {_describe_time(forecast, about=about)}",
@@ -220,7 +234,8 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
         "logits",
     )
     return {
-        "rows": {"train": len(rows.train), "val": len(rows.val), "per_epoch": rows.num_per_epoch},
+        "rows": {"train": len(rows.train), "val": len(rows.val)},
+        "rows_per_epoch": rows.num_per_epoch,
         "mix": [
             {"file": share.name, "rows": share.num_rows, "weight": share.weight, "per_epoch": share.num_per_epoch}
             for share in rows.mix

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from cvft.data.catalog import ClipCatalog
 from cvft.data.check import ClipCheck, Quarantined, check_clips, look_at_clips
@@ -22,13 +23,17 @@ from cvft.data.split import split_by_clip
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, content_of, whole_of
-from cvft.errors import DataError, Problem
+from cvft.errors import DataError, Problem, RecipeError, quote
+from cvft.evaluate.metrics.rows import metrics_of, spread_evenly
 from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import NUM_EXAMPLES, note_rows
+from cvft.plan.probes import check_probes, note_probes, read_probes
+from cvft.plan.url_cache import unpacked_dir, url_cache_dir
 from cvft.recipe import Recipe
-from cvft.recipe.schema import VAL_KEY, RowFile
+from cvft.recipe.rules import LOSS_METRICS
+from cvft.recipe.schema import VAL_KEY, RowFile, SelectBy
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class PreparedRows:
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
         sources: What tells the files that the rows came from, by their setting.
+        probes: Rows of each probe set: neither trained on nor held out.
     """
 
     train_rows: Sequence[Row]
@@ -52,10 +58,12 @@ class PreparedRows:
     row_facts: RowFacts
     notes: Sequence[str]
     sources: Mapping[str, FileFacts] = field(default_factory=dict)
+    probes: Mapping[Path, Sequence[Row]] = field(default_factory=dict)
 
 
 def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
-    """Proves rows and clips usable; clips that the catalog knows are not decoded again, and nothing else is written.
+    """Proves rows and clips usable; clips that the catalog knows are not decoded again, those of URLs are fetched, and nothing
+    else is written.
 
     Args:
         job: The job.
@@ -80,13 +88,16 @@ def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) 
                 memory_limit_gib=decode.memory_gib,
                 num_workers=job.recipe.data.check_workers,
                 catalog=catalog,
+                cache=job.url_cache,
                 on_progress=on_progress,
             )
 
         def look(contents: Mapping[ClipRef, str]) -> Mapping[ClipRef, ClipLooks]:
             return look_at_clips(contents, decode=decode, num_workers=job.recipe.data.check_workers, catalog=catalog)
 
-        return prepare_rows(job, check=check, look=look)
+        prepared = prepare_rows(job, check=check, look=look)
+        check_probes(job, prepared.probes, catalog=catalog, on_progress=on_progress)
+        return prepared
 
 
 def prepare_rows(
@@ -110,12 +121,13 @@ def prepare_rows(
     """
     recipe, how = job.recipe, job.preprocessing
     sources = find_sources(recipe)
-    read = read_sources(recipe.data.sources, clips=job.unpacked_root)
+    read = read_sources(recipe.data.sources, recipe=recipe)
     held_out = read.pop(VAL_KEY, [])
     rows = [row for of_file in read.values() for row in of_file]
     check_written([*rows, *held_out])
     lay_out = job.family.layouts(job.model.folder, how)
     check_texts([*rows, *held_out], lay_out=lay_out)
+    probes = read_probes(job)
     checked = check([*rows, *held_out])
     set_aside = {id(item.row) for item in checked.quarantined}
     rows = [row for row in rows if id(row) not in set_aside]
@@ -132,13 +144,15 @@ def prepare_rows(
         )
     shapes = measure_rows([*rows, *held_out], lay_out=lay_out, clips=checked.facts)
     train, val = shapes[: len(rows)], shapes[len(rows) :]
+    _check_choice(recipe, held_out)
     max_new_tokens = recipe.eval.max_new_tokens
     notes: list[str] = []
+    answered = {*range(len(held_out[: recipe.eval.num_rows])), *spread_evenly(len(held_out), recipe.train.eval_answers)}
     try:
         check_rows_fit([*rows, *held_out], shapes, max_tokens=how.max_tokens)
         check_answers_fit(
-            held_out[: recipe.eval.num_rows],
-            [shape.num_prompt_tokens for shape in val[: recipe.eval.num_rows]],
+            [held_out[number] for number in sorted(answered)],
+            [val[number].num_prompt_tokens for number in sorted(answered)],
             max_new_tokens=max_new_tokens,
             max_tokens=answer_limit(job.family, job.model.folder, how),
         )
@@ -155,6 +169,7 @@ def prepare_rows(
         clips=checked.facts,
         row_facts=RowFacts(train, val, mix_files(recipe, rows)),
         notes=[
+            *job.family.capabilities.unpromised,
             *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
             *note_lengths(
                 train,
@@ -162,9 +177,11 @@ def prepare_rows(
                 max_new_tokens=max_new_tokens,
                 context_tokens=job.family.context_tokens(job.model.folder.config),
             ),
+            *note_probes(probes, rows),
             *notes,
         ],
         sources=sources,
+        probes=probes,
     )
 
 
@@ -177,17 +194,33 @@ def _find_alike(
     return group_alike({files[clip]: of_clip for clip, of_clip in looks.items()})
 
 
+def _check_choice(recipe: Recipe, held_out: Sequence[Row]) -> None:
+    """Refuses to choose checkpoints by a metric that the answers of these val rows do not have."""
+    asked = recipe.train.select_by
+    answered = [held_out[number] for number in spread_evenly(len(held_out), recipe.train.eval_answers)]
+    if asked in LOSS_METRICS or not answered:
+        return
+    known = [f"eval_{name}" for name in metrics_of(answered)]
+    if asked in known:
+        return
+    choices = [name for name in (*LOSS_METRICS, *known) if name in get_args(SelectBy)]
+    got = f"{quote(asked)}, which the {len(answered)} rows that are answered have not"
+    need = f"one of {', '.join(map(quote, choices))}"
+    problem = Problem("train.select_by", got, need, "a metric belongs to a kind of answers: see docs/evaluation.md")
+    raise RecipeError("the val rows", [problem])
+
+
 def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
     """Looks at the files that a recipe's rows come from; one that cannot be read is for its reader to report."""
     return {key: FileFacts.of(file.path) for key, file in recipe.data.sources.items() if file.path.is_file()}
 
 
-def read_sources(sources: Mapping[str, RowFile], *, clips: Path) -> dict[str, list[Row]]:
+def read_sources(sources: Mapping[str, RowFile], *, recipe: Recipe) -> dict[str, list[Row]]:
     """Reads files of rows, and tells the problems of all together.
 
     Args:
         sources: Files by their key paths, as `Data.sources` gives them.
-        clips: Folder to write clips to that lie inside a file.
+        recipe: Says where clips lie that are fetched, or that lie inside a file.
 
     Returns:
         The rows of each, by its key path.
@@ -199,7 +232,13 @@ def read_sources(sources: Mapping[str, RowFile], *, clips: Path) -> dict[str, li
     errors: list[DataError] = []
     for key, file in sources.items():
         try:
-            rows = read_rows(file.path, video_root=file.video_root, format=file.format or "auto", clips=clips)
+            rows = read_rows(
+                file.path,
+                video_root=file.video_root,
+                format=file.format or "auto",
+                clips=unpacked_dir(recipe),
+                url_cache=url_cache_dir(recipe),
+            )
             read[key] = give_budget(rows, max_frames=file.max_frames, fps=file.fps)
         except DataError as error:
             errors.append(error)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cvft.data.clip_columns import NamesAsWritten
-from cvft.data.formats.clips_inside import UNPACKED_FOLDER
+from cvft.data.fetch.urls import is_url, parse_url
 from cvft.data.records import (
     ClipRecord,
     FileFacts,
@@ -141,7 +141,9 @@ def refuse_other_data(run: RunFolder, *, recipe: Recipe, since: str) -> list[str
                 notes.append(
                     f"{key}: {paths} {verb} not there any more, and was not compared with what this run recorded"
                 )
-            elif problem := _compare(key, files, before, run=run, records=records, is_ordered=is_ordered, since=since):
+            elif problem := _compare(
+                key, files, before, recipe=recipe, run=run, records=records, is_ordered=is_ordered, since=since
+            ):
                 problems.append(problem)
     if problems:
         raise RunError(f"run folder {run.path}", problems)
@@ -195,6 +197,7 @@ def _compare(
     files: Mapping[str, RowFile],
     before: Sequence[Row],
     *,
+    recipe: Recipe,
     run: RunFolder,
     records: Mapping[ClipRef, ClipRecord],
     is_ordered: bool,
@@ -206,7 +209,8 @@ def _compare(
     name_files = clip_namer(records)
     set_aside = _quarantined(run)
     rows, now = [], []
-    for row in (row for of_file in read_sources(files, clips=_unpacked_beside(run)).values() for row in of_file):
+    read = read_sources(files, recipe=recipe)
+    for row in (row for of_file in read.values() for row in of_file):
         if row.video is not None and identify_row(row, file_of(row.video).name) in set_aside:
             continue
         rows.append(row)
@@ -219,10 +223,6 @@ def _compare(
     if key == VAL_KEY:
         hint += f"; cvft eval {run.path} --data FILE evaluates other rows"
     return Problem(key, "other rows", f"the rows that {since} was trained on: {difference}", hint)
-
-
-def _unpacked_beside(run: RunFolder) -> Path:
-    return run.path.parent.absolute() / UNPACKED_FOLDER
 
 
 def _is_recorded(facts: Mapping[str, Any] | None, file: RowFile, earlier: RowFile | None) -> bool:
@@ -260,8 +260,8 @@ def _quarantined(run: RunFolder) -> set[str]:
         return set()
     kept = [line["row"] for line in read_jsonl(path)]
     return {
-        json.dumps({**row, "videos": [first.name]}, sort_keys=True, ensure_ascii=False)
-        for row, first in ((row, Path(next(_names_in(row["videos"])))) for row in kept)
+        json.dumps({**row, "videos": [_file_name(next(_names_in(row["videos"])))]}, sort_keys=True, ensure_ascii=False)
+        for row in kept
     }
 
 
@@ -269,6 +269,10 @@ def _names_in(videos: Any) -> Iterator[str]:
     """Finds the names of files in a column that cvft has written: one path, or a list of ready frames."""
     for each in videos:
         yield from [each] if isinstance(each, str) else each
+
+
+def _file_name(clip: str) -> str:
+    return parse_url(clip).file_name if is_url(clip) else Path(clip).name
 
 
 def _find_clips(

@@ -114,9 +114,34 @@ RunName = Annotated[
     BeforeValidator(_to_composed),
     AfterValidator(_refuse_long_name),
 ]
+Files = Annotated[tuple[FilePath, ...], BeforeValidator(_to_tuple)]
 Targets = Annotated[
     Literal["qkv", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)], BeforeValidator(_to_tuple)
 ]
+Hosts = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:\[\]-]+$", max_length=MAX_NAME_BYTES)], ...],
+    BeforeValidator(_to_tuple),
+]
+
+SelectBy = Literal[
+    "eval_loss",
+    "eval_token_acc",
+    "eval_exact_match",
+    "eval_token_f1",
+    "eval_rouge_l",
+    "eval_bleu",
+    "eval_chrf",
+    "eval_cider_d",
+    "eval_label_accuracy",
+    "eval_macro_f1",
+    "eval_choice_accuracy",
+    "eval_yes_no_accuracy",
+    "eval_number_accuracy",
+    "eval_interval_tiou",
+    "eval_seconds_within_1_s",
+]
+"""What a checkpoint can be chosen by; of all but the first, more is better."""
+Tracker = Literal["tensorboard", "wandb", "swanlab", "trackio", "mlflow"]
 
 
 class Section(BaseModel):
@@ -212,6 +237,14 @@ class Data(Section):
     """What an unusable clip does: stop before training, or leave its rows out and list them with the reason."""
     check_workers: Annotated[int, Field(ge=1, le=MANY_PROCESSES)] | None = None
     """Processes that decode clips before training; without it, one per CPU and 8 at most. Each may take `video.memory_gib`."""
+    cache: FilePath | None = None
+    """Folder that clips named by URL are fetched to, once for all runs. Without it, `.urls` beside the runs."""
+    allow_hosts: Hosts = ()
+    """Hosts of URLs that may lie in an own network, and be asked at any port; all others must be public."""
+    max_download_mib: int = Field(default=2048, ge=1, le=MANY)
+    """Largest clip that is fetched, in MiB. A larger one is a bad clip."""
+    download_timeout_s: float = Field(default=1800.0, gt=0, le=MANY)
+    """Seconds that fetching one clip may take before it counts as bad."""
     max_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Longest row allowed, in tokens. A longer one is an error and never cut; memory grows with the longest row."""
 
@@ -331,7 +364,15 @@ class Train(Section):
     eval_steps: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Steps between measurements of the val loss; without it, an epoch, or as many as are 10 steps."""
     keep_checkpoints: int = Field(default=2, ge=1, le=MANY)
-    """Newest checkpoints kept on disk; the one with the lowest val loss stays as well."""
+    """Newest checkpoints kept on disk; the best one by `select_by` stays as well, and one that `export.checkpoint` names."""
+    eval_answers: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Val rows that are answered whenever the val loss is measured, for curves and examples. Takes the time of the answers."""
+    select_by: SelectBy = "eval_loss"
+    """What makes a checkpoint the best one: the val loss, or a metric of the val rows that `eval_answers` has answered."""
+    early_stop_evals: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Measurements in a row that are not better by `select_by`, after which the training ends. Without it, all steps are done."""
+    report_to: Annotated[tuple[Tracker, ...], BeforeValidator(_to_tuple)] = ("tensorboard",)
+    """Where curves and answers are sent while it trains; `[]` is nowhere. Addresses and keys come from the environment."""
     max_skipped_steps: int = Field(default=0, ge=0, le=MANY)
     """Steps that may be left out, all together, because their loss or gradient is not finite. One more ends the training."""
     num_workers: int = Field(default=1, ge=0, le=MANY_PROCESSES)
@@ -371,6 +412,8 @@ class Parallel(Section):
 class Export(Section):
     """The merged model and its verification."""
 
+    checkpoint: Literal["best", "last"] | Annotated[int, Field(ge=1, le=MANY)] = "last"
+    """Which checkpoint becomes the adapter, and is merged and evaluated: the last, the best by `train.select_by`, or a step."""
     merge: bool = True
     """Write base and adapter as one model folder, as large as the base."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
@@ -394,6 +437,8 @@ class Eval(Section):
     """Ask without the clips too: what can be guessed from the questions alone. Prompts are short, so it takes less time."""
     num_rows: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Only this many rows, from the head of the val file; the metrics state the count. Fewer is faster and noisier."""
+    probes: Files = ()
+    """Files of rows that training is not about: base and tuned model answer them, and the report says what was unlearnt."""
 
 
 class Output(Section):

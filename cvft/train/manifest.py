@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft import __version__
+from cvft.data.fetch.urls import show_url
 from cvft.data.video.spec import sort_key, to_text
 from cvft.files import hash_file, write_whole
 from cvft.plan.job import Job
@@ -31,6 +32,8 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
         start: The adapter that it starts from, or None.
     """
     folder, source, recipe = job.run, job.model.source, job.recipe
+    rows = (*prepared.train_rows, *prepared.val_rows)
+    urls = {row.video: row.url for row in rows if row.url is not None}
     values: dict[str, Any] = {
         "cvft": __version__,
         "git_commit": _git_commit(),
@@ -60,7 +63,12 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
         },
         "sources": {key: facts.to_dict() for key, facts in prepared.sources.items()},
         "clips": {
-            to_text(clip): {"sha256": facts.sha256, "num_frames": facts.num_frames, "duration_s": facts.duration_s}
+            to_text(clip): {
+                "sha256": facts.sha256,
+                "num_frames": facts.num_frames,
+                "duration_s": facts.duration_s,
+                **({"url": show_url(urls[clip])} if clip in urls else {}),
+            }
             for clip, facts in sorted(prepared.clips.items(), key=lambda item: sort_key(item[0]))
         },
         "notes": list(prepared.notes),

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from cvft.data.catalog import ClipCatalog
-from cvft.data.check import inspect_clips, look_at_clips
+from cvft.data.check import fetch_clips, inspect_clips, look_at_clips
 from cvft.data.doctor.clips import check_clips_of, compare_looks
 from cvft.data.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from cvft.data.doctor.rows import check_rows
+from cvft.data.fetch.cache import ClipCache
 from cvft.data.formats.table import FormatName
 from cvft.data.rows import Row, give_budget, survey_rows
 from cvft.data.video.loader import DecodeSettings
@@ -63,8 +64,9 @@ class CheckUp:
         rows: The rows that can be read.
         clips: Facts of the clips that decode.
         num_clips: Clips of the rows.
-        num_decoded: Those among them that were decoded for this check.
+        num_decoded: Those among them that were decoded for this check, or could not be fetched for it.
         findings: What was found, in the order of the table of kinds.
+        num_not_compared: Clips on two sides that were not compared by what they look like, as was asked for.
     """
 
     files: Sequence[DataFile]
@@ -74,6 +76,7 @@ class CheckUp:
     num_clips: int
     num_decoded: int
     findings: Sequence[Finding]
+    num_not_compared: int = 0
 
     def with_more(self, findings: Sequence[Finding]) -> CheckUp:
         """Returns the same with further findings in their places."""
@@ -117,10 +120,12 @@ def check_files(
     format: FormatName = "auto",
     clips: Path | None = None,
     catalog: ClipCatalog | None = None,
+    cache: ClipCache | None = None,
     num_workers: int | None = None,
+    looks: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckUp:
-    """Checks rows and their clips; writes what it learns of clips to the catalog, and clips that lie inside files.
+    """Checks rows and their clips; writes what it learns of clips to the catalog, and clips of URLs and inside files to folders.
 
     Args:
         files: The files of rows.
@@ -129,7 +134,9 @@ def check_files(
         format: How the rows are written; `auto` finds out for each file.
         clips: Folder to write clips to that lie inside a file; without one they are refused.
         catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
+        cache: Fetches clips of URLs; without it, rows that name clips so are refused.
         num_workers: See `cvft.data.check.check_clips`.
+        looks: Whether to find out what clips look like. Without, only those are compared whose looks the catalog knows.
         on_progress: Called with clips done and clips in all.
 
     Returns:
@@ -142,13 +149,18 @@ def check_files(
     findings: list[Finding] = []
     for file in files:
         good, problems = survey_rows(
-            file.path, video_root=file.video_root or video_root, format=file.format or format, clips=clips
+            file.path,
+            video_root=file.video_root or video_root,
+            format=file.format or format,
+            clips=clips,
+            url_cache=None if cache is None else cache.folder,
         )
         rows += give_budget(good, max_frames=file.max_frames, fps=file.fps)
         findings += [Finding("row_refused", problem) for problem in problems]
     asked = list(dict.fromkeys(row.video for row in rows if row.video is not None))
-    found, num_decoded = inspect_clips(
-        asked,
+    refused = {} if cache is None else fetch_clips(rows, cache)
+    inspected, num_decoded = inspect_clips(
+        [clip for clip in asked if clip not in refused],
         sampling=how.sampling,
         decoder=how.decoder,
         timeout_s=how.timeout_s,
@@ -157,16 +169,28 @@ def check_files(
         catalog=catalog,
         on_progress=on_progress,
     )
+    found = {clip: refused.get(clip) or inspected[clip] for clip in asked}
     proved = {clip: outcome for clip, outcome in found.items() if isinstance(outcome, ClipInfo)}
     held_out = {file.path for file in files if file.is_held_out}
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
     findings += check_rows(rows, proved, sampling=how.sampling)
 
+    num_unseen = 0
+
     def look(contents: Mapping[ClipRef, str]) -> Mapping[ClipRef, ClipLooks]:
-        return look_at_clips(contents, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
+        nonlocal num_unseen
+        if looks:
+            return look_at_clips(
+                contents, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress
+            )
+        known = {} if catalog is None else catalog.find_looks(contents.values())
+        seen = {clip: known[content] for clip, content in contents.items() if content in known}
+        num_unseen = len(contents) - len(seen)
+        return seen
 
     findings += compare_looks(rows, proved, look=look, held_out=held_out)
-    return CheckUp(files, how, rows, proved, len(asked), num_decoded, _in_order(findings))
+    num_tried = num_decoded + len(refused)
+    return CheckUp(files, how, rows, proved, len(asked), num_tried, _in_order(findings), num_unseen)
 
 
 def describe(checked: CheckUp) -> str:
