@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from torch.nn import functional as F
 
 from cvft.data.rows import Row
+from cvft.data.video.decode import Clip
 from cvft.errors import DataError, ModelError
 from cvft.families.any_swift.layouts import LayoutProcess
 from cvft.families.family import IGNORED_LABEL
@@ -62,6 +64,25 @@ def test_a_row_has_the_loss_of_transformers_own_forward(opened):
 def test_a_batch_of_clips_of_different_size_has_the_losses_of_its_rows(opened):
     apart = sum(loss_of(opened, [row]) for row in opened.encoded)
     assert loss_of(opened, opened.encoded) == pytest.approx(apart, rel=1e-6)
+
+
+def test_blank_frames_of_a_size_are_laid_out_as_the_real_ones(opened):
+    """As the process does that lays out rows: pixels are made once per size, and ids for each row."""
+    planner = opened.runtime.encoder(opened.folder, opened.how)
+    planner.remember_blank_frames()
+    for num_frames, height, width in ((3, 64, 96), (3, 64, 96), (2, 60, 30)):
+        blank = Clip(
+            *(np.zeros((num_frames, height, width, 3), np.uint8), np.zeros(num_frames, np.float32)),
+            *(tuple(range(num_frames)), num_frames, 1.0, 1.0, "pyav"),
+        )
+        for query in ("What is it?", "Where does the red dog go?"):
+            row = Row(query, "left", (), None, source=Path(), line=1)
+            clip = opened.clip(num_frames=num_frames, height=height, width=width)
+            encoded = opened.encoder.encode(row, clip, with_response=True)
+            layout = planner.lay_out(row, blank)
+            assert layout.input_ids == encoded["input_ids"].tolist()
+            assert layout.labels == encoded["labels"].tolist()
+            assert 0 < sum(layout.token_type_ids) < layout.num_prefix_tokens < len(layout)
 
 
 def test_what_is_trained_is_the_last_answer_and_what_ends_it(opened):

@@ -114,13 +114,18 @@ class BySizes:
 
     def __call__(self, images: Any, **kwargs: Any) -> Any:
         """Returns what the image processor made of the last images, where these have the same sizes."""
-        sizes = (str([image.size for image in images]), str(kwargs))
+        sizes = (_sizes_of(images), str(kwargs))
         if sizes != self._sizes:
             self._sizes, self._made = sizes, self._processor(images, **kwargs)
         return copy.copy(self._made)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._processor, name)
+
+
+def _sizes_of(images: Any) -> Any:
+    """Returns the sizes of images, of one row or of several."""
+    return [_sizes_of(each) for each in images] if isinstance(images, list | tuple) else images.size
 
 
 class WithoutVideos:
