@@ -97,7 +97,7 @@ MAY_IMPORT = {
         "dtypes data data/video weights families families/network families/cogvlm2_video families/cogvlm2_video/network"
     ),
     "families/qwen_vl/runtime": "dtypes weights families families/network families/qwen_vl families/qwen_vl/network",
-    "clips": "errors files dtypes data data/video data/features weights families plan",
+    "clips": "errors dtypes data data/video data/features weights families plan",
     "train": (
         "__init__ errors files jsonl imports processes recipe data data/video data/features weights families "
         "families/table runs plan clips data/fetch evaluate/metrics training_log predict families/network"
@@ -108,7 +108,7 @@ MAY_IMPORT = {
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
-    "evaluate": "errors files jsonl recipe data weights families runs plan predict evaluate/metrics evaluate/uncertainty",
+    "evaluate": "errors files jsonl recipe data data/video weights families runs plan predict evaluate/metrics evaluate/uncertainty",
     "evaluate/judge": "errors files json_files jsonl runs evaluate evaluate/uncertainty",
     # results for people
     "handover": "errors dtypes files jsonl data data/video families plan predict recipe runs",

@@ -317,20 +317,56 @@ def test_settings(text: str, lines: list[str]) -> None:
     assert told(f"{base}{text}\n") == lines
 
 
-def test_several_files_of_rows_are_to_be_joined() -> None:
-    hint = "  hint: one file of rows: join several with `cat a.jsonl b.jsonl > all.jsonl`; clip paths start from its folder"
+def test_several_files_of_val_rows_are_to_be_joined() -> None:
     assert told("model: {path: tiny}\ndata: {train: [a.jsonl, b.jsonl], val: [c.jsonl]}") == [
-        "data.train: got the list `['a.jsonl', 'b.jsonl']`, need a path",
-        hint,
         "data.val: got the list `['c.jsonl']`, need a path or `null`",
-        hint,
+        "  hint: one file of rows: join several with `cat a.jsonl b.jsonl > all.jsonl`; clip paths start from its folder",
+    ]
+
+
+def test_each_of_several_files_of_rows_is_named_with_what_is_wrong_with_it() -> None:
+    files = "a, {path: b, weight: 0}, {path: c, wieght: 2, weight: -1}, {weight: '2'}, 3, {path: d, format: lava}, '', {path: }"
+    assert told(f"model: {{path: tiny}}\ndata: {{train: [{files}], on_bad_clip: x}}") == [
+        "data.train[1].weight: got `0`, need a number above 0 and of at most 1000",
+        "data.train[2].weight: got `-1`, need a number above 0 and of at most 1000",
+        "data.train[2].wieght: got an unknown key, need one of `path`, `weight`, `format`, `video_root`, `max_frames` or `fps`",
+        "  hint: did you mean `weight`?",
+        "data.train[3].path: got nothing, need a path",
+        "data.train[3].weight: got the text `2`, need a number above 0 and of at most 1000",
+        "  hint: remove the quotes",
+        "data.train[4]: got `3`, need a path, or `path`, `weight`, `format`, `video_root`, `max_frames` or `fps`",
+        "data.train[5].format: got `lava`, need one of `auto`, `native`, `messages`, `sharegpt`, `alpaca`, `llava`, "
+        "`video_chatgpt`, `csv`, `parquet` or `null`",
+        "  hint: did you mean `llava`?",
+        "data.train[6]: got an empty text, need a path, or `path`, `weight`, `format`, `video_root`, `max_frames` or `fps`",
+        "data.train[7].path: got `null`, need a path",
+        "data.on_bad_clip: got `x`, need `error` or `quarantine`",
+    ]
+    assert told("model: {path: tiny}\ndata: {train: [a, {path: a}]}") == [
+        f"data.train[1].path: got `{Path.cwd()}/a` a second time, need each file once",
+        "  hint: give it a `weight` of 2",
+    ]
+    assert told("model: {path: tiny}\ndata: {train: []}") == [
+        "data.train: got an empty list, need a path or a list of files"
     ]
 
 
 def test_what_is_missing() -> None:
     assert told("seed: 1") == [
         "model.path: got nothing, need text without space at its ends",
-        "data.train: got nothing, need a path",
+        "data.train: got nothing, need a path or a list of files",
+    ]
+
+
+def test_a_bound_for_val_rows_without_rows_to_hold_out() -> None:
+    hint = "  hint: remove `data.val_rows`; eval.num_rows asks fewer val rows"
+    assert told("model: {path: tiny}\ndata: {train: a, val: b, val_rows: 7}\n") == [
+        "data.val_rows: got `7` beside a val file, need `null`: nothing is held out of the train file",
+        hint,
+    ]
+    assert told("model: {path: tiny}\ndata: {train: a, val_fraction: 0, val_rows: 7}\n") == [
+        "data.val_rows: got `7` beside `data.val_fraction` 0, need `null`: nothing is held out of the train file",
+        hint,
     ]
 
 

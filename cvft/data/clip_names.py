@@ -12,7 +12,6 @@ from __future__ import annotations
 import bisect
 import os
 import re
-import shlex
 import stat
 import unicodedata
 from collections import defaultdict
@@ -52,6 +51,7 @@ class ClipNames:
         self._root = root.absolute()
         self._url_cache = None if url_cache is None else url_cache.absolute()
         self._found: dict[str, Path | ValueProblem] = {}
+        self._frames: dict[str, list[Path]] = {}
         self._folders: dict[Path, Folder] = {}
         self._num_compared = 0
 
@@ -70,6 +70,21 @@ class ClipNames:
         if isinstance(found, ValueProblem):
             raise found
         return found
+
+    def frames_in(self, name: str) -> list[Path]:
+        """Returns the pictures in a folder, in the order of the numbers in their names.
+
+        Raises:
+            ValueProblem: when it is no folder, or has no pictures.
+        """
+        if name not in self._frames:
+            path = self._root / _expand(name)
+            listed = [each for each in Folder(path).names if each.lower().endswith(PICTURES)]
+            if not listed:
+                need = "a folder of pictures, or a list of them: each has its second in `seconds`"
+                raise ValueProblem(_quote_path(name), need)
+            self._frames[name] = [self.find(str(path / each)) for each in sorted(listed, key=_by_number)]
+        return self._frames[name]
 
     def _find(self, name: str) -> Path:
         if self._url_cache is not None and is_url(name):
@@ -195,16 +210,21 @@ _START = "relative paths start from the folder of the data file, or from the vid
 
 
 def hint_frames(first: str) -> str:
-    """Says how a clip is made of the frames of a folder.
+    """Says how a row names ready frames.
 
     Args:
         first: Name of one of them.
     """
-    pattern = os.path.join(os.path.dirname(first), f"*{os.path.splitext(first)[1]}")
-    command = f"ffmpeg -framerate N -pattern_type glob -i {shlex.quote(visible(pattern))} -pix_fmt yuv444p clip.mp4"
     return (
-        f"make a clip of them with the rate N per second at which they were taken, and name it in `videos`: `{command}`"
+        "name them in one list, or their folder, and say when each was taken: "
+        f'`"videos": [["{visible(first)}", ...]], "seconds": [0, 0.5, ...]`'
     )
+
+
+def _by_number(name: str) -> list[tuple[int, int, str]]:
+    """Returns what names are sorted by: text as it stands, numbers by their value."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), part) if number % 2 else (1, 0, part) for number, part in enumerate(parts)]
 
 
 class Folder:

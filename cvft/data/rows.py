@@ -13,14 +13,16 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cvft.data.clip_columns import ClipFinder, write_clip
 from cvft.data.fetch.cache import URLS_FOLDER
 from cvft.data.formats.table import FormatName
-from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, category_in
+from cvft.data.row_columns import CATEGORY_COLUMNS, READ_COLUMNS, ColumnReader, category_column, category_in
 from cvft.data.row_objects import locate, read_bytes, read_objects
+from cvft.data.video.spec import ClipRef, file_of, with_budget
 from cvft.errors import DataError, Problem, ValueProblem, quote
 from cvft.files import sync_folder, write_whole
 from cvft.jsonl import parse_json, read_jsonl, to_jsonl, to_line
@@ -34,7 +36,8 @@ class Row:
         query: The question, verbatim.
         response: The answer to learn. Empty only when the file was read with `require_response=False`.
         history: Earlier (question, answer) turns, oldest first.
-        video: The clip, absolute with links resolved, or None for a text-only row. That of a URL lies there once it is fetched.
+        video: The clip, its file absolute with links resolved, or None for a text-only row. That of a URL lies there once it is
+            fetched.
         source: The file that the row came from, as it was named to `read_rows`.
         line: 1-based line of that file, or 1-based item of its JSON array.
         id: The row's own name, if it has one.
@@ -49,7 +52,7 @@ class Row:
     query: str
     response: str
     history: tuple[tuple[str, str], ...]
-    video: Path | None
+    video: ClipRef | None
     source: Path
     line: int
     id: str | None = None
@@ -65,6 +68,11 @@ class Row:
         """Where the row was read, as messages show it: `FILE:LINE`, or `FILE: item N`."""
         return locate(self.source, self.line, is_item=self.is_item)
 
+    @property
+    def file(self) -> Path | None:
+        """The file that its clip is in, of which other rows may show other stretches."""
+        return None if self.video is None else file_of(self.video)
+
     def to_json(self) -> dict[str, Any]:
         """Returns the row as a JSON object that `read_rows` reads back, extra columns last."""
         columns: dict[str, Any] = {} if self.id is None else {"id": self.id}
@@ -72,9 +80,8 @@ class Row:
             "query": self.query,
             "response": self.response,
             "history": [list(turn) for turn in self.history],
-            "videos": [] if self.video is None else [self.url or str(self.video)],
         }
-        return columns | dict(self.extra)
+        return columns | dict(write_clip(self.video)) | dict(self.extra)
 
 
 def read_rows(
@@ -168,6 +175,7 @@ def make_rows(
     is_array: bool = True,
     problems: Sequence[Problem] = (),
     url_cache: Path | None = None,
+    finder: ClipFinder | None = None,
 ) -> list[Row]:
     """Validates objects as rows.
 
@@ -179,6 +187,7 @@ def make_rows(
         is_array: Whether the numbers count items, and not lines of a file.
         problems: What is wrong with the source already.
         url_cache: See `read_rows`.
+        finder: Finds the files of clips by their names, in place of what looks for them from `video_root`.
 
     Returns:
         The rows in order, at least one.
@@ -194,6 +203,7 @@ def make_rows(
         is_array=is_array,
         problems=problems,
         url_cache=url_cache,
+        finder=finder,
     )
     if problems:
         raise DataError(f"data {source}", problems)
@@ -210,12 +220,13 @@ def _sort_objects(
     problems: Sequence[Problem],
     url_cache: Path | None,
     format: str = "native",
+    finder: ClipFinder | None = None,
 ) -> tuple[list[Row], list[Problem]]:
     """Returns the objects that are rows, and every problem of the others; see `make_rows`."""
     problems = list(problems)
     if not objects and not problems:
         problems.append(Problem(str(source), "no rows", "at least one row"))
-    reader = ColumnReader(video_root, require_response=require_response, url_cache=url_cache)
+    reader = ColumnReader(video_root, require_response=require_response, url_cache=url_cache, finder=finder)
     rows: list[Row] = []
     for line, columns in objects:
         location = locate(source, line, is_item=is_array)
@@ -227,7 +238,7 @@ def _sort_objects(
             continue
         found = reader.read(columns, location=location)
         problems += found.problems
-        extra = {key: value for key, value in columns.items() if key not in KNOWN_COLUMNS}
+        extra = {key: value for key, value in columns.items() if key not in READ_COLUMNS}
         if not found.problems:
             rows.append(
                 Row(
@@ -321,6 +332,22 @@ def check_written(rows: Sequence[Row]) -> None:
     ]
     if problems:
         raise DataError("the rows", problems)
+
+
+def give_budget(rows: Sequence[Row], *, max_frames: int | None, fps: float | None) -> list[Row]:
+    """Gives the clips of rows a budget of frames, where they have none of their own.
+
+    Args:
+        rows: Rows of one file.
+        max_frames: Most frames of a clip; None where the file says nothing of it.
+        fps: Frames per second; None where the file says nothing of it.
+    """
+    if max_frames is None and fps is None:
+        return list(rows)
+    return [
+        row if row.video is None else replace(row, video=with_budget(row.video, max_frames=max_frames, fps=fps))
+        for row in rows
+    ]
 
 
 def category_of(row: Row) -> str | None:

@@ -18,7 +18,7 @@ from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.view import ClipView
-from cvft.errors import DataError, ModelError, Problem, quote
+from cvft.errors import ClipError, DataError, ModelError, Problem, quote
 from cvft.families.answering import Answer, Answering, OnText
 from cvft.families.costs import CostModel
 from cvft.families.engines import Engine, Handover, Sends
@@ -105,12 +105,12 @@ class Layout:
 
 @contextmanager
 def naming(row: Row) -> Iterator[None]:
-    """Gives a `DataError` the place of the row that it is about."""
+    """Gives an error of a row or its clip the place of the row that it is about."""
     try:
         yield
-    except DataError as error:
+    except (DataError, ClipError) as error:
         problems = [replace(problem, where=f"{row.location} {problem.where}") for problem in error.problems]
-        raise DataError("the rows", problems) from error
+        raise type(error)("the rows", problems) from error
 
 
 LATE_S = 100_000.0

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cvft.data.rows import Row, read_rows
 from cvft.data.video.loader import ClipLoader
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, name_of
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, ModelError, Problem, RunError
 from cvft.families.engines import ENGINES, Engine, Handover, ResizesFrames, Sends
@@ -162,7 +163,14 @@ def _name_of(found: FoundModel) -> str:
 
 def _common_root(rows: Sequence[Row]) -> Path:
     """Returns the folder that all clips lie below: the engine may read whatever lies there."""
-    folders = [str(row.video.resolve().parent) for row in rows if row.video is not None]
+    clips = [row.video for row in rows if row.video is not None]
+    if part := next((clip for clip in clips if isinstance(clip, ClipSpec)), None):
+        got, need = (
+            f"a stretch, frames or a budget of {name_of(part)}",
+            "whole files: an engine is sent the clip's file",
+        )
+        raise CvftError("the rows", [Problem("--send", got, need, "--send frames shows the engine what is meant")])
+    folders = [str(file_of(clip).resolve().parent) for clip in clips]
     root = Path(os.path.commonpath(folders)) if folders else Path.cwd()
     if root == Path(root.anchor):
         need, hint = "clips below one folder: the engine may read all that lies there", "move them together"
@@ -170,11 +178,12 @@ def _common_root(rows: Sequence[Row]) -> Path:
     return root
 
 
-def _send_frames(rows: Sequence[Row], found: FoundModel, told: Handover) -> dict[Path, tuple[str, dict[str, Any]]]:
+def _send_frames(rows: Sequence[Row], found: FoundModel, told: Handover) -> dict[ClipRef, tuple[str, dict[str, Any]]]:
     """Decodes the rows' clips; each becomes the URL of its frames and what the engine is told of them."""
     encoder = load_runtime(found.family).encoder(found.model, found.how)
 
-    def prepare(clip: Clip) -> tuple[str, dict[str, Any]]:
+    def prepare(ref: ClipRef, clip: Clip) -> tuple[str, dict[str, Any]]:
+        del ref
         return write_frames(clip, cast(ResizesFrames, encoder), told)
 
     loader = ClipLoader(found.how.decode, prepare=prepare, num_bytes=lambda _: 0)
@@ -216,7 +225,7 @@ def write_frames(clip: Clip, encoder: ResizesFrames, told: Handover) -> tuple[st
 
 
 def _request(
-    row: Row, told: Handover, *, name: str, limit: int, shown: Mapping[Path, tuple[str, dict[str, Any]]]
+    row: Row, told: Handover, *, name: str, limit: int, shown: Mapping[ClipRef, tuple[str, dict[str, Any]]]
 ) -> dict[str, Any]:
     """Writes a row as the body of a request that is answered greedily."""
     media: dict[str, Any] = {}
@@ -225,7 +234,7 @@ def _request(
     for number, text in enumerate(asked):
         content: Any = text
         if number == 0 and row.video is not None:
-            url = row.video.resolve().as_uri()
+            url = file_of(row.video).resolve().as_uri()
             if row.video in shown:
                 url, of_clip = shown[row.video]
                 media = {"media_io_kwargs": {"video": of_clip}}

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from cvft.data.records import look_at
 from cvft.data.rows import Row
+from cvft.data.video.spec import ClipRef, name_of
 from cvft.errors import CvftError, DataError, Problem, RunError, quote
 from cvft.families.answering import Answer
 from cvft.jsonl import read_jsonl, to_line
@@ -34,7 +35,7 @@ class Answering(Protocol):
     """What answers rows: a model in this process (`Predictor`), or ranks (`AnsweringRanks`)."""
 
     @property
-    def cut(self) -> Mapping[Path, str]:
+    def cut(self) -> Mapping[ClipRef, str]:
         """What was not shown of clips, in a sentence each, where it is known."""
 
     def answer_batches(
@@ -183,7 +184,7 @@ def answer_rows(
                 kept.add(batch.answers, rows)
                 bad |= batch.bad
                 bar.update(len(batch.answers) + len(batch.bad))
-        cut = [f"{path.name}: {note}" for path, note in model.cut.items()]
+        cut = [f"{name_of(clip)}: {note}" for clip, note in model.cut.items()]
     return Answered(kept.answers, bad, cut)
 
 

@@ -16,6 +16,7 @@ from cvft.data.fetch.cache import ClipCache
 from cvft.data.fetch.urls import show_url
 from cvft.data.rows import Row, append_row
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, name_of
 from cvft.errors import CvftError, DataError, Problem, quote
 from cvft.families.answering import Answer
 from cvft.plan.lengths import check_texts
@@ -43,7 +44,7 @@ class Chat:
         self._url: str | None = None
         self.takes_history = _takes_history(found)
         """Whether the template has a place for earlier turns; without one each question stands alone."""
-        self.video: Path | None = None
+        self.video: ClipRef | None = None
         self._found = found
         self._clip: ClipInfo | None = None
         self._predictor: Predictor | None = None
@@ -90,7 +91,7 @@ class Chat:
             raise CvftError("the chat", [Problem("the clip", "none", "one", "give its file to `/video`")])
         clip, sampling = self._clip, self._found.how.decode.sampling
         head = (
-            f"{self.video.name}: {clip.num_frames} of {clip.num_frames_total} frames, {clip.duration_s:.2f} s, "
+            f"{name_of(self.video)}: {clip.num_frames} of {clip.num_frames_total} frames, {clip.duration_s:.2f} s, "
             f"{clip.width_px} x {clip.height_px}, sampling {sampling.strategy}"
         )
         lines = [f"frame {number:3d}  {second:8.2f} s" for number, second in enumerate(clip.view.timestamps_s)]

@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvft.data.check import Quarantined, explain, fetch_clips, write_quarantine
+from cvft.data.clip_columns import write_clip
 from cvft.data.clip_folder import rows_of_folder
 from cvft.data.fetch.cache import ClipCache
 from cvft.data.records import fingerprint_rows
 from cvft.data.rows import Row, make_rows, read_rows
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, file_of, name_of
 from cvft.errors import ClipError, DataError, IncompleteError, Problem, RunError
 from cvft.files import check_output, write_whole
 from cvft.plan.lengths import check_prompts
@@ -48,7 +50,7 @@ NUM_EXAMPLES = 3
 
 
 def make_question(
-    video: str | Path | None,
+    video: str | ClipRef | None,
     query: str,
     history: Iterable[tuple[str, str]] = (),
     *,
@@ -67,7 +69,7 @@ def make_question(
     """
     columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
     if video is not None:
-        columns["videos"] = [str(video)]
+        columns |= write_clip(Path(video) if isinstance(video, str) else video)
     try:
         (row,) = make_rows(
             [(1, columns)],
@@ -340,7 +342,7 @@ def _infer_rows(
 
 
 def _why(row: Row, refused: Mapping[Path, ClipError]) -> ClipError | None:
-    return None if row.video is None else refused.get(row.video)
+    return None if row.video is None else refused.get(file_of(row.video))
 
 
 def _check_output(output: Path) -> None:
@@ -366,7 +368,7 @@ def load_found(found: FoundModel) -> Predictor:
     return load_model(found)
 
 
-def look_at_clip(video: Path, found: FoundModel) -> ClipInfo:
+def look_at_clip(video: ClipRef, found: FoundModel) -> ClipInfo:
     """Decodes a clip as a model will be shown it, and says what of it will not be shown.
 
     Args:
@@ -383,5 +385,5 @@ def look_at_clip(video: Path, found: FoundModel) -> ClipInfo:
     with decode.make_process() as process:
         seen = process.inspect(video, sampling=decode.sampling, decoder=decode.decoder)
     for note in (*seen.notes, *seen.file_notes):
-        LOG.info("note      %s: %s", video.name, note)
+        LOG.info("note      %s: %s", name_of(video), note)
     return seen

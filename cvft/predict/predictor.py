@@ -10,7 +10,6 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
+from cvft.data.video.spec import ClipRef
 from cvft.dtypes import BY_NAME
 from cvft.errors import ClipError, CvftError, DataError
 from cvft.families.answering import Answer, OnText
@@ -38,7 +38,7 @@ class Prompt:
     """
 
     tensors: Mapping[str, Tensor]
-    clip: Path | None
+    clip: ClipRef | None
     max_new_tokens: int
 
     @property
@@ -300,7 +300,7 @@ class Predictor:
                 tensor.data = tensor.data.to(own_dtype) if kept is None else kept
 
     @property
-    def cut(self) -> Mapping[Path, str]:
+    def cut(self) -> Mapping[ClipRef, str]:
         """What is not shown of clips that were asked about, in a sentence each, where it is known."""
         return self.clips.cut
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import IO, Any
 
+from cvft.data.video.spec import to_text
 from cvft.errors import EXIT_USER_ERROR, CvftError
 from cvft.jsonl import to_line
 from cvft.predict.open import Predictors, load_model
@@ -34,7 +35,7 @@ def main() -> None:
         ):
             said = [(number, asdict(answer)) for number, answer in batch.answers.items()]
             _say(answers, {"answers": said, "bad": [(number, error_to(error)) for number, error in batch.bad.items()]})
-        _say(answers, {"cut": [(str(path), sentence) for path, sentence in predictor.cut.items()]})
+        _say(answers, {"cut": [(to_text(clip), sentence) for clip, sentence in predictor.cut.items()]})
         predictor.close()
     except CvftError as error:
         _say(answers, {"refused": error_to(error)})

@@ -20,11 +20,11 @@ import tempfile
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from cvft.data.records import ClipRecord
 from cvft.data.rows import Row
+from cvft.data.video.spec import ClipRef, from_text
 from cvft.errors import CvftError, Problem, RunError
 from cvft.families.answering import Answer
 from cvft.imports import python_environment
@@ -57,7 +57,7 @@ class RunModel:
 
     job: Job
     variant: Variant
-    clips: Mapping[Path, ClipRecord]
+    clips: Mapping[ClipRef, ClipRecord]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Rank:
     process: subprocess.Popen[bytes]
     log: IO[bytes]
     unread: bytearray = field(default_factory=bytearray)
-    cut: dict[Path, str] | None = None
+    cut: dict[ClipRef, str] | None = None
     """What was not shown of its clips; it is the last that a rank says."""
 
     @property
@@ -113,7 +113,7 @@ class AnsweringRanks:
     """
 
     def __init__(self, model: RunModel | FoundModel, *, num: int, device: str) -> None:
-        self.cut: dict[Path, str] = {}
+        self.cut: dict[ClipRef, str] = {}
         self._model = model
         self._num = num
         self._device = device
@@ -213,7 +213,7 @@ def _understand(said: Mapping[str, Any], rank: _Rank) -> Iterator[AnsweredBatch]
     if "refused" in said:
         raise name_rank(error_from(said["refused"]), rank.name)
     if "cut" in said:
-        rank.cut = {Path(path): sentence for path, sentence in said["cut"]}
+        rank.cut = {from_text(text): sentence for text, sentence in said["cut"]}
         return
     answers = {number: Answer(**answer) for number, answer in said["answers"]}
     yield AnsweredBatch(answers, {number: error_from(error) for number, error in said["bad"]})

@@ -76,12 +76,14 @@ def _deciding(recipe: Recipe) -> dict[str, Any]:
         for path in ENDS_TRAINING:
             section, _, key = path.rpartition(".")
             values.setdefault(section, {})[key] = stated[section][key]
+    if isinstance(recipe.data.train, tuple) and any(file.weight != 1 for file in recipe.data.train):
+        values["data"]["train"] = [file.weight for file in recipe.data.train]
     return values
 
 
 def _differing(first: dict[str, Any], second: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    for key, value in first.items():
-        other = second.get(key)
+    for key in {**first, **second}:
+        value, other = first.get(key), second.get(key)
         if isinstance(value, dict) and isinstance(other, dict):
             yield from _differing(value, other, prefix=f"{prefix}{key}.")
         elif value != other:

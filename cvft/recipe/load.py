@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cvft.errors import Problem, RecipeError, nearest, quote
-from cvft.recipe.explain import conflicts_of, explain, show_value, unknown_key
+from cvft.recipe.explain import LISTS, conflicts_of, explain, show_value, unknown_key
 from cvft.recipe.fingerprint import fingerprint
 from cvft.recipe.names import iter_fields, key_names, section_names
 from cvft.recipe.place import find_run
@@ -234,8 +234,15 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
         if key_path in PATH_LIST_KEYS:
             if isinstance(inner.get(key), list):
                 inner[key] = [_anchor_path(each, folder) for each in inner[key]]
+        elif key_path in LISTS and isinstance(inner.get(key), list):
+            inner[key] = [{"path": file} if isinstance(file, str) and file.strip() else file for file in inner[key]]
         elif key in inner:
             inner[key] = _anchor_path(inner[key], folder)
+    data = values.get("data")
+    for file in data["train"] if isinstance(data, dict) and isinstance(data.get("train"), list) else ():
+        for key in ("path", "video_root") if isinstance(file, dict) else ():
+            if key in file:
+                file[key] = _anchor_path(file[key], folder)
     output = values.get("output")
     for key in ("root", "features"):  # relative ones stay with the current directory
         if isinstance(output, dict) and isinstance(output.get(key), str):

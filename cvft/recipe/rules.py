@@ -78,6 +78,28 @@ def _one_val_source(recipe: Recipe) -> Iterable[Problem]:
         )
 
 
+def _val_rows_are_held_out(recipe: Recipe) -> Iterable[Problem]:
+    data = recipe.data
+    if data.val is None and data.val_fraction:
+        return
+    beside = "a val file" if data.val is not None else f"`data.val_fraction` {data.val_fraction or 0:g}"
+    why = "nothing is held out of the train file"
+    if data.val_rows is not None:
+        hint = "remove `data.val_rows`; eval.num_rows asks fewer val rows"
+        yield Problem("data.val_rows", f"{quote(data.val_rows)} beside {beside}", f"`null`: {why}", hint)
+    if data.split_by != "files":
+        hint = "`cvft check` compares the files; remove `data.split_by`"
+        yield Problem("data.split_by", f"{quote(data.split_by)} beside {beside}", f"`files`: {why}", hint)
+
+
+def _each_file_once(recipe: Recipe) -> Iterable[Problem]:
+    paths = [file.path for file in recipe.data.train] if isinstance(recipe.data.train, tuple) else []
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            got = f"{quote(path)} a second time"
+            yield Problem(f"data.train[{number}].path", got, "each file once", "give it a `weight` of 2")
+
+
 def _one_length(recipe: Recipe) -> Iterable[Problem]:
     train = recipe.train
     if train.epochs is not None and train.max_steps is not None:
@@ -403,6 +425,8 @@ def _probes_have_names(recipe: Recipe) -> Iterable[Problem]:
 
 RULES: tuple[Rule, ...] = (
     Rule(("data.val", "data.val_fraction"), _one_val_source),
+    Rule(("data.val_rows", "data.split_by", "data.val", "data.val_fraction"), _val_rows_are_held_out),
+    Rule(("data.train",), _each_file_once),
     Rule(("train.epochs", "train.max_steps"), _one_length),
     Rule(("lora.targets",), _targets_are_modules),
     Rule(("lora.targets", "lora.train_vision_tower", "lora.train_projector"), _parts_need_all_linear),

@@ -28,6 +28,9 @@ Source: the published fine-tuning command for the first family in the ms-swift d
 DEFAULT_VAL_FRACTION = 0.05
 """Share of the clips held out when a recipe names neither a val file nor a share."""
 
+VAL_KEY = "data.val"
+"""Key path of the file of rows that are held out."""
+
 MAX_RUN_NAME_BYTES = 200
 """Longest name of a run, in UTF-8: disks take names of 255 bytes, and files that are written aside need some of them."""
 
@@ -80,6 +83,10 @@ def _refuse_lone_halves(value: str) -> str:
 def _to_path(value: object) -> object:
     # Strict mode takes only Path objects; a YAML file can only say text. An empty text would silently mean ".".
     return Path(value) if isinstance(value, str) and value.strip() else value
+
+
+def _to_row_file(value: object) -> object:
+    return {"path": value} if isinstance(value, str | Path) else value
 
 
 def _to_tuple(value: object) -> object:
@@ -179,19 +186,49 @@ class Model(Section):
     """Attention kernel. `eager` is slow and keeps every weight in memory."""
 
 
+RowFormat = Literal["auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet"]
+
+
+class RowFile(Section):
+    """One of several files of rows, with what differs from the others."""
+
+    path: FilePath
+    """The file, relative to this recipe."""
+    weight: float = Field(default=1.0, gt=0, le=1000)
+    """How often each of its rows comes in an epoch. With 0.5 half of them come, the others in the next epoch."""
+    format: RowFormat | None = None
+    """How its rows are written; without it, what `data.format` says."""
+    video_root: FilePath | None = None
+    """Folder that its relative video paths start from; without it, what `data.video_root` says."""
+    max_frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] | None = None
+    """Most frames of the clips of its rows that say nothing of it; at most as many as `video.max_frames`."""
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Frames per second of the clips of its rows that say nothing of it, with sampling `fps`."""
+
+
 class Data(Section):
     """The rows to learn from and to evaluate on."""
 
-    train: FilePath
-    """JSON, JSONL, CSV or parquet file of rows, relative to this recipe."""
+    # the list first: a path is written as text, whatever it is
+    train: (
+        Annotated[
+            tuple[Annotated[RowFile, BeforeValidator(_to_row_file)], ...],
+            BeforeValidator(_to_tuple),
+            Field(min_length=1),
+        ]
+        | FilePath
+    )
+    """File of rows (JSON, JSONL, CSV, parquet), relative to this recipe; or a list, `{path, weight, format, ...}` each."""
     val: FilePath | None = None
     """Rows held out from training. Without it, clips of the train file are held out."""
-    format: Literal["auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet"] = (
-        "auto"
-    )
+    format: RowFormat = "auto"
     """How the rows of these files are written. `auto` finds out for each file, and says so where it is not `native`."""
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Share of the train file's clips to hold out when there is no val file; 0 trains on all and evaluates nothing."""
+    val_rows: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Most rows to hold out when there is no val file, whatever `val_fraction` asks for. Fewer are evaluated faster."""
+    split_by: Literal["files", "looks"] = "files"
+    """What stays on one side without a val file: a file, or all files that look alike, for which clips are decoded once more."""
     video_root: FilePath | None = None
     """Folder that relative video paths start from; without it, the folder of the rows' own file."""
     on_bad_clip: Literal["error", "quarantine"] = "error"
@@ -215,6 +252,21 @@ class Data(Section):
         if isinstance(values, Mapping) and values.get("val") is None and values.get("val_fraction") is None:
             return {**values, "val_fraction": DEFAULT_VAL_FRACTION}
         return values
+
+    @property
+    def sources(self) -> dict[str, RowFile]:
+        """Every file of rows by its key path, the val file last, with what `data` says of all of them filled in."""
+        if isinstance(self.train, tuple):
+            files = {f"data.train[{number}]": file for number, file in enumerate(self.train)}
+        else:
+            files = {"data.train": RowFile(path=self.train)}
+        files |= {} if self.val is None else {VAL_KEY: RowFile(path=self.val)}
+        return {
+            key: file.model_copy(
+                update={"format": file.format or self.format, "video_root": file.video_root or self.video_root}
+            )
+            for key, file in files.items()
+        }
 
 
 class Video(Section):

@@ -27,7 +27,7 @@ from cvft.plan.job import Job, describe_source
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare
 from cvft.plan.ranks import node_rank_of, worker_command
-from cvft.plan.recorded import refuse_other_data
+from cvft.plan.recorded import refuse_other_data, refuse_other_order
 from cvft.plan.start import Start, find_start, read_start
 from cvft.recipe import LoadedRecipe, dump_recipe
 from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked, refuse_other_choice
@@ -113,6 +113,7 @@ def train(job: Job) -> RunFolder | None:
     # before anything is written: a refusal leaves the folder as it was
     if (last := find_last_checkpoint(folder.train)) is not None:
         refuse_other_data(folder, recipe=recipe, since=last.name)
+        refuse_other_order(folder, prepared.train_rows, prepared.clips, since=last.name)
     claim_run_folder(job.loaded)
     with locked(folder):
         recover_folder(folder.adapter)

@@ -37,6 +37,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from cvft.clips.source import CachedClips, ClipSource, DecodedClips
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.spec import from_text
 from cvft.evaluate.metrics.rows import spread_evenly
 from cvft.families.family import Encoder, Family, Loading, Preprocessing, Runtime, load_runtime
 from cvft.families.table import family_named
@@ -148,7 +149,7 @@ class FamilyTemplate(Template):
     def _encode(self, inputs: Any) -> dict[str, Any]:
         turns = [message["content"] for message in inputs.messages]
         history = tuple(zip(turns[:-2:2], turns[1:-2:2], strict=True))
-        video = Path(*inputs.videos) if inputs.videos else None
+        video = from_text(*inputs.videos) if inputs.videos else None
         row = Row(turns[-2], turns[-1], history, video, source=Path(), line=0)
         # ms-swift encodes under inference mode; a tensor made there could not take part in a backward pass
         with torch.inference_mode(False), torch.no_grad():

@@ -20,7 +20,7 @@ from swift.dataloader import DataLoaderShard
 from swift.trainers import Seq2SeqTrainer
 from transformers import set_seed
 
-from cvft.data.groups import RowShape
+from cvft.data.groups import FileShare, RowShape
 from cvft.data.packing import BatchLimits
 from cvft.families.family import IGNORED_LABEL, Encoder, Runtime
 from cvft.plan.batching import RowFacts
@@ -115,13 +115,21 @@ class CvftTrainer(Seq2SeqTrainer):
             limits=self.plan.limits,
             seed=self.args.data_seed,
             skip_batches=skip_batches,
+            mix=self.rows.mix,
         )
 
     def _make_loader(
-        self, rows: Any, shapes: Sequence[RowShape], *, limits: BatchLimits, seed: int | None, skip_batches: int = 0
+        self,
+        rows: Any,
+        shapes: Sequence[RowShape],
+        *,
+        limits: BatchLimits,
+        seed: int | None,
+        skip_batches: int = 0,
+        mix: Sequence[FileShare] = (),
     ) -> Any:
         args = self.args
-        sampler = self._make_sampler(shapes, limits=limits, seed=seed, skip_batches=skip_batches)
+        sampler = self._make_sampler(shapes, limits=limits, seed=seed, skip_batches=skip_batches, mix=mix)
         return DataLoaderShard(
             GroupedRows(rows, encoder=self.encoder),
             device=self.accelerator.device,
@@ -137,7 +145,13 @@ class CvftTrainer(Seq2SeqTrainer):
         )
 
     def _make_sampler(
-        self, shapes: Sequence[RowShape], *, limits: BatchLimits, seed: int | None, skip_batches: int = 0
+        self,
+        shapes: Sequence[RowShape],
+        *,
+        limits: BatchLimits,
+        seed: int | None,
+        skip_batches: int = 0,
+        mix: Sequence[FileShare] = (),
     ) -> GlobalBatchSampler:
         return GlobalBatchSampler(
             shapes,
@@ -146,6 +160,7 @@ class CvftTrainer(Seq2SeqTrainer):
             rank=self.args.process_index,
             seed=seed,
             skip_batches=skip_batches,
+            mix=mix,
         )
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -241,7 +256,9 @@ class CvftTrainer(Seq2SeqTrainer):
     def _rows_without_loss(self) -> list[int]:
         """Train rows of this step, from 1, whose micro-batch has a loss that is not finite, of all ranks."""
         epoch, number = divmod(self.state.global_step, self.plan.steps_per_epoch)
-        sampler = self._make_sampler(self.rows.train, limits=self.plan.limits, seed=self.args.data_seed)
+        sampler = self._make_sampler(
+            self.rows.train, limits=self.plan.limits, seed=self.args.data_seed, mix=self.rows.mix
+        )
         sampler.set_epoch(epoch)
         batches = next(itertools.islice(sampler, number, None))
         bad = [batch for batch, loss in zip(batches, self._losses, strict=True) if not math.isfinite(loss.item())]

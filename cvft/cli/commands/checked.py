@@ -73,7 +73,7 @@ def check_data(
     loaded = load(options) if is_recipe else None
     paths = list(dict.fromkeys([options.recipe, *map(Path, options.overrides)]))
     if loaded is not None:
-        paths = [path for path in (loaded.recipe.data.train, loaded.recipe.data.val) if path is not None]
+        paths = [file.path for file in loaded.recipe.data.sources.values()]
     for output in outputs:
         _check_output(output, inputs=[options.recipe, *paths])
     if before is not None:

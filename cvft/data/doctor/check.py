@@ -19,10 +19,11 @@ from cvft.data.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from cvft.data.doctor.rows import check_rows
 from cvft.data.fetch.cache import ClipCache
 from cvft.data.formats.table import FormatName
-from cvft.data.rows import Row, survey_rows
+from cvft.data.rows import Row, give_budget, survey_rows
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, file_of
 from cvft.errors import NUM_SHOWN, quote, show_kinds, visible
 
 SCHEMA_VERSION = 1
@@ -39,10 +40,18 @@ class DataFile:
     Args:
         path: The file.
         is_held_out: Whether its rows are evaluated and not trained on.
+        format: How its rows are written; None: as is said of all files.
+        video_root: Folder that its relative clip paths start from; None: as is said of all files.
+        max_frames: Most frames of its clips, where rows say nothing of it; None for those of the sampling rule.
+        fps: Frames per second of its clips, where rows say nothing of it; None for those of the sampling rule.
     """
 
     path: Path
     is_held_out: bool = False
+    format: FormatName | None = None
+    video_root: Path | None = None
+    max_frames: int | None = None
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class CheckUp:
     files: Sequence[DataFile]
     how: DecodeSettings
     rows: Sequence[Row]
-    clips: Mapping[Path, ClipInfo]
+    clips: Mapping[ClipRef, ClipInfo]
     num_clips: int
     num_decoded: int
     findings: Sequence[Finding]
@@ -138,14 +147,17 @@ def check_files(
     findings: list[Finding] = []
     for file in files:
         good, problems = survey_rows(
-            file.path, video_root=video_root, format=format, url_cache=None if cache is None else cache.folder
+            file.path,
+            video_root=file.video_root or video_root,
+            format=file.format or format,
+            url_cache=None if cache is None else cache.folder,
         )
-        rows += good
+        rows += give_budget(good, max_frames=file.max_frames, fps=file.fps)
         findings += [Finding("row_refused", problem) for problem in problems]
-    paths = list(dict.fromkeys(row.video for row in rows if row.video is not None))
+    asked = list(dict.fromkeys(row.video for row in rows if row.video is not None))
     refused = {} if cache is None else fetch_clips(rows, cache)
     inspected, num_decoded = inspect_clips(
-        [path for path in paths if path not in refused],
+        [clip for clip in asked if file_of(clip) not in refused],
         sampling=how.sampling,
         decoder=how.decoder,
         timeout_s=how.timeout_s,
@@ -154,26 +166,28 @@ def check_files(
         catalog=catalog,
         on_progress=on_progress,
     )
-    found = {path: refused.get(path) or inspected[path] for path in paths}
-    clips = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
+    found = {clip: refused.get(file_of(clip)) or inspected[clip] for clip in asked}
+    clips = {clip: outcome for clip, outcome in found.items() if isinstance(outcome, ClipInfo)}
     held_out = {file.path for file in files if file.is_held_out}
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
     findings += check_rows(rows, clips, sampling=how.sampling)
 
     num_unseen = 0
 
-    def look(paths: Mapping[Path, str]) -> Mapping[Path, ClipLooks]:
+    def look(contents: Mapping[ClipRef, str]) -> Mapping[ClipRef, ClipLooks]:
         nonlocal num_unseen
         if looks:
-            return look_at_clips(paths, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
-        known = {} if catalog is None else catalog.find_looks(paths.values())
-        seen = {path: known[sha256] for path, sha256 in paths.items() if sha256 in known}
-        num_unseen = len(paths) - len(seen)
+            return look_at_clips(
+                contents, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress
+            )
+        known = {} if catalog is None else catalog.find_looks(contents.values())
+        seen = {clip: known[sha256] for clip, sha256 in contents.items() if sha256 in known}
+        num_unseen = len(contents) - len(seen)
         return seen
 
     findings += compare_looks(rows, clips, look=look, held_out=held_out)
     num_tried = num_decoded + len(refused)
-    return CheckUp(files, how, rows, clips, len(paths), num_tried, _in_order(findings), num_unseen)
+    return CheckUp(files, how, rows, clips, len(asked), num_tried, _in_order(findings), num_unseen)
 
 
 def describe(checked: CheckUp) -> str:
