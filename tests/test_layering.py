@@ -108,7 +108,9 @@ MAY_IMPORT = {
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
-    "evaluate": "errors files jsonl recipe data data/video weights families runs plan predict evaluate/metrics evaluate/uncertainty",
+    "evaluate": (
+        "errors files jsonl recipe data data/video weights families runs plan predict evaluate/metrics evaluate/uncertainty"
+    ),
     "evaluate/judge": "errors files json_files jsonl runs evaluate evaluate/uncertainty",
     # results for people
     "handover": "errors dtypes files jsonl data data/video families plan predict recipe runs",

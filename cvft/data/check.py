@@ -128,7 +128,7 @@ def check_clips(
         on_progress=on_progress,
     )
     found: dict[ClipRef, ClipInfo | ClipError] = {
-        path: refused.get(file_of(clip)) or inspected[clip] for clip in rows_of
+        clip: refused.get(file_of(clip)) or inspected[clip] for clip in rows_of
     }
     bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
     facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
