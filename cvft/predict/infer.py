@@ -69,7 +69,7 @@ def make_question(
     """
     columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
     if video is not None:
-        columns |= write_clip(Path(video) if isinstance(video, str) else video)
+        columns |= {"videos": [video]} if isinstance(video, str) else write_clip(video)
     try:
         (row,) = make_rows(
             [(1, columns)],
