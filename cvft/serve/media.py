@@ -54,6 +54,7 @@ class MediaStore:
         self._folder = tempfile.TemporaryDirectory(prefix="cvft-serve-")
         self.spool = Path(self._folder.name).resolve()
         self._sizes: OrderedDict[Path, int] = OrderedDict()
+        self._num_bytes = 0
         self._users: Counter[Path] = Counter()
         self._lock = threading.Lock()
 
@@ -130,6 +131,7 @@ class MediaStore:
                 aside = path.with_suffix(".partial")
                 aside.write_bytes(content)
                 aside.rename(path)
+                self._num_bytes += len(content)
             self._sizes[path] = len(content)
             self._sizes.move_to_end(path)
             self._users[path] += in_use
@@ -141,12 +143,14 @@ class MediaStore:
         self._folder.cleanup()
 
     def _make_room(self, *, keep: Path | None = None) -> None:
+        if self._num_bytes <= SPOOL_BYTES:
+            return
         for path in list(self._sizes):
-            if sum(self._sizes.values()) <= SPOOL_BYTES:
-                return
             if self._users[path] <= 0 and path != keep:
                 path.unlink(missing_ok=True)
-                del self._sizes[path]
+                self._num_bytes -= self._sizes.pop(path)
+            if self._num_bytes <= SPOOL_BYTES:
+                return
 
     def _decode(self, url: str, *, param: str) -> bytes:
         head = _DATA.match(url, 0, 256)
