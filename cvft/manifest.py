@@ -60,11 +60,13 @@ class ManifestClip:
         sha256: Hash of the file.
         num_frames: Frames that the model sees of it.
         duration_s: Its length in seconds.
+        url: What it was fetched from, without query; None for a file.
     """
 
     sha256: str
     num_frames: int
     duration_s: float
+    url: str | None = None
 
 
 @dataclass(frozen=True)

@@ -240,7 +240,7 @@ MESSAGES = [
     (
         {**GOOD, "videos": ["https://host/a.mp4"]},
         "`videos`: got the URL `https://host/a.mp4`, need the path of a local file\n"
-        "  hint: download the clip and give its path; URLs are not supported yet",
+        "  hint: download the clip and give its path",
     ),
     (
         {**GOOD, "videos": ["a\x00b"]},

@@ -19,7 +19,7 @@ MODEL = (
 )
 LORA = "`targets`, `rank`, `alpha`, `dropout`, `dora`, `rslora`, `train_vision_tower` or `train_projector`"
 LEARN = "`learning_rate`, `weight_decay`, `warmup_ratio`, `schedule`, `max_grad_norm`, `adam_beta1` or `adam_beta2`"
-EVAL = "`batch_rows`, `max_new_tokens`, `compare_base`, `compare_blind` or `num_rows`"
+EVAL = "`batch_rows`, `max_new_tokens`, `compare_base`, `compare_blind`, `num_rows` or `probes`"
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +152,24 @@ SETTINGS: list[tuple[str, list[str]]] = [
     (
         "parallel: {num_gpus: all}",
         ["parallel.num_gpus: got the text `all`, need `auto` or a whole number of at least 1"],
+    ),
+    (
+        "eval: {probes: a.jsonl}",
+        [
+            "eval.probes: got `a.jsonl`, need a list of paths",
+            "  hint: a list is written `[a.jsonl]`",
+        ],
+    ),
+    ("eval: {probes: [3]}", ["eval.probes: got the list `[3]`, need a list of paths"]),
+    ("eval: {probes: 3}", ["eval.probes: got `3`, need a list of paths"]),
+    (
+        "eval: {probes: [a/x.jsonl, rows.jsonl, b/x.jsonl]}",
+        [
+            "eval.probes: got 2 files named `x`, need files of different names, which the report shows",
+            "  hint: rename all but one",
+            "eval.probes: got the file of `data.train`, need rows that this training is not about",
+            "  hint: leave it out",
+        ],
     ),
     ("output: {root: ''}", ["output.root: got an empty text, need a path"]),
     ("output: {root: 3}", ["output.root: got the number `3`, need a path", '  hint: quote it: `"3"`']),

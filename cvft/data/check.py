@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 from cvft.data.catalog import ClipCatalog
+from cvft.data.fetch.cache import ClipCache
+from cvft.data.fetch.urls import show_url
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import ClipLooks
@@ -83,9 +85,10 @@ def check_clips(
     memory_limit_gib: float = 4.0,
     num_workers: int | None = None,
     catalog: ClipCatalog | None = None,
+    cache: ClipCache | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ClipCheck:
-    """Decodes each distinct clip once, in decode processes, with the rule that training will use.
+    """Decodes each distinct clip once, in decode processes, with the rule that training will use; fetches those of URLs before.
 
     Args:
         rows: Rows as `read_rows` returns them.
@@ -96,6 +99,7 @@ def check_clips(
         memory_limit_gib: See `DecodeProcess`; for each of them.
         num_workers: Decode processes at the same time; without it, as many as there are CPUs for, up to `MAX_PROCESSES`.
         catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
+        cache: Fetches clips of URLs; without it, those that are not there are bad.
         on_progress: Called with the number of clips done and of all clips, after each.
 
     Returns:
@@ -111,8 +115,9 @@ def check_clips(
         if row.video is not None:
             rows_of[row.video].append(row)
 
-    found, _ = inspect_clips(
-        list(rows_of),
+    refused = {} if cache is None else fetch_clips(rows, cache)
+    inspected, _ = inspect_clips(
+        [path for path in rows_of if path not in refused],
         sampling=sampling,
         decoder=decoder,
         timeout_s=timeout_s,
@@ -121,6 +126,7 @@ def check_clips(
         catalog=catalog,
         on_progress=on_progress,
     )
+    found: dict[Path, ClipInfo | ClipError] = {path: refused.get(path) or inspected[path] for path in rows_of}
     bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
     facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
     problems = [report_clip(error, rows_of[path]) for path, error in bad.items()]
@@ -131,6 +137,22 @@ def check_clips(
     if bad and not good_rows:
         raise DataError("the check of clips, which leaves no row,", problems)
     return ClipCheck(good_rows, quarantined, facts)
+
+
+def fetch_clips(rows: Sequence[Row], cache: ClipCache) -> Mapping[Path, ClipError]:
+    """Fetches the clips that rows name by URL and that are not there yet.
+
+    Args:
+        rows: The rows.
+        cache: Fetches them.
+
+    Returns:
+        Clip -> why it could not be fetched, for those.
+
+    Raises:
+        RunError: The cache cannot be written.
+    """
+    return cache.fetch({row.video: row.url for row in rows if row.video is not None and row.url is not None})
 
 
 def inspect_clips(
@@ -284,7 +306,11 @@ def report_clip(error: ClipError, rows: Sequence[Row]) -> Problem:
         rows: At least one row.
     """
     problem = error.problems[0]
-    return Problem(f"{name_rows(rows)}: {problem.where}", problem.got, problem.need, problem.hint)
+    hint = problem.hint
+    if rows[0].url is not None and rows[0].video is not None and rows[0].video.is_file():
+        again = f"remove {rows[0].video} to fetch it again from {show_url(rows[0].url)}"
+        hint = f"{hint}; {again}" if hint else again
+    return Problem(f"{name_rows(rows)}: {problem.where}", problem.got, problem.need, hint)
 
 
 def name_rows(rows: Sequence[Row]) -> str:

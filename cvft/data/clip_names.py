@@ -1,6 +1,7 @@
 r"""Finds the file that the name of a clip means: in rows, on the command line, in Python.
 
 name -> `file://` and `~` written out -> the file, absolute, with links resolved
+URL -> where its clip lies in the cache once it is fetched
 
 A name in another Unicode form of the same letters (NFC, NFD) is the same name. Any other difference is told and never overlooked:
 letter case, `\\` for `/`, `%20` for a blank, a path of another machine. Looking for near names costs one listing per folder.
@@ -20,6 +21,8 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
+from cvft.data.fetch.cache import place_of
+from cvft.data.fetch.urls import is_url, parse_url, show_url
 from cvft.errors import NUM_SHOWN, ValueProblem, did_you_mean, quote, visible
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -40,16 +43,20 @@ class ClipNames:
 
     Args:
         root: Folder that relative names start from.
+        url_cache: Folder that clips named by URL are fetched to; without one they are refused.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, url_cache: Path | None = None) -> None:
+        self.urls: dict[Path, str] = {}
+        """Place -> URL, for the clips that were found by one."""
         self._root = root.absolute()
+        self._url_cache = None if url_cache is None else url_cache.absolute()
         self._found: dict[str, Path | ValueProblem] = {}
         self._folders: dict[Path, Folder] = {}
         self._num_compared = 0
 
     def find(self, name: str) -> Path:
-        """Returns the file that a name means, absolute with links resolved.
+        """Returns the file that a name means, absolute with links resolved. That of a URL need not be there yet.
 
         Raises:
             ValueProblem: when it means no file that can be a clip, with what is like it.
@@ -65,6 +72,11 @@ class ClipNames:
         return found
 
     def _find(self, name: str) -> Path:
+        if self._url_cache is not None and is_url(name):
+            url = parse_url(name)
+            place = place_of(self._url_cache, url)
+            self.urls[place] = url.text
+            return place
         path = self._root / name
         alike = None
         try:
@@ -254,14 +266,18 @@ def _expand(name: str) -> str:
     if url is None:
         return name
     if url["scheme"].lower() != "file":
-        hint = "download the clip and give its path; URLs are not supported yet"
-        raise ValueProblem(f"the URL {_quote_path(name)}", "the path of a local file", hint)
+        hint = "download the clip and give its path" + (
+            "" if is_url(name) else "; only `http://` and `https://` are fetched"
+        )
+        raise ValueProblem(f"the URL {_quote_path(show_url(name))}", "the path of a local file", hint)
     host, slash, path = (
         name[len("file://") :].partition("/") if url["slashes"] == "//" else ("", "/", name[url.end() :])
     )
     if host not in ("", "localhost"):
         hint = f"for a file of this machine write {_quote_path(unquote(host + slash + path))}, or `file:///` and the whole path"
-        raise ValueProblem(f"the URL {_quote_path(name)}, of a machine {quote(host)}", "the path of a local file", hint)
+        raise ValueProblem(
+            f"the URL {_quote_path(show_url(name))}, of a machine {quote(host)}", "the path of a local file", hint
+        )
     path = path if _WINDOWS.match(path) else f"/{path}"
     return path if os.path.lexists(path) else unquote(path)
 

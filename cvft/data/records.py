@@ -242,7 +242,11 @@ def clip_namer(records: Mapping[Path, ClipRecord]) -> Callable[[Path], str]:
 
     def name(path: Path) -> str:
         if path not in names:
-            found = path.stat()
+            try:
+                found = path.stat()
+            except FileNotFoundError:  # of a URL, and not fetched on this machine
+                names[path] = f"no file {path}"
+                return names[path]
             names[path] = known.get((path.name, found.st_size, found.st_mtime_ns)) or hash_file(path)
         return names[path]
 

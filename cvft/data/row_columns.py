@@ -48,6 +48,7 @@ class Columns:
     response: str = ""
     history: tuple[tuple[str, str], ...] = ()
     video: Path | None = None
+    url: str | None = None
     id: str | None = None
     taken_as_text: tuple[str, ...] = ()
     had_tags: bool = False
@@ -59,10 +60,11 @@ class ColumnReader:
     Args:
         video_root: Folder that relative clip paths start from.
         require_response: Whether a row needs an answer.
+        url_cache: Folder that clips named by URL are fetched to; without one they are refused.
     """
 
-    def __init__(self, video_root: Path, *, require_response: bool) -> None:
-        self._clips = ClipNames(video_root)
+    def __init__(self, video_root: Path, *, require_response: bool, url_cache: Path | None = None) -> None:
+        self._clips = ClipNames(video_root, url_cache=url_cache)
         self._require_response = require_response
 
     def read(self, columns: Mapping[str, Any], *, location: str) -> Columns:
@@ -100,6 +102,7 @@ class ColumnReader:
             problem("history", error)
         try:
             found.video = read_video(columns.get("videos"), self._clips)
+            found.url = None if found.video is None else self._clips.urls.get(found.video)
         except ValueProblem as error:
             problem("videos", error)
         try:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cvft.data.fetch.cache import URLS_FOLDER
 from cvft.data.formats.table import FormatName
 from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, category_in
 from cvft.data.row_objects import locate, read_bytes, read_objects
@@ -33,7 +34,7 @@ class Row:
         query: The question, verbatim.
         response: The answer to learn. Empty only when the file was read with `require_response=False`.
         history: Earlier (question, answer) turns, oldest first.
-        video: The clip, absolute with links resolved, or None for a text-only row.
+        video: The clip, absolute with links resolved, or None for a text-only row. That of a URL lies there once it is fetched.
         source: The file that the row came from, as it was named to `read_rows`.
         line: 1-based line of that file, or 1-based item of its JSON array.
         id: The row's own name, if it has one.
@@ -42,6 +43,7 @@ class Row:
         taken_as_text: Columns in which a number or a boolean stood for text.
         had_tags: Whether a tag that stood for the clip was taken out of a question.
         format: The format that it was written in.
+        url: How the row names its clip, where it does so by URL.
     """
 
     query: str
@@ -56,6 +58,7 @@ class Row:
     taken_as_text: tuple[str, ...] = ()
     had_tags: bool = field(default=False, compare=False)
     format: str = field(default="native", compare=False)
+    url: str | None = None
 
     @property
     def location(self) -> str:
@@ -69,7 +72,7 @@ class Row:
             "query": self.query,
             "response": self.response,
             "history": [list(turn) for turn in self.history],
-            "videos": [] if self.video is None else [str(self.video)],
+            "videos": [] if self.video is None else [self.url or str(self.video)],
         }
         return columns | dict(self.extra)
 
@@ -81,6 +84,7 @@ def read_rows(
     require_response: bool = True,
     format: FormatName = "native",
     clips: Path | None = None,
+    url_cache: Path | None = None,
 ) -> list[Row]:
     """Reads and validates all rows of a file.
 
@@ -90,6 +94,7 @@ def read_rows(
         require_response: Whether each row needs an answer. False is for rows that will be answered.
         format: How the rows are written; `auto` finds out.
         clips: Folder to write clips to that lie inside a parquet file; without one they are refused.
+        url_cache: Folder that clips named by URL are fetched to, by others; without one they are refused.
 
     Returns:
         The rows in file order, at least one.
@@ -102,7 +107,12 @@ def read_rows(
     """
     path = Path(path)
     rows, problems = survey_rows(
-        path, video_root=video_root, require_response=require_response, format=format, clips=clips
+        path,
+        video_root=video_root,
+        require_response=require_response,
+        format=format,
+        clips=clips,
+        url_cache=url_cache,
     )
     if problems:
         raise DataError(f"data {path}", problems)
@@ -116,6 +126,7 @@ def survey_rows(
     require_response: bool = True,
     format: FormatName = "native",
     clips: Path | None = None,
+    url_cache: Path | None = None,
 ) -> tuple[list[Row], list[Problem]]:
     """Reads a file as `read_rows` does, and returns the rows that can be used beside what is wrong with all others.
 
@@ -125,6 +136,7 @@ def survey_rows(
         require_response: See `read_rows`.
         format: See `read_rows`.
         clips: See `read_rows`.
+        url_cache: See `read_rows`.
 
     Returns:
         The good rows in file order, and every problem of the file.
@@ -143,6 +155,7 @@ def survey_rows(
         is_array=objects.is_array,
         format=objects.format,
         problems=problems,
+        url_cache=url_cache,
     )
 
 
@@ -154,6 +167,7 @@ def make_rows(
     require_response: bool = True,
     is_array: bool = True,
     problems: Sequence[Problem] = (),
+    url_cache: Path | None = None,
 ) -> list[Row]:
     """Validates objects as rows.
 
@@ -164,6 +178,7 @@ def make_rows(
         require_response: Whether each row needs an answer.
         is_array: Whether the numbers count items, and not lines of a file.
         problems: What is wrong with the source already.
+        url_cache: See `read_rows`.
 
     Returns:
         The rows in order, at least one.
@@ -178,6 +193,7 @@ def make_rows(
         require_response=require_response,
         is_array=is_array,
         problems=problems,
+        url_cache=url_cache,
     )
     if problems:
         raise DataError(f"data {source}", problems)
@@ -192,13 +208,14 @@ def _sort_objects(
     require_response: bool,
     is_array: bool,
     problems: Sequence[Problem],
+    url_cache: Path | None,
     format: str = "native",
 ) -> tuple[list[Row], list[Problem]]:
     """Returns the objects that are rows, and every problem of the others; see `make_rows`."""
     problems = list(problems)
     if not objects and not problems:
         problems.append(Problem(str(source), "no rows", "at least one row"))
-    reader = ColumnReader(video_root, require_response=require_response)
+    reader = ColumnReader(video_root, require_response=require_response, url_cache=url_cache)
     rows: list[Row] = []
     for line, columns in objects:
         location = locate(source, line, is_item=is_array)
@@ -218,6 +235,7 @@ def _sort_objects(
                     response=found.response,
                     history=found.history,
                     video=found.video,
+                    url=found.url,
                     source=source,
                     line=line,
                     id=found.id,
@@ -287,7 +305,13 @@ def check_written(rows: Sequence[Row]) -> None:
         DataError: with every row that does not.
     """
     lines = [(number, parse_json(to_line(row.to_json()).encode())) for number, row in enumerate(rows, start=1)]
-    again = make_rows(lines, source=Path("written"), video_root=Path.cwd(), require_response=False) if lines else []
+    again = (
+        make_rows(
+            lines, source=Path("written"), video_root=Path.cwd(), require_response=False, url_cache=Path(URLS_FOLDER)
+        )
+        if lines
+        else []
+    )
     problems = [
         Problem(
             row.location, f"a row that becomes {quote(read.query)} when it is read again", "a row that stays as it is"

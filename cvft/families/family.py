@@ -19,7 +19,9 @@ from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.view import ClipView
 from cvft.errors import DataError, ModelError, Problem, quote
+from cvft.families.answering import Answer, Answering, OnText
 from cvft.families.costs import CostModel
+from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint
@@ -41,23 +43,23 @@ PREFIX_SEGMENT = 0
 
 FieldValue = str | int | float | bool
 
-OnText = Callable[[int, str], bool]
-"""Takes the number of a prompt and text of its answer; tells whether the rest is still wanted."""
-
 
 @dataclass(frozen=True)
 class Capabilities:
     """What a family can do beyond training rows one by one.
 
     Args:
-        groups: Whether rows of one clip can train as one sequence with the same losses.
+        groups: Whether rows of one clip can train as one sequence with the same losses; "proven" where that is shown on each
+            model before it trains.
         features: Whether the frozen tower's output can be cached.
         label_logits: Whether logits of label tokens can be had, to verify a merge with.
+        unpromised: What cannot be promised of the family that others promise, a sentence each, for the plan.
     """
 
-    groups: bool
+    groups: bool | Literal["proven"]
     features: bool
     label_logits: bool
+    unpromised: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,19 @@ class Family(Protocol):
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Returns variables that the worker needs for this preprocessing; they are part of the plan."""
 
+    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> Handover:
+        """Says what a serving engine has to be told to feed a merged model as its contract says.
+
+        Args:
+            engine: The engine.
+            folder: The merged folder.
+            how: How rows reach the model.
+            sends: What requests carry.
+
+        Raises:
+            ModelError: with everything that the engine cannot reproduce.
+        """
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -270,34 +285,6 @@ class Loading:
     embeddings_on_cpu: bool = False
     with_tower: bool = True
     runs_tower_always: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model says to one row.
-
-    Args:
-        text: The answer, without control tokens and without white space around it.
-        is_cut: Whether its tokens were used up before the model ended it.
-    """
-
-    text: str
-    is_cut: bool
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How each token of an answer is drawn, instead of taking the likeliest.
-
-    Args:
-        temperature: What logits are divided by, more than 0.
-        top_p: Share of the probability that is drawn from, the likeliest tokens first; 1 draws from all.
-        seed: Decides what is drawn, on the same machine with the same versions.
-    """
-
-    temperature: float
-    top_p: float
-    seed: int
 
 
 class LabelLoss(NamedTuple):
@@ -389,10 +376,8 @@ class Runtime(Protocol):
         max_new_tokens: int | Sequence[int],
         clips: Sequence[Hashable] | None = None,
         on_text: OnText | None = None,
-        drawing: Drawing | None = None,
-        kept: Any = None,
     ) -> list[Answer]:
-        """Answers prompts, greedily unless drawn; rows with equal `clips` share one clip, which is computed once.
+        """Answers prompts greedily; rows with equal `clips` share one clip, which is computed once.
 
         Args:
             model: The model, or a peft model around it.
@@ -402,9 +387,15 @@ class Runtime(Protocol):
             clips: What tells the rows' clips apart, or None for rows that share none.
             on_text: Called once for each token of each answer, its end included, with the number of the prompt and the text
                 that it made certain, which may be empty; all together are the answer. False ends that answer.
-            drawing: How to draw the tokens of a single prompt.
-            kept: What `keep_prefixes` returned: a clip of an earlier call that stands there is not computed again. Its `clips`
-                must tell clips apart over all calls then.
+        """
+
+    def start_answering(self, model: Any, encoder: Encoder, *, kept: Any = None) -> Answering:
+        """Starts a batch that prompts may join and leave at any step; nothing runs in it yet.
+
+        Args:
+            model: The model, or a peft model around it.
+            encoder: What encodes the prompts.
+            kept: What `keep_prefixes` returned: a clip that stands there is not computed again.
         """
 
     def keep_prefixes(self, num_bytes: int) -> Any:
@@ -424,8 +415,14 @@ def load_runtime(family: Family) -> Runtime:
     return runtime
 
 
-def refuse_unknown(folder: ModelFolder, families: Sequence[Family]) -> ModelError:
-    """Makes the error for a folder that is none of some families'."""
+def refuse_unknown(folder: ModelFolder, families: Sequence[Family], *, reason: str = "") -> ModelError:
+    """Makes the error for a folder that is none of some families'.
+
+    Args:
+        folder: The folder.
+        families: What is trained.
+        reason: What stands in the way of this one, where that is known.
+    """
     known = [name for family in families for name in family.architectures]
     checkpoints = ", ".join(checkpoint.name for family in families for checkpoint in family.checkpoints)
     titles = ", ".join(family.title for family in families)
@@ -433,6 +430,6 @@ def refuse_unknown(folder: ModelFolder, families: Sequence[Family]) -> ModelErro
         "config.json: architectures",
         quote(folder.config.get("architectures")),
         " or ".join(map(quote, known)),
-        f"cvft trains {titles} checkpoints ({checkpoints})",
+        f"{reason and f'{reason}; '}cvft trains {titles} checkpoints ({checkpoints})",
     )
     return ModelError(f"model {folder.path}", [problem])

@@ -21,7 +21,7 @@ from cvft.recipe import LoadedRecipe
 
 
 def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
-    """Checks rows and clips of a recipe; writes to the catalog of clips alone, and needs neither weights nor a GPU.
+    """Checks rows and clips of a recipe; writes to the catalog and the cache of clips alone, and needs neither weights nor a GPU.
 
     Args:
         loaded: The recipe.
@@ -60,6 +60,7 @@ def check_job(job: Job, *, looks: bool = True, on_progress: Callable[[int, int],
             video_root=recipe.data.video_root,
             format=recipe.data.format,
             catalog=catalog,
+            cache=job.url_cache,
             num_workers=recipe.data.check_workers,
             looks=looks,
             on_progress=on_progress,

@@ -94,6 +94,12 @@ def _count(number: int, one: str, many: str = "") -> str:
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
+def _describe_weights(total: int | None, trained: int | None) -> str:
+    if total is None:
+        return "their number is not known without the weight files"
+    return f"{total:,} of which {trained:,} are trained"
+
+
 def _describe_kernels(plan: Plan) -> str:
     loading = plan.worker.loading
     quantized = "" if loading.quantize == "none" else f"decoder blocks in {loading.quantize}, "
@@ -150,7 +156,7 @@ def describe_forecast(forecast: Forecast) -> str:
         *tokens,
         f"batches   {about}{batches['count']} micro-batches per epoch over all ranks, at most {batches['largest_tokens']} tokens "
         f"in one; {batches['physical_tokens']} tokens are computed for {batches['logical_tokens']} of the rows apart",
-        f"weights   {parameters['total']:,} of which {parameters['trained']:,} are trained",
+        f"weights   {_describe_weights(**parameters)}",
         f"memory    by the model, per rank: {_describe_memory(forecast, about=about)}",
         f"FLOPs     {about}{_describe_flops(values['flops_per_epoch'])}",
         f"time      by the model: {_describe_time(forecast, about=about)}",

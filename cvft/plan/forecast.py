@@ -19,7 +19,7 @@ from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
-from cvft.plan.batching import describe_training, peak_of
+from cvft.plan.batching import describe_training, peak_of, wants_proof
 from cvft.plan.environment import check_shell, find_overruled
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
 from cvft.plan.job import Job, check_batch, open_job
@@ -27,7 +27,9 @@ from cvft.plan.machine import GpuFacts, Machine, check_output, check_packages, r
 from cvft.plan.passes import batches_of_epoch
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare_rows
+from cvft.plan.proofs import find_proof
 from cvft.plan.ranks import Ranks, decide_ranks
+from cvft.plan.swift_arguments import ATTENTION_DEFAULT
 from cvft.recipe import LoadedRecipe, Recipe
 
 STOCK_UTILISATION = 0.40
@@ -91,14 +93,15 @@ class Forecast:
         return self.job.model.folder.is_absent
 
     @property
-    def num_trained(self) -> int:
-        """Trainable parameters."""
-        return self.job.adapter_parameters.total
+    def num_trained(self) -> int | None:
+        """Trainable parameters; None where neither family nor files say what there is."""
+        return self.job.adapter_parameters.total if self.job.model.shapes else None
 
     @property
-    def num_parameters(self) -> int:
-        """Parameters of the whole model."""
-        return count_parameters(self.job.family.parts, self.job.model.shapes).total
+    def num_parameters(self) -> int | None:
+        """Parameters of the whole model; None where neither family nor files say what there is."""
+        shapes = self.job.model.shapes
+        return count_parameters(self.job.family.parts, shapes).total if shapes else None
 
     @property
     def build(self) -> Flops | None:
@@ -143,6 +146,12 @@ class Forecast:
         if self.gpu is None or build is None:
             return None
         return estimated_seconds(build.total, self.gpu, utilisation=TOWER_UTILISATION) / self.ranks.num
+
+
+UNPROVEN = (
+    "rows of one clip are planned apart: whether this model may train them together is proven on it when it trains, and a model "
+    "that may needs fewer tokens than these numbers say"
+)
 
 
 def estimated_seconds(flops: int, gpu: Gpu, *, utilisation: float) -> float:
@@ -192,7 +201,17 @@ def forecast(
         )
     sample = _Sample(job, max_clips=max_clips, on_progress=on_progress)
     prepared = prepare_rows(job, check=sample.check)
-    plan = compile_plan(job, prepared.row_facts)
+    proof = None
+    if wants_proof(job, rows=prepared.row_facts):
+        proof = find_proof(
+            job,
+            rows=prepared.train_rows,
+            shapes=prepared.row_facts.train,
+            clips=prepared.clips,
+            attention=recipe.attention or ATTENTION_DEFAULT,
+        )
+        notes.append(str(proof or UNPROVEN))
+    plan = compile_plan(job, prepared.row_facts, proof=proof)
     caches = plan.worker.features is not None
     batches = batches_of_epoch(
         prepared.row_facts.train, limits=plan.worker.limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches
@@ -278,6 +297,7 @@ class _Sample:
                 memory_limit_gib=decode.memory_gib,
                 num_workers=self.job.recipe.data.check_workers,
                 catalog=catalog,
+                cache=self.job.url_cache,
                 on_progress=self.on_progress,
             )
         read, unread = list(checked.facts.values()), [path for path in paths if path not in chosen]

@@ -87,6 +87,16 @@ def visible_gpus(gpus: list[GpuFacts], chosen: str | None) -> list[GpuFacts]:
     return shown
 
 
+def device_of_rank(rank: int, chosen: str | None) -> str:
+    """Returns what `CUDA_VISIBLE_DEVICES` is for a rank that uses one GPU of those that are shown.
+
+    Args:
+        rank: Number of the rank, from 0.
+        chosen: `CUDA_VISIBLE_DEVICES` of the command; None shows all.
+    """
+    return str(rank) if chosen is None else chosen.split(",")[rank].strip()
+
+
 def read_machine() -> Machine:
     """Looks at this machine once."""
     return Machine(tuple(read_gpus()), host_bytes=psutil.virtual_memory().total)

@@ -21,6 +21,7 @@ from cvft.data.packing import BatchLimits
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.family import Loading, Preprocessing
+from cvft.families.proof import GroupProof
 from cvft.plan.batching import RowFacts, decide_features, decide_limits, decide_recompute, trains_tower
 from cvft.plan.environment import worker_environment
 from cvft.plan.job import Job
@@ -147,12 +148,13 @@ PLAN = TypeAdapter(Plan)
 """Writes and reads plans."""
 
 
-def compile_plan(job: Job, rows: RowFacts) -> Plan:
+def compile_plan(job: Job, rows: RowFacts, *, proof: GroupProof | None = None) -> Plan:
     """Compiles a job into the plan of its training.
 
     Args:
         job: The job.
         rows: Facts of the rows that will train.
+        proof: Whether this model may train rows of one clip together, for a family that does not promise it for all.
 
     Returns:
         The plan.
@@ -161,7 +163,7 @@ def compile_plan(job: Job, rows: RowFacts) -> Plan:
         RecipeError: when the recipe cannot run on these rows or this machine.
     """
     recipe, ranks, run = job.recipe, job.ranks, job.run
-    limits = decide_limits(job, rows=rows)
+    limits = decide_limits(job, rows=rows, proof=proof)
     # the trainer keeps a last, smaller global batch; every row is seen once per epoch
     steps_per_epoch = math.ceil(len(rows.train) / recipe.train.global_batch_rows)
     num_steps = recipe.train.max_steps or math.ceil((recipe.train.epochs or 0) * steps_per_epoch)

@@ -24,6 +24,8 @@ from cvft.plan.batching import RowFacts
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import NUM_EXAMPLES, note_rows
+from cvft.plan.probes import check_probes, note_probes, read_probes
+from cvft.plan.url_cache import url_cache_dir
 from cvft.recipe import Recipe
 from cvft.recipe.rules import LOSS_METRICS
 from cvft.recipe.schema import SelectBy
@@ -41,6 +43,7 @@ class PreparedRows:
         row_facts: Lengths and clips of the train and val rows.
         notes: Sentences worth reading before training: columns that no setting uses, cut clips, shared clips.
         sources: What tells the files that the rows came from, by their setting.
+        probes: Rows of each probe set: neither trained on nor held out.
     """
 
     train_rows: Sequence[Row]
@@ -50,10 +53,12 @@ class PreparedRows:
     row_facts: RowFacts
     notes: Sequence[str]
     sources: Mapping[str, FileFacts] = field(default_factory=dict)
+    probes: Mapping[Path, Sequence[Row]] = field(default_factory=dict)
 
 
 def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> PreparedRows:
-    """Proves rows and clips usable; clips that the catalog knows are not decoded again, and nothing else is written.
+    """Proves rows and clips usable; clips that the catalog knows are not decoded again, those of URLs are fetched, and nothing
+    else is written.
 
     Args:
         job: The job.
@@ -78,10 +83,13 @@ def prepare(job: Job, *, on_progress: Callable[[int, int], None] | None = None) 
                 memory_limit_gib=decode.memory_gib,
                 num_workers=job.recipe.data.check_workers,
                 catalog=catalog,
+                cache=job.url_cache,
                 on_progress=on_progress,
             )
 
-        return prepare_rows(job, check=check)
+        prepared = prepare_rows(job, check=check)
+        check_probes(job, prepared.probes, catalog=catalog, on_progress=on_progress)
+        return prepared
 
 
 def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> PreparedRows:
@@ -103,6 +111,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
     check_written([*rows, *held_out])
     lay_out = job.family.layouts(job.model.folder, how)
     check_texts([*rows, *held_out], lay_out=lay_out)
+    probes = read_probes(job)
     checked = check([*rows, *held_out])
     set_aside = {id(item.row) for item in checked.quarantined}
     rows = [row for row in rows if id(row) not in set_aside]
@@ -137,6 +146,7 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
         clips=checked.facts,
         row_facts=RowFacts(train, val),
         notes=[
+            *job.family.capabilities.unpromised,
             *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
             *note_lengths(
                 train,
@@ -144,9 +154,11 @@ def prepare_rows(job: Job, *, check: Callable[[Sequence[Row]], ClipCheck]) -> Pr
                 max_new_tokens=max_new_tokens,
                 context_tokens=job.family.context_tokens(job.model.folder.config),
             ),
+            *note_probes(probes, rows),
             *notes,
         ],
         sources=sources,
+        probes=probes,
     )
 
 
@@ -179,7 +191,14 @@ def _read_both(recipe: Recipe) -> tuple[list[Row], list[Row]]:
     for path in (recipe.data.train, recipe.data.val):
         try:
             read.append(
-                [] if path is None else read_rows(path, video_root=recipe.data.video_root, format=recipe.data.format)
+                []
+                if path is None
+                else read_rows(
+                    path,
+                    video_root=recipe.data.video_root,
+                    format=recipe.data.format,
+                    url_cache=url_cache_dir(recipe),
+                )
             )
         except DataError as error:
             errors.append(error)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from cvft.data.fetch.urls import is_url, parse_url
 from cvft.data.records import (
     ClipRecord,
     FileFacts,
@@ -29,6 +30,7 @@ from cvft.files import hash_file
 from cvft.jsonl import read_jsonl
 from cvft.manifest import read_manifest
 from cvft.plan.notes import NUM_EXAMPLES, name_examples
+from cvft.plan.url_cache import url_cache_dir
 from cvft.recipe import Recipe, load_recipe
 from cvft.runs import RunFolder
 
@@ -166,7 +168,10 @@ def _compare(
     name_clip = clip_namer(records)
     set_aside = _quarantined(run)
     rows, now = [], []
-    for row in read_rows(path, video_root=recipe.data.video_root, format=recipe.data.format):
+    rows_now = read_rows(
+        path, video_root=recipe.data.video_root, format=recipe.data.format, url_cache=url_cache_dir(recipe)
+    )
+    for row in rows_now:
         if row.video is not None and identify_row(row, row.video.name) in set_aside:
             continue
         rows.append(row)
@@ -216,8 +221,12 @@ def _quarantined(run: RunFolder) -> set[str]:
         return set()
     kept = [line["row"] for line in read_jsonl(path)]
     return {
-        json.dumps({**row, "videos": [Path(*row["videos"]).name]}, sort_keys=True, ensure_ascii=False) for row in kept
+        json.dumps({**row, "videos": [_file_name(*row["videos"])]}, sort_keys=True, ensure_ascii=False) for row in kept
     }
+
+
+def _file_name(clip: str) -> str:
+    return parse_url(clip).file_name if is_url(clip) else Path(clip).name
 
 
 def _find_clips(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,22 +20,11 @@ from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
 from cvft.dtypes import BY_NAME
 from cvft.errors import ClipError, CvftError, DataError
-from cvft.families.family import Answer, Drawing, Encoder, OnText, Runtime
+from cvft.families.answering import Answer, OnText
+from cvft.families.family import Encoder, Runtime
 from cvft.plan.lengths import check_answers_fit
+from cvft.predict.batches import AnsweredBatch, make_batches
 from cvft.predict.pieces import Pieces
-
-
-@dataclass(frozen=True)
-class AnsweredBatch:
-    """What came of some rows, by their numbers from 0.
-
-    Args:
-        answers: The answers.
-        bad: Why the others could not be answered.
-    """
-
-    answers: Mapping[int, Answer]
-    bad: Mapping[int, CvftError]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,33 +110,24 @@ class Predictor:
         prompts: Sequence[Prompt],
         *,
         on_text: OnText | None = None,
-        drawing: Drawing | None = None,
-        kept: Any = None,
     ) -> list[Answer]:
-        """Answers one batch, greedily unless drawn.
+        """Answers one batch greedily.
 
         Args:
             prompts: What `prepare` returned, at least one.
             on_text: As of `Runtime.generate`.
-            drawing: How to draw the tokens of a single prompt.
-            kept: Clips of earlier batches, from `Runtime.keep_prefixes`.
 
         Returns:
             One answer per prompt, in order.
         """
-        clips: list[Hashable] = [
-            number if prompt.clip is None else prompt.clip for number, prompt in enumerate(prompts)
-        ]
-        with self._variant():
+        with self.taking_part():
             return self.runtime.generate(
                 self.model,
                 self.encoder,
                 [prompt.tensors for prompt in prompts],
                 max_new_tokens=[prompt.max_new_tokens for prompt in prompts],
-                clips=clips,
+                clips=[prompt.clip for prompt in prompts],
                 on_text=on_text,
-                drawing=drawing,
-                kept=kept,
             )
 
     def answer(
@@ -190,7 +170,7 @@ class Predictor:
         max_new_tokens: int | None,
         done: Collection[int] = (),
         share: tuple[int, int] = (0, 1),
-    ) -> Iterator[AnsweredBatch]:
+    ) -> Generator[AnsweredBatch, None, None]:
         """Answers rows greedily, batch by batch; a row that cannot be shown to the model keeps no other from its answer.
 
         Args:
@@ -204,15 +184,11 @@ class Predictor:
         Yields:
             The outcome of each batch.
         """
-        # rows of one clip side by side: its prefix is computed once for all of them in a batch
-        first_with: dict[Path | int, int] = {}
-        clips = [number if row.video is None else row.video for number, row in enumerate(rows)]
-        order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
         rank, num_ranks = share
-        for start in range(rank * batch_rows, len(rows), num_ranks * batch_rows):
+        for numbers in make_batches(rows, batch_rows)[rank::num_ranks]:
             prompts: dict[int, Prompt] = {}
             bad: dict[int, CvftError] = {}
-            for number in order[start : start + batch_rows]:
+            for number in numbers:
                 if number in done:
                     continue
                 try:
@@ -287,7 +263,7 @@ class Predictor:
         logits = []
         with contextlib.nullcontext() if dtype is None else self.computing_in(dtype):
             for row in encoded:
-                with self._variant():
+                with self.taking_part():
                     scored = self.runtime.label_logits(self.model, self.encoder.collate([row]))
                 logits.append(scored.cpu())
                 if on_progress is not None:
@@ -324,6 +300,11 @@ class Predictor:
                 tensor.data = tensor.data.to(own_dtype) if kept is None else kept
 
     @property
+    def cut(self) -> Mapping[Path, str]:
+        """What is not shown of clips that were asked about, in a sentence each, where it is known."""
+        return self.clips.cut
+
+    @property
     def num_bytes(self) -> int:
         """What its weights take in memory."""
         return sum(parameter.nbytes for parameter in self.model.parameters())
@@ -332,7 +313,8 @@ class Predictor:
         """Ends the decode process."""
         self.clips.close()
 
-    def _variant(self) -> contextlib.AbstractContextManager[Any]:
+    def taking_part(self) -> contextlib.AbstractContextManager[Any]:
+        """Lets the right adapter, or none, take part in what the model computes."""
         if self.uses_adapter or not hasattr(self.model, "disable_adapter"):
             if self.adapter is not None and self.model.active_adapter != self.adapter:
                 self.model.set_adapter(self.adapter)

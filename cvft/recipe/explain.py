@@ -97,7 +97,13 @@ def _alternatives(annotation: Any, metadata: list[Any], *, shows_ceiling: bool =
         return words, texts
     if origin is tuple:
         choices, _ = _alternatives(get_args(annotation)[0], [])
-        return [], [f"a list of {_join([quote(word) for word in choices])}" if choices else "a list of module names"]
+        return [], [
+            f"a list of {_join([quote(word) for word in choices])}"
+            if choices
+            else _NAMES
+            if _holds_names(annotation)
+            else _PATHS
+        ]
     if annotation is type(None):
         return [], ["`null`"]
     if annotation is bool:
@@ -109,6 +115,13 @@ def _alternatives(annotation: Any, metadata: list[Any], *, shows_ceiling: bool =
     if annotation is str and pattern and r"\p{L}" in pattern:
         return [], ["a folder name (letters, digits, `.`, `_`, `-`)"]
     return [], ["text without space at its ends" if annotation is str else "a path"]
+
+
+_NAMES, _PATHS = "a list of module names", "a list of paths"
+
+
+def _holds_names(annotation: Any) -> bool:
+    return _alternatives(get_args(annotation)[0], [])[1] != ["a path"]
 
 
 def _bounds(metadata: list[Any], *, shows_ceiling: bool = False) -> str:
@@ -174,8 +187,10 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
             hint = f"write `{value.lower()}`" if value.lower() in words else hint
         elif words:
             hint = did_you_mean(value, words) or _hint_at_longer(value, words)
-            if not hint and "a list of module names" in texts and value.strip():
+            if not hint and _NAMES in texts and value.strip():
                 hint = f"a list is written `[{value}]`" if len(value) <= 80 else ""
+        elif _PATHS in texts and value.strip():
+            hint = f"a list is written `[{value}]`" if len(value) <= 80 else ""
         if (numeric or words == ["true", "false"]) and not hint:
             got = f"the text {got}" if value.strip() else got
             hint = "remove the quotes" if _is_number(value) else ""
@@ -188,7 +203,14 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
         hint = "one file of rows: join several with `cat a.jsonl b.jsonl > all.jsonl`; clip paths start from its folder"
     elif isinstance(value, float) and value.is_integer() and any("whole" in text for text in texts):
         hint = f"write `{int(value)}`"
-    elif isinstance(value, int | float) and not isinstance(value, bool) and not numeric and texts and not words:
+    elif (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and not numeric
+        and texts
+        and not words
+        and texts != [_PATHS]
+    ):
         got, hint = f"the number {got}", f'quote it: `"{value}"`'
     is_high = numeric and isinstance(value, int | float) and math.isfinite(value) and value > min(CEILINGS)
     return Problem(where, got, describe_need(field, shows_ceiling=is_high), hint)

@@ -389,6 +389,18 @@ def _embedding_can_stay(recipe: Recipe) -> Iterable[Problem]:
         yield Problem("model.embeddings_on_cpu", got, "a GPU: everything is on the CPU already", "remove it")
 
 
+def _probes_have_names(recipe: Recipe) -> Iterable[Problem]:
+    paths = recipe.eval.probes
+    stems = [path.stem for path in paths]
+    twice = [path for path, stem in zip(paths, stems, strict=True) if stems.count(stem) > 1]
+    if twice:
+        got = f"{len(twice)} files named {quote(twice[0].stem)}"
+        yield Problem("eval.probes", got, "files of different names, which the report shows", "rename all but one")
+    for key, own in (("data.train", recipe.data.train), ("data.val", recipe.data.val)):
+        if own in paths:
+            yield Problem("eval.probes", f"the file of `{key}`", "rows that this training is not about", "leave it out")
+
+
 RULES: tuple[Rule, ...] = (
     Rule(("data.val", "data.val_fraction"), _one_val_source),
     Rule(("train.epochs", "train.max_steps"), _one_length),
@@ -438,6 +450,7 @@ RULES: tuple[Rule, ...] = (
         ),
         _eval_has_rows,
     ),
+    Rule(("eval.probes", "data.train", "data.val"), _probes_have_names),
     Rule(("train.select_by", "train.eval_answers", "parallel.strategy"), _choice_has_answers),
     Rule(("export.checkpoint", "train.early_stop_evals", "train.max_steps"), _choice_has_effect),
     Rule(("train.report_to",), _trackers_once),

@@ -107,8 +107,13 @@ RunName = Annotated[
     BeforeValidator(_to_composed),
     AfterValidator(_refuse_long_name),
 ]
+Files = Annotated[tuple[FilePath, ...], BeforeValidator(_to_tuple)]
 Targets = Annotated[
     Literal["qkv", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)], BeforeValidator(_to_tuple)
+]
+Hosts = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:\[\]-]+$", max_length=MAX_NAME_BYTES)], ...],
+    BeforeValidator(_to_tuple),
 ]
 
 SelectBy = Literal[
@@ -193,6 +198,14 @@ class Data(Section):
     """What an unusable clip does: stop before training, or leave its rows out and list them with the reason."""
     check_workers: Annotated[int, Field(ge=1, le=MANY_PROCESSES)] | None = None
     """Processes that decode clips before training; without it, one per CPU and 8 at most. Each may take `video.memory_gib`."""
+    cache: FilePath | None = None
+    """Folder that clips named by URL are fetched to, once for all runs. Without it, `.urls` beside the runs."""
+    allow_hosts: Hosts = ()
+    """Hosts of URLs that may lie in an own network, and be asked at any port; all others must be public."""
+    max_download_mib: int = Field(default=2048, ge=1, le=MANY)
+    """Largest clip that is fetched, in MiB. A larger one is a bad clip."""
+    download_timeout_s: float = Field(default=1800.0, gt=0, le=MANY)
+    """Seconds that fetching one clip may take before it counts as bad."""
     max_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Longest row allowed, in tokens. A longer one is an error and never cut; memory grows with the longest row."""
 
@@ -370,6 +383,8 @@ class Eval(Section):
     """Ask without the clips too: what can be guessed from the questions alone. Prompts are short, so it takes less time."""
     num_rows: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Only this many rows, from the head of the val file; the metrics state the count. Fewer is faster and noisier."""
+    probes: Files = ()
+    """Files of rows that training is not about: base and tuned model answer them, and the report says what was unlearnt."""
 
 
 class Output(Section):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft import __version__
+from cvft.data.fetch.urls import show_url
 from cvft.files import hash_file, write_whole
 from cvft.plan.job import Job
 from cvft.plan.plan import Plan
@@ -30,6 +31,8 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
         start: The adapter that it starts from, or None.
     """
     folder, source, recipe = job.run, job.model.source, job.recipe
+    rows = (*prepared.train_rows, *prepared.val_rows)
+    urls = {row.video: row.url for row in rows if row.url is not None}
     values: dict[str, Any] = {
         "cvft": __version__,
         "git_commit": _git_commit(),
@@ -59,7 +62,12 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
         },
         "sources": {key: facts.to_dict() for key, facts in prepared.sources.items()},
         "clips": {
-            str(path): {"sha256": facts.sha256, "num_frames": facts.num_frames, "duration_s": facts.duration_s}
+            str(path): {
+                "sha256": facts.sha256,
+                "num_frames": facts.num_frames,
+                "duration_s": facts.duration_s,
+                **({"url": show_url(urls[path])} if path in urls else {}),
+            }
             for path, facts in sorted(prepared.clips.items())
         },
         "notes": list(prepared.notes),

@@ -44,6 +44,7 @@ from cvft.train.checkpoints import (
 )
 from cvft.train.launch import launch, read_new_lines
 from cvft.train.manifest import write_manifest
+from cvft.train.prove import prove_groups
 from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.train.row_files import write_row_files
 from cvft.train.stop import STOP_FILE
@@ -108,7 +109,7 @@ def train(job: Job) -> RunFolder | None:
     # what was begun goes on from its own copy
     start = find_start(job) if find_last_checkpoint(folder.train) is None else read_start(job)
     prepared = _prepare_with_progress(job)
-    plan = compile_plan(job, prepared.row_facts)
+    plan = compile_plan(job, prepared.row_facts, proof=prove_groups(job, prepared, variables=variables))
     # before anything is written: a refusal leaves the folder as it was
     if (last := find_last_checkpoint(folder.train)) is not None:
         refuse_other_data(folder, recipe=recipe, since=last.name)
@@ -148,6 +149,7 @@ def _train_planned(
     for note in set_broken_aside(folder.train):
         LOG.info("broken    %s", note)
     last = find_last_checkpoint(folder.train)
+    was_asked_to_stop = False
     if last is None or not is_end(last, num_steps=worker.num_steps):
         if last is not None:
             LOG.info("resume    %s", check_can_continue(last, worker) or last.name)
@@ -161,6 +163,7 @@ def _train_planned(
         LOG.info(describe_plan(plan, prepared))
         with tracking(job.recipe.train.report_to, folder, shell=os.environ):
             last = _launch(plan, folder, variables=variables)
+        was_asked_to_stop = (folder.train / STOP_FILE).exists()
     notes = write_notes(last, folder.notes_file)
     chosen = choose_adapter(folder, recipe=job.recipe, last=last, num_steps=worker.num_steps)
     write_whole(folder.chosen_file, chosen.to_json())
@@ -170,6 +173,11 @@ def _train_planned(
         LOG.info(line)
     for note in notes:
         LOG.warning("note      %s", note)
+    if was_asked_to_stop:
+        # it came with the last step, so nothing is left to train; what would follow can take hours all the same
+        raise StoppedError(
+            f"asked to stop, after the last step: {last.name} is saved; the same command goes on from it"
+        )
 
 
 def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> Path:

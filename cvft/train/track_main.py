@@ -21,9 +21,9 @@ from typing import Any
 
 from cvft.files import write_whole
 from cvft.jsonl import split_lines
+from cvft.processes import die_with_parent
 from cvft.recipe import load_recipe
 from cvft.runs import RunFolder
-from cvft.train.stop import die_with_parent
 from cvft.train.trackers import ANSWER_COLUMNS, TRACKERS, TrackedRun, Tracker
 from cvft.training_log import read_record
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from cvft.imports import python_environment
 from cvft.plan.environment import tracker_environment
+from cvft.processes import die_with_parent
 from cvft.runs import START_HEADLINE, RunFolder
-from cvft.train.stop import die_with_parent
 
 IN_WORKER = "tensorboard"
 """The tracker whose files the worker itself writes."""

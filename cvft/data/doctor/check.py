@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from cvft.data.catalog import ClipCatalog
-from cvft.data.check import inspect_clips, look_at_clips
+from cvft.data.check import fetch_clips, inspect_clips, look_at_clips
 from cvft.data.doctor.clips import check_clips_of, compare_looks
 from cvft.data.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from cvft.data.doctor.rows import check_rows
+from cvft.data.fetch.cache import ClipCache
 from cvft.data.formats.table import FormatName
 from cvft.data.rows import Row, survey_rows
 from cvft.data.video.loader import DecodeSettings
@@ -54,7 +55,7 @@ class CheckUp:
         rows: The rows that can be read.
         clips: Facts of the clips that decode.
         num_clips: Clips of the rows.
-        num_decoded: Those among them that were decoded for this check.
+        num_decoded: Those among them that were decoded for this check, or could not be fetched for it.
         findings: What was found, in the order of the table of kinds.
         num_not_compared: Clips on two sides that were not compared by what they look like, as was asked for.
     """
@@ -109,11 +110,12 @@ def check_files(
     video_root: Path | None = None,
     format: FormatName = "auto",
     catalog: ClipCatalog | None = None,
+    cache: ClipCache | None = None,
     num_workers: int | None = None,
     looks: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckUp:
-    """Checks rows and their clips; writes nothing but what it learns of clips to the catalog.
+    """Checks rows and their clips; writes nothing but what it learns of clips to the catalog, and clips of URLs to their cache.
 
     Args:
         files: The files of rows.
@@ -121,6 +123,7 @@ def check_files(
         video_root: Folder that relative clip paths start from; by default that of each file.
         format: How the rows are written; `auto` finds out for each file.
         catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
+        cache: Fetches clips of URLs; without it, rows that name clips so are refused.
         num_workers: See `cvft.data.check.check_clips`.
         looks: Whether to find out what clips look like. Without, only those are compared whose looks the catalog knows.
         on_progress: Called with clips done and clips in all.
@@ -134,12 +137,15 @@ def check_files(
     rows: list[Row] = []
     findings: list[Finding] = []
     for file in files:
-        good, problems = survey_rows(file.path, video_root=video_root, format=format)
+        good, problems = survey_rows(
+            file.path, video_root=video_root, format=format, url_cache=None if cache is None else cache.folder
+        )
         rows += good
         findings += [Finding("row_refused", problem) for problem in problems]
     paths = list(dict.fromkeys(row.video for row in rows if row.video is not None))
-    found, num_decoded = inspect_clips(
-        paths,
+    refused = {} if cache is None else fetch_clips(rows, cache)
+    inspected, num_decoded = inspect_clips(
+        [path for path in paths if path not in refused],
         sampling=how.sampling,
         decoder=how.decoder,
         timeout_s=how.timeout_s,
@@ -148,6 +154,7 @@ def check_files(
         catalog=catalog,
         on_progress=on_progress,
     )
+    found = {path: refused.get(path) or inspected[path] for path in paths}
     clips = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
     held_out = {file.path for file in files if file.is_held_out}
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
@@ -165,7 +172,8 @@ def check_files(
         return seen
 
     findings += compare_looks(rows, clips, look=look, held_out=held_out)
-    return CheckUp(files, how, rows, clips, len(paths), num_decoded, _in_order(findings), num_unseen)
+    num_tried = num_decoded + len(refused)
+    return CheckUp(files, how, rows, clips, len(paths), num_tried, _in_order(findings), num_unseen)
 
 
 def describe(checked: CheckUp) -> str:
