@@ -185,6 +185,15 @@ def prepare_rows(
     )
 
 
+def _find_alike(
+    clips: Mapping[ClipRef, ClipInfo], *, look: Callable[[Mapping[ClipRef, str]], Mapping[ClipRef, ClipLooks]]
+) -> dict[str, str]:
+    """Groups files that look alike, by what tells them from others: `ClipInfo.sha256`."""
+    files = {whole_of(clip): info.sha256 for clip, info in clips.items()}
+    looks = look({clip: content_of(clip, sha256) for clip, sha256 in files.items()})
+    return group_alike({files[clip]: of_clip for clip, of_clip in looks.items()})
+
+
 def _check_choice(recipe: Recipe, held_out: Sequence[Row]) -> None:
     """Refuses to choose checkpoints by a metric that the answers of these val rows do not have."""
     asked = recipe.train.select_by
@@ -201,26 +210,17 @@ def _check_choice(recipe: Recipe, held_out: Sequence[Row]) -> None:
     raise RecipeError("the val rows", [problem])
 
 
-def _find_alike(
-    clips: Mapping[ClipRef, ClipInfo], *, look: Callable[[Mapping[ClipRef, str]], Mapping[ClipRef, ClipLooks]]
-) -> dict[str, str]:
-    """Groups files that look alike, by what tells them from others: `ClipInfo.sha256`."""
-    files = {whole_of(clip): info.sha256 for clip, info in clips.items()}
-    looks = look({clip: content_of(clip, sha256) for clip, sha256 in files.items()})
-    return group_alike({files[clip]: of_clip for clip, of_clip in looks.items()})
-
-
 def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
     """Looks at the files that a recipe's rows come from; one that cannot be read is for its reader to report."""
     return {key: FileFacts.of(file.path) for key, file in recipe.data.sources.items() if file.path.is_file()}
 
 
-def read_sources(sources: Mapping[str, RowFile], *, url_cache: Path) -> dict[str, list[Row]]:
+def read_sources(sources: Mapping[str, RowFile], *, url_cache: Path | None) -> dict[str, list[Row]]:
     """Reads files of rows, and tells the problems of all together.
 
     Args:
         sources: Files by their key paths, as `Data.sources` gives them.
-        url_cache: See `read_rows`.
+        url_cache: Folder that clips named by URL are fetched to; without one they are refused.
 
     Returns:
         The rows of each, by its key path.

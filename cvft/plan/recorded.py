@@ -142,18 +142,9 @@ def refuse_other_data(run: RunFolder, *, recipe: Recipe, since: str) -> list[str
                 notes.append(
                     f"{key}: {paths} {verb} not there any more, and was not compared with what this run recorded"
                 )
-                continue
-            problem = _compare(
-                key,
-                files,
-                before,
-                run=run,
-                records=records,
-                is_ordered=is_ordered,
-                since=since,
-                url_cache=url_cache_dir(recipe),
-            )
-            if problem:
+            elif problem := _compare(
+                key, files, before, recipe=recipe, run=run, records=records, is_ordered=is_ordered, since=since
+            ):
                 problems.append(problem)
     if problems:
         raise RunError(f"run folder {run.path}", problems)
@@ -207,6 +198,7 @@ def _compare(
     files: Mapping[str, RowFile],
     before: Sequence[Row],
     *,
+    recipe: Recipe,
     run: RunFolder,
     records: Mapping[ClipRef, ClipRecord],
     is_ordered: bool,
@@ -219,7 +211,8 @@ def _compare(
     name_files = clip_namer(records)
     set_aside = _quarantined(run)
     rows, now = [], []
-    for row in (row for of_file in read_sources(files, url_cache=url_cache).values() for row in of_file):
+    read = read_sources(files, url_cache=url_cache_dir(recipe))
+    for row in (row for of_file in read.values() for row in of_file):
         if row.video is not None and identify_row(row, file_of(row.video).name) in set_aside:
             continue
         rows.append(row)

@@ -235,14 +235,9 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
             if isinstance(inner.get(key), list):
                 inner[key] = [_anchor_path(each, folder) for each in inner[key]]
         elif key_path in LISTS and isinstance(inner.get(key), list):
-            inner[key] = [{"path": file} if isinstance(file, str) and file.strip() else file for file in inner[key]]
+            inner[key] = [_anchor_file(each, folder) for each in inner[key]]
         elif key in inner:
             inner[key] = _anchor_path(inner[key], folder)
-    data = values.get("data")
-    for file in data["train"] if isinstance(data, dict) and isinstance(data.get("train"), list) else ():
-        for key in ("path", "video_root") if isinstance(file, dict) else ():
-            if key in file:
-                file[key] = _anchor_path(file[key], folder)
     output = values.get("output")
     for key in ("root", "features"):  # relative ones stay with the current directory
         if isinstance(output, dict) and isinstance(output.get(key), str):
@@ -256,6 +251,14 @@ def _anchor_path(value: Any, folder: Path) -> Any:
     if not isinstance(value, str) or not value.strip():
         return value
     return os.path.abspath(folder / os.path.expanduser(value))
+
+
+def _anchor_file(value: Any, folder: Path) -> Any:
+    """Makes the paths of one file of rows absolute; one that is a path alone becomes a mapping."""
+    file = {"path": value} if isinstance(value, str) and value.strip() else value
+    if not isinstance(file, dict):
+        return value
+    return {key: _anchor_path(each, folder) if key in ("path", "video_root") else each for key, each in file.items()}
 
 
 def _anchor_model(text: str, folder: Path) -> str:

@@ -157,7 +157,7 @@ def check_files(
     asked = list(dict.fromkeys(row.video for row in rows if row.video is not None))
     refused = {} if cache is None else fetch_clips(rows, cache)
     inspected, num_decoded = inspect_clips(
-        [clip for clip in asked if file_of(clip) not in refused],
+        [clip for clip in asked if clip not in refused],
         sampling=how.sampling,
         decoder=how.decoder,
         timeout_s=how.timeout_s,
@@ -166,7 +166,7 @@ def check_files(
         catalog=catalog,
         on_progress=on_progress,
     )
-    found = {clip: refused.get(file_of(clip)) or inspected[clip] for clip in asked}
+    found = {clip: refused.get(clip) or inspected[clip] for clip in asked}
     clips = {clip: outcome for clip, outcome in found.items() if isinstance(outcome, ClipInfo)}
     held_out = {file.path for file in files if file.is_held_out}
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
@@ -181,7 +181,7 @@ def check_files(
                 contents, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress
             )
         known = {} if catalog is None else catalog.find_looks(contents.values())
-        seen = {clip: known[sha256] for clip, sha256 in contents.items() if sha256 in known}
+        seen = {clip: known[content] for clip, content in contents.items() if content in known}
         num_unseen = len(contents) - len(seen)
         return seen
 
