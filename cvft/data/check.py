@@ -118,7 +118,7 @@ def check_clips(
 
     refused = {} if cache is None else fetch_clips(rows, cache)
     inspected, _ = inspect_clips(
-        [clip for clip in rows_of if file_of(clip) not in refused],
+        [path for path in rows_of if path not in refused],
         sampling=sampling,
         decoder=decoder,
         timeout_s=timeout_s,
@@ -148,7 +148,7 @@ def fetch_clips(rows: Sequence[Row], cache: ClipCache) -> Mapping[ClipRef, ClipE
         cache: Fetches them.
 
     Returns:
-        File of a clip -> why it could not be fetched, for those.
+        Clip -> why it could not be fetched, for those.
 
     Raises:
         RunError: The cache cannot be written.

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from cvft.data.fetch.urls import is_url
 from cvft.data.media_columns import is_picture, read_video, show
 from cvft.data.video.spec import ClipRef, ClipSpec, file_of, make_ref
 from cvft.errors import ValueProblem, quote

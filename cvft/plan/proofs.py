@@ -41,7 +41,7 @@ class ProofRequest:
         dtype: `bf16` or `fp32`.
         attention: transformers' name of the decoder's attention.
         device: `cpu` or `cuda`.
-        clip: The clip, as `cvft.data.video.spec.to_text` writes it.
+        clip: The clip's file.
         clip_sha256: Identifies it.
         rows: Query and response of two rows about it.
     """

@@ -203,7 +203,6 @@ def _compare(
     records: Mapping[ClipRef, ClipRecord],
     is_ordered: bool,
     since: str,
-    url_cache: Path,
 ) -> Problem | None:
     recorded, earlier = read_manifest(run).sources, load_recipe(run.recipe_file).recipe.data.sources
     if all(_is_recorded(recorded.get(name), file, earlier.get(name)) for name, file in files.items()):

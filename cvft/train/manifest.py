@@ -33,7 +33,7 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
     """
     folder, source, recipe = job.run, job.model.source, job.recipe
     rows = (*prepared.train_rows, *prepared.val_rows)
-    urls = {file_of(row.video): row.url for row in rows if row.video is not None and row.url is not None}
+    urls = {row.video: row.url for row in rows if row.url is not None}
     values: dict[str, Any] = {
         "cvft": __version__,
         "git_commit": _git_commit(),

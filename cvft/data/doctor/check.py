@@ -23,7 +23,7 @@ from cvft.data.rows import Row, give_budget, survey_rows
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
-from cvft.data.video.spec import ClipRef, file_of
+from cvft.data.video.spec import ClipRef
 from cvft.errors import NUM_SHOWN, quote, show_kinds, visible
 
 SCHEMA_VERSION = 1
