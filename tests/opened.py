@@ -11,12 +11,13 @@ from cvft.families.family import Loading, load_runtime
 from cvft.families.table import find_family
 from cvft.recipe import Recipe
 from cvft.weights.folder import ModelFolder
-from tests import glm4v_tiny, internvl_tiny, qwen_tiny
+from tests import any_swift_tiny, glm4v_tiny, internvl_tiny, qwen_tiny
 from tests.qwen_tiny import WORDS
 
 MAKERS = {
     **dict.fromkeys(qwen_tiny.CLASSES, qwen_tiny.make_qwen_folder),
     **dict.fromkeys(internvl_tiny.KINDS, internvl_tiny.make_internvl_folder),
+    **dict.fromkeys(any_swift_tiny.KINDS, any_swift_tiny.make_any_swift_folder),
     **dict.fromkeys(glm4v_tiny.KINDS, glm4v_tiny.make_glm4v_folder),
 }
 

@@ -18,9 +18,10 @@ from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.view import ClipView
-from cvft.errors import DataError, ModelError, Problem, quote
+from cvft.errors import ClipError, DataError, ModelError, Problem, quote
 from cvft.families.answering import Answer, Answering, OnText
 from cvft.families.costs import CostModel
+from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint
@@ -48,14 +49,17 @@ class Capabilities:
     """What a family can do beyond training rows one by one.
 
     Args:
-        groups: Whether rows of one clip can train as one sequence with the same losses.
+        groups: Whether rows of one clip can train as one sequence with the same losses; "proven" where that is shown on each
+            model before it trains.
         features: Whether the frozen tower's output can be cached.
         label_logits: Whether logits of label tokens can be had, to verify a merge with.
+        unpromised: What cannot be promised of the family that others promise, a sentence each, for the plan.
     """
 
-    groups: bool
+    groups: bool | Literal["proven"]
     features: bool
     label_logits: bool
+    unpromised: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,12 +105,12 @@ class Layout:
 
 @contextmanager
 def naming(row: Row) -> Iterator[None]:
-    """Gives a `DataError` the place of the row that it is about."""
+    """Gives an error of a row or its clip the place of the row that it is about."""
     try:
         yield
-    except DataError as error:
+    except (DataError, ClipError) as error:
         problems = [replace(problem, where=f"{row.location} {problem.where}") for problem in error.problems]
-        raise DataError("the rows", problems) from error
+        raise type(error)("the rows", problems) from error
 
 
 LATE_S = 100_000.0
@@ -245,6 +249,19 @@ class Family(Protocol):
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Returns variables that the worker needs for this preprocessing; they are part of the plan."""
+
+    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> Handover:
+        """Says what a serving engine has to be told to feed a merged model as its contract says.
+
+        Args:
+            engine: The engine.
+            folder: The merged folder.
+            how: How rows reach the model.
+            sends: What requests carry.
+
+        Raises:
+            ModelError: with everything that the engine cannot reproduce.
+        """
 
 
 @dataclass(frozen=True)
@@ -398,8 +415,14 @@ def load_runtime(family: Family) -> Runtime:
     return runtime
 
 
-def refuse_unknown(folder: ModelFolder, families: Sequence[Family]) -> ModelError:
-    """Makes the error for a folder that is none of some families'."""
+def refuse_unknown(folder: ModelFolder, families: Sequence[Family], *, reason: str = "") -> ModelError:
+    """Makes the error for a folder that is none of some families'.
+
+    Args:
+        folder: The folder.
+        families: What is trained.
+        reason: What stands in the way of this one, where that is known.
+    """
     known = [name for family in families for name in family.architectures]
     checkpoints = ", ".join(checkpoint.name for family in families for checkpoint in family.checkpoints)
     titles = ", ".join(family.title for family in families)
@@ -407,6 +430,6 @@ def refuse_unknown(folder: ModelFolder, families: Sequence[Family]) -> ModelErro
         "config.json: architectures",
         quote(folder.config.get("architectures")),
         " or ".join(map(quote, known)),
-        f"cvft trains {titles} checkpoints ({checkpoints})",
+        f"{reason and f'{reason}; '}cvft trains {titles} checkpoints ({checkpoints})",
     )
     return ModelError(f"model {folder.path}", [problem])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from cvft.errors import ModelError
+from cvft.families.any_swift.family import FAMILIES as ANY_SWIFT
+from cvft.families.any_swift.models import why_refused
 from cvft.families.cogvlm2_video import checkpoints as cogvlm2_video
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Family, refuse_unknown
@@ -13,7 +15,7 @@ from cvft.families.qwen_vl.family import FAMILIES as QWEN_VL
 from cvft.weights.checkpoints import Checkpoint, hugging_face_command, modelscope_command
 from cvft.weights.folder import ModelFolder
 
-FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO, *QWEN_VL, INTERNVL, GLM4V)
+FAMILIES: tuple[Family, ...] = (COGVLM2_VIDEO, *QWEN_VL, INTERNVL, GLM4V, *ANY_SWIFT)
 """One row per family; the first that recognises a config.json has it."""
 
 SHIPPED_CHECKPOINTS = (cogvlm2_video.TINY, qwen_vl.TINY)
@@ -31,7 +33,7 @@ def find_family(folder: ModelFolder) -> Family:
             if problems := family.check_folder(folder):
                 raise ModelError(f"model {folder.path}", problems)
             return family
-    raise refuse_unknown(folder, FAMILIES)
+    raise refuse_unknown(folder, FAMILIES, reason=why_refused(folder.config))
 
 
 def known_checkpoints() -> list[Checkpoint]:
@@ -54,6 +56,10 @@ def describe_checkpoints() -> str:
     for family in FAMILIES:
         lines += ["", f"{family.title}: {_describe_capabilities(family)}"]
         lines += [_line(each, width) for each in family.checkpoints]
+        if not family.checkpoints:
+            lines.append(
+                f"no checkpoint by name: write the folder or hub id of any {' or '.join(family.architectures)}"
+            )
     for owner, modelscope_owner in dict.fromkeys((each.owner, each.modelscope_owner) for each in known_checkpoints()):
         lines += [
             "",
@@ -73,7 +79,8 @@ def _line(checkpoint: Checkpoint, width: int) -> str:
 def _describe_capabilities(family: Family) -> str:
     can = family.capabilities
     said = {
-        "rows of one clip train together": can.groups,
+        "rows of one clip train together": can.groups is True,
+        "rows of one clip train together where a model proves equal": can.groups == "proven",
         "features of a frozen tower are cached": can.features,
         "merges are compared by their logits": can.label_logits,
     }

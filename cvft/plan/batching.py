@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
-from cvft.data.groups import RowShape, encodes_a_clip_again, most_rows_per_clip
+from cvft.data.groups import FileShare, RowShape, count_rows, encodes_a_clip_again, most_rows_per_clip
 from cvft.data.packing import BatchLimits
 from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.costs import Batch, CostModel, Memory, Training
 from cvft.families.family import LABEL_CHUNK_TOKENS
 from cvft.families.parts import adapted_names
+from cvft.families.proof import GroupProof
 from cvft.plan.job import Job
 from cvft.recipe import Recipe
 
@@ -44,10 +45,17 @@ class RowFacts:
     Args:
         train: Shapes of the rows to train on.
         val: Shapes of the rows held out.
+        mix: How often the train rows of each file come in an epoch; empty where each row comes once.
     """
 
     train: Sequence[RowShape]
     val: Sequence[RowShape]
+    mix: Sequence[FileShare] = ()
+
+    @property
+    def num_per_epoch(self) -> int:
+        """Train rows of an epoch, each as often as it comes."""
+        return count_rows(len(self.train), self.mix)
 
     @property
     def max_row_tokens(self) -> int:
@@ -68,20 +76,21 @@ ROW_FACTS = TypeAdapter(RowFacts)
 """Writes and reads row facts."""
 
 
-def decide_limits(job: Job, *, rows: RowFacts) -> BatchLimits:
+def decide_limits(job: Job, *, rows: RowFacts, proof: GroupProof | None = None) -> BatchLimits:
     """Decides which rows go together.
 
     Args:
         job: The job.
         rows: Facts of the rows that will train.
+        proof: What was found on this model, for a family whose groups have to be proven; without it, rows go apart.
 
     Returns:
         The limits.
 
     Raises:
-        RecipeError: when groups are asked for and no two rows share a clip.
+        RecipeError: when groups are asked for, and no two rows share a clip, or the proof does not hold.
     """
-    recipe, train = job.recipe, job.recipe.train
+    recipe, train, can_group = job.recipe, job.recipe.train, job.family.capabilities.groups
     shares_clips = most_rows_per_clip(rows.train) > 1
     asked = {"train.group_by_clip": train.group_by_clip == "on", "train.max_rows_per_group": train.max_rows_per_group}
     if not shares_clips and any(asked.values()):
@@ -90,7 +99,11 @@ def decide_limits(job: Job, *, rows: RowFacts) -> BatchLimits:
         value = train.group_by_clip if key == "train.group_by_clip" else train.max_rows_per_group
         need, hint = f"rows that share a clip: every clip has one row{rest}", f"remove `{key}`"
         raise RecipeError("the recipe and its rows", [Problem(key, quote(value), need, hint)])
-    has_groups = job.family.capabilities.groups and recipe.model.attention not in MASKLESS_ATTENTION
+    if train.group_by_clip == "on" and proof is not None and not proof.holds:
+        need = f"`auto` or `off`: {proof.finding}"
+        raise RecipeError(f"recipe {recipe.name}", [Problem("train.group_by_clip", "`on`", need)])
+    is_shown = can_group is True or (can_group == "proven" and proof is not None and proof.holds)
+    has_groups = is_shown and recipe.model.attention not in MASKLESS_ATTENTION
     takes_groups = has_groups and train.group_by_clip != "off"
     max_rows = 1
     if shares_clips and takes_groups:
@@ -105,6 +118,17 @@ def decide_limits(job: Job, *, rows: RowFacts) -> BatchLimits:
     )
 
 
+def wants_proof(job: Job, *, rows: RowFacts) -> bool:
+    """Tells whether rows would train together if this model proved equal.
+
+    Raises:
+        RecipeError: as `decide_limits`.
+    """
+    if job.family.capabilities.groups != "proven":
+        return False
+    return decide_limits(job, rows=rows, proof=GroupProof(True, "as if")).max_rows_per_group > 1
+
+
 def decide_features(job: Job, *, rows: RowFacts, limits: BatchLimits, num_epochs: float) -> bool:
     """Decides whether each clip is encoded once and its features are cached.
 
@@ -114,9 +138,8 @@ def decide_features(job: Job, *, rows: RowFacts, limits: BatchLimits, num_epochs
     if asked != "auto" or not job.may_cache_features:
         return asked == "on"
     has_clips = any(shape.clip is not None for shape in rows.train)
-    return has_clips and (
-        num_epochs > 1 or encodes_a_clip_again(rows.train, max_rows_per_group=limits.max_rows_per_group)
-    )
+    comes_again = num_epochs > 1 or any(share.weight > 1 for share in rows.mix)
+    return has_clips and (comes_again or encodes_a_clip_again(rows.train, max_rows_per_group=limits.max_rows_per_group))
 
 
 def decide_recompute(job: Job, *, batches: Sequence[Batch], caches: bool) -> bool:

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cvft.data.catalog import ClipCatalog
-from cvft.data.check import ClipCheck, check_clips
+from cvft.data.check import ClipCheck, check_clips, look_at_clips
 from cvft.data.rows import Row
+from cvft.data.video.looks import ClipLooks
+from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, sort_key, whole_of
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
-from cvft.plan.batching import describe_training, peak_of
+from cvft.plan.batching import describe_training, peak_of, wants_proof
 from cvft.plan.environment import check_shell, find_overruled
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
 from cvft.plan.job import Job, check_batch, open_job
@@ -27,7 +31,9 @@ from cvft.plan.machine import GpuFacts, Machine, check_output, check_packages, r
 from cvft.plan.passes import batches_of_epoch
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare_rows
+from cvft.plan.proofs import find_proof
 from cvft.plan.ranks import Ranks, decide_ranks
+from cvft.plan.swift_arguments import ATTENTION_DEFAULT
 from cvft.recipe import LoadedRecipe, Recipe
 
 STOCK_UTILISATION = 0.40
@@ -91,14 +97,15 @@ class Forecast:
         return self.job.model.folder.is_absent
 
     @property
-    def num_trained(self) -> int:
-        """Trainable parameters."""
-        return self.job.adapter_parameters.total
+    def num_trained(self) -> int | None:
+        """Trainable parameters; None where neither family nor files say what there is."""
+        return self.job.adapter_parameters.total if self.job.model.shapes else None
 
     @property
-    def num_parameters(self) -> int:
-        """Parameters of the whole model."""
-        return count_parameters(self.job.family.parts, self.job.model.shapes).total
+    def num_parameters(self) -> int | None:
+        """Parameters of the whole model; None where neither family nor files say what there is."""
+        shapes = self.job.model.shapes
+        return count_parameters(self.job.family.parts, shapes).total if shapes else None
 
     @property
     def build(self) -> Flops | None:
@@ -143,6 +150,12 @@ class Forecast:
         if self.gpu is None or build is None:
             return None
         return estimated_seconds(build.total, self.gpu, utilisation=TOWER_UTILISATION) / self.ranks.num
+
+
+UNPROVEN = (
+    "rows of one clip are planned apart: whether this model may train them together is proven on it when it trains, and a model "
+    "that may needs fewer tokens than these numbers say"
+)
 
 
 def estimated_seconds(flops: int, gpu: Gpu, *, utilisation: float) -> float:
@@ -191,11 +204,26 @@ def forecast(
             "with them; clips' tokens are exact"
         )
     sample = _Sample(job, max_clips=max_clips, on_progress=on_progress)
-    prepared = prepare_rows(job, check=sample.check)
-    plan = compile_plan(job, prepared.row_facts)
+    prepared = prepare_rows(job, check=sample.check, look=sample.look)
+    proof = None
+    if wants_proof(job, rows=prepared.row_facts):
+        proof = find_proof(
+            job,
+            rows=prepared.train_rows,
+            shapes=prepared.row_facts.train,
+            clips=prepared.clips,
+            attention=recipe.attention or ATTENTION_DEFAULT,
+        )
+        notes.append(str(proof or UNPROVEN))
+    plan = compile_plan(job, prepared.row_facts, proof=proof)
     caches = plan.worker.features is not None
     batches = batches_of_epoch(
-        prepared.row_facts.train, limits=plan.worker.limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches
+        prepared.row_facts.train,
+        limits=plan.worker.limits,
+        num_ranks=ranks.num,
+        seed=recipe.seed,
+        caches=caches,
+        mix=prepared.row_facts.mix,
     )
     costs = job.family.costs(job.model.folder.config)
     flops = memory = None
@@ -260,14 +288,15 @@ class _Sample:
         self.max_clips = max_clips
         self.on_progress = on_progress
         self.num_read = self.num_all = 0
+        self.found: Mapping[ClipRef, ClipInfo] = {}
 
     def check(self, rows: Sequence[Row]) -> ClipCheck:
         """Finds out about the clips of rows; bad clips among those that are read are refused or set aside."""
         decode = self.job.preprocessing.decode
-        paths = sorted({row.video for row in rows if row.video is not None})
+        clips = sorted({row.video for row in rows if row.video is not None}, key=sort_key)
         chance = random.Random(f"clips {self.job.recipe.seed}")
-        chosen = set(paths if len(paths) <= self.max_clips else chance.sample(paths, self.max_clips))
-        self.num_read, self.num_all = len(chosen), len(paths)
+        chosen = set(clips if len(clips) <= self.max_clips else chance.sample(clips, self.max_clips))
+        self.num_read, self.num_all = len(chosen), len(clips)
         with ClipCatalog(self.job.clips_root, decode) as catalog:
             checked = check_clips(
                 [row for row in rows if row.video is None or row.video in chosen],
@@ -278,18 +307,38 @@ class _Sample:
                 memory_limit_gib=decode.memory_gib,
                 num_workers=self.job.recipe.data.check_workers,
                 catalog=catalog,
+                cache=self.job.url_cache,
                 on_progress=self.on_progress,
             )
-        read, unread = list(checked.facts.values()), [path for path in paths if path not in chosen]
+        self.found = checked.facts
+        read, unread = list(checked.facts.values()), [clip for clip in clips if clip not in chosen]
         if unread and not read:
             need = f"one that decodes, to stand for the {len(unread)} that were not read"
             hint = "decode more of them (--clips), or repair them"
             problem = Problem("the clips", f"{len(chosen)} that are all bad", need, hint)
             raise DataError("the check of clips", [problem])
-        others = {path: replace(chance.choice(read), sha256=str(path), notes=()) for path in unread}
+        of_budget: dict[object, list[ClipInfo]] = defaultdict(list)
+        for clip, info in checked.facts.items():
+            of_budget[_budget_of(clip)].append(info)
+        others = {
+            clip: replace(chance.choice(of_budget.get(_budget_of(clip)) or read), sha256=str(file_of(clip)), notes=())
+            for clip in unread
+        }
         set_aside = {id(item.row) for item in checked.quarantined}
         kept = [row for row in rows if id(row) not in set_aside]
         return ClipCheck(kept, checked.quarantined, {**checked.facts, **others})
+
+    def look(self, contents: Mapping[ClipRef, str]) -> Mapping[ClipRef, ClipLooks]:
+        """Finds out what those clips look like that were decoded."""
+        decode, read = self.job.preprocessing.decode, set(map(whole_of, self.found))
+        with ClipCatalog(self.job.clips_root, decode) as catalog:
+            asked = {clip: content for clip, content in contents.items() if clip in read}
+            return look_at_clips(asked, decode=decode, num_workers=self.job.recipe.data.check_workers, catalog=catalog)
+
+
+def _budget_of(clip: ClipRef) -> object:
+    """Tells clips apart that are shown with other numbers of frames."""
+    return (clip.max_frames, clip.fps) if isinstance(clip, ClipSpec) else (None, None)
 
 
 def _find_refusals(job: Job, *, memory: Memory | None) -> list[Problem]:

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from cvft.data.catalog import CLIPS_FOLDER
 from cvft.data.features.key import FeatureKey
+from cvft.data.fetch.cache import ClipCache
 from cvft.data.video.versions import decoder_version
 from cvft.errors import CvftError, Problem, RecipeError
 from cvft.families.contract import Contract
@@ -29,6 +30,7 @@ from cvft.files import hash_file
 from cvft.plan.environment import check_shell
 from cvft.plan.machine import Machine, check_output, check_packages, memory_per_rank, read_machine
 from cvft.plan.ranks import Ranks, decide_ranks, node_rank_of
+from cvft.plan.url_cache import open_url_cache
 from cvft.recipe import LoadedRecipe, Recipe
 from cvft.runs import RunFolder
 from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
@@ -61,11 +63,19 @@ class OpenModel:
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """Shape of every tensor by its name in the loaded model, by the family or else by the files' headers."""
+        """Shape of every tensor by its name in the loaded model, by the family or else by the files' headers; else none."""
         stated = self.family.tensors(self.folder.config)
         if stated is None:
-            stated = {entry.name: entry.shape for shard in self.shards or () for entry in shard.entries}
+            stated = {entry.name: entry.shape for shard in self._held for entry in shard.entries}
         return loaded_shapes(stated, self.family.module_of)
+
+    @property
+    def _held(self) -> Sequence[Shard]:
+        """The weight files, of which a plan reads the headers where they are there."""
+        if self.shards is not None:
+            return self.shards
+        is_there = not self.folder.is_absent and any(self.path.glob("*.safetensors"))
+        return read_model_shards(self.folder, self.family) if is_there else ()
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,11 @@ class Job:
     def clips_root(self) -> Path:
         """Folder of the catalog of clips: beside the runs, under a name that no run can have."""
         return (self.recipe.output.root / CLIPS_FOLDER).absolute()
+
+    @property
+    def url_cache(self) -> ClipCache:
+        """Fetches the clips that rows name by URL."""
+        return open_url_cache(self.recipe)
 
     @property
     def features_root(self) -> Path:

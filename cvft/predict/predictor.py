@@ -10,7 +10,6 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,25 +17,14 @@ from torch import Tensor
 
 from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
+from cvft.data.video.spec import ClipRef
 from cvft.dtypes import BY_NAME
 from cvft.errors import ClipError, CvftError, DataError
 from cvft.families.answering import Answer, OnText
 from cvft.families.family import Encoder, Runtime
 from cvft.plan.lengths import check_answers_fit
+from cvft.predict.batches import AnsweredBatch, make_batches
 from cvft.predict.pieces import Pieces
-
-
-@dataclass(frozen=True)
-class AnsweredBatch:
-    """What came of some rows, by their numbers from 0.
-
-    Args:
-        answers: The answers.
-        bad: Why the others could not be answered.
-    """
-
-    answers: Mapping[int, Answer]
-    bad: Mapping[int, CvftError]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +38,7 @@ class Prompt:
     """
 
     tensors: Mapping[str, Tensor]
-    clip: Path | None
+    clip: ClipRef | None
     max_new_tokens: int
 
     @property
@@ -181,7 +169,8 @@ class Predictor:
         batch_rows: int,
         max_new_tokens: int | None,
         done: Collection[int] = (),
-    ) -> Iterator[AnsweredBatch]:
+        share: tuple[int, int] = (0, 1),
+    ) -> Generator[AnsweredBatch, None, None]:
         """Answers rows greedily, batch by batch; a row that cannot be shown to the model keeps no other from its answer.
 
         Args:
@@ -190,18 +179,16 @@ class Predictor:
             max_new_tokens: Longest answer in tokens; None as in `answer`.
             done: Numbers of rows, from 0, that have their answers already. The others are answered as if these were answered too,
                 in the same batches, so that what was begun goes on with the same bits.
+            share: Rank and number of ranks that share the batches out among them; every batch is the same for any number.
 
         Yields:
             The outcome of each batch.
         """
-        # rows of one clip side by side: its prefix is computed once for all of them in a batch
-        first_with: dict[Path | int, int] = {}
-        clips = [number if row.video is None else row.video for number, row in enumerate(rows)]
-        order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
-        for start in range(0, len(rows), batch_rows):
+        rank, num_ranks = share
+        for numbers in make_batches(rows, batch_rows)[rank::num_ranks]:
             prompts: dict[int, Prompt] = {}
             bad: dict[int, CvftError] = {}
-            for number in order[start : start + batch_rows]:
+            for number in numbers:
                 if number in done:
                     continue
                 try:
@@ -311,6 +298,11 @@ class Predictor:
         finally:
             for tensor, own_dtype, kept in before:
                 tensor.data = tensor.data.to(own_dtype) if kept is None else kept
+
+    @property
+    def cut(self) -> Mapping[ClipRef, str]:
+        """What is not shown of clips that were asked about, in a sentence each, where it is known."""
+        return self.clips.cut
 
     @property
     def num_bytes(self) -> int:

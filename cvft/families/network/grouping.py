@@ -18,7 +18,10 @@ from cvft.families.family import IGNORED_LABEL, PREFIX_SEGMENT
 
 PADDING_SEGMENT = -1
 
-CLIP_KEYS = ("pixel_values", "pixel_values_videos", "video_grid_thw", "vision_features")
+CLIP_KEYS = (
+    *("pixel_values", "pixel_values_videos", "video_grid_thw", "vision_features"),
+    *("image_sizes", "pixel_attention_mask"),
+)
 """Keys of a row that belong to its clip and are the same for all rows of a group."""
 
 

@@ -64,7 +64,7 @@ def load_stock_model(
         )
     unfit = {kind: keys for kind, keys in info.items() if kind in LOADING_KINDS and keys}
     assert not unfit, unfit  # the headers said that all of them fit
-    model.model.language_model.config._attn_implementation = loading.attention or "sdpa"
+    model.get_decoder().config._attn_implementation = loading.attention or "sdpa"
     become(model, scoring_class)
     attend_in_groups(model)
     model.runs_tower_always = loading.runs_tower_always

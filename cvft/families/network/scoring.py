@@ -131,7 +131,7 @@ class LabelScoring:
         self, attention_mask: Tensor | None, segment_ids: Tensor | None, group_lengths: GroupLengths | None
     ) -> dict[str, Any]:
         """Says who sees whom, as the decoder's attention takes it."""
-        name = self.model.language_model.config._attn_implementation
+        name = self.model.get_decoder().config._attn_implementation
         if name == GROUP_ATTENTION:
             # a mask of four dimensions is handed on as it is, and this one is not looked at
             nothing = torch.empty((1, 1, 1, 1), device=self.lm_head.weight.device)
@@ -176,7 +176,7 @@ def attend_in_groups(model: Any, names: Sequence[str] = ("sdpa",)) -> None:
         model: A loaded model; its tower keeps its own.
         names: Kernels to replace.
     """
-    config = model.model.language_model.config
+    config = model.get_decoder().config
     if config._attn_implementation in names:
         config._attn_implementation = GROUP_ATTENTION
 

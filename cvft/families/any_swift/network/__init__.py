@@ -1,0 +1,1 @@
+"""What carries ms-swift's inputs into transformers' own classes."""

@@ -1,0 +1,196 @@
+"""The torch half of models that are trained through ms-swift's templates; the one file of the family that speaks ms-swift.
+
+folder -> transformers' processor, without its half for videos -> ms-swift's template -> ids, labels, pixels
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+import transformers
+from PIL import Image
+from swift.model import MODEL_MAPPING, ModelInfo
+from swift.template import TEMPLATE_MAPPING
+from swift.utils import get_logger
+from torch import Tensor
+
+from cvft.families.any_swift.inputs import Inputs
+from cvft.families.any_swift.models import MODELS, SwiftModel
+from cvft.families.any_swift.network.encoder import RowEncoder
+from cvft.families.any_swift.network.load import load_config, load_model, load_tokenizer
+from cvft.families.any_swift.network.template import Turns
+from cvft.families.family import Loading, Preprocessing, Tower
+from cvft.families.generation_file import stop_tokens
+from cvft.families.network.runtime import StockRuntime
+from cvft.weights.folder import ModelFolder
+
+WORDS = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<cot-process>", "<start-image>", "<img>")
+PLACES = ("{{SYSTEM}}", "{{QUERY}}", "{{ROUND0}}", "{{ROUND1}}", "{{RESPONSE}}")
+"""What ms-swift's templates replace wherever it stands in a text."""
+
+
+class SwiftTemplate:
+    """ms-swift's template of a folder; see `cvft.families.any_swift.network.template.OpenTemplate`.
+
+    Args:
+        model: What the folder is.
+        folder: The folder.
+        max_tokens: Longest row.
+    """
+
+    def __init__(self, model: SwiftModel, folder: ModelFolder, *, max_tokens: int) -> None:
+        self.tokenizer = load_tokenizer(folder)
+        processor = open_processor(model, folder, tokenizer=self.tokenizer)
+        processor.model_info = ModelInfo(
+            model.swift_type,
+            str(folder.path),
+            torch.float32,  # the tower casts pixels to its own
+            max_tokens,
+            None,
+            0,
+            is_multimodal=True,
+            config=load_config(folder),
+            task_type="causal_lm",
+        )
+        processor.model_meta = MODEL_MAPPING[model.swift_type]
+        meta = TEMPLATE_MAPPING[model.template]
+        kind = meta.template_cls
+        # ms-swift adds the folder's ids to a list that all templates of a class share
+        kind = type(kind.__name__, (kind,), {"placeholder_tokens": list(kind.placeholder_tokens)})
+        with quiet_swift():
+            self._template = kind(processor, meta, truncation_strategy="raise", loss_scale="last_round")
+        self.image_id = int(self.tokenizer.convert_tokens_to_ids(model.image_token))
+        added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
+        self.reserved: Sequence[str] = tuple(dict.fromkeys([*added, *WORDS, *PLACES]))
+        suffix, _, _ = self._template._encode_context_list(self._template.template_meta.suffix)
+        self.stop_ids: Sequence[int] = stop_tokens(folder, turn_end=suffix[0])
+
+    def encode(self, turns: Turns, frames: Tensor | None, *, system: str = "") -> Mapping[str, Any]:
+        """Encodes turns as ms-swift does for training, or as a prompt where the last answer is None."""
+        messages = [{"role": "system", "content": system}]
+        for question, answer in turns:
+            messages.append({"role": "user", "content": question})
+            if answer is not None:
+                messages.append({"role": "assistant", "content": answer})
+        images = [] if frames is None else [Image.fromarray(frame) for frame in frames.numpy()]
+        self._template.set_mode("train" if turns[-1][1] is not None else "transformers")
+        encoded: Mapping[str, Any] = self._template.encode({"messages": messages, "images": images})
+        return encoded
+
+    def remember_sizes(self) -> None:
+        """Makes the pixels of equally many frames of equal size only once from here on."""
+        processor = self._template.processor
+        processor.image_processor = BySizes(processor.image_processor)
+
+
+@contextmanager
+def quiet_swift() -> Iterator[None]:
+    """Hides what ms-swift says of settings that nobody here can change."""
+    logger = get_logger()
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+class BySizes:
+    """An image processor that makes pixels once per list of sizes: for images that are all blank.
+
+    Args:
+        processor: The image processor.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._sizes: Any = None
+        self._made: Any = None
+
+    def __call__(self, images: Any, **kwargs: Any) -> Any:
+        """Returns what the image processor made of the last images, where these have the same sizes."""
+        sizes = (_sizes_of(images), str(kwargs))
+        if sizes != self._sizes:
+            self._sizes, self._made = sizes, self._processor(images, **kwargs)
+        return copy.copy(self._made)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+
+def _sizes_of(images: Any) -> Any:
+    """Returns the sizes of images, of one row or of several."""
+    return [_sizes_of(each) for each in images] if isinstance(images, list | tuple) else images.size
+
+
+class WithoutVideos:
+    """Stands before a processor of transformers, which would not be made without a half that is not needed here."""
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+        """Checks all but the half for videos; called by transformers."""
+        if argument is None and argument_name == "video_processor":
+            return None
+        return cast(Any, super()).check_argument_for_proper_class(argument_name, argument)
+
+
+def open_processor(model: SwiftModel, folder: ModelFolder, *, tokenizer: Any) -> Any:
+    """Builds transformers' processor of a folder: its tokenizer, and its image processor as it is without torchvision.
+
+    The half for videos is left out: frames come as images. With torchvision, resizing would give other pixels.
+
+    Args:
+        model: What the folder is.
+        folder: The folder.
+        tokenizer: Its tokenizer.
+    """
+    stock = getattr(transformers, model.processor)
+    values, _ = stock.get_processor_dict(str(folder.path), local_files_only=True)
+    images = transformers.AutoImageProcessor.from_pretrained(
+        str(folder.path), backend="pil", trust_remote_code=False, local_files_only=True
+    )
+
+    kind = type(stock.__name__, (WithoutVideos, stock), {})
+    parts = {"image_processor": images, "tokenizer": tokenizer}
+    parts |= {name: None for name in stock.get_attributes() if name not in parts}
+    left_out = ("processor_class", "auto_map", *parts)
+    return kind(**parts, **{key: value for key, value in values.items() if key not in left_out})
+
+
+class AnySwiftRuntime(StockRuntime):
+    """See `cvft.families.family.Runtime` for what each answer means."""
+
+    def config(self, folder: ModelFolder) -> Any:
+        """Builds transformers' configuration."""
+        return load_config(folder)
+
+    def tokenizer(self, folder: ModelFolder) -> Any:
+        """Loads the fast tokenizer."""
+        return load_tokenizer(folder)
+
+    def load(self, folder: ModelFolder, how: Preprocessing, loading: Loading) -> Any:
+        """Loads the weights into transformers' own class."""
+        return load_model(folder, model_of(folder), encoder=self.encoder(folder, how), loading=loading)
+
+    def encoder(self, folder: ModelFolder, how: Preprocessing) -> RowEncoder:
+        """Opens ms-swift's template of the folder."""
+        context = int(folder.config["text_config"]["max_position_embeddings"])
+        max_tokens = max(context, how.max_tokens)
+        template = SwiftTemplate(model_of(folder), folder, max_tokens=max_tokens)
+        return RowEncoder(template, system=Inputs.of(how.fields).system, max_tokens=max_tokens)
+
+    def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> Tower:
+        """Features are not cached: `capabilities` says so, and nobody asks."""
+        raise NotImplementedError
+
+
+def model_of(folder: ModelFolder) -> SwiftModel:
+    """Returns what a folder is."""
+    return next(model for model in MODELS if [model.architecture] == folder.config["architectures"])
+
+
+RUNTIME = AnySwiftRuntime()

@@ -1,0 +1,185 @@
+"""Models that are trained through ms-swift's templates: inputs held to ms-swift's and transformers' own, groups proven or not."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch.nn import functional as F
+
+from cvft.data.rows import Row
+from cvft.data.video.decode import Clip
+from cvft.errors import DataError, ModelError
+from cvft.families.any_swift.layouts import LayoutProcess
+from cvft.families.family import IGNORED_LABEL
+from cvft.families.network.proof import prove_groups
+from cvft.families.proof import GroupProof, judge
+from cvft.families.table import find_family
+from cvft.plan.proofs import keep_proof, read_proof
+from cvft.weights.folder import ModelFolder
+from tests.any_swift_tiny import CLASSES, KINDS
+from tests.opened import Opened
+
+INPUTS = ("input_ids", "attention_mask", "pixel_values", "image_sizes", "pixel_attention_mask")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def opened(request, tmp_path_factory):
+    """A tiny folder, its model, and encoded rows: of two clips of different size, and without any."""
+    it = Opened(tmp_path_factory.mktemp("model") / "it", request.param)
+    clip, small = it.clip(num_frames=3), it.clip(num_frames=2, height=60, width=30, seed=2)
+    it.clips = clip, small
+    it.encoded = [
+        *it.rows(num_rows=2, clip=clip, seed=0),
+        *it.rows(num_rows=1, clip=None, seed=4),
+        *it.rows(num_rows=1, clip=small, seed=5),
+    ]
+    it.model = it.load()
+    it.kind = request.param
+    return it
+
+
+def loss_of(it, rows):
+    return it.runtime.loss(it.model, it.encoder.collate(rows), num_items=1).loss.item()
+
+
+def prove(it, rows):
+    return prove_groups(
+        it.model, it.runtime, it.encoder, rows, layers=it.family.parts.layers, dtype="fp32", device="cpu"
+    )
+
+
+def test_a_row_has_the_loss_of_transformers_own_forward(opened):
+    stock = getattr(transformers, CLASSES[opened.kind]).from_pretrained(opened.folder.path).eval()
+    for row in opened.encoded:
+        batch = opened.encoder.collate([row])
+        with torch.inference_mode():
+            logits = stock(**{key: value for key, value in batch.items() if key in INPUTS}).logits[0, :-1]
+        nll = F.cross_entropy(logits, batch["labels"][0, 1:], reduction="sum", ignore_index=IGNORED_LABEL)
+        assert loss_of(opened, [row]) == pytest.approx(nll.item(), rel=1e-6)
+
+
+def test_a_batch_of_clips_of_different_size_has_the_losses_of_its_rows(opened):
+    apart = sum(loss_of(opened, [row]) for row in opened.encoded)
+    assert loss_of(opened, opened.encoded) == pytest.approx(apart, rel=1e-6)
+
+
+def test_blank_frames_of_a_size_are_laid_out_as_the_real_ones(opened):
+    """As the process does that lays out rows: pixels are made once per size, and ids for each row."""
+    planner = opened.runtime.encoder(opened.folder, opened.how)
+    planner.remember_blank_frames()
+    for num_frames, height, width in ((3, 64, 96), (3, 64, 96), (2, 60, 30)):
+        blank = Clip(
+            *(np.zeros((num_frames, height, width, 3), np.uint8), np.zeros(num_frames, np.float32)),
+            *(tuple(range(num_frames)), num_frames, 1.0, 1.0, "pyav"),
+        )
+        for query in ("What is it?", "Where does the red dog go?"):
+            row = Row(query, "left", (), None, source=Path(), line=1)
+            clip = opened.clip(num_frames=num_frames, height=height, width=width)
+            encoded = opened.encoder.encode(row, clip, with_response=True)
+            layout = planner.lay_out(row, blank)
+            assert layout.input_ids == encoded["input_ids"].tolist()
+            assert layout.labels == encoded["labels"].tolist()
+            assert 0 < sum(layout.token_type_ids) < layout.num_prefix_tokens < len(layout)
+
+
+def test_what_is_trained_is_the_last_answer_and_what_ends_it(opened):
+    row = Row("What is it?", "a red dog", (("Where?", "left"),), None, source=Path(), line=1)
+    encoded = opened.encoder.encode(row, opened.clips[0], with_response=True)
+    trained = encoded["labels"][encoded["labels"] != IGNORED_LABEL]
+    text = opened.encoder.tokenizer.decode(trained)
+    assert text.startswith("a red dog") or text.startswith(" a red dog")
+    assert trained[-1] in opened.encoder.template.stop_ids or trained[-2] in opened.encoder.template.stop_ids
+    prompt = opened.encoder.encode(row, opened.clips[0], with_response=False)["input_ids"]
+    assert torch.equal(prompt, encoded["input_ids"][: len(prompt)])
+    assert encoded["labels"][len(prompt)] != IGNORED_LABEL
+    assert (encoded["labels"][: len(prompt)] == IGNORED_LABEL).all()
+
+
+@pytest.mark.parametrize("text", ["a <image> here", "{{ROUND0}}", "<video>", "end\n<bbox>"])
+def test_text_that_ms_swift_would_read_as_more_than_text_is_refused(opened, text):
+    row = Row(text, "yes", (), None, source=Path("rows.jsonl"), line=7)
+    with pytest.raises(DataError, match=r"rows\.jsonl:7 the text: got .* need text without it"):
+        opened.encoder.encode(row, None, with_response=True)
+
+
+def test_a_text_that_costs_the_clip_tokens_is_refused(opened):
+    """ms-swift's template of Idefics3 looks for the text behind the clip, and finds it too early."""
+    row = Row("\nWhat?", "yes", (), None, source=Path("rows.jsonl"), line=7)
+    if opened.kind != "idefics3":
+        opened.encoder.encode(row, opened.clips[0], with_response=True)
+        return
+    with pytest.raises(DataError, match=r"rows\.jsonl:7 the text: got one that makes \d+ tokens .* need the \d+ that"):
+        opened.encoder.encode(row, opened.clips[0], with_response=True)
+
+
+def test_groups_are_proven_on_the_model_itself(opened):
+    proof = prove(opened, opened.encoded[:2])
+    assert proof.holds
+    assert "limit 0.0001" in str(proof)
+
+
+def test_a_joined_sequence_holds_the_clip_once(opened):
+    first, second = opened.encoded[:2]
+    joined = opened.encoder.join([first, second])
+    image = opened.encoder.template.image_id
+    assert (joined["input_ids"] == image).sum() == (first["input_ids"] == image).sum() > 0
+    assert torch.equal(joined["pixel_values"], first["pixel_values"])
+    assert len(joined["input_ids"]) < len(first["input_ids"]) + len(second["input_ids"])
+
+
+def test_groups_of_a_model_that_sees_more_are_refused_with_the_reason(opened, monkeypatch):
+    """One that pays no heed to who may see whom: as with layers of its own kind, or an own mask."""
+    monkeypatch.setattr(
+        type(opened.model),
+        "_attention",
+        lambda self, attention_mask, segment_ids, group_lengths: {"attention_mask": attention_mask},
+    )
+    proof = prove(opened, opened.encoded[:2])
+    assert not proof.holds
+    assert "rows train apart: two rows of its first shared clip" in str(proof)
+
+
+def test_rows_without_a_common_prefix_are_a_finding(opened):
+    proof = prove(opened, [opened.encoded[0], opened.encoded[3]])
+    assert not proof.holds
+    assert "one sequence of two rows fails" in proof.finding
+
+
+def test_a_proof_that_shows_nothing_does_not_hold():
+    equal = {"nll": 1e-6, "gradient": 1e-6, "dtype": "fp32"}
+    assert judge(**equal, seeing_nll=0.5, seeing_gradient=0.8).holds
+    assert not judge(**equal, seeing_nll=1e-6, seeing_gradient=1e-6).holds
+    assert not judge(**{**equal, "nll": float("nan")}, seeing_nll=0.5, seeing_gradient=0.8).holds
+    assert not judge(**{**equal, "gradient": 0.01}, seeing_nll=0.5, seeing_gradient=0.8).holds
+
+
+def test_a_kept_proof_is_read_back_and_a_broken_one_made_again(tmp_path):
+    path = tmp_path / ".proofs" / "x.json"
+    assert read_proof(path) is None
+    keep_proof(path, GroupProof(False, "why"))
+    assert read_proof(path) == GroupProof(False, "why")
+    path.write_text("{")
+    assert read_proof(path) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"text_config": {"model_type": "gemma2"}}, 'text_config.model_type: got `"gemma2"`, need `llama`'),
+        ({"vision_config": None}, "vision_config: got `null`, need an object"),
+    ],
+)
+def test_a_config_that_cannot_be_carried_out_is_refused(opened, tmp_path, change, said):
+    (tmp_path / "config.json").write_text(json.dumps({**opened.folder.config, **change}))
+    with pytest.raises(ModelError, match=said):
+        find_family(ModelFolder.of(tmp_path))
+
+
+@pytest.mark.parametrize("opened", KINDS[:1], indirect=True)
+def test_the_process_that_lays_out_rows_says_why_it_cannot(opened, tmp_path):
+    process = LayoutProcess(opened.family.name, str(tmp_path), opened.how)  # no model lies there
+    with pytest.raises(ModelError, match=r"config\.json: got no such file"):
+        process.ask(Row("a", "b", (), None, source=Path(), line=0), None)
