@@ -39,6 +39,9 @@ class SwiftModel:
         projector: Where the projector lies.
         projector_linear: Names of the projector's linear layers.
         renamed: How names in published files begin -> how those of the loaded model do; the first that fits.
+        frame: What is written for each frame before the first question, with `{number}` from 1.
+        tile_tokens: Attribute of the processor that says how many tokens stand for a tile of a frame, where transformers' model
+            does not compare their number with what it makes of the pixels; it would leave some out without a word.
         default_system: System prompt of ms-swift's template where a recipe states none.
         checkpoints: Published checkpoints.
     """
@@ -56,6 +59,8 @@ class SwiftModel:
     projector: str
     projector_linear: tuple[str, ...]
     renamed: Mapping[str, str] = field(default_factory=dict)
+    frame: str = "<image>"
+    tile_tokens: str = ""
     default_system: str = ""
     checkpoints: tuple[Checkpoint, ...] = ()
 
@@ -126,6 +131,9 @@ IDEFICS3 = SwiftModel(
     tower="model.vision_model",
     projector="model.connector",
     projector_linear=("modality_projection.proj",),
+    # of frames side by side, or before a line break, ms-swift's template leaves tokens out
+    frame="Frame{number}: <image>; ",
+    tile_tokens="image_seq_len",
 )
 
 MODELS = (LLAVA_ONEVISION, IDEFICS3)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -19,6 +20,7 @@ from swift.template import TEMPLATE_MAPPING
 from swift.utils import get_logger
 from torch import Tensor
 
+from cvft.errors import DataError, Problem
 from cvft.families.any_swift.inputs import Inputs
 from cvft.families.any_swift.models import MODELS, SwiftModel
 from cvft.families.any_swift.network.encoder import RowEncoder
@@ -44,6 +46,7 @@ class SwiftTemplate:
     """
 
     def __init__(self, model: SwiftModel, folder: ModelFolder, *, max_tokens: int) -> None:
+        self._model = model
         self.tokenizer = load_tokenizer(folder)
         processor = open_processor(model, folder, tokenizer=self.tokenizer)
         processor.model_info = ModelInfo(
@@ -73,14 +76,27 @@ class SwiftTemplate:
     def encode(self, turns: Turns, frames: Tensor | None, *, system: str = "") -> Mapping[str, Any]:
         """Encodes turns as ms-swift does for training, or as a prompt where the last answer is None."""
         messages = [{"role": "system", "content": system}]
-        for question, answer in turns:
-            messages.append({"role": "user", "content": question})
+        num_frames = 0 if frames is None else len(frames)
+        places = "".join(self._model.frame.format(number=number + 1) for number in range(num_frames))
+        for number, (question, answer) in enumerate(turns):
+            messages.append({"role": "user", "content": question if number else places + question})
             if answer is not None:
                 messages.append({"role": "assistant", "content": answer})
         images = [] if frames is None else [Image.fromarray(frame) for frame in frames.numpy()]
         self._template.set_mode("train" if turns[-1][1] is not None else "transformers")
         encoded: Mapping[str, Any] = self._template.encode({"messages": messages, "images": images})
+        if self._model.tile_tokens and images:
+            self._check_tiles(encoded)
         return encoded
+
+    def _check_tiles(self, encoded: Mapping[str, Any]) -> None:
+        """Compares the places in the text with the tiles in the pixels, which the model would not do."""
+        num_tiles = math.prod(encoded["pixel_values"].shape[:2])
+        wanted = num_tiles * getattr(self._template.processor, self._model.tile_tokens)
+        if (got := encoded["input_ids"].count(self.image_id)) != wanted:
+            need = f"{wanted}, for {num_tiles} tiles of its frames"
+            hint = "ms-swift's template stumbles over this text: write it otherwise"
+            raise DataError("the text", [Problem("the text", f"{got} tokens of its clip", need, hint)])
 
     def remember_sizes(self) -> None:
         """Makes the pixels of equally many frames of equal size only once from here on."""
