@@ -209,6 +209,15 @@ def test_a_config_that_cannot_be_carried_out_is_refused(opened, tmp_path, change
         find_family(ModelFolder.of(tmp_path))
 
 
+def test_another_id_under_frames_than_ms_swift_states_is_refused(opened):
+    key = "image_token_id" if "image_token_id" in opened.folder.config else "image_token_index"
+    folder = ModelFolder(opened.folder.path, {**opened.folder.config, key: 7})
+    with pytest.raises(
+        ModelError, match=rf"config\.json: {key}: got `7`, need \d+, which stands in ms-swift's template"
+    ):
+        opened.runtime.encoder(folder, opened.how)
+
+
 @pytest.mark.parametrize("opened", KINDS[:1], indirect=True)
 def test_the_process_that_lays_out_rows_says_why_it_cannot(opened, tmp_path):
     process = LayoutProcess(opened.family.name, str(tmp_path), opened.how)  # no model lies there

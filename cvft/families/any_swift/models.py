@@ -34,6 +34,7 @@ class SwiftModel:
         template: ms-swift's template.
         processor: transformers' class that holds tokenizer and image processor.
         image_token: Placeholder that stands for a frame in ms-swift's text; its id stands under a frame's tokens.
+        image_id: Its id, which ms-swift's template states as a number.
         decoder: Where the decoder lies in the loaded model.
         tower: Where the vision tower lies.
         projector: Where the projector lies.
@@ -54,6 +55,7 @@ class SwiftModel:
     template: str
     processor: str
     image_token: str
+    image_id: int
     decoder: str
     tower: str
     projector: str
@@ -111,6 +113,7 @@ LLAVA_ONEVISION = SwiftModel(
     template="llava_onevision_hf",
     processor="LlavaOnevisionProcessor",
     image_token="<image>",
+    image_id=151646,
     decoder="model.language_model",
     tower="model.vision_tower",
     projector="model.multi_modal_projector",
@@ -127,6 +130,7 @@ IDEFICS3 = SwiftModel(
     template="idefics3",
     processor="Idefics3Processor",
     image_token="<image>",
+    image_id=128257,
     decoder="model.text_model",
     tower="model.vision_model",
     projector="model.connector",

@@ -20,7 +20,7 @@ from swift.template import TEMPLATE_MAPPING
 from swift.utils import get_logger
 from torch import Tensor
 
-from cvft.errors import DataError, Problem
+from cvft.errors import DataError, ModelError, Problem
 from cvft.families.any_swift.inputs import Inputs
 from cvft.families.any_swift.models import MODELS, SwiftModel
 from cvft.families.any_swift.network.encoder import RowEncoder
@@ -29,9 +29,13 @@ from cvft.families.any_swift.network.template import Turns
 from cvft.families.family import Loading, Preprocessing, Tower
 from cvft.families.generation_file import stop_tokens
 from cvft.families.network.runtime import StockRuntime
+from cvft.json_files import show
 from cvft.weights.folder import ModelFolder
 
 WORDS = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<cot-process>", "<start-image>", "<img>")
+IMAGE_KEYS = ("image_token_id", "image_token_index")
+"""What config.json calls the id of the placeholder under a frame's tokens, by newer and older files."""
+
 PLACES = ("{{SYSTEM}}", "{{QUERY}}", "{{ROUND0}}", "{{ROUND1}}", "{{RESPONSE}}")
 """What ms-swift's templates replace wherever it stands in a text."""
 
@@ -48,6 +52,7 @@ class SwiftTemplate:
     def __init__(self, model: SwiftModel, folder: ModelFolder, *, max_tokens: int) -> None:
         self._model = model
         self.tokenizer = load_tokenizer(folder)
+        check_image_id(model, folder, tokenizer=self.tokenizer)
         processor = open_processor(model, folder, tokenizer=self.tokenizer)
         processor.model_info = ModelInfo(
             model.swift_type,
@@ -67,7 +72,7 @@ class SwiftTemplate:
         kind = type(kind.__name__, (kind,), {"placeholder_tokens": list(kind.placeholder_tokens)})
         with quiet_swift():
             self._template = kind(processor, meta, truncation_strategy="raise", loss_scale="last_round")
-        self.image_id = int(self.tokenizer.convert_tokens_to_ids(model.image_token))
+        self.image_id = model.image_id
         added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
         self.reserved: Sequence[str] = tuple(dict.fromkeys([*added, *WORDS, *PLACES]))
         suffix, _, _ = self._template._encode_context_list(self._template.template_meta.suffix)
@@ -102,6 +107,28 @@ class SwiftTemplate:
         """Makes the pixels of equally many frames of equal size only once from here on."""
         processor = self._template.processor
         processor.image_processor = BySizes(processor.image_processor)
+
+
+def check_image_id(model: SwiftModel, folder: ModelFolder, *, tokenizer: Any) -> None:
+    """Refuses a folder whose placeholder for frames has another id than ms-swift's template states.
+
+    Args:
+        model: What the folder is.
+        folder: The folder.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        ModelError: when tokenizer or config.json say another id.
+    """
+    key = next((key for key in IMAGE_KEYS if key in folder.config), IMAGE_KEYS[0])
+    stated = {
+        f"tokenizer.json: {model.image_token}": tokenizer.convert_tokens_to_ids(model.image_token),
+        f"config.json: {key}": folder.config.get(key),
+    }
+    need = f"{model.image_id}, which stands in ms-swift's template `{model.template}` as a number"
+    problems = [Problem(where, show(got), need) for where, got in stated.items() if got != model.image_id]
+    if problems:
+        raise ModelError(f"model {folder.path}", problems)
 
 
 @contextmanager
