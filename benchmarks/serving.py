@@ -1,121 +1,225 @@
 """How fast `cvft serve` answers: `python benchmarks/serving.py`.
 
-The tiny model behind HTTP in a process of its own: questions about different clips one at a time and 64 at a time, each answer
-compared with the one given alone; and the time to the first token of a first and of a later question about a clip.
+The tiny model behind HTTP in a process of its own, asked questions of the data set about different clips. Rounds of 64 requests
+one at a time and rounds of 64 at a time follow each other in one run, each about clips that the server has not seen; answers are
+compared. Then the time to the first token of a first and of a later question about a clip, in turn. All of it once with the
+model as it is, which answers in few tokens, and once with the same model made to go on for 64 tokens, as answers in words do.
 Writes `benchmarks/results/serving--<device>.json`.
 """
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import json
 import os
+import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import psutil
 from job import write_result
+from safetensors.torch import load_file, save_file
 
-CLIPS = sorted((Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "clips").glob("*.mp4"))
+from cvft.shipped import SHIPPED
+
+ROWS = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "train.jsonl"
 NUM_AT_A_TIME = 64
-QUERY = "At what second does the white square appear, and when does it disappear?"
-LATER = "What colour is the triangle?"
-BATCHES = (1, 4, 16)
+NUM_ROUNDS = 4
+LONG_TOKENS = 64
+THREADS = {"OMP_NUM_THREADS": "1"}
+HEADERS = {"content-type": "application/json"}
+
+Question = tuple[Path, str, str]
+"""A clip, a question about it, and a later one."""
 
 
 def main() -> None:
     """Measures and writes the result."""
-    cases: dict[str, Any] = {}
-    for batch_rows in BATCHES:
-        cases[f"--batch-rows {batch_rows}"] = measure(batch_rows)
-        print(batch_rows, cases[f"--batch-rows {batch_rows}"])
+    questions = read_questions()
+    cases = {"short answers": measure(questions, model="tiny", max_tokens=None)}
+    print(json.dumps(cases, indent=2))
+    with tempfile.TemporaryDirectory() as folder:
+        endless = make_endless(Path(folder) / "cogvlm2-video-llama3-chat")
+        cases[f"answers of {LONG_TOKENS} tokens"] = measure(questions, model=str(endless), max_tokens=LONG_TOKENS)
+    print(json.dumps(cases, indent=2))
     path = write_result(
         "serving",
         command="python benchmarks/serving.py",
-        load_average_before=os.getloadavg()[0],
+        model="tiny: a decoder of 5 layers, 128 wide; for long answers, with an end that is never the likeliest token",
+        settings="`cvft serve` as it is, with one thread for the model",
+        questions="rows of datasets/tiny_shapes/train.jsonl about each clip, drawn with seed 0",
+        conditions="client, server and its decode processes share the cores; every timed clip is new to the server",
         timed_region="from sending a request to its last byte; to the first token: to the first text of a stream",
         cases=cases,
     )
     print(path)
 
 
-def measure(batch_rows: int) -> dict[str, Any]:
+def read_questions() -> list[Question]:
+    """Reads two questions about each clip."""
+    of_clip: dict[str, list[str]] = {}
+    for line in ROWS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        of_clip.setdefault(row["videos"][0], []).append(row["query"])
+    rng = random.Random(0)
+    chosen = [(ROWS.parent / clip, *rng.sample(queries, 2)) for clip, queries in sorted(of_clip.items())]
+    assert len(chosen) >= NUM_AT_A_TIME
+    return chosen[:NUM_AT_A_TIME]
+
+
+def make_endless(folder: Path) -> Path:
+    """Copies the tiny model so that no answer ends before its limit."""
+    shutil.copytree(SHIPPED["tiny"].folder, folder)
+    eos = json.loads((folder / "config.json").read_text(encoding="utf-8"))["eos_token_id"]
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][eos] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def measure(questions: list[Question], *, model: str, max_tokens: int | None) -> dict[str, Any]:
     """Measures one server."""
-    command = [sys.executable, "-m", "cvft", "serve", "--model", "tiny", "--port", "0", "--batch-rows", str(batch_rows)]
-    command += ["--max-waiting", "200"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [sys.executable, "-m", "cvft", "serve", "--model", model, "--name", "it", "--port", "0"]
+    command += ["--max-waiting", str(NUM_AT_A_TIME)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **THREADS})
     try:
-        url = ""
-        for line in process.stderr:
-            found = re.search(r"answers at (\S+)", line)
-            if found is not None:
-                url = found[1]
-                break
-        with httpx.Client(base_url=url, timeout=600, limits=httpx.Limits(max_connections=NUM_AT_A_TIME)) as client:
-            clips = [upload(client, path) for path in CLIPS[:NUM_AT_A_TIME]]
-            first = [first_token(client, clip, QUERY) for clip in clips[:16]]
-            later = [first_token(client, clip, LATER) for clip in clips[:16]]
-            alone, alone_s, begin_s = {}, [], time.perf_counter()
-            for clip in clips:
-                alone[clip], seconds = ask(client, clip)
-                alone_s.append(seconds)
-            one_at_a_time_s = time.perf_counter() - begin_s
-            begin_s = time.perf_counter()
-            with ThreadPoolExecutor(NUM_AT_A_TIME) as threads:
-                answers = list(threads.map(ask, itertools.repeat(client), clips))
-            together_s = time.perf_counter() - begin_s
+        client = Client(read_port(process), numbers=itertools.count(), max_tokens=max_tokens)
+        for path, query, _ in questions[:8]:  # the first decode processes start
+            client.ask(client.upload(path), query)
+        rounds = [measure_round(client, process, questions) for _ in range(NUM_ROUNDS)]
+        firsts, laters = measure_first_tokens(client, questions)
     finally:
         process.terminate()
         process.wait()
         process.stderr.close()
+    seconds = [each for one in rounds for each in one.pop("together_s")]
+    ratios = [one["times_as_many_together"] for one in rounds]
     return {
-        "requests": len(clips),
-        "same_text_as_alone": sum(text == alone[clip] for clip, (text, _) in zip(clips, answers, strict=True)),
-        "requests_per_s_one_at_a_time": round(len(clips) / one_at_a_time_s, 2),
-        "requests_per_s_together": round(len(clips) / together_s, 2),
-        "one_at_a_time_median_s": round(statistics.median(alone_s), 4),
-        "together_median_s": round(statistics.median(seconds for _, seconds in answers), 4),
-        "together_p99_s": round(statistics.quantiles([seconds for _, seconds in answers], n=100)[98], 4),
-        "first_token_of_a_first_question_median_s": round(statistics.median(first), 4),
-        "first_token_of_a_later_question_median_s": round(statistics.median(later), 4),
+        "requests_per_round": NUM_AT_A_TIME,
+        "same_text_as_alone": sum(one.pop("num_same") for one in rounds),
+        "of": NUM_ROUNDS * NUM_AT_A_TIME,
+        "tokens_per_answer_mean": rounds[0].pop("tokens"),
+        "times_as_many_together_median": statistics.median(ratios),
+        "together_latency_median_s": round(statistics.median(seconds), 4),
+        "together_latency_p99_s": round(statistics.quantiles(seconds, n=100)[98], 4),
+        "first_token_of_a_first_question_median_s": round(statistics.median(firsts), 4),
+        "first_token_of_a_later_question_median_s": round(statistics.median(laters), 4),
+        "times_as_fast_later": round(statistics.median(firsts) / statistics.median(laters), 2),
+        "rounds": [{key: value for key, value in one.items() if key != "tokens"} for one in rounds],
     }
 
 
-def upload(client: httpx.Client, path: Path) -> str:
-    """Sends a clip, and returns a name for it."""
-    response = client.post("/clips", content=path.read_bytes(), headers={"content-type": "video/mp4"})
-    url: str = response.json()["url"]
-    return url
+def measure_round(client: Client, process: subprocess.Popen[str], questions: list[Question]) -> dict[str, Any]:
+    """Asks all questions one at a time, and then all at a time."""
+    load = os.getloadavg()[0]
+    sides: dict[str, Any] = {}
+    for side, num_threads in (("one_at_a_time", 1), ("together", NUM_AT_A_TIME)):
+        asked = [(client.upload(path), query) for path, query, _ in questions]
+        begin_cpu_s, begin_s = cpu_seconds(process), time.perf_counter()
+        with ThreadPoolExecutor(num_threads) as threads:
+            replies = list(threads.map(lambda each: client.ask(*each), asked))
+        sides[side] = replies, time.perf_counter() - begin_s, cpu_seconds(process) - begin_cpu_s
+    (alone, alone_s, alone_cpu_s), (together, together_s, together_cpu_s) = sides.values()
+    num = len(questions)
+    return {
+        "load_average_before": round(load, 2),
+        "requests_per_s_one_at_a_time": round(num / alone_s, 2),
+        "requests_per_s_together": round(num / together_s, 2),
+        "times_as_many_together": round(alone_s / together_s, 2),
+        "server_cpu_s_per_request_one_at_a_time": round(alone_cpu_s / num, 5),
+        "server_cpu_s_per_request_together": round(together_cpu_s / num, 5),
+        "num_same": sum(one[0] == other[0] for one, other in zip(alone, together, strict=True)),
+        "tokens": round(statistics.mean(reply[1] for reply in alone), 2),
+        "together_s": [reply[2] for reply in together],
+    }
 
 
-def ask(client: httpx.Client, clip: str) -> tuple[str, float]:
-    """Asks about a clip; returns the answer and how long it took."""
-    begin_s = time.perf_counter()
-    response = client.post("/v1/chat/completions", json=body(clip, QUERY))
-    return response.json()["choices"][0]["message"]["content"], time.perf_counter() - begin_s
+def measure_first_tokens(client: Client, questions: list[Question]) -> tuple[list[float], list[float]]:
+    """Returns the seconds to the first token of first questions, and of later ones about the same clips."""
+    firsts, laters = [], []
+    for path, query, later in questions:
+        clip = client.upload(path)
+        firsts.append(client.first_token(clip, query))
+        laters.append(client.first_token(clip, later))
+    return firsts, laters
 
 
-def first_token(client: httpx.Client, clip: str, query: str) -> float:
-    """Returns the seconds until the first text of an answer."""
-    begin_s = time.perf_counter()
-    with client.stream("POST", "/v1/chat/completions", json={**body(clip, query), "stream": True}) as response:
-        lines = response.iter_lines()
-        for line in lines:
-            if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
-                return time.perf_counter() - begin_s
-    raise AssertionError("an answer without text")
+def read_port(process: subprocess.Popen[str]) -> int:
+    """Waits until a server is ready, and returns its port."""
+    for line in process.stderr:
+        found = re.search(r"answers at http://127.0.0.1:(\d+)", line)
+        if found is not None:
+            return int(found[1])
+    raise SystemExit("the server did not start")
 
 
-def body(clip: str, query: str) -> dict[str, Any]:
+def cpu_seconds(process: subprocess.Popen[str]) -> float:
+    """Returns what a server and its decode processes have computed so far."""
+    own = psutil.Process(process.pid)
+    times = [each.cpu_times() for each in (own, *own.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
+class Client:
+    """Asks a server as plainly as can be, so that little of the machine goes to asking.
+
+    Args:
+        port: Where the server listens.
+        numbers: Makes every clip that is sent another one.
+        max_tokens: Longest answer, or None.
+    """
+
+    def __init__(self, port: int, *, numbers: Iterator[int], max_tokens: int | None = None) -> None:
+        self.port = port
+        self.numbers = numbers
+        self.limit = {} if max_tokens is None else {"max_tokens": max_tokens}
+
+    def upload(self, path: Path) -> str:
+        """Sends a clip that the server has not seen: a box of MP4 that means nothing, with a number in it, is added."""
+        content = path.read_bytes() + (16).to_bytes(4) + b"free" + next(self.numbers).to_bytes(8)
+        response = self._post("/clips", content, {"content-type": "video/mp4"})
+        url: str = json.loads(response.read())["url"]
+        return url
+
+    def ask(self, clip: str, query: str) -> tuple[str, int, float]:
+        """Asks about a clip; returns the answer, its tokens, and how long it took in seconds."""
+        begin_s = time.perf_counter()
+        reply = json.loads(self._post("/v1/chat/completions", body(clip, query, **self.limit), HEADERS).read())
+        seconds = time.perf_counter() - begin_s
+        return reply["choices"][0]["message"]["content"], reply["usage"]["completion_tokens"], seconds
+
+    def first_token(self, clip: str, query: str) -> float:
+        """Returns the seconds until the first text of an answer."""
+        begin_s, first_s = time.perf_counter(), None
+        response = self._post("/v1/chat/completions", body(clip, query, stream=True, **self.limit), HEADERS)
+        for line in response:
+            if first_s is None and line.startswith(b"data: {"):
+                choices = json.loads(line[6:])["choices"]
+                if choices[0]["delta"].get("content"):
+                    first_s = time.perf_counter() - begin_s
+        assert first_s is not None, "an answer without text"
+        return first_s
+
+    def _post(self, path: str, content: bytes, headers: dict[str, str]) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        connection.request("POST", path, content, headers)
+        return connection.getresponse()
+
+
+def body(clip: str, query: str, **more: Any) -> bytes:
     """Builds a request."""
     content = [{"type": "video_url", "video_url": {"url": clip}}, {"type": "text", "text": query}]
-    return {"model": "tiny", "messages": [{"role": "user", "content": content}]}
+    return json.dumps({"model": "it", "messages": [{"role": "user", "content": content}], **more}).encode()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from cvft.data.rows import make_rows
-from cvft.predict.infer import BATCH_ROWS, make_question
+from cvft.data.check import fetch_clips
+from cvft.data.fetch.cache import ClipCache, default_folder
+from cvft.data.fetch.limits import FetchLimits
+from cvft.data.rows import Row, make_rows
+from cvft.predict.infer import BATCH_ROWS, bring_clip, make_question
 from cvft.predict.trained import find_model
 from cvft.recipe import load_recipe
 
@@ -28,10 +31,12 @@ class Model:
     Args:
         predictor: What answers; `load` opens it.
         folder: The folder that it was loaded from.
+        cache: Fetches clips of URLs.
     """
 
-    def __init__(self, predictor: Predictor, *, folder: Path) -> None:
+    def __init__(self, predictor: Predictor, *, folder: Path, cache: ClipCache) -> None:
         self._predictor = predictor
+        self._cache = cache
         self.folder = folder
 
     def __enter__(self) -> Self:
@@ -51,7 +56,7 @@ class Model:
         """Answers one question greedily.
 
         Args:
-            video: The clip, or None to ask without one.
+            video: The clip, a file or an `http(s)://` URL, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
             max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
@@ -62,7 +67,7 @@ class Model:
         Raises:
             CvftError: when the clip cannot be used.
         """
-        row = make_question(video, query, history)
+        row = self._question(video, query, history)
         return self._predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)[0].text
 
     def stream(
@@ -71,7 +76,7 @@ class Model:
         """Answers one question piece by piece; the pieces together are what `ask` returns.
 
         Args:
-            video: The clip, or None to ask without one.
+            video: The clip, a file or an `http(s)://` URL, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
             max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
@@ -82,7 +87,7 @@ class Model:
         Raises:
             CvftError: when the clip cannot be used.
         """
-        yield from self._predictor.stream(make_question(video, query, history), max_new_tokens=max_new_tokens)
+        yield from self._predictor.stream(self._question(video, query, history), max_new_tokens=max_new_tokens)
 
     def answer(
         self,
@@ -95,7 +100,7 @@ class Model:
 
         Args:
             rows: Rows with the columns of a JSONL file: `query`, and as needed `videos` (a list of one path, relative to
-                the current folder) and `history`.
+                the current folder, or of one URL) and `history`.
             max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
             batch_rows: Rows answered at a time.
 
@@ -110,9 +115,17 @@ class Model:
             source=Path("rows"),
             video_root=Path.cwd(),
             require_response=False,
+            url_cache=self._cache.folder,
         )
+        for error in fetch_clips(made, self._cache).values():
+            raise error
         answers = self._predictor.answer(made, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
         return [answer.text for answer in answers]
+
+    def _question(self, video: str | Path | None, query: str, history: Turns) -> Row:
+        row = make_question(video, query, history, cache=self._cache)
+        bring_clip(row, self._cache)
+        return row
 
     def close(self) -> None:
         """Ends the decode process; the model goes with its last reference."""
@@ -120,7 +133,12 @@ class Model:
 
 
 def load(
-    path: str | Path, *, quantize: Literal["none", "nf4", "int8"] | None = None, base: str | Path | None = None
+    path: str | Path,
+    *,
+    quantize: Literal["none", "nf4", "int8"] | None = None,
+    base: str | Path | None = None,
+    cache: str | Path | None = None,
+    allow_hosts: Sequence[str] = (),
 ) -> Model:
     """Loads a model that can be asked.
 
@@ -129,6 +147,8 @@ def load(
             adapter. The name of a shipped or published model as a recipe's `model.path`, to ask one as it is.
         quantize: Holds the decoder blocks in 4 or 8 bits, or not; without it, as they were trained or merged.
         base: Where the base of an adapter lies by now, when it was moved.
+        cache: Folder that clips named by URL are fetched to; `runs/.urls` where nobody says.
+        allow_hosts: Hosts of URLs that may lie in an own network; all others must be public.
 
     Returns:
         The model.
@@ -143,10 +163,12 @@ def load(
     ['bikes', 'yes']
     >>> model.close()
     """
+    limits = FetchLimits(allow_hosts=tuple(allow_hosts))
+    clips = ClipCache(default_folder() if cache is None else Path(cache), limits=limits)
     found = find_model(path, base=None if base is None else Path(base), quantize=quantize)
     from cvft.predict.open import load_model
 
-    return Model(load_model(found), folder=found.folder)
+    return Model(load_model(found), folder=found.folder, cache=clips)
 
 
 def run(recipe: str | Path, *overrides: str) -> Path:

@@ -60,11 +60,13 @@ class ManifestClip:
         sha256: Hash of the file.
         num_frames: Frames that the model sees of it.
         duration_s: Its length in seconds.
+        url: What it was fetched from, without query; None for a file.
     """
 
     sha256: str
     num_frames: int
     duration_s: float
+    url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Manifest:
         packages: Version of each package, or None where one was not installed.
         base: Its base model.
         rows: Its rows.
-        clips: Its clips by path.
+        clips: Its clips by path, or by the text of `cvft.data.video.spec.to_text` where they are more than a file.
         contract: How clips and text reached the model.
         sources: What tells the files that the rows came from, by their setting; empty where it was not recorded.
         python: Version of Python.

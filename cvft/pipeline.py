@@ -7,7 +7,8 @@ is whole, and running the same recipe again continues where it stopped.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from cvft.errors import CvftError
 from cvft.evaluate.run import Evaluation, evaluate_run
@@ -54,30 +55,46 @@ def run_all(loaded: LoadedRecipe) -> str:
     tuned: Variant = "merged" if recipe.export.merge else "adapter"
     refused: CvftError | None = None
     blind: Evaluation | None = None
+    probes: dict[str, dict[str, Evaluation]] = {path.stem: {} for path in recipe.eval.probes}
+
+    def answer_probes(variant: Variant) -> None:
+        for path in recipe.eval.probes:
+            probes[path.stem][variant] = evaluate_run(
+                job, variant=variant, predictors=predictors, data=path, num_ranks=None
+            )
+
     try:
         # the base answers first: it is loaded with the adapter, which the export needs next
-        if has_val and recipe.eval.compare_base:
-            evaluations["base"] = evaluate_run(job, variant="base", predictors=predictors)
+        if recipe.eval.compare_base:
+            if has_val:
+                evaluations["base"] = evaluate_run(job, variant="base", predictors=predictors, num_ranks=None)
+            answer_probes("base")
         if recipe.export.merge:
             try:
                 made += export_run(job, predictors=predictors).splitlines()
             except CvftError as error:
                 refused, tuned = error, "adapter"
                 LOG.error("merged    refused, as is said below; the adapter is evaluated in its place")
+        answer_probes(tuned)
         if has_val:
-            evaluations[tuned] = evaluate_run(job, variant=tuned, predictors=predictors)
+            evaluations[tuned] = evaluate_run(job, variant=tuned, predictors=predictors, num_ranks=None)
             if recipe.eval.compare_blind and read_manifest(folder).clips:
-                blind = evaluate_run(job, variant=tuned, predictors=predictors, is_blind=True)
+                blind = evaluate_run(job, variant=tuned, predictors=predictors, is_blind=True, num_ranks=None)
     finally:
         predictors.close()
-    if has_val:
-        report = write_run_report(job, evaluations=evaluations, blind=blind, refused=refused)
-        table = metrics_table({name: evaluation.metrics for name, evaluation in evaluations.items()})
-        made = [table, *report.findings, *made, f"report    {report.path}"]
-    else:
-        made.append("no val rows: nothing was evaluated")
+    if has_val or probes:
+        report = write_run_report(job, evaluations=evaluations, blind=blind, probes=probes, refused=refused)
+        tables = [metrics_table(_metrics(evaluations))] if has_val else []
+        tables += [metrics_table(_metrics(answered), title=f"probe {name}") for name, answered in probes.items()]
+        made = [*tables, *report.findings, *made, f"report    {report.path}"]
+    if not has_val:
+        made.append("no val rows: nothing was held out to evaluate")
     made += [f"note      {note}" for note in read_notes(folder)]
     if refused is not None:
         LOG.info("\n".join(made))
         raise refused
     return "\n".join(made)
+
+
+def _metrics(evaluations: Mapping[str, Evaluation]) -> dict[str, dict[str, Any]]:
+    return {name: evaluation.metrics for name, evaluation in evaluations.items()}

@@ -7,16 +7,17 @@ A folder belongs to one recipe. The same recipe continues in it; another one is 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
-from cvft.errors import CvftError, Problem, RunError
+from cvft.errors import CvftError, Problem, RunError, quote
 from cvft.files import LockHeldError, is_temporary, lock, write_whole
 from cvft.json_files import OBJECT, JsonError, check_object, read_as, read_object
 from cvft.recipe import (
@@ -105,6 +106,11 @@ class RunFolder:
         return self.data / "row_shapes.json"
 
     @property
+    def health_file(self) -> Path:
+        """What was odd about rows and clips when the training began."""
+        return self.data / "health.json"
+
+    @property
     def model_view(self) -> Path:
         """Clean view of the base model's folder."""
         return self.path / "model_view"
@@ -116,13 +122,32 @@ class RunFolder:
 
     @property
     def progress_file(self) -> Path:
-        """The worker's steps and losses."""
+        """The worker's steps and losses, of its newest start."""
         return self.train / PROGRESS_FILE
+
+    @property
+    def earlier_progress_file(self) -> Path:
+        """The same of the starts before; absent when there was one only."""
+        return self.train / "progress-earlier.jsonl"
 
     @property
     def notes_file(self) -> Path:
         """What speaks against the adapter in the course of its training: a JSON list of sentences, mostly empty."""
         return self.train / "notes.json"
+
+    @property
+    def chosen_file(self) -> Path:
+        """Which checkpoint the adapter is; absent in runs of versions that took the last one."""
+        return self.train / "chosen.json"
+
+    @property
+    def answers_file(self) -> Path:
+        """Val rows answered while it trained, one line per answer and measurement; absent where none were asked for."""
+        return self.train / "answers.jsonl"
+
+    def tracker_log(self, name: str) -> Path:
+        """What the process says that sends to a tracker."""
+        return self.train / "logs" / f"{name}.log"
 
     def worker_log(self, node_rank: int) -> Path:
         """What the worker of a node says; with several ranks, what their launcher says."""
@@ -190,6 +215,79 @@ def read_notes(folder: RunFolder) -> list[str]:
     return read_as(path, _NOTES, error=RunError, subject=f"run folder {folder.path}", need=need, hint=hint)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Which checkpoint a run's adapter is, and why: what `export.checkpoint` has chosen.
+
+    Args:
+        step: Step of the checkpoint.
+        asked: What was asked for: `best`, `last` or the step.
+        by: What makes a checkpoint the best one.
+        value: What was measured of that at the step, or None.
+        last_step: Step of the last checkpoint.
+        best_step: Step of the best checkpoint, or None where nothing was measured.
+        num_steps: Steps that were planned.
+        ended_early: Why the training ended before, in a sentence; empty when it did not.
+    """
+
+    step: int
+    asked: int | Literal["best", "last"]
+    by: str
+    value: float | None
+    last_step: int
+    best_step: int | None
+    num_steps: int
+    ended_early: str = ""
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+    def to_json(self) -> str:
+        """Returns the text of the file."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+_CHOSEN = TypeAdapter(Chosen)
+
+
+def read_chosen(folder: RunFolder) -> Chosen | None:
+    """Reads which checkpoint a run's adapter is; None in a run of a version that took the last one.
+
+    Raises:
+        RunError: when the file is not what a training wrote.
+    """
+    path = folder.chosen_file
+    if not path.is_file():
+        return None
+    need, hint = "what the training wrote", f"bring {path.name} back from a copy of the folder"
+    return read_as(path, _CHOSEN, error=RunError, subject=f"run folder {folder.path}", need=need, hint=hint)
+
+
+def describe_adapter(chosen: Chosen) -> str:
+    """Says which checkpoint a run's adapter is: `checkpoint-24 of 40 steps, the best by eval_loss (0.1234)`."""
+    measured = "" if chosen.value is None else f" ({chosen.by} {chosen.value:.4g})"
+    why = {"best": f"the best by {chosen.by}", "last": "the last one"}.get(str(chosen.asked), "as asked for")
+    return f"checkpoint-{chosen.step} of {chosen.num_steps} steps, {why}{measured}"
+
+
+def refuse_other_choice(loaded: LoadedRecipe) -> None:
+    """Refuses a recipe that asks for another checkpoint than the one that its trained run has made its adapter.
+
+    Raises:
+        RunError: when it does.
+    """
+    folder, asked = RunFolder(loaded.recipe.run_dir.absolute()), loaded.recipe.export.checkpoint
+    chosen = read_chosen(folder)
+    if chosen is None and asked == "last":
+        return
+    if chosen is not None:
+        step = {"best": chosen.best_step, "last": chosen.last_step}.get(str(asked), asked)
+        if chosen.step == step:
+            return
+    is_now = "`last`" if chosen is None else f"{quote(chosen.asked)} (step {chosen.step})"
+    hint = f"cvft export {folder.path} --checkpoint {asked} merges that one beside it; cvft eval takes the same"
+    problem = Problem("export.checkpoint", quote(asked), f"{is_now}, which this run's adapter is", hint)
+    raise RunError(f"run folder {loaded.recipe.run_dir}", [problem])
+
+
 def read_metrics(evaluation: Path) -> dict[str, Any] | None:
     """Reads what one of a run's models scored.
 
@@ -216,13 +314,15 @@ def find_trained_run(loaded: LoadedRecipe) -> RunFolder:
     """Finds a recipe's run that was trained; writes nothing.
 
     Raises:
-        RunError: when there is no adapter yet, or when the folder belongs to another recipe or to none.
+        RunError: when there is no adapter yet, when it is another checkpoint than the recipe asks for, or when the folder belongs
+            to another recipe or to none.
     """
     folder = find_run(loaded)
     if not any(folder.adapter.glob("*")):
         hint = f"train it first: cvft train {loaded.path}"
         problem = Problem("adapter/", "no such folder", "a trained adapter", hint)
         raise RunError(f"run folder {loaded.recipe.run_dir}", [problem])
+    refuse_other_choice(loaded)
     return folder
 
 

@@ -1,5 +1,6 @@
 """A real browser, driven over WebDriver by chromedriver: what a user does with a page, and what the page then shows."""
 
+import base64
 import shutil
 import subprocess
 import time
@@ -74,14 +75,34 @@ class Browser:
             time.sleep(0.05)
         return value
 
+    def drop(self, selector: str, path: Path) -> None:
+        """Drops a file onto the page, as from a file manager."""
+        script = """
+            const [selector, name, content] = arguments;
+            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([bytes], name, { type: "video/mp4" }));
+            const init = { dataTransfer, bubbles: true, cancelable: true };
+            for (const kind of ["dragenter", "dragover", "drop"]) {
+              document.querySelector(selector).dispatchEvent(new DragEvent(kind, init));
+            }"""
+        self.run(script, selector, path.name, base64.b64encode(path.read_bytes()).decode())
+
+    def permit(self, url: str, name: str, *, setting: str) -> None:
+        """Answers in advance whether a page may use something, `granted` or `denied`."""
+        params = {"origin": url, "permission": {"name": name}, "setting": setting}
+        self._call("POST", "/goog/cdp/execute", {"cmd": "Browser.setPermission", "params": params})
+
     def complaints(self) -> list[str]:
         """What the page has written to its console since the last call."""
         return [entry["message"] for entry in self._call("POST", "/se/log", {"type": "browser"})]
 
 
 @contextmanager
-def browsing(profile: Path, *, width: int = 1440, height: int = 900, language: str = "en") -> Iterator[Browser]:
-    """Opens a window of a browser with a profile of its own."""
+def browsing(
+    profile: Path, *, width: int = 1440, height: int = 900, language: str = "en", more: tuple[str, ...] = ()
+) -> Iterator[Browser]:
+    """Opens a window of a browser with a profile of its own, and with further arguments."""
     assert CHROMIUM is not None
     assert DRIVER is not None
     driver = subprocess.Popen([DRIVER, "--port=0"], stdout=subprocess.PIPE, text=True)
@@ -92,7 +113,7 @@ def browsing(profile: Path, *, width: int = 1440, height: int = 900, language: s
                 break
         arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
         arguments += [f"--user-data-dir={profile}", f"--window-size={width},{height}", f"--accept-lang={language}"]
-        chrome = {"binary": CHROMIUM, "args": [*arguments, "--disable-component-update", "--disable-sync"]}
+        chrome = {"binary": CHROMIUM, "args": [*arguments, *more, "--disable-component-update", "--disable-sync"]}
         wanted = {"goog:chromeOptions": chrome, "goog:loggingPrefs": {"browser": "ALL"}}
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=HANG_S) as client:
             made = client.post("/session", json={"capabilities": {"alwaysMatch": wanted}}).json()["value"]

@@ -15,6 +15,9 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TORCHDYNAMO_DISABLE"] = (
+    "1"  # cvft compiles nothing, and an import of bitsandbytes loads the compiler for a second
+)
 
 TIERS = {
     "pure": "values and text: no model, no process of its own",
@@ -47,6 +50,7 @@ PURE = {
     "plan",
     "plan_notes",
     "plan_parallel",
+    "predict_batches",
     "predict_placement",
     "qwen_grid",
     "qwen_layout",
@@ -65,6 +69,8 @@ DIST = {
     "api",
     "clips",
     "demo",
+    "evaluate_judge",
+    "evaluate_probes",
     "evaluate_run",
     "export",
     "families",
@@ -75,12 +81,17 @@ DIST = {
     "official_job",
     "offline",
     "pipeline",
+    "predict_ranks",
     "qwen_job",
     "real_footage",
     "recipes",
     "serve",
+    "serve_limits",
+    "serve_refusals",
     "serve_page",
     "serve_slow",
+    "serve_urls",
+    "data_fetch_rows",
     "train_interruptions",
     "train_kills",
     "train_ranks",
@@ -98,6 +109,7 @@ FIRST = (
     "train_kills",
     "cli_interrupts",
     "train_ranks",
+    "predict_ranks",
     "recipes",
     "demo",
     "qwen_job",

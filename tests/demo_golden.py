@@ -59,6 +59,8 @@ def flatten_plan(plan: dict[str, Any]) -> dict[str, Any]:
     decode = how["decode"]
     assert worker.pop("family") == "cogvlm2_video"
     assert worker.pop("max_skipped_steps") == 0
+    chosen = [worker.pop(key) for key in ("select_by", "early_stop_evals", "asked_checkpoint", "answers")]
+    assert chosen == ["eval_loss", None, None, None]
     assert loading["dtype"] == {"float32": "fp32", "bfloat16": "bf16"}[plan["swift"]["torch_dtype"]]
     assert loading["attention"] == plan["swift"]["attn_impl"]
     assert loading["with_tower"] == (worker["features"] is None)

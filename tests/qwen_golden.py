@@ -82,7 +82,7 @@ def lay_out(folder: Path, case: Case, kind: str, *, clip_tags: str = "released",
     own, special = load_encoder(folder)
     clip: dict[str, Any] = {"grid": grid_of_case(case, kind)}
     if case.num_frames:
-        clip["seconds"] = shown_seconds(case.frame_indices, avg_fps=case.avg_fps, temporal_patch=2)
+        clip["seconds"] = shown_seconds([index / case.avg_fps for index in case.frame_indices], temporal_patch=2)
     return build_layout(
         encode or own,
         style=STYLES[kind],

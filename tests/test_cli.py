@@ -29,9 +29,11 @@ COMMANDS = (
     "features",
     "export",
     "eval",
+    "judge",
     "infer",
     "chat",
     "serve",
+    "handover",
     "push",
     "models",
     "schema",
@@ -164,18 +166,30 @@ def test_each_command_calls_its_function(recipe: Path, calls: Calls, capsys: pyt
 def test_overrides_may_stand_behind_an_option(recipe: Path, calls: Calls, words: list[str]) -> None:
     assert main(["eval", str(recipe), *words]) == 0
     (_, (loaded,), _), _, (_, args, kwargs) = calls
-    assert (loaded.recipe.seed, args, kwargs) == (1, (JOB,), {"variant": "base", "data": None, "is_blind": False})
+    assert (loaded.recipe.seed, args, kwargs) == (
+        1,
+        (JOB,),
+        {"variant": "base", "data": None, "is_blind": False, "num_ranks": 1},
+    )
 
 
 def test_the_adapter_answers_unless_said_otherwise(recipe: Path, calls: Calls) -> None:
     assert main(["eval", str(recipe)]) == 0
-    assert calls.pop() == ("evaluate_run", (JOB,), {"variant": "adapter", "data": None, "is_blind": False})
+    assert calls.pop() == (
+        "evaluate_run",
+        (JOB,),
+        {"variant": "adapter", "data": None, "is_blind": False, "num_ranks": 1},
+    )
 
 
 @pytest.mark.parametrize("words", [["--data", "test.jsonl"], ["data.val=test.jsonl"]])
 def test_other_rows_are_evaluated_beside_the_runs_own(recipe: Path, calls: Calls, words: list[str]) -> None:
     assert main(["eval", str(recipe), "--model", "merged", *words]) == 0
-    assert calls[-1] == ("evaluate_run", (JOB,), {"variant": "merged", "data": Path("test.jsonl"), "is_blind": False})
+    assert calls[-1] == (
+        "evaluate_run",
+        (JOB,),
+        {"variant": "merged", "data": Path("test.jsonl"), "is_blind": False, "num_ranks": 1},
+    )
     (_, (loaded,), _), *_ = calls
     assert loaded.recipe.data.val is None  # the run is the one that it was
 
@@ -184,7 +198,7 @@ def test_a_checkpoint_is_chosen_before_and_made_after_the_job_is_opened(recipe: 
     assert main(["eval", str(recipe), "--checkpoint", "best", "--base", "moved"]) == 0
     names = ["find_run", "choose_checkpoint", "open_trained_job", "contract_of", "adopt_checkpoint", "evaluate_run"]
     assert [name for name, _, _ in calls] == names
-    assert calls[1][1] == (RUN, "best")
+    assert calls[1][1:] == ((RUN, "best"), {"by": "eval_loss"})
     assert (calls[2][1][1], calls[2][2]) == (CHOSEN, {"base": Path("moved")})
 
 
@@ -200,27 +214,59 @@ def test_a_run_folder_stands_for_its_recipe(tmp_path: Path, calls: Calls) -> Non
 def test_infer_one(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     history = '[["Who?", "A man."]]'
     assert main(["infer", "--model", "m", "--video", "v.mp4", "--query", "Why?", "--history", history]) == 0
-    assert calls.pop() == (
-        "infer_one",
-        ("m",),
-        {"video": "v.mp4", "query": "Why?", "history": [("Who?", "A man.")], **HOW},
-    )
+    name, args, given = calls.pop()
+    cache = given.pop("cache")
+    assert (cache.folder, name, args) == (Path("runs/.urls").absolute(), "infer_one", ("m",))
+    assert given == {"video": "v.mp4", "query": "Why?", "history": [("Who?", "A man.")], **HOW}
     assert capsys.readouterr().out == "a réd ball\n"
     assert main(["infer", "--model", "m", "--query", "Why?", "--quantize", "nf4", "--base", "b"]) == 0
     given = {"video": None, "query": "Why?", "history": []}
-    assert calls.pop()[2] == {**given, **HOW, "quantize": "nf4", "base": Path("b")}
+    passed = calls.pop()[2]
+    assert passed.pop("cache")
+    assert passed == {**given, **HOW, "quantize": "nf4", "base": Path("b")}
 
 
 def test_infer_file(calls: Calls) -> None:
-    assert main(["infer", "--model", "m", "--data", "rows.jsonl", "--output", "p.jsonl"]) == 0
-    given = {"data": Path("rows.jsonl"), "output": Path("p.jsonl"), "shard": None, "form": "jsonl", **HOW}
-    assert calls.pop() == ("infer_file", ("m",), given)
+    cached = ["--cache", "elsewhere", "--allow-host", "clips.lan"]
+    assert main(["infer", "--model", "m", "--data", "rows.jsonl", "--output", "p.jsonl", *cached]) == 0
+    given = {
+        "data": Path("rows.jsonl"),
+        "output": Path("p.jsonl"),
+        "shard": None,
+        "form": "jsonl",
+        "num_ranks": 1,
+        **HOW,
+    }
+    name, args, passed = calls.pop()
+    assert passed.pop("cache").folder == Path("elsewhere").absolute()
+    assert (name, args, passed) == ("infer_file", ("m",), given)
 
 
 def test_infer_folder(calls: Calls) -> None:
-    words = ["--caption", "clips", "--query", "Why?", "--output", "p.csv", "--format", "csv", "--shard", "1/4"]
+    words = [
+        "--caption",
+        "clips",
+        "--query",
+        "Why?",
+        "--output",
+        "p.csv",
+        "--format",
+        "csv",
+        "--shard",
+        "1/4",
+        "--num-gpus",
+        "2",
+    ]
     assert main(["infer", "--model", "m", *words]) == 0
-    given = {"folder": Path("clips"), "query": "Why?", "output": Path("p.csv"), "shard": (1, 4), "form": "csv", **HOW}
+    given = {
+        "folder": Path("clips"),
+        "query": "Why?",
+        "output": Path("p.csv"),
+        "shard": (1, 4),
+        "form": "csv",
+        "num_ranks": 2,
+        **HOW,
+    }
     assert calls.pop() == ("infer_folder", ("m",), given)
 
 
@@ -239,7 +285,7 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
             ["trian"],
             "command line has 1 problem\n"
             "  command: got `trian`, need one of `run`, `check`, `preview`, `convert`, `plan`, `train`, `features`, `export`, "
-            "`eval`, `report`, `compare`, `infer`, `chat`, `serve`, `push`, `models`, `schema`\n"
+            "`eval`, `judge`, `report`, `compare`, `infer`, `chat`, `serve`, `handover`, `push`, `models`, `schema`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (
@@ -248,6 +294,16 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
             "  --query: got nothing, need a question, or `--data` with a file of rows\n"
             "  --output: got it without `--data`, need both, or `--query` alone\n"
             '  --history: got `[1]`, need JSON such as `[["question", "answer"]]`\n',
+        ),
+        (
+            ["infer", "--model", "m", "--query", "q", "--num-gpus", "0"],
+            "command line has 2 problems\n"
+            "  --num-gpus: got `0`, need at least 1\n"
+            "  --num-gpus: got it without `--data`, need both, or `--query` alone\n",
+        ),
+        (
+            ["eval", "r.yaml", "--num-gpus", "-1"],
+            "command line has 1 problem\n  --num-gpus: got `-1`, need at least 1\n",
         ),
         (
             ["infer", "--model", "m", "--data", "d", "--query", "q"],

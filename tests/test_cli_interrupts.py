@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from cvft.cli.interrupts import GRACE_S
+from cvft.recipe import load_recipe
+from cvft.runs import RunFolder
 from tests.project import HANG_S, cvft_ok, make_project
 
 SLACK = 10
@@ -135,6 +137,31 @@ def test_every_stage_of_a_run_ends_on_the_first_one_and_the_next_start_goes_on(t
         assert ended == code, (stage, said)
         assert "Traceback" not in said, (stage, said)
         assert "Exception ignored" not in said, (stage, said)
+    assert "val exact match" in cvft_ok("run", recipe).stdout
+
+
+@pytest.mark.dist
+def test_one_that_comes_with_the_last_step_ends_the_run_too(tmp_path):
+    """What follows the training can take hours, and the terminal has just said that the signal was heard."""
+    recipe = make_project(tmp_path, train={"max_steps": 1, "save_steps": 1, "num_workers": 1})
+    folder = RunFolder(load_recipe(recipe).recipe.run_dir)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cvft", "run", str(recipe)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
+    )
+    progress = folder.progress_file
+    while not (progress.is_file() and '"step": 1' in progress.read_text(encoding="utf-8")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=HANG_S)
+    assert process.returncode == 75, said
+    assert said.rstrip().endswith("checkpoint-1 is saved; the same command goes on from it")
+    assert folder.adapter.is_dir()
+    assert not folder.merged.exists()
     assert "val exact match" in cvft_ok("run", recipe).stdout
 
 

@@ -125,8 +125,8 @@ PAIRS = "need a list of [question, answer] pairs of strings"
 ONE = "need a list with at most one path"
 BLANK = "name the clip; only a row that needs none has `[]`"
 FRAMES = (
-    "make a clip of them with the rate N per second at which they were taken, and name it in `videos`: "
-    "`ffmpeg -framerate N -pattern_type glob -i '{}' -pix_fmt yuv444p clip.mp4`"
+    "name them in one list, or their folder, and say when each was taken: "
+    '`"videos": [["{}", ...]], "seconds": [0, 0.5, ...]`'
 )
 MESSAGES = [
     ({"query": "q"}, "`response`: got no such column, need a string that is not empty"),
@@ -190,18 +190,18 @@ MESSAGES = [
     (
         {**GOOD, "videos": {"video": "video_path", "video_start": 1, "video_end": 3}},
         "`videos`: got the object `{'video': 'video_path', 'video_start': 1, 'video_end': 3}`, "
-        f"{ONE}\n  hint: cut the part out with `ffmpeg -ss START -to END -i video_path part.mp4` and name it in `videos`",
+        f'{ONE}\n  hint: write `"videos": ["video_path"], "start": 1, "end": 3`',
     ),
     ({**GOOD, "videos": [None]}, f"`videos`: got a list with null, {ONE}\n  hint: {BLANK}"),
     ({**GOOD, "videos": [[], ""]}, f"`videos`: got the list `[[], '']`, {ONE}\n  hint: {BLANK}"),
     ({**GOOD, "videos": {"path": 1}}, f"`videos`: got the object `{{'path': 1}}`, {ONE}\n  hint: {BLANK}"),
     (
         {**GOOD, "videos": [["f/1.jpg", "f/2.JPG"]]},
-        f"`videos`: got 2 pictures, {ONE}\n  hint: {FRAMES.format('f/*.jpg')}",
+        f"`videos`: got 2 pictures, {ONE}\n  hint: {FRAMES.format('f/1.jpg')}",
     ),
     (
         {**GOOD, "images": ["f/1.png", "f/2.png"]},
-        f"`images`: got 2 pictures, need at most one clip in `videos`\n  hint: {FRAMES.format('f/*.png')}",
+        f"`images`: got 2 pictures, need at most one clip in `videos`\n  hint: {FRAMES.format('f/1.png')}",
     ),
     (
         {**GOOD, "image": "a.png"},
@@ -240,7 +240,7 @@ MESSAGES = [
     (
         {**GOOD, "videos": ["https://host/a.mp4"]},
         "`videos`: got the URL `https://host/a.mp4`, need the path of a local file\n"
-        "  hint: download the clip and give its path; URLs are not supported yet",
+        "  hint: download the clip and give its path",
     ),
     (
         {**GOOD, "videos": ["a\x00b"]},

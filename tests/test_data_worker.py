@@ -252,7 +252,7 @@ def test_orphan_that_loops_is_ended_by_its_own_alarm(tmp_path, clip_file, monkey
     start_noisy(monkeypatch, "exec('while True: pass')")
     worker = DecodeProcess(timeout_s=0.5)
     process = worker._ensure_process()
-    process_module.send_header(process.stdin, {**REQUEST, "path": str(clip_file)})  # and nobody waits for the answer
+    process_module.send_header(process.stdin, {**REQUEST, "clip": str(clip_file)})  # and nobody waits for the answer
     assert process.wait(timeout=300) == -signal.SIGALRM
     worker.close()
 

@@ -21,11 +21,13 @@ SECONDS = ("appear", "change", "disappear", "first_seen", "last_seen")
     ("recipe", "targets"), [("tiny_cpu", "qkv"), ("tiny_cpu", "all-linear"), ("tiny_qwen3_vl", "qkv")]
 )
 def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, recipe, targets):
+    is_first = (recipe, targets) == ("tiny_cpu", "qkv")
     num_val_rows = len((ROOT / "datasets" / "tiny_shapes" / "val.jsonl").read_text().splitlines())
+    num_verified = num_val_rows if is_first else 60
     overrides = [
         f"output.root={tmp_path}",
         f"lora.targets={targets}",
-        f"export.verify_rows={num_val_rows}",
+        f"export.verify_rows={num_verified}",
         "name=demo",
     ]
     recipe_file = f"recipes/{recipe}.yaml"
@@ -43,9 +45,9 @@ def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, reci
     right = sum(categories[name]["num_rows"] * categories[name]["exact_match"] for name in SECONDS)
     assert right / rows >= 0.80
     verification = json.loads((run / "merged" / "cvft_verification.json").read_text())["logits"]
-    assert verification["num_equal_answers"] == verification["num_rows"] == num_val_rows
+    assert verification["num_equal_answers"] == verification["num_rows"] == num_verified
     assert verification["max_logit_error"] <= verification["max_logit_error_allowed"]
-    if (recipe, targets) == ("tiny_cpu", "qkv"):
+    if is_first:
         assert_like_golden(run)
         assert largest_fp32_difference(run) <= 1e-4
     assert_planned(run, recipe_file, overrides)

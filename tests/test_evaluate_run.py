@@ -1,10 +1,13 @@
 """What a training wrote stays as it is: evaluations, exports and answers only add to a run's folder."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from cvft.cli.main import main
+from cvft.predict import placement
 from tests.project import cvft_ok, files_under, make_project
 from tests.real_clips import real_clip
 
@@ -93,3 +96,20 @@ def test_a_model_is_asked_without_the_clips(trained):
     # rows of one question have one answer, whatever their clips show
     answers = {line["query"]: line["prediction"] for line in lines}
     assert all(line["prediction"] == answers[line["query"]] for line in lines)
+
+
+def test_run_answers_on_the_ranks_that_trained(trained, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    settings = ["export.merge=false", "export.verify_rows=8", "eval.compare_base=false", "eval.compare_blind=false"]
+    two = ["parallel.strategy=ddp", "parallel.num_gpus=2", "eval.batch_rows=1"]
+    words = ["run", str(trained), *settings, *two, "eval.max_new_tokens=5"]
+    before = set((trained / "eval").glob("adapter*"))
+    assert main(words) == 0  # there is too little to do
+    assert "ranks" not in caplog.text
+    (folder,) = set((trained / "eval").glob("adapter*")) - before
+    alone = contents(folder)
+    shutil.rmtree(folder)
+    monkeypatch.setattr(placement, "MIN_BATCHES", 1)
+    assert main(words) == 0
+    assert "answers   by up to 2 ranks, each with a copy of the model" in caplog.text
+    assert contents(folder) == alone

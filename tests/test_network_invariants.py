@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from cvft.errors import ModelError
+from cvft.families.answering import Answer
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.network.load import load_config, load_model
 from cvft.families.cogvlm2_video.network.modeling import CogVLM2VideoForCausalLM
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
-from cvft.families.family import Answer
 from cvft.families.network.generation import generate_answers
 from cvft.weights.folder import make_clean_view, read_config_json
 from tests.tiny import TINY, copy_tiny, tiny_processor

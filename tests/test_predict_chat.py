@@ -24,7 +24,7 @@ import pytest
 from cvft.cli.interrupts import GRACE_S
 from cvft.data.rows import read_rows
 from cvft.errors import CvftError, DataError
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 from cvft.predict.chat import Chat, open_chat
 from cvft.predict.infer import infer_one
 from tests.project import HANG_S, cvft, files_under
@@ -108,7 +108,7 @@ def test_from_a_pipe_each_mistake_is_one_and_the_chat_goes_on(tmp_path):
         "What is shown?",
         "/video bad.mp4",
         "/video nothing.mp4",
-        "/video https://example.org/clip.mp4",
+        "/video ftp://example.org/clip.mp4",
         "/video a\0b.mp4",
         "/video",
         "/clear all",
@@ -138,7 +138,7 @@ def test_from_a_pipe_each_mistake_is_one_and_the_chat_goes_on(tmp_path):
     for each in (
         "bad.mp4 (decoder `pyav`): got ",
         "`videos`: got `nothing.mp4`, which does not exist",
-        "`videos`: got the URL `https://example.org/clip.mp4`, need the path of a local file",
+        "`videos`: got the URL `ftp://example.org/clip.mp4`, need the path of a local file",
         "/video: got nothing, need a file\n",
         "/clear: got `all`, need nothing behind it\n",
         "hint: did you mean `/frames`",

@@ -8,7 +8,12 @@ from transformers import DynamicCache
 from cvft.errors import ModelError
 from cvft.families.cogvlm2_video.network.load import load_config, load_model
 from cvft.families.cogvlm2_video.network.vision import VisionTower
-from cvft.predict.placement import RESERVE_BYTES, WEIGHTS_SHARE, spreads_over_gpus
+from cvft.plan.job import open_job
+from cvft.plan.machine import GpuFacts, Machine
+from cvft.plan.ranks import Ranks
+from cvft.predict.placement import RESERVE_BYTES, WEIGHTS_SHARE, choose_num_ranks, spreads_over_gpus
+from cvft.recipe import load_recipe
+from tests.project import make_project
 from tests.tiny import TINY
 
 GIB = 1 << 30
@@ -26,6 +31,24 @@ def test_the_room_is_counted_to_the_byte():
     fits = RESERVE_BYTES + int(100 * GIB * WEIGHTS_SHARE)
     assert not spreads_over_gpus(100 * GIB, [fits, fits])
     assert spreads_over_gpus(100 * GIB, [fits - 1, fits])
+
+
+@pytest.mark.parametrize(
+    ("gpu_gib", "num_rows", "num_ranks"),
+    [(24, 2000, 1), (28, 2000, 1), (29, 2000, 8), (76, 64, 2), (76, 60, 1), (76, 0, 1), (None, 2000, 1)],
+)
+def test_the_ranks_that_trained_answer_where_the_model_fits_on_each_and_there_is_enough_to_do(
+    tmp_path, full_size, gpu_gib, num_rows, num_ranks
+):
+    recipe = make_project(tmp_path)
+    gpus = () if gpu_gib is None else (GpuFacts("a GPU", gpu_gib * GIB),) * 8
+    job = open_job(
+        load_recipe(recipe, overrides=[*full_size, "model.dtype=bf16", "eval.batch_rows=4"]),
+        needs_weights=False,
+        machine=Machine(gpus, host_bytes=0),
+        ranks=Ranks("cuda", 8, 1),
+    )
+    assert choose_num_ranks(job, num_rows=num_rows) == num_ranks
 
 
 @pytest.mark.parametrize("free_gib", [(24,), (12, 12), (2, 2, 2, 2)])

@@ -59,9 +59,9 @@ def test_bounds_that_contradict_each_other_are_refused(low, high):
 
 
 def test_seconds_are_the_mean_of_a_grids_frames_and_the_last_one_is_repeated():
-    assert shown_seconds([0, 10, 20, 30], avg_fps=10, temporal_patch=2) == (0.5, 2.5)
-    assert shown_seconds([0, 10, 20], avg_fps=10, temporal_patch=2) == (0.5, 2.0)
-    assert shown_seconds([7], avg_fps=10, temporal_patch=2) == (0.7,)
+    assert shown_seconds([0, 1.0, 2.0, 3.0], temporal_patch=2) == (0.5, 2.5)
+    assert shown_seconds([0, 1.0, 2.0], temporal_patch=2) == (0.5, 2.0)
+    assert shown_seconds([0.7], temporal_patch=2) == (0.7,)
 
 
 def test_seconds_per_grid_lose_their_fraction_when_truncated():

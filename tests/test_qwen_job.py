@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cvft.cli.main import main
 from cvft.data.rows import Row
 from cvft.errors import CvftError
 from cvft.plan.job import open_job
@@ -28,7 +29,9 @@ LORA = {"targets": "all-linear", "dropout": 0.0}
 
 
 def make_job(folder, kind, **sections):
-    model = {"path": str(make_qwen_folder(folder / kind, kind)), "dtype": "fp32"}
+    base = make_qwen_folder(folder / kind, kind)
+    (base / "preprocessor_config.json").write_text("{}")  # what serving engines read; it has to come along
+    model = {"path": str(base), "dtype": "fp32"}
     video = {**VIDEO, **sections.pop("video", {})}
     optim = {"learning_rate": 5e-3}
     return make_project(folder, model=model, video=video, lora=LORA, optim=optim, **sections)
@@ -68,6 +71,19 @@ def test_what_was_between_a_row_and_the_model_is_stated(done):
         "released",
     )
     assert contract["system"] == ("You are a helpful assistant." if kind == "qwen2_5_vl" else "")
+
+
+def test_it_is_handed_over_with_the_answers_of_its_evaluation(done, tmp_path):
+    kind, recipe, _ = done
+    assert (
+        main(["handover", "vllm", str(run_of(recipe)), "--max-new-tokens", "8", "--output", str(tmp_path / "new")]) == 0
+    )
+    head, *rows = map(json.loads, (tmp_path / "new" / "reference.jsonl").read_text().splitlines())
+    assert head["model"] == "small"
+    predicted = (run_of(recipe) / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()
+    assert [row["answer"] for row in rows] == [json.loads(line)["prediction"] for line in predicted]
+    has_system = rows[0]["request"]["messages"][0]["role"] == "system"
+    assert has_system == (kind == "qwen2_5_vl")
 
 
 ASK = """

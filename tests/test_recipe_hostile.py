@@ -176,11 +176,12 @@ def test_foreign_names_lead_to_settings_that_exist():
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("train.report_to", "not supported: TensorBoard files are always written under the run's train/"),
-        ("report_to", "not supported: TensorBoard files are always written"),
-        ("wandb.project", "not supported: TensorBoard files are always written"),
-        ("early_stop", "not supported: the checkpoint with the lowest val loss is always kept"),
-        ("train.load_best_model_at_end", "not supported: the checkpoint with the lowest val loss is always kept"),
+        ("report_to", "that setting is `train.report_to`"),
+        ("wandb.project", "that setting is called `train.report_to` here"),
+        ("train.wandb_project", "not supported: `train.report_to` names trackers"),
+        ("early_stop", "that setting is called `train.early_stop_evals` here"),
+        ("train.early_stopping_patience", "that setting is called `train.early_stop_evals` here"),
+        ("train.load_best_model_at_end", "not supported: `train.select_by` says by what; `export.checkpoint: best`"),
         ("train.per_device_train_batch_size", "that setting is called `train.micro_batch_rows` here"),
         ("gradient_accumulation_steps", "that setting is called `train.global_batch_rows` here"),
         ("lora_target_modules", "that setting is called `lora.targets` here"),

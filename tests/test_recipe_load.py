@@ -18,6 +18,7 @@ from cvft.recipe import (
     Recipe,
     Train,
     default_name,
+    differing_settings,
     dump_recipe,
     fingerprint,
     load_recipe,
@@ -52,7 +53,7 @@ def test_a_beginners_recipe_is_two_sections(tmp_path: Path) -> None:
 
 def test_the_schema_stays_small_and_every_field_is_described() -> None:
     fields = dict(iter_fields())
-    assert 40 <= len(fields) <= 90
+    assert 40 <= len(fields) <= 110
     for path, field in fields.items():
         assert field.description, path
         assert field.description.endswith("."), path
@@ -102,7 +103,7 @@ def test_relative_paths_belong_to_the_file_that_states_them(tmp_path: Path, monk
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     write(tmp_path, "model: {path: ./m}\ndata: {train: a.jsonl, video_root: ../v}\n", name="far/root.yaml")
-    path = write(tmp_path, "extends: far/root.yaml\ndata: {val: b.jsonl}\n")
+    path = write(tmp_path, "extends: far/root.yaml\ndata: {val: b.jsonl}\neval: {probes: [p.jsonl, ../q.jsonl]}\n")
     monkeypatch.chdir(elsewhere)
     data = load_recipe(path).recipe.data
     assert (data.train, data.val, data.video_root) == (
@@ -110,7 +111,10 @@ def test_relative_paths_belong_to_the_file_that_states_them(tmp_path: Path, monk
         tmp_path / "b.jsonl",
         tmp_path / "v",
     )
-    changed = load_recipe(path, overrides=["data.train=c.jsonl", "model.path=./n", "output.root=out"]).recipe
+    assert load_recipe(path).recipe.eval.probes == (tmp_path / "p.jsonl", tmp_path.parent / "q.jsonl")
+    words = ["data.train=c.jsonl", "model.path=./n", "output.root=out", "eval.probes=[p.jsonl]"]
+    changed = load_recipe(path, overrides=words).recipe
+    assert changed.eval.probes == (elsewhere / "p.jsonl",)
     assert (changed.data.train, changed.model.path) == (elsewhere / "c.jsonl", str(elsewhere / "n"))
     assert changed.run_dir == Path("out/mine")
 
@@ -225,10 +229,23 @@ def test_every_other_setting_changes_the_fingerprint(tmp_path: Path) -> None:
 
 def test_the_weights_fingerprint_lets_what_comes_after_training_change(tmp_path: Path) -> None:
     base = load(tmp_path, BASE)
-    for same in ("eval.num_rows=3", "export.dtype=fp32", "train.num_workers=0", "train.logging_steps=1", "name=x"):
+    answers = ("train.eval_answers=9", "eval.max_new_tokens=9", "eval.batch_rows=9")
+    for same in (
+        *("eval.num_rows=3", "export.dtype=fp32", "export.checkpoint=best", "train.num_workers=0"),
+        *("train.logging_steps=1", "train.report_to=[wandb]", "train.select_by=eval_token_acc", "name=x", *answers),
+    ):
         assert weights_fingerprint(load(tmp_path, BASE, same)) == weights_fingerprint(base), same
     for other in ("seed=1", "lora.rank=4", "train.global_batch_rows=8", "video.sampling=base", "model.dtype=fp32"):
         assert weights_fingerprint(load(tmp_path, BASE, other)) != weights_fingerprint(base), other
+    # where answers say when the training ends, how they are given decides its weights
+    early = ("train.early_stop_evals=2", "train.eval_answers=2", "train.select_by=eval_token_f1")
+    ends = load(tmp_path, BASE, *early)
+    for other in ("train.early_stop_evals=3", "train.select_by=eval_rouge_l", *answers):
+        kept = [each for each in early if each.partition("=")[0] != other.partition("=")[0]]
+        changed = load(tmp_path, BASE, *kept, other)
+        assert weights_fingerprint(changed) != weights_fingerprint(ends), other
+        assert [path for path, _, _ in differing_settings(ends, changed)] == [other.partition("=")[0]]
+    assert weights_fingerprint(load(tmp_path, BASE, *early, "eval.num_rows=3")) == weights_fingerprint(ends)
 
 
 def test_python_callers_build_the_same_value(tmp_path: Path) -> None:

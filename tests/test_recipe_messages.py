@@ -19,7 +19,7 @@ MODEL = (
 )
 LORA = "`targets`, `rank`, `alpha`, `dropout`, `dora`, `rslora`, `train_vision_tower` or `train_projector`"
 LEARN = "`learning_rate`, `weight_decay`, `warmup_ratio`, `schedule`, `max_grad_norm`, `adam_beta1` or `adam_beta2`"
-EVAL = "`batch_rows`, `max_new_tokens`, `compare_base`, `compare_blind` or `num_rows`"
+EVAL = "`batch_rows`, `max_new_tokens`, `compare_base`, `compare_blind`, `num_rows` or `probes`"
 
 
 @pytest.fixture(autouse=True)
@@ -108,10 +108,68 @@ SETTINGS: list[tuple[str, list[str]]] = [
         "train: {max_rows_per_group: 40}",
         ["train.max_rows_per_group: got `40`, need at most the 16 rows of a step (train.global_batch_rows)"],
     ),
+    (
+        "train: {select_by: eval_token_f1}",
+        [
+            "train.select_by: got `eval_token_f1` without `train.eval_answers`, need `eval_loss` or `eval_token_acc`: no val "
+            "row is answered while it trains",
+            "  hint: set `train.eval_answers` to the number of val rows to answer each time",
+        ],
+    ),
+    (
+        "train: {eval_answers: 4}\nparallel: {strategy: zero3, num_gpus: 2}",
+        [
+            "train.eval_answers: got `4` with `parallel.strategy` zero3, need `null`: ZeRO-3 has no whole weights to answer "
+            "with",
+            "  hint: set `parallel.strategy: zero2`",
+        ],
+    ),
+    (
+        "train: {early_stop_evals: 2, max_steps: 9}\nexport: {checkpoint: 10}",
+        [
+            "export.checkpoint: got `10` with `train.early_stop_evals`, need `best` or `last`: the training may end before "
+            "that step",
+            "  hint: set `export.checkpoint: best`",
+            "export.checkpoint: got `10`, need at most 9 (train.max_steps)",
+        ],
+    ),
+    (
+        "export: {checkpoint: newest}",
+        [
+            "export.checkpoint: got `newest`, need one of `best`, `last` or a whole number of at least 1",
+            "  hint: did you mean `best`?",
+        ],
+    ),
+    (
+        "train: {report_to: wandb}",
+        ["train.report_to: got `wandb`, need a list of `tensorboard`, `wandb`, `swanlab`, `trackio` or `mlflow`"],
+    ),
+    (
+        "train: {report_to: [wandb, wandb]}",
+        ["train.report_to: got `wandb` more than once, need each tracker once", "  hint: remove the second"],
+    ),
     ("train: {epochs: 0}", ["train.epochs: got `0`, need a number above 0 or `null`"]),
     (
         "parallel: {num_gpus: all}",
         ["parallel.num_gpus: got the text `all`, need `auto` or a whole number of at least 1"],
+    ),
+    (
+        "eval: {probes: a.jsonl}",
+        [
+            "eval.probes: got `a.jsonl`, need a list of paths",
+            "  hint: a list is written `[a.jsonl]`",
+        ],
+    ),
+    ("eval: {probes: [3]}", ["eval.probes: got the list `[3]`, need a list of paths"]),
+    ("eval: {probes: 3}", ["eval.probes: got `3`, need a list of paths"]),
+    (
+        "eval: {probes: [a/x.jsonl, rows.jsonl, b/x.jsonl]}",
+        [
+            "eval.probes: got 2 files named `x`, need files of different names, which the report shows",
+            "  hint: rename all but one",
+            "eval.probes: got the file of `data.train`, need rows that this training is not about",
+            "  hint: leave it out",
+        ],
     ),
     ("output: {root: ''}", ["output.root: got an empty text, need a path"]),
     ("output: {root: 3}", ["output.root: got the number `3`, need a path", '  hint: quote it: `"3"`']),
@@ -259,20 +317,56 @@ def test_settings(text: str, lines: list[str]) -> None:
     assert told(f"{base}{text}\n") == lines
 
 
-def test_several_files_of_rows_are_to_be_joined() -> None:
-    hint = "  hint: one file of rows: join several with `cat a.jsonl b.jsonl > all.jsonl`; clip paths start from its folder"
+def test_several_files_of_val_rows_are_to_be_joined() -> None:
     assert told("model: {path: tiny}\ndata: {train: [a.jsonl, b.jsonl], val: [c.jsonl]}") == [
-        "data.train: got the list `['a.jsonl', 'b.jsonl']`, need a path",
-        hint,
         "data.val: got the list `['c.jsonl']`, need a path or `null`",
-        hint,
+        "  hint: one file of rows: join several with `cat a.jsonl b.jsonl > all.jsonl`; clip paths start from its folder",
+    ]
+
+
+def test_each_of_several_files_of_rows_is_named_with_what_is_wrong_with_it() -> None:
+    files = "a, {path: b, weight: 0}, {path: c, wieght: 2, weight: -1}, {weight: '2'}, 3, {path: d, format: lava}, '', {path: }"
+    assert told(f"model: {{path: tiny}}\ndata: {{train: [{files}], on_bad_clip: x}}") == [
+        "data.train[1].weight: got `0`, need a number above 0 and of at most 1000",
+        "data.train[2].weight: got `-1`, need a number above 0 and of at most 1000",
+        "data.train[2].wieght: got an unknown key, need one of `path`, `weight`, `format`, `video_root`, `max_frames` or `fps`",
+        "  hint: did you mean `weight`?",
+        "data.train[3].path: got nothing, need a path",
+        "data.train[3].weight: got the text `2`, need a number above 0 and of at most 1000",
+        "  hint: remove the quotes",
+        "data.train[4]: got `3`, need a path, or `path`, `weight`, `format`, `video_root`, `max_frames` or `fps`",
+        "data.train[5].format: got `lava`, need one of `auto`, `native`, `messages`, `sharegpt`, `alpaca`, `llava`, "
+        "`video_chatgpt`, `csv`, `parquet` or `null`",
+        "  hint: did you mean `llava`?",
+        "data.train[6]: got an empty text, need a path, or `path`, `weight`, `format`, `video_root`, `max_frames` or `fps`",
+        "data.train[7].path: got `null`, need a path",
+        "data.on_bad_clip: got `x`, need `error` or `quarantine`",
+    ]
+    assert told("model: {path: tiny}\ndata: {train: [a, {path: a}]}") == [
+        f"data.train[1].path: got `{Path.cwd()}/a` a second time, need each file once",
+        "  hint: give it a `weight` of 2",
+    ]
+    assert told("model: {path: tiny}\ndata: {train: []}") == [
+        "data.train: got an empty list, need a path or a list of files"
     ]
 
 
 def test_what_is_missing() -> None:
     assert told("seed: 1") == [
         "model.path: got nothing, need text without space at its ends",
-        "data.train: got nothing, need a path",
+        "data.train: got nothing, need a path or a list of files",
+    ]
+
+
+def test_a_bound_for_val_rows_without_rows_to_hold_out() -> None:
+    hint = "  hint: remove `data.val_rows`; eval.num_rows asks fewer val rows"
+    assert told("model: {path: tiny}\ndata: {train: a, val: b, val_rows: 7}\n") == [
+        "data.val_rows: got `7` beside a val file, need `null`: nothing is held out of the train file",
+        hint,
+    ]
+    assert told("model: {path: tiny}\ndata: {train: a, val_fraction: 0, val_rows: 7}\n") == [
+        "data.val_rows: got `7` beside `data.val_fraction` 0, need `null`: nothing is held out of the train file",
+        hint,
     ]
 
 
@@ -287,6 +381,16 @@ def test_measuring_a_val_loss_without_val_rows() -> None:
     assert told("model: {path: tiny}\ndata: {train: a, val_fraction: 0}\ntrain: {eval_steps: 5}\n") == [
         "train.eval_steps: got `5` with `data.val_fraction` 0, need `null`: there are no val rows",
         "  hint: remove `train.eval_steps`, or hold out some clips",
+    ]
+    head = "model: {path: tiny}\ndata: {train: a, val_fraction: 0}\n"
+    assert told(f"{head}train: {{eval_answers: 2, early_stop_evals: 3}}\nexport: {{checkpoint: best}}\n") == [
+        "train.eval_answers: got `2` with `data.val_fraction` 0, need `null`: there are no val rows",
+        "  hint: remove `train.eval_answers`, or hold out some clips",
+        "train.early_stop_evals: got `3` with `data.val_fraction` 0, need `null`: there are no val rows",
+        "  hint: remove `train.early_stop_evals`, or hold out some clips",
+        "export.checkpoint: got `best` with `data.val_fraction` 0, need `last` or a step: there are no val rows to tell which "
+        "is best",
+        "  hint: hold out some clips",
     ]
 
 

@@ -65,6 +65,15 @@ def test_a_clip_is_shown_and_asked_about(server, tiny, tmp_path):
             "return [...document.querySelectorAll('#frames button')].map((each) => each.className === 'lit')"
         )
         assert lit == [round(each, 2) == second for each in seconds]
+        for control in ("#theme", "#language"):  # neither takes away what is shown
+            browser.click(control)
+            assert lit == browser.run(
+                "return [...document.querySelectorAll('#frames button')].map((each) => each.className === 'lit')"
+            )
+        assert browser.run("return document.querySelector('#frames img').alt").startswith("第 0 秒")
+        browser.click("#language")
+        browser.press("/")
+        assert browser.run("return document.activeElement.id") == "query"
         # one of the two models alone; what was asked is text, whatever it looks like
         browser.click("#choices input[value=tuned]")
         browser.type("#query", HOSTILE)
@@ -87,7 +96,7 @@ def test_what_is_copied_says_the_same(server, tiny, tmp_path):
         shutil.copy2(CLIP, clip)
         browser.type("#file", str(clip))
         browser.wait("document.querySelectorAll('#frames button').length")
-        query = """What $HOME `shape` is "it"? \\n 在哪？"""
+        query = """What $HOME `shape` is "it"? null \\n 在哪？"""
         browser.run("document.getElementById('query').value = arguments[0]", query)
         browser.click("#copy")
         curl, python = browser.text("#as-curl"), browser.text("#as-python")
@@ -117,12 +126,63 @@ def test_on_a_phone_in_chinese_and_what_goes_wrong(server, tmp_path):
         browser.wait("document.getElementById('status').textContent.includes('the clip: got')")
         assert browser.run("return document.getElementById('send').disabled")
         assert browser.run("return document.documentElement.scrollWidth - innerWidth") <= 0
-        browser.type("#file", str(CLIP))
+        browser.drop("main", CLIP)
         browser.wait("document.querySelectorAll('#frames button').length")
         assert browser.text("#status") == ""
         browser.open(f"{server.url}/")  # what was chosen is kept
         browser.wait("document.getElementById('models').textContent")
         assert browser.text("#send") == "Ask"
+
+
+CAMERA = ("--use-fake-device-for-media-stream",)
+FREE = "!document.getElementById('camera').srcObject && !document.getElementById('record').hidden"
+
+
+@needs_driver
+def test_a_clip_is_recorded_with_the_camera(server, tmp_path):
+    with browsing(tmp_path / "profile", more=CAMERA) as browser:
+        browser.open(f"{server.url}/")
+        browser.wait("document.getElementById('models').textContent")
+        browser.permit(server.url, "camera", setting="denied")
+        browser.click("#record")
+        browser.wait("document.getElementById('status').textContent.includes('does not let')")
+        assert browser.run(f"return {FREE}")
+        browser.permit(server.url, "camera", setting="granted")
+        # what is discarded leaves what was there
+        browser.type("#file", str(CLIP))
+        browser.wait("document.querySelectorAll('#frames button').length")
+        browser.click("#record")
+        browser.wait("document.activeElement.id === 'record-stop'")
+        browser.press("escape")
+        browser.wait(FREE)
+        assert browser.text("#status") == ""
+        assert browser.text("#name") == CLIP.name
+        assert browser.run("return document.getElementById('save').hidden")
+        # a clip that is chosen meanwhile wins
+        browser.click("#record")
+        browser.wait("document.activeElement.id === 'record-stop'")
+        browser.drop("main", CLIP)
+        browser.wait(FREE)
+        browser.wait("document.querySelectorAll('#frames button').length")
+        assert browser.text("#name") == CLIP.name
+        browser.click("#record")
+        browser.wait("document.getElementById('camera').currentTime > 1.5")
+        assert browser.text("#recorded").endswith(" s / 60 s")
+        browser.press("enter")  # on `Stop and use it`
+        browser.wait("document.getElementById('name').textContent.startsWith('recording-')")
+        browser.wait("document.querySelectorAll('#frames button').length")
+        assert browser.run(f"return {FREE}")
+        assert browser.run("return document.getElementById('save').download") == browser.text("#name")
+        seconds = [float(text.removesuffix(" s")) for text in browser.texts("#frames button")]
+        assert seconds[0] == 0  # how many more there are, the machine decides: a busy one drops pictures of the camera
+        assert seconds == sorted(set(seconds))
+        browser.click("#frames button:last-child")
+        assert abs(browser.run("return document.getElementById('player').currentTime") - seconds[-1]) < 0.01
+        browser.type("#query", ASKED[1])
+        browser.click("#send")
+        assert browser.wait(IDLE) == 1
+        assert browser.texts(".failed") == []
+        assert browser.complaints() == []
 
 
 @needs_driver

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import queue
 import socket
 import threading
 import time
@@ -10,18 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
-import pytest
 import uvicorn
 from safetensors.torch import load_file, save_file
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from cvft.predict.infer import make_question
-from cvft.predict.open import open_trained
 from cvft.serve.body import NUM_HELD, Bodies
-from cvft.serve.engine import Asked, Engine
 from cvft.serve.errors import ApiError
-from cvft.serve.metrics import Metrics
 from cvft.serve.protocol import PatientProtocol
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 from tests.project import HANG_S
@@ -116,32 +110,6 @@ def test_all_bodies_together_have_their_limit():
             time.sleep(0.01)
         assert httpx.post(f"http://127.0.0.1:{port}/", content=b"a" * 5).json() == {"size": 5}
         assert httpx.post(f"http://127.0.0.1:{port}/", content=b"a" * 1001).status_code == 413
-
-
-def test_a_model_that_fails_costs_the_requests_that_it_had(caplog):
-    ready: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-    row = make_question(None, "Say yes.")
-    predictor = open_trained("tiny")
-    metrics = Metrics()
-    engine = Engine(lambda: {"tiny": predictor}, batch_rows=2, prefix_bytes=0, metrics=metrics, on_ready=ready.put)
-
-    async def ask() -> list[object]:
-        asked = Asked("tiny", predictor.prepare(row, max_new_tokens=3))
-        engine.put(asked)
-        return [event async for event in asked.listen()]
-
-    engine.start()
-    assert ready.get() is None
-    said = asyncio.run(ask())
-    head = predictor.model.lm_head
-    predictor.model.lm_head = None
-    with pytest.raises(TypeError):
-        asyncio.run(ask())
-    predictor.model.lm_head = head
-    assert asyncio.run(ask()) == said
-    assert "a batch of 1 requests could not be answered" in caplog.text
-    engine.close()
-    predictor.close()
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path):

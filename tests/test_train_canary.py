@@ -29,6 +29,7 @@ from swift.trainers import Seq2SeqTrainer
 from swift.trainers.mixin import DataLoaderMixin, SwiftMixin
 from swift.trainers.trainer_factory import TrainerFactory
 from transformers import set_seed
+from transformers.integrations import TensorBoardCallback
 from transformers.modeling_outputs import CausalLMOutput
 
 from cvft.data.groups import RowShape
@@ -43,7 +44,7 @@ from cvft.plan.machine import Machine
 from cvft.plan.plan import compile_plan
 from cvft.recipe import LoadedRecipe, recipe_from_dict
 from cvft.train.seeds import derive_seed
-from cvft.train.swift_plugin import CvftCallback, FamilyLoader, FamilyTemplate, RowFileLoader
+from cvft.train.swift_plugin import CvftCallback, CvftTensorBoard, FamilyLoader, FamilyTemplate, RowFileLoader
 from cvft.train.trainer import CvftTrainer
 from cvft.train.watch import DEEPSPEED_OVERFLOW
 from tests.tiny import TINY
@@ -79,8 +80,15 @@ HOOKS: dict[type, dict[str, tuple[type, list[str]]]] = {
     CvftCallback: {
         "on_train_begin": (transformers.TrainerCallback, EVENT),
         "on_step_end": (transformers.TrainerCallback, EVENT),
+        "on_evaluate": (transformers.TrainerCallback, EVENT),
         "on_train_end": (transformers.TrainerCallback, EVENT),
         "on_log": (transformers.TrainerCallback, EVENT),
+    },
+    CvftTensorBoard: {
+        "on_train_begin": (TensorBoardCallback, EVENT),
+        "on_evaluate": (transformers.TrainerCallback, EVENT),
+        "on_train_end": (TensorBoardCallback, EVENT),
+        "on_log": (TensorBoardCallback, ["self", "args", "state", "control", "logs", "kwargs"]),
     },
 }
 """Everything of theirs that our classes override, where it is defined, and the names of its parameters."""
@@ -120,6 +128,18 @@ def test_all_that_we_override_is_watched(ours):
     theirs = {name for base in ours.__mro__[1:-1] for name in vars(base)}
     overridden = {name for name in vars(ours) if name in theirs and not name.startswith(("__", "_abc_"))}
     assert overridden == set(HOOKS[ours])
+
+
+def test_a_measurement_comes_before_a_checkpoint_and_both_before_the_end_that_it_asks_for():
+    source = inspect.getsource(HfTrainer._maybe_log_save_evaluate)
+    assert (
+        source.index("self._evaluate(")
+        < source.index("if self.control.should_save:")
+        < source.index("_save_checkpoint(")
+    )
+    loop = inspect.getsource(HfTrainer)
+    asked = "if self.control.should_epoch_stop or self.control.should_training_stop:"
+    assert loop.index("self._maybe_log_save_evaluate(") < loop.index(asked)
 
 
 def test_what_the_seam_calls_and_sets_exists():

@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cvft.processes import LAUNCHER_VARIABLE
 from cvft.recipe import load_recipe
 from cvft.recipe.fingerprint import SAME_BITS
 from cvft.train.checkpoints import ASIDE, find_checkpoints
-from cvft.train.stop import LAUNCHER_VARIABLE
 from tests.project import cvft, cvft_ok, make_project
 
 NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "5"))
@@ -132,11 +132,28 @@ def straight_on_two_ranks(recipe) -> dict[str, torch.Tensor]:
     return adapter_of(recipe, "straight2")
 
 
+PROBES = [str(Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "general.jsonl")]
+
 CHANGED = {
-    "data": {"check_workers": 1},
-    "export": {"merge": True, "dtype": "bf16", "verify_rows": 2},
-    "eval": {"batch_rows": 3, "max_new_tokens": 5, "compare_base": False, "compare_blind": False, "num_rows": 1},
-    "train": {"logging_steps": 3, "keep_checkpoints": 4, "num_workers": 0, "max_skipped_steps": 3},
+    "data": {"check_workers": 1, "allow_hosts": ["clips.lan"], "max_download_mib": 5, "download_timeout_s": 9.5},
+    "export": {"checkpoint": 24, "merge": True, "dtype": "bf16", "verify_rows": 2},
+    "eval": {
+        "batch_rows": 3,
+        "max_new_tokens": 5,
+        "compare_base": False,
+        "compare_blind": False,
+        "num_rows": 1,
+        "probes": PROBES,
+    },
+    "train": {
+        "logging_steps": 3,
+        "keep_checkpoints": 4,
+        "num_workers": 0,
+        "max_skipped_steps": 3,
+        "eval_answers": 2,
+        "select_by": "eval_token_f1",
+        "report_to": [],
+    },
     "video": {"cache_features": "off"},
 }
 """Another value for every setting that may change when a training continues and that leaves every bit of it."""

@@ -24,6 +24,7 @@ from tests.tiny import TINY, tiny_processor
 SHAPES = Path(__file__).parent.parent / "datasets" / "tiny_shapes"
 GLOBAL_BATCH = 4
 TRAIN = {"max_steps": None, "epochs": 5, "global_batch_rows": GLOBAL_BATCH, "micro_batch_rows": 1, "save_steps": 10}
+TRAIN |= {"eval_answers": 3}
 TOLERANCE = 1e-5
 
 
@@ -76,6 +77,10 @@ def assert_same_training(recipe: Path, name: str, other: str, *, tolerance: floa
         first, second = logged(recipe, name, key), logged(recipe, other, key)
         assert len(first) == len(second) > 0
         assert max(abs(a - b) for a, b in zip(first, second, strict=True)) <= tolerance, key
+    # ranks share the val rows out that are answered
+    first, second = ((run_folder(recipe, each) / "train" / "answers.jsonl").read_text() for each in (name, other))
+    assert first == second
+    assert len(first.splitlines()) == 10 * 3
     first, second = adapter_of(recipe, name), adapter_of(recipe, other)
     assert first.keys() == second.keys()
     assert max(float((first[key] - second[key]).abs().max()) for key in first) <= tolerance

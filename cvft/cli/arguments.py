@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cvft.errors import Problem, quote
+
 FORMATS = ("auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet")
 """Values of `data.format`, named here so that help needs nothing but the standard library."""
 
@@ -25,6 +27,23 @@ def add_format(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=FORMATS, default="auto", help="how the rows are written (default: auto, found by the rows)"
     )
+
+
+def add_num_gpus(parser: argparse.ArgumentParser) -> None:
+    """Takes how many processes answer rows."""
+    parser.add_argument(
+        "--num-gpus",
+        metavar="N",
+        type=int,
+        help="answer on N GPUs, a model on each; without a GPU, in N processes (default: one process)",
+    )
+
+
+def check_num_gpus(options: argparse.Namespace) -> list[Problem]:
+    """Returns a problem for what no machine could carry out."""
+    if options.num_gpus is None or options.num_gpus >= 1:
+        return []
+    return [Problem("--num-gpus", quote(options.num_gpus), "at least 1")]
 
 
 def load(options: argparse.Namespace) -> LoadedRecipe:

@@ -31,7 +31,7 @@ from cvft.errors import (
     did_you_mean,
     quote,
 )
-from cvft.imports import leave_user_site
+from cvft.imports import collect_less_often, leave_user_site
 
 COMMANDS = (
     "run",
@@ -43,11 +43,13 @@ COMMANDS = (
     "features",
     "export",
     "eval",
+    "judge",
     "report",
     "compare",
     "infer",
     "chat",
     "serve",
+    "handover",
     "push",
     "models",
     "schema",
@@ -66,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     leave_user_site()
+    collect_less_often()
     with Interrupts() as interrupts:
         try:
             code = _run(args)

@@ -10,6 +10,7 @@ from cvft.clips.build import TowerSource, build_features, missing_clips
 from cvft.data.features.repair import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord
+from cvft.data.video.spec import content_of
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.family import load_runtime
 from cvft.plan.job import Job
@@ -37,7 +38,7 @@ def build_ahead(job: Job) -> str:
     prepared = prepare(job)  # the training reports rows that are set aside, and keeps their list
     store = FeatureStore(job.features_root, job.feature_key)
     repair_store(store, reads_all=True)
-    records = {path: ClipRecord(facts.sha256, facts.view) for path, facts in prepared.clips.items()}
+    records = {clip: ClipRecord(facts.sha256, facts.view) for clip, facts in prepared.clips.items()}
     source = TowerSource(
         load_runtime(job.family), job.model.folder, job.preprocessing, dtype=recipe.model.dtype, device=job.ranks.device
     )
@@ -45,5 +46,5 @@ def build_ahead(job: Job) -> str:
         missing = missing_clips(store, records)
         with tqdm(total=len(missing), desc="encoding", unit="clip", file=sys.stderr, dynamic_ncols=True) as bar:
             build_features(store, missing, records=records, source=source, on_progress=bar.update)
-    num_clips = len({record.sha256 for record in records.values()})
+    num_clips = len({content_of(clip, record.sha256) for clip, record in records.items()})
     return f"{len(missing)} clips encoded, {num_clips - len(missing)} were there; {store.num_bytes()} bytes in {store.folder}"

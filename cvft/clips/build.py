@@ -1,6 +1,6 @@
 """Builds features: every clip that the store lacks is decoded, preprocessed and encoded by the frozen tower, once.
 
-path -> pixel_values (F, 3, S, S) -> tower, one clip per call -> features (F, P/4, D) -> store
+clip -> pixel_values (F, 3, S, S) -> tower, one clip per call -> features (F, P/4, D) -> store
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from cvft.clips.source import DecodedClips
 from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord
+from cvft.data.video.spec import ClipRef, content_of, file_of, files_of, hash_files
 from cvft.errors import ClipError, Problem
 from cvft.families.family import Preprocessing, Runtime
-from cvft.files import hash_file
 from cvft.weights.folder import ModelFolder
 
 
@@ -40,17 +39,18 @@ class TowerSource:
     device: str
 
 
-def missing_clips(store: FeatureStore, records: Mapping[Path, ClipRecord]) -> list[Path]:
-    """Returns one path of each clip whose features the store lacks, in the order given."""
-    by_content = {record.sha256: path for path, record in reversed(list(records.items()))}
-    return [by_content[clip] for clip in store.missing(record.sha256 for record in records.values())]
+def missing_clips(store: FeatureStore, records: Mapping[ClipRef, ClipRecord]) -> list[ClipRef]:
+    """Returns each clip whose features the store lacks, under one of its names, in the order given."""
+    contents = {clip: content_of(clip, record.sha256) for clip, record in records.items()}
+    by_content = {content: clip for clip, content in reversed(contents.items())}
+    return [by_content[content] for content in store.missing(contents.values())]
 
 
 def build_features(
     store: FeatureStore,
-    paths: Sequence[Path],
+    missing: Sequence[ClipRef],
     *,
-    records: Mapping[Path, ClipRecord],
+    records: Mapping[ClipRef, ClipRecord],
     source: TowerSource,
     on_progress: Callable[[int], object] | None = None,
     must_stop: Callable[[], bool] = lambda: False,
@@ -59,7 +59,7 @@ def build_features(
 
     Args:
         store: The store.
-        paths: Clips that it lacks.
+        missing: Clips that it lacks.
         records: What is known of each clip.
         source: What encodes them.
         on_progress: Called with 1 after each clip.
@@ -71,22 +71,23 @@ def build_features(
     Raises:
         CvftError: when a clip cannot be decoded, or is another one by now, or when the store cannot be written.
     """
-    if not paths:
+    if not missing:
         return 0
     key = store.key
     tower = source.runtime.tower(source.folder, dtype=source.dtype, device=source.device)
     clips = DecodedClips(source.runtime.encoder(source.folder, source.how), source.how.decode, cache_bytes=0)
     num_built = 0
     with contextlib.closing(clips), store.writer() as writer, torch.inference_mode():
-        for path in paths:
+        for clip in missing:
             if must_stop():
                 break
-            if hash_file(path) != records[path].sha256:
+            path, sha256 = file_of(clip), records[clip].sha256
+            if hash_files(files_of(clip)) != sha256:
                 need, hint = "the clip that was checked before training", "run the same command again"
                 raise ClipError(f"clip {path}", [Problem(str(path), "another file by now", need, hint)])
-            features = tower(clips.load(path).tensors).contiguous()
+            features = tower(clips.load(clip).tensors).contiguous()
             # NumPy has no bf16: the bytes go by another name
-            writer.add(records[path].sha256, features.shape, key.dtype, features.view(torch.uint8).numpy())
+            writer.add(content_of(clip, sha256), features.shape, key.dtype, features.view(torch.uint8).numpy())
             num_built += 1
             if on_progress is not None:
                 on_progress(1)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from cvft.clips.build import TowerSource, build_features, missing_clips
 from cvft.clips.source import CachedClips
 from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord
+from cvft.data.video.spec import ClipRef, content_of
 
 POLL_S = 0.2
 """Seconds between two looks at what the other ranks have built."""
@@ -21,7 +21,7 @@ POLL_S = 0.2
 
 def provide_features(
     store: FeatureStore,
-    records: Mapping[Path, ClipRecord],
+    records: Mapping[ClipRef, ClipRecord],
     *,
     source: TowerSource,
     rank: int,
@@ -59,7 +59,7 @@ def provide_features(
     return CachedClips(store, records)
 
 
-def share_of(records: Mapping[Path, ClipRecord], *, rank: int, num_ranks: int) -> dict[Path, ClipRecord]:
+def share_of(records: Mapping[ClipRef, ClipRecord], *, rank: int, num_ranks: int) -> dict[ClipRef, ClipRecord]:
     """Returns the clips that one rank encodes.
 
     It depends on the clips alone, not on what the store lacks: a rank that starts late finds less missing than the others did,
@@ -70,8 +70,9 @@ def share_of(records: Mapping[Path, ClipRecord], *, rank: int, num_ranks: int) -
         rank: The rank.
         num_ranks: Number of ranks.
     """
-    mine = set(sorted({record.sha256 for record in records.values()})[rank::num_ranks])
-    return {path: record for path, record in records.items() if record.sha256 in mine}
+    contents = {clip: content_of(clip, record.sha256) for clip, record in records.items()}
+    mine = set(sorted(set(contents.values()))[rank::num_ranks])
+    return {clip: record for clip, record in records.items() if contents[clip] in mine}
 
 
 class _Counter:

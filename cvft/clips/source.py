@@ -1,14 +1,13 @@
 """Where a clip's inputs come from: the decoder, or the store of features.
 
-DecodedClips   path -> frames -> the encoder's pixel values
-CachedClips    path -> sha256 -> vision_features, as the tower computed them
+DecodedClips   clip -> frames -> the encoder's pixel values
+CachedClips    clip -> what its content is told by -> vision_features, as the tower computed them
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -20,6 +19,7 @@ from cvft.data.records import ClipRecord
 from cvft.data.video.decode import Clip
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, ClipLoader, DecodeSettings
 from cvft.data.video.sample import coverage
+from cvft.data.video.spec import ClipRef, content_of, sampling_for
 from cvft.data.video.view import ClipView
 from cvft.dtypes import BY_SAFETENSORS
 from cvft.families.family import Encoder
@@ -41,12 +41,12 @@ class ClipInputs:
 
 
 class ClipSource(Protocol):
-    """Path in, inputs out."""
+    """Clip in, inputs out."""
 
-    cut: dict[Path, str]
+    cut: dict[ClipRef, str]
     """What is not shown of clips that were asked for, in a sentence each, where it is known."""
 
-    def load(self, path: Path) -> ClipInputs:
+    def load(self, clip: ClipRef) -> ClipInputs:
         """Returns one clip's inputs.
 
         Raises:
@@ -67,18 +67,18 @@ class DecodedClips:
     """
 
     def __init__(self, encoder: Encoder, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        def prepare(clip: Clip) -> ClipInputs:
+        def prepare(clip: ClipRef, decoded: Clip) -> ClipInputs:
             seen = coverage(
-                clip.frame_indices,
-                num_frames_total=clip.num_frames_total,
-                avg_fps=clip.avg_fps,
-                duration_s=clip.duration_s,
-                sampling=settings.sampling,
+                decoded.frame_indices,
+                num_frames_total=decoded.num_frames_total,
+                avg_fps=decoded.avg_fps,
+                duration_s=decoded.duration_s,
+                sampling=sampling_for(clip, settings.sampling),
             )
             cut = seen.notes[0] if seen.cut_s > 0 else ""
-            return ClipInputs(encoder.clip(clip), clip.view, cut)
+            return ClipInputs(encoder.clip(decoded), decoded.view, cut)
 
-        self.cut: dict[Path, str] = {}
+        self.cut: dict[ClipRef, str] = {}
         self._loader: ClipLoader[ClipInputs] = ClipLoader(
             settings,
             prepare=prepare,
@@ -86,11 +86,11 @@ class DecodedClips:
             cache_bytes=cache_bytes,
         )
 
-    def load(self, path: Path) -> ClipInputs:
+    def load(self, clip: ClipRef) -> ClipInputs:
         """Returns pixel values."""
-        loaded = self._loader.load(path)
+        loaded = self._loader.load(clip)
         if loaded.cut:
-            self.cut[path] = loaded.cut
+            self.cut[clip] = loaded.cut
         return loaded
 
     def close(self) -> None:
@@ -106,15 +106,16 @@ class CachedClips:
         records: What is known of each clip.
     """
 
-    def __init__(self, store: FeatureStore, records: Mapping[Path, ClipRecord]) -> None:
-        self.cut: dict[Path, str] = {}
+    def __init__(self, store: FeatureStore, records: Mapping[ClipRef, ClipRecord]) -> None:
+        self.cut: dict[ClipRef, str] = {}
         self._store = store
         self._records = records
 
-    def load(self, path: Path) -> ClipInputs:
+    def load(self, clip: ClipRef) -> ClipInputs:
         """Returns vision features."""
-        record = self._records[path]
-        return ClipInputs({"vision_features": to_tensor(self._store.read_checked(record.sha256))}, record.view)
+        record = self._records[clip]
+        feature = self._store.read_checked(content_of(clip, record.sha256))
+        return ClipInputs({"vision_features": to_tensor(feature)}, record.view)
 
     def close(self) -> None:
         """Nothing runs beside."""

@@ -1,6 +1,6 @@
 """The catalog of clips: what decoding has found, so that a clip is decoded once per content and setting, in whatever run.
 
-path + size + times -> sha256 -> (sampling, decoder, limits, versions) -> `ClipInfo`, in one SQLite file beside the runs
+path + size + times -> sha256 -> (stretch; sampling, decoder, limits, versions) -> `ClipInfo`, in one SQLite file beside the runs
 
 Every clip is recorded when it is done: who is killed has lost the clips under way alone. Several processes may use it at a time.
 Clips that do not decode are not kept: a limit that a busy machine ran into is no property of a clip.
@@ -30,9 +30,10 @@ from cvft import __version__
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import LOOKS_SAMPLING, SIDE_CELLS, ClipLooks
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, content_of, files_of, hash_files, stat_files
 from cvft.data.video.versions import decoder_version
 from cvft.errors import CvftError
-from cvft.files import hash_file, lock
+from cvft.files import lock
 
 LOG = logging.getLogger(__name__)
 
@@ -104,6 +105,9 @@ _FACTS: TypeAdapter[ClipInfo] = TypeAdapter(ClipInfo)
 
 T = TypeVar("T")
 
+Files = tuple[Path, ...]
+"""The files of one clip: one, or those of ready frames."""
+
 
 @dataclass(frozen=True)
 class Looks:
@@ -120,13 +124,12 @@ class Looks:
     ctime_ns: int
 
     @classmethod
-    def of(cls, path: Path) -> Self | None:
-        """Looks at a file; None where there is none to look at."""
+    def of(cls, files: Files) -> Self | None:
+        """Looks at the files of a clip; None where they are not there to be looked at."""
         try:
-            found = path.stat()
+            return cls(*stat_files(files))
         except OSError:
             return None
-        return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class ClipCatalog:
@@ -141,7 +144,7 @@ class ClipCatalog:
         self._path = folder / FILE
         self._how = describe_decoding(decode)
         self._how_looks = f"{LOOKS_SAMPLING}, {SIDE_CELLS} cells, {decode.decoder} {decoder_version(decode.decoder)}"
-        self._looks: dict[Path, Looks] = {}
+        self._looks: dict[Files, Looks] = {}
         self._db: sqlite3.Connection | None = None
         self._inode = -1
 
@@ -157,42 +160,45 @@ class ClipCatalog:
             self._db.close()
             self._db = None
 
-    def find(self, paths: Iterable[Path]) -> dict[Path, ClipInfo]:
+    def find(self, clips: Iterable[ClipRef]) -> dict[ClipRef, ClipInfo]:
         """Returns what is known of clips; those that are not known, or are other files by now, are left out.
 
         A file that looks as it did is not read. Any other is, where one of its size is known: a copy of a clip is known too.
 
         Args:
-            paths: The clips.
+            clips: The clips.
         """
+        clips = list(clips)
+        every = dict.fromkeys(map(files_of, clips))
         # before they are decoded: a clip that changes meanwhile is decoded again the next time
-        self._looks = {path: looks for path in paths if (looks := Looks.of(path)) is not None}
+        self._looks = {files: looks for files in every if (looks := Looks.of(files)) is not None}
         hashes = self._use(self._find_hashes)
-        facts = self._use(lambda db: self._find_facts(db, set(hashes.values())))
-        copies = self._hash_alike([path for path in self._looks if path not in hashes])
-        if copies:
-            facts |= self._use(lambda db: self._find_facts(db, set(copies.values())))
-            known = {path: sha256 for path, sha256 in copies.items() if sha256 in facts}
+        copies = self._hash_alike([files for files in self._looks if files not in hashes])
+        named = {clip: content_of(clip, sha256) for clip in clips if (sha256 := _hash_of(clip, hashes, copies))}
+        facts = self._use(lambda db: self._find_facts(db, set(named.values())))
+        found = {clip: facts[name] for clip, name in named.items() if name in facts}
+        known = {files: copies[files] for files in map(files_of, found) if files in copies}
+        if known:
             self._use(lambda db: self._write_files(db, known))
-            hashes |= known
-        return {path: facts[hashes[path]] for path in self._looks if hashes.get(path) in facts}
+        return found
 
-    def record(self, path: Path, info: ClipInfo) -> None:
+    def record(self, clip: ClipRef, info: ClipInfo) -> None:
         """Keeps what was found of a clip; it is on the disk when this returns, as far as a kill goes.
 
         Args:
-            path: The clip, one of those that `find` was asked for.
+            clip: The clip, one of those that `find` was asked for.
             info: What decoding found.
         """
-        if path not in self._looks:  # it was not there to be looked at
+        files = files_of(clip)
+        if files not in self._looks:  # it was not there to be looked at
             return
         facts = _FACTS.dump_json(info).decode()
 
         def write(db: sqlite3.Connection) -> None:
-            values = (info.sha256, self._how, facts, zlib.crc32(facts.encode()))
+            values = (content_of(clip, info.sha256), self._how, facts, zlib.crc32(facts.encode()))
             with db:
                 db.execute("INSERT OR REPLACE INTO clips VALUES (?, ?, ?, ?)", values)
-                self._insert_files(db, {path: info.sha256})
+                self._insert_files(db, {files: info.sha256})
 
         self._use(write)
 
@@ -222,10 +228,10 @@ class ClipCatalog:
 
         self._use(write)
 
-    def _find_hashes(self, db: sqlite3.Connection) -> dict[Path, str]:
+    def _find_hashes(self, db: sqlite3.Connection) -> dict[Files, str]:
         """Returns the hashes of files that look as they did."""
-        found: dict[Path, str] = {}
-        by_name = {str(path): path for path in self._looks}
+        found: dict[Files, str] = {}
+        by_name = {_name(files): files for files in self._looks}
         for names, marks in _parts(list(by_name)):
             for name, *looks, sha256 in db.execute(f"SELECT * FROM files WHERE path IN ({marks})", names):
                 if Looks(*looks) == self._looks[by_name[name]]:
@@ -242,25 +248,24 @@ class ClipCatalog:
                         found[sha256] = _FACTS.validate_json(facts)
         return found
 
-    def _hash_alike(self, paths: Sequence[Path]) -> dict[Path, str]:
-        """Hashes those files of which a clip with the same size is known."""
+    def _hash_alike(self, every: Sequence[Files]) -> dict[Files, str]:
+        """Hashes those files that have the size of a known one."""
 
         def find_sizes(db: sqlite3.Connection) -> set[int]:
-            question = "SELECT DISTINCT num_bytes FROM files JOIN clips USING (sha256) WHERE how = ?"
-            return {size for (size,) in db.execute(question, [self._how])}
+            return {size for (size,) in db.execute("SELECT DISTINCT num_bytes FROM files")}
 
-        sizes = self._use(find_sizes) if paths else set()
-        alike = [path for path in paths if self._looks[path].num_bytes in sizes]
+        sizes = self._use(find_sizes) if every else set()
+        alike = [files for files in every if self._looks[files].num_bytes in sizes]
         with ThreadPoolExecutor(_NUM_HASHED_AT_ONCE) as pool:
             hashes = list(pool.map(_try_hash, alike))
-        return {path: sha256 for path, sha256 in zip(alike, hashes, strict=True) if sha256}
+        return {files: sha256 for files, sha256 in zip(alike, hashes, strict=True) if sha256}
 
-    def _write_files(self, db: sqlite3.Connection, hashes: Mapping[Path, str]) -> None:
+    def _write_files(self, db: sqlite3.Connection, hashes: Mapping[Files, str]) -> None:
         with db:
             self._insert_files(db, hashes)
 
-    def _insert_files(self, db: sqlite3.Connection, hashes: Mapping[Path, str]) -> None:
-        rows = [(str(path), *vars(self._looks[path]).values(), sha256) for path, sha256 in hashes.items()]
+    def _insert_files(self, db: sqlite3.Connection, hashes: Mapping[Files, str]) -> None:
+        rows = [(_name(files), *vars(self._looks[files]).values(), sha256) for files, sha256 in hashes.items()]
         db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", rows)
 
     def _use(self, do: Callable[[sqlite3.Connection], T]) -> T:
@@ -344,9 +349,18 @@ def _is_shared(folder: Path) -> bool:
     return next((kinds[each] for each in (place, *place.parents) if each in kinds), "") in _SHARED_DISKS
 
 
-def _try_hash(path: Path) -> str:
+def _name(files: Files) -> str:
+    return "\n".join(map(str, files))
+
+
+def _hash_of(clip: ClipRef, *hashes: Mapping[Files, str]) -> str | None:
+    files = files_of(clip)
+    return next((known[files] for known in hashes if files in known), None)
+
+
+def _try_hash(files: Files) -> str:
     try:
-        return hash_file(path)
+        return hash_files(files)
     except OSError:  # whoever decodes it says what is wrong with it
         return ""
 

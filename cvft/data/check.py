@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 from cvft.data.catalog import ClipCatalog
+from cvft.data.fetch.cache import ClipCache
+from cvft.data.fetch.urls import show_url
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
+from cvft.data.video.spec import ClipRef, file_of
 from cvft.errors import NUM_SHOWN, ClipError, CvftError, DataError, Problem
 from cvft.files import write_whole
 from cvft.jsonl import to_jsonl
@@ -53,12 +56,12 @@ class ClipCheck(NamedTuple):
     Args:
         rows: The rows to use, in the order given; text-only rows are among them.
         quarantined: The rows set aside, in the order given.
-        facts: Clip path -> what is known of it, for each clip of `rows`.
+        facts: Clip -> what is known of it, for each clip of `rows`.
     """
 
     rows: list[Row]
     quarantined: list[Quarantined]
-    facts: Mapping[Path, ClipInfo]
+    facts: Mapping[ClipRef, ClipInfo]
 
 
 class Inspected(NamedTuple):
@@ -69,7 +72,7 @@ class Inspected(NamedTuple):
         num_decoded: Clips among them that were decoded now; the others were known.
     """
 
-    found: Mapping[Path, ClipInfo | ClipError]
+    found: Mapping[ClipRef, ClipInfo | ClipError]
     num_decoded: int
 
 
@@ -83,9 +86,10 @@ def check_clips(
     memory_limit_gib: float = 4.0,
     num_workers: int | None = None,
     catalog: ClipCatalog | None = None,
+    cache: ClipCache | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ClipCheck:
-    """Decodes each distinct clip once, in decode processes, with the rule that training will use.
+    """Decodes each distinct clip once, in decode processes, with the rule that training will use; fetches those of URLs before.
 
     Args:
         rows: Rows as `read_rows` returns them.
@@ -96,6 +100,7 @@ def check_clips(
         memory_limit_gib: See `DecodeProcess`; for each of them.
         num_workers: Decode processes at the same time; without it, as many as there are CPUs for, up to `MAX_PROCESSES`.
         catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
+        cache: Fetches clips of URLs; without it, those that are not there are bad.
         on_progress: Called with the number of clips done and of all clips, after each.
 
     Returns:
@@ -106,13 +111,14 @@ def check_clips(
             row is left, or the decoder is not installed.
         RunError: The decode process cannot be started at all.
     """
-    rows_of: dict[Path, list[Row]] = defaultdict(list)
+    rows_of: dict[ClipRef, list[Row]] = defaultdict(list)
     for row in rows:
         if row.video is not None:
             rows_of[row.video].append(row)
 
-    found, _ = inspect_clips(
-        list(rows_of),
+    refused = {} if cache is None else fetch_clips(rows, cache)
+    inspected, _ = inspect_clips(
+        [clip for clip in rows_of if file_of(clip) not in refused],
         sampling=sampling,
         decoder=decoder,
         timeout_s=timeout_s,
@@ -121,6 +127,9 @@ def check_clips(
         catalog=catalog,
         on_progress=on_progress,
     )
+    found: dict[ClipRef, ClipInfo | ClipError] = {
+        clip: refused.get(file_of(clip)) or inspected[clip] for clip in rows_of
+    }
     bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
     facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
     problems = [report_clip(error, rows_of[path]) for path, error in bad.items()]
@@ -133,8 +142,24 @@ def check_clips(
     return ClipCheck(good_rows, quarantined, facts)
 
 
+def fetch_clips(rows: Sequence[Row], cache: ClipCache) -> Mapping[Path, ClipError]:
+    """Fetches the clips that rows name by URL and that are not there yet.
+
+    Args:
+        rows: The rows.
+        cache: Fetches them.
+
+    Returns:
+        File of a clip -> why it could not be fetched, for those.
+
+    Raises:
+        RunError: The cache cannot be written.
+    """
+    return cache.fetch({file_of(row.video): row.url for row in rows if row.video is not None and row.url is not None})
+
+
 def inspect_clips(
-    paths: Sequence[Path],
+    clips: Sequence[ClipRef],
     *,
     sampling: Sampling,
     decoder: str = "pyav",
@@ -147,7 +172,7 @@ def inspect_clips(
     """Decodes clips once each, in decode processes, and says of each what is known or why it does not decode.
 
     Args:
-        paths: The clips, each once.
+        clips: The clips, each once.
         sampling: The rule.
         decoder: `pyav` or `decord`.
         timeout_s: See `DecodeProcess`.
@@ -166,35 +191,35 @@ def inspect_clips(
     if decoder == "decord" and importlib.util.find_spec("decord") is None:  # said once, not once per clip
         problem = Problem("decoder `decord`", "no such package", "the decord package", "pip install decord")
         raise DataError("the check of clips", [problem])
-    found: dict[Path, ClipInfo | ClipError] = {} if catalog is None else {**catalog.find(paths)}
-    unknown = [path for path in paths if path not in found]
+    found: dict[ClipRef, ClipInfo | ClipError] = {} if catalog is None else {**catalog.find(clips)}
+    unknown = [clip for clip in clips if clip not in found]
     decode = DecodeSettings(sampling, decoder, timeout_s, memory_limit_gib)
-    for path, outcome in ask_processes(
+    for clip, outcome in ask_processes(
         unknown,
-        lambda process, path: process.inspect(path, sampling=sampling, decoder=decoder),
+        lambda process, clip: process.inspect(clip, sampling=sampling, decoder=decoder),
         decode=decode,
         num_workers=num_workers,
     ):
-        found[path] = outcome
+        found[clip] = outcome
         if catalog is not None and isinstance(outcome, ClipInfo):
-            catalog.record(path, outcome)
+            catalog.record(clip, outcome)
         if on_progress is not None:
-            on_progress(len(found), len(paths))
-    return Inspected({path: found[path] for path in paths}, len(unknown))
+            on_progress(len(found), len(clips))
+    return Inspected({clip: found[clip] for clip in clips}, len(unknown))
 
 
 def look_at_clips(
-    clips: Mapping[Path, str],
+    clips: Mapping[ClipRef, str],
     *,
     decode: DecodeSettings,
     num_workers: int | None = None,
     catalog: ClipCatalog | None = None,
     on_progress: Callable[[int, int], None] | None = None,
-) -> dict[Path, ClipLooks]:
+) -> dict[ClipRef, ClipLooks]:
     """Finds out what clips look like, those of one content once.
 
     Args:
-        clips: Clip -> hash of its bytes; clips that decode.
+        clips: Clip -> what tells its content from others, such as the hash of its bytes; clips that decode.
         decode: How they are decoded; the sampling rule is that of looks.
         num_workers: See `check_clips`.
         catalog: See `check_clips`.
@@ -223,16 +248,16 @@ def look_at_clips(
 
 
 def ask_processes(
-    paths: Sequence[Path],
-    ask: Callable[[DecodeProcess, Path], T],
+    clips: Sequence[ClipRef],
+    ask: Callable[[DecodeProcess, ClipRef], T],
     *,
     decode: DecodeSettings,
     num_workers: int | None,
-) -> Iterator[tuple[Path, T | ClipError]]:
+) -> Iterator[tuple[ClipRef, T | ClipError]]:
     """Asks decode processes about clips, several at the same time.
 
     Args:
-        paths: The clips, each once.
+        clips: The clips, each once.
         ask: Asks one process about one clip.
         decode: Limits of the processes.
         num_workers: See `check_clips`.
@@ -240,15 +265,15 @@ def ask_processes(
     Yields:
         Each clip with what was answered, or why it does not decode, as they are done.
     """
-    num_workers = min(num_workers or count_processes(), len(paths)) or 1
+    num_workers = min(num_workers or count_processes(), len(clips)) or 1
     processes: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
     for _ in range(num_workers):
         processes.put(decode.make_process())
 
-    def answer(path: Path) -> T | ClipError:
+    def answer(clip: ClipRef) -> T | ClipError:
         process = processes.get()
         try:
-            return ask(process, path)
+            return ask(process, clip)
         except ClipError as error:
             return error
         finally:
@@ -256,7 +281,7 @@ def ask_processes(
 
     pool = ThreadPoolExecutor(max_workers=num_workers)
     try:
-        asked = {pool.submit(answer, path): path for path in paths}
+        asked = {pool.submit(answer, clip): clip for clip in clips}
         for done in as_completed(asked):
             yield asked.pop(done), done.result()
     finally:
@@ -284,7 +309,11 @@ def report_clip(error: ClipError, rows: Sequence[Row]) -> Problem:
         rows: At least one row.
     """
     problem = error.problems[0]
-    return Problem(f"{name_rows(rows)}: {problem.where}", problem.got, problem.need, problem.hint)
+    hint = problem.hint
+    if rows[0].url is not None and rows[0].video is not None and file_of(rows[0].video).is_file():
+        again = f"remove {file_of(rows[0].video)} to fetch it again from {show_url(rows[0].url)}"
+        hint = f"{hint}; {again}" if hint else again
+    return Problem(f"{name_rows(rows)}: {problem.where}", problem.got, problem.need, hint)
 
 
 def name_rows(rows: Sequence[Row]) -> str:

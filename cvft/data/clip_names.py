@@ -1,6 +1,7 @@
 r"""Finds the file that the name of a clip means: in rows, on the command line, in Python.
 
 name -> `file://` and `~` written out -> the file, absolute, with links resolved
+URL -> where its clip lies in the cache once it is fetched
 
 A name in another Unicode form of the same letters (NFC, NFD) is the same name. Any other difference is told and never overlooked:
 letter case, `\\` for `/`, `%20` for a blank, a path of another machine. Looking for near names costs one listing per folder.
@@ -11,7 +12,6 @@ from __future__ import annotations
 import bisect
 import os
 import re
-import shlex
 import stat
 import unicodedata
 from collections import defaultdict
@@ -20,6 +20,8 @@ from functools import cached_property
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
+from cvft.data.fetch.cache import place_of
+from cvft.data.fetch.urls import is_url, parse_url, show_url
 from cvft.errors import NUM_SHOWN, ValueProblem, did_you_mean, quote, visible
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -40,16 +42,21 @@ class ClipNames:
 
     Args:
         root: Folder that relative names start from.
+        url_cache: Folder that clips named by URL are fetched to; without one they are refused.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, url_cache: Path | None = None) -> None:
+        self.urls: dict[Path, str] = {}
+        """Place -> URL, for the clips that were found by one."""
         self._root = root.absolute()
+        self._url_cache = None if url_cache is None else url_cache.absolute()
         self._found: dict[str, Path | ValueProblem] = {}
+        self._frames: dict[str, list[Path]] = {}
         self._folders: dict[Path, Folder] = {}
         self._num_compared = 0
 
     def find(self, name: str) -> Path:
-        """Returns the file that a name means, absolute with links resolved.
+        """Returns the file that a name means, absolute with links resolved. That of a URL need not be there yet.
 
         Raises:
             ValueProblem: when it means no file that can be a clip, with what is like it.
@@ -64,7 +71,27 @@ class ClipNames:
             raise found
         return found
 
+    def frames_in(self, name: str) -> list[Path]:
+        """Returns the pictures in a folder, in the order of the numbers in their names.
+
+        Raises:
+            ValueProblem: when it is no folder, or has no pictures.
+        """
+        if name not in self._frames:
+            path = self._root / _expand(name)
+            listed = [each for each in Folder(path).names if each.lower().endswith(PICTURES)]
+            if not listed:
+                need = "a folder of pictures, or a list of them: each has its second in `seconds`"
+                raise ValueProblem(_quote_path(name), need)
+            self._frames[name] = [self.find(str(path / each)) for each in sorted(listed, key=_by_number)]
+        return self._frames[name]
+
     def _find(self, name: str) -> Path:
+        if self._url_cache is not None and is_url(name):
+            url = parse_url(name)
+            place = place_of(self._url_cache, url)
+            self.urls[place] = url.text
+            return place
         path = self._root / name
         alike = None
         try:
@@ -183,16 +210,21 @@ _START = "relative paths start from the folder of the data file, or from the vid
 
 
 def hint_frames(first: str) -> str:
-    """Says how a clip is made of the frames of a folder.
+    """Says how a row names ready frames.
 
     Args:
         first: Name of one of them.
     """
-    pattern = os.path.join(os.path.dirname(first), f"*{os.path.splitext(first)[1]}")
-    command = f"ffmpeg -framerate N -pattern_type glob -i {shlex.quote(visible(pattern))} -pix_fmt yuv444p clip.mp4"
     return (
-        f"make a clip of them with the rate N per second at which they were taken, and name it in `videos`: `{command}`"
+        "name them in one list, or their folder, and say when each was taken: "
+        f'`"videos": [["{visible(first)}", ...]], "seconds": [0, 0.5, ...]`'
     )
+
+
+def _by_number(name: str) -> list[tuple[int, int, str]]:
+    """Returns what names are sorted by: text as it stands, numbers by their value."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part), part) if number % 2 else (1, 0, part) for number, part in enumerate(parts)]
 
 
 class Folder:
@@ -254,14 +286,18 @@ def _expand(name: str) -> str:
     if url is None:
         return name
     if url["scheme"].lower() != "file":
-        hint = "download the clip and give its path; URLs are not supported yet"
-        raise ValueProblem(f"the URL {_quote_path(name)}", "the path of a local file", hint)
+        hint = "download the clip and give its path" + (
+            "" if is_url(name) else "; only `http://` and `https://` are fetched"
+        )
+        raise ValueProblem(f"the URL {_quote_path(show_url(name))}", "the path of a local file", hint)
     host, slash, path = (
         name[len("file://") :].partition("/") if url["slashes"] == "//" else ("", "/", name[url.end() :])
     )
     if host not in ("", "localhost"):
         hint = f"for a file of this machine write {_quote_path(unquote(host + slash + path))}, or `file:///` and the whole path"
-        raise ValueProblem(f"the URL {_quote_path(name)}, of a machine {quote(host)}", "the path of a local file", hint)
+        raise ValueProblem(
+            f"the URL {_quote_path(show_url(name))}, of a machine {quote(host)}", "the path of a local file", hint
+        )
     path = path if _WINDOWS.match(path) else f"/{path}"
     return path if os.path.lexists(path) else unquote(path)
 

@@ -1,6 +1,7 @@
 """Which rows train together: the rows of an epoch in shuffled steps, those of one clip side by side.
 
-rows with their clips -> chunks of rows that share a clip -> shuffled -> steps of a fixed number of rows, as groups
+rows of each file x its weight -> rows of an epoch -> chunks of rows that share a clip -> shuffled -> steps of a fixed number of
+rows, as groups
 
 A pure function of shapes and seed, so that a plan counts exactly what a run will do.
 """
@@ -14,6 +15,26 @@ from dataclasses import dataclass
 
 Group = tuple[int, ...]
 """Numbers of rows that share a clip and train as one sequence; or of one row."""
+
+
+@dataclass(frozen=True)
+class FileShare:
+    """How often the rows of one file come.
+
+    Args:
+        num_rows: Its rows, which follow those of the file before.
+        weight: How often each of them comes in an epoch, more than 0.
+        name: Its name, for people.
+    """
+
+    num_rows: int
+    weight: float = 1.0
+    name: str = ""
+
+    @property
+    def num_per_epoch(self) -> int:
+        """Rows of it in an epoch: the weighted number, rounded."""
+        return round(self.weight * self.num_rows)
 
 
 @dataclass(frozen=True)
@@ -78,10 +99,54 @@ def encodes_a_clip_again(shapes: Sequence[RowShape], *, max_rows_per_group: int)
     return any(num_apart[clip] + num_together[clip] / max_rows_per_group > 1 for clip in {*num_apart, *num_together})
 
 
+def count_rows(num_rows: int, mix: Sequence[FileShare]) -> int:
+    """Returns how many rows an epoch has.
+
+    Args:
+        num_rows: All rows.
+        mix: How often those of each file come; empty where each row comes once.
+    """
+    return sum(share.num_per_epoch for share in mix) if mix else num_rows
+
+
+def rows_of_epoch(num_rows: int, mix: Sequence[FileShare], *, seed: int | None, epoch: int) -> list[int]:
+    """Returns the rows of an epoch by their numbers, in the order of their files.
+
+    A file with weight 2.3 gives each of its rows twice, and of each epoch three of ten a third time: they are taken one after
+    the other from an order that the seed decides, so that over epochs no row comes more than once more often than another.
+
+    Args:
+        num_rows: All rows.
+        mix: How often those of each file come; empty where each row comes once.
+        seed: Decides which rows come once more.
+        epoch: Which pass over the rows it is.
+    """
+    if not mix:
+        return list(range(num_rows))
+    rows: list[int] = []
+    first = 0
+    for number, share in enumerate(mix):
+        own = list(range(first, first + share.num_rows))
+        first += share.num_rows
+        if not own:
+            continue
+        num_whole, num_more = divmod(share.num_per_epoch, len(own))
+        rows += own * num_whole
+        random.Random(f"file {seed} {number}").shuffle(own)
+        rows += sorted(own[(epoch * num_more + index) % len(own)] for index in range(num_more))
+    return rows
+
+
 def make_steps(
-    shapes: Sequence[RowShape], *, global_batch_rows: int, max_rows_per_group: int, seed: int | None, epoch: int = 0
+    shapes: Sequence[RowShape],
+    *,
+    global_batch_rows: int,
+    max_rows_per_group: int,
+    seed: int | None,
+    epoch: int = 0,
+    mix: Sequence[FileShare] = (),
 ) -> Iterator[list[Group]]:
-    """Makes the steps of an epoch, in which each row comes exactly once.
+    """Makes the steps of an epoch, in which each row comes exactly once, or as often as the weight of its file says.
 
     The rows of a clip are cut at random into chunks, the chunks are shuffled, and every `global_batch_rows` rows in that
     order are a step; a chunk at the edge of two steps is cut there. The last step may hold fewer rows.
@@ -92,11 +157,12 @@ def make_steps(
         max_rows_per_group: Most rows of a group; 1 shuffles single rows.
         seed: Seed of the order, drawn anew in each epoch; None keeps the order of the rows as far as groups allow.
         epoch: Which pass over the rows it is.
+        mix: How often rows come; see `rows_of_epoch`.
 
     Yields:
         The groups of each step.
     """
-    order = list(range(len(shapes)))
+    order = rows_of_epoch(len(shapes), mix, seed=seed, epoch=epoch)
     chance = random.Random(f"rows {seed} {epoch}")
     if seed is not None:
         chance.shuffle(order)
@@ -134,11 +200,17 @@ def _chunks(order: Sequence[int], shapes: Sequence[RowShape], max_rows: int) -> 
     return chunks
 
 
-def clips_per_step(shapes: Sequence[RowShape], *, global_batch_rows: int, max_rows_per_group: int, seed: int) -> float:
+def clips_per_step(
+    shapes: Sequence[RowShape],
+    *,
+    global_batch_rows: int,
+    max_rows_per_group: int,
+    seed: int,
+    mix: Sequence[FileShare] = (),
+) -> float:
     """Returns how many clips a step sees on average: the diversity that grouping costs a batch."""
-    steps = list(
-        make_steps(shapes, global_batch_rows=global_batch_rows, max_rows_per_group=max_rows_per_group, seed=seed)
-    )
+    limits = {"global_batch_rows": global_batch_rows, "max_rows_per_group": max_rows_per_group}
+    steps = list(make_steps(shapes, **limits, seed=seed, mix=mix))
     counts = []
     for step in steps:
         rows = [row for group in step for row in group]

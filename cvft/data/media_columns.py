@@ -11,11 +11,11 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cvft.data.clip_names import PICTURES, ClipNames, hint_frames
+from cvft.data.clip_names import PICTURES, hint_frames
 from cvft.errors import ValueProblem, quote, visible
 
 OTHER_MEDIA = ("images", "audios")
@@ -42,19 +42,23 @@ _PATH_KEYS = (
 )
 """Where an object such as `{"type": "video", "video": "a.mp4"}` holds the name of its file."""
 
-_TIME_KEYS = ("start", "end", "begin", "start_time", "end_time", "video_start", "video_end", "start_s", "end_s")
-"""Where it says which part of the clip is meant."""
+COLUMN_OF_KEY = {
+    **dict.fromkeys(("start", "video_start", "start_time", "start_s", "begin"), "start"),
+    **dict.fromkeys(("end", "video_end", "end_time", "end_s"), "end"),
+    **{name: name for name in ("seconds", "max_frames", "fps")},
+}
+"""Where it says what of the clip is meant, as Qwen's makers and others write it -> the column of the row that does."""
 
 _NEED = "a list with at most one path"
 _BLANK = "name the clip; only a row that needs none has `[]`"
 
 
-def read_video(videos: Any, names: ClipNames) -> Path | None:
-    """Returns the clip of a row.
+def read_video(videos: Any, find: Callable[[str], Path]) -> Path | None:
+    """Returns the file of a row's clip.
 
     Args:
         videos: The row's `videos`.
-        names: Finds the file.
+        find: Finds the file that a name means.
 
     Returns:
         The file, or None for a row of text only.
@@ -66,8 +70,8 @@ def read_video(videos: Any, names: ClipNames) -> Path | None:
         return None
     paths = list(_paths_in(videos))
     if isinstance(videos, list) and videos == paths and len(paths) == 1:
-        return names.find(paths[0])
-    if len(paths) > 1 and all(_is_picture(path) for path in paths):
+        return find(paths[0])
+    if len(paths) > 1 and all(is_picture(path) for path in paths):
         raise ValueProblem(f"{len(paths)} pictures", _NEED, hint_frames(paths[0]))
     if len(paths) > 1:
         raise ValueProblem(f"{len(paths)} clips", _NEED, _hint_join(paths))
@@ -137,9 +141,12 @@ def _paths_in(value: Any) -> Iterator[str]:
 
 
 def _hint_one(videos: Any, path: str) -> str:
-    if any(key in part for part in _objects_in(videos) for key in _TIME_KEYS):
-        return f"cut the part out with `ffmpeg -ss START -to END -i {_word(path)} part.mp4` and name it in `videos`"
-    return f"write `{visible(json.dumps({'videos': [path]}, ensure_ascii=False)[1:-1])}`"
+    columns: dict[str, Any] = {"videos": [path]}
+    for part in _objects_in(videos):
+        for key, column in COLUMN_OF_KEY.items():
+            if key in part:
+                columns[column] = part[key]
+    return f"write `{visible(json.dumps(columns, ensure_ascii=False)[1:-1])}`"
 
 
 def _objects_in(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -161,10 +168,10 @@ def _hint_join(paths: list[str]) -> str:
 
 
 def _hint_pictures(paths: list[str]) -> str:
-    if len(paths) == 1 and _is_picture(paths[0]):
+    if len(paths) == 1 and is_picture(paths[0]):
         command = f"ffmpeg -loop 1 -i {_word(paths[0])} -t 1 -r 1 -pix_fmt yuv444p clip.mp4"
         return f"make a clip of it and name it in `videos`: `{command}`"
-    return hint_frames(next(filter(_is_picture, paths), "frames/0001.jpg"))
+    return hint_frames(next(filter(is_picture, paths), "frames/0001.jpg"))
 
 
 def _count(paths: list[str]) -> str:
@@ -176,5 +183,6 @@ def _word(path: str) -> str:
     return shlex.quote(visible(path))
 
 
-def _is_picture(path: str) -> bool:
+def is_picture(path: str) -> bool:
+    """Says whether a file is a picture, by its name."""
     return path.lower().endswith(PICTURES)

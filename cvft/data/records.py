@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,8 +20,9 @@ from typing import Any, Self
 from pydantic import TypeAdapter
 
 from cvft.data.rows import Row
+from cvft.data.video.spec import ClipRef, file_of, files_of, from_text, has_own_times, hash_files, stat_files, to_text
 from cvft.data.video.view import ClipView
-from cvft.errors import DataError
+from cvft.errors import DataError, Problem
 from cvft.files import hash_file
 from cvft.json_files import read_as
 
@@ -72,10 +74,10 @@ class ClipRecord:
     """What the check of the clips found.
 
     Args:
-        sha256: Hash of the file's bytes.
+        sha256: Hash of its files' bytes; what tells the clip from others is `cvft.data.video.spec.content_of`.
         view: Which frames are shown, and when.
-        num_bytes: Size of the file; None where it was not recorded.
-        mtime_ns: When it was last written, in nanoseconds; None where it was not recorded.
+        num_bytes: Size of its files; None where it was not recorded.
+        mtime_ns: When the last of them was written, in nanoseconds; None where it was not recorded.
     """
 
     sha256: str
@@ -83,18 +85,26 @@ class ClipRecord:
     num_bytes: int | None = None
     mtime_ns: int | None = None
 
-    @property
-    def facts(self) -> FileFacts:
-        """What tells the clip from another one."""
-        return FileFacts(self.sha256, self.num_bytes, self.mtime_ns)
+    def fits(self, files: Sequence[Path]) -> bool:
+        """Tells whether files are those that were recorded; reads them where size or time are not those.
 
-    def seen_at(self, path: Path) -> ClipRecord:
-        """Returns the record with size and time of its file, where it is there."""
+        Raises:
+            OSError: when they cannot be read.
+        """
+        num_bytes, mtime_ns, _ = stat_files(files)
+        if (num_bytes, mtime_ns) == (self.num_bytes, self.mtime_ns):
+            return True
+        if self.num_bytes is not None and num_bytes != self.num_bytes:
+            return False
+        return hash_files(files) == self.sha256
+
+    def seen_at(self, clip: ClipRef) -> ClipRecord:
+        """Returns the record with size and time of its files, where they are there."""
         try:
-            found = path.stat()
+            num_bytes, mtime_ns, _ = stat_files(files_of(clip))
         except OSError:
             return self
-        return replace(self, num_bytes=found.st_size, mtime_ns=found.st_mtime_ns)
+        return replace(self, num_bytes=num_bytes, mtime_ns=mtime_ns)
 
 
 _RECORDS = TypeAdapter(
@@ -109,10 +119,10 @@ _RECORDS = TypeAdapter(
 less."""
 
 
-def write_records(records: Mapping[Path, ClipRecord]) -> str:
+def write_records(records: Mapping[ClipRef, ClipRecord]) -> str:
     """Returns the text of `RUN/data/clips.json`."""
     values = {
-        str(path): [
+        to_text(clip): [
             record.sha256,
             list(record.view.timestamps_s),
             record.num_bytes,
@@ -123,12 +133,12 @@ def write_records(records: Mapping[Path, ClipRecord]) -> str:
             record.view.height_px,
             record.view.width_px,
         ]
-        for path, record in records.items()
+        for clip, record in records.items()
     }
     return json.dumps(values) + "\n"
 
 
-def read_records(path: Path) -> dict[Path, ClipRecord]:
+def read_records(path: Path) -> dict[ClipRef, ClipRecord]:
     """Reads what a run noted of its clips.
 
     Args:
@@ -139,38 +149,53 @@ def read_records(path: Path) -> dict[Path, ClipRecord]:
     """
     need, hint = "what the run noted of its clips", "start the run again: cvft train notes them anew"
     records = read_as(path, _RECORDS, error=DataError, subject=str(path), need=need, hint=hint, max_bytes=1 << 30)
-    return {Path(clip): _make_record(values) for clip, values in records.items()}
+    try:
+        return {clip: _make_record(clip, values) for clip, values in ((from_text(k), v) for k, v in records.items())}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(str(path), [Problem("a clip's name", f"{error}", need, hint)]) from error
 
 
-def _make_record(values: Sequence[Any]) -> ClipRecord:
+def _make_record(clip: ClipRef, values: Sequence[Any]) -> ClipRecord:
     sha256, seconds, *rest = values
     num_bytes, mtime_ns = rest[:2] or (None, None)
     indices, *sizes = rest[2:] or ((),)
-    return ClipRecord(sha256, ClipView(tuple(seconds), tuple(indices), *sizes), num_bytes, mtime_ns)
+    view = replace(ClipView(tuple(seconds), tuple(indices), *sizes), has_own_times=has_own_times(clip))
+    return ClipRecord(sha256, view, num_bytes, mtime_ns)
 
 
-def find_clip(path: Path, record: ClipRecord, *, video_root: Path | None) -> tuple[Path, bool] | None:
-    """Finds a recorded clip: where it was, or under a folder that the clips were moved to.
+Files = tuple[Path, ...]
+"""The files of one clip: one, or those of ready frames."""
+
+
+def find_files(files: Files, record: ClipRecord, *, video_root: Path | None) -> tuple[Files, bool] | None:
+    """Finds the files of a recorded clip: where they were, or under a folder that the clips were moved to.
 
     Args:
-        path: Where it was.
-        record: What was recorded of it.
-        video_root: Folder that it may have been moved to, or None.
+        files: Where they were.
+        record: What was recorded of the clip.
+        video_root: Folder that they may have been moved to, or None.
 
     Returns:
-        Where it is and whether it is the one that was recorded; None when there is no such file.
+        Where they are and whether they are those that were recorded; None when there are no such files.
     """
-    here = path if path.is_file() else None
-    if here is not None and record.facts.fits(here):
+    here = files if are_there(files) else None
+    if here is not None and record.fits(here):
         return here, True
     # the longest tail first: `clips/a.mp4` is more likely meant than another `a.mp4`
-    tails = [] if video_root is None else [Path(*path.parts[start:]) for start in range(1, len(path.parts))]
-    others = [moved for tail in tails if video_root is not None and (moved := video_root / tail).is_file()]
+    num_shared = len(os.path.commonpath([path.parent for path in files]).split(os.sep))
+    starts = [] if video_root is None else range(1, max(2, num_shared + 1))
+    moved = [tuple(Path(video_root or "", *path.parts[start:]) for path in files) for start in starts]
+    others = [each for each in moved if are_there(each)]
     for other in others:
-        if record.facts.fits(other):
-            return other.resolve(), True
+        if record.fits(other):
+            return tuple(path.resolve() for path in other), True
     found = here or next(iter(others), None)
     return None if found is None else (found, False)
+
+
+def are_there(files: Files) -> bool:
+    """Tells whether all files of a clip are there."""
+    return all(path.is_file() for path in files)
 
 
 @dataclass(frozen=True)
@@ -222,29 +247,33 @@ def find_difference(
     return RowDifference(first, len(now), len(before))
 
 
-def identify_row(row: Row, clip: str) -> str:
-    """Returns what tells a row from others, with its clip under the name that is given."""
-    return json.dumps({**row.to_json(), "videos": [clip]}, sort_keys=True, ensure_ascii=False)
+def identify_row(row: Row, files: str) -> str:
+    """Returns what tells a row from others, with the files of its clip under the name that is given."""
+    return json.dumps({**row.to_json(), "videos": [files]}, sort_keys=True, ensure_ascii=False)
 
 
-def clip_namer(records: Mapping[Path, ClipRecord]) -> Callable[[Path], str]:
-    """Returns what names a clip by its content, and reads only clips that no record tells by name, size and time.
+def clip_namer(records: Mapping[ClipRef, ClipRecord]) -> Callable[[Files], str]:
+    """Returns what names files by their content, and reads only files that no record tells by name, size and time.
 
     Args:
         records: What a run noted of its clips, by their places then.
     """
     known = {
-        (path.name, record.num_bytes, record.mtime_ns): record.sha256
-        for path, record in records.items()
+        (file_of(clip).name, record.num_bytes, record.mtime_ns): record.sha256
+        for clip, record in records.items()
         if record.num_bytes is not None
     }
-    names: dict[Path, str] = {}
+    names: dict[Files, str] = {}
 
-    def name(path: Path) -> str:
-        if path not in names:
-            found = path.stat()
-            names[path] = known.get((path.name, found.st_size, found.st_mtime_ns)) or hash_file(path)
-        return names[path]
+    def name(files: Files) -> str:
+        if files not in names:
+            try:
+                num_bytes, mtime_ns, _ = stat_files(files)
+            except FileNotFoundError:  # of a URL, and not fetched on this machine
+                names[files] = f"no file {files[0]}"
+                return names[files]
+            names[files] = known.get((files[0].name, num_bytes, mtime_ns)) or hash_files(files)
+        return names[files]
 
     return name
 
@@ -258,14 +287,13 @@ def fingerprint_rows(rows: Iterable[Row]) -> str:
 
 
 def look_at(row: Row) -> tuple[int, int] | None:
-    """Returns size and time of a row's clip, which change when it is replaced; None without a clip, or where it is gone."""
+    """Returns size and time of the files of a row's clip, which change when it is replaced; None without one, or if gone."""
     if row.video is None:
         return None
     try:
-        found = row.video.stat()
+        return stat_files(files_of(row.video))[:2]
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns
 
 
 def fingerprint_looks(rows: Iterable[Row]) -> str:

@@ -15,14 +15,18 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cvft.data.clip_columns import CLIP_COLUMNS, ClipFinder, read_clip
 from cvft.data.clip_names import ClipNames
-from cvft.data.media_columns import OTHER_MEDIA, check_other_media, holds_clip, read_video, show
+from cvft.data.media_columns import OTHER_MEDIA, check_other_media, holds_clip, show
 from cvft.data.tags import find_tag_problem, without_tags
+from cvft.data.video.spec import ClipRef, file_of
 from cvft.errors import Problem, ValueProblem, quote
 from cvft.jsonl import WrittenNumber
 
 KNOWN_COLUMNS = ("id", "query", "response", "history", "videos")
-"""The columns that are read; all others are kept in `Row.extra`."""
+"""The columns that are read, beside `CLIP_COLUMNS`; all others are kept in `Row.extra`."""
+
+READ_COLUMNS = frozenset((*KNOWN_COLUMNS, *CLIP_COLUMNS))
 
 CATEGORY_COLUMNS = ("category", "family")
 """Where a row says what kind of question it asks, in `Row.extra`; the first that a row has counts. `family` is older."""
@@ -47,7 +51,8 @@ class Columns:
     query: str = ""
     response: str = ""
     history: tuple[tuple[str, str], ...] = ()
-    video: Path | None = None
+    video: ClipRef | None = None
+    url: str | None = None
     id: str | None = None
     taken_as_text: tuple[str, ...] = ()
     had_tags: bool = False
@@ -59,10 +64,19 @@ class ColumnReader:
     Args:
         video_root: Folder that relative clip paths start from.
         require_response: Whether a row needs an answer.
+        url_cache: Folder that clips named by URL are fetched to; without one they are refused.
+        finder: Finds files by the names of clips, where they need not be existing ones below that folder.
     """
 
-    def __init__(self, video_root: Path, *, require_response: bool) -> None:
-        self._clips = ClipNames(video_root)
+    def __init__(
+        self,
+        video_root: Path,
+        *,
+        require_response: bool,
+        url_cache: Path | None = None,
+        finder: ClipFinder | None = None,
+    ) -> None:
+        self._finder = ClipNames(video_root, url_cache=url_cache) if finder is None else finder
         self._require_response = require_response
 
     def read(self, columns: Mapping[str, Any], *, location: str) -> Columns:
@@ -98,10 +112,8 @@ class ColumnReader:
             found.history = _read_history(columns.get("history"))
         except ValueProblem as error:
             problem("history", error)
-        try:
-            found.video = read_video(columns.get("videos"), self._clips)
-        except ValueProblem as error:
-            problem("videos", error)
+        found.video = read_clip(columns, finder=self._finder, report=problem)
+        found.url = None if found.video is None else self._finder.urls.get(file_of(found.video))
         try:
             found.id = _read_id(columns.get("id"))
         except ValueProblem as error:
@@ -219,7 +231,7 @@ def _find_misspelt(columns: Mapping[str, Any]) -> dict[str, str]:
     """
     misspelt = dict(_near_names(tuple(columns)))
     if "videos" not in columns and "videos" not in misspelt:
-        names = (name for name in columns if name not in KNOWN_COLUMNS and name not in OTHER_MEDIA)
+        names = (name for name in columns if name not in READ_COLUMNS and name not in OTHER_MEDIA)
         holder = next((name for name in names if holds_clip(columns[name])), None)
         misspelt |= {} if holder is None else {"videos": holder}
     return misspelt
@@ -230,7 +242,7 @@ def _near_names(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     absent = [name for name in KNOWN_COLUMNS if name not in names and name != "id"]
     misspelt: dict[str, str] = {}
     for name in names:
-        if name in KNOWN_COLUMNS:
+        if name in READ_COLUMNS:
             continue
         lowered = name.lower()
         near = difflib.get_close_matches(lowered, absent, n=1, cutoff=0.75)

@@ -13,13 +13,16 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cvft.data.clip_columns import ClipFinder, write_clip
+from cvft.data.fetch.cache import URLS_FOLDER
 from cvft.data.formats.table import FormatName
-from cvft.data.row_columns import CATEGORY_COLUMNS, KNOWN_COLUMNS, ColumnReader, category_column, category_in
+from cvft.data.row_columns import CATEGORY_COLUMNS, READ_COLUMNS, ColumnReader, category_column, category_in
 from cvft.data.row_objects import locate, read_bytes, read_objects
+from cvft.data.video.spec import ClipRef, file_of, with_budget
 from cvft.errors import DataError, Problem, ValueProblem, quote
 from cvft.files import sync_folder, write_whole
 from cvft.jsonl import parse_json, read_jsonl, to_jsonl, to_line
@@ -33,7 +36,8 @@ class Row:
         query: The question, verbatim.
         response: The answer to learn. Empty only when the file was read with `require_response=False`.
         history: Earlier (question, answer) turns, oldest first.
-        video: The clip, absolute with links resolved, or None for a text-only row.
+        video: The clip, its file absolute with links resolved, or None for a text-only row. That of a URL lies there once it is
+            fetched.
         source: The file that the row came from, as it was named to `read_rows`.
         line: 1-based line of that file, or 1-based item of its JSON array.
         id: The row's own name, if it has one.
@@ -42,12 +46,13 @@ class Row:
         taken_as_text: Columns in which a number or a boolean stood for text.
         had_tags: Whether a tag that stood for the clip was taken out of a question.
         format: The format that it was written in.
+        url: How the row names its clip, where it does so by URL.
     """
 
     query: str
     response: str
     history: tuple[tuple[str, str], ...]
-    video: Path | None
+    video: ClipRef | None
     source: Path
     line: int
     id: str | None = None
@@ -56,11 +61,17 @@ class Row:
     taken_as_text: tuple[str, ...] = ()
     had_tags: bool = field(default=False, compare=False)
     format: str = field(default="native", compare=False)
+    url: str | None = None
 
     @property
     def location(self) -> str:
         """Where the row was read, as messages show it: `FILE:LINE`, or `FILE: item N`."""
         return locate(self.source, self.line, is_item=self.is_item)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that its clip is in, of which other rows may show other stretches."""
+        return None if self.video is None else file_of(self.video)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row as a JSON object that `read_rows` reads back, extra columns last."""
@@ -69,9 +80,8 @@ class Row:
             "query": self.query,
             "response": self.response,
             "history": [list(turn) for turn in self.history],
-            "videos": [] if self.video is None else [str(self.video)],
         }
-        return columns | dict(self.extra)
+        return columns | dict(write_clip(self.video)) | dict(self.extra)
 
 
 def read_rows(
@@ -81,6 +91,7 @@ def read_rows(
     require_response: bool = True,
     format: FormatName = "native",
     clips: Path | None = None,
+    url_cache: Path | None = None,
 ) -> list[Row]:
     """Reads and validates all rows of a file.
 
@@ -90,6 +101,7 @@ def read_rows(
         require_response: Whether each row needs an answer. False is for rows that will be answered.
         format: How the rows are written; `auto` finds out.
         clips: Folder to write clips to that lie inside a parquet file; without one they are refused.
+        url_cache: Folder that clips named by URL are fetched to, by others; without one they are refused.
 
     Returns:
         The rows in file order, at least one.
@@ -102,7 +114,12 @@ def read_rows(
     """
     path = Path(path)
     rows, problems = survey_rows(
-        path, video_root=video_root, require_response=require_response, format=format, clips=clips
+        path,
+        video_root=video_root,
+        require_response=require_response,
+        format=format,
+        clips=clips,
+        url_cache=url_cache,
     )
     if problems:
         raise DataError(f"data {path}", problems)
@@ -116,6 +133,7 @@ def survey_rows(
     require_response: bool = True,
     format: FormatName = "native",
     clips: Path | None = None,
+    url_cache: Path | None = None,
 ) -> tuple[list[Row], list[Problem]]:
     """Reads a file as `read_rows` does, and returns the rows that can be used beside what is wrong with all others.
 
@@ -125,6 +143,7 @@ def survey_rows(
         require_response: See `read_rows`.
         format: See `read_rows`.
         clips: See `read_rows`.
+        url_cache: See `read_rows`.
 
     Returns:
         The good rows in file order, and every problem of the file.
@@ -143,6 +162,7 @@ def survey_rows(
         is_array=objects.is_array,
         format=objects.format,
         problems=problems,
+        url_cache=url_cache,
     )
 
 
@@ -154,6 +174,8 @@ def make_rows(
     require_response: bool = True,
     is_array: bool = True,
     problems: Sequence[Problem] = (),
+    url_cache: Path | None = None,
+    finder: ClipFinder | None = None,
 ) -> list[Row]:
     """Validates objects as rows.
 
@@ -164,6 +186,8 @@ def make_rows(
         require_response: Whether each row needs an answer.
         is_array: Whether the numbers count items, and not lines of a file.
         problems: What is wrong with the source already.
+        url_cache: See `read_rows`.
+        finder: Finds the files of clips by their names, in place of what looks for them from `video_root`.
 
     Returns:
         The rows in order, at least one.
@@ -178,6 +202,8 @@ def make_rows(
         require_response=require_response,
         is_array=is_array,
         problems=problems,
+        url_cache=url_cache,
+        finder=finder,
     )
     if problems:
         raise DataError(f"data {source}", problems)
@@ -192,13 +218,15 @@ def _sort_objects(
     require_response: bool,
     is_array: bool,
     problems: Sequence[Problem],
+    url_cache: Path | None,
     format: str = "native",
+    finder: ClipFinder | None = None,
 ) -> tuple[list[Row], list[Problem]]:
     """Returns the objects that are rows, and every problem of the others; see `make_rows`."""
     problems = list(problems)
     if not objects and not problems:
         problems.append(Problem(str(source), "no rows", "at least one row"))
-    reader = ColumnReader(video_root, require_response=require_response)
+    reader = ColumnReader(video_root, require_response=require_response, url_cache=url_cache, finder=finder)
     rows: list[Row] = []
     for line, columns in objects:
         location = locate(source, line, is_item=is_array)
@@ -210,7 +238,7 @@ def _sort_objects(
             continue
         found = reader.read(columns, location=location)
         problems += found.problems
-        extra = {key: value for key, value in columns.items() if key not in KNOWN_COLUMNS}
+        extra = {key: value for key, value in columns.items() if key not in READ_COLUMNS}
         if not found.problems:
             rows.append(
                 Row(
@@ -218,6 +246,7 @@ def _sort_objects(
                     response=found.response,
                     history=found.history,
                     video=found.video,
+                    url=found.url,
                     source=source,
                     line=line,
                     id=found.id,
@@ -287,7 +316,13 @@ def check_written(rows: Sequence[Row]) -> None:
         DataError: with every row that does not.
     """
     lines = [(number, parse_json(to_line(row.to_json()).encode())) for number, row in enumerate(rows, start=1)]
-    again = make_rows(lines, source=Path("written"), video_root=Path.cwd(), require_response=False) if lines else []
+    again = (
+        make_rows(
+            lines, source=Path("written"), video_root=Path.cwd(), require_response=False, url_cache=Path(URLS_FOLDER)
+        )
+        if lines
+        else []
+    )
     problems = [
         Problem(
             row.location, f"a row that becomes {quote(read.query)} when it is read again", "a row that stays as it is"
@@ -297,6 +332,22 @@ def check_written(rows: Sequence[Row]) -> None:
     ]
     if problems:
         raise DataError("the rows", problems)
+
+
+def give_budget(rows: Sequence[Row], *, max_frames: int | None, fps: float | None) -> list[Row]:
+    """Gives the clips of rows a budget of frames, where they have none of their own.
+
+    Args:
+        rows: Rows of one file.
+        max_frames: Most frames of a clip; None where the file says nothing of it.
+        fps: Frames per second; None where the file says nothing of it.
+    """
+    if max_frames is None and fps is None:
+        return list(rows)
+    return [
+        row if row.video is None else replace(row, video=with_budget(row.video, max_frames=max_frames, fps=fps))
+        for row in rows
+    ]
 
 
 def category_of(row: Row) -> str | None:

@@ -11,30 +11,34 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvft.data.check import fetch_clips
 from cvft.data.records import fingerprint_looks, fingerprint_rows
-from cvft.data.rows import Row, category_of, read_rows
+from cvft.data.rows import Row, read_rows
+from cvft.data.video.spec import file_of
 from cvft.errors import DataError, Problem, RunError
-from cvft.evaluate.metrics import score_rows, summarize
+from cvft.evaluate.metrics.rows import score_answers
 from cvft.files import check_output, hash_file, write_whole
 from cvft.jsonl import read_jsonl, to_jsonl
 from cvft.plan.job import Job
 from cvft.plan.lengths import check_prompts
+from cvft.plan.ranks import check_num_ranks
 from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_other_data
-from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
-from cvft.predict.trained import find_merged
+from cvft.predict.answers import Answering, answer_rows, locate_problems, open_answers, partial_file
+from cvft.predict.placement import choose_num_ranks
+from cvft.predict.ranks import AnsweringRanks, RunModel
+from cvft.predict.trained import require_merged
 from cvft.recipe import Recipe, default_name, load_recipe
 from cvft.runs import METRICS_FILE, PREDICTIONS_FILE, RunFolder, read_metrics
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, CHECKSUM_FILE
 
 if TYPE_CHECKING:
-    from cvft.families.family import Answer
+    from cvft.families.answering import Answer
     from cvft.predict.open import Predictors, Variant
-    from cvft.predict.predictor import Predictor
 
 LOG = logging.getLogger(__name__)
 
@@ -68,6 +72,7 @@ def evaluate_run(
     predictors: Predictors | None = None,
     data: Path | None = None,
     is_blind: bool = False,
+    num_ranks: int | None = 1,
 ) -> Evaluation:
     """Answers a run's val rows, or those of another file, with one of its models, keeps every prediction and scores them.
 
@@ -79,6 +84,8 @@ def evaluate_run(
         predictors: The run's models, where others ask them too.
         data: Rows of another file, with their responses; without it, those that the run has held out.
         is_blind: Whether the questions are asked without their clips, to see what can be guessed.
+        num_ranks: Processes that answer, each on a GPU of its own; the answers do not depend on it. None takes as many as
+            trained, where that is faster. With several, what is loaded in `predictors` makes room for them.
 
     Returns:
         The evaluation; one with the same settings is not done again.
@@ -87,9 +94,11 @@ def evaluate_run(
         RunError: when the run has no val rows, or other ones by now, or the model asked for is not there.
         DataError: when a clip is another one by now, when it is gone, or when it cannot be decoded.
         ContractError: when recipe and adapter disagree on the preprocessing.
+        CvftError: when there are fewer GPUs than ranks, or when one fails.
     """
+    check_num_ranks(num_ranks or 1, device=job.ranks.device, num_gpus_present=len(job.machine.gpus))
     if variant == "merged":
-        find_merged(job.run)
+        require_merged(job.run)
     asked = _read_asked(job, data)
     rows = asked.rows[: job.recipe.eval.num_rows]
     settings = _settings(job.recipe, variant, num_rows=len(rows), run=job.run, data=data, is_blind=is_blind)
@@ -119,33 +128,18 @@ def evaluate_run(
     )
     check_output(target / METRICS_FILE, subject=f"run folder {job.run.path}", where="eval/", may_exist=True)
     with ExitStack() as stack:
-        models = predictors
-
-        def predictor() -> Predictor:
-            nonlocal models
-            if models is None:
-                from cvft.predict.open import Predictors
-
-                models = Predictors(job)
-                stack.callback(models.close)
-            return models.get(variant, clips={} if asked.recorded is None else asked.recorded.clips)
-
+        model = RunModel(job, variant, {} if asked.recorded is None else asked.recorded.clips)
+        most_ranks = choose_num_ranks(job, num_rows=len(rows)) if num_ranks is None else num_ranks
         answered = _answer(
-            job, variant, questions, target=target, settings={**settings, **made_of}, predictor=predictor
+            job,
+            variant,
+            questions,
+            target=target,
+            settings={**settings, **made_of},
+            answering=lambda: _open_answering(model, num_ranks=most_ranks, predictors=predictors, stack=stack),
         )
     answers = [answered[number] for number in range(len(rows))]
-    expected = [row.response for row in rows]
-    said = [answer.text for answer in answers]
-    scores = score_rows(
-        said, expected=expected, queries=[row.query for row in rows], kinds=[stated_kind(row) for row in rows]
-    )
-    metrics = summarize(
-        scores,
-        predictions=said,
-        expected=expected,
-        categories=[category_of(row) for row in rows],
-        clips=[row.video or index for index, row in enumerate(rows)],
-    )
+    scores, metrics = score_answers(rows, [answer.text for answer in answers])
     metrics["num_cut"] = sum(answer.is_cut for answer in answers)
     lines = [
         {**row.to_json(), "prediction": answer.text, "is_cut": answer.is_cut, **score.to_json()}
@@ -172,14 +166,81 @@ class _Asked:
     recorded: RecordedRows | None
 
 
+def find_probes(run: RunFolder, recipe: Recipe, variants: Sequence[str]) -> dict[str, dict[str, Evaluation]]:
+    """Finds what models of a run have answered to its probe sets; asks nobody.
+
+    Args:
+        run: The run.
+        recipe: Its recipe.
+        variants: Models, the tuned one last.
+
+    Returns:
+        Name of a probe set -> model -> its evaluation: the last one of the tuned model, and those of the same rows.
+    """
+    probes: dict[str, dict[str, Evaluation]] = {}
+    for path in recipe.eval.probes:
+        found = {variant: _find_stored(run, recipe, variant, data=path) for variant in variants}
+        last = next((found[variant][0] for variant in reversed(variants) if found[variant]), None)
+        for variant, stored in found.items():
+            same = [each for each in stored if last is not None and each.rows_sha256 == last.rows_sha256]
+            if same:
+                probes.setdefault(path.stem, {})[variant] = same[0].evaluation
+    return probes
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An evaluation of a file's rows, and what identifies the rows."""
+
+    evaluation: Evaluation
+    rows_sha256: str
+
+
+def _find_stored(run: RunFolder, recipe: Recipe, variant: str, *, data: Path) -> list[_Stored]:
+    """Returns the evaluations of a file's rows with the recipe's settings, the newest first."""
+    found: dict[int, _Stored] = {}
+    for folder in sorted(run.eval.glob(f"{variant}-*")):
+        stored = read_metrics(folder)
+        num_rows = None if stored is None else stored["settings"].get("num_rows")
+        if stored is None or not isinstance(num_rows, int) or num_rows > (recipe.eval.num_rows or num_rows):
+            continue
+        if stored["settings"] == _settings(recipe, variant, num_rows=num_rows, run=run, data=data):
+            rows_sha256 = str(stored.get("made_of", {}).get("rows_sha256"))
+            when = (folder / METRICS_FILE).stat().st_mtime_ns
+            found[when] = _Stored(Evaluation(folder, dict(stored["metrics"])), rows_sha256)
+    return [found[when] for when in sorted(found, reverse=True)]
+
+
 def _read_asked(job: Job, data: Path | None) -> _Asked:
     if data is not None:
-        rows = read_rows(data, video_root=job.recipe.data.video_root, format="auto")
+        url_cache = job.url_cache
+        rows = read_rows(data, video_root=job.recipe.data.video_root, format="auto", url_cache=url_cache.folder)
+        refused = fetch_clips(rows[: job.recipe.eval.num_rows], url_cache)
+        if refused:
+            bad = {
+                number: refused[file_of(row.video)]
+                for number, row in enumerate(rows)
+                if row.video is not None and file_of(row.video) in refused
+            }
+            raise DataError("the rows to evaluate", locate_problems(bad, rows))
         return _Asked(rows, rows, None)
     require_val_rows(job.run)
     refuse_other_data(job.run, recipe=job.recipe, since="this run")
     recorded = read_recorded(job.run, "val", recipe=job.recipe)
     return _Asked(recorded.all_rows, recorded.stored, recorded)
+
+
+def _open_answering(model: RunModel, *, num_ranks: int, predictors: Predictors | None, stack: ExitStack) -> Answering:
+    """Opens what answers: ranks, or a model in this process, which is closed with the stack unless others ask it too."""
+    if num_ranks > 1:
+        LOG.info("answers   by up to %d ranks, each with a copy of the model", num_ranks)
+        if predictors is not None:
+            predictors.close()
+        return AnsweringRanks(model, num=num_ranks, device=model.job.ranks.device)
+    from cvft.predict.open import Predictors
+
+    models = predictors or stack.enter_context(closing(Predictors(model.job)))
+    return models.get(model.variant, clips=model.clips)
 
 
 def _answer(
@@ -189,7 +250,7 @@ def _answer(
     *,
     target: Path,
     settings: Mapping[str, Any],
-    predictor: Callable[[], Predictor],
+    answering: Callable[[], Answering],
 ) -> Mapping[int, Answer]:
     partial = partial_file(target / PREDICTIONS_FILE)
 
@@ -202,7 +263,7 @@ def _answer(
         answered = answer_rows(
             rows,
             kept,
-            predictor=predictor,
+            answering=answering,
             batch_rows=job.recipe.eval.batch_rows,
             max_new_tokens=job.recipe.eval.max_new_tokens,
             description=f"answering ({variant})",
@@ -214,12 +275,6 @@ def _answer(
         problems = [replace(each, hint=each.hint or hint) for each in locate_problems(answered.bad, rows)]
         raise DataError("the rows to evaluate", problems)
     return answered.answers
-
-
-def stated_kind(row: Row) -> str | None:
-    """Returns what a row's column `kind` says of its answer; see `metrics.kinds`."""
-    kind = row.extra.get("kind")
-    return kind if isinstance(kind, str) else None
 
 
 def require_val_rows(folder: RunFolder) -> None:
@@ -251,7 +306,7 @@ def _weights_of(job: Job, variant: Variant) -> str:
 
 def _settings(
     recipe: Recipe,
-    variant: Variant,
+    variant: str,
     *,
     num_rows: int,
     run: RunFolder,

@@ -131,6 +131,7 @@ def _without_paths(loaded: LoadedRecipe, source: ManifestBase) -> tuple[dict[str
     ):
         if recipe[section][key] is not None:
             recipe[section][key] = Path(recipe[section][key]).name
+    recipe["eval"]["probes"] = [Path(path).name for path in recipe["eval"]["probes"]]
     recipe["parallel"].update(rendezvous=None if recipe["parallel"]["num_nodes"] == 1 else "node0.example:29500")
     return recipe, base_id, base_commit
 

@@ -18,8 +18,10 @@ from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.view import ClipView
-from cvft.errors import DataError, ModelError, Problem, quote
+from cvft.errors import ClipError, DataError, ModelError, Problem, quote
+from cvft.families.answering import Answer, Answering, OnText
 from cvft.families.costs import CostModel
+from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint
@@ -40,9 +42,6 @@ PREFIX_SEGMENT = 0
 """Segment of what stands before the first question and does not depend on it: every question of a group sees it."""
 
 FieldValue = str | int | float | bool
-
-OnText = Callable[[int, str], bool]
-"""Takes the number of a prompt and text of its answer; tells whether the rest is still wanted."""
 
 
 @dataclass(frozen=True)
@@ -106,12 +105,12 @@ class Layout:
 
 @contextmanager
 def naming(row: Row) -> Iterator[None]:
-    """Gives a `DataError` the place of the row that it is about."""
+    """Gives an error of a row or its clip the place of the row that it is about."""
     try:
         yield
-    except DataError as error:
+    except (DataError, ClipError) as error:
         problems = [replace(problem, where=f"{row.location} {problem.where}") for problem in error.problems]
-        raise DataError("the rows", problems) from error
+        raise type(error)("the rows", problems) from error
 
 
 LATE_S = 100_000.0
@@ -251,6 +250,19 @@ class Family(Protocol):
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Returns variables that the worker needs for this preprocessing; they are part of the plan."""
 
+    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> Handover:
+        """Says what a serving engine has to be told to feed a merged model as its contract says.
+
+        Args:
+            engine: The engine.
+            folder: The merged folder.
+            how: How rows reach the model.
+            sends: What requests carry.
+
+        Raises:
+            ModelError: with everything that the engine cannot reproduce.
+        """
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -273,34 +285,6 @@ class Loading:
     embeddings_on_cpu: bool = False
     with_tower: bool = True
     runs_tower_always: bool = False
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model says to one row.
-
-    Args:
-        text: The answer, without control tokens and without white space around it.
-        is_cut: Whether its tokens were used up before the model ended it.
-    """
-
-    text: str
-    is_cut: bool
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """How each token of an answer is drawn, instead of taking the likeliest.
-
-    Args:
-        temperature: What logits are divided by, more than 0.
-        top_p: Share of the probability that is drawn from, the likeliest tokens first; 1 draws from all.
-        seed: Decides what is drawn, on the same machine with the same versions.
-    """
-
-    temperature: float
-    top_p: float
-    seed: int
 
 
 class LabelLoss(NamedTuple):
@@ -392,10 +376,8 @@ class Runtime(Protocol):
         max_new_tokens: int | Sequence[int],
         clips: Sequence[Hashable] | None = None,
         on_text: OnText | None = None,
-        drawing: Drawing | None = None,
-        kept: Any = None,
     ) -> list[Answer]:
-        """Answers prompts, greedily unless drawn; rows with equal `clips` share one clip, which is computed once.
+        """Answers prompts greedily; rows with equal `clips` share one clip, which is computed once.
 
         Args:
             model: The model, or a peft model around it.
@@ -405,9 +387,15 @@ class Runtime(Protocol):
             clips: What tells the rows' clips apart, or None for rows that share none.
             on_text: Called once for each token of each answer, its end included, with the number of the prompt and the text
                 that it made certain, which may be empty; all together are the answer. False ends that answer.
-            drawing: How to draw the tokens of a single prompt.
-            kept: What `keep_prefixes` returned: a clip of an earlier call that stands there is not computed again. Its `clips`
-                must tell clips apart over all calls then.
+        """
+
+    def start_answering(self, model: Any, encoder: Encoder, *, kept: Any = None) -> Answering:
+        """Starts a batch that prompts may join and leave at any step; nothing runs in it yet.
+
+        Args:
+            model: The model, or a peft model around it.
+            encoder: What encodes the prompts.
+            kept: What `keep_prefixes` returned: a clip that stands there is not computed again.
         """
 
     def keep_prefixes(self, num_bytes: int) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import TypeAdapter
 
-from cvft.data.groups import RowShape, encodes_a_clip_again, most_rows_per_clip
+from cvft.data.groups import FileShare, RowShape, count_rows, encodes_a_clip_again, most_rows_per_clip
 from cvft.data.packing import BatchLimits
 from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError, quote
@@ -45,10 +45,17 @@ class RowFacts:
     Args:
         train: Shapes of the rows to train on.
         val: Shapes of the rows held out.
+        mix: How often the train rows of each file come in an epoch; empty where each row comes once.
     """
 
     train: Sequence[RowShape]
     val: Sequence[RowShape]
+    mix: Sequence[FileShare] = ()
+
+    @property
+    def num_per_epoch(self) -> int:
+        """Train rows of an epoch, each as often as it comes."""
+        return count_rows(len(self.train), self.mix)
 
     @property
     def max_row_tokens(self) -> int:
@@ -131,9 +138,8 @@ def decide_features(job: Job, *, rows: RowFacts, limits: BatchLimits, num_epochs
     if asked != "auto" or not job.may_cache_features:
         return asked == "on"
     has_clips = any(shape.clip is not None for shape in rows.train)
-    return has_clips and (
-        num_epochs > 1 or encodes_a_clip_again(rows.train, max_rows_per_group=limits.max_rows_per_group)
-    )
+    comes_again = num_epochs > 1 or any(share.weight > 1 for share in rows.mix)
+    return has_clips and (comes_again or encodes_a_clip_again(rows.train, max_rows_per_group=limits.max_rows_per_group))
 
 
 def decide_recompute(job: Job, *, batches: Sequence[Batch], caches: bool) -> bool:

@@ -18,10 +18,11 @@ from cvft.plan.forecast import decide_machine
 from cvft.plan.job import Job, open_job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows
 from cvft.recipe import LoadedRecipe
+from cvft.recipe.schema import VAL_KEY
 
 
 def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
-    """Checks rows and clips of a recipe; writes to the catalog of clips alone, and needs neither weights nor a GPU.
+    """Checks rows and clips of a recipe; writes to the catalog and the cache of clips alone, and needs neither weights nor a GPU.
 
     Args:
         loaded: The recipe.
@@ -46,21 +47,29 @@ def open_to_check(loaded: LoadedRecipe) -> Job:
     return open_job(loaded, needs_weights=False, machine=machine, ranks=ranks)
 
 
-def check_job(job: Job, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
-    """Checks rows and clips of a job; see `check_recipe`."""
+def check_job(job: Job, *, looks: bool = True, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
+    """Checks rows and clips of a job; see `check_recipe`, and for `looks` see `cvft.data.doctor.check.check_files`."""
     recipe = job.recipe
-    files = [DataFile(recipe.data.train)]
-    if recipe.data.val is not None:
-        files.append(DataFile(recipe.data.val, is_held_out=True))
+    files = [
+        DataFile(
+            file.path,
+            is_held_out=key == VAL_KEY,
+            format=file.format,
+            video_root=file.video_root,
+            max_frames=file.max_frames,
+            fps=file.fps,
+        )
+        for key, file in recipe.data.sources.items()
+    ]
     how = job.preprocessing.decode
     with ClipCatalog(job.clips_root, how) as catalog:
         checked = check_files(
             files,
             how=how,
-            video_root=recipe.data.video_root,
-            format=recipe.data.format,
             catalog=catalog,
+            cache=job.url_cache,
             num_workers=recipe.data.check_workers,
+            looks=looks,
             on_progress=on_progress,
         )
     return checked.with_more(_check_lengths(job, checked))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvft.data.features.store import FeatureStore
-from cvft.data.groups import clips_per_step
+from cvft.data.groups import clips_per_step, rows_of_epoch
 from cvft.plan.batching import RowFacts
 from cvft.plan.forecast import Forecast
 from cvft.plan.notes import NUM_EXAMPLES, note_plan
@@ -35,6 +35,7 @@ def describe_plan(plan: Plan, prepared: PreparedRows, *, about: str = "") -> str
     lines = [
         f"rows      {len(rows.train)} train, {len(rows.val)} val, {len(prepared.quarantined)} quarantined; "
         f"{len(prepared.clips)} clips",
+        *_describe_mix(rows),
         *_describe_quarantine(prepared),
         f"tokens    {about}{num_tokens[0]} to {num_tokens[-1]} per row, median {num_tokens[len(num_tokens) // 2]}",
         f"inputs    {worker.preprocessing}",
@@ -46,6 +47,15 @@ def describe_plan(plan: Plan, prepared: PreparedRows, *, about: str = "") -> str
         *(f"note      {note}" for note in (*prepared.notes, *note_plan(plan))),
     ]
     return "\n".join(lines)
+
+
+def _describe_mix(rows: RowFacts) -> list[str]:
+    """Says how much of an epoch each of several files is."""
+    return [
+        f"{'' if number else 'mix':<10}{share.num_per_epoch} of {rows.num_per_epoch} rows per epoch "
+        f"({share.num_per_epoch / rows.num_per_epoch:.0%}) from {share.name}: {share.num_rows} x {share.weight:g}"
+        for number, share in enumerate(rows.mix)
+    ]
 
 
 def _describe_quarantine(prepared: PreparedRows) -> list[str]:
@@ -65,7 +75,15 @@ def _describe_saves(plan: Plan) -> str:
     checkpoints = f"{_count(saves, 'checkpoint')}, {_every(plan.swift['save_steps'], saves)}"
     if not measures:
         return f"{checkpoints}; no val rows to measure a loss on"
-    return f"{checkpoints}; {_count(measures, 'val pass', 'val passes')}, {_every(plan.swift['eval_steps'], measures)}"
+    passes = f"{_count(measures, 'val pass', 'val passes')}, {_every(plan.swift['eval_steps'], measures)}"
+    worker = plan.worker
+    answers = f", each answers {_count(worker.answers.num_rows, 'val row')}" if worker.answers else ""
+    ends = (
+        f"; ends when {worker.early_stop_evals} in a row are no better by {worker.select_by}"
+        if worker.early_stop_evals
+        else ""
+    )
+    return f"{checkpoints}; {passes}{answers}{ends}"
 
 
 def count_saves(plan: Plan) -> int:
@@ -112,6 +130,7 @@ def _describe_batch(plan: Plan, rows: RowFacts, *, about: str) -> str:
         global_batch_rows=limits.global_batch_rows,
         max_rows_per_group=limits.max_rows_per_group,
         seed=plan.swift["data_seed"],
+        mix=rows.mix,
     )
     return (
         f"{limits.global_batch_rows} rows per step, grouped by clip with at most {limits.max_rows_per_group} rows a group: "
@@ -216,6 +235,11 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
     )
     return {
         "rows": {"train": len(rows.train), "val": len(rows.val)},
+        "rows_per_epoch": rows.num_per_epoch,
+        "mix": [
+            {"file": share.name, "rows": share.num_rows, "weight": share.weight, "per_epoch": share.num_per_epoch}
+            for share in rows.mix
+        ],
         "quarantined": {
             "rows": len(forecast.prepared.quarantined),
             "examples": _quarantined_examples(forecast.prepared),
@@ -235,7 +259,10 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
             "count": len(forecast.batches),
             "largest_tokens": max(batch.num_tokens for batch in forecast.batches),
             "physical_tokens": sum(batch.num_tokens for batch in forecast.batches),
-            "logical_tokens": sum(shape.num_tokens for shape in rows.train),
+            "logical_tokens": sum(
+                rows.train[number].num_tokens
+                for number in rows_of_epoch(len(rows.train), rows.mix, seed=plan.swift["data_seed"], epoch=0)
+            ),
         },
         "is_estimated": forecast.is_estimated,
         "parameters": {
@@ -306,7 +333,7 @@ def _describe_time(forecast: Forecast, *, about: str) -> str:
     if epoch_s is None or forecast.gpu is None:
         return "name a GPU with --gpu, such as --gpu A100-40GB"
     num_epochs = forecast.plan.worker.num_steps / forecast.plan.worker.steps_per_epoch
-    num_rows = len(forecast.prepared.row_facts.train)
+    num_rows = forecast.prepared.row_facts.num_per_epoch
     built = f", after {_duration(forecast.build_s)} of encoding clips" if forecast.build_s else ""
     return (
         f"{about}{_duration(epoch_s * num_epochs)} on {forecast.ranks.num} x {forecast.gpu.name}, "

@@ -114,3 +114,20 @@ def find_overruled(planned: Mapping[str, str], shell: Mapping[str, str]) -> list
                 f"environment variable {name}={value} does not count: the training has {planned[name]}{setting}"
             )
     return notes
+
+
+def tracker_environment(train_folder: Path, shell: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables of a process that sends to a tracker: the shell's, and what trackers find where it says nothing.
+
+    Args:
+        train_folder: Folder of the training: what trackers keep on this machine goes there, but for those that have a place of
+            their own for all runs.
+        shell: The shell's variables.
+    """
+    return {
+        **dict.fromkeys(("WANDB_PROJECT", "SWANLAB_PROJ_NAME", "TRACKIO_PROJECT", "MLFLOW_EXPERIMENT_NAME"), "cvft"),
+        "WANDB_DIR": str(train_folder),
+        "WANDB_CONSOLE": "off",  # it would send what this process prints
+        "SWANLAB_LOG_DIR": str(train_folder / "swanlog"),
+        **shell,
+    }

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cvft.data.catalog import ClipCatalog
-from cvft.data.check import ClipCheck, check_clips
+from cvft.data.check import ClipCheck, check_clips, look_at_clips
 from cvft.data.rows import Row
+from cvft.data.video.looks import ClipLooks
+from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, sort_key, whole_of
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
@@ -200,7 +204,7 @@ def forecast(
             "with them; clips' tokens are exact"
         )
     sample = _Sample(job, max_clips=max_clips, on_progress=on_progress)
-    prepared = prepare_rows(job, check=sample.check)
+    prepared = prepare_rows(job, check=sample.check, look=sample.look)
     proof = None
     if wants_proof(job, rows=prepared.row_facts):
         proof = find_proof(
@@ -214,7 +218,12 @@ def forecast(
     plan = compile_plan(job, prepared.row_facts, proof=proof)
     caches = plan.worker.features is not None
     batches = batches_of_epoch(
-        prepared.row_facts.train, limits=plan.worker.limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches
+        prepared.row_facts.train,
+        limits=plan.worker.limits,
+        num_ranks=ranks.num,
+        seed=recipe.seed,
+        caches=caches,
+        mix=prepared.row_facts.mix,
     )
     costs = job.family.costs(job.model.folder.config)
     flops = memory = None
@@ -279,14 +288,15 @@ class _Sample:
         self.max_clips = max_clips
         self.on_progress = on_progress
         self.num_read = self.num_all = 0
+        self.found: Mapping[ClipRef, ClipInfo] = {}
 
     def check(self, rows: Sequence[Row]) -> ClipCheck:
         """Finds out about the clips of rows; bad clips among those that are read are refused or set aside."""
         decode = self.job.preprocessing.decode
-        paths = sorted({row.video for row in rows if row.video is not None})
+        clips = sorted({row.video for row in rows if row.video is not None}, key=sort_key)
         chance = random.Random(f"clips {self.job.recipe.seed}")
-        chosen = set(paths if len(paths) <= self.max_clips else chance.sample(paths, self.max_clips))
-        self.num_read, self.num_all = len(chosen), len(paths)
+        chosen = set(clips if len(clips) <= self.max_clips else chance.sample(clips, self.max_clips))
+        self.num_read, self.num_all = len(chosen), len(clips)
         with ClipCatalog(self.job.clips_root, decode) as catalog:
             checked = check_clips(
                 [row for row in rows if row.video is None or row.video in chosen],
@@ -297,18 +307,38 @@ class _Sample:
                 memory_limit_gib=decode.memory_gib,
                 num_workers=self.job.recipe.data.check_workers,
                 catalog=catalog,
+                cache=self.job.url_cache,
                 on_progress=self.on_progress,
             )
-        read, unread = list(checked.facts.values()), [path for path in paths if path not in chosen]
+        self.found = checked.facts
+        read, unread = list(checked.facts.values()), [clip for clip in clips if clip not in chosen]
         if unread and not read:
             need = f"one that decodes, to stand for the {len(unread)} that were not read"
             hint = "decode more of them (--clips), or repair them"
             problem = Problem("the clips", f"{len(chosen)} that are all bad", need, hint)
             raise DataError("the check of clips", [problem])
-        others = {path: replace(chance.choice(read), sha256=str(path), notes=()) for path in unread}
+        of_budget: dict[object, list[ClipInfo]] = defaultdict(list)
+        for clip, info in checked.facts.items():
+            of_budget[_budget_of(clip)].append(info)
+        others = {
+            clip: replace(chance.choice(of_budget.get(_budget_of(clip)) or read), sha256=str(file_of(clip)), notes=())
+            for clip in unread
+        }
         set_aside = {id(item.row) for item in checked.quarantined}
         kept = [row for row in rows if id(row) not in set_aside]
         return ClipCheck(kept, checked.quarantined, {**checked.facts, **others})
+
+    def look(self, contents: Mapping[ClipRef, str]) -> Mapping[ClipRef, ClipLooks]:
+        """Finds out what those clips look like that were decoded."""
+        decode, read = self.job.preprocessing.decode, set(map(whole_of, self.found))
+        with ClipCatalog(self.job.clips_root, decode) as catalog:
+            asked = {clip: content for clip, content in contents.items() if clip in read}
+            return look_at_clips(asked, decode=decode, num_workers=self.job.recipe.data.check_workers, catalog=catalog)
+
+
+def _budget_of(clip: ClipRef) -> object:
+    """Tells clips apart that are shown with other numbers of frames."""
+    return (clip.max_frames, clip.fps) if isinstance(clip, ClipSpec) else (None, None)
 
 
 def _find_refusals(job: Job, *, memory: Memory | None) -> list[Problem]:

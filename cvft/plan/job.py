@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from cvft.data.catalog import CLIPS_FOLDER
 from cvft.data.features.key import FeatureKey
+from cvft.data.fetch.cache import ClipCache
 from cvft.data.video.versions import decoder_version
 from cvft.errors import CvftError, Problem, RecipeError
 from cvft.families.contract import Contract
@@ -29,6 +30,7 @@ from cvft.files import hash_file
 from cvft.plan.environment import check_shell
 from cvft.plan.machine import Machine, check_output, check_packages, memory_per_rank, read_machine
 from cvft.plan.ranks import Ranks, decide_ranks, node_rank_of
+from cvft.plan.url_cache import open_url_cache
 from cvft.recipe import LoadedRecipe, Recipe
 from cvft.runs import RunFolder
 from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
@@ -141,6 +143,11 @@ class Job:
     def clips_root(self) -> Path:
         """Folder of the catalog of clips: beside the runs, under a name that no run can have."""
         return (self.recipe.output.root / CLIPS_FOLDER).absolute()
+
+    @property
+    def url_cache(self) -> ClipCache:
+        """Fetches the clips that rows name by URL."""
+        return open_url_cache(self.recipe)
 
     @property
     def features_root(self) -> Path:

@@ -6,11 +6,11 @@ rows + layout + facts of clips -> `RowShape`s -> rows that are too long, and pro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from cvft.data.groups import RowShape
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, content_of
 from cvft.errors import ClipError, DataError, Problem
 from cvft.families.family import IGNORED_LABEL, Family, LayOut, Preprocessing
 from cvft.weights.folder import ModelFolder
@@ -44,17 +44,19 @@ def check_texts(rows: Sequence[Row], *, lay_out: LayOut) -> None:
         raise DataError("the rows", problems)
 
 
-def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[Path, ClipInfo]) -> list[RowShape]:
+def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[ClipRef, ClipInfo]) -> list[RowShape]:
     """Counts the tokens of each row, answer and EOS included, exactly as training lays them out.
 
-    Clips are told apart by their content: two files with the same bytes are one clip.
+    Clips are told apart by their content: two files with the same bytes are one clip, two stretches of one are two.
     """
     numbers: dict[str, int] = {}
     shapes = []
     for row in rows:
-        clip = None if row.video is None else clips[row.video]
+        clip = number = None
+        if row.video is not None:
+            clip = clips[row.video]
+            number = numbers.setdefault(content_of(row.video, clip.sha256), len(numbers))
         layout = lay_out(row, clip)
-        number = None if clip is None else numbers.setdefault(clip.sha256, len(numbers))
         shapes.append(
             RowShape(
                 number,
@@ -124,7 +126,7 @@ def check_prompts(
     ]
     if doubtful:
         with decode.make_process() as process:
-            clips: dict[Path, ClipInfo | None] = {}
+            clips: dict[ClipRef, ClipInfo | None] = {}
             for number in doubtful:
                 video = rows[number].video
                 assert video is not None, "chosen so"

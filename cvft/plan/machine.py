@@ -87,6 +87,16 @@ def visible_gpus(gpus: list[GpuFacts], chosen: str | None) -> list[GpuFacts]:
     return shown
 
 
+def device_of_rank(rank: int, chosen: str | None) -> str:
+    """Returns what `CUDA_VISIBLE_DEVICES` is for a rank that uses one GPU of those that are shown.
+
+    Args:
+        rank: Number of the rank, from 0.
+        chosen: `CUDA_VISIBLE_DEVICES` of the command; None shows all.
+    """
+    return str(rank) if chosen is None else chosen.split(",")[rank].strip()
+
+
 def read_machine() -> Machine:
     """Looks at this machine once."""
     return Machine(tuple(read_gpus()), host_bytes=psutil.virtual_memory().total)
@@ -119,14 +129,21 @@ def check_packages(recipe: Recipe) -> None:
     """Checks that what a recipe needs beyond torch is there.
 
     Raises:
-        RecipeError: when DeepSpeed is not installed and the strategy is one of its stages, or when the tools are missing with
-            which it compiles its optimizer for offloading; when weights are to be quantized without bitsandbytes.
+        RecipeError: when a tracker is not installed; when DeepSpeed is not installed and the strategy is one of its
+            stages, or when the tools are missing with which it compiles its optimizer for offloading; when weights are to be
+            quantized without bitsandbytes.
     """
     strategy = recipe.parallel.strategy
     missing_package = find_missing_package(recipe.model.quantize)
     problems = [] if missing_package is None else [missing_package]
     if strategy.startswith("zero") and importlib.util.find_spec("deepspeed") is None:
         problems.append(Problem("parallel.strategy", quote(strategy), "DeepSpeed", "pip install 'cvft[deepspeed]'"))
+    for name in recipe.train.report_to:
+        if importlib.util.find_spec(name) is None:
+            hint = f"pip install {name}, or leave it out of train.report_to"
+            problems.append(
+                Problem("train.report_to", quote(name), f"the package {name}, which is not installed", hint)
+            )
     missing_tools = [tool for tool in ("c++", "ninja") if shutil.which(tool) is None]
     if strategy == "zero2_offload" and recipe.parallel.deepspeed_config is None and missing_tools:
         need = f"{' and '.join(quote(tool) for tool in missing_tools)} on PATH: DeepSpeed compiles its optimizer for the CPU"

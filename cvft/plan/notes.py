@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from cvft.data.row_columns import category_column
 from cvft.data.rows import Row, category_of, extra_columns
@@ -16,6 +15,7 @@ from cvft.data.tags import CONTROL_TOKEN
 from cvft.data.times import read_time
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, is_stretch, name_of, sampling_for, sort_key
 from cvft.errors import quote
 from cvft.plan.plan import Plan
 
@@ -33,7 +33,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def note_rows(
-    rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[Path, ClipInfo], *, sampling: Sampling
+    rows: Sequence[Row], held_out: Sequence[Row], clips: Mapping[ClipRef, ClipInfo], *, sampling: Sampling
 ) -> list[str]:
     """Writes what is worth knowing of rows and clips.
 
@@ -54,10 +54,12 @@ def note_rows(
         *_note_categories(all_rows),
         *_note_numbers(all_rows),
         *_note_texts(all_rows),
+        *_note_stretches(all_rows),
+        *_note_budgets(all_rows),
     ]
     notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
     trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
-    shared = {row.video for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
+    shared = {file_of(row.video) for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
     if shared:
         notes.append(f"{len(shared)} clips of the val rows are trained on too: the val numbers will flatter the model")
     return notes
@@ -150,13 +152,45 @@ def _note_texts(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _note_long_clips(rows: Sequence[Row], clips: Mapping[Path, ClipInfo], *, sampling: Sampling) -> list[str]:
+def _note_stretches(rows: Sequence[Row]) -> list[str]:
+    """Says how many rows show a part of their file: columns of that name may have been meant otherwise."""
+    shown = [f"{row.source.name}:{row.line}" for row in rows if row.video is not None and is_stretch(row.video)]
+    if not shown:
+        return []
+    return [
+        f"{len(shown)} rows ({name_examples(shown)}) show a stretch of their file (`start`, `end`), whose seconds count from its "
+        "first frame"
+    ]
+
+
+def _note_budgets(rows: Sequence[Row]) -> list[str]:
+    """Says how many rows have frames of their own number or rate."""
+    counts = Counter(
+        (row.video.max_frames, row.video.fps)
+        for row in rows
+        if isinstance(row.video, ClipSpec) and (row.video.max_frames, row.video.fps) != (None, None)
+    )
+    return [
+        f"{count} rows are shown "
+        + " and ".join(
+            [f"at most {most} frames"] * (most is not None) + [f"{fps or 0:g} frames per second"] * (fps is not None)
+        )
+        + " by their own budget"
+        for (most, fps), count in sorted(counts.items(), key=lambda item: -item[1])
+    ]
+
+
+def _note_long_clips(rows: Sequence[Row], clips: Mapping[ClipRef, ClipInfo], *, sampling: Sampling) -> list[str]:
     """Says which clips the rule cuts, and how many answers speak of what it does not show."""
-    shown_s = {path: _shown_s(info, sampling) for path, info in clips.items() if _is_cut(info, sampling)}
+    shown_s = {
+        clip: _shown_s(info, sampling_for(clip, sampling))
+        for clip, info in clips.items()
+        if _is_cut(info, sampling_for(clip, sampling))
+    }
     if not shown_s:
         return []
-    long = sorted(shown_s, key=lambda path: (-clips[path].duration_s, path))
-    examples = name_examples(f"{path.name} {clips[path].duration_s:.1f} s" for path in long)
+    long = sorted(shown_s, key=lambda clip: (-clips[clip].duration_s, sort_key(clip)))
+    examples = name_examples(f"{name_of(clip)} {clips[clip].duration_s:.1f} s" for clip in long)
     most_s = max(shown_s.values())
     note = (
         f"{len(long)} of {len(clips)} clips are longer than the {most_s:g} s that {quote(sampling.strategy)} sampling shows "
@@ -179,13 +213,13 @@ def _note_long_clips(rows: Sequence[Row], clips: Mapping[Path, ClipInfo], *, sam
     return [f"{note}; video.sampling=uniform shows whole clips, at wider steps"]
 
 
-def _note_clips(clips: Mapping[Path, ClipInfo], *, sampling: Sampling) -> list[str]:
+def _note_clips(clips: Mapping[ClipRef, ClipInfo], *, sampling: Sampling) -> list[str]:
     """Writes the notes on single clips, one for all that differ in numbers alone."""
     kinds: dict[str, list[tuple[str, str]]] = {}
-    for path in sorted(clips):
-        for note in (*clips[path].notes, *clips[path].file_notes):
-            if note != _cut_note(clips[path], sampling):
-                kinds.setdefault(NUMBER.sub("#", note), []).append((path.name, note))
+    for clip in sorted(clips, key=sort_key):
+        for note in (*clips[clip].notes, *clips[clip].file_notes):
+            if note != _cut_note(clips[clip], sampling_for(clip, sampling)):
+                kinds.setdefault(NUMBER.sub("#", note), []).append((name_of(clip), note))
     notes = []
     for alike in kinds.values():
         name, note = alike[0]

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cvft.data.groups import Group, RowShape, group_tokens, make_steps
+from cvft.data.groups import FileShare, Group, RowShape, group_tokens, make_steps
 from cvft.data.packing import BatchLimits, MicroBatch, pack
 from cvft.families.costs import Batch, ClipShape, GroupShape, causal_pairs
 
 
 def batches_of_epoch(
-    shapes: Sequence[RowShape], *, limits: BatchLimits, num_ranks: int, seed: int, caches: bool, epoch: int = 0
+    shapes: Sequence[RowShape],
+    *,
+    limits: BatchLimits,
+    num_ranks: int,
+    seed: int,
+    caches: bool,
+    epoch: int = 0,
+    mix: Sequence[FileShare] = (),
 ) -> list[Batch]:
     """Counts every pass of an epoch on every rank.
 
@@ -24,6 +31,7 @@ def batches_of_epoch(
         seed: Seed of the order.
         caches: Whether frames come as stored features, so that none pass through the tower.
         epoch: Which pass over the rows it is.
+        mix: How often rows come; see `cvft.data.groups.rows_of_epoch`.
 
     Returns:
         The micro-batches; padding of ranks that have no rows is left out.
@@ -34,6 +42,7 @@ def batches_of_epoch(
         max_rows_per_group=limits.max_rows_per_group,
         seed=seed,
         epoch=epoch,
+        mix=mix,
     )
     return [
         count_batch(batch, shapes, caches=caches)

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from cvft.data.features.key import FeatureKey
 from cvft.data.packing import BatchLimits
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES
+from cvft.errors import Problem, RecipeError, quote
 from cvft.families.family import Loading, Preprocessing
 from cvft.families.proof import GroupProof
 from cvft.plan.batching import RowFacts, decide_features, decide_limits, decide_recompute, trains_tower
@@ -27,9 +28,25 @@ from cvft.plan.job import Job
 from cvft.plan.passes import batches_of_epoch
 from cvft.plan.ranks import worker_command
 from cvft.plan.swift_arguments import swift_arguments
+from cvft.recipe import Recipe
 
 PLANNED: Literal["planned"] = "planned"
 """Stands for a key of features where weights were not looked at."""
+
+
+@dataclass(frozen=True)
+class AnswerPlan:
+    """Which val rows are answered whenever the val loss is measured.
+
+    Args:
+        num_rows: How many, spread over all val rows.
+        batch_rows: Rows answered at a time.
+        max_new_tokens: Longest answer in tokens.
+    """
+
+    num_rows: int
+    batch_rows: int
+    max_new_tokens: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,10 @@ class WorkerPlan:
         steps_per_epoch: Optimizer steps of one pass over the rows.
         keep_checkpoints: Newest checkpoints that stay; the best stays as well.
         max_skipped_steps: Steps that may be left out because their loss or gradient is not finite.
+        select_by: What makes a checkpoint the best one.
+        early_stop_evals: Measurements in a row that may be no better by that, or None for as many as there are.
+        asked_checkpoint: Step of a checkpoint that stays in any case, or None.
+        answers: Which val rows are answered while it trains, or None.
     """
 
     run_dir: Path
@@ -75,6 +96,10 @@ class WorkerPlan:
     steps_per_epoch: int
     keep_checkpoints: int
     max_skipped_steps: int
+    select_by: str
+    early_stop_evals: int | None
+    asked_checkpoint: int | None
+    answers: AnswerPlan | None
 
     @property
     def feature_key(self) -> FeatureKey | None:
@@ -139,11 +164,13 @@ def compile_plan(job: Job, rows: RowFacts, *, proof: GroupProof | None = None) -
     """
     recipe, ranks, run = job.recipe, job.ranks, job.run
     limits = decide_limits(job, rows=rows, proof=proof)
-    # the trainer keeps a last, smaller global batch; every row is seen once per epoch
-    steps_per_epoch = math.ceil(len(rows.train) / recipe.train.global_batch_rows)
+    # the trainer keeps a last, smaller global batch; every row is seen once per epoch, or as often as its file's weight says
+    steps_per_epoch = math.ceil(rows.num_per_epoch / recipe.train.global_batch_rows)
     num_steps = recipe.train.max_steps or math.ceil((recipe.train.epochs or 0) * steps_per_epoch)
     caches = decide_features(job, rows=rows, limits=limits, num_epochs=num_steps / steps_per_epoch)
-    batches = batches_of_epoch(rows.train, limits=limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches)
+    batches = batches_of_epoch(
+        rows.train, limits=limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches, mix=rows.mix
+    )
     recompute = decide_recompute(job, batches=batches, caches=caches)
     arguments = swift_arguments(
         job, recompute=recompute, steps_per_epoch=steps_per_epoch, num_steps=num_steps, has_val=len(rows.val) > 0
@@ -178,7 +205,12 @@ def compile_plan(job: Job, rows: RowFacts, *, proof: GroupProof | None = None) -
         steps_per_epoch=steps_per_epoch,
         keep_checkpoints=recipe.train.keep_checkpoints,
         max_skipped_steps=recipe.train.max_skipped_steps,
+        select_by=recipe.train.select_by,
+        early_stop_evals=recipe.train.early_stop_evals,
+        asked_checkpoint=recipe.export.checkpoint if isinstance(recipe.export.checkpoint, int) else None,
+        answers=_plan_answers(recipe, num_val=len(rows.val)),
     )
+    _check_choice(recipe, num_steps=num_steps, save_steps=arguments["save_steps"], eval_steps=arguments["eval_steps"])
     environment = worker_environment(
         run.path,
         num_threads=recipe.parallel.num_threads,
@@ -188,3 +220,24 @@ def compile_plan(job: Job, rows: RowFacts, *, proof: GroupProof | None = None) -
         recipe, num_per_node=ranks.num_per_node, node_rank=recipe.parallel.node_rank or 0, plan_file=run.plan_file
     )
     return Plan(worker, arguments, Launch(command, environment))
+
+
+def _plan_answers(recipe: Recipe, *, num_val: int) -> AnswerPlan | None:
+    if recipe.train.eval_answers is None or not num_val:
+        return None
+    num_rows = min(recipe.train.eval_answers, num_val)
+    return AnswerPlan(num_rows, recipe.eval.batch_rows, recipe.eval.max_new_tokens)
+
+
+def _check_choice(recipe: Recipe, *, num_steps: int, save_steps: int, eval_steps: int) -> None:
+    """Refuses to choose a checkpoint that is not written, or the best one where some that are measured are not."""
+    asked = recipe.export.checkpoint
+    if asked == "best" and eval_steps % save_steps:
+        got = f"one every {save_steps} steps, and the val loss is measured every {eval_steps}"
+        need = "a checkpoint wherever it is measured how good it is, for `export.checkpoint` best"
+        problem = Problem("train.save_steps", got, need, f"set `train.save_steps: {eval_steps}`")
+        raise RecipeError("the steps with a checkpoint", [problem])
+    if isinstance(asked, int) and (asked > num_steps or (asked != num_steps and asked % save_steps)):
+        need = f"a multiple of {save_steps} (train.save_steps) below {num_steps}, or {num_steps}, the last step"
+        problem = Problem("export.checkpoint", quote(asked), need, "`best` and `last` need no number")
+        raise RecipeError("the steps with a checkpoint", [problem])

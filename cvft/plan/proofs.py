@@ -16,6 +16,7 @@ from typing import Any
 from cvft.data.groups import RowShape
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, content_of, to_text
 from cvft.families.family import Preprocessing
 from cvft.families.proof import GroupProof
 from cvft.files import write_whole
@@ -40,7 +41,7 @@ class ProofRequest:
         dtype: `bf16` or `fp32`.
         attention: transformers' name of the decoder's attention.
         device: `cpu` or `cuda`.
-        clip: The clip's file.
+        clip: The clip, as `cvft.data.video.spec.to_text` writes it.
         clip_sha256: Identifies it.
         rows: Query and response of two rows about it.
     """
@@ -51,13 +52,13 @@ class ProofRequest:
     dtype: str
     attention: str
     device: str
-    clip: Path
+    clip: str
     clip_sha256: str
     rows: Sequence[tuple[str, str]]
 
 
 def request_proof(
-    job: Job, *, rows: Sequence[Row], shapes: Sequence[RowShape], clips: Mapping[Path, ClipInfo], attention: str
+    job: Job, *, rows: Sequence[Row], shapes: Sequence[RowShape], clips: Mapping[ClipRef, ClipInfo], attention: str
 ) -> ProofRequest:
     """Chooses the first clip that two rows with a question share, and its first two.
 
@@ -86,8 +87,8 @@ def request_proof(
         dtype=job.recipe.model.dtype,
         attention=attention,
         device=job.ranks.device,
-        clip=first,
-        clip_sha256=clips[first].sha256,
+        clip=to_text(first),
+        clip_sha256=content_of(first, clips[first].sha256),
         rows=[(row.query, row.response) for row in pair],
     )
 
@@ -104,7 +105,7 @@ def proof_file(job: Job, request: ProofRequest) -> Path:
 
 
 def find_proof(
-    job: Job, *, rows: Sequence[Row], shapes: Sequence[RowShape], clips: Mapping[Path, ClipInfo], attention: str
+    job: Job, *, rows: Sequence[Row], shapes: Sequence[RowShape], clips: Mapping[ClipRef, ClipInfo], attention: str
 ) -> GroupProof | None:
     """Finds a proof that an earlier training has kept, where the weights are there to know the model by.
 

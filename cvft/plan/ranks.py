@@ -6,8 +6,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from cvft.errors import Problem, RecipeError, quote
+from cvft.errors import CvftError, Problem, RecipeError, quote
 from cvft.recipe import Recipe, weights_fingerprint
+from cvft.recipe.schema import MANY_PROCESSES
 
 SHUTDOWN_TIMEOUT_S = 15
 """Seconds that torch's launcher gives the other ranks to end when one has failed, before it kills them."""
@@ -61,6 +62,26 @@ def decide_ranks(recipe: Recipe, *, num_gpus_present: int) -> Ranks:
         need = f"at most the {num_gpus_present} GPUs present"
         raise RecipeError("this machine", [Problem("parallel.num_gpus", quote(num_per_node), need, hint)])
     return Ranks(device, max(num_per_node, 1), recipe.parallel.num_nodes)
+
+
+def check_num_ranks(num: int, *, device: str, num_gpus_present: int) -> None:
+    """Refuses more ranks that answer rows than a machine has room for: each has a GPU of its own, or is a process on a CPU.
+
+    Args:
+        num: What `--num-gpus` says.
+        device: `cpu` or `cuda`.
+        num_gpus_present: GPUs that this machine shows.
+
+    Raises:
+        CvftError: when there are fewer.
+    """
+    if device == "cuda" and num > num_gpus_present:
+        need = f"at most the {num_gpus_present} GPUs present"
+        raise CvftError(
+            "this machine", [Problem("--num-gpus", quote(num), need, "does CUDA_VISIBLE_DEVICES hide some?")]
+        )
+    if num > MANY_PROCESSES:
+        raise CvftError("this machine", [Problem("--num-gpus", quote(num), f"at most {MANY_PROCESSES}")])
 
 
 def node_rank_of(recipe: Recipe) -> int:

@@ -9,27 +9,36 @@ replaced would get old numbers, or numbers of other clips: that is refused, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from cvft.data.clip_columns import NamesAsWritten
+from cvft.data.fetch.urls import is_url, parse_url
 from cvft.data.records import (
     ClipRecord,
     FileFacts,
+    Files,
+    are_there,
     clip_namer,
-    find_clip,
     find_difference,
+    find_files,
     identify_row,
     read_records,
 )
-from cvft.data.rows import Row, make_rows, read_rows
+from cvft.data.rows import Row, make_rows
+from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, file_of, files_of, in_files
 from cvft.errors import DataError, Problem, RunError
 from cvft.files import hash_file
 from cvft.jsonl import read_jsonl
 from cvft.manifest import read_manifest
 from cvft.plan.notes import NUM_EXAMPLES, name_examples
+from cvft.plan.prepare import read_sources
+from cvft.plan.url_cache import url_cache_dir
 from cvft.recipe import Recipe, load_recipe
+from cvft.recipe.schema import VAL_KEY, RowFile
 from cvft.runs import RunFolder
 
 HINT_MOVED = "were the clips moved? data.video_root=FOLDER finds them below a folder"
@@ -48,7 +57,7 @@ class RecordedRows:
 
     rows: Sequence[Row]
     gone: Sequence[Row]
-    clips: Mapping[Path, ClipRecord]
+    clips: Mapping[ClipRef, ClipRecord]
     stored: Sequence[Row]
 
     @property
@@ -77,15 +86,15 @@ def read_recorded(run: RunFolder, which: Literal["train", "val"], *, recipe: Rec
     found = _find_clips(stored, records, video_root=recipe.data.video_root)
     if problems := _other_clips(stored, found, records, since=f"the run {run.path.name}"):
         raise DataError(f"the clips of run {run.path}", problems)
-    rows = [row if row.video is None else replace(row, video=where) for row, where in _with_places(stored, found)]
-    gone = [row for row, where in _with_places(stored, found) if row.video is not None and where is None]
+    rows = [row if row.video is None else replace(row, video=clip) for row, clip in _with_places(stored, found)]
+    gone = [row for row, clip in _with_places(stored, found) if row.video is not None and clip is None]
     lost = {row.line for row in gone}
-    return RecordedRows(
-        [row for row in rows if row.line not in lost],
-        gone,
-        {place[0]: records[path] for path, place in found.items() if place is not None and path in records},
-        stored,
-    )
+    clips = {
+        clip: records[row.video]
+        for row, clip in _with_places(stored, found)
+        if row.video in records and clip is not None
+    }
+    return RecordedRows([row for row in rows if row.line not in lost], gone, clips, stored)
 
 
 def refuse_gone(recorded: RecordedRows, run: RunFolder) -> None:
@@ -96,7 +105,7 @@ def refuse_gone(recorded: RecordedRows, run: RunFolder) -> None:
     """
     if not recorded.gone:
         return
-    clips = list(dict.fromkeys(f"`{row.video}`" for row in recorded.gone))
+    clips = list(dict.fromkeys(f"`{file_of(row.video)}`" for row in recorded.gone if row.video is not None))
     where = f"{name_examples(row.location for row in recorded.gone)} `videos`"
     got = f"{name_examples(clips)}, which {'does' if len(clips) == 1 else 'do'} not exist"
     raise DataError(f"the clips of run {run.path}", [Problem(where, got, "the clips of the run's rows", HINT_MOVED)])
@@ -126,59 +135,110 @@ def refuse_other_data(run: RunFolder, *, recipe: Recipe, since: str) -> list[str
     problems = _other_clips(rows, found, records, since=since)
     notes: list[str] = []
     if not problems:
-        for key, path, before, is_ordered in _files(recipe, stored):
-            if not path.is_file():
-                notes.append(f"{key}: {path} is not there any more, and was not compared with what this run recorded")
-            elif problem := _compare(
-                key, path, before, recipe=recipe, run=run, records=records, is_ordered=is_ordered, since=since
-            ):
+        for key, files, before, is_ordered in _files(recipe, stored):
+            gone = [file.path for file in files.values() if not file.path.is_file()]
+            if gone:
+                paths, verb = name_examples(map(str, gone)), "is" if len(gone) == 1 else "are"
+                notes.append(
+                    f"{key}: {paths} {verb} not there any more, and was not compared with what this run recorded"
+                )
+                continue
+            problem = _compare(
+                key,
+                files,
+                before,
+                run=run,
+                records=records,
+                is_ordered=is_ordered,
+                since=since,
+                url_cache=url_cache_dir(recipe),
+            )
+            if problem:
                 problems.append(problem)
     if problems:
         raise RunError(f"run folder {run.path}", problems)
     return notes
 
 
-def _files(recipe: Recipe, stored: Mapping[str, list[Row]]) -> Iterable[tuple[str, Path, list[Row], bool]]:
-    """Yields setting, file, its recorded rows and whether they are in its order."""
-    if recipe.data.val is not None:
-        yield "data.train", recipe.data.train, stored["train"], True
-        yield "data.val", recipe.data.val, stored["val"], True
+def refuse_other_order(run: RunFolder, rows: Sequence[Row], clips: Mapping[ClipRef, ClipInfo], *, since: str) -> None:
+    """Refuses to go on where other rows would train, or in another order: split by another version, or of files in another order.
+
+    Args:
+        run: The run, with a checkpoint.
+        rows: The rows that would train now.
+        clips: Facts of their clips.
+        since: The checkpoint, for messages.
+
+    Raises:
+        RunError: when they are not those that were recorded, in their order.
+    """
+    if not run.train_rows.is_file() or not run.clip_records.is_file():
+        return
+    records = _records_of(run)
+    now = [identify_row(row, "" if row.video is None else clips[row.video].sha256) for row in rows]
+    then = [
+        identify_row(row, "" if row.video is None else records[row.video].sha256) for row in read_stored(run.train_rows)
+    ]
+    difference = find_difference(rows, now, then, is_ordered=True)
+    if difference is not None:
+        got, need = (
+            "train rows in another order, or others of them held out",
+            f"those that {since} was trained on: {difference}",
+        )
+        hint = "name the files in their old order; or train with this version under another name (name=...)"
+        raise RunError(f"run folder {run.path}", [Problem("data.train", got, need, hint)])
+
+
+def _files(
+    recipe: Recipe, stored: Mapping[str, list[Row]]
+) -> Iterable[tuple[str, dict[str, RowFile], list[Row], bool]]:
+    """Yields setting, its files, their recorded rows and whether they are in the order of the files."""
+    files = recipe.data.sources
+    val = files.pop(VAL_KEY, None)
+    if val is not None:
+        yield "data.train", files, stored["train"], True
+        yield VAL_KEY, {VAL_KEY: val}, stored["val"], True
     else:
-        yield "data.train", recipe.data.train, [*stored["train"], *stored["val"]], not stored["val"]
+        yield "data.train", files, [*stored["train"], *stored["val"]], not stored["val"]
 
 
 def _compare(
     key: str,
-    path: Path,
+    files: Mapping[str, RowFile],
     before: Sequence[Row],
     *,
-    recipe: Recipe,
     run: RunFolder,
-    records: Mapping[Path, ClipRecord],
+    records: Mapping[ClipRef, ClipRecord],
     is_ordered: bool,
     since: str,
+    url_cache: Path,
 ) -> Problem | None:
-    facts = read_manifest(run).sources.get(key)
-    earlier = load_recipe(run.recipe_file).recipe.data
-    reads_alike = (earlier.video_root, earlier.format) == (recipe.data.video_root, recipe.data.format)
-    if facts is not None and reads_alike and FileFacts(**facts).fits(path):
+    recorded, earlier = read_manifest(run).sources, load_recipe(run.recipe_file).recipe.data.sources
+    if all(_is_recorded(recorded.get(name), file, earlier.get(name)) for name, file in files.items()):
         return None
-    name_clip = clip_namer(records)
+    name_files = clip_namer(records)
     set_aside = _quarantined(run)
     rows, now = [], []
-    for row in read_rows(path, video_root=recipe.data.video_root, format=recipe.data.format):
-        if row.video is not None and identify_row(row, row.video.name) in set_aside:
+    for row in (row for of_file in read_sources(files, url_cache=url_cache).values() for row in of_file):
+        if row.video is not None and identify_row(row, file_of(row.video).name) in set_aside:
             continue
         rows.append(row)
-        now.append(identify_row(row, "" if row.video is None else name_clip(row.video)))
+        now.append(identify_row(row, "" if row.video is None else name_files(files_of(row.video))))
     then = [identify_row(row, "" if row.video is None else records[row.video].sha256) for row in before]
     difference = find_difference(rows, now, then, is_ordered=is_ordered)
     if difference is None:
         return None
     hint = "bring them back, or train on the new ones under another name (name=...)"
-    if key == "data.val":
+    if key == VAL_KEY:
         hint += f"; cvft eval {run.path} --data FILE evaluates other rows"
     return Problem(key, "other rows", f"the rows that {since} was trained on: {difference}", hint)
+
+
+def _is_recorded(facts: Mapping[str, Any] | None, file: RowFile, earlier: RowFile | None) -> bool:
+    """Tells whether a file is the one that a run has recorded, and read as it was then."""
+    if facts is None or earlier is None or file.model_copy(update={"path": earlier.path}) != earlier:
+        return False
+    return FileFacts(**facts).fits(file.path)
 
 
 def _refuse_edited(run: RunFolder, which: str, path: Path) -> None:
@@ -194,18 +254,11 @@ def _refuse_edited(run: RunFolder, which: str, path: Path) -> None:
 
 def read_stored(path: Path) -> list[Row]:
     """Reads a row file of a run; its clips may have gone."""
-    objects, clips = [], {}
-    for number, columns in enumerate(read_jsonl(path), 1):
-        clip = columns.get("videos")
-        if isinstance(clip, list) and len(clip) == 1 and isinstance(clip[0], str):
-            clips[number] = Path(clip[0])
-            columns = {**columns, "videos": []}
-        objects.append((number, columns))
-    rows = make_rows(objects, source=path, video_root=path.parent, is_array=False)
-    return [replace(row, video=clips.get(row.line)) for row in rows]
+    objects = list(enumerate(read_jsonl(path), 1))
+    return make_rows(objects, source=path, video_root=path.parent, is_array=False, finder=NamesAsWritten())
 
 
-def _records_of(run: RunFolder) -> dict[Path, ClipRecord]:
+def _records_of(run: RunFolder) -> dict[ClipRef, ClipRecord]:
     return read_records(run.clip_records) if run.clip_records.is_file() else {}
 
 
@@ -216,46 +269,65 @@ def _quarantined(run: RunFolder) -> set[str]:
         return set()
     kept = [line["row"] for line in read_jsonl(path)]
     return {
-        json.dumps({**row, "videos": [Path(*row["videos"]).name]}, sort_keys=True, ensure_ascii=False) for row in kept
+        json.dumps({**row, "videos": [_file_name(next(_names_in(row["videos"])))]}, sort_keys=True, ensure_ascii=False)
+        for row in kept
     }
 
 
+def _names_in(videos: Any) -> Iterator[str]:
+    """Finds the names of files in a column that cvft has written: one path, or a list of ready frames."""
+    for each in videos:
+        yield from [each] if isinstance(each, str) else each
+
+
+def _file_name(clip: str) -> str:
+    return parse_url(clip).file_name if is_url(clip) else Path(clip).name
+
+
 def _find_clips(
-    rows: Iterable[Row], records: Mapping[Path, ClipRecord], *, video_root: Path | None
-) -> dict[Path, tuple[Path, bool] | None]:
-    """Finds the clips of rows: recorded place -> place today and whether it is the same clip, or None when it is gone."""
-    found: dict[Path, tuple[Path, bool] | None] = {}
-    for path in dict.fromkeys(row.video for row in rows if row.video is not None):
-        record = records.get(path)
+    rows: Iterable[Row], records: Mapping[ClipRef, ClipRecord], *, video_root: Path | None
+) -> dict[Files, tuple[Files, bool] | None]:
+    """Finds the files of rows' clips: recorded place -> place today and whether it is the same file, or None when it is gone."""
+    found: dict[Files, tuple[Files, bool] | None] = {}
+    of_files = {files_of(clip): record for clip, record in records.items()}
+    for files in dict.fromkeys(files_of(row.video) for row in rows if row.video is not None):
+        record = of_files.get(files)
         if record is None:
-            found[path] = (path, True) if path.is_file() else None
+            found[files] = (files, True) if are_there(files) else None
         else:
-            found[path] = find_clip(path, record, video_root=video_root)
+            found[files] = find_files(files, record, video_root=video_root)
     return found
 
 
 def _with_places(
-    rows: Iterable[Row], found: Mapping[Path, tuple[Path, bool] | None]
-) -> Iterable[tuple[Row, Path | None]]:
+    rows: Iterable[Row], found: Mapping[Files, tuple[Files, bool] | None]
+) -> Iterable[tuple[Row, ClipRef | None]]:
+    """Yields rows with their clips where they lie today."""
     for row in rows:
-        place = None if row.video is None else found[row.video]
-        yield row, None if place is None else place[0]
+        place = None if row.video is None else found[files_of(row.video)]
+        yield row, None if row.video is None or place is None else in_files(row.video, place[0])
 
 
 def _other_clips(
     rows: Sequence[Row],
-    found: Mapping[Path, tuple[Path, bool] | None],
-    records: Mapping[Path, ClipRecord],
+    found: Mapping[Files, tuple[Files, bool] | None],
+    records: Mapping[ClipRef, ClipRecord],
     *,
     since: str,
 ) -> list[Problem]:
-    """Names the clips that are other ones by now."""
-    others = [(path, place[0]) for path, place in found.items() if place is not None and not place[1]]
+    """Names the files of clips that are other ones by now."""
+    hashes = {files_of(clip): record.sha256 for clip, record in records.items()}
+    others = [(files, place[0]) for files, place in found.items() if place is not None and not place[1]]
     problems = []
-    for path, place in others[:NUM_EXAMPLES]:
-        lines = name_examples(row.location for row in rows if row.video == path)
-        got = f"`{place}`, which is another file by now"
-        need = f"the clip that {since} has recorded (sha256 {records[path].sha256[:12]}...)"
+    for files, place in others[:NUM_EXAMPLES]:
+        lines = name_examples(row.location for row in rows if row.video is not None and files_of(row.video) == files)
+        got = f"`{place[0]}`, which is another file by now"
+        got = (
+            got
+            if len(place) == 1
+            else f"`{place[0]}` and {len(place) - 1} more frames, of which some are other files by now"
+        )
+        need = f"the clip that {since} has recorded (sha256 {hashes[files][:12]}...)"
         hint = "bring it back, or train on the new one under another name (name=...)"
         problems.append(Problem(f"{lines} `videos`", got, need, hint))
     if num_more := len(others) - len(problems):

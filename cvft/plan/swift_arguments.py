@@ -127,7 +127,7 @@ def swift_arguments(
         "check_model": False,  # a call to a model hub, even for a local folder
         "report_to": ["none"],  # with "tensorboard", ms-swift spends seconds on plots of its own at every end
         "disable_tqdm": True,  # the launcher shows the one progress bar
-        "callbacks": ["cvft", "cvft_tensorboard"],
+        "callbacks": ["cvft", *(["cvft_tensorboard"] if "tensorboard" in recipe.train.report_to else [])],
         "use_cpu": ranks.device == "cpu",
     }
     if whole := modules_to_save(job.family.parts, job.model.shapes, train_projector=recipe.lora.train_projector):

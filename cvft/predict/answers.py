@@ -11,25 +11,37 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any, Protocol
 
 from tqdm import tqdm
 
 from cvft.data.records import look_at
 from cvft.data.rows import Row
+from cvft.data.video.spec import ClipRef, name_of
 from cvft.errors import CvftError, DataError, Problem, RunError, quote
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 from cvft.jsonl import read_jsonl, to_line
-
-if TYPE_CHECKING:
-    from cvft.predict.predictor import Predictor
+from cvft.predict.batches import AnsweredBatch
 
 PARTIAL = ".partial.jsonl"
 """Ending of the file of a result that is not whole."""
+
+
+class Answering(Protocol):
+    """What answers rows: a model in this process (`Predictor`), or ranks (`AnsweringRanks`)."""
+
+    @property
+    def cut(self) -> Mapping[ClipRef, str]:
+        """What was not shown of clips, in a sentence each, where it is known."""
+
+    def answer_batches(
+        self, rows: Sequence[Row], *, batch_rows: int, max_new_tokens: int | None, done: Collection[int] = ()
+    ) -> Generator[AnsweredBatch, None, None]:
+        """Answers rows, batch by batch; see `Predictor.answer_batches`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,7 @@ class AnswerFile:
         """Keeps the answers of a batch: they are on the disk when this returns."""
         if not answers:
             return
+        assert self.answers.keys().isdisjoint(answers), "no row is answered twice"
         line = {
             "rows": list(answers),
             "clips": [look_at(rows[number]) for number in answers],
@@ -136,7 +149,7 @@ def answer_rows(
     rows: Sequence[Row],
     kept: AnswerFile,
     *,
-    predictor: Callable[[], Predictor],
+    answering: Callable[[], Answering],
     batch_rows: int,
     max_new_tokens: int | None,
     description: str,
@@ -146,7 +159,7 @@ def answer_rows(
     Args:
         rows: The rows.
         kept: Their answers so far.
-        predictor: Gives what answers; not called when all is answered.
+        answering: Gives what answers; not called when all is answered.
         batch_rows: Rows answered at a time.
         max_new_tokens: Longest answer in tokens; None takes what a prompt leaves.
         description: What the progress bar says.
@@ -154,22 +167,24 @@ def answer_rows(
     bad: dict[int, CvftError] = {}
     cut: list[str] = []
     if len(kept.answers) < len(rows):
-        model = predictor()
-        with tqdm(
+        model = answering()
+        batches = model.answer_batches(
+            rows, batch_rows=batch_rows, max_new_tokens=max_new_tokens, done=set(kept.answers)
+        )
+        bar = tqdm(
             total=len(rows),
             initial=len(kept.answers),
             desc=description,
             unit="row",
             file=sys.stderr,
             dynamic_ncols=True,
-        ) as bar:
-            for batch in model.answer_batches(
-                rows, batch_rows=batch_rows, max_new_tokens=max_new_tokens, done=set(kept.answers)
-            ):
+        )
+        with bar, closing(batches):
+            for batch in batches:
                 kept.add(batch.answers, rows)
                 bad |= batch.bad
                 bar.update(len(batch.answers) + len(batch.bad))
-        cut = [f"{path.name}: {note}" for path, note in model.clips.cut.items()]
+        cut = [f"{name_of(clip)}: {note}" for clip, note in model.cut.items()]
     return Answered(kept.answers, bad, cut)
 
 

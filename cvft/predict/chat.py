@@ -12,12 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cvft.data.fetch.cache import ClipCache
+from cvft.data.fetch.urls import show_url
 from cvft.data.rows import Row, append_row
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, name_of
 from cvft.errors import CvftError, DataError, Problem, quote
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 from cvft.plan.lengths import check_texts
-from cvft.predict.infer import about_question, load_found, look_at_clip, make_question
+from cvft.predict.infer import about_question, bring_clip, load_found, look_at_clip, make_question
 from cvft.predict.trained import FoundModel, find_model
 
 if TYPE_CHECKING:
@@ -32,13 +35,16 @@ class Chat:
     Args:
         found: The model; `open_chat` finds it.
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
+        cache: Fetches clips of URLs; without it, they are refused.
     """
 
-    def __init__(self, found: FoundModel, *, max_new_tokens: int | None = None) -> None:
+    def __init__(self, found: FoundModel, *, max_new_tokens: int | None = None, cache: ClipCache | None = None) -> None:
         self.max_new_tokens = max_new_tokens
+        self._cache = cache
+        self._url: str | None = None
         self.takes_history = _takes_history(found)
         """Whether the template has a place for earlier turns; without one each question stands alone."""
-        self.video: Path | None = None
+        self.video: ClipRef | None = None
         self._found = found
         self._clip: ClipInfo | None = None
         self._predictor: Predictor | None = None
@@ -49,6 +55,11 @@ class Chat:
         """The (question, answer) turns that the next question goes with, oldest first."""
         return [(row.query, answer.text) for row, answer in self._turns] if self.takes_history else []
 
+    @property
+    def clip_name(self) -> str:
+        """How the clip is shown: its file, or its URL without what may be secret in it."""
+        return str(self.video) if self._url is None else show_url(self._url)
+
     def load(self) -> None:
         """Loads the model. It is not needed to look at clips."""
         self._predictor = load_found(self._found)
@@ -57,16 +68,17 @@ class Chat:
         """Goes on about another clip, from no turns: what was said is about the clip before.
 
         Args:
-            video: The clip's file, relative to the current folder.
+            video: The clip's file, relative to the current folder, or its URL.
 
         Raises:
             DataError: when there is no such file.
-            ClipError: when it cannot be decoded. The clip and the turns are then those that they were.
+            ClipError: when it cannot be fetched or decoded. The clip and the turns are then those that they were.
         """
-        path = make_question(video, "?").video
-        assert path is not None, "a question about a clip"
-        self._clip = look_at_clip(path, self._found)
-        self.video = path
+        row = make_question(video, "?", cache=self._cache)
+        assert row.video is not None, "a question about a clip"
+        bring_clip(row, self._cache)
+        self._clip = look_at_clip(row.video, self._found)
+        self.video, self._url = row.video, row.url
         self._turns.clear()
 
     def frames(self) -> str:
@@ -79,7 +91,7 @@ class Chat:
             raise CvftError("the chat", [Problem("the clip", "none", "one", "give its file to `/video`")])
         clip, sampling = self._clip, self._found.how.decode.sampling
         head = (
-            f"{self.video.name}: {clip.num_frames} of {clip.num_frames_total} frames, {clip.duration_s:.2f} s, "
+            f"{name_of(self.video)}: {clip.num_frames} of {clip.num_frames_total} frames, {clip.duration_s:.2f} s, "
             f"{clip.width_px} x {clip.height_px}, sampling {sampling.strategy}"
         )
         lines = [f"frame {number:3d}  {second:8.2f} s" for number, second in enumerate(clip.view.timestamps_s)]
@@ -91,7 +103,7 @@ class Chat:
         Raises:
             DataError: when it cannot be asked.
         """
-        return make_question(self.video, query, self.turns)
+        return make_question(self._url or self.video, query, self.turns, cache=self._cache)
 
     def ask(self, query: str) -> Generator[str, None, Answer]:
         """Answers a question piece by piece. Only an answer that came to its end, or to its limit, becomes a turn.
@@ -159,6 +171,7 @@ def open_chat(
     max_new_tokens: int | None = None,
     quantize: str | None = None,
     base: Path | None = None,
+    cache: ClipCache | None = None,
 ) -> Chat:
     """Finds and loads a model to talk with; what is wrong with model or clip is found before it is loaded.
 
@@ -168,12 +181,13 @@ def open_chat(
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
         base: Where the base of an adapter lies by now.
+        cache: Fetches clips of URLs; without it, they are refused.
 
     Raises:
         CvftError: when the model or the clip cannot be used.
     """
     found = find_model(model, base=base, quantize=quantize)
-    chat = Chat(found, max_new_tokens=max_new_tokens)
+    chat = Chat(found, max_new_tokens=max_new_tokens, cache=cache)
     if video is not None:
         chat.show(video)
     if not chat.takes_history:

@@ -10,22 +10,28 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvft.data.check import Quarantined, explain, write_quarantine
+from cvft.data.check import Quarantined, explain, fetch_clips, write_quarantine
+from cvft.data.clip_columns import write_clip
 from cvft.data.clip_folder import rows_of_folder
+from cvft.data.fetch.cache import ClipCache
 from cvft.data.records import fingerprint_rows
 from cvft.data.rows import Row, make_rows, read_rows
 from cvft.data.video.process import ClipInfo
-from cvft.errors import DataError, IncompleteError, Problem, RunError
+from cvft.data.video.spec import ClipRef, file_of, name_of
+from cvft.errors import ClipError, DataError, IncompleteError, Problem, RunError
 from cvft.files import check_output, write_whole
 from cvft.plan.lengths import check_prompts
-from cvft.predict.answers import answer_rows, locate_problems, open_answers, partial_file
+from cvft.plan.machine import read_gpus
+from cvft.plan.ranks import check_num_ranks
+from cvft.predict.answers import Answering, answer_rows, locate_problems, open_answers, partial_file
 from cvft.predict.outputs import Form, check_form, count_moments, write_answers
+from cvft.predict.ranks import AnsweringRanks
 from cvft.predict.trained import FoundModel, find_model
 
 if TYPE_CHECKING:
@@ -43,25 +49,49 @@ NUM_EXAMPLES = 3
 """Most clips that a note names."""
 
 
-def make_question(video: str | Path | None, query: str, history: Iterable[tuple[str, str]] = ()) -> Row:
+def make_question(
+    video: str | ClipRef | None,
+    query: str,
+    history: Iterable[tuple[str, str]] = (),
+    *,
+    cache: ClipCache | None = None,
+) -> Row:
     """Makes the row of one question, with the checks of a file of rows.
 
     Args:
-        video: The clip, relative to the current folder, or None to ask without one.
+        video: The clip, relative to the current folder, or its URL, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
+        cache: Where clips of URLs are, once `bring_clip` has fetched them; without it, URLs are refused.
 
     Raises:
         DataError: when the clip does not exist.
     """
     columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
     if video is not None:
-        columns["videos"] = [str(video)]
+        columns |= {"videos": [video]} if isinstance(video, str) else write_clip(video)
     try:
-        (row,) = make_rows([(1, columns)], source=QUESTION, video_root=Path.cwd(), require_response=False)
+        (row,) = make_rows(
+            [(1, columns)],
+            source=QUESTION,
+            video_root=Path.cwd(),
+            require_response=False,
+            url_cache=None if cache is None else cache.folder,
+        )
     except DataError as error:
         raise about_question(error) from error
     return row
+
+
+def bring_clip(row: Row, cache: ClipCache | None) -> None:
+    """Fetches the clip of a row, where it is named by a URL and not there yet.
+
+    Raises:
+        ClipError: when it cannot be fetched.
+        RunError: when the cache cannot be written.
+    """
+    for error in () if cache is None else fetch_clips([row], cache).values():
+        raise error
 
 
 def about_question(error: DataError) -> DataError:
@@ -82,6 +112,7 @@ def infer_one(
     max_new_tokens: int | None = None,
     quantize: str | None = None,
     base: Path | None = None,
+    cache: ClipCache | None = None,
 ) -> str:
     """Answers one question.
 
@@ -93,6 +124,7 @@ def infer_one(
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
         base: Where the base of an adapter lies by now.
+        cache: Fetches clips of URLs; without it, they are refused.
 
     Returns:
         The answer.
@@ -100,10 +132,11 @@ def infer_one(
     Raises:
         CvftError: when the model or the clip cannot be used.
     """
-    row = make_question(video, query, history)
+    row = make_question(video, query, history, cache=cache)
     found = find_model(model, base=base, quantize=quantize)
     _check([row], found, max_new_tokens)
     if row.video is not None:
+        bring_clip(row, cache)
         look_at_clip(row.video, found)
     with closing(load_found(found)) as predictor:
         (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
@@ -122,6 +155,8 @@ def infer_file(
     max_new_tokens: int | None = None,
     quantize: str | None = None,
     base: Path | None = None,
+    cache: ClipCache | None = None,
+    num_ranks: int = 1,
 ) -> str:
     """Answers every row of a file; what was answered before a stop is not answered again.
 
@@ -135,18 +170,32 @@ def infer_file(
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
         base: Where the base of an adapter lies by now.
+        cache: Fetches clips of URLs; without it, rows that name them are refused.
+        num_ranks: Processes that answer, each on a GPU of its own; the answers do not depend on it.
 
     Returns:
         How many rows were answered, for the terminal.
 
     Raises:
-        CvftError: when model, rows or output cannot be used, or no row can be answered; then nothing is written.
+        CvftError: when model, rows or output cannot be used, or no row can be answered; then nothing is written. When there are
+            fewer GPUs, or a rank fails.
         IncompleteError: when some rows could not be answered: they are listed in `OUTPUT.bad.jsonl`.
     """
     _check_output(output)
-    rows = take_shard(read_rows(data, require_response=False, format="auto"), shard)
+    url_cache = None if cache is None else cache.folder
+    rows = take_shard(read_rows(data, require_response=False, format="auto", url_cache=url_cache), shard)
     found = find_model(model, base=base, quantize=quantize)
-    return _infer_rows(rows, found, subject=f"data {data}", output=output, form=form, max_new_tokens=max_new_tokens)
+    answering = _answering(found, num_ranks=num_ranks)
+    return _infer_rows(
+        rows,
+        found,
+        answering=answering,
+        subject=f"data {data}",
+        output=output,
+        form=form,
+        max_new_tokens=max_new_tokens,
+        cache=cache,
+    )
 
 
 def infer_folder(
@@ -160,6 +209,7 @@ def infer_folder(
     max_new_tokens: int | None = None,
     quantize: str | None = None,
     base: Path | None = None,
+    num_ranks: int = 1,
 ) -> str:
     """Asks one question about every clip of a folder, and of all folders in it; otherwise as `infer_file`.
 
@@ -173,6 +223,7 @@ def infer_folder(
         max_new_tokens: As of `infer_file`.
         quantize: As of `infer_file`.
         base: As of `infer_file`.
+        num_ranks: As of `infer_file`.
 
     Returns:
         How many rows were answered, for the terminal.
@@ -187,7 +238,16 @@ def infer_folder(
         LOG.info("note      %d files in %s are no clips", num_others, folder)
     rows = take_shard(rows, shard)
     found = find_model(model, base=base, quantize=quantize)
-    return _infer_rows(rows, found, subject=f"folder {folder}", output=output, form=form, max_new_tokens=max_new_tokens)
+    answering = _answering(found, num_ranks=num_ranks)
+    return _infer_rows(
+        rows,
+        found,
+        answering=answering,
+        subject=f"folder {folder}",
+        output=output,
+        form=form,
+        max_new_tokens=max_new_tokens,
+    )
 
 
 def take_shard(rows: Sequence[Row], shard: tuple[int, int] | None) -> list[Row]:
@@ -205,8 +265,26 @@ def take_shard(rows: Sequence[Row], shard: tuple[int, int] | None) -> list[Row]:
     return [row for row, clip in zip(rows, clips, strict=True) if clip in mine]
 
 
+def _answering(found: FoundModel, *, num_ranks: int) -> Callable[[ExitStack], Answering]:
+    """Returns what makes what answers, once it is known that there is something to answer."""
+    if num_ranks == 1:
+        return lambda stack: stack.enter_context(closing(load_found(found)))
+    num_gpus = 0 if found.device == "cpu" else len(read_gpus())
+    device = "cuda" if num_gpus else "cpu"
+    check_num_ranks(num_ranks, device=device, num_gpus_present=num_gpus)
+    return lambda stack: AnsweringRanks(found, num=num_ranks, device=device)
+
+
 def _infer_rows(
-    rows: Sequence[Row], found: FoundModel, *, subject: str, output: Path, form: Form, max_new_tokens: int | None
+    rows: Sequence[Row],
+    found: FoundModel,
+    *,
+    answering: Callable[[ExitStack], Answering],
+    subject: str,
+    output: Path,
+    form: Form,
+    max_new_tokens: int | None,
+    cache: ClipCache | None = None,
 ) -> str:
     partial = partial_file(output)
     if not rows:  # a share of fewer clips than shares: a job array has to find its file
@@ -214,6 +292,7 @@ def _infer_rows(
         return f"no rows in this share; {output} is empty"
     check_form(rows, form)
     _check(rows, found, max_new_tokens)
+    refused = {} if cache is None else fetch_clips(rows, cache)
     settings = {
         **found.fingerprint(),
         "max_new_tokens": max_new_tokens,
@@ -233,15 +312,17 @@ def _infer_rows(
         answered = answer_rows(
             rows,
             kept,
-            predictor=lambda: stack.enter_context(closing(load_found(found))),
+            answering=lambda: answering(stack),
             batch_rows=BATCH_ROWS,
             max_new_tokens=max_new_tokens,
             description="answering",
         )
-        problems = locate_problems(answered.bad, rows)
+        # a clip that could not be fetched is not there: why not is what counts
+        bad = {number: _why(rows[number], refused) or error for number, error in answered.bad.items()}
+        problems = locate_problems(bad, rows)
         if not answered.answers:
             raise DataError(f"{subject}, of which no row could be answered,", problems)
-        set_aside = [Quarantined(rows[number], explain(error)) for number, error in sorted(answered.bad.items())]
+        set_aside = [Quarantined(rows[number], explain(error)) for number, error in sorted(bad.items())]
         write_quarantine(set_aside, bad_file(output))
         write_whole(output, write_answers(rows, answered.answers, form))
         partial.unlink()
@@ -258,6 +339,10 @@ def _infer_rows(
         said = f"{len(answered.answers)} of {len(rows)} rows answered in {output}; the others are listed in {bad_file(output)}"
         raise IncompleteError(f"{DataError(subject, problems)}\n{said}")
     return f"{len(rows)} rows answered in {output}"
+
+
+def _why(row: Row, refused: Mapping[Path, ClipError]) -> ClipError | None:
+    return None if row.video is None else refused.get(file_of(row.video))
 
 
 def _check_output(output: Path) -> None:
@@ -283,7 +368,7 @@ def load_found(found: FoundModel) -> Predictor:
     return load_model(found)
 
 
-def look_at_clip(video: Path, found: FoundModel) -> ClipInfo:
+def look_at_clip(video: ClipRef, found: FoundModel) -> ClipInfo:
     """Decodes a clip as a model will be shown it, and says what of it will not be shown.
 
     Args:
@@ -300,5 +385,5 @@ def look_at_clip(video: Path, found: FoundModel) -> ClipInfo:
     with decode.make_process() as process:
         seen = process.inspect(video, sampling=decode.sampling, decoder=decode.decoder)
     for note in (*seen.notes, *seen.file_notes):
-        LOG.info("note      %s: %s", video.name, note)
+        LOG.info("note      %s: %s", name_of(video), note)
     return seen

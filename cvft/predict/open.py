@@ -20,6 +20,7 @@ from cvft.clips.source import CachedClips, ClipSource, DecodedClips
 from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord, read_records
 from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.spec import ClipRef
 from cvft.dtypes import BY_NAME
 from cvft.errors import ContractError, Problem
 from cvft.families.adapter_file import AdapterFile, read_adapter
@@ -72,7 +73,7 @@ class Predictors:
         *,
         plain: bool = False,
         merged_folder: Path | None = None,
-        clips: Mapping[Path, ClipRecord] | None = None,
+        clips: Mapping[ClipRef, ClipRecord] | None = None,
     ) -> Predictor:
         """Returns a variant's predictor; the one returned before is not to be used any more.
 
@@ -218,7 +219,9 @@ def open_trained(path: str | Path, *, base: Path | None = None, quantize: str | 
     return load_model(find_model(path, base=base, quantize=quantize))
 
 
-def find_features(job: Job, *, stored: Contract, clips: Mapping[Path, ClipRecord] | None = None) -> CachedClips | None:
+def find_features(
+    job: Job, *, stored: Contract, clips: Mapping[ClipRef, ClipRecord] | None = None
+) -> CachedClips | None:
     """Returns a run's cached features, or None when they are not all there.
 
     Args:

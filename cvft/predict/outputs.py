@@ -13,7 +13,7 @@ from typing import Literal
 from cvft.data.rows import Row
 from cvft.data.times import read_time
 from cvft.errors import CvftError, Problem
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 from cvft.jsonl import to_jsonl
 
 Form = Literal["jsonl", "csv", "srt"]
@@ -62,7 +62,7 @@ def _to_csv(answered: Sequence[tuple[Row, Answer]]) -> str:
     table = csv.writer(file)
     table.writerow(COLUMNS)
     for row, answer in answered:
-        table.writerow((row.id or "", row.video or "", row.query, answer.text, str(answer.is_cut).lower()))
+        table.writerow((row.id or "", row.url or row.video or "", row.query, answer.text, str(answer.is_cut).lower()))
     return file.getvalue()
 
 

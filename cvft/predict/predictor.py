@@ -8,9 +8,8 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,24 +17,14 @@ from torch import Tensor
 
 from cvft.clips.source import ClipSource
 from cvft.data.rows import Row
+from cvft.data.video.spec import ClipRef
 from cvft.dtypes import BY_NAME
 from cvft.errors import ClipError, CvftError, DataError
-from cvft.families.family import Answer, Drawing, Encoder, OnText, Runtime
+from cvft.families.answering import Answer, OnText
+from cvft.families.family import Encoder, Runtime
 from cvft.plan.lengths import check_answers_fit
+from cvft.predict.batches import AnsweredBatch, make_batches
 from cvft.predict.pieces import Pieces
-
-
-@dataclass(frozen=True)
-class AnsweredBatch:
-    """What came of some rows, by their numbers from 0.
-
-    Args:
-        answers: The answers.
-        bad: Why the others could not be answered.
-    """
-
-    answers: Mapping[int, Answer]
-    bad: Mapping[int, CvftError]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +38,7 @@ class Prompt:
     """
 
     tensors: Mapping[str, Tensor]
-    clip: Path | None
+    clip: ClipRef | None
     max_new_tokens: int
 
     @property
@@ -121,33 +110,24 @@ class Predictor:
         prompts: Sequence[Prompt],
         *,
         on_text: OnText | None = None,
-        drawing: Drawing | None = None,
-        kept: Any = None,
     ) -> list[Answer]:
-        """Answers one batch, greedily unless drawn.
+        """Answers one batch greedily.
 
         Args:
             prompts: What `prepare` returned, at least one.
             on_text: As of `Runtime.generate`.
-            drawing: How to draw the tokens of a single prompt.
-            kept: Clips of earlier batches, from `Runtime.keep_prefixes`.
 
         Returns:
             One answer per prompt, in order.
         """
-        clips: list[Hashable] = [
-            number if prompt.clip is None else prompt.clip for number, prompt in enumerate(prompts)
-        ]
-        with self._variant():
+        with self.taking_part():
             return self.runtime.generate(
                 self.model,
                 self.encoder,
                 [prompt.tensors for prompt in prompts],
                 max_new_tokens=[prompt.max_new_tokens for prompt in prompts],
-                clips=clips,
+                clips=[prompt.clip for prompt in prompts],
                 on_text=on_text,
-                drawing=drawing,
-                kept=kept,
             )
 
     def answer(
@@ -189,7 +169,8 @@ class Predictor:
         batch_rows: int,
         max_new_tokens: int | None,
         done: Collection[int] = (),
-    ) -> Iterator[AnsweredBatch]:
+        share: tuple[int, int] = (0, 1),
+    ) -> Generator[AnsweredBatch, None, None]:
         """Answers rows greedily, batch by batch; a row that cannot be shown to the model keeps no other from its answer.
 
         Args:
@@ -198,18 +179,16 @@ class Predictor:
             max_new_tokens: Longest answer in tokens; None as in `answer`.
             done: Numbers of rows, from 0, that have their answers already. The others are answered as if these were answered too,
                 in the same batches, so that what was begun goes on with the same bits.
+            share: Rank and number of ranks that share the batches out among them; every batch is the same for any number.
 
         Yields:
             The outcome of each batch.
         """
-        # rows of one clip side by side: its prefix is computed once for all of them in a batch
-        first_with: dict[Path | int, int] = {}
-        clips = [number if row.video is None else row.video for number, row in enumerate(rows)]
-        order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
-        for start in range(0, len(rows), batch_rows):
+        rank, num_ranks = share
+        for numbers in make_batches(rows, batch_rows)[rank::num_ranks]:
             prompts: dict[int, Prompt] = {}
             bad: dict[int, CvftError] = {}
-            for number in order[start : start + batch_rows]:
+            for number in numbers:
                 if number in done:
                     continue
                 try:
@@ -284,7 +263,7 @@ class Predictor:
         logits = []
         with contextlib.nullcontext() if dtype is None else self.computing_in(dtype):
             for row in encoded:
-                with self._variant():
+                with self.taking_part():
                     scored = self.runtime.label_logits(self.model, self.encoder.collate([row]))
                 logits.append(scored.cpu())
                 if on_progress is not None:
@@ -321,6 +300,11 @@ class Predictor:
                 tensor.data = tensor.data.to(own_dtype) if kept is None else kept
 
     @property
+    def cut(self) -> Mapping[ClipRef, str]:
+        """What is not shown of clips that were asked about, in a sentence each, where it is known."""
+        return self.clips.cut
+
+    @property
     def num_bytes(self) -> int:
         """What its weights take in memory."""
         return sum(parameter.nbytes for parameter in self.model.parameters())
@@ -329,7 +313,8 @@ class Predictor:
         """Ends the decode process."""
         self.clips.close()
 
-    def _variant(self) -> contextlib.AbstractContextManager[Any]:
+    def taking_part(self) -> contextlib.AbstractContextManager[Any]:
+        """Lets the right adapter, or none, take part in what the model computes."""
         if self.uses_adapter or not hasattr(self.model, "disable_adapter"):
             if self.adapter is not None and self.model.active_adapter != self.adapter:
                 self.model.set_adapter(self.adapter)

@@ -256,10 +256,19 @@ def find_merged(run: RunFolder, aside: Path | None = None) -> ModelFolder:
     Raises:
         RunError: when there is none.
     """
+    return ModelFolder.of(require_merged(run, aside))
+
+
+def require_merged(run: RunFolder, aside: Path | None = None) -> Path:
+    """Returns the folder of a run's merged model without reading it; see `find_merged`.
+
+    Raises:
+        RunError: when there is none.
+    """
     folder = aside or run.merged
     if not (folder / CONTRACT_FILE).is_file():
         which = "" if run.checkpoint is None else f" --checkpoint {run.checkpoint}"
         hint = f"cvft export {run.path}{which} makes it"
         problem = Problem(f"{run.merged.name}/", "no such folder", "a merged model", hint)
         raise RunError(f"run folder {run.path}", [problem])
-    return ModelFolder.of(folder)
+    return folder

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ValidationError
@@ -16,7 +16,10 @@ from pydantic.fields import FieldInfo
 from cvft.errors import Problem, did_you_mean, quote
 from cvft.recipe.names import hint_for_unknown, iter_fields, key_names, section_names, section_of
 from cvft.recipe.rules import ConflictError
-from cvft.recipe.schema import CEILINGS, MAX_RUN_NAME_BYTES, why_unwritable
+from cvft.recipe.schema import CEILINGS, MAX_RUN_NAME_BYTES, RowFile, why_unwritable
+
+LISTS = ("data.train",)
+"""Settings that may be a list of `RowFile`s."""
 
 _YAML_11_BOOLEANS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
@@ -40,6 +43,12 @@ def explain(
         if isinstance(item.get("ctx", {}).get("error"), ConflictError):
             continue
         path = _key_path(item["loc"], fields)
+        value = _lookup(raw, path)
+        if (
+            path in LISTS and isinstance(value, list) and value
+        ):  # what its items are, other members of the union cannot be
+            found |= _wrong_item(path, label(path), item, value)
+            continue
         if path in found:
             continue
         if item["type"] == "extra_forbidden":
@@ -51,8 +60,9 @@ def explain(
         else:
             found[path] = _wrong_section(path, label(path), _lookup(raw, path))
     order = {path: index for index, path in enumerate(fields)}
-    reported = [found[path] for path in sorted(found, key=lambda path: (order.get(path, len(order)), path))]
-    return reported, set(found)
+    setting = {path: path.partition("[")[0] for path in found}
+    reported = [found[path] for path in sorted(found, key=lambda path: (order.get(setting[path], len(order)), path))]
+    return reported, set(setting.values())
 
 
 def conflicts_of(error: ValidationError) -> list[tuple[Problem, tuple[str, ...]]]:
@@ -92,11 +102,16 @@ def _alternatives(annotation: Any, metadata: list[Any], *, shows_ceiling: bool =
             more_words, more_texts = _alternatives(part, metadata, shows_ceiling=shows_ceiling)
             words += more_words
             texts += more_texts
-        # `null` reads best at the end.
-        texts.sort(key=lambda text: text == "`null`")
+        # `null` reads best at the end, and what is simple before what is not
+        texts.sort(key=lambda text: (text == "`null`", text.startswith("a list")))
         return words, texts
     if origin is tuple:
-        return [], ["a list of module names"]
+        if get_origin(get_args(annotation)[0]) is Annotated and RowFile in get_args(get_args(annotation)[0]):
+            return [], ["a list of files"]
+        choices, _ = _alternatives(get_args(annotation)[0], [])
+        if choices:
+            return [], [f"a list of {_join([quote(word) for word in choices])}"]
+        return [], [_NAMES if _holds_names(annotation) else _PATHS]
     if annotation is type(None):
         return [], ["`null`"]
     if annotation is bool:
@@ -108,6 +123,13 @@ def _alternatives(annotation: Any, metadata: list[Any], *, shows_ceiling: bool =
     if annotation is str and pattern and r"\p{L}" in pattern:
         return [], ["a folder name (letters, digits, `.`, `_`, `-`)"]
     return [], ["text without space at its ends" if annotation is str else "a path"]
+
+
+_NAMES, _PATHS = "a list of module names", "a list of paths"
+
+
+def _holds_names(annotation: Any) -> bool:
+    return _alternatives(get_args(annotation)[0], [])[1] != ["a path"]
 
 
 def _bounds(metadata: list[Any], *, shows_ceiling: bool = False) -> str:
@@ -173,8 +195,10 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
             hint = f"write `{value.lower()}`" if value.lower() in words else hint
         elif words:
             hint = did_you_mean(value, words) or _hint_at_longer(value, words)
-            if not hint and "a list of module names" in texts and value.strip():
+            if not hint and _NAMES in texts and value.strip():
                 hint = f"a list is written `[{value}]`" if len(value) <= 80 else ""
+        elif _PATHS in texts and value.strip():
+            hint = f"a list is written `[{value}]`" if len(value) <= 80 else ""
         if (numeric or words == ["true", "false"]) and not hint:
             got = f"the text {got}" if value.strip() else got
             hint = "remove the quotes" if _is_number(value) else ""
@@ -183,14 +207,47 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
             hint = f"shorten it: it has {num_bytes} bytes of at most {MAX_RUN_NAME_BYTES}"
         if why := why_unwritable(value):
             got, hint = f"{got} with {why}", ""
-    elif isinstance(value, list) and where.startswith("data."):
+    elif isinstance(value, list) and where.startswith("data.val"):
         hint = "one file of rows: join several with `cat a.jsonl b.jsonl > all.jsonl`; clip paths start from its folder"
     elif isinstance(value, float) and value.is_integer() and any("whole" in text for text in texts):
         hint = f"write `{int(value)}`"
-    elif isinstance(value, int | float) and not isinstance(value, bool) and not numeric and texts and not words:
+    elif (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and not numeric
+        and texts
+        and not words
+        and texts != [_PATHS]
+    ):
         got, hint = f"the number {got}", f'quote it: `"{value}"`'
     is_high = numeric and isinstance(value, int | float) and math.isfinite(value) and value > min(CEILINGS)
     return Problem(where, got, describe_need(field, shows_ceiling=is_high), hint)
+
+
+def _wrong_item(path: str, where: str, error: Mapping[str, Any], value: list[Any]) -> dict[str, Problem]:
+    """The problem of one file in a list of them, by its key path; none for what pydantic says of the other kinds of value."""
+    loc = error["loc"]
+    number = next((part for part in loc if isinstance(part, int)), None)
+    if number is None:
+        return {}
+    place, item, known = f"{path}[{number}]", value[number], list(RowFile.model_fields)
+    where = f"{place}{where.removeprefix(path)}"
+    if not isinstance(item, str | dict) or (isinstance(item, str) and not item.strip()):
+        return {place: Problem(where, show_value(item), f"a path, or {_join([quote(name) for name in known])}")}
+    key = next(
+        part for part in (*loc[loc.index(number) + 1 :], "path") if part in known or error["type"] == "extra_forbidden"
+    )
+    where = f"{place}.{key}{where.removeprefix(place)}"
+    if error["type"] == "extra_forbidden":
+        need = f"one of {_join([quote(name) for name in known])}"
+        return {f"{place}.{key}": Problem(where, "an unknown key", need, did_you_mean(str(key), known))}
+    if error["type"] == "missing":
+        return {f"{place}.{key}": Problem(where, "nothing", describe_need(RowFile.model_fields[key]))}
+    return {
+        f"{place}.{key}": _wrong_value(
+            where, item if isinstance(item, str) else item.get(key), RowFile.model_fields[key]
+        )
+    }
 
 
 def _hint_at_longer(value: str, words: list[str]) -> str:

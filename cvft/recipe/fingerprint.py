@@ -13,7 +13,7 @@ from cvft.recipe.yaml_text import dump_yaml
 NOT_IDENTITY: tuple[str, ...] = ("name", "output")
 """Where a run lies is not what it is."""
 
-SAME_ROWS: tuple[str, ...] = ("data.train", "data.val", "data.format", "data.video_root")
+SAME_ROWS: tuple[str, ...] = ("data.train", "data.val", "data.format", "data.video_root", "data.cache")
 """Where rows and clips lie may change: what lies there counts, and a run has recorded it (`cvft.plan.recorded`)."""
 
 SAME_BITS: tuple[str, ...] = (
@@ -23,7 +23,13 @@ SAME_BITS: tuple[str, ...] = (
     "train.logging_steps",
     "train.max_skipped_steps",
     "train.keep_checkpoints",
+    "train.eval_answers",
+    "train.select_by",
+    "train.report_to",
     "data.check_workers",
+    "data.allow_hosts",
+    "data.max_download_mib",
+    "data.download_timeout_s",
     "train.num_workers",
     "video.cache_features",
 )
@@ -43,6 +49,9 @@ another order, and each rank draws a dropout of its own."""
 
 NOT_WEIGHTS = (*SAME_ROWS, *SAME_BITS, *SAME_SUMS)
 
+ENDS_TRAINING: tuple[str, ...] = ("train.select_by", "train.eval_answers", "eval.max_new_tokens", "eval.batch_rows")
+"""Settings that decide when a training ends that ends early (`train.early_stop_evals`), and with that its weights."""
+
 
 def fingerprint(recipe: Recipe) -> str:
     """Returns the sha256 of everything the recipe says, as 64 hex digits; name and output folder do not count."""
@@ -51,18 +60,30 @@ def fingerprint(recipe: Recipe) -> str:
 
 def weights_fingerprint(recipe: Recipe) -> str:
     """Returns the sha256 of what decides the trained weights: two recipes that share it train alike."""
-    return _digest(_without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS)))
+    return _digest(_deciding(recipe))
 
 
 def differing_settings(first: Recipe, second: Recipe) -> list[tuple[str, Any, Any]]:
     """Returns where two recipes would train other weights: a key path, such as `lora.rank`, and both values."""
-    values = [_without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS)) for recipe in (first, second)]
-    return list(_differing(*values))
+    return list(_differing(_deciding(first), _deciding(second)))
+
+
+def _deciding(recipe: Recipe) -> dict[str, Any]:
+    """Returns the settings that decide the trained weights."""
+    values = _without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS))
+    if recipe.train.early_stop_evals is not None:
+        stated = recipe.to_dict()
+        for path in ENDS_TRAINING:
+            section, _, key = path.rpartition(".")
+            values.setdefault(section, {})[key] = stated[section][key]
+    if isinstance(recipe.data.train, tuple) and any(file.weight != 1 for file in recipe.data.train):
+        values["data"]["train"] = [file.weight for file in recipe.data.train]
+    return values
 
 
 def _differing(first: dict[str, Any], second: dict[str, Any], *, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    for key, value in first.items():
-        other = second.get(key)
+    for key in {**first, **second}:
+        value, other = first.get(key), second.get(key)
         if isinstance(value, dict) and isinstance(other, dict):
             yield from _differing(value, other, prefix=f"{prefix}{key}.")
         elif value != other:

@@ -23,6 +23,10 @@ FOREIGN_NAMES: dict[str, str] = {
     "datasets": "data.train",
     "ddp_timeout": "parallel.rendezvous_timeout_s",
     "deepspeed": "parallel.strategy",
+    "early_stop": "train.early_stop_evals",
+    "early_stop_interval": "train.early_stop_evals",
+    "early_stopping": "train.early_stop_evals",
+    "early_stopping_patience": "train.early_stop_evals",
     "eval_batch_size": "eval.batch_rows",
     "eval_dataset": "data.val",
     "flash_attention": "model.attention",
@@ -57,6 +61,7 @@ FOREIGN_NAMES: dict[str, str] = {
     "max_length": "data.max_tokens",
     "max_model_len": "data.max_tokens",
     "max_seq_length": "data.max_tokens",
+    "metric_for_best_model": "train.select_by",
     "micro_batch_size": "train.micro_batch_rows",
     "model_id_or_path": "model.path",
     "model_max_length": "data.max_tokens",
@@ -94,6 +99,7 @@ FOREIGN_NAMES: dict[str, str] = {
     "use_flash_attn": "model.attention",
     "use_gradient_checkpointing": "train.gradient_checkpointing",
     "use_rslora": "lora.rslora",
+    "use_wandb": "train.report_to",
     "val_dataset": "data.val",
     "val_set_size": "data.val_fraction",
     "val_size": "data.val_fraction",
@@ -103,17 +109,16 @@ FOREIGN_NAMES: dict[str, str] = {
     "video_max_token_num": "video.max_frame_tokens",
     "video_maxlen": "video.max_frames",
     "video_min_token_num": "video.min_frame_tokens",
+    "wandb": "train.report_to",
 }
 """Their word -> our key path."""
 
-_LOGGING = "TensorBoard files are always written under the run's train/, and no other tracker is"
+_LOGGING = "`train.report_to` names trackers; project, address and key come from their own environment variables"
 _SHIPPED = "cvft writes the merged model itself: see the section `export`"
 _ADAMW = "the optimizer is AdamW"
 _PACKING = "rows of one clip share a sequence instead: see `train.group_by_clip`"
 _STEPS = "give the steps in numbers: `train.save_steps`, `train.eval_steps` and `train.logging_steps`"
-_BEST = (
-    "the checkpoint with the lowest val loss is always kept beside the newest; training runs for the length it is given"
-)
+_BEST = "`train.select_by` says by what; `export.checkpoint: best` takes it, and the best is always kept"
 _ONLY_LORA = "cvft trains LoRA adapters: see the section `lora`"
 _GREEDY = "answers are greedy, so that they can be repeated"
 _NEVER_CUT = "rows are never cut: a longer one than `data.max_tokens` is an error"
@@ -137,10 +142,6 @@ NOT_SUPPORTED: dict[str, str] = {
     "device_map": "see `parallel.num_gpus`; answers are spread over GPUs where they have to be",
     "do_eval": "the val rows are measured where there are any",
     "do_train": "`cvft train` trains",
-    "early_stop": _BEST,
-    "early_stop_interval": _BEST,
-    "early_stopping": _BEST,
-    "early_stopping_patience": _BEST,
     "eval_metric": "evaluation computes all its metrics",
     "eval_strategy": _STEPS,
     "evals_per_epoch": _STEPS,
@@ -166,7 +167,6 @@ NOT_SUPPORTED: dict[str, str] = {
     "loss_scale": "every answer token counts alike",
     "max_pixels": "see `video.max_frame_tokens`",
     "mask_history": "the last answer alone is trained on",
-    "metric_for_best_model": _BEST,
     "mixed_precision": "see `model.dtype`",
     "model_author": "it would change nothing",
     "model_kwargs": _SAMPLING,
@@ -189,7 +189,6 @@ NOT_SUPPORTED: dict[str, str] = {
     "push_to_hub": _PUSH,
     "remove_unused_columns": "columns without a meaning are kept, and not trained on",
     "repetition_penalty": _GREEDY,
-    "report_to": _LOGGING,
     "resume_from_checkpoint": _ALWAYS,
     "rlhf_type": "cvft trains on answers only",
     "rope_scaling": "see `model.rope_precision`; the rotary table is the checkpoint's own",
@@ -224,11 +223,9 @@ NOT_SUPPORTED: dict[str, str] = {
     "use_cpu": "see `parallel.device`",
     "use_hf": "write `hf:owner/name` or `ms:owner/name` as `model.path`",
     "use_liger_kernel": "the loss over label tokens is computed in pieces already",
-    "use_wandb": _LOGGING,
     "video_max_pixels": "see `video.max_frame_tokens`",
     "vit_gradient_checkpointing": "`train.gradient_checkpointing` holds for the tower too",
     "vit_lr": "all adapters share `optim.learning_rate`",
-    "wandb": _LOGGING,
     "wandb_entity": _LOGGING,
     "wandb_project": _LOGGING,
     "wandb_run_name": _LOGGING,

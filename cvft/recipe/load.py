@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cvft.errors import Problem, RecipeError, nearest, quote
-from cvft.recipe.explain import conflicts_of, explain, show_value, unknown_key
+from cvft.recipe.explain import LISTS, conflicts_of, explain, show_value, unknown_key
 from cvft.recipe.fingerprint import fingerprint
 from cvft.recipe.names import iter_fields, key_names, section_names
 from cvft.recipe.place import find_run
@@ -34,10 +34,14 @@ PATH_KEYS: tuple[str, ...] = (
     "data.train",
     "data.val",
     "data.video_root",
+    "data.cache",
     "train.resume_from",
     "parallel.deepspeed_config",
 )
 """Settings that always hold a path. `model.path` may hold a name; `output.root` stays with the current directory."""
+
+PATH_LIST_KEYS: tuple[str, ...] = ("eval.probes",)
+"""Settings that hold a list of paths."""
 
 HUB_ID = re.compile(r"[A-Za-z]+:.*")
 """A `model.path` that asks a hub, such as `hf:owner/name`; whether it can be asked so, weights/ says."""
@@ -222,11 +226,23 @@ def _hint_near(path: Path) -> str:
 
 def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
     # Absolute, so that a recipe has one fingerprint from every current directory; lexical, so that a link stays a link.
-    for key_path in PATH_KEYS:
+    for key_path in (*PATH_KEYS, *PATH_LIST_KEYS):
         section, _, key = key_path.partition(".")
         inner = values.get(section)
-        if isinstance(inner, dict) and isinstance(inner.get(key), str) and inner[key].strip():
-            inner[key] = os.path.abspath(folder / os.path.expanduser(inner[key]))
+        if not isinstance(inner, dict):
+            continue
+        if key_path in PATH_LIST_KEYS:
+            if isinstance(inner.get(key), list):
+                inner[key] = [_anchor_path(each, folder) for each in inner[key]]
+        elif key_path in LISTS and isinstance(inner.get(key), list):
+            inner[key] = [{"path": file} if isinstance(file, str) and file.strip() else file for file in inner[key]]
+        elif key in inner:
+            inner[key] = _anchor_path(inner[key], folder)
+    data = values.get("data")
+    for file in data["train"] if isinstance(data, dict) and isinstance(data.get("train"), list) else ():
+        for key in ("path", "video_root") if isinstance(file, dict) else ():
+            if key in file:
+                file[key] = _anchor_path(file[key], folder)
     output = values.get("output")
     for key in ("root", "features"):  # relative ones stay with the current directory
         if isinstance(output, dict) and isinstance(output.get(key), str):
@@ -234,6 +250,12 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
     model = values.get("model")
     if isinstance(model, dict) and isinstance(model.get("path"), str):
         model["path"] = _anchor_model(model["path"], folder)
+
+
+def _anchor_path(value: Any, folder: Path) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        return value
+    return os.path.abspath(folder / os.path.expanduser(value))
 
 
 def _anchor_model(text: str, folder: Path) -> str:

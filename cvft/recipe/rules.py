@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from cvft.recipe.schema import Recipe
 
 
+LOSS_METRICS = ("eval_loss", "eval_token_acc")
+"""What a checkpoint can be chosen by without an answer to any row."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One rule: the key paths it reads, and the check that returns its problems."""
@@ -72,6 +76,28 @@ def _one_val_source(recipe: Recipe) -> Iterable[Problem]:
             "one of `data.val` and `data.val_fraction`",
             "a val file is used whole: remove `data.val_fraction`",
         )
+
+
+def _val_rows_are_held_out(recipe: Recipe) -> Iterable[Problem]:
+    data = recipe.data
+    if data.val is None and data.val_fraction:
+        return
+    beside = "a val file" if data.val is not None else f"`data.val_fraction` {data.val_fraction or 0:g}"
+    why = "nothing is held out of the train file"
+    if data.val_rows is not None:
+        hint = "remove `data.val_rows`; eval.num_rows asks fewer val rows"
+        yield Problem("data.val_rows", f"{quote(data.val_rows)} beside {beside}", f"`null`: {why}", hint)
+    if data.split_by != "files":
+        hint = "`cvft check` compares the files; remove `data.split_by`"
+        yield Problem("data.split_by", f"{quote(data.split_by)} beside {beside}", f"`files`: {why}", hint)
+
+
+def _each_file_once(recipe: Recipe) -> Iterable[Problem]:
+    paths = [file.path for file in recipe.data.train] if isinstance(recipe.data.train, tuple) else []
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            got = f"{quote(path)} a second time"
+            yield Problem(f"data.train[{number}].path", got, "each file once", "give it a `weight` of 2")
 
 
 def _one_length(recipe: Recipe) -> Iterable[Problem]:
@@ -278,13 +304,55 @@ def _groups_have_effect(recipe: Recipe) -> Iterable[Problem]:
 
 
 def _eval_has_rows(recipe: Recipe) -> Iterable[Problem]:
-    if recipe.data.val is None and recipe.data.val_fraction == 0 and recipe.train.eval_steps is not None:
+    if recipe.data.val is not None or recipe.data.val_fraction != 0:
+        return
+    train = recipe.train
+    for key in ("eval_steps", "eval_answers", "early_stop_evals", "select_by"):
+        value, default = getattr(train, key), type(train).model_fields[key].default
+        if value != default:
+            yield Problem(
+                f"train.{key}",
+                f"{quote(value)} with `data.val_fraction` 0",
+                f"{quote('null' if default is None else default)}: there are no val rows",
+                f"remove `train.{key}`, or hold out some clips",
+            )
+    if recipe.export.checkpoint == "best":
+        need = "`last` or a step: there are no val rows to tell which is best"
+        yield Problem("export.checkpoint", "`best` with `data.val_fraction` 0", need, "hold out some clips")
+
+
+def _choice_has_answers(recipe: Recipe) -> Iterable[Problem]:
+    train = recipe.train
+    if train.select_by not in LOSS_METRICS and train.eval_answers is None:
         yield Problem(
-            "train.eval_steps",
-            f"{quote(recipe.train.eval_steps)} with `data.val_fraction` 0",
-            "`null`: there are no val rows",
-            "remove `train.eval_steps`, or hold out some clips",
+            "train.select_by",
+            f"{quote(train.select_by)} without `train.eval_answers`",
+            "`eval_loss` or `eval_token_acc`: no val row is answered while it trains",
+            "set `train.eval_answers` to the number of val rows to answer each time",
         )
+    if train.eval_answers is not None and recipe.parallel.strategy == "zero3":
+        need = "`null`: ZeRO-3 has no whole weights to answer with"
+        got = f"{quote(train.eval_answers)} with `parallel.strategy` zero3"
+        yield Problem("train.eval_answers", got, need, "set `parallel.strategy: zero2`")
+
+
+def _choice_has_effect(recipe: Recipe) -> Iterable[Problem]:
+    train, checkpoint = recipe.train, recipe.export.checkpoint
+    if not isinstance(checkpoint, int):
+        return
+    if train.early_stop_evals is not None:
+        got = f"{quote(checkpoint)} with `train.early_stop_evals`"
+        need = "`best` or `last`: the training may end before that step"
+        yield Problem("export.checkpoint", got, need, "set `export.checkpoint: best`")
+    if train.max_steps is not None and checkpoint > train.max_steps:
+        yield Problem("export.checkpoint", quote(checkpoint), f"at most {train.max_steps} (train.max_steps)")
+
+
+def _trackers_once(recipe: Recipe) -> Iterable[Problem]:
+    names = recipe.train.report_to
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        yield Problem("train.report_to", f"{quote(twice[0])} more than once", "each tracker once", "remove the second")
 
 
 def _export_has_effect(recipe: Recipe) -> Iterable[Problem]:
@@ -292,7 +360,7 @@ def _export_has_effect(recipe: Recipe) -> Iterable[Problem]:
         return
     for key, field in type(recipe.export).model_fields.items():
         value = getattr(recipe.export, key)
-        if key != "merge" and value != field.default:
+        if key not in ("merge", "checkpoint") and value != field.default:
             yield Problem(
                 f"export.{key}",
                 f"{quote(value)} with `export.merge` false",
@@ -343,8 +411,22 @@ def _embedding_can_stay(recipe: Recipe) -> Iterable[Problem]:
         yield Problem("model.embeddings_on_cpu", got, "a GPU: everything is on the CPU already", "remove it")
 
 
+def _probes_have_names(recipe: Recipe) -> Iterable[Problem]:
+    paths = recipe.eval.probes
+    stems = [path.stem for path in paths]
+    twice = [path for path, stem in zip(paths, stems, strict=True) if stems.count(stem) > 1]
+    if twice:
+        got = f"{len(twice)} files named {quote(twice[0].stem)}"
+        yield Problem("eval.probes", got, "files of different names, which the report shows", "rename all but one")
+    for key, own in (("data.train", recipe.data.train), ("data.val", recipe.data.val)):
+        if own in paths:
+            yield Problem("eval.probes", f"the file of `{key}`", "rows that this training is not about", "leave it out")
+
+
 RULES: tuple[Rule, ...] = (
     Rule(("data.val", "data.val_fraction"), _one_val_source),
+    Rule(("data.val_rows", "data.split_by", "data.val", "data.val_fraction"), _val_rows_are_held_out),
+    Rule(("data.train",), _each_file_once),
     Rule(("train.epochs", "train.max_steps"), _one_length),
     Rule(("lora.targets",), _targets_are_modules),
     Rule(("lora.targets", "lora.train_vision_tower", "lora.train_projector"), _parts_need_all_linear),
@@ -380,7 +462,22 @@ RULES: tuple[Rule, ...] = (
         _groups_have_effect,
     ),
     Rule(("video.cache_features", "lora.train_vision_tower", "output.features"), _features_can_be_kept),
-    Rule(("train.eval_steps", "data.val", "data.val_fraction"), _eval_has_rows),
+    Rule(
+        (
+            "train.eval_steps",
+            "train.eval_answers",
+            "train.early_stop_evals",
+            "train.select_by",
+            "export.checkpoint",
+            "data.val",
+            "data.val_fraction",
+        ),
+        _eval_has_rows,
+    ),
+    Rule(("eval.probes", "data.train", "data.val"), _probes_have_names),
+    Rule(("train.select_by", "train.eval_answers", "parallel.strategy"), _choice_has_answers),
+    Rule(("export.checkpoint", "train.early_stop_evals", "train.max_steps"), _choice_has_effect),
+    Rule(("train.report_to",), _trackers_once),
     Rule(("export.merge", "export.dtype", "export.verify_rows", "export.keep_remote_code"), _export_has_effect),
     Rule(("train.max_skipped_steps", "parallel.strategy"), _steps_can_be_skipped),
     Rule(("export.keep_remote_code", "model.rope_precision"), _remote_code_computes_the_same),

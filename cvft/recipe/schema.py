@@ -28,6 +28,9 @@ Source: the published fine-tuning command for the first family in the ms-swift d
 DEFAULT_VAL_FRACTION = 0.05
 """Share of the clips held out when a recipe names neither a val file nor a share."""
 
+VAL_KEY = "data.val"
+"""Key path of the file of rows that are held out."""
+
 MAX_RUN_NAME_BYTES = 200
 """Longest name of a run, in UTF-8: disks take names of 255 bytes, and files that are written aside need some of them."""
 
@@ -82,6 +85,10 @@ def _to_path(value: object) -> object:
     return Path(value) if isinstance(value, str) and value.strip() else value
 
 
+def _to_row_file(value: object) -> object:
+    return {"path": value} if isinstance(value, str | Path) else value
+
+
 def _to_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
@@ -107,9 +114,34 @@ RunName = Annotated[
     BeforeValidator(_to_composed),
     AfterValidator(_refuse_long_name),
 ]
+Files = Annotated[tuple[FilePath, ...], BeforeValidator(_to_tuple)]
 Targets = Annotated[
     Literal["qkv", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)], BeforeValidator(_to_tuple)
 ]
+Hosts = Annotated[
+    tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:\[\]-]+$", max_length=MAX_NAME_BYTES)], ...],
+    BeforeValidator(_to_tuple),
+]
+
+SelectBy = Literal[
+    "eval_loss",
+    "eval_token_acc",
+    "eval_exact_match",
+    "eval_token_f1",
+    "eval_rouge_l",
+    "eval_bleu",
+    "eval_chrf",
+    "eval_cider_d",
+    "eval_label_accuracy",
+    "eval_macro_f1",
+    "eval_choice_accuracy",
+    "eval_yes_no_accuracy",
+    "eval_number_accuracy",
+    "eval_interval_tiou",
+    "eval_seconds_within_1_s",
+]
+"""What a checkpoint can be chosen by; of all but the first, more is better."""
+Tracker = Literal["tensorboard", "wandb", "swanlab", "trackio", "mlflow"]
 
 
 class Section(BaseModel):
@@ -154,25 +186,63 @@ class Model(Section):
     """Attention kernel. `eager` is slow and keeps every weight in memory."""
 
 
+RowFormat = Literal["auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet"]
+
+
+class RowFile(Section):
+    """One of several files of rows, with what differs from the others."""
+
+    path: FilePath
+    """The file, relative to this recipe."""
+    weight: float = Field(default=1.0, gt=0, le=1000)
+    """How often each of its rows comes in an epoch. With 0.5 half of them come, the others in the next epoch."""
+    format: RowFormat | None = None
+    """How its rows are written; without it, what `data.format` says."""
+    video_root: FilePath | None = None
+    """Folder that its relative video paths start from; without it, what `data.video_root` says."""
+    max_frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] | None = None
+    """Most frames of the clips of its rows that say nothing of it; at most as many as `video.max_frames`."""
+    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Frames per second of the clips of its rows that say nothing of it, with sampling `fps`."""
+
+
 class Data(Section):
     """The rows to learn from and to evaluate on."""
 
-    train: FilePath
-    """JSON, JSONL, CSV or parquet file of rows, relative to this recipe."""
+    # the list first: a path is written as text, whatever it is
+    train: (
+        Annotated[
+            tuple[Annotated[RowFile, BeforeValidator(_to_row_file)], ...],
+            BeforeValidator(_to_tuple),
+            Field(min_length=1),
+        ]
+        | FilePath
+    )
+    """File of rows (JSON, JSONL, CSV, parquet), relative to this recipe; or a list, `{path, weight, format, ...}` each."""
     val: FilePath | None = None
     """Rows held out from training. Without it, clips of the train file are held out."""
-    format: Literal["auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet"] = (
-        "auto"
-    )
+    format: RowFormat = "auto"
     """How the rows of these files are written. `auto` finds out for each file, and says so where it is not `native`."""
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Share of the train file's clips to hold out when there is no val file; 0 trains on all and evaluates nothing."""
+    val_rows: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Most rows to hold out when there is no val file, whatever `val_fraction` asks for. Fewer are evaluated faster."""
+    split_by: Literal["files", "looks"] = "files"
+    """What stays on one side without a val file: a file, or all files that look alike, for which clips are decoded once more."""
     video_root: FilePath | None = None
     """Folder that relative video paths start from; without it, the folder of the rows' own file."""
     on_bad_clip: Literal["error", "quarantine"] = "error"
     """What an unusable clip does: stop before training, or leave its rows out and list them with the reason."""
     check_workers: Annotated[int, Field(ge=1, le=MANY_PROCESSES)] | None = None
     """Processes that decode clips before training; without it, one per CPU and 8 at most. Each may take `video.memory_gib`."""
+    cache: FilePath | None = None
+    """Folder that clips named by URL are fetched to, once for all runs. Without it, `.urls` beside the runs."""
+    allow_hosts: Hosts = ()
+    """Hosts of URLs that may lie in an own network, and be asked at any port; all others must be public."""
+    max_download_mib: int = Field(default=2048, ge=1, le=MANY)
+    """Largest clip that is fetched, in MiB. A larger one is a bad clip."""
+    download_timeout_s: float = Field(default=1800.0, gt=0, le=MANY)
+    """Seconds that fetching one clip may take before it counts as bad."""
     max_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Longest row allowed, in tokens. A longer one is an error and never cut; memory grows with the longest row."""
 
@@ -182,6 +252,21 @@ class Data(Section):
         if isinstance(values, Mapping) and values.get("val") is None and values.get("val_fraction") is None:
             return {**values, "val_fraction": DEFAULT_VAL_FRACTION}
         return values
+
+    @property
+    def sources(self) -> dict[str, RowFile]:
+        """Every file of rows by its key path, the val file last, with what `data` says of all of them filled in."""
+        if isinstance(self.train, tuple):
+            files = {f"data.train[{number}]": file for number, file in enumerate(self.train)}
+        else:
+            files = {"data.train": RowFile(path=self.train)}
+        files |= {} if self.val is None else {VAL_KEY: RowFile(path=self.val)}
+        return {
+            key: file.model_copy(
+                update={"format": file.format or self.format, "video_root": file.video_root or self.video_root}
+            )
+            for key, file in files.items()
+        }
 
 
 class Video(Section):
@@ -277,7 +362,15 @@ class Train(Section):
     eval_steps: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Steps between measurements of the val loss; without it, an epoch, or as many as are 10 steps."""
     keep_checkpoints: int = Field(default=2, ge=1, le=MANY)
-    """Newest checkpoints kept on disk; the one with the lowest val loss stays as well."""
+    """Newest checkpoints kept on disk; the best one by `select_by` stays as well, and one that `export.checkpoint` names."""
+    eval_answers: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Val rows that are answered whenever the val loss is measured, for curves and examples. Takes the time of the answers."""
+    select_by: SelectBy = "eval_loss"
+    """What makes a checkpoint the best one: the val loss, or a metric of the val rows that `eval_answers` has answered."""
+    early_stop_evals: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Measurements in a row that are not better by `select_by`, after which the training ends. Without it, all steps are done."""
+    report_to: Annotated[tuple[Tracker, ...], BeforeValidator(_to_tuple)] = ("tensorboard",)
+    """Where curves and answers are sent while it trains; `[]` is nowhere. Addresses and keys come from the environment."""
     max_skipped_steps: int = Field(default=0, ge=0, le=MANY)
     """Steps that may be left out, all together, because their loss or gradient is not finite. One more ends the training."""
     num_workers: int = Field(default=1, ge=0, le=MANY_PROCESSES)
@@ -317,6 +410,8 @@ class Parallel(Section):
 class Export(Section):
     """The merged model and its verification."""
 
+    checkpoint: Literal["best", "last"] | Annotated[int, Field(ge=1, le=MANY)] = "last"
+    """Which checkpoint becomes the adapter, and is merged and evaluated: the last, the best by `train.select_by`, or a step."""
     merge: bool = True
     """Write base and adapter as one model folder, as large as the base."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
@@ -340,6 +435,8 @@ class Eval(Section):
     """Ask without the clips too: what can be guessed from the questions alone. Prompts are short, so it takes less time."""
     num_rows: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Only this many rows, from the head of the val file; the metrics state the count. Fewer is faster and noisier."""
+    probes: Files = ()
+    """Files of rows that training is not about: base and tuned model answer them, and the report says what was unlearnt."""
 
 
 class Output(Section):

@@ -44,6 +44,8 @@ def draw(chart: Chart) -> Markup:
     steps = [step for points in lines.values() for step, _ in points]
     values = [value for points in lines.values() for _, value in points]
     low, high = (min(0.0, *values) if chart.from_zero else min(values)), max(values)
+    if chart.from_zero and not high > low:
+        high = low + 1.0  # nothing but zeros
     ticks = nice_ticks(low, high)
     low, high = min(ticks[0], low), max(ticks[-1], high)
     first, last = min(steps), max(steps)

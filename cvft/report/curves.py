@@ -1,94 +1,110 @@
-"""A trainer's `logging.jsonl` -> points by step -> `loss.png` and `learning_rate.png`.
-
-A line of the log is one JSON object: the numbers of one logged step beside `global_step/max_steps` ("5/40"), or, as the
-last line, a summary without a step. A run that was killed may have left half a last line, and one that was resumed logs
-some steps again: the half line is passed over, and the later numbers of a step stand.
-"""
+"""What a training has logged -> the curves of its page, and `loss.png` and `learning_rate.png`."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cvft.errors import Problem, RunError, quote
 from cvft.files import write_whole
-from cvft.jsonl import split_lines
 from cvft.report.charts import Chart
+from cvft.training_log import Log, StepTime
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-STEP_KEY = "global_step/max_steps"
-"""Where a log line says its step. Source: ms-swift 4.6.0, the lines of any `logging.jsonl`."""
-
-Log = dict[int, dict[str, float]]
-"""Step -> name -> number, in order of steps."""
+MAX_POINTS = 300
+"""Most points of a curve that has one for each step."""
 
 _INK, _MUTED, _TRAIN, _VAL = "#1f2430", "#6b7280", "#2563eb", "#d97706"
 
 
-def read_log(path: Path) -> Log:
-    """Reads the numbers of each logged step.
+@dataclass(frozen=True)
+class Pace:
+    """What the steps of a training took.
 
     Args:
-        path: The `logging.jsonl` of a training.
-
-    Returns:
-        Step -> name -> number, in order of steps; the lines of one step are joined.
-
-    Raises:
-        RunError: the file is missing, or a line before the last is not a JSON object.
+        times: Of each step.
+        num_rows: Train rows.
+        global_batch_rows: Rows of a step; the last step of an epoch may hold fewer.
+        device: `cpu` or `cuda`.
     """
-    subject = f"log {path}"
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise RunError(subject, [Problem(str(path), "no such file", "the log of a training")]) from None
-    steps: dict[int, dict[str, float]] = {}
-    lines = list(split_lines(raw))
-    for number, line in lines:
-        try:
-            record = json.loads(line)  # not strict: a loss may be NaN
-        except (ValueError, RecursionError):
-            if number == lines[-1][0]:
-                break
-            record = None
-        if not isinstance(record, dict):
-            text = line.decode("utf-8", errors="replace")
-            raise RunError(subject, [Problem(f"{path}:{number}", quote(text), "a JSON object")])
-        step = _step_of(record)
-        if step is not None:
-            numbers = {key: _as_float(value) for key, value in record.items() if _is_number(value)}
-            steps.setdefault(step, {}).update(numbers)
-    return dict(sorted(steps.items()))
+
+    times: Sequence[StepTime]
+    num_rows: int
+    global_batch_rows: int
+    device: str
+
+    def rows_of(self, step: int) -> int:
+        """Returns how many rows a step holds."""
+        steps_per_epoch = math.ceil(self.num_rows / self.global_batch_rows)
+        is_last = (step - 1) % steps_per_epoch == steps_per_epoch - 1
+        return self.num_rows - self.global_batch_rows * (steps_per_epoch - 1) if is_last else self.global_batch_rows
 
 
-def _as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return math.inf if value > 0 else -math.inf
-
-
-def make_charts(steps: Log) -> list[Chart]:
+def make_charts(steps: Log, *, pace: Pace | None = None, select_by: str = "eval_loss") -> list[Chart]:
     """Returns the curves that the page shows; none for a curve without a point.
 
     Args:
         steps: What `read_log` returned.
+        pace: What the steps took, where that is known.
+        select_by: What makes a checkpoint the best one: it is shown among the answers to val rows.
     """
+    answered = {"exact match": "eval_exact_match", "token F1": "eval_token_f1"}
+    chosen = select_by.removeprefix("eval_").replace("_", " ")
     charts = [
         Chart("Loss", {"train": _points(steps, "loss"), "val": _points(steps, "eval_loss")}),
         Chart("Answer tokens right", {"train": _points(steps, "token_acc"), "val": _points(steps, "eval_token_acc")}),
+        Chart("Answers to val rows", {name: _points(steps, key) for name, key in answered.items()}),
         Chart("Learning rate", {"": _points(steps, "learning_rate")}),
         Chart("Gradient norm", {"": _points(steps, "grad_norm")}),
-        Chart("Seconds per step, mean so far", {"": _points(steps, "train_speed(s/it)")}),
-        Chart("GPU memory in GiB", {"": _points(steps, "memory(GiB)")}),
     ]
+    if select_by not in ("eval_loss", "eval_token_acc", *answered.values()):
+        charts.insert(3, Chart(f"Answers to val rows: {chosen}", {"": _points(steps, select_by)}))
+    if pace is not None and pace.times:
+        charts += _pace_charts(pace)
+    else:
+        charts += [
+            Chart("Seconds per step, mean so far", {"": _points(steps, "train_speed(s/it)")}),
+            Chart("GPU memory in GiB", {"": _points(steps, "memory(GiB)")}),
+        ]
     return [chart for chart in charts if any(is_finite(points) for points in chart.series.values())]
+
+
+def _pace_charts(pace: Pace) -> list[Chart]:
+    """Draws what the steps took; of many steps, some at a time as one point at the last of them."""
+    size = math.ceil(len(pace.times) / MAX_POINTS)
+    parts = [pace.times[start : start + size] for start in range(0, len(pace.times), size)]
+    seconds = [(part[-1].step, sum(each.step_s for each in part)) for part in parts]
+    counts = [len(part) for part in parts]
+    rows = [sum(pace.rows_of(each.step) for each in part) for part in parts]
+    waited = [sum(each.waited_s for each in part) for part in parts]
+    memory = [(part[-1].step, max(each.memory_bytes for each in part) / 2**30) for part in parts]
+    of_steps = f", {size} steps a point" if size > 1 else ""
+    held = (
+        "GPU memory of the first rank in GiB, the most so far"
+        if pace.device == "cuda"
+        else ("Memory of the first process in GiB")
+    )
+    return [
+        Chart(
+            f"Rows per second{of_steps}",
+            {"": [(step, num / taken) for (step, taken), num in zip(seconds, rows, strict=True) if taken]},
+        ),
+        Chart(
+            f"Seconds per step{of_steps}",
+            {
+                "in all": [(step, taken / num) for (step, taken), num in zip(seconds, counts, strict=True)],
+                "waiting for rows": [
+                    (step, idle / num) for (step, _), idle, num in zip(seconds, waited, counts, strict=True)
+                ],
+            },
+        ),
+        Chart(held, {"": memory}),
+    ]
 
 
 def is_finite(points: Sequence[tuple[int, float]]) -> bool:
@@ -115,21 +131,6 @@ def plot_curves(steps: Log, *, folder: Path) -> list[Path]:
     if rates:
         pictures.append(_draw(folder / "learning_rate.png", title="Learning rate", lines={"": rates}))
     return pictures
-
-
-MAX_STEP_DIGITS = 12
-
-
-def _step_of(record: Mapping[str, Any]) -> int | None:
-    text = str(record.get(STEP_KEY, "")).partition("/")[0]
-    if text.isdecimal() and len(text) <= MAX_STEP_DIGITS:
-        return int(text)
-    step = record.get("step")  # what transformers itself writes in trainer_state.json
-    return step if isinstance(step, int) else None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _points(steps: Mapping[int, Mapping[str, float]], key: str) -> list[tuple[int, float]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.spec import ClipRef, name_of
 from cvft.errors import ClipError
 
 MAX_FRAMES = 12
@@ -27,7 +27,7 @@ class ClipFrames:
     """Pictures of one clip.
 
     Args:
-        name: The clip's file name.
+        name: Its short name.
         seconds: The second of each picture, as the model was given it.
         pictures: WebP files.
         reason: Why there are none.
@@ -40,8 +40,8 @@ class ClipFrames:
 
 
 def collect_frames(
-    clips: Iterable[Path], *, decode: DecodeSettings, max_bytes: int = MAX_BYTES, most: int = MAX_FRAMES
-) -> Mapping[Path, ClipFrames]:
+    clips: Iterable[ClipRef], *, decode: DecodeSettings, max_bytes: int = MAX_BYTES, most: int = MAX_FRAMES
+) -> Mapping[ClipRef, ClipFrames]:
     """Decodes each clip as in training, and makes pictures of it.
 
     Args:
@@ -54,18 +54,20 @@ def collect_frames(
     Returns:
         Clip -> its pictures; a clip that cannot be decoded has the reason instead, for a page must not fail on a lost file.
     """
-    names = list(dict.fromkeys(clips))
-    found: dict[Path, ClipFrames] = {}
+    distinct = list(dict.fromkeys(clips))
+    found: dict[ClipRef, ClipFrames] = {}
     left = max_bytes
     process = decode.make_process()
     try:
-        for index, path in enumerate(names):
-            share = left // (len(names) - index)
+        for index, asked in enumerate(distinct):
+            share = left // (len(distinct) - index)
             try:
-                clip = process.decode(path, sampling=decode.sampling, decoder=decode.decoder)
+                clip = process.decode(asked, sampling=decode.sampling, decoder=decode.decoder)
             except ClipError as error:
                 problem = error.problems[0]
-                found[path] = ClipFrames(path.name, reason=f"{problem.where}: got {problem.got}, need {problem.need}")
+                found[asked] = ClipFrames(
+                    name_of(asked), reason=f"{problem.where}: got {problem.got}, need {problem.need}"
+                )
                 continue
             pictures: list[tuple[float, bytes]] = []
             for chosen in spread(len(clip.frames), most):
@@ -73,8 +75,8 @@ def collect_frames(
             kept = _fit(pictures, share)
             left -= sum(len(picture) for _, picture in kept)
             reason = "" if kept else "the page would be too large with pictures of more clips"
-            found[path] = ClipFrames(
-                path.name, [second for second, _ in kept], [picture for _, picture in kept], reason
+            found[asked] = ClipFrames(
+                name_of(asked), [second for second, _ in kept], [picture for _, picture in kept], reason
             )
     finally:
         process.close()

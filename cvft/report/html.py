@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,26 @@ from cvft.files import write_whole
 from cvft.report.cards import to_script_data
 from cvft.report.charts import Chart, draw
 from cvft.report.results import captions_table, categories_table, describe_captions, kinds_table, results_table
-from cvft.tables import to_html
+from cvft.tables import Table, to_html
 
 _POLICY = (
     "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
 )
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """Rows that a training is not about, answered before and after it.
+
+    Args:
+        name: What they are called.
+        metrics: Who answered -> what `compute_metrics` returned.
+        findings: What the numbers say, in sentences.
+    """
+
+    name: str
+    metrics: Mapping[str, Mapping[str, Any]]
+    findings: Sequence[str]
 
 
 def write_report(
@@ -34,7 +50,11 @@ def write_report(
     details: Mapping[str, object] | None = None,
     warnings: Sequence[str] = (),
     findings: Sequence[str] = (),
+    judged: Table | None = None,
+    probes: Sequence[ProbeSet] = (),
     charts: Sequence[Chart] = (),
+    health: Mapping[str, Any] | None = None,
+    answered: Mapping[str, Any] | None = None,
     cards: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the page; it appears whole or not at all.
@@ -48,7 +68,11 @@ def write_report(
         details: Versions and hashes: label -> value, shown on demand.
         warnings: What whoever uses the model has to know first, each a text of one or more lines.
         findings: What the numbers say, in sentences.
+        probes: Probe sets, in order.
+        judged: What judges said, where one was asked.
         charts: Curves, with at least one point each.
+        health: What was odd about the data: see `cvft.plan.health.Health`.
+        answered: What `follow_answers` returned.
         cards: What `build_cards` returned.
 
     Returns:
@@ -70,7 +94,14 @@ def write_report(
         captions=captions,
         about_captions=describe_captions(metrics) if captions else "",
         categories=categories_table(metrics),
+        judged=judged,
+        probes=[
+            {"set": each, "results": results_table(each.metrics), "categories": categories_table(each.metrics)}
+            for each in probes
+        ],
         charts=charts,
+        health=health,
+        answered=answered,
         cards=cards if cards and cards["rows"] else None,
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 from cvft.data.doctor.check import CheckUp
 from cvft.data.doctor.findings import KINDS, SEVERITIES, Finding
 from cvft.data.rows import Row, category_of
+from cvft.data.video.spec import ClipRef, describe, file_of, name_of
 from cvft.errors import DataError
 from cvft.families.family import IGNORED_LABEL, LayOut, Layout
 from cvft.families.text_encoder import open_tokenizer
@@ -77,7 +78,7 @@ def write_preview(checked: CheckUp, path: Path, *, rendering: Rendering | None, 
     frames = collect_frames(
         [clip for clip in clips if clip in checked.clips], decode=decode, most=decode.sampling.max_frames
     )
-    shown = {clip: frames.get(clip, ClipFrames(clip.name, reason="it does not decode")) for clip in clips}
+    shown = {clip: frames.get(clip, ClipFrames(name_of(clip), reason="it does not decode")) for clip in clips}
     held_out = {file.path for file in checked.files if file.is_held_out}
     numbers = {clip: number for number, clip in enumerate(shown)}
     general = [finding for finding in checked.findings if not finding.rows]
@@ -200,10 +201,10 @@ def _show_text(row: Row, checked: CheckUp, rendering: Rendering | None) -> dict[
     }
 
 
-def _show_clip(clip: Path, frames: ClipFrames, checked: CheckUp) -> dict[str, Any]:
+def _show_clip(clip: ClipRef, frames: ClipFrames, checked: CheckUp) -> dict[str, Any]:
     info = checked.clips.get(clip)
     shown = {
-        "name": str(clip),
+        "name": describe(clip, str(file_of(clip))),
         "seconds": list(frames.seconds),
         "frames": [base64.b64encode(picture).decode("ascii") for picture in frames.pictures],
         "reason": frames.reason,

@@ -114,6 +114,14 @@ def describe_comparison(comparison: Comparison, *, first: str, second: str) -> l
     return lines
 
 
+def describe_probe(comparison: Comparison, *, name: str, first: str, second: str) -> list[str]:
+    """Says in sentences whether training made a model worse at rows that it is not about."""
+    lines = [f"probe {name}: {line}" for line in describe_comparison(comparison, first=first, second=second)]
+    if comparison.overall is not None and comparison.overall.high < 0:
+        lines.append(f"probe {name}: training made the model worse at it, by more than chance explains")
+    return lines
+
+
 def describe_guesses(guesses: Mapping[str, Metrics], *, tuned: Metrics) -> list[str]:
     """Says what is reached without looking, and which categories can be answered so.
 
@@ -140,15 +148,30 @@ def describe_guesses(guesses: Mapping[str, Metrics], *, tuned: Metrics) -> list[
 def describe_difference(difference: Difference | None) -> str:
     """Says a difference of exact match in points, with its interval and p; or why none is stated."""
     if difference is None:
-        return f"fewer than {MIN_CLIPS} clips, too few to say whether a difference is chance"
-    points = [f"{100 * value:+.1f}" for value in (difference.mean, difference.low, difference.high)]
-    p = f"p = {difference.p:.2g}" if difference.p >= 0.001 else "p < 0.001"
-    said = (
-        f"{points[0]} points of exact match, 95 % from {points[1]} to {points[2]}, {p} ({difference.num_clips} clips)"
-    )
+        return _TOO_FEW
+    said = _with_chance(difference, "points of exact match", factor=100, digits=1)
     if difference.low <= 0 <= difference.high:
         said += f"; a true difference under {100 * difference.smallest_visible:.0f} points would mostly not show"
     return said
+
+
+def describe_score_difference(difference: Difference | None) -> str:
+    """Says a difference of a judge's scores, with its interval and p; or why none is stated."""
+    if difference is None:
+        return _TOO_FEW
+    said = _with_chance(difference, "of a judge's score", factor=1, digits=2)
+    if difference.low <= 0 <= difference.high:
+        said += f"; a true difference under {difference.smallest_visible:.2g} would mostly not show"
+    return said
+
+
+_TOO_FEW = f"fewer than {MIN_CLIPS} clips, too few to say whether a difference is chance"
+
+
+def _with_chance(difference: Difference, unit: str, *, factor: float, digits: int) -> str:
+    values = [f"{factor * value:+.{digits}f}" for value in (difference.mean, difference.low, difference.high)]
+    p = f"p = {difference.p:.2g}" if difference.p >= 0.001 else "p < 0.001"
+    return f"{values[0]} {unit}, 95 % from {values[1]} to {values[2]}, {p} ({difference.num_clips} clips)"
 
 
 def with_interval(value: object, ends: object) -> str:

@@ -11,20 +11,25 @@ from typing import Any
 from cvft.errors import CvftError, Problem, RunError
 from cvft.evaluate.baselines import score_most_frequent
 from cvft.evaluate.compare import compare_predictions
-from cvft.evaluate.run import BLIND, Evaluation
+from cvft.evaluate.judge.results import read_judged
+from cvft.evaluate.run import BLIND, Evaluation, find_probes
 from cvft.export import VERIFICATION_FILE
 from cvft.export.run import describe_verification, read_verification
 from cvft.files import write_whole
 from cvft.manifest import read_manifest
+from cvft.plan.health import read_health
 from cvft.plan.job import Job, open_job
 from cvft.plan.recorded import read_recorded, read_stored
 from cvft.recipe import LoadedRecipe
+from cvft.report.answered import follow_answers
 from cvft.report.cards import build_cards
-from cvft.report.curves import make_charts, plot_curves, read_log
+from cvft.report.curves import Pace, make_charts, plot_curves
 from cvft.report.frames import collect_frames
-from cvft.report.html import write_report
-from cvft.report.results import describe_comparison, describe_guesses, describe_headline
-from cvft.runs import RunFolder, is_claimed, read_metrics, read_notes
+from cvft.report.html import ProbeSet, write_report
+from cvft.report.judged import describe_judged, describe_stale, judged_table, judged_values
+from cvft.report.results import describe_comparison, describe_guesses, describe_headline, describe_probe
+from cvft.runs import RunFolder, describe_adapter, is_claimed, read_chosen, read_metrics, read_notes
+from cvft.training_log import read_log, read_step_times, read_val_answers
 
 REPORT_VALUES_FILE = "report.json"
 """What the page says, as values, in the run's folder."""
@@ -72,7 +77,10 @@ def rewrite_report(loaded: LoadedRecipe) -> Path:
         target = folder.evaluation(f"{list(evaluations)[-1]}{BLIND}")
         stored = read_metrics(target)
         blind = None if stored is None else Evaluation(target, dict(stored["metrics"]))
-    return write_run_report(open_job(loaded, needs_weights=False), evaluations=evaluations, blind=blind).path
+    job = open_job(loaded, needs_weights=False)
+    # of what the page is about, and before that of whichever there are
+    probes = find_probes(folder, job.recipe, list(evaluations) or ["base", "adapter", "merged"])
+    return write_run_report(job, evaluations=evaluations, blind=blind, probes=probes).path
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,7 @@ def write_run_report(
     *,
     evaluations: Mapping[str, Evaluation],
     blind: Evaluation | None = None,
+    probes: Mapping[str, Mapping[str, Evaluation]] | None = None,
     refused: CvftError | None = None,
 ) -> RunReport:
     """Writes the curves and the page of a run, and the page's numbers as `report.json`.
@@ -101,6 +110,7 @@ def write_run_report(
         job: The job of a run.
         evaluations: Evaluation per model, the tuned one last; all of the same rows. None yet for a run that still trains.
         blind: The tuned model's answers without the clips, where it was asked so.
+        probes: Name of a probe set -> evaluation per model, the tuned one last.
         refused: Why there is no merged model, where one was asked for.
 
     Returns:
@@ -108,6 +118,9 @@ def write_run_report(
     """
     folder = job.run
     log = read_log(folder.train / LOG_FILE)
+    manifest, select_by = read_manifest(folder), job.recipe.train.select_by
+    times = read_step_times(folder.earlier_progress_file, folder.progress_file)
+    pace = Pace(times, manifest.rows.num_train, job.recipe.train.global_batch_rows, manifest.device)
     plot_curves(log, folder=folder.path / "curves")
     predictions = {name: evaluation.read_predictions() for name, evaluation in evaluations.items()}
     metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
@@ -122,7 +135,11 @@ def write_run_report(
         "warnings": warnings,
         "metrics": metrics,
         "findings": describe_evaluations(predictions),
+        "health": read_health(folder),
+        "answered": follow_answers(read_val_answers(folder.answers_file)),
     }
+    judged = {name: read_judged(evaluation) for name, evaluation in evaluations.items()}
+    warnings += describe_stale(judged)
     cards = None
     if predictions:
         recorded = read_recorded(folder, "val", recipe=job.recipe)
@@ -133,12 +150,38 @@ def write_run_report(
         if blind is not None:
             guesses[f"{list(metrics)[-1]}{WITHOUT_CLIPS}"] = blind.metrics
         values["findings"] = [*values["findings"], *describe_guesses(guesses, tuned=metrics[list(metrics)[-1]])]
+        values["findings"] += describe_judged(judged, predictions=predictions)
         values["metrics"] = {**guesses, **metrics}
-    charts = make_charts(log)
+    probe_sets = [describe_probe_set(name, answered) for name, answered in (probes or {}).items() if answered]
+    values["findings"] = [*values["findings"], *(line for each in probe_sets for line in each.findings)]
+    charts = make_charts(log, pace=pace, select_by=select_by)
     curves = {chart.title: {name: list(points) for name, points in chart.series.items()} for chart in charts}
-    text = json.dumps({"schema": SCHEMA, **values, "curves": curves}, indent=2, default=str)
-    write_whole(folder.path / REPORT_VALUES_FILE, text + "\n")
-    return RunReport(write_report(folder.report, **values, charts=charts, cards=cards), values["findings"])
+    stored = {"schema": SCHEMA, **values, "judged": judged_values(judged), "curves": curves}
+    stored["probes"] = {each.name: each.metrics for each in probe_sets}
+    write_whole(folder.path / REPORT_VALUES_FILE, json.dumps(stored, indent=2, default=str) + "\n")
+    page = write_report(
+        folder.report, **values, judged=judged_table(judged), probes=probe_sets, charts=charts, cards=cards
+    )
+    return RunReport(page, values["findings"])
+
+
+def describe_probe_set(name: str, answered: Mapping[str, Evaluation]) -> ProbeSet:
+    """Returns the numbers of a probe set, and what they say of each model beside the first.
+
+    Args:
+        name: Its name.
+        answered: Model -> evaluation of its rows, the tuned one last.
+    """
+    predictions = {model: evaluation.read_predictions() for model, evaluation in answered.items()}
+    first, *others = predictions
+    findings = [
+        line
+        for model in others
+        for line in describe_probe(
+            compare_predictions(predictions[first], predictions[model]), name=name, first=first, second=model
+        )
+    ]
+    return ProbeSet(name, {model: evaluation.metrics for model, evaluation in answered.items()}, findings)
 
 
 def describe_evaluations(predictions: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
@@ -171,6 +214,10 @@ def _summarize(job: Job, *, is_merged: bool) -> dict[str, object]:
         "inputs": str(job.preprocessing),
         "seed": recipe.seed,
     }
+    if (chosen := read_chosen(folder)) is not None:
+        summary["adapter is"] = describe_adapter(chosen)
+        if chosen.ended_early:
+            summary["ended early"] = chosen.ended_early
     if is_merged and (folder.merged / VERIFICATION_FILE).is_file():
         summary["merged equals adapter"] = describe_verification(read_verification(folder.merged))
     return summary

@@ -10,11 +10,12 @@ from cvft.tables import NO_NUMBER, Cell, Table, percent, to_text
 LABEL_WIDTH, VALUE_WIDTH, COUNT_WIDTH = 17, 10, 8
 
 
-def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
+def metrics_table(metrics: Mapping[str, Mapping[str, Any]], *, title: str = "val exact match") -> str:
     """Sets the exact match of each model, per category and over all rows, and how many answers were cut, if any.
 
     Args:
         metrics: Who answered ("base", "merged") -> what `compute_metrics` returned; all of the same rows, at least one.
+        title: What the rows are.
 
     Returns:
         Lines without an end of line after the last.
@@ -33,5 +34,5 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]]) -> str:
     if any(values.get("num_cut") for values in metrics.values()):
         cut = [Cell(str(values.get("num_cut", NO_NUMBER))) for values in metrics.values()]
         rows.append([Cell("cut answers"), *cut, Cell(str(first["num_rows"]))])
-    table = Table(["val exact match", *metrics, "rows"], rows)
+    table = Table([title, *metrics, "rows"], rows)
     return to_text(table, min_widths=[LABEL_WIDTH, *[VALUE_WIDTH] * len(metrics), COUNT_WIDTH])

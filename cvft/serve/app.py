@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
+from cvft.data.fetch.urls import is_url
 from cvft.errors import ClipError, DataError
 from cvft.predict.infer import about_question, make_question
 from cvft.serve.body import Bodies
@@ -33,13 +34,14 @@ from cvft.serve.request import ChatRequest, parse_json, read_request
 from cvft.serve.seconds import find_times, to_json
 
 if TYPE_CHECKING:
-    from cvft.predict.predictor import Predictor
+    from cvft.predict.predictor import Predictor, Prompt
+    from cvft.serve.web_clips import WebClips
 
 LOG = logging.getLogger(__name__)
 
 PAGE_FILES = {
     "": ("index.html", "text/html"),
-    "page.js": ("page.js", "text/javascript"),
+    **{name: (name, "text/javascript") for name in ("words.js", "camera.js", "code.js", "page.js")},
     "page.css": ("page.css", "text/css"),
 }
 
@@ -58,11 +60,13 @@ class Limits:
         max_requests: Requests that are decoded, wait or are answered at a time; more are refused.
         max_body_bytes: Largest body.
         max_new_tokens: Longest answer in tokens; None for what a prompt leaves.
+        max_choices: Most answers to one question.
     """
 
     max_requests: int
     max_body_bytes: int
     max_new_tokens: int | None
+    max_choices: int
 
 
 class Server:
@@ -73,11 +77,15 @@ class Server:
         media: Clips.
         metrics: What is counted.
         limits: What requests may take.
+        web: Clips by URL; None fetches none.
     """
 
-    def __init__(self, engine: Engine, media: MediaStore, metrics: Metrics, limits: Limits) -> None:
+    def __init__(
+        self, engine: Engine, media: MediaStore, metrics: Metrics, limits: Limits, *, web: WebClips | None = None
+    ) -> None:
         self.engine = engine
         self.media = media
+        self.web = web
         self.metrics = metrics
         self.limits = limits
         self.bodies = Bodies(limits.max_body_bytes)
@@ -121,53 +129,100 @@ class Server:
 
     # --- answers ---
 
-    def prepare(self, body: bytes, places: ExitStack) -> tuple[ChatRequest, Any]:
-        """Reads a request and its clip; runs in a thread of its own.
-
-        Args:
-            body: The request's body.
-            places: What is to be given back when it is done.
+    def read(self, body: bytes) -> ChatRequest:
+        """Reads a request; runs in a thread of its own.
 
         Raises:
             ApiError: when it cannot be carried out.
         """
         asked = read_request(parse_json(body))
+        self.predictor(asked.model)
+        return asked
+
+    async def fetch(self, name: str | None, *, param: str, places: ExitStack, request: Request) -> Path | None:
+        """Fetches the clip that a URL names; None for one that is named otherwise, or where URLs are refused by `prepare`.
+
+        Args:
+            name: How a request names its clip.
+            param: The field that does.
+            places: What is to be given back when the request is done.
+            request: The request, whose body has been read: when its client has gone, nothing more is fetched.
+
+        Raises:
+            ApiError: when it cannot be had.
+        """
+        if self.web is None or name is None or not is_url(name):
+            return None
+        clip: Path | None = await _unless_gone(request, self.web.open(name, param=param))
+        if clip is None:
+            raise ApiError(499, "the client has gone", code="gone")
+        places.callback(self.media.release, clip)
+        return clip
+
+    def prepare(self, asked: ChatRequest, fetched: Path | None, places: ExitStack) -> Prompt:
+        """Reads the clip of a request; runs in a thread of its own.
+
+        Args:
+            asked: The request.
+            fetched: Its clip, where that was fetched.
+            places: What is to be given back when it is done.
+
+        Raises:
+            ApiError: when it cannot be carried out.
+        """
         predictor = self.predictor(asked.model)
+        if asked.num_choices > self.limits.max_choices:
+            need = f"at most {self.limits.max_choices}, the answers that run at a time"
+            raise refused("n", str(asked.num_choices), need)
         most = self.limits.max_new_tokens
         if most is not None and asked.max_tokens is not None and asked.max_tokens > most:
             raise refused("max_completion_tokens", str(asked.max_tokens), f"at most {most}")
-        clip = None if asked.clip is None else self._open(asked.clip, asked.clip_param, places)
+        clip = fetched
+        if clip is None and asked.clip is not None:
+            clip = self._open(asked.clip, asked.clip_param, places)
         try:
             row = make_question(clip, asked.query, asked.history)
             if clip is not None:  # by the name of its content; a link would be resolved
                 row = type(row)(**{**vars(row), "video": clip})
             try:
-                return asked, predictor.prepare(row, max_new_tokens=asked.max_tokens or most)
+                return predictor.prepare(row, max_new_tokens=asked.max_tokens or most)
             except DataError as error:
                 raise about_question(error) from error
         except (ClipError, DataError) as error:
             raise from_error(error, hidden=self._hidden(clip)) from error
 
-    def show(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+    def read_shown(self, body: bytes) -> tuple[str, str]:
+        """Reads what `show` is asked for: the name of a model, and how a clip is named.
+
+        Raises:
+            ApiError: when it is not that.
+        """
+        columns = parse_json(body)
+        for key in ("model", "url"):
+            if not isinstance(columns.get(key), str):
+                raise refused(key, "no text", "text")
+        self.predictor(columns["model"])
+        return columns["model"], columns["url"]
+
+    def show(self, model: str, name: str, fetched: Path | None, places: ExitStack) -> dict[str, Any]:
         """Returns pictures of what a model is shown of a clip; runs in a thread of its own.
 
         Args:
-            columns: `model` and `url`.
+            model: The model's name.
+            name: How the clip is named.
+            fetched: The clip, where that was fetched.
+            places: What is to be given back when it is done.
 
         Raises:
             ApiError: when they cannot be had.
         """
-        for key in ("model", "url"):
-            if not isinstance(columns.get(key), str):
-                raise refused(key, "no text", "text")
-        clips = self.predictor(columns["model"]).clips
+        clips = self.predictor(model).clips
         assert isinstance(clips, SharedClips), "the server's own"
-        with ExitStack() as places:
-            clip = self._open(columns["url"], "url", places)
-            try:
-                return clips.pictures(clip)
-            except ClipError as error:
-                raise from_error(error, hidden=self._hidden(clip)) from error
+        clip = fetched or self._open(name, "url", places)
+        try:
+            return clips.pictures(clip)
+        except ClipError as error:
+            raise from_error(error, hidden=self._hidden(clip)) from error
 
     def _open(self, name: str, param: str, places: ExitStack) -> Path:
         clip = self.media.open(name, param=param)
@@ -228,15 +283,19 @@ def build_app(server: Server) -> FastAPI:
         with ExitStack() as places:
             server.enter(places)
             async with server.bodies.read(request) as body:
-                asked, prompt = await asyncio.to_thread(server.prepare, body, places)
-            answer = Asked(asked.model, prompt, asked.drawing, asked.stops)
+                asked = await asyncio.to_thread(server.read, body)
+                fetched = await server.fetch(asked.clip, param=asked.clip_param, places=places, request=request)
+                prompt = await asyncio.to_thread(server.prepare, asked, fetched, places)
+            for _ in asked.drawings[1:]:  # each answer that is computed takes a place
+                server.enter(places)
+            answer = Asked(asked.model, prompt, asked.drawings, asked.stops, in_pieces=asked.stream)
             places.callback(answer.cancel)
             server.engine.put(answer)
             reply = Reply(asked.model, num_prompt_tokens=prompt.num_tokens)
             if asked.stream:
-                pieces = _stream(answer, reply, include_usage=asked.include_usage)
+                pieces = _stream(answer, reply, asked)
                 return _Stream(pieces, on_end=places.pop_all().close)
-            whole = await _unless_gone(request, _collect(answer, reply))
+            whole = await _unless_gone(request, _collect(answer, reply, num_choices=asked.num_choices))
         return Response(status_code=499) if whole is None else JSONResponse(whole)
 
     @app.post("/clips")
@@ -254,7 +313,9 @@ def build_app(server: Server) -> FastAPI:
         with ExitStack() as places:
             server.enter(places)
             async with server.bodies.read(request) as body:
-                return JSONResponse(await asyncio.to_thread(lambda: server.show(parse_json(body))))
+                model, name = await asyncio.to_thread(server.read_shown, body)
+                fetched = await server.fetch(name, param="url", places=places, request=request)
+                return JSONResponse(await asyncio.to_thread(server.show, model, name, fetched, places))
 
     @app.post("/times")
     async def times(request: Request) -> Response:
@@ -285,30 +346,42 @@ def _check_type(request: Request, *kinds: str) -> None:
         raise ApiError(415, f"the header Content-Type: got another one, need `{kinds[0]}`", code="wrong_type")
 
 
-async def _collect(answer: Asked, reply: Reply) -> dict[str, Any]:
-    text = ""
+def _indices(answer: Asked, *, num_choices: int) -> list[list[int]]:
+    """Returns, for each answer that is computed, the choices that it is: all of them where there is only one."""
+    return [[*range(num_choices)]] if len(answer.choices) == 1 else [[number] for number in range(num_choices)]
+
+
+async def _collect(answer: Asked, reply: Reply, *, num_choices: int) -> dict[str, Any]:
+    texts, ends = [""] * num_choices, [Said("", 0)] * num_choices
+    indices = _indices(answer, num_choices=num_choices)
     try:
-        async for said in answer.listen():
-            if isinstance(said, Said):
-                return reply.whole(text, reason=said.reason, num_tokens=said.num_tokens)
-            text += said
-    except ApiError:
-        raise
+        async for number, said in answer.listen():
+            for index in indices[number]:
+                if isinstance(said, Said):
+                    ends[index] = said
+                else:
+                    texts[index] += said
     except Exception as error:
         raise _our_fault() from error
-    raise AssertionError("an answer ends")
+    choices = [(text, said.reason) for text, said in zip(texts, ends, strict=True)]
+    return reply.whole(choices, num_tokens=sum(said.num_tokens for said in ends))
 
 
-async def _stream(answer: Asked, reply: Reply, *, include_usage: bool) -> AsyncIterator[bytes]:
-    yield reply.chunk({"role": "assistant", "content": ""}, usage_follows=include_usage)
+async def _stream(answer: Asked, reply: Reply, asked: ChatRequest) -> AsyncIterator[bytes]:
+    usage_follows, num_tokens = asked.include_usage, 0
+    indices = _indices(answer, num_choices=asked.num_choices)
+    for index in range(asked.num_choices):
+        yield reply.chunk({"role": "assistant", "content": ""}, index=index, usage_follows=usage_follows)
     try:
-        async for said in answer.listen():
-            if not isinstance(said, Said):
-                yield reply.chunk({"content": said}, usage_follows=include_usage)
-                continue
-            yield reply.chunk({}, reason=said.reason, usage_follows=include_usage)
-            if include_usage:
-                yield reply.usage_chunk(said.num_tokens)
+        async for number, said in answer.listen():
+            for index in indices[number]:
+                if not isinstance(said, Said):
+                    yield reply.chunk({"content": said}, index=index, usage_follows=usage_follows)
+                    continue
+                yield reply.chunk({}, index=index, reason=said.reason, usage_follows=usage_follows)
+                num_tokens += said.num_tokens
+        if usage_follows:
+            yield reply.usage_chunk(num_tokens)
     except Exception:  # it is logged where it happened; the head of the response has been sent
         yield event(_our_fault().body())
     yield DONE

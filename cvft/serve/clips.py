@@ -1,6 +1,6 @@
 """Clips for several requests at a time: a few decode processes that anyone may borrow, and what was made of a clip kept a while.
 
-path -> a decode process that is free -> frames -> the model's inputs (kept), or small pictures with their seconds
+clip -> a decode process that is free -> frames -> the model's inputs (kept), or small pictures with their seconds
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from cvft.clips.source import ClipInputs
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES, DecodeSettings
 from cvft.data.video.process import DecodeProcess
 from cvft.data.video.sample import coverage
+from cvft.data.video.spec import ClipRef, sampling_for
 from cvft.families.family import Encoder
 from cvft.report.frames import to_webp
 
@@ -67,38 +67,43 @@ class SharedClips:
     def __init__(
         self, pool: DecodePool, encoder: Encoder, decode: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES
     ) -> None:
-        self.cut: dict[Path, str] = {}
+        self.cut: dict[ClipRef, str] = {}
         self._pool = pool
         self._encoder = encoder
         self._decode = decode
         self._room = cache_bytes
-        self._kept: OrderedDict[Path, ClipInputs] = OrderedDict()
+        self._kept: OrderedDict[ClipRef, ClipInputs] = OrderedDict()
+        self._num_kept_bytes = 0
         self._lock = threading.Lock()
 
-    def load(self, path: Path) -> ClipInputs:
+    def load(self, clip: ClipRef) -> ClipInputs:
         """Returns a clip's inputs.
 
         Raises:
             ClipError: when it cannot be decoded.
         """
         with self._lock:
-            if path in self._kept:
-                self._kept.move_to_end(path)
-                return self._kept[path]
+            if clip in self._kept:
+                self._kept.move_to_end(clip)
+                return self._kept[clip]
         with self._pool.borrow() as process:
-            clip = process.decode(path, sampling=self._decode.sampling, decoder=self._decode.decoder)
-        made = ClipInputs(self._encoder.clip(clip), clip.view)
+            decoded = process.decode(clip, sampling=self._decode.sampling, decoder=self._decode.decoder)
+        made = ClipInputs(self._encoder.clip(decoded), decoded.view)
         with self._lock:
-            self._kept[path] = made
-            while len(self._kept) > 1 and sum(map(_num_bytes, self._kept.values())) > self._room:
-                self._kept.popitem(last=False)
+            if clip in self._kept:  # two requests decoded it at the same time
+                return self._kept[clip]
+            self._kept[clip] = made
+            self._num_kept_bytes += _num_bytes(made)
+            while len(self._kept) > 1 and self._num_kept_bytes > self._room:
+                _, dropped = self._kept.popitem(last=False)
+                self._num_kept_bytes -= _num_bytes(dropped)
         return made
 
-    def pictures(self, path: Path) -> dict[str, Any]:
+    def pictures(self, asked: ClipRef) -> dict[str, Any]:
         """Returns what the model is shown of a clip, for people.
 
         Args:
-            path: The clip.
+            asked: The clip.
 
         Returns:
             `frames`: second and picture (a data URL) of each, in order; `duration_s`; `notes`: sentences on what is not shown.
@@ -107,13 +112,13 @@ class SharedClips:
             ClipError: when it cannot be decoded.
         """
         with self._pool.borrow() as process:
-            clip = process.decode(path, sampling=self._decode.sampling, decoder=self._decode.decoder)
+            clip = process.decode(asked, sampling=self._decode.sampling, decoder=self._decode.decoder)
         seen = coverage(
             clip.frame_indices,
             num_frames_total=clip.num_frames_total,
             avg_fps=clip.avg_fps,
             duration_s=clip.duration_s,
-            sampling=self._decode.sampling,
+            sampling=sampling_for(asked, self._decode.sampling),
         )
         frames = [
             {

@@ -3,6 +3,7 @@
 `file:///root/a.mp4`, `a.mp4` -> resolved, under a root, a regular file -> SPOOL/IDENTITY (a link)
 `data:video/mp4;base64,...`   -> decoded within the limit                -> SPOOL/SHA256 (a file)
 `clip:SHA256`                 -> what was uploaded before                -> SPOOL/SHA256
+`https://host/a.mp4`          -> fetched by `WebClips`, if at all        -> SPOOL/SHA256
 
 Whatever is kept of a clip later (pixels, keys and values) is kept under that name, so that a file that has changed is another
 clip. A file that is missing and a file that may not be shown are told in the same words.
@@ -43,14 +44,17 @@ class MediaStore:
     Args:
         roots: Folders whose files may be shown.
         max_bytes: Largest clip that may be sent.
+        fetches: Whether `WebClips` beside it take URLs, for messages.
     """
 
-    def __init__(self, roots: Sequence[Path], *, max_bytes: int) -> None:
+    def __init__(self, roots: Sequence[Path], *, max_bytes: int, fetches: bool = False) -> None:
+        self.fetches = fetches
         self.roots = [root.resolve(strict=True) for root in roots]
         self.max_bytes = max_bytes
         self._folder = tempfile.TemporaryDirectory(prefix="cvft-serve-")
         self.spool = Path(self._folder.name).resolve()
         self._sizes: OrderedDict[Path, int] = OrderedDict()
+        self._num_bytes = 0
         self._users: Counter[Path] = Counter()
         self._lock = threading.Lock()
 
@@ -68,13 +72,42 @@ class MediaStore:
             return self.add(self._decode(name, param=param), in_use=True)
         if _CLIP.fullmatch(name):
             path = self.spool / name.removeprefix("clip:")
-            with self._lock:
-                if path not in self._sizes:
-                    raise _gone(param)
-                self._sizes.move_to_end(path)
-                self._users[path] += 1
+            if not self.hold(path):
+                raise _gone(param)
             return path
         return self._link(self._find(name, param=param), param=param)
+
+    def hold(self, path: Path) -> bool:
+        """Takes a clip that was sent or fetched for a request, until `release`; returns whether it is still there.
+
+        Args:
+            path: Where it lay.
+        """
+        with self._lock:
+            if path not in self._sizes:
+                return False
+            self._sizes.move_to_end(path)
+            self._users[path] += 1
+            return True
+
+    def take(self, file: Path, *, sha256: str) -> Path:
+        """Keeps a clip that was fetched, for a request that holds it until `release`.
+
+        Args:
+            file: Its bytes, in the server's own folder; the name goes.
+            sha256: Their hash.
+
+        Returns:
+            Where it lies.
+        """
+        path = self.spool / sha256
+        with self._lock:
+            self._sizes[path] = file.stat().st_size
+            file.replace(path)
+            self._sizes.move_to_end(path)
+            self._users[path] += 1
+            self._make_room(keep=path)
+        return path
 
     def release(self, path: Path) -> None:
         """Says that a request is done with a clip."""
@@ -98,6 +131,7 @@ class MediaStore:
                 aside = path.with_suffix(".partial")
                 aside.write_bytes(content)
                 aside.rename(path)
+                self._num_bytes += len(content)
             self._sizes[path] = len(content)
             self._sizes.move_to_end(path)
             self._users[path] += in_use
@@ -109,12 +143,14 @@ class MediaStore:
         self._folder.cleanup()
 
     def _make_room(self, *, keep: Path | None = None) -> None:
+        if self._num_bytes <= SPOOL_BYTES:
+            return
         for path in list(self._sizes):
-            if sum(self._sizes.values()) <= SPOOL_BYTES:
-                return
             if self._users[path] <= 0 and path != keep:
                 path.unlink(missing_ok=True)
-                del self._sizes[path]
+                self._num_bytes -= self._sizes.pop(path)
+            if self._num_bytes <= SPOOL_BYTES:
+                return
 
     def _decode(self, url: str, *, param: str) -> bytes:
         head = _DATA.match(url, 0, 256)
@@ -138,6 +174,8 @@ class MediaStore:
         scheme = _SCHEME.match(name)
         if scheme is not None and scheme[0].lower() != "file:":
             need = "a data URL, or a file below the server's media roots: nothing is fetched from elsewhere"
+            if self.fetches:
+                need = "an http, https or data URL, or a file below the server's media roots"
             raise refused(param, f"a URL that begins with `{scheme[0][:20]}`", need)
         path = name
         if scheme is not None:

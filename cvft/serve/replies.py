@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any
 
 DONE = b"data: [DONE]\n\n"
@@ -22,21 +23,36 @@ class Reply:
         self._head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         self._num_prompt_tokens = num_prompt_tokens
 
-    def whole(self, text: str, *, reason: str, num_tokens: int) -> dict[str, Any]:
-        """Returns the whole answer."""
-        message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
-        return {**self._head, "object": "chat.completion", "choices": [choice], "usage": self.usage(num_tokens)}
+    def whole(self, choices: Sequence[tuple[str, str]], *, num_tokens: int) -> dict[str, Any]:
+        """Returns the whole answer.
 
-    def chunk(self, delta: dict[str, Any], *, reason: str | None = None, usage_follows: bool = False) -> bytes:
+        Args:
+            choices: Text of each, and how it ended.
+            num_tokens: Tokens of all of them together.
+        """
+        listed = [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": reason,
+            }
+            for index, (text, reason) in enumerate(choices)
+        ]
+        return {**self._head, "object": "chat.completion", "choices": listed, "usage": self.usage(num_tokens)}
+
+    def chunk(
+        self, delta: dict[str, Any], *, index: int, reason: str | None = None, usage_follows: bool = False
+    ) -> bytes:
         """Returns a piece of the answer as an event.
 
         Args:
             delta: What is new of the message.
+            index: Which choice it belongs to.
             reason: How it ended, in the last one.
             usage_follows: Whether a chunk with the usage ends the stream: the others then say that they have none.
         """
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
         usage = {"usage": None} if usage_follows else {}
         return event({**self._head, "object": "chat.completion.chunk", "choices": [choice], **usage})
 

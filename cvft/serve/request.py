@@ -9,17 +9,23 @@ import json
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cvft.errors import did_you_mean, quote
-from cvft.families.family import Drawing
+from cvft.families.answering import Drawing
 from cvft.serve.errors import ApiError, refused
 
 MAX_STOPS = 4
 """Most stop texts. Source: OpenAI's API reference."""
 
 MAX_STOP_CHARS = 256
+
+MAX_CHOICES = 128
+"""Most answers to one question. Source: OpenAI's API reference."""
+
+SEEDS = 2**64
+"""Seeds are whole numbers of 64 bits, with a sign."""
 
 MAX_TEMPERATURE = 2.0
 """Source: OpenAI's API reference."""
@@ -32,6 +38,7 @@ FIELDS = (
     "max_completion_tokens",
     "max_tokens",
     "stop",
+    "n",
     "seed",
     "temperature",
     "top_p",
@@ -39,7 +46,6 @@ FIELDS = (
 """What is carried out."""
 
 ASKS_NOTHING: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logprobs": (False,),
@@ -65,6 +71,7 @@ class ChatRequest:
         max_tokens: Longest answer in tokens; None takes what the prompt leaves.
         stops: Texts that end the answer.
         drawing: How to draw; None takes the likeliest token.
+        num_choices: How many answers are wanted.
         stream: Whether pieces are sent as they come.
         include_usage: Whether a stream ends with the number of tokens.
     """
@@ -77,8 +84,22 @@ class ChatRequest:
     max_tokens: int | None
     stops: tuple[str, ...]
     drawing: Drawing | None
+    num_choices: int
     stream: bool
     include_usage: bool
+
+    @property
+    def drawings(self) -> tuple[Drawing | None, ...]:
+        """How each answer that is computed is drawn: the first by the seed, each later one by the next number.
+
+        Answers that take the likeliest tokens are all the same, and one is computed.
+        """
+        if self.drawing is None:
+            return (None,)
+        first = self.drawing.seed + SEEDS // 2
+        return tuple(
+            replace(self.drawing, seed=(first + number) % SEEDS - SEEDS // 2) for number in range(self.num_choices)
+        )
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
@@ -127,6 +148,7 @@ def read_request(columns: Mapping[str, Any]) -> ChatRequest:
         max_tokens=_max_tokens(given),
         stops=_stops(given.get("stop")),
         drawing=_drawing(given),
+        num_choices=_num_choices(given.get("n", 1)),
         stream=stream,
         include_usage=_include_usage(given, stream=stream),
     )
@@ -183,6 +205,12 @@ def _max_tokens(given: Mapping[str, Any]) -> int | None:
     return given[keys[0]] if keys else None
 
 
+def _num_choices(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CHOICES:
+        raise refused("n", _kind(value), f"a whole number from 1 to {MAX_CHOICES}")
+    return value
+
+
 def _stops(value: Any) -> tuple[str, ...]:
     texts = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
@@ -202,7 +230,9 @@ def _drawing(given: Mapping[str, Any]) -> Drawing | None:
     if not 0 < top_p <= 1:
         raise refused("top_p", f"{top_p:g}", "more than 0, at most 1")
     seed = given.get("seed")
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63):
+    if seed is not None and (
+        isinstance(seed, bool) or not isinstance(seed, int) or not -SEEDS // 2 <= seed < SEEDS // 2
+    ):
         raise refused("seed", _kind(seed), "a whole number of 64 bits")
     if temperature == 0:
         if top_p != 1:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cvft.data.fetch.urls import read_host
 from cvft.errors import CvftError, Problem, quote
 from cvft.predict.trained import FoundModel, find_model
 from cvft.serve.metrics import Metrics
@@ -32,8 +33,9 @@ MIN_KEY_CHARS = 16
 
 MAX_WAITING = 32
 MAX_BODY_MIB = 64
+MAX_URL_MIB = 256
 PREFIX_GIB = 1.0
-BATCH_ROWS = 4
+BATCH_ROWS = 16
 """What is taken where nobody says."""
 
 STOP_S = 5
@@ -52,9 +54,12 @@ class Serving:
         roots: Folders whose files may be shown.
         max_waiting: Requests that may wait beside those that are answered.
         max_body_mib: Largest body.
-        batch_rows: Requests answered together.
+        batch_rows: Answers that run at a time.
         prefix_gib: Memory for clips that may be asked about again.
         max_new_tokens: Longest answer in tokens; None for what a prompt leaves.
+        allow_urls: Whether clips may be named by URL.
+        allow_hosts: Hosts of URLs that may lie in an own network; all others must be public.
+        max_url_mib: Largest clip that is fetched.
     """
 
     host: str = "127.0.0.1"
@@ -65,6 +70,9 @@ class Serving:
     batch_rows: int = BATCH_ROWS
     prefix_gib: float = PREFIX_GIB
     max_new_tokens: int | None = None
+    allow_urls: bool = False
+    allow_hosts: Sequence[str] = ()
+    max_url_mib: int = MAX_URL_MIB
 
 
 def serve(
@@ -119,9 +127,13 @@ def check_serving(serving: Serving, *, key: str) -> None:
         ("--max-body-mib", serving.max_body_mib, 1),
         ("--batch-rows", serving.batch_rows, 1),
         ("--prefix-gib", serving.prefix_gib, 0),
+        ("--max-url-mib", serving.max_url_mib, 1),
     ):
         if not value >= least:
             problems.append(Problem(option, quote(value), f"at least {least}"))
+    for host in serving.allow_hosts:
+        if read_host(host.strip("[]")) is None:
+            problems.append(Problem("--allow-host", quote(host), "a host alone, such as `media.lan` or `10.0.0.5`"))
     if not 0 <= serving.port < 65536:
         problems.append(Problem("--port", quote(serving.port), "0 to 65535"))
     if problems:
@@ -226,9 +238,17 @@ def _run(found: Mapping[str, FoundModel], serving: Serving, listening: socket.so
         max_requests=serving.max_waiting + serving.batch_rows,
         max_body_bytes=serving.max_body_mib << 20,
         max_new_tokens=serving.max_new_tokens,
+        max_choices=serving.batch_rows,
     )
-    with closing(pool), closing(MediaStore(serving.roots, max_bytes=limits.max_body_bytes)) as media:
-        app = Guard(build_app(Server(engine, media, metrics, limits)), key=key, hosts=() if key else LOCAL_NAMES)
+    store = MediaStore(serving.roots, max_bytes=limits.max_body_bytes, fetches=serving.allow_urls)
+    with closing(pool), closing(store) as media:
+        web = None
+        if serving.allow_urls:
+            from cvft.serve.web_clips import WebClips
+
+            web = WebClips(media, max_bytes=serving.max_url_mib << 20, allow_hosts=serving.allow_hosts)
+        server = Server(engine, media, metrics, limits, web=web)
+        app = Guard(build_app(server), key=key, hosts=() if key else LOCAL_NAMES)
         config = uvicorn.Config(
             app,
             http=PatientProtocol,

@@ -175,7 +175,7 @@ class Qwen3VLWriting:
     def _lay_out(self, num_seconds: int, question: str) -> tuple[list[int], list[int], int, Grid]:
         frames = chosen_frames(num_seconds)
         grid = Grid(len(frames) // TEMPORAL_PATCH, SIDE_PX // PATCH_PX, SIDE_PX // PATCH_PX, MERGE)
-        seconds = shown_seconds(frames, avg_fps=CLIP_FPS, temporal_patch=TEMPORAL_PATCH)
+        seconds = shown_seconds([frame / CLIP_FPS for frame in frames], temporal_patch=TEMPORAL_PATCH)
         style = STYLES["qwen3_vl"]
         row = build_layout(
             self._encode, style=style, special=SPECIAL, grid=grid, seconds=seconds, query=question, response=None

@@ -1,19 +1,23 @@
 """Adapter folders: what a checkpoint holds of the adapter, with the contract and the recipe that it was trained with.
 
-RUN/train/checkpoint-N -> RUN/adapter (the last one, when a training is done), RUN/adapter-checkpoint-N (whichever is asked for)
+RUN/train/checkpoint-N -> RUN/adapter (what `export.checkpoint` chooses, when a training is done), RUN/adapter-checkpoint-N
+(whichever is asked for later)
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 from cvft.errors import Problem, RunError, quote
 from cvft.families.contract import CONTRACT_FILE, Contract
 from cvft.files import hash_file, publish_folder
-from cvft.runs import RunFolder
+from cvft.recipe import Recipe
+from cvft.runs import Chosen, RunFolder, describe_adapter
 from cvft.train.checkpoints import find_best_checkpoint, find_checkpoints, step_of
-from cvft.train.marks import BrokenCheckpointError, check_files
+from cvft.train.marks import BrokenCheckpointError, check_files, read_mark
+from cvft.train.selection import describe_end, read_measurements
 from cvft.weights.finite import refuse_nonfinite
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 
@@ -44,12 +48,63 @@ def publish_adapter(checkpoint: Path, target: Path, *, contract: Contract, recip
     publish_folder(aside, target)
 
 
-def choose_checkpoint(run: RunFolder, which: str) -> RunFolder:
+def choose_adapter(run: RunFolder, *, recipe: Recipe, last: Path, num_steps: int) -> Chosen:
+    """Chooses the checkpoint that becomes a run's adapter, as `export.checkpoint` says.
+
+    Args:
+        run: The run, its training done.
+        recipe: Its recipe.
+        last: Its last checkpoint.
+        num_steps: Steps that were planned.
+
+    Raises:
+        RunError: when it is not there, or when nothing says which is the best.
+    """
+    asked, by = recipe.export.checkpoint, recipe.train.select_by
+    best = find_best_checkpoint(run.train, by=by)
+    if asked == "best" and best is None:
+        problem = Problem("export.checkpoint", f"`best`, and no checkpoint says its {by}", "`last`, or a step")
+        raise RunError(f"run folder {run.path}", [problem])
+    path = run.train / f"checkpoint-{asked}" if isinstance(asked, int) else (best if asked == "best" else last)
+    if path is None or path not in find_checkpoints(run.train):
+        kept = ", ".join(str(step_of(each)) for each in find_checkpoints(run.train))
+        problem = Problem("export.checkpoint", quote(asked), f"a checkpoint that is there: {kept}, `best` or `last`")
+        raise RunError(f"run folder {run.path}", [problem])
+    log = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    measured = read_measurements(log, by=by)
+    is_early = step_of(last) < num_steps
+    return Chosen(
+        step=step_of(path),
+        asked=asked,
+        by=by,
+        value=read_mark(path).value_of(by),
+        last_step=step_of(last),
+        best_step=None if best is None else step_of(best),
+        num_steps=num_steps,
+        ended_early=describe_end(measured, by=by, num_steps=num_steps) if is_early else "",
+    )
+
+
+def describe_choice(chosen: Chosen) -> list[str]:
+    """Says in lines for the terminal what a run's adapter is, where there was a choice."""
+    lines = [f"note      {chosen.ended_early}"] if chosen.ended_early else []
+    if chosen.asked != "last":
+        lines.append(f"adapter   {describe_adapter(chosen)}")
+    elif chosen.best_step not in (None, chosen.last_step):
+        lines.append(
+            f"best      checkpoint-{chosen.best_step} is better by {chosen.by}; adapter/ is the last one "
+            "(export.checkpoint=best takes the best one)"
+        )
+    return lines
+
+
+def choose_checkpoint(run: RunFolder, which: str, *, by: str) -> RunFolder:
     """Finds a checkpoint that a run has kept.
 
     Args:
         run: The run.
-        which: Its step, `best` for the one with the lowest val loss, or `last`.
+        which: Its step, `best` or `last`.
+        by: What makes a checkpoint the best one: `train.select_by`.
 
     Returns:
         The run, with that checkpoint in place of its adapter.
@@ -61,7 +116,7 @@ def choose_checkpoint(run: RunFolder, which: str) -> RunFolder:
     steps = {step_of(path) for path in kept} | {
         step_of(path) for path in run.path.glob("adapter-checkpoint-*") if path.name.rpartition("-")[2].isdigit()
     }
-    best = find_best_checkpoint(run.train)
+    best = find_best_checkpoint(run.train, by=by)
     step: int | None = int(which) if which.isdecimal() and which.isascii() else None
     if which == "last" and kept:
         step = step_of(kept[-1])
@@ -69,7 +124,7 @@ def choose_checkpoint(run: RunFolder, which: str) -> RunFolder:
         step = step_of(best)
     if step is None or step not in steps:
         names = ", ".join(map(str, sorted(steps))) or "none was"
-        got = f"{quote(which)}, and no val loss was measured" if which == "best" else quote(which)
+        got = f"{quote(which)}, and {by} was not measured" if which == "best" else quote(which)
         hint = "train.keep_checkpoints says how many of the newest stay"
         need = f"the step of a checkpoint that was kept ({names}), `best` or `last`"
         raise RunError(f"run folder {run.path}", [Problem("--checkpoint", got, need, hint)])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import re
 import shutil
 from pathlib import Path
@@ -19,6 +18,7 @@ from cvft.errors import Problem, RunError, quote
 from cvft.files import publish_folder, recover_folder
 from cvft.plan.plan import WorkerPlan
 from cvft.train.marks import BrokenCheckpointError, CheckpointMark, check_files, read_mark, write_mark
+from cvft.train.selection import Measurement, find_best
 
 ASIDE = "checkpoint.partial"
 """Under `train/`: where a checkpoint is written before it gets its final name."""
@@ -32,15 +32,12 @@ FULL_DISK_BYTES = 2**20
 
 def find_checkpoints(train_folder: Path) -> list[Path]:
     """Returns the published checkpoints with a sound mark, oldest first; `set_broken_aside` looks at their files."""
-    return list(_read_marks(train_folder))
-
-
-def _read_marks(train_folder: Path) -> dict[Path, CheckpointMark]:
-    marks = {}
+    found = []
     for path in _find_named(train_folder):
         with contextlib.suppress(BrokenCheckpointError):
-            marks[path] = read_mark(path)
-    return marks
+            read_mark(path)
+            found.append(path)
+    return found
 
 
 def _find_named(train_folder: Path) -> list[Path]:
@@ -99,17 +96,19 @@ def publish(train_folder: Path, mark: CheckpointMark) -> Path:
     return final
 
 
-def prune(train_folder: Path, *, keep: int) -> None:
-    """Removes all checkpoints but the newest and the one with the best val loss.
+def prune(train_folder: Path, *, keep: int, by: str = "eval_loss", asked: int | None = None) -> None:
+    """Removes all checkpoints but the newest, the best one and one that was asked for.
 
     Args:
         train_folder: Folder of all checkpoints.
-        keep: Number of newest checkpoints that stay; the best stays as well.
+        keep: Number of newest checkpoints that stay.
+        by: What makes a checkpoint the best one.
+        asked: Step of a checkpoint that stays in any case, or None.
     """
     checkpoints = find_checkpoints(train_folder)
-    best = find_best_checkpoint(train_folder)
+    best = find_best_checkpoint(train_folder, by=by)
     for checkpoint in checkpoints[:-keep]:
-        if checkpoint == best:
+        if checkpoint == best or step_of(checkpoint) == asked:
             continue
         # a removal that is interrupted leaves no folder that looks like a checkpoint
         doomed = checkpoint.with_name(f"removed-{checkpoint.name}")
@@ -118,11 +117,22 @@ def prune(train_folder: Path, *, keep: int) -> None:
         shutil.rmtree(doomed)
 
 
-def find_best_checkpoint(train_folder: Path) -> Path | None:
-    """Returns the checkpoint with the lowest val loss, the earliest of equals, or None when none was measured."""
-    losses = {path: mark.eval_loss for path, mark in _read_marks(train_folder).items()}
-    measured = {path: loss for path, loss in losses.items() if loss is not None and math.isfinite(loss)}
-    return min(measured, key=lambda path: measured[path], default=None)
+def find_best_checkpoint(train_folder: Path, *, by: str = "eval_loss") -> Path | None:
+    """Returns the best checkpoint, the earliest of equals, or None when none was measured.
+
+    Args:
+        train_folder: Folder of all checkpoints.
+        by: What makes a checkpoint the best one: see `cvft.recipe.schema.SelectBy`.
+    """
+    paths = {step_of(path): path for path in find_checkpoints(train_folder)}
+    values = {step: read_mark(path).value_of(by) for step, path in paths.items()}
+    best = find_best([Measurement(step, value) for step, value in values.items() if value is not None], by=by)
+    return None if best is None else paths[best.step]
+
+
+def is_end(checkpoint: Path, *, num_steps: int) -> bool:
+    """Tells whether a training is done with a checkpoint: it is that of the last step, or the training ended early there."""
+    return step_of(checkpoint) == num_steps or read_mark(checkpoint).is_final
 
 
 def remove_leftovers(train_folder: Path) -> None:

@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from cvft.errors import Problem, RunError
 from cvft.imports import python_environment
+from cvft.processes import LAUNCHER_VARIABLE, NUM_LOG_LINES_SHOWN, describe_end, die_with_parent, explain_end
 from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
-from cvft.train.stop import LAUNCHER_VARIABLE, STOP_FILE, die_with_parent, heeded_signals
+from cvft.train.stop import STOP_FILE, heeded_signals
 
-NUM_LOG_LINES_SHOWN = 25
 POLL_S = 0.2
 
 ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*: (\d+) .*?exitcode\s*: (-?\d+)", re.DOTALL)
@@ -61,8 +61,8 @@ def launch(
     log_file = folder.worker_log(node_rank)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     if node_rank == 0:
-        for left_over in (folder.progress_file, folder.train / STOP_FILE):
-            left_over.unlink(missing_ok=True)
+        _set_progress_aside(folder)
+        (folder.train / STOP_FILE).unlink(missing_ok=True)
     with log_file.open("ab") as log:
         log.write(f"{START_HEADLINE}\n".encode())
         log.flush()
@@ -80,6 +80,14 @@ def launch(
             code = process.wait()
     if code != 0:
         raise RunError("the training", [_why_it_failed(code, log_file=log_file, folder=folder)])
+
+
+def _set_progress_aside(folder: RunFolder) -> None:
+    """Puts the steps of an earlier start behind those before: this start's own are what the terminal shows."""
+    if folder.progress_file.is_file():
+        with folder.earlier_progress_file.open("ab") as earlier:
+            earlier.writelines(read_new_lines(folder.progress_file, start=0))
+        folder.progress_file.unlink()
 
 
 @contextmanager
@@ -172,11 +180,9 @@ def _why_it_failed(code: int, *, log_file: Path, folder: RunFolder) -> Problem:
         rank, code = int(found[1]), int(found[2])
         where, log_file = f"rank {rank}", folder.rank_log(rank)
         said = _last_start(log_file) if log_file.is_file() else said
-    got = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     error = said.rpartition(ERROR_HEADLINE)[2] if ERROR_HEADLINE in said else ""
     lines = error.strip().splitlines() or said.splitlines()[-NUM_LOG_LINES_SHOWN:]
-    about_memory = ["the system kills a process when memory runs out"] if code == -signal.SIGKILL else []
-    return Problem(f"{where} ({log_file})", got, "exit code 0", "\n".join([*about_memory, "it said", *lines]))
+    return Problem(f"{where} ({log_file})", describe_end(code), "exit code 0", explain_end(code, lines))
 
 
 def _last_start(log_file: Path) -> str:

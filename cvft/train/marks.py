@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -25,12 +26,20 @@ class CheckpointMark:
         strategy: How the work was spread over ranks; DeepSpeed's optimizer states are cut up accordingly.
         num_ranks: Number of ranks that wrote it.
         eval_loss: Val loss at this step, when it was measured there.
+        metrics: What else was measured there.
+        is_final: Whether the training ended here before the last step that was planned.
     """
 
     step: int
     strategy: str
     num_ranks: int
     eval_loss: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    is_final: bool = False
+
+    def value_of(self, metric: str) -> float | None:
+        """Returns what was measured of a metric here, or None."""
+        return self.eval_loss if metric == "eval_loss" else self.metrics.get(metric)
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,8 @@ def write_mark(checkpoint: Path, mark: CheckpointMark) -> None:
     """
     paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARK_FILE)
     files = {path.relative_to(checkpoint).as_posix(): hash_file(path) for path in paths}
-    stored = _Stored(mark, files, _digest(mark, files))
-    (checkpoint / MARK_FILE).write_text(json.dumps(asdict(stored), indent=1) + "\n", encoding="utf-8")
+    stored = {"mark": _stated(mark), "files": files, "sha256": _digest(mark, files)}
+    (checkpoint / MARK_FILE).write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
 def read_mark(checkpoint: Path) -> CheckpointMark:
@@ -104,6 +113,12 @@ def _read(checkpoint: Path) -> _Stored:
     return stored
 
 
+def _stated(mark: CheckpointMark) -> dict[str, Any]:
+    """What a mark says; what it says of nothing is left out, as it was before marks could say it."""
+    values = asdict(mark)
+    return {key: value for key, value in values.items() if key not in ("metrics", "is_final") or value}
+
+
 def _digest(mark: CheckpointMark, files: Mapping[str, str]) -> str:
-    text = json.dumps([asdict(mark), dict(files)], sort_keys=True)
+    text = json.dumps([_stated(mark), dict(files)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cvft.data.records import ClipRecord, write_records
 from cvft.data.rows import Row, write_rows
+from cvft.data.video.spec import to_text
 from cvft.files import write_whole
 from cvft.jsonl import to_jsonl
 from cvft.plan.prepare import PreparedRows
@@ -15,9 +18,10 @@ def write_row_files(prepared: PreparedRows, folder: RunFolder) -> None:
     (folder.data / "swift").mkdir(parents=True, exist_ok=True)
     for path, rows in ((folder.train_rows, prepared.train_rows), (folder.val_rows, prepared.val_rows)):
         if rows:
-            write_rows(rows, path)
+            # by their places: a run has the clips that it trained on, whatever their URLs give by now
+            write_rows([replace(row, url=None) for row in rows], path)
             write_whole(folder.data / "swift" / path.name, to_jsonl(map(_as_messages, rows)))
-    records = {path: ClipRecord(facts.sha256, facts.view).seen_at(path) for path, facts in prepared.clips.items()}
+    records = {clip: ClipRecord(facts.sha256, facts.view).seen_at(clip) for clip, facts in prepared.clips.items()}
     write_whole(folder.clip_records, write_records(records))
     write_whole(folder.row_shapes, prepared.row_facts.to_json())
 
@@ -29,4 +33,4 @@ def _as_messages(row: Row) -> dict[str, object]:
         for turn in turns
         for role, text in zip(("user", "assistant"), turn, strict=True)
     ]
-    return {"messages": messages, "videos": [] if row.video is None else [str(row.video)]}
+    return {"messages": messages, "videos": [] if row.video is None else [to_text(row.video)]}

@@ -22,21 +22,22 @@ from cvft.errors import Problem, RunError, StoppedError
 from cvft.files import drop_torn_line, recover_folder, write_whole
 from cvft.plan.describe import describe_plan
 from cvft.plan.environment import find_overruled, merge_environment, worker_environment
+from cvft.plan.health import write_health
 from cvft.plan.job import Job, describe_source
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare
 from cvft.plan.ranks import node_rank_of, worker_command
-from cvft.plan.recorded import refuse_other_data
+from cvft.plan.recorded import refuse_other_data, refuse_other_order
 from cvft.plan.start import Start, find_start, read_start
 from cvft.recipe import LoadedRecipe, dump_recipe
-from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked
-from cvft.train.adapters import publish_adapter
+from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked, refuse_other_choice
+from cvft.train.adapters import choose_adapter, describe_choice, publish_adapter
 from cvft.train.checkpoints import (
     check_can_continue,
     disk_full_error,
-    find_best_checkpoint,
     find_last_checkpoint,
     has_no_space,
+    is_end,
     remove_leftovers,
     set_broken_aside,
     step_of,
@@ -47,6 +48,7 @@ from cvft.train.prove import prove_groups
 from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.train.row_files import write_row_files
 from cvft.train.stop import STOP_FILE
+from cvft.train.tracking import tracking
 from cvft.train.watch import write_notes
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, make_clean_view
 
@@ -84,6 +86,7 @@ def train(job: Job) -> RunFolder | None:
     is_first_node = node_rank_of(recipe) == 0
     # before any clip is decoded: what is wrong with folder or machine is reported, and what is done is not prepared again
     if is_trained(job.loaded):
+        refuse_other_choice(job.loaded)
         for note in refuse_other_data(folder, recipe=recipe, since="this run"):
             LOG.info("note      %s", note)
         LOG.info("adapter   %s (trained before)", folder.adapter)
@@ -110,6 +113,7 @@ def train(job: Job) -> RunFolder | None:
     # before anything is written: a refusal leaves the folder as it was
     if (last := find_last_checkpoint(folder.train)) is not None:
         refuse_other_data(folder, recipe=recipe, since=last.name)
+        refuse_other_order(folder, prepared.train_rows, prepared.clips, since=last.name)
     claim_run_folder(job.loaded)
     with locked(folder):
         recover_folder(folder.adapter)
@@ -140,12 +144,14 @@ def _train_planned(
 ) -> None:
     folder, worker = job.run, plan.worker
     write_row_files(prepared, folder)
+    write_health(job)
     make_clean_view(job.model.path, folder.model_view, config=job.family.clean_config(job.model.folder.config))
     remove_leftovers(folder.train)
     for note in set_broken_aside(folder.train):
         LOG.info("broken    %s", note)
     last = find_last_checkpoint(folder.train)
-    if last is None or step_of(last) < worker.num_steps:
+    was_asked_to_stop = False
+    if last is None or not is_end(last, num_steps=worker.num_steps):
         if last is not None:
             LOG.info("resume    %s", check_can_continue(last, worker) or last.name)
             plan = _resumed(plan, last)
@@ -156,21 +162,30 @@ def _train_planned(
         write_whole(folder.plan_file, plan.to_json())
         write_manifest(job, prepared=prepared, plan=plan, start=start)
         LOG.info(describe_plan(plan, prepared))
-        last = _launch(plan, folder, variables=variables)
+        with tracking(job.recipe.train.report_to, folder, shell=os.environ):
+            last = _launch(plan, folder, variables=variables)
+        was_asked_to_stop = (folder.train / STOP_FILE).exists()
     notes = write_notes(last, folder.notes_file)
+    chosen = choose_adapter(folder, recipe=job.recipe, last=last, num_steps=worker.num_steps)
+    write_whole(folder.chosen_file, chosen.to_json())
     recipe = folder.recipe_file.read_text(encoding="utf-8")
-    publish_adapter(last, folder.adapter, contract=job.contract, recipe=recipe)
-    best = find_best_checkpoint(folder.train)
-    if best is not None and best != last:
-        LOG.info("best      %s has the lowest val loss; adapter/ is the last one", best)
+    publish_adapter(folder.train / f"checkpoint-{chosen.step}", folder.adapter, contract=job.contract, recipe=recipe)
+    for line in describe_choice(chosen):
+        LOG.info(line)
     for note in notes:
         LOG.warning("note      %s", note)
+    if was_asked_to_stop:
+        # it came with the last step, so nothing is left to train; what would follow can take hours all the same
+        raise StoppedError(
+            f"asked to stop, after the last step: {last.name} is saved; the same command goes on from it"
+        )
 
 
 def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> Path:
     """Runs the worker and returns the checkpoint of the last step."""
     stop_file = folder.train / STOP_FILE
-    drop_torn_line(folder.train / LOG_FILE)  # this training's lines follow, and would make it one that nobody can read
+    for file in (folder.train / LOG_FILE, folder.answers_file):
+        drop_torn_line(file)  # this training's lines follow, and would make it one that nobody can read
     try:
         launch(
             plan.launch.command,
@@ -187,7 +202,7 @@ def _launch(plan: Plan, folder: RunFolder, *, variables: Mapping[str, str]) -> P
         if not (stop_file.exists() and _last_reported_step(folder) <= _last_saved_step(folder)):
             raise
     last = find_last_checkpoint(folder.train)
-    if last is not None and step_of(last) == plan.worker.num_steps:
+    if last is not None and is_end(last, num_steps=plan.worker.num_steps):
         return last
     if stop_file.exists():
         saved = f"{last.name} is saved" if last is not None else "it had done no step yet"

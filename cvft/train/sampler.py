@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cvft.data.groups import RowShape, make_steps
+from cvft.data.groups import FileShare, RowShape, count_rows, make_steps
 from cvft.data.packing import BatchLimits, MicroBatch, pack, padding_for
 from cvft.families.family import IGNORED_LABEL, Encoder
 
@@ -24,7 +24,7 @@ from cvft.families.family import IGNORED_LABEL, Encoder
 class GlobalBatchSampler:
     """Yields one rank's micro-batches of each step of an epoch.
 
-    Every row comes exactly once per epoch. The last step may hold fewer rows.
+    Every row comes exactly once per epoch, or as often as the weight of its file says. The last step may hold fewer rows.
 
     Args:
         shapes: All rows.
@@ -33,6 +33,7 @@ class GlobalBatchSampler:
         rank: This rank.
         seed: Seed of the order, drawn anew in each epoch; None keeps the order of the file.
         skip_batches: Steps that are left out at the beginning, after a resume.
+        mix: How often rows come; see `cvft.data.groups.rows_of_epoch`.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class GlobalBatchSampler:
         rank: int,
         seed: int | None,
         skip_batches: int = 0,
+        mix: Sequence[FileShare] = (),
     ) -> None:
         self.shapes = shapes
+        self.mix = mix
         self.limits = limits
         self.num_ranks = num_ranks
         self.rank = rank
@@ -58,7 +61,8 @@ class GlobalBatchSampler:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return math.ceil(len(self.shapes) / self.limits.global_batch_rows) - self.skip_batches
+        num_rows = count_rows(len(self.shapes), self.mix)
+        return math.ceil(num_rows / self.limits.global_batch_rows) - self.skip_batches
 
     def __iter__(self) -> Iterator[list[MicroBatch]]:
         steps = make_steps(
@@ -67,6 +71,7 @@ class GlobalBatchSampler:
             max_rows_per_group=self.limits.max_rows_per_group,
             seed=self.seed,
             epoch=self.epoch,
+            mix=self.mix,
         )
         for number, step in enumerate(steps):
             if number >= self.skip_batches:

@@ -5,27 +5,15 @@ Launcher: Ctrl-C, SIGTERM or SIGHUP -> `RUN/train/stop`. Worker: that file, or i
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import threading
-
-import psutil
 
 STOP_FILE = "stop"
 """Under `train/`: while it exists, the training saves a checkpoint after the current step and stops."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What a terminal, a scheduler and a lost connection send."""
-
-_LIBC = ctypes.CDLL(None)
-"""Opened here: between fork and exec as little as possible may happen."""
-
-LAUNCHER_VARIABLE = "CVFT_LAUNCHER_PID"
-"""Environment variable by which the worker and its ranks know whose descendants they are."""
-
-PR_SET_PDEATHSIG = 1
-"""Source: linux/prctl.h."""
 
 LAST_SECONDS = 20.0
 """What a rank gets after SIGTERM when there are others. torch's launcher sends it when another rank has died, and a rank that
@@ -77,15 +65,3 @@ def forget_stop_signals(*_: object) -> None:
     signal.set_wakeup_fd(-1)
     for number in heeded_signals():
         signal.signal(number, signal.SIG_DFL)
-
-
-def die_with_parent() -> None:
-    """Asks Linux to kill this process when the one that started it ends, however that comes about."""
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def end_without_launcher() -> None:
-    """Ends this process if its launcher has gone before `die_with_parent` was called, when nothing could tell it so."""
-    launcher = os.environ.get(LAUNCHER_VARIABLE)
-    if launcher is not None and int(launcher) not in {process.pid for process in psutil.Process().parents()}:
-        os._exit(128 + signal.SIGKILL)

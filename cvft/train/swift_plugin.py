@@ -12,12 +12,13 @@ import io
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow
 import pyarrow.json
 import torch
@@ -36,15 +37,19 @@ from transformers.modeling_outputs import CausalLMOutput
 from cvft.clips.source import CachedClips, ClipSource, DecodedClips
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
+from cvft.data.video.spec import from_text
+from cvft.evaluate.metrics.rows import spread_evenly
 from cvft.families.family import Encoder, Family, Loading, Preprocessing, Runtime, load_runtime
 from cvft.families.table import family_named
 from cvft.jsonl import split_lines
 from cvft.plan.batching import RowFacts
-from cvft.plan.plan import Plan
+from cvft.plan.plan import Plan, WorkerPlan
+from cvft.plan.recorded import read_stored
 from cvft.plan.swift_arguments import TRAIN_DATASET, VAL_DATASET, registered_name
 from cvft.runs import PROGRESS_FILE, RunFolder
 from cvft.train.stop import StopSignals
 from cvft.train.trainer import CvftTrainer
+from cvft.train.val_answers import ValAnswers
 from cvft.weights.folder import ModelFolder
 
 LOG = logging.getLogger(__name__)
@@ -80,6 +85,10 @@ class TemplateSettings:
     clip_cache_bytes: int
     features: CachedClips | None
     label_logits_only: bool
+
+    def open_clips(self) -> ClipSource:
+        """Returns what gives clips, for one process."""
+        return self.features or DecodedClips(self.encoder, self.decode, cache_bytes=self.clip_cache_bytes)
 
 
 class FamilyLoader(ModelLoader):
@@ -132,9 +141,7 @@ class FamilyTemplate(Template):
     def __init__(self, *args: Any, settings: TemplateSettings, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.settings = settings
-        self.clips: ClipSource = settings.features or DecodedClips(
-            settings.encoder, settings.decode, cache_bytes=settings.clip_cache_bytes
-        )
+        self.clips = settings.open_clips()
 
     def _preprocess_inputs(self, inputs: Any) -> None:
         """Leaves the row as it is: ms-swift would load media and insert tags."""
@@ -142,7 +149,7 @@ class FamilyTemplate(Template):
     def _encode(self, inputs: Any) -> dict[str, Any]:
         turns = [message["content"] for message in inputs.messages]
         history = tuple(zip(turns[:-2:2], turns[1:-2:2], strict=True))
-        video = Path(*inputs.videos) if inputs.videos else None
+        video = from_text(*inputs.videos) if inputs.videos else None
         row = Row(turns[-2], turns[-1], history, video, source=Path(), line=0)
         # ms-swift encodes under inference mode; a tensor made there could not take part in a backward pass
         with torch.inference_mode(False), torch.no_grad():
@@ -212,8 +219,20 @@ class CvftCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Reports every step, and saves and stops after this one when asked to."""
         self.trainer.report_skipped()
-        self._report(state, waited_s=round(self.trainer.waited_s, 4))
+        trainer = self.trainer
+        self._report(
+            state,
+            waited_s=round(trainer.waited_s, 4),
+            step_s=round(trainer.step_s, 4),
+            step_waited_s=round(trainer.step_waited_s, 4),
+            memory_bytes=_memory_bytes(),
+        )
         if self.trainer.must_stop():
+            control.should_save = control.should_training_stop = True
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ends the training, with a checkpoint, when it has not got better for as long as asked."""
+        if self.trainer.ends_early():
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -226,6 +245,54 @@ class CvftCallback(TrainerCallback):
         losses = {key: logs[key] for key in ("loss", "eval_loss") if key in logs} if logs else {}
         if losses:
             self._report(state, **losses)
+
+
+class CvftTensorBoard(TensorBoardCallback):
+    """Writes curves and answers for TensorBoard; what goes wrong there ends the writing and not the training."""
+
+    def __init__(self, trainer: CvftTrainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+        self.is_over = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Opens the file."""
+        self._try(lambda: super(CvftTensorBoard, self).on_train_begin(args, state, control, **kwargs))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Writes the numbers."""
+        self._try(lambda: super(CvftTensorBoard, self).on_log(args, state, control, logs=logs, **kwargs))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Writes the answers to val rows, where there are any."""
+        answers = self.trainer.answers
+        if state.is_world_process_zero and answers is not None:
+            self._try(lambda: self._write_answers(answers.last, step=state.global_step))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Closes the file."""
+        self._try(lambda: super(CvftTensorBoard, self).on_train_end(args, state, control, **kwargs))
+
+    def _write_answers(self, lines: Sequence[Mapping[str, Any]], *, step: int) -> None:
+        for line in lines if self.tb_writer is not None else ():
+            text = "\n\n".join(f"**{key}** {line[key]}" for key in ("query", "expected", "prediction"))
+            self.tb_writer.add_text(f"answers/row {line['line']}", text, step)
+
+    def _try(self, write: Callable[[], object]) -> None:
+        if self.is_over:
+            return
+        try:
+            write()
+        except Exception as error:
+            self.is_over = True
+            LOG.warning("tensorboard: nothing more is written: %s: %s", type(error).__name__, error)
+
+
+def _memory_bytes() -> int:
+    """What this process takes: the most that torch has held on its GPU so far, or without one, of the host's memory now."""
+    if torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_reserved())
+    return int(psutil.Process().memory_info().rss)
 
 
 def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) -> None:
@@ -263,12 +330,28 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
         path = worker.run_dir / "data" / "swift" / file
         register_dataset(DatasetMeta(dataset_name=name, dataset_path=str(path), loader=RowFileLoader))
     callbacks_map["cvft"] = CvftCallback
-    callbacks_map["cvft_tensorboard"] = lambda args, trainer: TensorBoardCallback()
+    callbacks_map["cvft_tensorboard"] = lambda args, trainer: CvftTensorBoard(trainer)
     # ms-swift names classes and constructs them itself: what they need to know waits on the class
     rows = RowFacts.from_json(RunFolder(worker.run_dir).row_shapes.read_text(encoding="utf-8"))
     CvftTrainer.plan, CvftTrainer.rows, CvftTrainer.signals = worker, rows, signals
     CvftTrainer.encoder, CvftTrainer.runtime = settings.encoder, runtime
+    CvftTrainer.answers = _val_answers(worker, settings)
     TrainerFactory.TRAINER_MAPPING["causal_lm"] = f"{CvftTrainer.__module__}.{CvftTrainer.__name__}"
+
+
+def _val_answers(plan: WorkerPlan, settings: TemplateSettings) -> ValAnswers | None:
+    if plan.answers is None:
+        return None
+    run = RunFolder(plan.run_dir)
+    rows = read_stored(run.val_rows)
+    return ValAnswers(
+        [rows[number] for number in spread_evenly(len(rows), plan.answers.num_rows)],
+        plan.answers,
+        runtime=settings.runtime,
+        encoder=settings.encoder,
+        clips=settings.open_clips(),
+        file=run.answers_file,
+    )
 
 
 def _register_family(family: Family, *, loader: Any, settings: TemplateSettings) -> None:

@@ -20,7 +20,7 @@ from swift.dataloader import DataLoaderShard
 from swift.trainers import Seq2SeqTrainer
 from transformers import set_seed
 
-from cvft.data.groups import RowShape
+from cvft.data.groups import FileShare, RowShape
 from cvft.data.packing import BatchLimits
 from cvft.families.family import IGNORED_LABEL, Encoder, Runtime
 from cvft.plan.batching import RowFacts
@@ -36,7 +36,9 @@ from cvft.train.checkpoints import (
 from cvft.train.marks import CheckpointMark
 from cvft.train.sampler import GlobalBatchSampler, GroupedRows
 from cvft.train.seeds import derive_seed
+from cvft.train.selection import ends_early, read_measurements
 from cvft.train.stop import STOP_FILE, StopSignals, forget_stop_signals
+from cvft.train.val_answers import ValAnswers
 from cvft.train.watch import SKIPPED_KEY, diverged_error, diverged_val_error, is_sound
 from cvft.weights.finite import refuse_nonfinite
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
@@ -68,6 +70,7 @@ class CvftTrainer(Seq2SeqTrainer):
     signals: ClassVar[StopSignals]
     encoder: ClassVar[Encoder]
     runtime: ClassVar[Runtime]
+    answers: ClassVar[ValAnswers | None]
     """All are set before ms-swift constructs the trainer."""
 
     control: Any
@@ -76,6 +79,9 @@ class CvftTrainer(Seq2SeqTrainer):
     _val_loader: Any = None
     waited_s = 0.0
     """Seconds that steps have waited for their rows."""
+    step_waited_s = 0.0
+    """The same of the last step alone."""
+    _began_s = 0.0
     _losses: Sequence[torch.Tensor] = ()
     _skipped_now = False
 
@@ -91,12 +97,15 @@ class CvftTrainer(Seq2SeqTrainer):
         """Tells all ranks alike whether something is so on any of them; all must call it together."""
         if not dist.is_initialized():
             return is_so
-        if self._group_for_flags is None:
-            # on the host: a flag on the GPU would make every step wait for the device
-            self._group_for_flags = dist.new_group(backend="gloo")
         flag = torch.tensor(int(is_so))
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group_for_flags)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._flag_group())
         return bool(flag)
+
+    def _flag_group(self) -> Any:
+        """The ranks as they talk on the host: a flag on the GPU would make every step wait for the device."""
+        if self._group_for_flags is None:
+            self._group_for_flags = dist.new_group(backend="gloo")
+        return self._group_for_flags
 
     def get_train_dataloader(self, skip_batches: int = 0) -> Any:
         """Deals out shuffled rows; called by ms-swift, with `skip_batches` after a resume."""
@@ -106,13 +115,21 @@ class CvftTrainer(Seq2SeqTrainer):
             limits=self.plan.limits,
             seed=self.args.data_seed,
             skip_batches=skip_batches,
+            mix=self.rows.mix,
         )
 
     def _make_loader(
-        self, rows: Any, shapes: Sequence[RowShape], *, limits: BatchLimits, seed: int | None, skip_batches: int = 0
+        self,
+        rows: Any,
+        shapes: Sequence[RowShape],
+        *,
+        limits: BatchLimits,
+        seed: int | None,
+        skip_batches: int = 0,
+        mix: Sequence[FileShare] = (),
     ) -> Any:
         args = self.args
-        sampler = self._make_sampler(shapes, limits=limits, seed=seed, skip_batches=skip_batches)
+        sampler = self._make_sampler(shapes, limits=limits, seed=seed, skip_batches=skip_batches, mix=mix)
         return DataLoaderShard(
             GroupedRows(rows, encoder=self.encoder),
             device=self.accelerator.device,
@@ -128,7 +145,13 @@ class CvftTrainer(Seq2SeqTrainer):
         )
 
     def _make_sampler(
-        self, shapes: Sequence[RowShape], *, limits: BatchLimits, seed: int | None, skip_batches: int = 0
+        self,
+        shapes: Sequence[RowShape],
+        *,
+        limits: BatchLimits,
+        seed: int | None,
+        skip_batches: int = 0,
+        mix: Sequence[FileShare] = (),
     ) -> GlobalBatchSampler:
         return GlobalBatchSampler(
             shapes,
@@ -137,14 +160,21 @@ class CvftTrainer(Seq2SeqTrainer):
             rank=self.args.process_index,
             seed=seed,
             skip_batches=skip_batches,
+            mix=mix,
         )
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Takes the rows of a step from the loader, and notes how long that took; called by transformers."""
-        start = time.perf_counter()
+        self._began_s = time.perf_counter()
         samples = super().get_batch_samples(*args, **kwargs)
-        self.waited_s += time.perf_counter() - start
+        self.step_waited_s = time.perf_counter() - self._began_s
+        self.waited_s += self.step_waited_s
         return samples
+
+    @property
+    def step_s(self) -> float:
+        """Seconds since this step asked for its rows: neither a checkpoint nor a val pass is in it."""
+        return time.perf_counter() - self._began_s
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         # what the loader yields is a whole step
@@ -226,7 +256,9 @@ class CvftTrainer(Seq2SeqTrainer):
     def _rows_without_loss(self) -> list[int]:
         """Train rows of this step, from 1, whose micro-batch has a loss that is not finite, of all ranks."""
         epoch, number = divmod(self.state.global_step, self.plan.steps_per_epoch)
-        sampler = self._make_sampler(self.rows.train, limits=self.plan.limits, seed=self.args.data_seed)
+        sampler = self._make_sampler(
+            self.rows.train, limits=self.plan.limits, seed=self.args.data_seed, mix=self.rows.mix
+        )
         sampler.set_epoch(epoch)
         batches = next(itertools.islice(sampler, number, None))
         bad = [batch for batch, loss in zip(batches, self._losses, strict=True) if not math.isfinite(loss.item())]
@@ -234,7 +266,7 @@ class CvftTrainer(Seq2SeqTrainer):
         if not dist.is_initialized():
             return rows
         of_ranks: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(of_ranks, rows, group=self._group_for_flags)
+        dist.all_gather_object(of_ranks, rows, group=self._flag_group())
         return sorted({row for rows in of_ranks for row in rows})
 
     def evaluate(
@@ -272,9 +304,37 @@ class CvftTrainer(Seq2SeqTrainer):
             f"{metric_key_prefix}_loss": loss_sum / num_labels,
             f"{metric_key_prefix}_token_acc": num_right / num_labels,
         }
+        metrics |= {f"{metric_key_prefix}_{name}": value for name, value in self._answer_val_rows().items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _answer_val_rows(self) -> dict[str, float]:
+        """Answers the val rows that are asked for, and returns what the answers score; all ranks must call it together."""
+        if self.answers is None:
+            return {}
+        # a generation passes by the forward that accelerate has wrapped, and with it by its autocast
+        with self.accelerator.autocast():
+            return self.answers.measure(
+                self.accelerator.unwrap_model(self.model),
+                step=self.state.global_step,
+                share=(self.args.process_index, self.args.world_size),
+                gather=self._join_over_ranks,
+            )
+
+    def _join_over_ranks(self, part: dict[int, Any]) -> dict[int, Any]:
+        """Joins tables of all ranks; all must call it together."""
+        if not dist.is_initialized():
+            return part
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, part, group=self._flag_group())
+        return {key: value for each in parts for key, value in each.items()}
+
+    def ends_early(self) -> bool:
+        """Tells whether the training ends with the last measurement; the same on every rank, and after a resume."""
+        by = self.plan.select_by
+        measured = read_measurements(self.state.log_history, by=by)
+        return ends_early(measured, by=by, patience=self.plan.early_stop_evals)
 
     def _determine_best_metric(self, *args: Any, **kwargs: Any) -> bool:
         """Keeps no best one in the trainer's state: the marks of the checkpoints say which it is."""
@@ -299,7 +359,8 @@ class CvftTrainer(Seq2SeqTrainer):
                 (weights,) = (folder / ASIDE).glob(f"*/{ADAPTER_WEIGHTS_FILE}")
                 refuse_nonfinite(weights, subject=f"the adapter after step {self.state.global_step}")
                 publish(folder, self._mark())
-                prune(folder, keep=self.plan.keep_checkpoints)
+                plan = self.plan
+                prune(folder, keep=plan.keep_checkpoints, by=plan.select_by, asked=plan.asked_checkpoint)
         except Exception as error:
             if is_disk_full(error, folder):
                 remove_leftovers(folder)
@@ -311,10 +372,14 @@ class CvftTrainer(Seq2SeqTrainer):
 
     def _mark(self) -> CheckpointMark:
         step = self.state.global_step
-        losses = [
-            entry["eval_loss"] for entry in self.state.log_history if entry["step"] == step and "eval_loss" in entry
-        ]
-        return CheckpointMark(step, self.plan.strategy, self.plan.num_ranks, losses[-1] if losses else None)
+        measured = [entry for entry in self.state.log_history if entry["step"] == step and "eval_loss" in entry]
+        numbers = {
+            key: float(value)
+            for key, value in (measured[-1] if measured else {}).items()
+            if key.startswith("eval_") and isinstance(value, int | float)
+        }
+        loss = numbers.pop("eval_loss", None)
+        return CheckpointMark(step, self.plan.strategy, self.plan.num_ranks, loss, numbers, self.ends_early())
 
     def _update_last_checkpoint_symlink(self, barrier: bool = True) -> None:
         """Makes no link: it would be a second name for what `find_last_checkpoint` finds."""

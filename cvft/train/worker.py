@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING
 from cvft.data.features.key import FeatureKey
 from cvft.data.features.store import FeatureStore
 from cvft.errors import EXIT_USER_ERROR, CvftError, Problem, RunError, quote
+from cvft.imports import collect_less_often
 from cvft.plan.plan import Plan, WorkerPlan
+from cvft.processes import die_with_parent, end_without_launcher
 from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
-from cvft.train.stop import STOP_FILE, StopSignals, die_with_parent, end_without_launcher
+from cvft.train.stop import STOP_FILE, StopSignals
 
 if TYPE_CHECKING:
     from cvft.clips.source import CachedClips
@@ -34,6 +36,7 @@ def main(argv: list[str]) -> None:
         argv: The plan's file.
     """
     (plan_file,) = argv
+    collect_less_often()
     die_with_parent()
     end_without_launcher()
     plan = Plan.from_json(Path(plan_file).read_text(encoding="utf-8"))

@@ -1,10 +1,12 @@
-"""Makes the data set `tiny_shapes`: h264 clips of the tiny world, train.jsonl, val.jsonl and card.yaml.
+"""Makes the data set `tiny_shapes`: h264 clips of the tiny world, train.jsonl, val.jsonl, general.jsonl and card.yaml.
 
     python datasets/tiny_shapes/make.py [--out FOLDER]
 
 Seed -> scenes -> mp4 (8 fps, yuv420p) and rows. The train rows teach the one skill that the tiny model was not
 pre-trained on, when an object is visible ("from 2 to 4"); the val rows also ask what it already knows, so that forgetting
-would show. Train and val clips are disjoint. The same seed and the same PyAV build give the same bytes.
+would show. Train and val clips are disjoint. The general rows ask, about some of the val clips, for skills of the
+pre-training that no train row has: a probe set of what training is not about. The same seed and the same PyAV build give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from cvft.tiny.questions import HELD_OUT_CATEGORY, SECONDS_CATEGORIES, ask
+from cvft.tiny.questions import BASE_CATEGORIES, HELD_OUT_CATEGORY, SECONDS_CATEGORIES, ask
 from cvft.tiny.world import CLIP_FPS, MAX_SECONDS, Scene, render_clip, sample_scene
 
 SEED = 20240829
@@ -25,6 +27,8 @@ NUM_CLIPS = {"train": 64, "val": 32}
 KEPT_CATEGORIES = ("colour", "shape", "count", *SECONDS_CATEGORIES)
 """What the tiny model knows already and must not forget."""
 NUM_TRAIN_KEPT = 3
+NUM_GENERAL_CLIPS = 16
+"""Val clips that the general rows ask about; with ten or more, differences have intervals."""
 
 
 def encode_clip(frames: np.ndarray, path: Path) -> None:
@@ -66,18 +70,32 @@ def clip_rows(
     ]
 
 
+def general_rows(scenes: list[Scene]) -> list[str]:
+    """Returns a row of each category that is neither trained nor held out, for each of the first val clips."""
+    rng = np.random.default_rng([SEED, 1])  # its own: clips and other rows stay what they were
+    lines = []
+    for index, scene in enumerate(scenes[:NUM_GENERAL_CLIPS]):
+        for category in (name for name in BASE_CATEGORIES if name not in KEPT_CATEGORIES):
+            if found := ask(scene, category=category):
+                question, answer = found[int(rng.integers(len(found)))]
+                columns = {"query": question, "response": answer, "history": []}
+                lines.append(json.dumps({**columns, "videos": [f"clips/val_{index:03d}.mp4"], "category": category}))
+    return lines
+
+
 def make(out: Path) -> None:
     """Writes the whole data set into a folder.
 
     Args:
-        out: Gets clips/*.mp4, train.jsonl, val.jsonl and card.yaml; files of the same names are replaced.
+        out: Gets clips/*.mp4, train.jsonl, val.jsonl, general.jsonl and card.yaml; files of the same names are replaced.
     """
     (out / "clips").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(SEED)
     counts: dict[str, int] = {}
     for split, num_clips in NUM_CLIPS.items():
         lines = []
-        for index, scene in enumerate(draw_scenes(rng, num_clips=num_clips)):
+        scenes = draw_scenes(rng, num_clips=num_clips)
+        for index, scene in enumerate(scenes):
             name = f"clips/{split}_{index:03d}.mp4"
             encode_clip(render_clip(scene, rng=rng), out / name)
             chosen = KEPT_CATEGORIES
@@ -87,12 +105,15 @@ def make(out: Path) -> None:
             lines += [json.dumps(row) for row in clip_rows(scene, rng=rng, categories=chosen, video=name)]
         (out / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
         counts[split] = len(lines)
+    lines = general_rows(scenes)
+    (out / "general.jsonl").write_text("\n".join(lines) + "\n")
+    counts["general"] = len(lines)
     write_card(out, counts=counts)
 
 
 def write_card(out: Path, *, counts: dict[str, int]) -> None:
     """Writes card.yaml: source, licence, format, counts, and the sha256 of every file."""
-    files = [out / "train.jsonl", out / "val.jsonl", *sorted((out / "clips").glob("*.mp4"))]
+    files = [*(out / f"{split}.jsonl" for split in counts), *sorted((out / "clips").glob("*.mp4"))]
     lines = [
         "name: tiny_shapes",
         "summary: coloured shapes that appear, disappear and change colour; teaches when an object is visible",
@@ -103,7 +124,8 @@ def write_card(out: Path, *, counts: dict[str, int]) -> None:
         "splits:",
     ]
     for split, num_rows in counts.items():
-        lines.append(f"  {split}: {{file: {split}.jsonl, rows: {num_rows}, clips: {NUM_CLIPS[split]}}}")
+        num_clips = NUM_CLIPS.get(split, NUM_GENERAL_CLIPS)
+        lines.append(f"  {split}: {{file: {split}.jsonl, rows: {num_rows}, clips: {num_clips}}}")
     lines.append("sha256:")
     for path in files:
         lines.append(f"  {path.relative_to(out).as_posix()}: {hashlib.sha256(path.read_bytes()).hexdigest()}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from cvft.cli.commands.asked import add_model, check_model, how_to_ask
+from cvft.cli.commands.fetched import add_urls, open_cache
 from cvft.cli.interrupts import raised_only
 from cvft.errors import CvftError, IncompleteError, Problem, did_you_mean, quote
 
@@ -33,7 +34,7 @@ Returned = TypeVar("Returned")
 PROMPT = "> "
 
 HELP = """\
-/video FILE  talk about another clip, from the beginning
+/video CLIP  talk about another clip, a file or a URL, from the beginning
 /frames      which frames of the clip the model is shown, with their seconds
 /clear       forget the turns, and keep the clip
 /save FILE   add the last answer to a JSONL file of rows to train on, with its question and the turns before it
@@ -44,8 +45,11 @@ Everything else is a question. Ctrl-C stops an answer; at the prompt, pressed tw
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what can be given."""
-    parser.add_argument("clip", metavar="CLIP", nargs="?", help="the clip to begin with; `/video FILE` shows another")
+    parser.add_argument(
+        "clip", metavar="CLIP", nargs="?", help="the clip to begin with, a file or a URL; `/video` shows another"
+    )
     add_model(parser)
+    add_urls(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -59,7 +63,9 @@ def run(options: argparse.Namespace) -> None:
     from cvft.predict.chat import open_chat
 
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
-    with closing(open_chat(options.model, video=options.clip, **how_to_ask(options))) as chat:
+    with closing(
+        open_chat(options.model, video=options.clip, cache=open_cache(options), **how_to_ask(options))
+    ) as chat:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no text must not end the chat
         # a script is stopped as any other command is
@@ -170,7 +176,7 @@ def _print_pieces(pieces: Generator[str, None, Returned]) -> Returned:
 
 def _show(chat: Chat, given: str) -> None:
     chat.show(_path(given))
-    _say(f"clip      {quote(chat.video)}: a new conversation")
+    _say(f"clip      {quote(chat.clip_name, most=400)}: a new conversation")
 
 
 def _save(chat: Chat, given: str) -> None:

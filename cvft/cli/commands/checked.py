@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cvft.cli.arguments import add_format, load
+from cvft.cli.commands.fetched import add_urls, open_cache
 from cvft.errors import CvftError, Problem
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video-root", metavar="DIR", type=Path, help="where clips of DATA are; else beside each file")
     add_format(parser)
     parser.add_argument("--workers", metavar="N", type=int, help="processes that decode; else one per CPU, 8 at most")
+    add_urls(parser)
 
 
 def check_data(
@@ -70,7 +73,7 @@ def check_data(
     loaded = load(options) if is_recipe else None
     paths = list(dict.fromkeys([options.recipe, *map(Path, options.overrides)]))
     if loaded is not None:
-        paths = [path for path in (loaded.recipe.data.train, loaded.recipe.data.val) if path is not None]
+        paths = [file.path for file in loaded.recipe.data.sources.values()]
     for output in outputs:
         _check_output(output, inputs=[options.recipe, *paths])
     if before is not None:
@@ -93,6 +96,7 @@ def check_data(
                 video_root=options.video_root,
                 format=options.format,
                 catalog=catalog,
+                cache=open_cache(options),
                 num_workers=options.workers,
                 on_progress=show,
             )
@@ -106,6 +110,8 @@ def _check_arguments(options: argparse.Namespace, *, is_recipe: bool) -> None:
             ("video-root", "video_root", "DIR", options.video_root is not None),
             ("format", "format", options.format, options.format != "auto"),
             ("workers", "check_workers", options.workers, options.workers is not None),
+            ("cache", "cache", options.cache, options.cache is not None),
+            ("allow-host", "allow_hosts", json.dumps(options.allow_host), bool(options.allow_host)),
         )
         if is_recipe and is_given
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cvft.cli.arguments import add_recipe, load
+from cvft.cli.arguments import add_num_gpus, add_recipe, check_num_gpus, load
 from cvft.cli.commands.trained import add_trained, open_trained
 from cvft.errors import CvftError, Problem
 
@@ -15,6 +15,7 @@ EXAMPLES = (
     "cvft eval runs/tiny_cpu --model merged",
     "cvft eval runs/tiny_cpu --data test.jsonl --model merged",
     "cvft eval runs/tiny_cpu --checkpoint best",
+    "cvft eval runs/tiny_cpu --model merged --num-gpus 4",
     "cvft eval runs/tiny_cpu --blind",
     "cvft eval recipes/tiny_cpu.yaml eval.num_rows=50 --model adapter",
 )
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", choices=("base", "adapter", "merged"), default="adapter", help="which model answers (%(default)s)"
     )
     parser.add_argument("--data", metavar="FILE", type=Path, help="rows to evaluate in place of the run's val rows")
+    add_num_gpus(parser)
     parser.add_argument("--blind", action="store_true", help="ask without the clips: what can be guessed")
 
 
@@ -40,7 +42,10 @@ def run(options: argparse.Namespace) -> object:
     loaded = load(options)
     from cvft.evaluate.run import evaluate_run
 
-    return evaluate_run(open_trained(options, loaded), variant=options.model, data=data, is_blind=options.blind).metrics
+    job = open_trained(options, loaded)
+    return evaluate_run(
+        job, variant=options.model, data=data, is_blind=options.blind, num_ranks=options.num_gpus or 1
+    ).metrics
 
 
 def _other_rows(options: argparse.Namespace) -> Path | None:
@@ -49,6 +54,8 @@ def _other_rows(options: argparse.Namespace) -> Path | None:
     data: Path | None = options.data
     if data is not None and named:
         raise CvftError("command line", [Problem("--data", f"it beside `{named[0]}`", "one of the two")])
+    if problems := check_num_gpus(options):
+        raise CvftError("command line", problems)
     if options.checkpoint is not None and options.model == "base":
         raise CvftError("command line", [Problem("--checkpoint", "it with `--model base`", "a model that was trained")])
     if len(named) == 1:

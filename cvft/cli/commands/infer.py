@@ -8,13 +8,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+from cvft.cli.arguments import add_num_gpus, check_num_gpus
 from cvft.cli.commands.asked import add_model, check_model, how_to_ask
+from cvft.cli.commands.fetched import add_urls, open_cache
 from cvft.errors import CvftError, Problem, quote
 
 SUMMARY = "answer one question about a clip, a file of rows, or one question about each clip of a folder"
 EXAMPLES = (
     'cvft infer --model runs/tiny_cpu/merged --video clip.mp4 --query "What happens?"',
     "cvft infer --model runs/tiny_cpu/adapter --data rows.jsonl --output predictions.jsonl",
+    "cvft infer --model runs/tiny_cpu --data rows.jsonl --output predictions.jsonl --num-gpus 4",
     'cvft infer --model tiny --caption clips --query "What is shown?" --output captions.csv --format csv',
     'cvft infer --model tiny --video clip.mp4 --query "What is shown?"',
 )
@@ -23,7 +26,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what can be given."""
     add_model(parser)
-    parser.add_argument("--video", metavar="FILE", help="the clip to ask about")
+    parser.add_argument("--video", metavar="FILE|URL", help="the clip to ask about")
     parser.add_argument("--query", metavar="TEXT", help="the question")
     parser.add_argument("--history", metavar="JSON", help='earlier turns: [["question", "answer"], ...]')
     parser.add_argument("--data", metavar="FILE", type=Path, help="rows to answer instead of one question")
@@ -33,12 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard", metavar="I/N", help="answer share I of N alone, I from 0: of the clips, with all rows of each"
     )
+    add_num_gpus(parser)
     parser.add_argument(
         "--format",
         choices=("jsonl", "csv", "srt"),
         help="how the answers are written; srt: times in one clip; else jsonl",
     )
     parser.add_argument("--output", metavar="FILE", type=Path, help="where the answers to the rows go")
+    add_urls(parser)
 
 
 def run(options: argparse.Namespace) -> object:
@@ -46,25 +51,30 @@ def run(options: argparse.Namespace) -> object:
     history, shard = _check_infer(options)
     from cvft.predict.infer import infer_file, infer_folder, infer_one
 
-    how = how_to_ask(options)
+    how, cache = how_to_ask(options), open_cache(options)
     if options.data is None and options.caption is None:
-        return infer_one(options.model, video=options.video, query=options.query, history=history, **how)
-    how |= {"output": options.output, "shard": shard, "form": options.format or "jsonl"}
+        return infer_one(options.model, video=options.video, query=options.query, history=history, cache=cache, **how)
+    how |= {
+        "output": options.output,
+        "shard": shard,
+        "form": options.format or "jsonl",
+        "num_ranks": options.num_gpus or 1,
+    }
     if options.data is not None:
-        return infer_file(options.model, data=options.data, **how)
+        return infer_file(options.model, data=options.data, cache=cache, **how)
     return infer_folder(options.model, folder=options.caption, query=options.query, **how)
 
 
 def _check_infer(options: argparse.Namespace) -> tuple[list[tuple[str, str]], tuple[int, int] | None]:
-    problems = check_model(options)
+    problems = check_model(options) + check_num_gpus(options)
     many = [name for name in ("data", "caption") if getattr(options, name) is not None]
     if options.data is None and options.query is None:
         problems.append(Problem("--query", "nothing", "a question, or `--data` with a file of rows"))
     if not many:
         problems += [
             Problem(f"--{name}", "it without `--data`", "both, or `--query` alone")
-            for name in ("output", "shard", "format")
-            if getattr(options, name) is not None
+            for name in ("output", "shard", "num-gpus", "format")
+            if getattr(options, name.replace("-", "_")) is not None
         ]
     else:
         alone = {"data": ("video", "query", "history", "caption"), "caption": ("video", "history")}[many[0]]
@@ -74,6 +84,12 @@ def _check_infer(options: argparse.Namespace) -> tuple[list[tuple[str, str]], tu
             for name in alone
             if getattr(options, name) is not None
         ]
+        if options.caption is not None:
+            problems += [
+                Problem(f"--{name}", "it beside `--caption`", "nothing is fetched for a folder of clips: leave it out")
+                for name, value in (("cache", options.cache), ("allow-host", options.allow_host))
+                if value
+            ]
         if options.output is None:
             problems.append(Problem("--output", "nothing", f"the file that the answers to `--{many[0]}` go to"))
     history, problem = _parse_history(options.history)

@@ -39,9 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a folder whose clips may be named in requests; may be given again; else none",
     )
+    parser.add_argument("--allow-urls", action="store_true", help="fetch clips that requests name by http(s) URL")
+    parser.add_argument(
+        "--allow-host",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="a host of URLs that may lie in an own network, at any port; may be given again; else public hosts alone",
+    )
+    parser.add_argument("--max-url-mib", metavar="N", type=int, help="largest clip that is fetched, in MiB; else 256")
     parser.add_argument("--max-waiting", metavar="N", type=int, help="requests that may wait; else 32")
     parser.add_argument("--max-body-mib", metavar="N", type=int, help="largest request in MiB; else 64")
-    parser.add_argument("--batch-rows", metavar="N", type=int, help="requests answered together; else 4")
+    parser.add_argument("--batch-rows", metavar="N", type=int, help="answers that run at a time; else 16")
     parser.add_argument(
         "--prefix-gib", metavar="GIB", type=float, help="memory for clips that are asked about again; else 1"
     )
@@ -58,13 +67,23 @@ def run(options: argparse.Namespace) -> None:
         elif name in adapters:
             problems.append(Problem("--adapter", f"the name {quote(name)} twice", "other names"))
         adapters[name] = Path(folder)
+    if not options.allow_urls:
+        given = {"--allow-host": options.allow_host, "--max-url-mib": options.max_url_mib}
+        problems += [Problem(name, "it without `--allow-urls`", "both, or neither") for name in given if given[name]]
     if problems:
         raise CvftError("command line", problems)
     from cvft.serve.run import Serving, serve
 
-    stated = ("max_waiting", "max_body_mib", "batch_rows", "prefix_gib", "max_new_tokens")
+    stated = ("max_waiting", "max_body_mib", "batch_rows", "prefix_gib", "max_url_mib", "max_new_tokens")
     limits = {key: value for key in stated if (value := getattr(options, key)) is not None}
-    serving = Serving(host=options.host, port=options.port, roots=options.media_root, **limits)
+    serving = Serving(
+        host=options.host,
+        port=options.port,
+        roots=options.media_root,
+        allow_urls=options.allow_urls,
+        allow_hosts=options.allow_host,
+        **limits,
+    )
     # the server ends its answers first; Ctrl-C and SIGTERM are how it is stopped, and no mistake
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with raised_only(), suppress(KeyboardInterrupt):

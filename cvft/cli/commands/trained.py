@@ -30,7 +30,7 @@ def open_trained(options: argparse.Namespace, loaded: LoadedRecipe) -> Job:
         return open_trained_job(loaded, find_trained_run(loaded), base=options.base)
     from cvft.train.adapters import adopt_checkpoint, choose_checkpoint
 
-    run = choose_checkpoint(find_run(loaded), options.checkpoint)
+    run = choose_checkpoint(find_run(loaded), options.checkpoint, by=loaded.recipe.train.select_by)
     if getattr(options, "model", None) == "merged":
         from cvft.predict.trained import find_merged
 

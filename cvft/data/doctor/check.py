@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from cvft.data.catalog import ClipCatalog
-from cvft.data.check import inspect_clips, look_at_clips
+from cvft.data.check import fetch_clips, inspect_clips, look_at_clips
 from cvft.data.doctor.clips import check_clips_of, compare_looks
 from cvft.data.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from cvft.data.doctor.rows import check_rows
+from cvft.data.fetch.cache import ClipCache
 from cvft.data.formats.table import FormatName
-from cvft.data.rows import Row, survey_rows
+from cvft.data.rows import Row, give_budget, survey_rows
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import ClipRef, file_of
 from cvft.errors import NUM_SHOWN, quote, show_kinds, visible
 
 SCHEMA_VERSION = 1
@@ -38,10 +40,18 @@ class DataFile:
     Args:
         path: The file.
         is_held_out: Whether its rows are evaluated and not trained on.
+        format: How its rows are written; None: as is said of all files.
+        video_root: Folder that its relative clip paths start from; None: as is said of all files.
+        max_frames: Most frames of its clips, where rows say nothing of it; None for those of the sampling rule.
+        fps: Frames per second of its clips, where rows say nothing of it; None for those of the sampling rule.
     """
 
     path: Path
     is_held_out: bool = False
+    format: FormatName | None = None
+    video_root: Path | None = None
+    max_frames: int | None = None
+    fps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,17 +64,19 @@ class CheckUp:
         rows: The rows that can be read.
         clips: Facts of the clips that decode.
         num_clips: Clips of the rows.
-        num_decoded: Those among them that were decoded for this check.
+        num_decoded: Those among them that were decoded for this check, or could not be fetched for it.
         findings: What was found, in the order of the table of kinds.
+        num_not_compared: Clips on two sides that were not compared by what they look like, as was asked for.
     """
 
     files: Sequence[DataFile]
     how: DecodeSettings
     rows: Sequence[Row]
-    clips: Mapping[Path, ClipInfo]
+    clips: Mapping[ClipRef, ClipInfo]
     num_clips: int
     num_decoded: int
     findings: Sequence[Finding]
+    num_not_compared: int = 0
 
     def with_more(self, findings: Sequence[Finding]) -> CheckUp:
         """Returns the same with further findings in their places."""
@@ -107,10 +119,12 @@ def check_files(
     video_root: Path | None = None,
     format: FormatName = "auto",
     catalog: ClipCatalog | None = None,
+    cache: ClipCache | None = None,
     num_workers: int | None = None,
+    looks: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckUp:
-    """Checks rows and their clips; writes nothing but what it learns of clips to the catalog.
+    """Checks rows and their clips; writes nothing but what it learns of clips to the catalog, and clips of URLs to their cache.
 
     Args:
         files: The files of rows.
@@ -118,7 +132,9 @@ def check_files(
         video_root: Folder that relative clip paths start from; by default that of each file.
         format: How the rows are written; `auto` finds out for each file.
         catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
+        cache: Fetches clips of URLs; without it, rows that name clips so are refused.
         num_workers: See `cvft.data.check.check_clips`.
+        looks: Whether to find out what clips look like. Without, only those are compared whose looks the catalog knows.
         on_progress: Called with clips done and clips in all.
 
     Returns:
@@ -130,12 +146,18 @@ def check_files(
     rows: list[Row] = []
     findings: list[Finding] = []
     for file in files:
-        good, problems = survey_rows(file.path, video_root=video_root, format=format)
-        rows += good
+        good, problems = survey_rows(
+            file.path,
+            video_root=file.video_root or video_root,
+            format=file.format or format,
+            url_cache=None if cache is None else cache.folder,
+        )
+        rows += give_budget(good, max_frames=file.max_frames, fps=file.fps)
         findings += [Finding("row_refused", problem) for problem in problems]
-    paths = list(dict.fromkeys(row.video for row in rows if row.video is not None))
-    found, num_decoded = inspect_clips(
-        paths,
+    asked = list(dict.fromkeys(row.video for row in rows if row.video is not None))
+    refused = {} if cache is None else fetch_clips(rows, cache)
+    inspected, num_decoded = inspect_clips(
+        [clip for clip in asked if file_of(clip) not in refused],
         sampling=how.sampling,
         decoder=how.decoder,
         timeout_s=how.timeout_s,
@@ -144,16 +166,28 @@ def check_files(
         catalog=catalog,
         on_progress=on_progress,
     )
-    clips = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
+    found = {clip: refused.get(file_of(clip)) or inspected[clip] for clip in asked}
+    clips = {clip: outcome for clip, outcome in found.items() if isinstance(outcome, ClipInfo)}
     held_out = {file.path for file in files if file.is_held_out}
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
     findings += check_rows(rows, clips, sampling=how.sampling)
 
-    def look(paths: Mapping[Path, str]) -> Mapping[Path, ClipLooks]:
-        return look_at_clips(paths, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
+    num_unseen = 0
+
+    def look(contents: Mapping[ClipRef, str]) -> Mapping[ClipRef, ClipLooks]:
+        nonlocal num_unseen
+        if looks:
+            return look_at_clips(
+                contents, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress
+            )
+        known = {} if catalog is None else catalog.find_looks(contents.values())
+        seen = {clip: known[sha256] for clip, sha256 in contents.items() if sha256 in known}
+        num_unseen = len(contents) - len(seen)
+        return seen
 
     findings += compare_looks(rows, clips, look=look, held_out=held_out)
-    return CheckUp(files, how, rows, clips, len(paths), num_decoded, _in_order(findings))
+    num_tried = num_decoded + len(refused)
+    return CheckUp(files, how, rows, clips, len(asked), num_tried, _in_order(findings), num_unseen)
 
 
 def describe(checked: CheckUp) -> str:

@@ -16,6 +16,7 @@ from cvft.data.rows import Row
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
+from cvft.data.video.spec import ClipRef, content_of, describe, file_of, sampling_for, whole_of
 from cvft.errors import ClipError
 
 _NEED = {
@@ -32,7 +33,7 @@ _NEED = {
 
 def check_clips_of(
     rows: Sequence[Row],
-    found: Mapping[Path, ClipInfo | ClipError],
+    found: Mapping[ClipRef, ClipInfo | ClipError],
     *,
     sampling: Sampling,
     held_out: Collection[Path] = (),
@@ -45,33 +46,38 @@ def check_clips_of(
         sampling: The rule that chooses frames.
         held_out: Files whose rows are held out from training; with none, no file is known to be.
     """
-    rows_of: dict[Path, list[Row]] = defaultdict(list)
+    rows_of: dict[ClipRef, list[Row]] = defaultdict(list)
     for row in rows:
         if row.video is not None:
             rows_of[row.video].append(row)
     findings: list[Finding] = []
-    copies: dict[str, list[Path]] = defaultdict(list)
-    for path, clip_rows in rows_of.items():
-        outcome = found[path]
+    copies: dict[str, list[ClipRef]] = defaultdict(list)
+    files: dict[str, list[ClipRef]] = defaultdict(list)
+    for clip, clip_rows in rows_of.items():
+        outcome = found[clip]
         if isinstance(outcome, ClipError):
             findings.append(Finding("clip_refused", report_clip(outcome, clip_rows), tuple(clip_rows)))
         else:
-            copies[outcome.sha256].append(path)
-            findings += _look_at(outcome, path, clip_rows, sampling)
-    for paths in copies.values():
-        findings += _compare_names(paths, rows_of)
-        findings += _compare_sides([row for path in paths for row in rows_of[path]], held_out)
+            copies[content_of(clip, outcome.sha256)].append(clip)
+            files[outcome.sha256].append(clip)
+            findings += _look_at(outcome, clip, clip_rows, sampling_for(clip, sampling))
+    for clips in copies.values():
+        findings += _compare_names(clips, rows_of)
+    for clips in files.values():
+        findings += _compare_sides([row for clip in clips for row in rows_of[clip]], held_out)
     return findings
 
 
 def compare_looks(
     rows: Sequence[Row],
-    clips: Mapping[Path, ClipInfo],
+    clips: Mapping[ClipRef, ClipInfo],
     *,
-    look: Callable[[Mapping[Path, str]], Mapping[Path, ClipLooks]],
+    look: Callable[[Mapping[ClipRef, str]], Mapping[ClipRef, ClipLooks]],
     held_out: Collection[Path] = (),
 ) -> Iterator[Finding]:
-    """Finds clips in two files that look like one clip although their bytes differ.
+    """Finds clips in two files of rows that look like one clip although their bytes differ.
+
+    Files are looked at whole, whatever stretches of them the rows show.
 
     Args:
         rows: The rows.
@@ -84,34 +90,36 @@ def compare_looks(
         if row.video is not None and row.video in clips:
             rows_of[clips[row.video].sha256].append(row)
     # a clip of both sides has been told by its bytes
-    sides: dict[Path, dict[Path, str]] = defaultdict(dict)
+    sides: dict[Path, dict[ClipRef, str]] = defaultdict(dict)
     for sha256, about in rows_of.items():
         if len({row.source for row in about}) == 1:
-            sides[about[0].source][_video(about[0])] = sha256
+            sides[about[0].source][_whole(about[0])] = sha256
     files = list(sides)
     pairs = [(one, other) for number, one in enumerate(files) for other in files[number + 1 :]]
     if held_out:
         pairs = [(one, other) for one, other in pairs if (one in held_out) != (other in held_out)]
     if not pairs:
         return
-    looks = look({path: sha256 for pair in pairs for file in pair for path, sha256 in sides[file].items()})
+    looks = look(
+        {clip: content_of(clip, sha256) for pair in pairs for file in pair for clip, sha256 in sides[file].items()}
+    )
     for one, other in pairs:
-        mine, theirs = ({path: looks[path] for path in sides[file] if path in looks} for file in (one, other))
-        for path, like, offset_s in find_similar(mine, theirs):
-            first, second = rows_of[sides[one][path]], rows_of[sides[other][like]]
+        mine, theirs = ({clip: looks[clip] for clip in sides[file] if clip in looks} for file in (one, other))
+        for clip, like, offset_s in find_similar(mine, theirs):
+            first, second = rows_of[sides[one][clip]], rows_of[sides[other][like]]
             kind = "similar_clip_on_both_sides" if held_out else "similar_clips"
-            got = f"pictures of the clip of {name_rows(first)}: {path}, {offset_s:.1f} s apart"
+            got = f"pictures of the clip of {_name(first, clip)}, {offset_s:.1f} s apart"
             need = "the rows of one clip in one file"
-            yield find(kind, f"{name_rows(second)}: {like}", got, need, rows=[*first, *second])
+            yield find(kind, _name(second, like), got, need, rows=[*first, *second])
 
 
-def _video(row: Row) -> Path:
+def _whole(row: Row) -> ClipRef:
     assert row.video is not None, "chosen so"
-    return row.video
+    return whole_of(row.video)
 
 
-def _look_at(info: ClipInfo, path: Path, rows: Sequence[Row], sampling: Sampling) -> Iterator[Finding]:
-    where = f"{name_rows(rows)}: {path}"
+def _look_at(info: ClipInfo, clip: ClipRef, rows: Sequence[Row], sampling: Sampling) -> Iterator[Finding]:
+    where = _name(rows, clip)
     for oddity in info.oddities or ():
         yield find(oddity.kind, where, oddity.got, _NEED[oddity.kind], rows=rows)
     shown_s = shown_seconds(
@@ -125,16 +133,19 @@ def _look_at(info: ClipInfo, path: Path, rows: Sequence[Row], sampling: Sampling
         yield find("clip_note", where, note, "nothing: this is read as it is", rows=rows)
 
 
-def _compare_names(paths: Sequence[Path], rows_of: Mapping[Path, Sequence[Row]]) -> Iterator[Finding]:
-    first = paths[0]
-    for path in paths[1:]:
-        got = f"the bytes of {first}"
-        where = f"{name_rows(rows_of[path])}: {path}"
-        yield find("same_clip_two_names", where, got, "one name for one clip", rows=rows_of[path])
+def _name(rows: Sequence[Row], clip: ClipRef) -> str:
+    return f"{name_rows(rows)}: {describe(clip, str(file_of(clip)))}"
+
+
+def _compare_names(clips: Sequence[ClipRef], rows_of: Mapping[ClipRef, Sequence[Row]]) -> Iterator[Finding]:
+    first = file_of(clips[0])
+    for clip in clips[1:]:
+        got, where = f"the bytes of {first}", _name(rows_of[clip], clip)
+        yield find("same_clip_two_names", where, got, "one name for one clip", rows=rows_of[clip])
 
 
 def _compare_sides(rows: Sequence[Row], held_out: Collection[Path]) -> Iterator[Finding]:
-    """Tells of one clip, under whatever names, whether several files have rows about it."""
+    """Tells of one file, under whatever names and with whatever stretches, whether several files have rows about it."""
     by_file: dict[Path, list[Row]] = defaultdict(list)
     for row in rows:
         by_file[row.source].append(row)
@@ -142,6 +153,6 @@ def _compare_sides(rows: Sequence[Row], held_out: Collection[Path]) -> Iterator[
     for source in others:
         crosses = (source in held_out) != (first in held_out)
         kind = "clip_on_both_sides" if crosses else "clip_in_two_files"
-        where = f"{name_rows(by_file[source])}: {by_file[source][0].video}"
+        where = _name(by_file[source], _whole(by_file[source][0]))
         got = f"the clip of {name_rows(by_file[first])}"
         yield find(kind, where, got, "the rows of one clip in one file", rows=[*by_file[first], *by_file[source]])

@@ -9,7 +9,6 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 from cvft.data.doctor.findings import Finding, find
 from cvft.data.rows import Row, category_of
@@ -17,6 +16,7 @@ from cvft.data.tags import CONTROL_TOKEN, find_tag
 from cvft.data.times import read_time
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, shown_seconds
+from cvft.data.video.spec import ClipRef, content_of, sampling_for
 from cvft.errors import quote
 
 MOST_OF_ONE_ANSWER = 0.9
@@ -39,7 +39,7 @@ _ASKS_FOR_TIME = re.compile(r"\b(?:when|seconds?|time|timestamps?|moments?|minut
 _BARE_NUMBER = re.compile(r"\W*[\d.,]+\W*")
 
 
-def check_rows(rows: Sequence[Row], clips: Mapping[Path, ClipInfo], *, sampling: Sampling) -> list[Finding]:
+def check_rows(rows: Sequence[Row], clips: Mapping[ClipRef, ClipInfo], *, sampling: Sampling) -> list[Finding]:
     """Finds what is odd about rows.
 
     Args:
@@ -51,16 +51,16 @@ def check_rows(rows: Sequence[Row], clips: Mapping[Path, ClipInfo], *, sampling:
     for row in rows:
         findings += _look_at_texts(row)
         if row.video is not None and row.video in clips:
-            findings += _look_at_time(row, clips[row.video], sampling)
+            findings += _look_at_time(row, clips[row.video], sampling_for(row.video, sampling))
     return findings
 
 
-def _compare_rows(rows: Iterable[Row], clips: Mapping[Path, ClipInfo]) -> Iterator[Finding]:
+def _compare_rows(rows: Iterable[Row], clips: Mapping[ClipRef, ClipInfo]) -> Iterator[Finding]:
     """Compares the rows that ask one question about one clip, which is told by its bytes where it was read."""
     asked: dict[object, list[Row]] = defaultdict(list)
     for row in rows:
         info = None if row.video is None else clips.get(row.video)
-        clip = row.video if info is None else info.sha256
+        clip = row.video if info is None or row.video is None else content_of(row.video, info.sha256)
         asked[clip, row.query, row.history].append(row)
     for alike in asked.values():
         first = alike[0]

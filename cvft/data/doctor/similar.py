@@ -9,6 +9,7 @@ of all 4,753 pairs of different clips none within 13. Clips of one camera that s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvft.data.video.looks import ClipLooks
+from cvft.data.video.spec import ClipRef
 
 ALIKE_LEVELS = 11.0
 """Two clips are one where most of their pictures differ by less, as the root of the mean square over cells, of 256 levels."""
@@ -39,8 +41,8 @@ Floats = npt.NDArray[np.float32]
 
 
 def find_similar(
-    first: Mapping[Path, ClipLooks], second: Mapping[Path, ClipLooks]
-) -> Iterator[tuple[Path, Path, float]]:
+    first: Mapping[ClipRef, ClipLooks], second: Mapping[ClipRef, ClipLooks]
+) -> Iterator[tuple[ClipRef, ClipRef, float]]:
     """Finds clips of one side that look like clips of the other.
 
     Args:
@@ -67,6 +69,25 @@ def find_similar(
             offset_s = align(first[name], looks)
             if offset_s is not None:
                 yield name, other, offset_s
+
+
+def group_alike(looks: Mapping[str, ClipLooks]) -> dict[str, str]:
+    """Names the group of each clip that looks like another.
+
+    Args:
+        looks: What clips look like, by their names.
+
+    Returns:
+        Name of a clip -> name of its group, which is that of one of its clips; clips that are alone are left out.
+    """
+    group: dict[str, str] = {name: name for name in looks}
+    clips: dict[ClipRef, ClipLooks] = {Path(name): of_clip for name, of_clip in looks.items()}
+    for one, other, _ in find_similar(clips, clips):
+        first, second = sorted((group[str(one)], group[str(other)]))
+        if first != second:
+            group = {name: first if of_clip == second else of_clip for name, of_clip in group.items()}
+    shared = Counter(group.values())
+    return {name: of_clip for name, of_clip in group.items() if shared[of_clip] > 1}
 
 
 def align(one: ClipLooks, other: ClipLooks) -> float | None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cvft.data.formats.turns import Columns, Turn, read_text, refuse_system, rest_of, rows_of_turns
+from cvft.data.media_columns import COLUMN_OF_KEY
 from cvft.errors import ValueProblem, quote
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
@@ -49,12 +50,15 @@ def adapt_messages(columns: Mapping[str, Any]) -> list[Columns]:
         ValueProblem: when it is no conversation that rows can hold.
     """
     clips: list[Any] = []
-    said = [(_role(each, "role"), *_read_content(each, clips)) for each in _turns_in(columns, ("messages",))]
+    about: Columns = {}
+    said = [(_role(each, "role"), *_read_content(each, clips, about)) for each in _turns_in(columns, ("messages",))]
     refuse_system(columns.get("system"))
     rest = rest_of(columns, ("messages", "system"))
     if clips and rest.get("videos"):
         raise ValueProblem("clips in `videos` and in messages", "one place for the clip", "remove one of them")
-    return rows_of_turns(_pair(said), rest | ({"videos": clips} if clips else {}))
+    if both := about.keys() & rest.keys():
+        raise ValueProblem(f"{quote(min(both))} in a column and in messages", "one place for it", "remove one of them")
+    return rows_of_turns(_pair(said), rest | ({"videos": clips} if clips else {}) | about)
 
 
 def adapt_sharegpt(columns: Mapping[str, Any]) -> list[Columns]:
@@ -126,8 +130,8 @@ def _role(turn: Mapping[str, Any], name: str) -> str:
     return _ROLES[role]
 
 
-def _read_content(message: Mapping[str, Any], clips: list[Any]) -> tuple[str, bool]:
-    """Returns the text of a message and whether it is trained on, and adds the clips in it to the others."""
+def _read_content(message: Mapping[str, Any], clips: list[Any], about: Columns) -> tuple[str, bool]:
+    """Returns the text of a message and whether it is trained on; adds its clips to the others, and what it says of them."""
     content = message.get("content")
     role = message["role"]
     loss = message.get("loss")
@@ -143,6 +147,12 @@ def _read_content(message: Mapping[str, Any], clips: list[Any]) -> tuple[str, bo
         elif kind in ("video", "video_url"):
             clip = part.get(kind)
             clips.append(clip.get("url") if isinstance(clip, dict) else clip)
+            about.update({column: part[key] for key, column in COLUMN_OF_KEY.items() if part.get(key) is not None})
+            if unread := part.keys() - {"type", kind, *COLUMN_OF_KEY}:
+                hint = "it has no place in a row: video.max_frames and its like say how clips are shown"
+                raise ValueProblem(
+                    f"{quote(min(unread))} in a part of a message", "what a row can say of its clip", hint
+                )
         else:
             hint = "leave the row out: a model here takes text and one clip a row"
             raise ValueProblem(f"a part of the type {quote(kind)} in a message", "parts `text` and `video`", hint)

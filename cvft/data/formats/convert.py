@@ -10,6 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from cvft.data.fetch.cache import URLS_FOLDER
 from cvft.data.formats.table import FormatName
 from cvft.data.rows import read_rows, write_rows
 from cvft.errors import CvftError, Problem
@@ -43,7 +44,7 @@ class Converted:
 def convert_file(
     source: Path, target: Path, *, format: FormatName = "auto", video_root: Path | None = None
 ) -> Converted:
-    """Reads a file of rows and writes them as native JSONL, with absolute paths of clips.
+    """Reads a file of rows and writes them as native JSONL, with absolute paths of clips; URLs of clips stay as they are.
 
     Args:
         source: The file.
@@ -60,7 +61,14 @@ def convert_file(
     clips = target.with_name(f"{target.stem}_clips")
     is_new = not os.path.lexists(clips)
     try:
-        rows = read_rows(source, video_root=video_root, require_response=False, format=format, clips=clips)
+        rows = read_rows(
+            source,
+            video_root=video_root,
+            require_response=False,
+            format=format,
+            clips=clips,
+            url_cache=Path(URLS_FOLDER),  # only names: nothing is fetched, and a URL stays one
+        )
     except CvftError:
         if is_new:
             shutil.rmtree(clips, ignore_errors=True)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cvft.data.clip_columns import CLIP_COLUMNS
 from cvft.data.formats.turns import Columns, Turn, read_text, refuse_system, rest_of, rows_of_turns
 from cvft.errors import ValueProblem, quote
 
@@ -123,6 +124,7 @@ def adapt_table(columns: Mapping[str, Any]) -> list[Columns]:
     row |= {native: columns[name] for native, name in found.items()}
     if isinstance(row.get("videos"), str):
         row["videos"] = [row["videos"]] if row["videos"].strip() else []
+    row = {name: value for name, value in row.items() if name not in CLIP_COLUMNS or value != ""}
     if "query" not in row:
         known = ", ".join(map(quote, _TABLE["query"]))
         raise ValueProblem("no column that holds a question", f"one of {known}", "rename the column")

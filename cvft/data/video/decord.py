@@ -45,6 +45,7 @@ class DecordReader:
         check_num_frames(num_frames, path=path, decoder="decord")
         spans_s = video.get_frame_timestamp(np.arange(num_frames))
         self.timestamps_s: Float32s = np.ascontiguousarray(spans_s[:, 0], dtype=np.float32)
+        self.times_s = self.timestamps_s.astype(np.float64)
         self.duration_s = float(spans_s[:, 1].max())
         self.avg_fps = float(video.get_avg_fps())
         if true.is_decoded and not self._agrees(true):

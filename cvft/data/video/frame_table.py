@@ -15,14 +15,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cvft.data.video.container import INDEXED_FORMATS, DecodeLog, decode_all, find_stream, read_packets
-from cvft.data.video.reader import check_num_frames, clip_error
-from cvft.data.video.sample import Float32s
+from cvft.data.video.reader import check_num_frames, clip_error, fits_rate
+from cvft.data.video.sample import Float32s, Float64s
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -77,7 +78,7 @@ class FrameTable:
     Args:
         pts: The decoder's own time of each frame, in display order.
         keys: Times of key frames, ascending; empty where the clip is read from its start.
-        timestamps_s: Start of each frame in seconds since the first, float32.
+        times_s: Start of each frame in seconds since the first.
         duration_s: End of the last frame in seconds.
         is_sequential: Frames are found by their position, decoding from the start.
         suspects: Frames that may be damaged.
@@ -85,10 +86,15 @@ class FrameTable:
 
     pts: tuple[int | None, ...]
     keys: tuple[int, ...]
-    timestamps_s: Float32s
+    times_s: Float64s
     duration_s: float
     is_sequential: bool
     suspects: frozenset[int] = frozenset()
+
+    @cached_property
+    def timestamps_s(self) -> Float32s:
+        """The times in float32: what the published sampling rules were fed with."""
+        return self.times_s.astype(np.float32)
 
     def rate(self, stated: Fraction | None) -> float:
         """Returns average frames per second: the container's figure where it agrees with the table.
@@ -96,9 +102,9 @@ class FrameTable:
         Args:
             stated: What the container says, if anything. Published sampling rules were fed with it.
         """
-        num_frames = len(self.timestamps_s)
+        num_frames = len(self.times_s)
         measured = num_frames / self.duration_s if self.duration_s > 0 else 0.0
-        if stated and (not measured or abs(float(stated) * self.duration_s - num_frames) <= max(1, num_frames // 50)):
+        if stated and (not measured or fits_rate(float(stated), num_frames=num_frames, duration_s=self.duration_s)):
             return float(stated)
         return measured
 
@@ -194,7 +200,7 @@ def _make_table(packets: _Packets, time_base: Fraction) -> FrameTable | None:
     return FrameTable(
         pts=tuple(times),
         keys=tuple(sorted(packets.keys)),
-        timestamps_s=_to_seconds(times, time_base),
+        times_s=_to_seconds(times, time_base),
         duration_s=float((times[-1] + last_duration - times[0]) * time_base),
         is_sequential=False,
     )
@@ -243,7 +249,7 @@ def decode_table(container: InputContainer, path: Path) -> tuple[FrameTable, Dec
     table = FrameTable(
         pts=tuple(pts),
         keys=(),
-        timestamps_s=_to_seconds(times, time_base),
+        times_s=_to_seconds(times, time_base),
         duration_s=float((times[-1] + last_duration - times[0]) * time_base),
         is_sequential=True,
         suspects=frozenset(suspects),
@@ -382,7 +388,7 @@ def _ticks(rate: Fraction | None, time_base: Fraction) -> int:
     return max(1, round(1 / (rate * time_base))) if rate else 1
 
 
-def _to_seconds(times: Sequence[int], time_base: Fraction) -> Float32s:
-    """Returns float32 seconds since the first frame: what the published sampling rules were fed with."""
+def _to_seconds(times: Sequence[int], time_base: Fraction) -> Float64s:
+    """Returns seconds since the first frame."""
     base = float(time_base)
-    return np.array([float(time - times[0]) * base for time in times], dtype=np.float32)
+    return np.array([float(time - times[0]) * base for time in times])

@@ -1,6 +1,6 @@
 """Loads clips for training and evaluation: decoded in a process of their own, prepared once, cached while there is room.
 
-path -> DecodeProcess -> Clip: frames uint8 (T, H, W, 3) -> `prepare` (of a model family) -> what is cached
+clip -> DecodeProcess -> Clip: frames uint8 (T, H, W, 3) -> `prepare` (of a model family) -> what is cached
 
 Several questions about one clip come one after another, and every epoch again; what fits in memory is decoded once.
 """
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from cvft.data.video.decode import Clip
 from cvft.data.video.process import DecodeProcess
 from cvft.data.video.sample import Sampling
+from cvft.data.video.spec import ClipRef
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class DecodeSettings:
 
 
 class ClipLoader(Generic[T]):
-    """Path in, prepared clip out; the least recently used ones make room.
+    """Clip in, prepared clip out; the least recently used ones make room.
 
     Args:
         settings: How to decode.
@@ -74,7 +74,7 @@ class ClipLoader(Generic[T]):
         self,
         settings: DecodeSettings,
         *,
-        prepare: Callable[[Clip], T],
+        prepare: Callable[[ClipRef, Clip], T],
         num_bytes: Callable[[T], int],
         cache_bytes: int = DEFAULT_CACHE_BYTES,
     ) -> None:
@@ -83,20 +83,20 @@ class ClipLoader(Generic[T]):
         self._count_bytes = num_bytes
         self._cache_bytes = cache_bytes
         self._process = settings.make_process()
-        self._cached: OrderedDict[Path, T] = OrderedDict()
+        self._cached: OrderedDict[ClipRef, T] = OrderedDict()
         self._num_cached_bytes = 0
 
-    def load(self, path: Path) -> T:
+    def load(self, clip: ClipRef) -> T:
         """Returns what `prepare` made of one clip.
 
         Raises:
             ClipError: when it cannot be decoded.
         """
-        if path in self._cached:
-            self._cached.move_to_end(path)
-            return self._cached[path]
-        clip = self._process.decode(path, sampling=self._settings.sampling, decoder=self._settings.decoder)
-        prepared = self._cached[path] = self._prepare(clip)
+        if clip in self._cached:
+            self._cached.move_to_end(clip)
+            return self._cached[clip]
+        decoded = self._process.decode(clip, sampling=self._settings.sampling, decoder=self._settings.decoder)
+        prepared = self._cached[clip] = self._prepare(clip, decoded)
         self._num_cached_bytes += self._count_bytes(prepared)
         while self._num_cached_bytes > self._cache_bytes and len(self._cached) > 1:
             _, dropped = self._cached.popitem(last=False)

@@ -1,6 +1,6 @@
 """What the decode process and its parent say to each other, and how.
 
-    parent  --{"path": ..., "strategy": ...}-->  child        one JSON header each way, 4 bytes of length before it;
+    parent  --{"clip": ..., "sampling": ...}-->  child        one JSON header each way, 4 bytes of length before it;
     parent  <--{"opened": seconds}-------------  child        frames follow their header as raw bytes
     parent  <--{"clip": {...}} + frames--------  child
 

@@ -1,6 +1,6 @@
 """Decodes clips in a process of its own, so that a decoder that hangs, crashes or eats memory costs one clip.
 
-    path --DecodeProcess.decode--> Clip        path --DecodeProcess.inspect--> ClipInfo (no frame crosses the pipe)
+    clip --DecodeProcess.decode--> Clip        clip --DecodeProcess.inspect--> ClipInfo (no frame crosses the pipe)
 
 The process is started with `subprocess`, because data loader workers are daemonic and `multiprocessing` forbids those
 to have children.
@@ -29,6 +29,7 @@ from cvft.data.video.oddities import Oddity
 from cvft.data.video.pipe import RawPipe, limit_time, read_exactly, receive_header, send_header
 from cvft.data.video.reader import MAX_FRAME_PX, Frames, clip_error
 from cvft.data.video.sample import Sampling, coverage
+from cvft.data.video.spec import ClipRef, file_of, files_of, in_files, sampling_for, to_text
 from cvft.data.video.view import ClipView
 from cvft.errors import ClipError, Problem, RunError
 from cvft.imports import python_environment
@@ -52,15 +53,16 @@ class ClipInfo:
         height_px: Height of each, upright.
         width_px: Width of each, upright.
         timestamps_s: Start of each in seconds since the clip's first frame: float32 numbers, bit for bit.
-        num_frames_total: Frames of the whole clip.
+        num_frames_total: Frames of the whole clip; of a stretch, its own, as of all that follows.
         avg_fps: Its average frames per second.
         duration_s: Its length in seconds.
         decoder: Name of the decoder.
-        sha256: Hash of the file's bytes.
+        sha256: Hash of the bytes of its files; what tells the clip from others is `cvft.data.video.spec.content_of`.
         notes: Sentences on what the rule cuts off or repeats; see `cvft.data.video.sample.coverage`.
         file_notes: Sentences on the file itself: the same words for every clip that they apply to.
         oddities: What is odd about it; None where nobody has looked.
         frame_indices: Which frames of the clip are shown.
+        has_own_times: Whether its seconds are those that a row states of ready frames.
     """
 
     num_frames: int
@@ -76,6 +78,7 @@ class ClipInfo:
     file_notes: tuple[str, ...] = ()
     oddities: tuple[Oddity, ...] | None = None
     frame_indices: tuple[int, ...] = ()
+    has_own_times: bool = False
 
     @property
     def view(self) -> ClipView:
@@ -87,6 +90,7 @@ class ClipInfo:
             avg_fps=self.avg_fps,
             height_px=self.height_px,
             width_px=self.width_px,
+            has_own_times=self.has_own_times,
         )
 
 
@@ -124,11 +128,11 @@ class DecodeProcess:
         """Process id of the child, or None while there is none."""
         return self._process.pid if self._process is not None and self._owner_pid == os.getpid() else None
 
-    def decode(self, path: Path | str, *, sampling: Sampling, decoder: str = "pyav") -> Clip:
+    def decode(self, clip: ClipRef | str, *, sampling: Sampling, decoder: str = "pyav") -> Clip:
         """Decodes the frames that a sampling rule chooses, like `cvft.data.video.decode.decode_clip`.
 
         Args:
-            path: The clip.
+            clip: The clip.
             sampling: The rule.
             decoder: `pyav` or `decord`.
 
@@ -138,7 +142,7 @@ class DecodeProcess:
         Raises:
             ClipError: The clip cannot be decoded, took too long or too much memory, or ended the decode process.
         """
-        header, frames = self._ask(Path(path), sampling, decoder, wants="frames")
+        header, frames = self._ask(clip, sampling, decoder, wants="frames")
         return Clip(
             frames=frames,
             timestamps_s=np.array(header["timestamps_s"], dtype=np.float32),
@@ -148,13 +152,14 @@ class DecodeProcess:
             duration_s=header["duration_s"],
             decoder=header["decoder"],
             notes=tuple(header["notes"]),
+            has_own_times=header["has_own_times"],
         )
 
-    def inspect(self, path: Path | str, *, sampling: Sampling, decoder: str = "pyav") -> ClipInfo:
+    def inspect(self, clip: ClipRef | str, *, sampling: Sampling, decoder: str = "pyav") -> ClipInfo:
         """Decodes a clip as `decode` does, but returns only what is known of it: no frame crosses the pipe.
 
         Args:
-            path: The clip.
+            clip: The clip.
             sampling: The rule.
             decoder: `pyav` or `decord`.
 
@@ -164,14 +169,14 @@ class DecodeProcess:
         Raises:
             ClipError: As `decode`.
         """
-        header, _ = self._ask(Path(path), sampling, decoder, wants="info")
+        header, _ = self._ask(clip, sampling, decoder, wants="info")
         num_frames, height_px, width_px, _ = header["shape"]
         seen = coverage(
             header["frame_indices"],
             num_frames_total=header["num_frames_total"],
             avg_fps=header["avg_fps"],
             duration_s=header["duration_s"],
-            sampling=sampling,
+            sampling=sampling_for(Path(clip) if isinstance(clip, str) else clip, sampling),
         )
         return ClipInfo(
             num_frames=num_frames,
@@ -187,13 +192,14 @@ class DecodeProcess:
             file_notes=tuple(header["notes"]),
             oddities=tuple(Oddity(kind, got) for kind, got in header["oddities"]),
             frame_indices=tuple(header["frame_indices"]),
+            has_own_times=header["has_own_times"],
         )
 
-    def look(self, path: Path | str, *, decoder: str = "pyav") -> ClipLooks:
+    def look(self, clip: ClipRef | str, *, decoder: str = "pyav") -> ClipLooks:
         """Decodes frames of the whole clip, and returns what they look like: no frame crosses the pipe.
 
         Args:
-            path: The clip.
+            clip: The clip.
             decoder: `pyav` or `decord`.
 
         Raises:
@@ -201,7 +207,7 @@ class DecodeProcess:
         """
         for number, sampling in enumerate(LOOKS_SAMPLING, start=1):
             try:
-                header, _ = self._ask(Path(path), sampling, decoder, wants="looks")
+                header, _ = self._ask(clip, sampling, decoder, wants="looks")
                 break
             except ClipError:
                 if number == len(LOOKS_SAMPLING):
@@ -226,9 +232,13 @@ class DecodeProcess:
                 process.wait()
         process.stdout.close()
 
-    def _ask(self, path: Path, sampling: Sampling, decoder: str, *, wants: str) -> tuple[dict[str, Any], Frames]:
+    def _ask(
+        self, clip: ClipRef | str, sampling: Sampling, decoder: str, *, wants: str
+    ) -> tuple[dict[str, Any], Frames]:
+        clip = Path(clip) if isinstance(clip, str) else clip
+        path = file_of(clip)
         request = {
-            "path": str(path.absolute()),
+            "clip": to_text(in_files(clip, [file.absolute() for file in files_of(clip)])),
             "sampling": asdict(sampling),
             "decoder": decoder,
             "wants": wants,

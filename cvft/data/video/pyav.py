@@ -132,7 +132,7 @@ class PyAVReader:
 
     def _use(self, table: FrameTable) -> None:
         self._table = table
-        self.timestamps_s = table.timestamps_s
+        self.times_s, self.timestamps_s = table.times_s, table.timestamps_s
         self.duration_s = table.duration_s
         self.avg_fps = table.rate(self._stated_rate)
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cvft.data.video.kinds import READ_KINDS, name_kind
-from cvft.data.video.sample import Float32s
+from cvft.data.video.sample import Float32s, Float64s
 from cvft.errors import ClipError, Problem, quote
 
 MAX_FRAME_PX = 4096 * 2304 * 2
@@ -55,6 +55,10 @@ class Reader(Protocol):
         """Start of every frame in seconds, in display order, shape `(N,)`."""
 
     @property
+    def times_s(self) -> Float64s:
+        """The same as exactly as the decoder tells it."""
+
+    @property
     def avg_fps(self) -> float:
         """Average frames per second as `decord` counts it: the container's own figure."""
 
@@ -79,6 +83,11 @@ class Reader(Protocol):
 
         Raises `TableChanged` at most once, when they must be chosen again.
         """
+
+
+def fits_rate(rate_fps: float, *, num_frames: int, duration_s: float) -> bool:
+    """Tells whether frames come at a rate: but for one frame, or 2 % of them, so many fit into the time."""
+    return abs(rate_fps * duration_s - num_frames) <= max(1, num_frames // 50)
 
 
 def clip_error(path: Path, *, decoder: str, got: str, need: str, hint: str = "") -> ClipError:

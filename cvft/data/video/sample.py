@@ -25,6 +25,7 @@ BASE_WINDOW_S = 60
 STRATEGIES = ("chat", "base", "uniform", "fps", "segments")
 
 Float32s = npt.NDArray[np.float32]
+Float64s = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

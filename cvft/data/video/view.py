@@ -10,12 +10,13 @@ class ClipView:
     """The frames that a sampling rule chose of one clip.
 
     Args:
-        timestamps_s: Start of each in seconds since the clip's first frame, T numbers.
-        frame_indices: Which frames of the clip they are, T integers; empty in what older runs recorded.
+        timestamps_s: Start of each in seconds since the clip's first frame, T numbers; that of a stretch is its own first.
+        frame_indices: Which frames of the clip they are, counted from that, T integers; empty in what older runs recorded.
         num_frames_total: Frames of the whole clip; 0 in what older runs recorded, like the rest.
         avg_fps: Its average frames per second, as its container says.
         height_px: Height of each, upright.
         width_px: Width of each, upright.
+        has_own_times: Whether the seconds are those that a row states of ready frames.
     """
 
     timestamps_s: tuple[float, ...]
@@ -24,3 +25,11 @@ class ClipView:
     avg_fps: float = 0.0
     height_px: int = 0
     width_px: int = 0
+    has_own_times: bool = False
+
+    @property
+    def counted_s(self) -> tuple[float, ...]:
+        """When each frame comes, as makers count it: its number over the average rate; seconds that a row states, as stated."""
+        if self.has_own_times:
+            return self.timestamps_s
+        return tuple(index / self.avg_fps for index in self.frame_indices)

@@ -11,7 +11,6 @@ import importlib
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from cvft.data.video.decode import decode_clip
@@ -20,8 +19,8 @@ from cvft.data.video.oddities import find_oddities
 from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, write_all
 from cvft.data.video.reader import Frames, OnDuration, clip_error
 from cvft.data.video.sample import Sampling
+from cvft.data.video.spec import file_of, files_of, from_text, hash_files
 from cvft.errors import ClipError
-from cvft.files import hash_file
 
 _RE_ENCODE = "the file is damaged, or this decoder cannot read it; copy it again, or re-encode the clip"
 
@@ -59,12 +58,15 @@ def serve(requests: RawPipe, answers: RawPipe) -> None:
 
 
 def _answer(request: dict[str, Any], report_duration: OnDuration) -> tuple[dict[str, Any], Frames | None]:
-    path, decoder = Path(request["path"]), request["decoder"]
+    asked, decoder = from_text(request["clip"]), request["decoder"]
+    path = file_of(asked)
     sampling = Sampling(**request["sampling"])
     wants_frames = request["wants"] == "frames"
     try:
         memory_gib = float(request["memory_limit_gib"])
-        clip = decode_clip(path, sampling=sampling, decoder=decoder, on_duration=report_duration, memory_gib=memory_gib)
+        clip = decode_clip(
+            asked, sampling=sampling, decoder=decoder, on_duration=report_duration, memory_gib=memory_gib
+        )
         header = {
             "shape": clip.frames.shape,
             "timestamps_s": clip.timestamps_s.tolist(),
@@ -74,11 +76,12 @@ def _answer(request: dict[str, Any], report_duration: OnDuration) -> tuple[dict[
             "duration_s": clip.duration_s,
             "decoder": clip.decoder,
             "notes": clip.notes,
+            "has_own_times": clip.has_own_times,
         }
         if request["wants"] == "looks":
             header["cells"] = base64.b64encode(measure_cells(clip.frames).tobytes()).decode("ascii")
         elif not wants_frames:
-            header["sha256"] = hash_file(path)
+            header["sha256"] = hash_files(files_of(asked))
             firsts = [clip.frame_indices.index(frame) for frame in sorted(set(clip.frame_indices))]
             seen = find_oddities(clip.frames[firsts], clip.timestamps_s[firsts].tolist())
             header["oddities"] = [(oddity.kind, oddity.got) for oddity in (*clip.oddities, *seen)]

@@ -6,7 +6,7 @@ row + decoded frames -> ms-swift's template -> ids, labels, pixels        length
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.video.loader import DecodeSettings
@@ -18,6 +18,7 @@ from cvft.families.any_swift.layouts import lay_out_beside
 from cvft.families.any_swift.models import MODELS, SwiftModel
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import CostModel
+from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.family import Capabilities, FieldValue, LayOut, Preprocessing, make_clip
 from cvft.families.parts import Shape, adapted_names
 from cvft.families.stock import with_dtype, without_code
@@ -189,6 +190,11 @@ class AnySwift:
         """No variable decides what the template makes of images; a test goes through its code."""
         del how
         return {}
+
+    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> NoReturn:
+        """Refuses every engine."""
+        del folder, how, sends
+        refuse_family(engine, self.title, "a model whose frames are images without seconds", "a Qwen-VL model")
 
 
 def unpromised(model: SwiftModel) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ The sampling rules `chat` and `base` are those of its video demo. Source: THUDM/
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
@@ -24,6 +24,7 @@ from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, published_shapes
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.contract import CONTRACT_FILE
+from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
 from cvft.families.parts import Shape, adapted_names, find_unfit_widths
@@ -256,6 +257,11 @@ class CogVLM2Video:
         """Nothing is read from the environment."""
         del how
         return {}
+
+    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> NoReturn:
+        """Refuses every engine."""
+        del folder, how, sends
+        refuse_family(engine, self.title, "a model that it does not carry", "one that it has code for")
 
 
 def _most_frames(recipe: Recipe) -> int:

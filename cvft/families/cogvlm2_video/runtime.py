@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,18 +17,15 @@ from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
 from cvft.families.family import (
     IGNORED_LABEL,
-    Answer,
     ClipTensors,
-    Drawing,
     LabelLoss,
     Loading,
-    OnText,
     Preprocessing,
     naming,
 )
-from cvft.families.network.generation import generate_answers
+from cvft.families.network.answering import Batcher
 from cvft.families.network.grouping import group_rows
-from cvft.families.network.prefixes import KeptPrefixes
+from cvft.families.network.runtime import AnswersPrompts
 from cvft.weights.folder import ModelFolder
 
 
@@ -95,7 +92,7 @@ class ClipTower:
         return self.tower.encode(clip["pixel_values"].to(self.device, self.dtype)).cpu()
 
 
-class CogVLM2VideoRuntime:
+class CogVLM2VideoRuntime(AnswersPrompts):
     """See `cvft.families.family.Runtime` for what each answer means."""
 
     def config(self, folder: ModelFolder) -> Any:
@@ -145,33 +142,10 @@ class CogVLM2VideoRuntime:
             logits: Tensor = model(**inputs, logits_to_keep=predicts).logits[0]
         return logits
 
-    def generate(
-        self,
-        model: Any,
-        encoder: Any,
-        prompts: Sequence[Mapping[str, Tensor]],
-        *,
-        max_new_tokens: int | Sequence[int],
-        clips: Sequence[Hashable] | None = None,
-        on_text: OnText | None = None,
-        drawing: Drawing | None = None,
-        kept: Any = None,
-    ) -> list[Answer]:
-        """Answers one batch of prompts."""
-        return generate_answers(
-            model,
-            encoder.processor,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            clips=clips,
-            on_text=on_text,
-            drawing=drawing,
-            kept=kept,
-        )
-
-    def keep_prefixes(self, num_bytes: int) -> KeptPrefixes:
-        """Returns room for keys and values of clips."""
-        return KeptPrefixes(num_bytes)
+    def batcher(self, encoder: Any) -> Batcher:
+        """Returns the processor."""
+        processor: Batcher = encoder.processor
+        return processor
 
     def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> ClipTower:
         """Loads tower and projector, frozen."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
@@ -12,6 +12,7 @@ from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import CostModel
+from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
 from cvft.families.generation_file import check_generation
@@ -225,6 +226,11 @@ class Glm4v:
         """Nothing is read from the environment."""
         del how
         return {}
+
+    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> NoReturn:
+        """Refuses every engine."""
+        del folder, how, sends
+        refuse_family(engine, self.title, "a model whose hand-over is not written yet", "a Qwen-VL model")
 
 
 GLM4V = Glm4v()

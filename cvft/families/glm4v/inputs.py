@@ -70,5 +70,4 @@ def lay_out_clip(view: ClipView, *, inputs: Inputs, tower: TowerSizes) -> ClipLa
         grid = grid_of(num_frames, view.height_px, view.width_px, tower=tower, max_tokens=inputs.max_clip_tokens)
     except ValueProblem as problem:
         raise ClipError("the clip", [Problem("the clip", problem.got, problem.need, problem.hint)]) from problem
-    firsts = view.frame_indices[:: tower.temporal_patch_size]
-    return ClipLayout(grid, tuple(int(index / view.avg_fps) for index in firsts))
+    return ClipLayout(grid, tuple(int(second) for second in view.counted_s[:: tower.temporal_patch_size]))

@@ -1,33 +1,75 @@
-"""A clip's keys, values and recurrent states, computed once and handed to each of its questions."""
+"""Caches of rows that are answered together: what several hold becomes one, and rows are taken out of one again.
+
+keys and values (B, heads, L, D) are padded on the left, where a mask hides it; recurrent states (B, ...) have no length
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
+from transformers.cache_utils import DynamicLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
+
+JOINABLE = (DynamicLayer, LinearAttentionLayer, LinearAttentionAndFullAttentionLayer)
+"""Kinds of layers whose rows can be put together. One that keeps a window of tokens would need padding inside of it."""
 
 STATES = (("conv_states", "is_conv_states_initialized"), ("recurrent_states", "is_recurrent_states_initialized"))
-"""What recurrent layers of transformers' caches hold, each in a table of its own."""
+"""What recurrent layers of transformers' caches hold, each in a table of its own, and the table that says where it is there."""
 
 
-def select_rows(cache: Any, rows: Tensor) -> None:
-    """Keeps some rows of a cache, in place; a row may be taken more than once.
+def join_caches(caches: Sequence[Any]) -> Any:
+    """Returns one cache with the rows of several, in their order; none of them is changed, and it shares no memory with them.
+
+    Args:
+        caches: Caches of transformers of one model, at least one; a cache may stand there more than once.
+    """
+    longest = max(cache.get_seq_length() for cache in caches)
+
+    def join(tensors: Sequence[Tensor], *, has_length: bool) -> Tensor:
+        if has_length:
+            tensors = [F.pad(each, (0, 0, longest - each.shape[-2], 0)) for each in tensors]
+        return torch.cat([*tensors])  # copies a single one too
+
+    return _make_cache(caches, join)
+
+
+def take_rows(cache: Any, rows: Tensor, *, start: int = 0) -> Any:
+    """Returns a cache with some rows of one, in their new order; it shares no memory with it.
 
     Args:
         cache: A cache of transformers.
-        rows: (R,) which rows to keep, in their new order, on the CPU: layers may lie on several GPUs.
+        rows: (R,) which rows, on the CPU: layers may lie on several GPUs.
+        start: Where the first token of the longest of them lies: what is before it is padding in all.
     """
-    for layer in cache.layers:
-        if hasattr(layer, "batch_select_indices"):
-            layer.batch_select_indices(rows)
-        for name, are_there in STATES:
-            states = getattr(layer, name, None)
-            if states is None:
-                continue
-            for number, is_there in _items(getattr(layer, are_there)):
-                if is_there:
-                    states[number] = states[number][rows.to(states[number].device)]
+
+    def take(tensors: Sequence[Tensor], *, has_length: bool) -> Tensor:
+        (tensor,) = tensors
+        own = rows.to(tensor.device)
+        return tensor[own, :, start:] if has_length else tensor[own]
+
+    return _make_cache([cache], take)
 
 
-def _items(table: Any) -> list[tuple[Any, Any]]:
-    return list(table.items() if isinstance(table, dict) else enumerate(table))
+def _make_cache(caches: Sequence[Any], make: Callable[..., Tensor]) -> Any:
+    made = copy.copy(caches[0])
+    made.layers = [_make_layer(layers, make) for layers in zip(*(cache.layers for cache in caches), strict=True)]
+    return made
+
+
+def _make_layer(layers: Sequence[Any], make: Callable[..., Tensor]) -> Any:
+    made = copy.copy(layers[0])
+    assert type(made) in JOINABLE, f"rows with layers of the kind {type(made).__name__} cannot be answered together"
+    if getattr(made, "keys", None) is not None:
+        made.keys = make([layer.keys for layer in layers], has_length=True)
+        made.values = make([layer.values for layer in layers], has_length=True)
+    for name, value in vars(made).items():
+        if isinstance(value, dict):
+            setattr(made, name, dict(value))
+    for name, are_there in STATES:
+        for place in [place for place, is_there in getattr(made, are_there, {}).items() if is_there]:
+            getattr(made, name)[place] = make([getattr(layer, name)[place] for layer in layers], has_length=False)
+    return made

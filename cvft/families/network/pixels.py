@@ -42,6 +42,22 @@ def as_frames(frames: np.ndarray | Tensor) -> Tensor:
     return frames
 
 
+def resize(frames: Tensor, *, size: tuple[int, int]) -> Tensor:
+    """Resizes frames, bicubic with antialias.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB.
+        size: Height and width of the result.
+
+    Returns:
+        (T, 3, height, width) uint8.
+    """
+    x = frames.permute(0, 3, 1, 2).contiguous()
+    if x.shape[-2:] != size:
+        x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)
+    return x
+
+
 def resize_and_norm(frames: Tensor, *, size: tuple[int, int], norm: PixelNorm) -> Tensor:
     """Resizes frames, bicubic with antialias and still uint8, and normalises them.
 
@@ -56,8 +72,6 @@ def resize_and_norm(frames: Tensor, *, size: tuple[int, int], norm: PixelNorm) -
     Source:
         The video processors of transformers 4.57.6; golden vectors hold it, bit for bit.
     """
-    x = frames.permute(0, 3, 1, 2).contiguous()
-    if x.shape[-2:] != size:
-        x = F.interpolate(x, size=size, mode="bicubic", antialias=True, align_corners=False)
+    x = resize(frames, size=size)
     mean, std = ((torch.tensor(values) * 255).view(3, 1, 1) for values in (norm.mean, norm.std))
     return (x.float() - mean) / std

@@ -1,11 +1,10 @@
 """What the model has made of clips, kept for questions that come later: the cache of a prefix, within a bound.
 
-clip -> its prefix computed alone -> inputs and cache, which nobody changes -> a cache of its own for each later question
+clip -> its prefix -> cache, which nobody changes -> joined with those of other rows for each later question
 """
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
@@ -25,39 +24,31 @@ class KeptPrefixes:
         self.num_found = 0
         self.num_asked = 0
         self._room = num_bytes
-        self._kept: OrderedDict[Hashable, tuple[dict[str, Tensor], Cache]] = OrderedDict()
+        self._num_bytes = 0
+        self._kept: OrderedDict[Hashable, tuple[Cache, int]] = OrderedDict()
 
-    def find(self, clip: Hashable) -> tuple[dict[str, Tensor], Cache] | None:
-        """Returns a clip's inputs and a cache of its own for the caller, or None."""
+    def find(self, clip: Hashable) -> Cache | None:
+        """Returns a clip's cache (1, P), which must not be changed, or None."""
         self.num_asked += 1
         if clip not in self._kept:
             return None
         self.num_found += 1
         self._kept.move_to_end(clip)
-        inputs, cache = self._kept[clip]
-        return inputs, copy.deepcopy(cache)
+        return self._kept[clip][0]
 
-    def keep(self, clip: Hashable, inputs: Mapping[str, Tensor], cache: Cache) -> None:
-        """Keeps a copy of a clip's prefix, as far as there is room.
+    def keep(self, clip: Hashable, cache: Cache) -> None:
+        """Keeps a clip's prefix, as far as there is room.
 
         Args:
-            clip: What tells it from all others.
-            inputs: Its sequences (1, L).
-            cache: Its keys and values, and the states of recurrent layers, which are changed where they lie.
+            clip: What tells it from all others; it is not kept yet.
+            cache: Its keys and values, and the states of recurrent layers, which nobody changes any more.
         """
-        self._kept[clip] = dict(inputs), copy.deepcopy(cache)
-        while self._kept and self.num_bytes > self._room:
-            self._kept.popitem(last=False)
-
-    @property
-    def num_bytes(self) -> int:
-        """What is kept, in bytes."""
-        return sum(
-            tensor.nbytes
-            for inputs, cache in self._kept.values()
-            for part in (inputs, *(vars(layer) for layer in cache.layers))
-            for tensor in _tensors_in(part)
-        )
+        num_bytes = sum(tensor.nbytes for layer in cache.layers for tensor in _tensors_in(vars(layer)))
+        self._kept[clip] = cache, num_bytes
+        self._num_bytes += num_bytes
+        while self._num_bytes > self._room:
+            _, (_, dropped) = self._kept.popitem(last=False)
+            self._num_bytes -= dropped
 
 
 def _tensors_in(value: Any) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import CostModel
+from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
 from cvft.families.generation_file import check_generation
@@ -20,6 +21,7 @@ from cvft.families.parts import Shape
 from cvft.families.qwen_vl.checkpoints import PUBLISHED
 from cvft.families.qwen_vl.config_file import check_config
 from cvft.families.qwen_vl.costs import costs_of
+from cvft.families.qwen_vl.handover import hand_over
 from cvft.families.qwen_vl.inputs import Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import Style, build_layout
 from cvft.families.qwen_vl.sizes import QWEN3_VL_MOE, Sizes, text_values
@@ -275,6 +277,11 @@ class QwenVL:
         """Nothing is read from the environment."""
         del how
         return {}
+
+    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> Handover:
+        """Tells vLLM; refuses other engines."""
+        style, tower = self.style(Inputs.of(how.fields)), Sizes.from_config(folder.config).tower
+        return hand_over(engine, folder, how, style=style, tower=tower, title=self.title, sends=sends)
 
 
 FAMILIES = tuple(QwenVL(generation) for generation in GENERATIONS)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
@@ -17,6 +18,10 @@ from cvft.families.qwen_vl.grid import grid_of
 from cvft.families.qwen_vl.layout import ClipTags, Style
 from cvft.families.qwen_vl.sizes import TowerSizes
 from cvft.families.qwen_vl.times import GridSeconds, second_per_grid, shown_seconds
+
+MAX_UNEVEN = 0.1
+"""Share by which distances of stated seconds may differ where a model is told one: more than rounding to 0.01 s makes of 10 per
+second."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ def lay_out_clip(
         tokens_per_second: Positions per second, where time is told by positions.
 
     Raises:
-        ClipError: when its frames have a shape that the makers refuse; who knows the clip names it.
+        ClipError: when its frames have a shape that the makers refuse, or its seconds cannot be told; who knows it names it.
     """
     num_frames = len(view.frame_indices)
     patch = tower.temporal_patch_size
@@ -104,8 +109,10 @@ def lay_out_clip(
     except ValueProblem as problem:
         raise ClipError("the clip", [Problem("the clip", problem.got, problem.need, problem.hint)]) from problem
     if style.has_seconds:
-        seconds = shown_seconds(view.frame_indices, avg_fps=view.avg_fps, temporal_patch=patch)
+        seconds = shown_seconds(view.counted_s, temporal_patch=patch)
         return ClipLayout(grid, seconds, 0.0)
+    if view.has_own_times:
+        _refuse_uneven(view)
     step_s = second_per_grid(
         num_frames,
         num_frames_total=view.num_frames_total,
@@ -114,3 +121,12 @@ def lay_out_clip(
         grid_seconds=inputs.grid_seconds,
     )
     return ClipLayout(grid, (), tokens_per_second * step_s)
+
+
+def _refuse_uneven(view: ClipView) -> None:
+    """Refuses stated seconds of which one distance says nothing; those of a file are counted by their makers' rule."""
+    steps_s = [after - before for before, after in itertools.pairwise(view.timestamps_s)]
+    if steps_s and max(steps_s) - min(steps_s) > MAX_UNEVEN * max(steps_s):
+        got = f"seconds {min(steps_s):.3g} to {max(steps_s):.3g} s apart"
+        hint = "this model is told one distance for all frames; take frames at a rate, or a model that writes seconds"
+        raise ClipError("the clip", [Problem("the clip", got, "even distances between the shown frames", hint)])

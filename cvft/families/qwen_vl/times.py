@@ -15,19 +15,18 @@ GridSeconds = Literal["exact", "truncated"]
 where grids of less than a second all lie at second 0."""
 
 
-def shown_seconds(frame_indices: Sequence[int], *, avg_fps: float, temporal_patch: int) -> tuple[float, ...]:
+def shown_seconds(frame_seconds: Sequence[float], *, temporal_patch: int) -> tuple[float, ...]:
     """Returns the second that Qwen3-VL and Qwen3.5 write before each temporal grid: the mean of its first and last frame's.
 
     Args:
-        frame_indices: Numbers of the chosen frames within the clip; the last one is repeated until they fill their grids.
-        avg_fps: The clip's average frames per second.
+        frame_seconds: When each chosen frame comes; the last one is repeated until they fill their grids.
         temporal_patch: Frames of a temporal grid.
 
     Source:
         `_calculate_timestamps` of transformers' Qwen3-VL processor.
     """
-    num_missing = -len(frame_indices) % temporal_patch
-    seconds = [index / avg_fps for index in [*frame_indices, *[frame_indices[-1]] * num_missing]]
+    num_missing = -len(frame_seconds) % temporal_patch
+    seconds = [*frame_seconds, *[frame_seconds[-1]] * num_missing]
     firsts = range(0, len(seconds), temporal_patch)
     return tuple((seconds[first] + seconds[first + temporal_patch - 1]) / 2 for first in firsts)
 

@@ -1,38 +1,6 @@
 "use strict";
 // The page of `cvft serve`: a clip, its frames, questions about it. All text goes in as text, never as markup.
 (() => {
-  const TEXTS = {
-    en: {
-      key: "Key of this server", enter: "Enter", clip: "Clip", talk: "Questions", clear: "Start over",
-      drop: "Choose a video, or drop one here",
-      unplayable: "This browser cannot play the clip; the frames below are what the model is shown.",
-      question: "Question", who: "Who answers", settings: "Settings", most: "Longest answer, in tokens",
-      temperature: "Temperature (0: the likeliest words)", seed: "Seed", send: "Ask", stop: "Stop",
-      copy: "Copy as curl or Python", copyThis: "Copy", copied: "Copied", close: "Close",
-      keys: "Enter asks, Shift+Enter begins a line, Esc stops, / goes to the question.",
-      loading: "The model is being loaded …", gone: "The server cannot be reached.", wrongKey: "This key is not the server's.",
-      sending: "Sending the clip …", looking: "Looking at the clip …", noModel: "Choose who answers.",
-      cut: "cut at the longest answer", stopped: "stopped", empty: "no answer",
-      frame: (second) => `frame at ${second} s`, jump: (text) => `${text.trim()}: go there in the clip`,
-      shown: (count, length) => `${count} frames of ${length} s are shown to the model:`, frames: "frames that the model is shown",
-      light: "Light", dark: "Dark", other: "中文", otherLabel: "切换到中文",
-    },
-    zh: {
-      key: "服务器密钥", enter: "确定", clip: "视频", talk: "提问", clear: "重新开始",
-      drop: "选择视频，或拖到这里",
-      unplayable: "浏览器无法播放此视频；下面是模型看到的画面。",
-      question: "问题", who: "由谁回答", settings: "设置", most: "回答最长（词元数）",
-      temperature: "温度（0：取最可能的词）", seed: "随机种子", send: "提问", stop: "停止",
-      copy: "复制为 curl 或 Python", copyThis: "复制", copied: "已复制", close: "关闭",
-      keys: "回车提问，Shift+回车换行，Esc 停止，/ 跳到问题框。",
-      loading: "正在加载模型……", gone: "无法连接服务器。", wrongKey: "密钥不正确。",
-      sending: "正在上传视频……", looking: "正在读取视频……", noModel: "请选择由谁回答。",
-      cut: "已达最长回答", stopped: "已停止", empty: "没有回答",
-      frame: (second) => `第 ${second} 秒的画面`, jump: (text) => `${text.trim()}：跳到视频中此处`,
-      shown: (count, length) => `视频长 ${length} 秒，模型看到 ${count} 帧：`, frames: "模型看到的画面",
-      light: "浅色", dark: "深色", other: "English", otherLabel: "switch to English",
-    },
-  };
   const $ = (id) => document.getElementById(id);
   const element = (tag, className, text) => {
     const made = document.createElement(tag);
@@ -64,8 +32,9 @@
     $("language").setAttribute("aria-label", t.otherLabel);
     $("theme").textContent = isDark() ? t.light : t.dark;
     $("frames").setAttribute("aria-label", t.frames);
+    $("camera").setAttribute("aria-label", t.camera);
     if (saying) $("status").textContent = t[saying];
-    if (clip.shown) showFrames();
+    if (clip.shown) nameFrames();
   };
   const say = (name, text) => {
     saying = name;
@@ -157,23 +126,29 @@
     player.currentTime = start;
     player.scrollIntoView({ block: "nearest" });
   };
-  const showFrames = () => {
+  const nameFrames = () => {
     const { frames, duration_s: length, notes } = clip.shown;
     $("facts").textContent = [t.shown(frames.length, length), ...notes].join(" ");
-    $("frames").replaceChildren(...frames.map((frame) => {
+    [...$("frames").querySelectorAll("img")].forEach((image, at) => { image.alt = t.frame(frames[at].second); });
+  };
+  const showFrames = () => {
+    $("frames").replaceChildren(...clip.shown.frames.map((frame) => {
       const button = element("button");
       button.type = "button";
       const image = element("img");
       image.src = frame.picture;
-      image.alt = t.frame(frame.second);
       button.append(image, `${frame.second} s`);
       button.addEventListener("click", () => jump(frame.second, frame.second));
       return button;
     }));
+    nameFrames();
   };
-  const showClip = async (file) => {
+  const showClip = async (file, { isRecorded = false } = {}) => {
     const turn = ++clip.turn;  // a later choice wins
     stop();
+    cameraTurn += 1;
+    camera?.cancel();
+    $("save").hidden = !isRecorded;
     Object.assign(clip, { url: null, shown: null, name: file.name, type: file.type.startsWith("video/") ? file.type : "video/mp4" });
     $("name").textContent = file.name;
     $("frames").replaceChildren();
@@ -182,6 +157,7 @@
     clear();
     if (player.src) URL.revokeObjectURL(player.src);
     player.src = URL.createObjectURL(file);
+    Object.assign($("save"), { href: player.src, download: file.name });
     player.hidden = false;
     try {
       say("sending");
@@ -215,13 +191,56 @@
     });
   }
 
+  // --- the camera ---
+  const MOST_RECORDED_S = 60;
+  let camera = null;
+  let cameraTurn = 0;
+  const CAMERA_ERRORS = { NotAllowedError: "denied", NotFoundError: "noCamera", NotReadableError: "busyCamera" };
+  const showCamera = (state) => {  // none, asked, on
+    $("record").hidden = state !== "none" || !Camera.isThere();
+    for (const id of ["record-stop", "record-cancel", "camera"]) $(id).hidden = state !== "on";
+    $("recorded").textContent = "";
+  };
+  const record = async () => {
+    const turn = ++cameraTurn;  // a clip that is chosen meanwhile wins
+    player.pause();
+    showCamera("asked");
+    $("camera").hidden = false;  // a video that is not shown does not play everywhere
+    try {
+      const onSecond = (second) => { $("recorded").textContent = `${second} s / ${MOST_RECORDED_S} s`; };
+      camera = await Camera.record($("camera"), { mostSeconds: MOST_RECORDED_S, onSecond });
+      if (turn !== cameraTurn) camera.cancel();
+      else {
+        showCamera("on");
+        say("recording");
+        $("record-stop").focus();
+      }
+      const file = await camera.file;
+      camera = null;
+      if (turn !== cameraTurn) return showCamera("none");
+      say(null);
+      showCamera("none");
+      $("record").focus();
+      if (file) await showClip(file, { isRecorded: true });
+    } catch (error) {
+      camera = null;
+      showCamera("none");
+      if (turn !== cameraTurn) return;
+      say(CAMERA_ERRORS[error.name] ?? null, error.message);
+      $("record").focus();
+    }
+  };
+  $("record").addEventListener("click", record);
+  $("record-stop").addEventListener("click", () => camera?.stop());
+  $("record-cancel").addEventListener("click", () => camera?.cancel());
+
   // --- questions ---
   let talks = {};  // per model, the messages so far
   let running = null;
   const showReady = () => {
     const waits = clip.name !== null && clip.url === null;
     $("send").disabled = !models.length || running !== null || waits;
-    $("file").disabled = !models.length;
+    for (const id of ["file", "record"]) $(id).disabled = !models.length;
     $("stop").hidden = running === null;
     $("clear").disabled = !$("turns").children.length;
   };
@@ -335,7 +354,7 @@
   $("stop").addEventListener("click", stop);
   $("clear").addEventListener("click", () => { stop(); clear(); $("query").focus(); });
   addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && !$("code").open) stop();
+    if (event.key === "Escape" && !$("code").open) { stop(); camera?.cancel(); }
     const isTyping = /^(INPUT|TEXTAREA)$/.test(document.activeElement.tagName);
     if (event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey && !$("code").open) {
       event.preventDefault();
@@ -344,33 +363,18 @@
   });
 
   // --- the same as curl and Python ---
-  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const showCode = () => {
     const model = chosen()[0] ?? models[0] ?? "";
     const query = $("query").value.trim() || "What is shown?";
-    const CLIP = "CLIP-AS-DATA-URL";
-    const told = (talks[model] ?? []).map(({ role, content }) => (
+    const messages = messagesFor(model, query, clip.url && CLIP_URL).map(({ role, content }) => (
       typeof content === "string" ? { role, content }
-        : { role, content: content.map((part) => (part.type === "video_url" ? { type: "video_url", video_url: { url: CLIP } } : part)) }));
-    const messages = told.length ? [...told, { role: "user", content: query }] : messagesFor(model, query, clip.url && CLIP);
-    const body = JSON.stringify({ model, messages, ...settings() }, null, 2);
-    const [before, after] = body.split(CLIP);
-    const name = clip.name ?? "clip.mp4";
-    const base = new URL("v1", location.href).href;
-    const auth = key ? ' \\\n  -H "Authorization: Bearer $CVFT_API_KEY"' : "";
-    const clipCurl = after === undefined ? quoted(body)
-      : `@- <<EOF\n${before.replaceAll(/[\\$`]/g, "\\$&")}data:${clip.type};base64,$(base64 -w0 ${quoted(name)})${after.replaceAll(/[\\$`]/g, "\\$&")}\nEOF`;
-    $("as-curl").textContent = `curl ${base}/chat/completions \\\n  -H 'Content-Type: application/json'${auth} \\\n  --data-binary ${clipCurl}`;
-    const python = JSON.stringify(messages, null, 4).replaceAll(/\bnull\b/g, "None");
-    const more = Object.entries(settings()).map(([field, value]) => `, ${field}=${value}`).join("");
-    $("as-python").textContent = [
-      "import base64", "", ...(key ? ["import os", ""] : []), "from openai import OpenAI", "",
-      `client = OpenAI(base_url=${JSON.stringify(base)}, api_key=${key ? 'os.environ["CVFT_API_KEY"]' : '"none"'})`,
-      ...(after === undefined ? [] : [`clip = base64.b64encode(open(${JSON.stringify(name)}, "rb").read()).decode()`]),
-      `messages = ${python.replaceAll(JSON.stringify(CLIP), `f"data:${clip.type};base64,{clip}"`)}`,
-      `answer = client.chat.completions.create(model=${JSON.stringify(model)}, messages=messages${more})`,
-      "print(answer.choices[0].message.content)",
-    ].join("\n");
+        : { role, content: content.map((part) => (part.type === "video_url" ? { type: "video_url", video_url: { url: CLIP_URL } } : part)) }));
+    const { curl, python } = asCode({
+      base: new URL("v1", location.href).href, hasKey: Boolean(key), model, messages, settings: settings(),
+      name: clip.name ?? "clip.mp4", type: clip.type,
+    });
+    $("as-curl").textContent = curl;
+    $("as-python").textContent = python;
   };
   $("copy").addEventListener("click", () => { showCode(); $("code").showModal(); });
   $("close").addEventListener("click", () => $("code").close());
@@ -388,6 +392,7 @@
     });
   }
 
+  showCamera("none");
   setTheme(kept(localStorage, "theme"));
   showWords();
   showReady();

@@ -1,0 +1,205 @@
+"""The clip of a row: `videos`, and the columns that say what of the file is meant, or when ready frames were taken -> `ClipRef`.
+
+`{"videos": ["long.mp4"], "start": 12, "end": 20.5}`            -> the frames from second 12 of the file up to second 20.5
+`{"videos": [["1.jpg", "2.jpg"]], "seconds": [0, 0.5]}`         -> two pictures, half a second apart
+`{"videos": ["frames"], "seconds": [0, 0.5]}`                   -> those of a folder, in the order of the numbers in their names
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from cvft.data.fetch.urls import is_url
+from cvft.data.media_columns import is_picture, read_video, show
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, make_ref
+from cvft.errors import ValueProblem, quote
+
+CLIP_COLUMNS = ("start", "end", "seconds", "max_frames", "fps")
+"""What a row may say of its clip beside the file, each only together with one; null says nothing."""
+
+_NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
+"""A number as cells of a table hold it: they are text to the letter."""
+
+Report = Callable[[str, ValueProblem], None]
+
+
+class ClipFinder(Protocol):
+    """Finds files by the names that rows give them; see `cvft.data.clip_names.ClipNames`."""
+
+    @property
+    def urls(self) -> Mapping[Path, str]:
+        """Place -> URL, for the clips that were found by one."""
+
+    def find(self, name: str) -> Path:
+        """Returns a file; raises `ValueProblem`."""
+
+    def frames_in(self, name: str) -> list[Path]:
+        """Returns the pictures in a folder; raises `ValueProblem`."""
+
+
+class NamesAsWritten:
+    """Takes every name for what it says: for rows that cvft has written, whose clips may have gone."""
+
+    urls: Mapping[Path, str] = MappingProxyType({})
+
+    def find(self, name: str) -> Path:
+        """Returns the file of that name, which may not be there."""
+        return Path(name)
+
+    def frames_in(self, name: str) -> list[Path]:
+        """Refuses a folder: what cvft writes lists its frames."""
+        raise ValueProblem(f"the folder {quote(name)}", "a list of pictures")
+
+
+def read_clip(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report) -> ClipRef | None:
+    """Returns the clip of a row.
+
+    Args:
+        columns: The row.
+        finder: Finds files.
+        report: Takes a column and what is wrong with it.
+
+    Returns:
+        The clip; None for a row of text only, and where something is wrong.
+    """
+    asked = {name: columns[name] for name in CLIP_COLUMNS if columns.get(name) is not None}
+    if asked and not columns.get("videos"):
+        name = next(iter(asked))
+        hint = f"name the clip in `videos`, or give the column another name: {quote(name)} says what of a clip is meant"
+        report(name, ValueProblem(show(columns[name]), "a clip of which it says something", hint))
+        return None
+    files: list[Path] = []
+    values: dict[str, Any] = {}
+    try:
+        if "seconds" in asked:
+            files = _read_frames(columns["videos"], finder)
+        elif path := read_video(columns.get("videos"), finder.find):
+            files = [path]
+    except ValueProblem as error:
+        report("videos", error)
+    for name, value in asked.items():
+        try:
+            values[name] = _READ[name](value)
+        except ValueProblem as error:
+            report(name, error)
+    start_s, end_s, seconds = values.get("start"), values.get("end"), values.get("seconds", ())
+    if end_s is not None and end_s <= (start_s or 0.0):
+        report("end", ValueProblem(show(columns["end"]), f"more than `start` ({start_s or 0:g} s)"))
+    if not files:
+        return None
+    spec = ClipSpec(files[0], start_s, end_s, max_frames=values.get("max_frames"), fps=values.get("fps"))
+    if "seconds" not in asked:
+        return make_ref(spec)
+    try:
+        ready = clip_of_frames(files, seconds) if seconds else None
+        return None if ready is None else replace(spec, frames=ready.frames, seconds=ready.seconds)
+    except ValueProblem as error:
+        report("seconds", error)
+        return None
+
+
+def clip_of_frames(files: Sequence[Path], seconds: Sequence[float]) -> ClipSpec:
+    """Makes a clip of ready frames: for rows, and for whoever is sent pictures with their seconds.
+
+    Args:
+        files: The pictures, at least one.
+        seconds: When each was taken.
+
+    Raises:
+        ValueProblem: when there is not one second for each, rising from 0.
+    """
+    if len(seconds) != len(files):
+        raise ValueProblem(f"{len(seconds)} seconds", f"{len(files)}, one for each picture")
+    if seconds[0] != 0:
+        hint = f"take {seconds[0]:g} from all of them: seconds count from the clip's first frame"
+        raise ValueProblem(f"{seconds[0]:g} for the first picture", "0", hint)
+    late = next((number for number, (a, b) in enumerate(itertools.pairwise(seconds), start=2) if b <= a), None)
+    if late is not None:
+        got = f"{seconds[late - 1]:g} for picture {late} after {seconds[late - 2]:g}"
+        raise ValueProblem(got, "later seconds for later pictures", "are pictures sorted otherwise than seconds?")
+    return ClipSpec(files[0], frames=tuple(files), seconds=tuple(map(float, seconds)))
+
+
+def write_clip(clip: ClipRef | None) -> Iterator[tuple[str, Any]]:
+    """Yields the columns from which `read_clip` makes a clip again: `videos`, and what else there is to say."""
+    spec = clip if isinstance(clip, ClipSpec) else None
+    if clip is None:
+        yield "videos", []
+    elif spec is not None and spec.frames:
+        yield "videos", [[str(path) for path in spec.frames]]
+        yield "seconds", [_plain(second) for second in spec.seconds]
+    else:
+        yield "videos", [str(file_of(clip))]
+    if spec is not None:
+        values = {"start": spec.start_s, "end": spec.end_s, "max_frames": spec.max_frames, "fps": spec.fps}
+        for name, value in values.items():
+            if value is not None:
+                yield name, _plain(value)
+
+
+def _plain(value: float) -> float:
+    return int(value) if value == int(value) else value
+
+
+def _read_frames(videos: Any, finder: ClipFinder) -> list[Path]:
+    """Returns the pictures of a row with `seconds`: one list of them, or one folder."""
+    only = videos[0] if isinstance(videos, list) and len(videos) == 1 else None
+    if isinstance(only, str):
+        return finder.frames_in(only)
+    if not isinstance(only, list) or not only or not all(isinstance(each, str) and is_picture(each) for each in only):
+        hint = 'write `"videos": [["f/1.jpg", ...]]`; a clip has seconds of its own, without `seconds`'
+        raise ValueProblem(show(videos), "one list of pictures, or one folder of them", hint)
+    if by_url := next(filter(is_url, only), None):
+        raise ValueProblem(
+            f"the picture {show(by_url)}", "pictures that are files", "download them; clips may be named by URL"
+        )
+    return [finder.find(each) for each in only]
+
+
+def _read_times(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, list) or not value:
+        raise ValueProblem(show(value), "a list of seconds, one for each picture")
+    return tuple(map(_read_seconds, value))
+
+
+def _read_count(value: Any) -> int:
+    number = _read_number(value, "a whole number of frames, 1 or more")
+    if number < 1 or number != int(number):
+        raise ValueProblem(show(value), "a whole number of frames, 1 or more")
+    return int(number)
+
+
+def _read_rate(value: Any) -> float:
+    number = _read_number(value, "a number of frames per second, more than 0")
+    if number == 0:
+        raise ValueProblem(show(value), "a number of frames per second, more than 0")
+    return number
+
+
+def _read_seconds(value: Any) -> float:
+    return _read_number(value, "a number of seconds, 0 or more", "seconds from the first frame of the file")
+
+
+def _read_number(value: Any, need: str, hint: str = "") -> float:
+    """Returns a number that is not below 0; cells of a table hold it as text."""
+    is_text = isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None
+    if isinstance(value, bool) or not (is_text or isinstance(value, int | float)) or not 0 <= float(value) < math.inf:
+        raise ValueProblem(show(value), need, hint)
+    return float(value)
+
+
+_READ: Mapping[str, Callable[[Any], Any]] = {
+    "start": _read_seconds,
+    "end": _read_seconds,
+    "seconds": _read_times,
+    "max_frames": _read_count,
+    "fps": _read_rate,
+}
+"""Column -> what reads it."""

@@ -1,0 +1,101 @@
+"""Clips that requests name by URL: fetched as training fetches them, within tighter limits, and asked for anew each time.
+
+`https://host/a.mp4` -> `cvft.data.fetch` -> a file in the server's own folder, named by its content
+
+A clip that the server of the URL says is unchanged is not sent again. What is wrong is told without a word of where a host lies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Collection
+from pathlib import Path
+
+from cvft.data.fetch.download import Downloader, Version
+from cvft.data.fetch.limits import FetchError, FetchLimits, HostError
+from cvft.data.fetch.urls import parse_url
+from cvft.errors import ValueProblem
+from cvft.serve.errors import refused
+from cvft.serve.media import MediaStore
+
+NUM_AT_ONCE = 4
+"""Clips that are fetched at the same time; others wait, and their time counts."""
+
+TOTAL_S = 60.0
+"""Longest time until a clip is there."""
+
+MAX_VERSIONS = 1000
+"""URLs of which it is remembered what they gave last."""
+
+
+class WebClips:
+    """Fetches clips for requests; used in the server's own loop alone.
+
+    Args:
+        media: Keeps the clips.
+        max_bytes: Largest clip.
+        allow_hosts: Hosts that may lie in an own network.
+        total_s: Longest time until a clip is there.
+    """
+
+    def __init__(
+        self, media: MediaStore, *, max_bytes: int, allow_hosts: Collection[str] = (), total_s: float = TOTAL_S
+    ) -> None:
+        self._media = media
+        self._total_s = total_s
+        limits = FetchLimits(
+            max_bytes=max_bytes, total_s=total_s, connect_s=5.0, stall_s=10.0, num_tries=2, allow_hosts=allow_hosts
+        )
+        self._downloader = Downloader(limits)
+        self._places = asyncio.Semaphore(NUM_AT_ONCE)
+        self._given: dict[str, tuple[Path, Version]] = {}
+
+    async def open(self, name: str, *, param: str) -> Path:
+        """Returns where a clip lies; `MediaStore.release` it when the request is done.
+
+        Args:
+            name: The URL.
+            param: The field that names it.
+
+        Raises:
+            ApiError: when it cannot be had.
+        """
+        try:
+            url = parse_url(name)
+        except ValueProblem as error:
+            need = "an http or https URL of a clip, with a host by its name, and without user, password and `#`"
+            raise refused(param, "a URL that is not fetched", need) from error
+        given = self._given.get(url.digest)
+        kept = given[0] if given is not None and self._media.hold(given[0]) else None
+        partial = self._media.spool / f"{secrets.token_hex(16)}.partial"
+        path = None
+        try:
+            async with asyncio.timeout(self._total_s), self._places:
+                known = given[1] if given is not None and kept is not None else None
+                fetched = await self._downloader.download(url, partial, known=known)
+            if fetched is None:
+                path = kept
+            else:
+                path = self._media.take(partial, sha256=fetched.sha256)
+                self._remember(url.digest, path, fetched.version)
+        except HostError as error:
+            raise refused(param, "a URL whose host cannot be asked", "a public host, at port 80 or 443") from error
+        except FetchError as error:
+            (problem,) = error.problems
+            raise refused(param, f"a URL that gives {problem.got}", problem.need) from error
+        except TimeoutError as error:
+            raise refused(param, "a URL that is too slow", f"the whole clip in {self._total_s:g} s") from error
+        finally:
+            if kept is not None and path != kept:
+                self._media.release(kept)
+            partial.unlink(missing_ok=True)
+            partial.with_name(f"{partial.name}.version").unlink(missing_ok=True)
+        assert path is not None, "what is known is kept"
+        return path
+
+    def _remember(self, digest: str, path: Path, version: Version) -> None:
+        self._given.pop(digest, None)
+        self._given[digest] = (path, version)
+        while len(self._given) > MAX_VERSIONS:
+            del self._given[next(iter(self._given))]

@@ -1,0 +1,278 @@
+"""A merged model in a serving engine: the command, the template, the requests, and a script that finds what differs.
+
+The engine is `tests/vllm_like.py`, which follows vLLM's code: no engine runs here.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cvft
+from cvft.cli.main import main
+from cvft.data.rows import Row
+from cvft.data.video.decode import decode_clip
+from cvft.errors import CvftError, ModelError
+from cvft.families.engines import ENGINES
+from cvft.families.family import IGNORED_LABEL
+from cvft.handover import run as handing
+from tests.opened import Opened
+from tests.project import ROWS, with_real_clips, write_jsonl
+from tests.random_adapter import write_served_adapter
+from tests.vllm_like import Refused, VllmLike, listening
+
+CLIPS = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "clips"
+ASKED = [
+    {"query": "What shape is the white object?", "response": "circle", "videos": [str(CLIPS / "val_000.mp4")]},
+    {
+        "query": "At what second does the white square appear?",
+        "response": "3",
+        "videos": [str(CLIPS / "val_001.mp4")],
+        "history": [["What is shown?", "a white square"]],
+    },
+    {"query": "Say yes.", "response": "yes"},
+]
+
+
+@pytest.fixture(scope="module")
+def handed(tmp_path_factory):
+    """The folder that the command has written, and the arguments that its script starts the engine with."""
+    folder = tmp_path_factory.mktemp("handed")
+    rows = write_jsonl(folder / "rows.jsonl", ASKED)
+    output = folder / "it's here"
+    words = ["--data", str(rows), "--max-new-tokens", "8", "--name", "my model", "--output", str(output)]
+    assert main(["handover", "vllm", "tiny-qwen3-vl", *words]) == 0
+    return output, argv_of(output, folder / "bin")
+
+
+def argv_of(output, bin_folder, *more):
+    """What `serve.sh` calls: the first `vllm` of the path, which here writes down its arguments."""
+    bin_folder.mkdir(exist_ok=True)
+    fake = bin_folder / "vllm"
+    fake.write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "import json, sys; print(json.dumps(sys.argv[1:]))" "$@"\n'
+    )
+    fake.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+    done = subprocess.run([output / "serve.sh", *more], env=environment, capture_output=True, text=True, check=True)
+    serve, *argv = json.loads(done.stdout)
+    assert serve == "serve"
+    return argv
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    model = cvft.load("tiny-qwen3-vl")
+    yield model._predictor
+    model.close()
+
+
+def parity(output, engine, *words, **server):
+    """Runs the script as where cvft is not installed: with the standard library alone."""
+    with listening(engine, **server) as url:
+        command = [sys.executable, "-I", "-S", str(output / "parity.py"), url, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_an_engine_that_is_started_as_told_answers_the_same(handed, predictor):
+    output, argv = handed
+    done = parity(output, VllmLike(argv, predictor))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "3 of 3 answers are equal; all prompts are, id by id\n"
+    head, *rows = map(json.loads, (output / "reference.jsonl").read_text().splitlines())
+    assert (head["engine"], head["version"]) == ENGINES["vllm"]
+    assert [row["row"].rpartition(":")[2] for row in rows] == ["1", "2", "3"]
+    assert rows[1]["request"]["messages"][1] == {"role": "assistant", "content": "a white square"}
+
+
+SMALLER = '{"do_sample_frames": false, "size": {"shortest_edge": 1024, "longest_edge": 20000}}'
+
+
+def test_an_engine_that_differs_is_caught(handed, predictor, tmp_path):
+    output, argv = handed
+    # smaller frames: fewer tokens of the clip
+    done = parity(output, VllmLike([*argv, "--mm-processor-kwargs", SMALLER], predictor))
+    assert done.returncode == 1
+    assert "rows.jsonl:1: prompt ids differ at" in done.stderr
+    assert "of them are the clip's: other frames, or another size" in done.stderr
+    # the folder's own template
+    template = tmp_path / "own.jinja"
+    text = (output / "chat_template.jinja").read_text()
+    template.write_text(text.replace("<|video_pad|>", "<|vision_start|><|video_pad|><|vision_end|>"))
+    done = parity(output, VllmLike([*argv, "--chat-template", str(template)], predictor))
+    assert done.returncode == 1
+    assert "rows.jsonl:1: prompt ids differ at" in done.stderr
+
+    class Fewer(VllmLike):
+        def _load(self, *args):
+            frames, numbers, *rest = super()._load(*args)
+            return frames[:-2], numbers[:-2], *rest
+
+    done = parity(output, Fewer(argv, predictor))
+    assert done.returncode == 1
+    assert "other frames, or another size" in done.stderr
+
+    class Blurred(VllmLike):  # the same ids, other pixels
+        def _load(self, *args):
+            frames, *rest = super()._load(*args)
+            return frames // 255 * 255, *rest
+
+        def complete(self, request):
+            said = super().complete(request)
+            if request["messages"][-1]["content"] == "Say yes.":
+                said["choices"][0]["message"]["content"] = "no"
+            return said
+
+    done = parity(output, Blurred(argv, predictor))
+    assert done.returncode == 1
+    assert "answers differ\n  cvft " in done.stderr
+    assert "of 3 answers are equal; all prompts are" in done.stderr
+    assert parity(output, Blurred(argv, predictor), "--answers", "0").returncode == 0
+
+
+def test_an_engine_that_cannot_be_asked_is_said(handed, predictor):
+    output, argv = handed
+    done = parity(output, VllmLike(argv, predictor), version="0.34.0")
+    assert (done.returncode, "version: got 0.34.0, need 0.33.0" in done.stderr) == (2, True)
+    distrustful = VllmLike([word for word in argv if word != "--trust-request-mm-kwargs"], predictor)
+    done = parity(output, distrustful, "--any-version", version="0.34.0")
+    assert (done.returncode, "media_io_kwargs are disabled" in done.stderr) == (2, True)
+    other = VllmLike([*argv, "--served-model-name", "other"], predictor)
+    done = parity(output, other)
+    assert (done.returncode, "need my model" in done.stderr) == (2, True)
+
+
+HISTORY = (("What moves?", " a red circle "), ("Where?", "left"))
+ROW_KINDS = (
+    ("qwen2_5_vl", {}),
+    ("qwen2_5_vl", {"system": "Say it in one word."}),
+    ("qwen3_vl", {}),
+    ("qwen3_vl", {"clip_tags": "transformers5", "system": "You are helpful."}),
+    ("qwen3_5", {}),
+)
+
+
+@pytest.mark.parametrize("sends", ["frames", "clips"])
+@pytest.mark.parametrize(("kind", "model"), ROW_KINDS)
+def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
+    """With clips too, where the engine's rule is the contract's; template, seconds and sizes as the engine makes them."""
+    video = {"fps": 15.0, "max_frames": 40}
+    if sends == "clips":  # both bounds bind: small frames grow, large ones shrink
+        video = {"sampling": "uniform", "max_frames": 6, "min_frame_tokens": 64, "max_frame_tokens": 80}
+    opened = Opened(tmp_path / "model", kind, model=model, video=video)
+    (opened.folder.path / "preprocessor_config.json").touch()
+    told = opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends=sends)
+    rows_file = write_jsonl(tmp_path / "rows.jsonl", with_real_clips(ROWS[:4]))
+    rows = [
+        *handing.read_rows(rows_file),
+        Row(" What is  shown?\n", "x", HISTORY, None, rows_file, 5),
+    ]
+    rows[1:2] = [Row("\n Where is he? ", "x", HISTORY, rows[1].video, rows_file, 2)]
+    clips = {row.video: decode_clip(row.video, sampling=opened.how.decode.sampling) for row in rows if row.video}
+    shown = {}
+    if sends == "frames":
+        shown = {path: handing.write_frames(clip, opened.encoder, told) for path, clip in clips.items()}
+    root = handing._common_root(rows)
+    (tmp_path / "chat_template.jinja").write_text(told.chat_template)
+    flags = {"--mm-processor-kwargs": told.processor, "--media-io-kwargs": {"video": told.media}}
+    argv = [str(opened.folder.path), "--served-model-name", "x", "--dtype", "float32", "--max-model-len", "9999"]
+    argv += ["--chat-template", str(tmp_path / "chat_template.jinja"), "--chat-template-content-format", "openai"]
+    argv += ["--generation-config", "vllm", "--limit-mm-per-prompt", "{}", "--allowed-local-media-path", str(root)]
+    argv += [word for flag, value in flags.items() for word in (flag, json.dumps(value))]
+    engine = VllmLike([*argv, *["--trust-request-mm-kwargs"] * (sends == "frames")])
+    lay_out = opened.family.layouts(opened.folder, opened.how)
+    num_clip_tokens = set()
+    for row in rows:
+        layout = lay_out(row, None if row.video is None else clips[row.video])
+        ours = layout.input_ids[: layout.labels.count(IGNORED_LABEL)]
+        request = handing._request(row, told, name="x", limit=8, shown=shown)
+        theirs, arrived = engine.ask(request)
+        assert theirs == ours, row.query
+        num_clip_tokens.add(theirs.count(told.clip_id))
+        if sends == "frames" and row.video is not None:
+            assert len(arrived[0]) > 32  # the engine's own limit
+        if arrived is not None:  # bit for bit what our own encoder makes patches of
+            clip = clips[row.video]
+            assert arrived[2:] == (clip.num_frames_total, clip.avg_fps)
+            assert tuple(arrived[1][: len(clip.frame_indices)]) == clip.frame_indices
+            if sends == "frames":
+                assert (arrived[0][: len(clip.frames)] == opened.encoder.resized(clip)).all()
+    assert len(num_clip_tokens) > 1
+
+
+def test_a_single_frame_is_sent_twice_where_the_engine_needs_two(tmp_path):
+    opened = Opened(tmp_path / "model", "qwen3_vl", video={"sampling": "uniform", "max_frames": 1})
+    (opened.folder.path / "preprocessor_config.json").touch()
+    told = opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends="frames")
+    clip = decode_clip(CLIPS / "val_000.mp4", sampling=opened.how.decode.sampling)
+    url, media = handing.write_frames(clip, opened.encoder, told)
+    first, second = url.partition(",")[2].split(",")
+    assert first == second
+    assert media["frames_indices"] == [0, 0]
+
+
+REFUSED = (
+    ("qwen2_5_vl", "vllm", "frames", {"text_positions": "transformers5", "grid_seconds": "truncated"}, {}, 2),
+    ("qwen2_5_vl", "vllm", "clips", {}, {}, 1),
+    ("qwen3_vl", "vllm", "clips", {}, {"sampling": "uniform", "max_frames": 5, "max_clip_tokens": 40}, 2),
+    ("qwen3_vl", "sglang", "frames", {}, {}, 3),
+    ("qwen3_vl", "sglang", "clips", {}, {"sampling": "uniform"}, 2),
+    ("internvl3_5", "vllm", "frames", {}, {}, 1),
+    ("glm4v", "vllm", "frames", {}, {}, 1),
+)
+
+
+@pytest.mark.parametrize(("kind", "engine", "sends", "model", "video", "num_reasons"), REFUSED)
+def test_what_an_engine_cannot_reproduce_is_refused_with_every_reason(
+    tmp_path, kind, engine, sends, model, video, num_reasons
+):
+    opened = Opened(tmp_path / "model", kind, model=model, video=video)
+    (opened.folder.path / "preprocessor_config.json").touch()
+    with pytest.raises(ModelError) as caught:
+        opened.family.handover(ENGINES[engine], opened.folder, opened.how, sends=sends)
+    assert str(ENGINES[engine]) in str(caught.value)
+    assert len(caught.value.problems) == num_reasons
+    assert all(problem.hint for problem in caught.value.problems)
+
+
+def test_a_folder_that_the_engine_cannot_open_is_refused(tmp_path):
+    opened = Opened(tmp_path / "model", "qwen3_vl")
+    for path in opened.folder.path.glob("*processor*"):
+        path.unlink()
+    with pytest.raises(ModelError, match=r"video_preprocessor_config\.json: got no such file"):
+        opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends="frames")
+
+
+def test_mistakes_are_found_before_anything_is_loaded(tmp_path, handed, monkeypatch, capsys):
+    monkeypatch.setattr(handing, "load_found", pytest.fail)
+    output, _ = handed
+    rows = output.parent / "rows.jsonl"
+    ask = {"output": tmp_path / "new", "data": rows}
+    with pytest.raises(CvftError, match=r"--output: got `.*`, which exists, need a new folder"):
+        handing.hand_over("vllm", "tiny-qwen3-vl", output=output, data=rows)
+    with pytest.raises(CvftError, match="--data: got nothing, and no run with val rows"):
+        handing.hand_over("vllm", "tiny-qwen3-vl", output=tmp_path / "new")
+    with pytest.raises(
+        ModelError, match=r"CogVLM2-Video in vllm(.|\n)*got a model that it does not carry(.|\n)*cvft serve"
+    ):
+        handing.hand_over("vllm", "tiny", **ask)
+    assert list(tmp_path.iterdir()) == []
+    adapter = write_served_adapter(tmp_path / "job")
+    with pytest.raises(ModelError, match=r"got an adapter, need a merged model(.|\n)*cvft export"):
+        handing.hand_over("vllm", adapter, **ask)
+    assert main(["handover", "vllm", "tiny-qwen3-vl", "--num-rows", "0", "--output", str(tmp_path / "new")]) == 2
+    assert "--num-rows: got `0`, need at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_engine_reads_only_below_a_folder(handed, tmp_path):
+    _, argv = handed
+    engine = VllmLike([*argv, "--allowed-local-media-path", str(tmp_path)])
+    url = (CLIPS / "val_000.mp4").as_uri()
+    content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": "?"}]
+    with pytest.raises(Refused):
+        engine.ask({"messages": [{"role": "user", "content": content}]})
