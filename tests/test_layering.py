@@ -87,7 +87,9 @@ MAY_IMPORT = {
     "families/qwen_vl/network": "errors data data/video weights families families/network families/qwen_vl",
     "families/internvl/network": "errors data data/video weights families families/network families/internvl",
     "families/any_swift/network": "errors data data/video weights families families/network families/any_swift",
-    "families/any_swift/runtime": "weights families families/network families/any_swift families/any_swift/network",
+    "families/any_swift/runtime": (
+        "errors json_files weights families families/network families/any_swift families/any_swift/network"
+    ),
     "families/glm4v/network": "errors data data/video weights families families/network families/glm4v",
     "families/glm4v/runtime": "dtypes weights families families/network families/glm4v families/glm4v/network",
     "families/internvl/runtime": (
