@@ -101,7 +101,7 @@ def read_rows(
         video_root: Folder that relative clip paths start from; by default the folder of `path`.
         require_response: Whether each row needs an answer. False is for rows that will be answered.
         format: How the rows are written; `auto` finds out.
-        clips: Folder to write clips to that lie inside a parquet file; without one they are refused.
+        clips: Folder to write clips to that lie inside a parquet or tar file; without one they are refused.
         url_cache: Folder that clips named by URL are fetched to, by others; without one they are refused.
 
     Returns:

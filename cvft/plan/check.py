@@ -17,6 +17,7 @@ from cvft.errors import DataError, Problem
 from cvft.plan.forecast import decide_machine
 from cvft.plan.job import Job, open_job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows
+from cvft.plan.url_cache import unpacked_dir
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.schema import VAL_KEY
 
@@ -66,6 +67,7 @@ def check_job(job: Job, *, looks: bool = True, on_progress: Callable[[int, int],
         checked = check_files(
             files,
             how=how,
+            clips=unpacked_dir(recipe),
             catalog=catalog,
             cache=job.url_cache,
             num_workers=recipe.data.check_workers,

@@ -30,7 +30,7 @@ from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import NUM_EXAMPLES, note_rows
 from cvft.plan.probes import check_probes, note_probes, read_probes
-from cvft.plan.url_cache import url_cache_dir
+from cvft.plan.url_cache import unpacked_dir, url_cache_dir
 from cvft.recipe import Recipe
 from cvft.recipe.rules import LOSS_METRICS
 from cvft.recipe.schema import VAL_KEY, RowFile, SelectBy
@@ -121,7 +121,7 @@ def prepare_rows(
     """
     recipe, how = job.recipe, job.preprocessing
     sources = find_sources(recipe)
-    read = read_sources(recipe.data.sources, url_cache=url_cache_dir(recipe))
+    read = read_sources(recipe.data.sources, recipe=recipe)
     held_out = read.pop(VAL_KEY, [])
     rows = [row for of_file in read.values() for row in of_file]
     check_written([*rows, *held_out])
@@ -215,12 +215,12 @@ def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
     return {key: FileFacts.of(file.path) for key, file in recipe.data.sources.items() if file.path.is_file()}
 
 
-def read_sources(sources: Mapping[str, RowFile], *, url_cache: Path | None) -> dict[str, list[Row]]:
+def read_sources(sources: Mapping[str, RowFile], *, recipe: Recipe) -> dict[str, list[Row]]:
     """Reads files of rows, and tells the problems of all together.
 
     Args:
         sources: Files by their key paths, as `Data.sources` gives them.
-        url_cache: Folder that clips named by URL are fetched to; without one they are refused.
+        recipe: Says where clips lie that are fetched, or that lie inside a file.
 
     Returns:
         The rows of each, by its key path.
@@ -232,7 +232,13 @@ def read_sources(sources: Mapping[str, RowFile], *, url_cache: Path | None) -> d
     errors: list[DataError] = []
     for key, file in sources.items():
         try:
-            rows = read_rows(file.path, video_root=file.video_root, format=file.format or "auto", url_cache=url_cache)
+            rows = read_rows(
+                file.path,
+                video_root=file.video_root,
+                format=file.format or "auto",
+                clips=unpacked_dir(recipe),
+                url_cache=url_cache_dir(recipe),
+            )
             read[key] = give_budget(rows, max_frames=file.max_frames, fps=file.fps)
         except DataError as error:
             errors.append(error)

@@ -36,7 +36,6 @@ from cvft.jsonl import read_jsonl
 from cvft.manifest import read_manifest
 from cvft.plan.notes import NUM_EXAMPLES, name_examples
 from cvft.plan.prepare import read_sources
-from cvft.plan.url_cache import url_cache_dir
 from cvft.recipe import Recipe, load_recipe
 from cvft.recipe.schema import VAL_KEY, RowFile
 from cvft.runs import RunFolder
@@ -210,7 +209,7 @@ def _compare(
     name_files = clip_namer(records)
     set_aside = _quarantined(run)
     rows, now = [], []
-    read = read_sources(files, url_cache=url_cache_dir(recipe))
+    read = read_sources(files, recipe=recipe)
     for row in (row for of_file in read.values() for row in of_file):
         if row.video is not None and identify_row(row, file_of(row.video).name) in set_aside:
             continue

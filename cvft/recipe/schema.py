@@ -186,7 +186,9 @@ class Model(Section):
     """Attention kernel. `eager` is slow and keeps every weight in memory."""
 
 
-RowFormat = Literal["auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet"]
+RowFormat = Literal[
+    "auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet", "webdataset"
+]
 
 
 class RowFile(Section):
@@ -218,7 +220,7 @@ class Data(Section):
         ]
         | FilePath
     )
-    """File of rows (JSON, JSONL, CSV, parquet), relative to this recipe; or a list, `{path, weight, format, ...}` each."""
+    """File of rows (JSON, JSONL, CSV, parquet, tar), relative to this recipe; or a list, `{path, weight, format, ...}` each."""
     val: FilePath | None = None
     """Rows held out from training. Without it, clips of the train file are held out."""
     format: RowFormat = "auto"

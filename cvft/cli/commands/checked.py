@@ -66,6 +66,7 @@ def check_data(
 
     from cvft.data.catalog import CLIPS_FOLDER, ClipCatalog
     from cvft.data.doctor.check import DataFile, check_files
+    from cvft.data.formats.clips_inside import UNPACKED_FOLDER
     from cvft.data.video.loader import DecodeSettings
     from cvft.data.video.sample import Sampling
     from cvft.plan.check import check_job, open_to_check
@@ -95,6 +96,7 @@ def check_data(
                 how=how,
                 video_root=options.video_root,
                 format=options.format,
+                clips=Path("runs", UNPACKED_FOLDER).absolute(),
                 catalog=catalog,
                 cache=open_cache(options),
                 num_workers=options.workers,

@@ -118,19 +118,21 @@ def check_files(
     how: DecodeSettings,
     video_root: Path | None = None,
     format: FormatName = "auto",
+    clips: Path | None = None,
     catalog: ClipCatalog | None = None,
     cache: ClipCache | None = None,
     num_workers: int | None = None,
     looks: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckUp:
-    """Checks rows and their clips; writes nothing but what it learns of clips to the catalog, and clips of URLs to their cache.
+    """Checks rows and their clips; writes what it learns of clips to the catalog, and clips of URLs and inside files to folders.
 
     Args:
         files: The files of rows.
         how: How clips are decoded.
         video_root: Folder that relative clip paths start from; by default that of each file.
         format: How the rows are written; `auto` finds out for each file.
+        clips: Folder to write clips to that lie inside a file; without one they are refused.
         catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
         cache: Fetches clips of URLs; without it, rows that name clips so are refused.
         num_workers: See `cvft.data.check.check_clips`.
@@ -150,6 +152,7 @@ def check_files(
             file.path,
             video_root=file.video_root or video_root,
             format=file.format or format,
+            clips=clips,
             url_cache=None if cache is None else cache.folder,
         )
         rows += give_budget(good, max_frames=file.max_frames, fps=file.fps)
@@ -167,10 +170,10 @@ def check_files(
         on_progress=on_progress,
     )
     found = {clip: refused.get(clip) or inspected[clip] for clip in asked}
-    clips = {clip: outcome for clip, outcome in found.items() if isinstance(outcome, ClipInfo)}
+    proved = {clip: outcome for clip, outcome in found.items() if isinstance(outcome, ClipInfo)}
     held_out = {file.path for file in files if file.is_held_out}
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
-    findings += check_rows(rows, clips, sampling=how.sampling)
+    findings += check_rows(rows, proved, sampling=how.sampling)
 
     num_unseen = 0
 
@@ -185,9 +188,9 @@ def check_files(
         num_unseen = len(contents) - len(seen)
         return seen
 
-    findings += compare_looks(rows, clips, look=look, held_out=held_out)
+    findings += compare_looks(rows, proved, look=look, held_out=held_out)
     num_tried = num_decoded + len(refused)
-    return CheckUp(files, how, rows, clips, len(asked), num_tried, _in_order(findings), num_unseen)
+    return CheckUp(files, how, rows, proved, len(asked), num_tried, _in_order(findings), num_unseen)
 
 
 def describe(checked: CheckUp) -> str:

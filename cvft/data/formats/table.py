@@ -16,8 +16,10 @@ from cvft.data.formats import conversations, pairs
 from cvft.data.formats.turns import Columns
 from cvft.errors import DataError, Problem, ValueProblem, quote
 
-FormatName = Literal["auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet"]
-"""What `data.format` may say. `csv` and `parquet` say what the file is; what stands in its columns is found."""
+FormatName = Literal[
+    "auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet", "webdataset"
+]
+"""What `data.format` may say. The last three say what the file is; what stands in its columns is found."""
 
 FORMAT_NAMES: tuple[FormatName, ...] = (
     "auto",
@@ -29,6 +31,7 @@ FORMAT_NAMES: tuple[FormatName, ...] = (
     "video_chatgpt",
     "csv",
     "parquet",
+    "webdataset",
 )
 
 NUM_SAMPLED = 100
