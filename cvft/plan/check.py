@@ -14,12 +14,13 @@ from cvft.data.doctor.check import CheckUp, DataFile, check_files
 from cvft.data.doctor.findings import Finding
 from cvft.data.rows import Row, check_written
 from cvft.errors import DataError, Problem
+from cvft.plan.datasets import bring_datasets, note_datasets
 from cvft.plan.forecast import decide_machine
 from cvft.plan.job import Job, open_job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows
 from cvft.plan.url_cache import unpacked_dir
-from cvft.recipe import LoadedRecipe
-from cvft.recipe.schema import VAL_KEY
+from cvft.recipe import LoadedRecipe, Recipe
+from cvft.recipe.schema import is_val
 
 
 def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
@@ -51,10 +52,11 @@ def open_to_check(loaded: LoadedRecipe) -> Job:
 def check_job(job: Job, *, looks: bool = True, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
     """Checks rows and clips of a job; see `check_recipe`, and for `looks` see `cvft.data.doctor.check.check_files`."""
     recipe = job.recipe
+    bring_datasets(recipe)
     files = [
         DataFile(
             file.path,
-            is_held_out=key == VAL_KEY,
+            is_held_out=is_val(key),
             format=file.format,
             video_root=file.video_root,
             max_frames=file.max_frames,
@@ -74,7 +76,19 @@ def check_job(job: Job, *, looks: bool = True, on_progress: Callable[[int, int],
             looks=looks,
             on_progress=on_progress,
         )
-    return checked.with_more(_check_lengths(job, checked))
+    return checked.with_more([*_check_lengths(job, checked), *_check_datasets(recipe, checked)])
+
+
+def _check_datasets(recipe: Recipe, checked: CheckUp) -> list[Finding]:
+    """Finds datasets that were given by name and are not whole, or not to be trained on."""
+    of_file = {
+        key: [row for row in checked.rows if row.source == file.path] for key, file in recipe.data.sources.items()
+    }
+    notes = note_datasets(recipe, of_file)
+    return [
+        Finding("dataset_note", Problem("datasets", note, "a dataset as its makers publish and mean it"))
+        for note in notes
+    ]
 
 
 def _check_lengths(job: Job, checked: CheckUp) -> list[Finding]:
@@ -98,7 +112,8 @@ def _check_lengths(job: Job, checked: CheckUp) -> list[Finding]:
         return findings
     shapes = measure_rows(rows, lay_out=lay_out, clips=checked.clips)
     long = _problems(lambda: check_rows_fit(rows, shapes, max_tokens=job.preprocessing.max_tokens))
-    held_out = [(row, shape) for row, shape in zip(rows, shapes, strict=True) if row.source == job.recipe.data.val]
+    held_out_files = {file.path for key, file in job.recipe.data.sources.items() if is_val(key)}
+    held_out = [(row, shape) for row, shape in zip(rows, shapes, strict=True) if row.source in held_out_files]
     held_out = held_out[: job.recipe.eval.num_rows]
     long += _problems(
         lambda: check_answers_fit(
