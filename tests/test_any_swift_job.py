@@ -14,19 +14,23 @@ from tests.project import cvft_ok, make_project
 from tests.test_qwen_job import ASK, LORA, prompt_of, run_of
 from tests.test_train_run import losses_of
 
+GROUPED = ("llava_onevision",)
+"""Kinds whose rows train together, where their model proves equal."""
+
 
 @pytest.fixture(scope="module", params=KINDS)
 def done(request, tmp_path_factory):
     """A run of the whole job, its recipe and what it said."""
     folder = tmp_path_factory.mktemp(request.param)
     model = {"path": str(make_any_swift_folder(folder / "model", request.param)), "dtype": "fp32"}
-    video, optim, train = {"max_frames": 2}, {"learning_rate": 5e-3}, {"group_by_clip": "on"}
+    video, optim = {"max_frames": 2}, {"learning_rate": 5e-3}
+    train = {"group_by_clip": "on"} if request.param in GROUPED else {}
     recipe = make_project(folder, model=model, lora=LORA, optim=optim, video=video, train=train)
     return request.param, recipe, cvft_ok("run", recipe)
 
 
 def test_the_whole_job_runs(done):
-    _, recipe, said = done
+    kind, recipe, said = done
     losses = losses_of(recipe)
     assert losses[-1] < losses[0]
     verified = json.loads((run_of(recipe) / "merged" / "cvft_verification.json").read_text())
@@ -34,8 +38,8 @@ def test_the_whole_job_runs(done):
     metrics = json.loads((run_of(recipe) / "eval" / "merged" / "metrics.json").read_text())
     assert metrics["metrics"]["num_rows"] == 3
     assert (run_of(recipe) / "report.html").is_file()
-    assert "groups    rows of one clip train together: two rows of its first shared clip" in said.stderr
-    assert "grouped by clip with at most 2 rows a group" in said.stderr
+    proven = "groups    rows of one clip train together: two rows of its first shared clip" in said.stderr
+    assert proven == (kind in GROUPED) == ("grouped by clip with at most 2 rows a group" in said.stderr)
     assert "note      each frame is handed over as an image of its own" in said.stderr
 
 
@@ -43,7 +47,8 @@ def test_what_was_between_a_row_and_the_model_is_stated(done):
     kind, recipe, _ = done
     contract = json.loads((run_of(recipe) / "merged" / "cvft_contract.json").read_text())
     assert contract["template"].startswith(kind.partition("_")[0])
-    assert (contract["sampling"], contract["max_frames"], contract["frames"]) == ("uniform", 2, "images")
+    assert (contract["sampling"], contract["max_frames"]) == ("uniform", 2)
+    assert "<image>" in contract["frames"]
     assert contract["swift_version"]
     assert contract["transformers_version"]
 

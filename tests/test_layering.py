@@ -88,7 +88,9 @@ MAY_IMPORT = {
     "families/qwen_vl/network": "errors data data/video weights families families/network families/qwen_vl",
     "families/internvl/network": "errors data data/video weights families families/network families/internvl",
     "families/any_swift/network": "errors data data/video weights families families/network families/any_swift",
-    "families/any_swift/runtime": "weights families families/network families/any_swift families/any_swift/network",
+    "families/any_swift/runtime": (
+        "errors json_files weights families families/network families/any_swift families/any_swift/network"
+    ),
     "families/glm4v/network": "errors data data/video weights families families/network families/glm4v",
     "families/glm4v/runtime": "dtypes weights families families/network families/glm4v families/glm4v/network",
     "families/internvl/runtime": (
@@ -109,7 +111,9 @@ MAY_IMPORT = {
     ),
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
-    "evaluate": "errors files jsonl recipe data weights families runs plan predict evaluate/metrics evaluate/uncertainty",
+    "evaluate": (
+        "errors files jsonl recipe data data/video weights families runs plan predict evaluate/metrics evaluate/uncertainty"
+    ),
     "evaluate/judge": "errors files json_files jsonl runs evaluate evaluate/uncertainty",
     # results for people
     "handover": "errors dtypes files jsonl data data/video families plan predict recipe runs",

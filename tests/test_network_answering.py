@@ -9,6 +9,7 @@ from cvft.families.answering import Drawing
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.network.answering import RunningRows
 from cvft.families.network.cache import join_caches
+from cvft.families.network.detokenize import Detokenizer
 from cvft.families.network.drawing import TokenDraw
 from cvft.families.network.prefixes import KeptPrefixes
 from tests.opened import Opened
@@ -218,3 +219,21 @@ def test_what_is_drawn_follows_from_the_seed_alone():
 
     assert drawn(5) == drawn(5)
     assert drawn(5) != drawn(6)
+
+
+def test_text_is_handed_out_with_the_token_that_makes_it_certain():
+    tokenizer = tiny_processor().tokenizer
+    rng = random.Random(0)
+    texts = ("from 3 to 7", "从第2秒到第4秒", "\u00e9 \U0001f389\U0001f389 x", "  a\n\nb ", "")
+    written = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    drawn = [[rng.randrange(len(tokenizer)) for _ in range(rng.randint(1, 30))] for _ in range(500)]
+    for ids in [*written, *drawn]:
+        detokenizer = Detokenizer(tokenizer)
+        pieces = [detokenizer.add(token, is_last=number == len(ids)) for number, token in enumerate(ids, start=1)]
+        whole = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert "".join(pieces) == whole
+        if ids in written:
+            assert "\ufffd" not in "".join(pieces)
+            # a token that ends a character brings it at once
+            ends = [not tokenizer.decode(ids[: number + 1]).endswith("\ufffd") for number in range(len(ids))]
+            assert [bool(piece) for piece in pieces] == ends

@@ -20,7 +20,7 @@ from cvft.cli.interrupts import GRACE_S
 from cvft.cli.main import main
 from cvft.data.rows import Row, read_rows
 from cvft.errors import CvftError, RunError
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 from cvft.families.table import FAMILIES
 from cvft.predict.infer import BATCH_ROWS, infer_file, load_found
 from cvft.predict.ranks import AnsweringRanks

@@ -46,23 +46,29 @@ class Stepped:
         """Who got a token at each step."""
         self.joined: list[list[Asked]] = []
         self.at_step: dict[int, Callable[[], object]] = {}
-        """What happens in the engine's thread before a step is computed, by its number."""
+        """What happens in the engine's thread while a step is computed, by its number."""
+        self.after_step: dict[int, Callable[[], object]] = {}
+        """What happens there when it has been handed on."""
         self._watch()
 
     def _watch(self) -> None:
         model = self.engine._running["it"]
-        step, join = model.batch.step, self.engine._join
+        step, join, tell = model.batch.step, self.engine._join, self.engine._tell
 
         def watched_step():
             self.steps.append({choice.asked for choice in model.running.values()})
             self.at_step.get(len(self.steps), lambda: None)()
             return step()
 
+        def watched_tell():
+            tell()
+            self.after_step.pop(len(self.steps), lambda: None)()
+
         def watched_join(model, joining):
             self.joined.append(joining)
             join(model, joining)
 
-        model.batch.step, self.engine._join = watched_step, watched_join
+        model.batch.step, self.engine._join, self.engine._tell = watched_step, watched_join, watched_tell
 
     def ask(self, query: str = "What?", *, max_new_tokens: int = ENDLESS, **more) -> Asked:
         prompt = self.predictor.prepare(make_question(None, query), max_new_tokens=max_new_tokens)
@@ -81,11 +87,11 @@ def test_a_request_joins_at_the_next_step_and_one_that_is_gone_has_left_it(predi
         stepped.at_step = {
             3: lambda: stepped.engine.put(second),
             5: lambda: stepped.engine.put(third),  # there is no place
-            7: first.cancel,
             10: third.cancel,
             12: lambda: stepped.engine.put(fourth),
             20: second.cancel,
         }
+        stepped.after_step = {7: first.cancel}
         stepped.engine.put(first)
         await asyncio.gather(*map(hear, (first, second, third, fourth)))
         running = [{first}] * 3 + [{first, second}] * 4 + [{second, third}] * 3 + [{second}] * 2

@@ -12,8 +12,8 @@ import pytest
 import cvft
 from tests.clip_server import CLIP, CLIPS, OTHER, ClipServer
 from tests.project import cvft as command
+from tests.served import error_of
 from tests.server import Running, clip_part, serving, text_part
-from tests.test_serve import error_of
 
 QUERY = "What is shown?"
 WHERE = "messages[0].content[0].video_url.url: "

@@ -114,9 +114,11 @@ def test_all_linear_with_vision_tower_and_projector_trains_every_part(tmp_path):
 def test_bf16_trains_and_the_base_file_is_untouched(tmp_path):
     base = SHIPPED["tiny"].folder / "model.safetensors"
     before = base.read_bytes()
-    recipe = make_project(tmp_path, model={"dtype": "bf16"}, train={"max_steps": 2})
+    recipe = make_project(tmp_path, model={"dtype": "bf16"}, train={"max_steps": 2, "eval_answers": 2})
     cvft_ok("train", recipe)
     assert base.read_bytes() == before
+    said = (tmp_path / "runs" / "small" / "train" / "answers.jsonl").read_text().splitlines()
+    assert [json.loads(line)["line"] for line in said] == [1, 2]  # of three, spread over the file
     arguments = json.loads((tmp_path / "runs" / "small" / "train" / "args.json").read_text())
     assert (arguments["bf16"], arguments["fp16"]) == (True, False)
     assert all(weight.isfinite().all() for weight in adapter_of(recipe).values())

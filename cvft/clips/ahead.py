@@ -30,10 +30,12 @@ def build_ahead(job: Job) -> str:
         CvftError: when recipe, rows, clips or model do not allow it.
     """
     recipe = job.recipe
-    if not job.may_cache_features:
-        key = "lora.train_vision_tower" if recipe.lora.train_vision_tower else "video.cache_features"
-        value = "true" if recipe.lora.train_vision_tower else recipe.video.cache_features
-        problem = Problem(key, quote(value), "a recipe whose features are cached", f"remove `{key}`")
+    if key := job.forbids_features:
+        section, _, name = key.partition(".")
+        value = recipe.to_dict()[section][name]
+        got = quote(str(value).lower() if isinstance(value, bool) else str(value))
+        hint = f"{job.family.title} trains without" if key == "model.path" else f"remove `{key}`"
+        problem = Problem(key, got, "a recipe whose features are cached", hint)
         raise RecipeError(f"recipe {recipe.name}", [problem])
     prepared = prepare(job)  # the training reports rows that are set aside, and keeps their list
     store = FeatureStore(job.features_root, job.feature_key)

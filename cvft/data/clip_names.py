@@ -53,6 +53,7 @@ class ClipNames:
         self._found: dict[str, Path | ValueProblem] = {}
         self._frames: dict[str, list[Path]] = {}
         self._folders: dict[Path, Folder] = {}
+        self._resolved: dict[Path, Path] = {}
         self._num_compared = 0
 
     def find(self, name: str) -> Path:
@@ -100,7 +101,7 @@ class ClipNames:
                 alike = None if os.path.lexists(path) else self._walk(path)
             if alike is not None and _nfc(str(alike)) == _nfc(str(path)):
                 path, alike = alike, None
-            path = path.resolve()
+            path = self._resolve(path)
             status = path.stat()
         except FileNotFoundError as error:
             raise self._explain_missing(name, path, alike) from error
@@ -122,6 +123,16 @@ class ClipNames:
             got = f"{_quote_path(name)}, a file whose path is not UTF-8 ({_quote_path(path)})"
             raise ValueProblem(got, "a path that can be written in JSON", "rename it") from error
         return path
+
+    def _resolve(self, path: Path) -> Path:
+        """Resolves links; those of a folder once for all that is in it."""
+        if path.name in ("", ".."):
+            return path.resolve()
+        folder = path.parent
+        if folder not in self._resolved:
+            self._resolved[folder] = folder.resolve()
+        place = self._resolved[folder] / path.name
+        return place.resolve() if os.path.islink(place) else place
 
     def _walk(self, path: Path) -> Path | None:
         """Follows a path, and where a part is not there the one name of the folder that looks like it; None: none, or several."""

@@ -24,6 +24,8 @@ OTHER_MEDIA = ("images", "audios")
 _OTHER_NAMES = ("image", "img", "frames", "frame", "audio", "sound")
 """Columns that are only extra beside a clip, but not in its place."""
 
+_ALL_MEDIA = frozenset((*OTHER_MEDIA, *_OTHER_NAMES))
+
 _MOVIE = re.compile(r"\.(mp4|m4v|mov|avi|mkv|webm|wmv|flv|mpe?g|m2ts|3gp|ogv|gif)", re.IGNORECASE)
 """Ends of the names of clips, to see that a column holds one. Whether a file is a clip, only decoding tells."""
 
@@ -68,6 +70,8 @@ def read_video(videos: Any, find: Callable[[str], Path]) -> Path | None:
     """
     if videos is None or videos == []:
         return None
+    if isinstance(videos, list) and len(videos) == 1 and isinstance(videos[0], str) and _is_plain(videos[0]):
+        return find(videos[0])
     paths = list(_paths_in(videos))
     if isinstance(videos, list) and videos == paths and len(paths) == 1:
         return find(paths[0])
@@ -89,6 +93,8 @@ def check_other_media(columns: Mapping[str, Any]) -> Iterator[tuple[str, ValuePr
     Yields:
         Column and what is wrong with it.
     """
+    if _ALL_MEDIA.isdisjoint(columns):
+        return
     has_clip = bool(columns.get("videos"))
     for name in (*OTHER_MEDIA, *(() if has_clip else _OTHER_NAMES)):
         value = columns.get(name)
@@ -125,7 +131,7 @@ def show(value: Any) -> str:
 def _paths_in(value: Any) -> Iterator[str]:
     """Finds the names of files in a value: text, lists in lists, and objects such as `{"type": "video", "video": "a.mp4"}`."""
     if isinstance(value, str):
-        if value.lstrip()[:1] in ("[", "{"):
+        if not _is_plain(value) and value.strip():
             try:
                 yield from _paths_in(json.loads(value))
                 return
@@ -138,6 +144,11 @@ def _paths_in(value: Any) -> Iterator[str]:
             yield from _paths_in(item)
     elif isinstance(value, dict):
         yield from next((paths for key in _PATH_KEYS if (paths := list(_paths_in(value.get(key))))), [])
+
+
+def _is_plain(text: str) -> bool:
+    """Says whether a text names a file, and is no JSON that holds names."""
+    return text.lstrip()[:1] not in ("", "[", "{")
 
 
 def _hint_one(videos: Any, path: str) -> str:

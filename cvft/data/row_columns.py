@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cvft.data.clip_columns import CLIP_COLUMNS, ClipFinder, read_clip
@@ -94,10 +95,11 @@ class ColumnReader:
         def problem(name: str, error: ValueProblem) -> None:
             found.problems.append(error.at(f"{location} {quote(name)}"))
 
-        other = next((name for name in _CONVERSATIONS if name in columns), None)
-        if other is not None and not {"query", "response"} & columns.keys():
-            found.problems.append(_other_format(other).at(location))
-            return found
+        if "query" not in columns and "response" not in columns:
+            other = next((name for name in _CONVERSATIONS if name in columns), None)
+            if other is not None:
+                found.problems.append(_other_format(other).at(location))
+                return found
         misspelt = _find_misspelt(columns)
         try:
             found.query = _read_text(columns, "query", misspelt, is_required=True, may_be_empty=True)
@@ -113,7 +115,8 @@ class ColumnReader:
         except ValueProblem as error:
             problem("history", error)
         found.video = read_clip(columns, finder=self._finder, report=problem)
-        found.url = None if found.video is None else self._finder.urls.get(file_of(found.video))
+        if found.video is not None and self._finder.urls:
+            found.url = self._finder.urls.get(file_of(found.video))
         try:
             found.id = _read_id(columns.get("id"))
         except ValueProblem as error:
@@ -124,13 +127,14 @@ class ColumnReader:
             problem(str(category_column(columns)), error)
         for name, other_media in check_other_media(columns):
             problem(name, other_media)
-        if not found.problems:
+        if not found.problems and ("<" in found.query or found.history):
             num_clips = 0 if found.video is None else 1
             wrong_tag = find_tag_problem(found.query, found.history, num_clips=num_clips, location=location)
             found.problems += [] if wrong_tag is None else [wrong_tag]
             asked = (found.query, found.history)
             found.query = without_tags(found.query)
-            found.history = tuple((without_tags(question), answer) for question, answer in found.history)
+            if found.history:
+                found.history = tuple((without_tags(question), answer) for question, answer in found.history)
             found.had_tags = (found.query, found.history) != asked
         for known, name in misspelt.items():
             if known in ("history", "videos"):  # the required ones have reported it in their own problem
@@ -138,7 +142,9 @@ class ColumnReader:
                 problem(
                     name, ValueProblem(f"an unknown column and no {quote(known)}", f"the column {quote(known)}", hint)
                 )
-        if not found.problems:
+        if not found.problems and not (
+            isinstance(columns["query"], str) and isinstance(columns.get("response"), str) and not found.history
+        ):
             found.taken_as_text = tuple(_find_numbers(columns))
         return found
 
@@ -159,7 +165,10 @@ def holds_conversation(columns: Mapping[str, Any]) -> bool:
 
 def category_column(columns: Mapping[str, Any]) -> str | None:
     """Returns the name of the column that says what kind of question a row asks; None where it has none, or null in it."""
-    return next((name for name in CATEGORY_COLUMNS if columns.get(name) is not None), None)
+    for name in CATEGORY_COLUMNS:  # plain loops here and below: they run once for each of very many rows
+        if columns.get(name) is not None:
+            return name
+    return None
 
 
 def category_in(columns: Mapping[str, Any]) -> str | None:
@@ -179,7 +188,8 @@ def text_of(value: Any) -> str | None:
         ValueProblem: when text holds bytes of another encoding, as a command line or a program may give it, but no file of rows.
     """
     if isinstance(value, str):
-        _check_letters(value)
+        if not value.isascii():
+            _check_letters(value)
         return value
     if isinstance(value, WrittenNumber):
         return value.text
@@ -197,10 +207,11 @@ def _check_letters(text: str) -> None:
 
 def _find_numbers(columns: Mapping[str, Any]) -> Iterator[str]:
     """Names the columns of a good row in which a number stands for text."""
-    turns = [said for turn in columns.get("history") or () for said in turn]
-    for name, values in (("query", [columns["query"]]), ("response", [columns.get("response")]), ("history", turns)):
-        if any(map(_is_number, values)):
+    for name in ("query", "response"):
+        if _is_number(columns.get(name)):
             yield name
+    if any(_is_number(said) for turn in columns.get("history") or () for said in turn):
+        yield "history"
 
 
 def _is_number(value: Any) -> bool:
@@ -222,23 +233,23 @@ def _other_format(column: str) -> ValueProblem:
     return ValueProblem(f"a conversation in {quote(column)}", "the columns `query`, `response` and `videos`", hint)
 
 
-def _find_misspelt(columns: Mapping[str, Any]) -> dict[str, str]:
+def _find_misspelt(columns: Mapping[str, Any]) -> Mapping[str, str]:
     """Returns known column -> the unknown column that seems to mean it, for known columns that are absent.
 
     A column that resembles a known one is only extra when the known one is there. `id` is left out, because every
     short name resembles it. Any name that starts with `video` stands for `videos`, and so does any column that holds the
     name of a clip: such a row would otherwise train without it.
     """
-    misspelt = dict(_near_names(tuple(columns)))
+    misspelt = _near_names(tuple(columns))
     if "videos" not in columns and "videos" not in misspelt:
         names = (name for name in columns if name not in READ_COLUMNS and name not in OTHER_MEDIA)
         holder = next((name for name in names if holds_clip(columns[name])), None)
-        misspelt |= {} if holder is None else {"videos": holder}
+        return misspelt if holder is None else {**misspelt, "videos": holder}
     return misspelt
 
 
 @lru_cache(maxsize=1000)
-def _near_names(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+def _near_names(names: tuple[str, ...]) -> Mapping[str, str]:
     absent = [name for name in KNOWN_COLUMNS if name not in names and name != "id"]
     misspelt: dict[str, str] = {}
     for name in names:
@@ -250,7 +261,7 @@ def _near_names(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
             near = ["videos"]
         if near:
             misspelt.setdefault(near[0], name)
-    return tuple(misspelt.items())
+    return MappingProxyType(misspelt)
 
 
 def _read_text(
@@ -284,7 +295,7 @@ def _hint_other_format(columns: Mapping[str, Any], name: str) -> str:
 
 
 def _read_history(history: Any) -> tuple[tuple[str, str], ...]:
-    if history is None:
+    if history is None or history == []:
         return ()
     if not isinstance(history, list):
         raise ValueProblem(show(history), _PAIRS)

@@ -9,10 +9,12 @@ of all problems are worth more here than the last drop of memory.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -149,20 +151,33 @@ def survey_rows(
     """
     problems: list[Problem] = []
     root = video_root or path.parent
+    with _keep_all():
+        try:
+            objects = read_objects(path, problems, root=root, format=format, clips=clips)
+        except DataError as error:
+            return [], list(error.problems)
+        return _sort_objects(
+            objects.numbered,
+            source=path,
+            video_root=root,
+            require_response=require_response,
+            is_array=objects.is_array,
+            format=objects.format,
+            problems=problems,
+            url_cache=url_cache,
+        )
+
+
+@contextmanager
+def _keep_all() -> Iterator[None]:
+    """Spares Python the search for objects that nobody needs any more: a quarter of the time, and rows are all needed."""
+    was_on = gc.isenabled()
+    gc.disable()
     try:
-        objects = read_objects(path, problems, root=root, format=format, clips=clips)
-    except DataError as error:
-        return [], list(error.problems)
-    return _sort_objects(
-        objects.numbered,
-        source=path,
-        video_root=root,
-        require_response=require_response,
-        is_array=objects.is_array,
-        format=objects.format,
-        problems=problems,
-        url_cache=url_cache,
-    )
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def make_rows(
@@ -237,10 +252,10 @@ def _sort_objects(
             continue
         found = reader.read(columns, location=location)
         problems += found.problems
-        extra = {key: value for key, value in columns.items() if key not in READ_COLUMNS}
         if not found.problems:
+            extra = {key: value for key, value in columns.items() if key not in READ_COLUMNS}
             rows.append(
-                Row(
+                _make_row(
                     query=found.query,
                     response=found.response,
                     history=found.history,
@@ -257,6 +272,13 @@ def _sort_objects(
                 )
             )
     return rows, problems
+
+
+def _make_row(**values: Any) -> Row:
+    """Makes a row of all its fields at once: one by one, as frozen values set them, takes as long as half of its checks."""
+    row = object.__new__(Row)
+    vars(row).update(values)
+    return row
 
 
 def write_rows(rows: Iterable[Row], path: Path | str) -> None:

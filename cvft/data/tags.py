@@ -71,6 +71,10 @@ def without_tags(text: str) -> str:
         >>> without_tags("What does <video src=a.mp4> do?")
         'What does <video src=a.mp4> do?'
     """
+    if "<" not in text:  # as in all tags
+        return text
+    if text.startswith("<video>") and text.count("<") == 1:  # the usual one, and nothing else
+        return text[len("<video>") :].lstrip()
     parts = _VIDEO_TAG.split(text)
     whole = parts[0]
     for part in parts[1:]:
@@ -97,9 +101,16 @@ def find_tag_problem(
         num_clips: Clips of the row.
         location: How to name the row.
     """
-    columns = [*(("history", question) for question, _ in history), ("query", query)]
+    columns = [("query", query)]
+    if history:
+        columns = [*(("history", question) for question, _ in history), *columns]
     num_tags = 0
     for column, text in columns:
+        if "<" not in text:  # as in all tags
+            continue
+        if num_tags < num_clips and text.count("<") == 1 and "<video>" in text:  # the usual one, and nothing else
+            num_tags += 1
+            continue
         where = f"{location} {quote(column)}"
         other = _OTHER_TAG.search(text)
         if other is not None:

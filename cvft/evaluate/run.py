@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cvft.data.check import fetch_clips
 from cvft.data.records import fingerprint_looks, fingerprint_rows
 from cvft.data.rows import Row, read_rows
+from cvft.data.video.spec import file_of
 from cvft.errors import DataError, Problem, RunError
 from cvft.evaluate.metrics.rows import score_answers
 from cvft.files import check_output, hash_file, write_whole
@@ -223,7 +224,11 @@ def _read_asked(job: Job, data: Path | None) -> _Asked:
         )
         refused = fetch_clips(rows[: job.recipe.eval.num_rows], url_cache)
         if refused:
-            bad = {number: refused[row.video] for number, row in enumerate(rows) if row.video and row.video in refused}
+            bad = {
+                number: refused[file_of(row.video)]
+                for number, row in enumerate(rows)
+                if row.video is not None and file_of(row.video) in refused
+            }
             raise DataError("the rows to evaluate", locate_problems(bad, rows))
         return _Asked(rows, rows, None)
     require_val_rows(job.run)

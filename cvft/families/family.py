@@ -415,8 +415,14 @@ def load_runtime(family: Family) -> Runtime:
     return runtime
 
 
-def refuse_unknown(folder: ModelFolder, families: Sequence[Family]) -> ModelError:
-    """Makes the error for a folder that is none of some families'."""
+def refuse_unknown(folder: ModelFolder, families: Sequence[Family], *, reason: str = "") -> ModelError:
+    """Makes the error for a folder that is none of some families'.
+
+    Args:
+        folder: The folder.
+        families: What is trained.
+        reason: What stands in the way of this one, where that is known.
+    """
     known = [name for family in families for name in family.architectures]
     checkpoints = ", ".join(checkpoint.name for family in families for checkpoint in family.checkpoints)
     titles = ", ".join(family.title for family in families)
@@ -424,6 +430,6 @@ def refuse_unknown(folder: ModelFolder, families: Sequence[Family]) -> ModelErro
         "config.json: architectures",
         quote(folder.config.get("architectures")),
         " or ".join(map(quote, known)),
-        f"cvft trains {titles} checkpoints ({checkpoints})",
+        f"{reason and f'{reason}; '}cvft trains {titles} checkpoints ({checkpoints})",
     )
     return ModelError(f"model {folder.path}", [problem])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cvft.errors import ModelError
 from cvft.families.any_swift.family import FAMILIES as ANY_SWIFT
+from cvft.families.any_swift.models import why_refused
 from cvft.families.cogvlm2_video import checkpoints as cogvlm2_video
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Family, refuse_unknown
@@ -32,7 +33,7 @@ def find_family(folder: ModelFolder) -> Family:
             if problems := family.check_folder(folder):
                 raise ModelError(f"model {folder.path}", problems)
             return family
-    raise refuse_unknown(folder, FAMILIES)
+    raise refuse_unknown(folder, FAMILIES, reason=why_refused(folder.config))
 
 
 def known_checkpoints() -> list[Checkpoint]:
@@ -55,6 +56,10 @@ def describe_checkpoints() -> str:
     for family in FAMILIES:
         lines += ["", f"{family.title}: {_describe_capabilities(family)}"]
         lines += [_line(each, width) for each in family.checkpoints]
+        if not family.checkpoints:
+            lines.append(
+                f"no checkpoint by name: write the folder or hub id of any {' or '.join(family.architectures)}"
+            )
     for owner, modelscope_owner in dict.fromkeys((each.owner, each.modelscope_owner) for each in known_checkpoints()):
         lines += [
             "",

@@ -73,6 +73,7 @@ class SharedClips:
         self._decode = decode
         self._room = cache_bytes
         self._kept: OrderedDict[ClipRef, ClipInputs] = OrderedDict()
+        self._num_kept_bytes = 0
         self._lock = threading.Lock()
 
     def load(self, clip: ClipRef) -> ClipInputs:
@@ -89,9 +90,13 @@ class SharedClips:
             decoded = process.decode(clip, sampling=self._decode.sampling, decoder=self._decode.decoder)
         made = ClipInputs(self._encoder.clip(decoded), decoded.view)
         with self._lock:
+            if clip in self._kept:  # two requests decoded it at the same time
+                return self._kept[clip]
             self._kept[clip] = made
-            while len(self._kept) > 1 and sum(map(_num_bytes, self._kept.values())) > self._room:
-                self._kept.popitem(last=False)
+            self._num_kept_bytes += _num_bytes(made)
+            while len(self._kept) > 1 and self._num_kept_bytes > self._room:
+                _, dropped = self._kept.popitem(last=False)
+                self._num_kept_bytes -= _num_bytes(dropped)
         return made
 
     def pictures(self, asked: ClipRef) -> dict[str, Any]:

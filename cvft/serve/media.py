@@ -54,6 +54,7 @@ class MediaStore:
         self._folder = tempfile.TemporaryDirectory(prefix="cvft-serve-")
         self.spool = Path(self._folder.name).resolve()
         self._sizes: OrderedDict[Path, int] = OrderedDict()
+        self._num_bytes = 0
         self._users: Counter[Path] = Counter()
         self._lock = threading.Lock()
 
@@ -101,9 +102,9 @@ class MediaStore:
         """
         path = self.spool / sha256
         with self._lock:
-            self._sizes[path] = file.stat().st_size
+            size = file.stat().st_size
             file.replace(path)
-            self._sizes.move_to_end(path)
+            self._count(path, size)
             self._users[path] += 1
             self._make_room(keep=path)
         return path
@@ -130,8 +131,7 @@ class MediaStore:
                 aside = path.with_suffix(".partial")
                 aside.write_bytes(content)
                 aside.rename(path)
-            self._sizes[path] = len(content)
-            self._sizes.move_to_end(path)
+            self._count(path, len(content))
             self._users[path] += in_use
             self._make_room(keep=path)
         return path
@@ -140,13 +140,20 @@ class MediaStore:
         """Removes what was sent."""
         self._folder.cleanup()
 
+    def _count(self, path: Path, size: int) -> None:
+        self._num_bytes += size - self._sizes.get(path, 0)
+        self._sizes[path] = size
+        self._sizes.move_to_end(path)
+
     def _make_room(self, *, keep: Path | None = None) -> None:
+        if self._num_bytes <= SPOOL_BYTES:
+            return
         for path in list(self._sizes):
-            if sum(self._sizes.values()) <= SPOOL_BYTES:
-                return
             if self._users[path] <= 0 and path != keep:
                 path.unlink(missing_ok=True)
-                del self._sizes[path]
+                self._num_bytes -= self._sizes.pop(path)
+            if self._num_bytes <= SPOOL_BYTES:
+                return
 
     def _decode(self, url: str, *, param: str) -> bytes:
         head = _DATA.match(url, 0, 256)

@@ -313,7 +313,8 @@ class CvftTrainer(Seq2SeqTrainer):
         """Answers the val rows that are asked for, and returns what the answers score; all ranks must call it together."""
         if self.answers is None:
             return {}
-        with self.compute_loss_context_manager():
+        # a generation passes by the forward that accelerate has wrapped, and with it by its autocast
+        with self.accelerator.autocast():
             return self.answers.measure(
                 self.accelerator.unwrap_model(self.model),
                 step=self.state.global_step,

@@ -22,6 +22,9 @@ from cvft.errors import ValueProblem, quote
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 """Role in a file -> whose words they are."""
 
+_CONTENT_OF = {role: f"`content` of {quote(role)}" for role in _ROLES}
+"""Role -> how messages name what it says."""
+
 _CONVERSATIONS = ("conversations", "conversation")
 
 _IMAGE_TAG = "<image>"
@@ -58,7 +61,9 @@ def adapt_messages(columns: Mapping[str, Any]) -> list[Columns]:
         raise ValueProblem("clips in `videos` and in messages", "one place for the clip", "remove one of them")
     if both := about.keys() & rest.keys():
         raise ValueProblem(f"{quote(min(both))} in a column and in messages", "one place for it", "remove one of them")
-    return rows_of_turns(_pair(said), rest | ({"videos": clips} if clips else {}) | about)
+    if clips:
+        rest["videos"] = clips
+    return rows_of_turns(_pair(said), rest | about if about else rest)
 
 
 def adapt_sharegpt(columns: Mapping[str, Any]) -> list[Columns]:
@@ -103,13 +108,15 @@ def _has_conversation(columns: Mapping[str, Any]) -> bool:
 
 
 def _turns_in(columns: Mapping[str, Any], names: Sequence[str]) -> list[Mapping[str, Any]]:
-    name = next((name for name in names if name in columns), None)
-    if name is None:
+    for name in names:
+        if name in columns:
+            break
+    else:
         raise ValueProblem(
             f"no column {quote(names[0])}", "a conversation in it", "data.format says how rows are written"
         )
     value = columns[name]
-    if not isinstance(value, list) or not value or not all(isinstance(each, dict) for each in value):
+    if not isinstance(value, list) or not value or not all([isinstance(each, dict) for each in value]):
         raise ValueProblem(f"{quote(value, most=40)} in {quote(name)}", "a list of turns, each an object")
     return value
 
@@ -138,7 +145,7 @@ def _read_content(message: Mapping[str, Any], clips: list[Any], about: Columns) 
     if loss is not None and not isinstance(loss, bool):
         raise ValueProblem(f"`loss` {quote(loss)}", "true or false")
     if not isinstance(content, list):
-        return read_text(content, f"`content` of {quote(role)}"), loss is not False
+        return read_text(content, _CONTENT_OF[role]), loss is not False
     texts = []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
@@ -168,25 +175,28 @@ def _pair(said: Sequence[tuple[str, str, bool]]) -> list[Turn]:
     if said and said[0][0] == "system":
         refuse_system(said[0][1])
         said = said[1:]
-    if any(role == "system" for role, _, _ in said):
-        raise ValueProblem("a system text amid the turns", "questions and answers", "remove it")
     for number, (role, _, _) in enumerate(said):
         due = "assistant" if number % 2 else "user"
         if role != due:
+            if any(each[0] == "system" for each in said):
+                raise ValueProblem("a system text amid the turns", "questions and answers", "remove it")
             got = f"turn {number + 1} of {quote(role)}"
             raise ValueProblem(got, f"one of {quote(due)}: user and assistant take turns, and the user begins")
     if not said:
         raise ValueProblem("no turn", "a question and its answer")
     turns = []
+    has_trained = False
     for number in range(0, len(said), 2):
         query = said[number][1]
         if number + 1 == len(said):
             turns.append(Turn(query, None))
+            has_trained = True
             continue
         _, response, is_trained = said[number + 1]
-        if is_trained:
+        if is_trained and not response.strip():
             read_text(response, f"the answer in turn {number + 2}", may_be_empty=False)
         turns.append(Turn(query, response, is_trained))
-    if not any(turn.is_trained for turn in turns):
+        has_trained = has_trained or is_trained
+    if not has_trained:
         raise ValueProblem("`loss: false` at every answer", "an answer to learn", "remove the row")
     return turns

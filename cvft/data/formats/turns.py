@@ -15,6 +15,8 @@ from cvft.errors import ValueProblem, quote
 Columns = dict[str, Any]
 """Native columns of a row."""
 
+_OURS = frozenset(("query", "response", "history"))
+
 
 class Turn(NamedTuple):
     """A question and its answer.
@@ -38,12 +40,15 @@ def rows_of_turns(turns: Sequence[Turn], rest: Mapping[str, Any]) -> list[Column
         rest: Columns that each of the rows has as well.
     """
     rows = []
-    for number, turn in enumerate(turns):
-        if not turn.is_trained:
+    for number, (query, response, is_trained) in enumerate(turns):
+        if not is_trained:
             continue
-        history = [[earlier.query, earlier.response] for earlier in turns[:number]]
-        said = {"query": turn.query, "history": history}
-        rows.append({**said, **({} if turn.response is None else {"response": turn.response}), **rest})
+        history = [[earlier.query, earlier.response] for earlier in turns[:number]] if number else []
+        row = {"query": query, "history": history}
+        if response is not None:
+            row["response"] = response
+        row.update(rest)
+        rows.append(row)
     return rows
 
 
@@ -58,8 +63,8 @@ def rest_of(columns: Mapping[str, Any], used: Collection[str]) -> Columns:
         ValueProblem: when a native column stands beside those of the format: which of them is meant, nobody knows.
     """
     rest = {name: value for name, value in columns.items() if name not in used}
-    native = next((name for name in ("query", "response", "history") if name in rest), None)
-    if native is not None:
+    if not _OURS.isdisjoint(rest):
+        native = next(name for name in ("query", "response", "history") if name in rest)
         others = ", ".join(map(quote, used))
         raise ValueProblem(f"the column {quote(native)} beside those of another format", f"only {others}", "remove one")
     return rest
