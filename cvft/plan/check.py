@@ -12,7 +12,9 @@ from collections.abc import Callable
 from cvft.data.catalog import ClipCatalog
 from cvft.data.doctor.check import CheckUp, DataFile, check_files
 from cvft.data.doctor.findings import Finding
+from cvft.data.doctor.share import ShareDone, prove_share
 from cvft.data.rows import Row, check_written
+from cvft.data.shares import Share
 from cvft.errors import DataError, Problem
 from cvft.plan.forecast import decide_machine
 from cvft.plan.job import Job, open_job
@@ -50,21 +52,10 @@ def open_to_check(loaded: LoadedRecipe) -> Job:
 def check_job(job: Job, *, looks: bool = True, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
     """Checks rows and clips of a job; see `check_recipe`, and for `looks` see `cvft.data.doctor.check.check_files`."""
     recipe = job.recipe
-    files = [
-        DataFile(
-            file.path,
-            is_held_out=key == VAL_KEY,
-            format=file.format,
-            video_root=file.video_root,
-            max_frames=file.max_frames,
-            fps=file.fps,
-        )
-        for key, file in recipe.data.sources.items()
-    ]
     how = job.preprocessing.decode
     with ClipCatalog(job.clips_root, how) as catalog:
         checked = check_files(
-            files,
+            _files_of(job),
             how=how,
             catalog=catalog,
             cache=job.url_cache,
@@ -73,6 +64,35 @@ def check_job(job: Job, *, looks: bool = True, on_progress: Callable[[int, int],
             on_progress=on_progress,
         )
     return checked.with_more(_check_lengths(job, checked))
+
+
+def prove_share_of(job: Job, share: Share, *, on_progress: Callable[[int, int], None] | None = None) -> ShareDone:
+    """Decodes a share of the clips of a job; see `cvft.data.doctor.share.prove_share`."""
+    how = job.preprocessing.decode
+    with ClipCatalog(job.clips_root, how, share=share) as catalog:
+        return prove_share(
+            _files_of(job),
+            share,
+            how=how,
+            catalog=catalog,
+            cache=job.url_cache,
+            num_workers=job.recipe.data.check_workers,
+            on_progress=on_progress,
+        )
+
+
+def _files_of(job: Job) -> list[DataFile]:
+    return [
+        DataFile(
+            file.path,
+            is_held_out=key == VAL_KEY,
+            format=file.format,
+            video_root=file.video_root,
+            max_frames=file.max_frames,
+            fps=file.fps,
+        )
+        for key, file in job.recipe.data.sources.items()
+    ]
 
 
 def _check_lengths(job: Job, checked: CheckUp) -> list[Finding]:
