@@ -98,7 +98,7 @@ def _datasets_are_known(recipe: Recipe) -> Iterable[Problem]:
     data = recipe.data
     files = data.train if isinstance(data.train, tuple) else ()
     stated = {f"data.train[{number}].path": file.path for number, file in enumerate(files)}
-    stated |= {} if isinstance(data.train, tuple) else {"data.train": data.train}
+    stated |= {"data.train": data.train} if isinstance(data.train, Path) else {}
     stated |= {} if data.val is None else {"data.val": data.val}
     for key, path in stated.items():
         if names_dataset(str(path)) and find_named(str(path), is_held_out=key == "data.val") is None:
