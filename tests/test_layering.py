@@ -55,8 +55,9 @@ MAY_IMPORT = {
     "json_files": "errors jsonl",
     "imports": "",
     "processes": "",
+    "cards": "",
     # no torch
-    "recipe": "errors shipped",
+    "recipe": "errors shipped cards",
     "weights": "errors shipped files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
@@ -79,7 +80,7 @@ MAY_IMPORT = {
     "training_log": "errors jsonl",
     "plan": (
         "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
-        "families/table runs manifest data/fetch evaluate/metrics"
+        "families/table runs manifest data/fetch evaluate/metrics cards"
     ),
     # torch
     "families/network": "errors dtypes weights families",
@@ -122,10 +123,10 @@ MAY_IMPORT = {
     ),
     "serve": "errors data data/video data/fetch families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
-    "cli": "__init__ errors imports recipe",
+    "cli": "__init__ errors imports recipe data",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate "
-        "evaluate/judge report pipeline serve handover cli data/fetch"
+        "evaluate/judge report pipeline serve handover cli data/fetch cards"
     ),
     # beside
     "tiny": (
@@ -143,6 +144,7 @@ WITHOUT_TORCH = (
     *(
         "errors",
         "shipped",
+        "cards",
         "dtypes",
         "tables",
         "files",

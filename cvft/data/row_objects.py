@@ -14,6 +14,7 @@ from typing import Any
 
 from cvft.data.clip_names import Folder
 from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
+from cvft.data.formats.benchmarks import LINE_FORMATS, read_lines
 from cvft.data.formats.files import find_kind, read_csv, read_parquet
 from cvft.data.formats.shards import is_shard, put_clips, read_shard
 from cvft.data.formats.table import FormatName, adapt_objects
@@ -68,8 +69,10 @@ def read_objects(path: Path, problems: list[Problem], *, root: Path, format: For
         _, adapted = adapt_objects(shard.objects, source=path, root=root, name=format, is_table=True)
         return Objects(put_clips(adapted, shard), True, "webdataset")
     raw = read_bytes(path)
-    kind = find_kind(path, raw, wanted=format)
-    if kind == "csv":
+    kind = "lines" if format in LINE_FORMATS else find_kind(path, raw, wanted=format)
+    if kind == "lines":
+        objects, is_array = read_lines(path, raw), False
+    elif kind == "csv":
         objects, is_array = read_csv(path, raw), False
     elif kind == "parquet":
         objects, is_array = read_parquet(path, raw, clips=clips), True

@@ -26,6 +26,7 @@ from cvft.data.video.spec import ClipRef, content_of, whole_of
 from cvft.errors import DataError, Problem, RecipeError, quote
 from cvft.evaluate.metrics.rows import metrics_of, spread_evenly
 from cvft.plan.batching import RowFacts
+from cvft.plan.datasets import bring_datasets, note_datasets
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import NUM_EXAMPLES, note_rows
@@ -33,7 +34,7 @@ from cvft.plan.probes import check_probes, note_probes, read_probes
 from cvft.plan.url_cache import unpacked_dir, url_cache_dir
 from cvft.recipe import Recipe
 from cvft.recipe.rules import LOSS_METRICS
-from cvft.recipe.schema import VAL_KEY, RowFile, SelectBy
+from cvft.recipe.schema import RowFile, SelectBy, is_val
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,11 @@ def prepare_rows(
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     recipe, how = job.recipe, job.preprocessing
+    bring_datasets(recipe)
     sources = find_sources(recipe)
     read = read_sources(recipe.data.sources, recipe=recipe)
-    held_out = read.pop(VAL_KEY, [])
+    of_datasets = note_datasets(recipe, read)
+    held_out = [row for key in list(read) if is_val(key) for row in read.pop(key)]
     rows = [row for of_file in read.values() for row in of_file]
     check_written([*rows, *held_out])
     lay_out = job.family.layouts(job.model.folder, how)
@@ -170,6 +173,7 @@ def prepare_rows(
         row_facts=RowFacts(train, val, mix_files(recipe, rows)),
         notes=[
             *job.family.capabilities.unpromised,
+            *of_datasets,
             *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
             *note_lengths(
                 train,
@@ -276,7 +280,7 @@ def mix_files(recipe: Recipe, rows: Sequence[Row]) -> list[FileShare]:
     if not isinstance(recipe.data.train, tuple):
         return []
     counts = Counter(row.source for row in rows)
-    files = {key: file for key, file in recipe.data.sources.items() if key != VAL_KEY}
+    files = {key: file for key, file in recipe.data.sources.items() if not is_val(key)}
     mix = [FileShare(counts[file.path], file.weight, str(file.path)) for file in files.values()]
     problems = []
     for key, share in zip(files, mix, strict=True):

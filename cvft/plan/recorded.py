@@ -37,7 +37,7 @@ from cvft.manifest import read_manifest
 from cvft.plan.notes import NUM_EXAMPLES, name_examples
 from cvft.plan.prepare import read_sources
 from cvft.recipe import Recipe, load_recipe
-from cvft.recipe.schema import VAL_KEY, RowFile
+from cvft.recipe.schema import VAL_KEY, RowFile, is_val
 from cvft.runs import RunFolder
 
 HINT_MOVED = "were the clips moved? data.video_root=FOLDER finds them below a folder"
@@ -184,10 +184,10 @@ def _files(
 ) -> Iterable[tuple[str, dict[str, RowFile], list[Row], bool]]:
     """Yields setting, its files, their recorded rows and whether they are in the order of the files."""
     files = recipe.data.sources
-    val = files.pop(VAL_KEY, None)
-    if val is not None:
+    val = {key: files.pop(key) for key in list(files) if is_val(key)}
+    if val:
         yield "data.train", files, stored["train"], True
-        yield VAL_KEY, {VAL_KEY: val}, stored["val"], True
+        yield VAL_KEY, val, stored["val"], True
     else:
         yield "data.train", files, [*stored["train"], *stored["val"]], not stored["val"]
 

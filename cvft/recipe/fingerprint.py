@@ -13,7 +13,7 @@ from cvft.recipe.yaml_text import dump_yaml
 NOT_IDENTITY: tuple[str, ...] = ("name", "output")
 """Where a run lies is not what it is."""
 
-SAME_ROWS: tuple[str, ...] = ("data.train", "data.val", "data.format", "data.video_root", "data.cache")
+SAME_ROWS: tuple[str, ...] = ("data.train", "data.val", "data.format", "data.video_root", "data.datasets", "data.cache")
 """Where rows and clips lie may change: what lies there counts, and a run has recorded it (`cvft.plan.recorded`)."""
 
 SAME_BITS: tuple[str, ...] = (
