@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data/fetch": "__init__ errors files data/video",
-    "data": "__init__ errors json_files files jsonl data/video data/fetch",
+    "data": "__init__ errors json_files files jsonl data/video data/fetch cards",
     "data/doctor": "errors files jsonl data data/video data/fetch",
     "evaluate/uncertainty": "",
     "evaluate/metrics": "data evaluate/uncertainty",
