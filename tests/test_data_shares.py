@@ -1,6 +1,7 @@
 """Shares of a data set: processes that know nothing of each other check and encode its clips, each once, and together all."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -144,6 +145,21 @@ def test_features_of_two_shares_at_the_same_time(tmp_path):
         f"share {n}/2: 1 clips encoded, 0 were there" for n in range(2)
     ]
     assert cvft_ok("features", recipe).stdout.startswith("0 clips encoded, 2 were there;")
+
+
+def test_the_slurm_script_starts_every_share_and_then_the_whole(tmp_path):
+    script = Path(__file__).parent.parent / "recipes" / "slurm" / "check_shares.sbatch"
+    (tmp_path / "cvft").write_text('#!/bin/bash\necho "$@"\n')
+    (tmp_path / "cvft").chmod(0o755)
+    array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8"}
+    for given, expected in (
+        ({}, "check r.yaml name=x --shard 3/8"),
+        ({"DO": "features"}, "features r.yaml name=x --shard 3/8"),
+        ({"SHARES": "whole"}, "check r.yaml name=x"),
+    ):
+        environment = {**os.environ, **array, **given, "RECIPE": "r.yaml", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        result = subprocess.run(["bash", script, "name=x"], env=environment, capture_output=True, text=True, check=True)
+        assert result.stdout.strip() == expected
 
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "0/0", "a/b", "0/2/3", "٠/٢", "0/2 "])
