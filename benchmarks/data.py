@@ -4,13 +4,13 @@
 
 A synthetic list of rows over many clips is read and validated (as native rows and as `messages`), split, and grouped, each in a
 process of its own on one core. Before a time counts, what came out is checked: as many rows as went in, no clip on both sides,
-each row in one step. Times are CPU seconds, and the best of the repeats: other programs on the machine take wall time, and caches.
+each row in one step. Times are CPU seconds, the best of the repeats: other programs on the machine take wall time, and caches.
 Beside them stands what `json.loads` alone takes for the same lines in the same process: that ratio says more of the code than of
 the machine.
 
 Copies of the demo's clips are decoded with one process and with one per core, in turns. On a machine that is busy, the wall time
-says how many cores were free, so the CPU time is given too: processes that take together what one takes alone do not stand in each
-other's way. The result goes to `benchmarks/results/data--<device>.json`.
+says how many cores were free, so the CPU time is given too: processes that take together what one takes alone do not stand in
+each other's way. The result goes to `benchmarks/results/data--<device>.json`.
 """
 
 from __future__ import annotations
