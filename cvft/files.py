@@ -21,7 +21,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -61,23 +61,25 @@ class LockHeldError(CvftError):
     """Another process holds a lock, and the time to wait for it is up."""
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes | Iterable[bytes]) -> None:
     """Writes a file so that a reader sees either the old one or the whole new one, whenever we are killed.
 
     Args:
         path: The file to write. Its folder is made when it is absent.
-        content: The whole content; text is written as UTF-8, its line ends as they are.
+        content: The whole content, or its parts in turn; text is written as UTF-8, its line ends as they are.
 
     Raises:
         OSError: The folder cannot be written, or the disk is full. The old file, if any, is left as it was.
     """
-    data = content.encode() if isinstance(content, str) else content
+    content = content.encode() if isinstance(content, str) else content
+    parts = [content] if isinstance(content, bytes) else content
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     aside = _name_aside(path)
     try:
         with _open_aside(aside) as file:
-            file.write(data)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
             os.replace(aside, path)

@@ -1,7 +1,8 @@
 """A small hub on this machine: what the clients of Hugging Face and ModelScope ask for to fetch models, and the former to
 publish them.
 
-Repositories are folders; every commit is a copy. Paths and headers are those that the client asks for and reads.
+Repositories are folders, those of data sets under `datasets/owner/name`; every commit is a copy.
+Paths and headers are those that the client asks for and reads.
 """
 
 import base64
@@ -80,8 +81,9 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {path}")
         if path.startswith("/api/v1/"):
             return self.answer_modelscope(path)
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        path = re.sub("^/api/(models/|(?=datasets/))", "/api/", path)
+        api = re.fullmatch(r"/api/((?:datasets/)?[^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path)
+        file = re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         match = api or file
         if match is None or match[1] not in self.hub.branches:
             return self.refuse(404, "RepoNotFound")

@@ -1,6 +1,7 @@
 """Models that are trained through ms-swift's templates: inputs held to ms-swift's and transformers' own, groups proven or not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,21 @@ def test_blank_frames_of_a_size_are_laid_out_as_the_real_ones(opened):
             assert 0 < sum(layout.token_type_ids) < layout.num_prefix_tokens < len(layout)
 
 
+def test_a_row_without_a_clip_can_pass_through_the_tower(opened, monkeypatch):
+    """So that all ranks, and all steps, have a gradient for what is trained of it."""
+    (bare,) = opened.encoded[2:3]
+    before = loss_of(opened, [bare])
+    monkeypatch.setattr(opened.model, "runs_tower_always", True)
+    weight = next(opened.model.get_submodule(opened.family.model.projector).parameters())
+    weight.grad = None
+    weight.requires_grad_(True)
+    loss = opened.runtime.loss(opened.model, opened.encoder.collate([bare]), num_items=1).loss
+    loss.backward()
+    assert loss.item() == before
+    assert (weight.grad == 0).all()
+    weight.requires_grad_(False)
+
+
 def test_what_is_trained_is_the_last_answer_and_what_ends_it(opened):
     row = Row("What is it?", "a red dog", (("Where?", "left"),), None, source=Path(), line=1)
     encoded = opened.encoder.encode(row, opened.clips[0], with_response=True)
@@ -105,14 +121,38 @@ def test_text_that_ms_swift_would_read_as_more_than_text_is_refused(opened, text
         opened.encoder.encode(row, None, with_response=True)
 
 
-def test_a_text_that_costs_the_clip_tokens_is_refused(opened):
-    """ms-swift's template of Idefics3 looks for the text behind the clip, and finds it too early."""
-    row = Row("\nWhat?", "yes", (), None, source=Path("rows.jsonl"), line=7)
-    if opened.kind != "idefics3":
-        opened.encoder.encode(row, opened.clips[0], with_response=True)
-        return
+@pytest.mark.parametrize("num_frames", [1, 2, 3, 4])
+@pytest.mark.parametrize("query", ["What?", "\n\nWhat?", " ", "; Frame1: What?"])
+def test_no_text_costs_the_clip_a_token(opened, num_frames, query):
+    """ms-swift's template of Idefics3 looks for the text behind each frame, and can find it too early."""
+    clip = opened.clip(num_frames=num_frames)
+    row = Row(query, "yes", (), None, source=Path("rows.jsonl"), line=7)
+    encoded = opened.encoder.encode(row, clip, with_response=True)
+    device_free = {key: value for key, value in encoded.items() if key in ("pixel_values", "image_sizes")}
+    with torch.inference_mode():
+        features = opened.model.model.get_image_features(**device_free, return_dict=True).pooler_output
+    num_places = sum(each.shape[:-1].numel() for each in features)
+    assert (encoded["input_ids"] == opened.encoder.template.image_id).sum() == num_places
+    assert query.strip() in opened.encoder.tokenizer.decode(encoded["input_ids"])
+
+
+def test_a_question_that_changes_what_stands_before_it_is_refused(opened, monkeypatch):
+    clip = opened.clips[0]
+    row = Row("Why?", "yes", (), None, source=Path("rows.jsonl"), line=7)
+    ids = opened.encoder.encode(row, clip, with_response=True)["input_ids"].tolist()
+    monkeypatch.setattr(opened.encoder, "_prefixes", {tuple(clip.tensors["frames"].shape): [9, *ids]})
     with pytest.raises(DataError, match=r"rows\.jsonl:7 the text: got one that makes \d+ tokens .* need the \d+ that"):
-        opened.encoder.encode(row, opened.clips[0], with_response=True)
+        opened.encoder.encode(row, clip, with_response=True)
+
+
+@pytest.mark.parametrize("opened", ["idefics3"], indirect=True)
+def test_places_without_tiles_are_refused(opened, monkeypatch):
+    """Frames side by side, of which ms-swift's template leaves one out; transformers' model would say nothing."""
+    template = opened.encoder.template
+    monkeypatch.setattr(template, "_model", replace(template._model, frame="<image>"))
+    row = Row("What?", "yes", (), None, source=Path("rows.jsonl"), line=7)
+    with pytest.raises(DataError, match=r"rows\.jsonl:7 the text: got 1 tokens of its clip, need 40, for 10 tiles"):
+        opened.encoder.encode(row, opened.clip(num_frames=2), with_response=True)
 
 
 def test_groups_are_proven_on_the_model_itself(opened):
@@ -176,6 +216,15 @@ def test_a_config_that_cannot_be_carried_out_is_refused(opened, tmp_path, change
     (tmp_path / "config.json").write_text(json.dumps({**opened.folder.config, **change}))
     with pytest.raises(ModelError, match=said):
         find_family(ModelFolder.of(tmp_path))
+
+
+def test_another_id_under_frames_than_ms_swift_states_is_refused(opened):
+    key = "image_token_id" if "image_token_id" in opened.folder.config else "image_token_index"
+    folder = ModelFolder(opened.folder.path, {**opened.folder.config, key: 7})
+    with pytest.raises(
+        ModelError, match=rf"config\.json: {key}: got `7`, need \d+, which stands in ms-swift's template"
+    ):
+        opened.runtime.encoder(folder, opened.how)
 
 
 @pytest.mark.parametrize("opened", KINDS[:1], indirect=True)

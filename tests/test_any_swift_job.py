@@ -47,7 +47,8 @@ def test_what_was_between_a_row_and_the_model_is_stated(done):
     kind, recipe, _ = done
     contract = json.loads((run_of(recipe) / "merged" / "cvft_contract.json").read_text())
     assert contract["template"].startswith(kind.partition("_")[0])
-    assert (contract["sampling"], contract["max_frames"], contract["frames"]) == ("uniform", 2, "images")
+    assert (contract["sampling"], contract["max_frames"]) == ("uniform", 2)
+    assert "<image>" in contract["frames"]
     assert contract["swift_version"]
     assert contract["transformers_version"]
 

@@ -1,8 +1,10 @@
 """What is stated of models that ms-swift's templates feed, held to ms-swift, transformers and their code."""
 
+import ast
 import functools
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,7 +35,17 @@ HARMLESS = {
 """Variables that ms-swift's templates read, and why none of them decides what becomes of our frames."""
 
 
-source_of = functools.cache(inspect.getsource)
+@functools.cache
+def classes_in(file: str) -> dict[str, str]:
+    """The code of each class of a file; `inspect.getsource` would parse the file anew for each."""
+    text = Path(file).read_text(encoding="utf-8")
+    lines = text.splitlines(keepends=True)
+    found = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    return {node.name: "".join(lines[node.lineno - 1 : node.end_lineno]) for node in found}
+
+
+def source_of(kind: type) -> str:
+    return classes_in(inspect.getfile(kind))[kind.__name__]
 
 
 def code_of(template: str, *, with_base: bool = False) -> str:

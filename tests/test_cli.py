@@ -36,6 +36,7 @@ COMMANDS = (
     "handover",
     "push",
     "models",
+    "datasets",
     "schema",
 )
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "yaml", "swift", "matplotlib", "PIL")

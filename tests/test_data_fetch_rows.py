@@ -64,7 +64,9 @@ def test_a_clip_that_cannot_be_fetched_is_a_bad_clip(server, project, tmp_path):
     assert short.got.startswith("a file that was cut off")
     assert "KEY" not in str(caught.value)
     with pytest.raises(DataError) as not_allowed:
-        prepare(open_job(load_recipe(project, overrides=["data.allow_hosts=[]", "data.cache=elsewhere"])))
+        prepare(
+            open_job(load_recipe(project, overrides=["data.allow_hosts=[]", f"data.cache={tmp_path / 'elsewhere'}"]))
+        )
     assert len(not_allowed.value.problems) == 6
     assert all("need the port 80 or 443" in str(problem) for problem in not_allowed.value.problems)
 

@@ -7,6 +7,7 @@ import torch
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.parts import target_regex
+from cvft.families.table import FAMILIES
 from tests.test_network_invariants import forward, make_rows
 from tests.tiny import TINY, tiny_processor
 
@@ -45,3 +46,8 @@ def test_only_adapters_learn_and_the_base_stays(targets, checkpointing):
     }
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_only_the_projector_of_cogvlm2_learns_from_cached_features():
+    before = {family.name for family in FAMILIES if not family.parts.caches_projector and family.capabilities.features}
+    assert before == {"cogvlm2_video"}

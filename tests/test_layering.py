@@ -55,13 +55,14 @@ MAY_IMPORT = {
     "json_files": "errors jsonl",
     "imports": "",
     "processes": "",
+    "cards": "",
     # no torch
-    "recipe": "errors shipped",
+    "recipe": "errors shipped cards",
     "weights": "errors shipped files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data/fetch": "__init__ errors files data/video",
-    "data": "__init__ errors json_files files jsonl data/video data/fetch",
+    "data": "__init__ errors json_files files jsonl data/video data/fetch cards",
     "data/doctor": "errors files jsonl data data/video data/fetch",
     "evaluate/uncertainty": "",
     "evaluate/metrics": "data evaluate/uncertainty",
@@ -79,7 +80,7 @@ MAY_IMPORT = {
     "training_log": "errors jsonl",
     "plan": (
         "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
-        "families/table runs manifest data/fetch evaluate/metrics"
+        "families/table runs manifest data/fetch evaluate/metrics cards"
     ),
     # torch
     "families/network": "errors dtypes weights families",
@@ -87,7 +88,9 @@ MAY_IMPORT = {
     "families/qwen_vl/network": "errors data data/video weights families families/network families/qwen_vl",
     "families/internvl/network": "errors data data/video weights families families/network families/internvl",
     "families/any_swift/network": "errors data data/video weights families families/network families/any_swift",
-    "families/any_swift/runtime": "weights families families/network families/any_swift families/any_swift/network",
+    "families/any_swift/runtime": (
+        "errors json_files weights families families/network families/any_swift families/any_swift/network"
+    ),
     "families/glm4v/network": "errors data data/video weights families families/network families/glm4v",
     "families/glm4v/runtime": "dtypes weights families families/network families/glm4v families/glm4v/network",
     "families/internvl/runtime": (
@@ -120,10 +123,10 @@ MAY_IMPORT = {
     ),
     "serve": "errors data data/video data/fetch families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
-    "cli": "__init__ errors imports recipe",
+    "cli": "__init__ errors imports recipe data",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate "
-        "evaluate/judge report pipeline serve handover cli data/fetch"
+        "evaluate/judge report pipeline serve handover cli data/fetch cards"
     ),
     # beside
     "tiny": (
@@ -141,6 +144,7 @@ WITHOUT_TORCH = (
     *(
         "errors",
         "shipped",
+        "cards",
         "dtypes",
         "tables",
         "files",

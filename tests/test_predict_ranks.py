@@ -20,7 +20,7 @@ from cvft.cli.interrupts import GRACE_S
 from cvft.cli.main import main
 from cvft.data.rows import Row, read_rows
 from cvft.errors import CvftError, RunError
-from cvft.families.family import Answer
+from cvft.families.answering import Answer
 from cvft.families.table import FAMILIES
 from cvft.predict.infer import BATCH_ROWS, infer_file, load_found
 from cvft.predict.ranks import AnsweringRanks
@@ -31,7 +31,7 @@ from tests.trained import copy_of_trained_project
 
 SHAPES = Path(__file__).parent.parent / "datasets" / "tiny_shapes"
 NUM_ROWS = 300
-NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "2"))
+NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "1"))
 """Each start of a rank costs seconds: there are few unless more are asked for, and half as many of an evaluation."""
 
 SLACK = 10

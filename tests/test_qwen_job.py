@@ -189,6 +189,13 @@ def recipe(tmp_path_factory):
     return make_job(tmp_path_factory.mktemp("planned"), "qwen3_vl")
 
 
+@pytest.mark.parametrize("learns", ["true", "full"])
+def test_a_projector_that_learns_is_not_left_out_for_cached_features(recipe, learns):
+    job = open_job(load_recipe(recipe, overrides=[f"lora.train_projector={learns}"]), needs_weights=False)
+    assert job.forbids_features == "lora.train_projector"
+    assert "lora.train_projector: got" in cvft("features", recipe, f"lora.train_projector={learns}").stderr
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -9,7 +9,22 @@ from typing import TYPE_CHECKING
 
 from cvft.errors import Problem, quote
 
-FORMATS = ("auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet")
+FORMATS = (
+    "auto",
+    "native",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "llava",
+    "video_chatgpt",
+    "csv",
+    "parquet",
+    "webdataset",
+    "next_qa",
+    "activitynet_qa",
+    "charades_sta",
+    "msrvtt_qa",
+)
 """Values of `data.format`, named here so that help needs nothing but the standard library."""
 
 if TYPE_CHECKING:

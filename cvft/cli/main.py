@@ -52,6 +52,7 @@ COMMANDS = (
     "handover",
     "push",
     "models",
+    "datasets",
     "schema",
 )
 """The commands in the order of the help; each is a file of `cvft.cli.commands`."""

@@ -18,9 +18,9 @@ from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, content_of
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.family import load_runtime
+from cvft.plan.datasets import bring_datasets
 from cvft.plan.job import Job
 from cvft.plan.prepare import prepare, read_sources
-from cvft.plan.url_cache import url_cache_dir
 
 
 def build_ahead(job: Job) -> str:
@@ -60,7 +60,8 @@ def build_share(job: Job, share: Share) -> str:
     """
     _check_cached(job)
     recipe, decode = job.recipe, job.preprocessing.decode
-    read = read_sources(recipe.data.sources, url_cache=url_cache_dir(recipe))
+    bring_datasets(recipe)
+    read = read_sources(recipe.data.sources, recipe=recipe)
     rows = take_share([row for of_file in read.values() for row in of_file], share)
     if not any(row.video is not None for row in rows):
         return f"share {share}: no clips"
@@ -86,10 +87,12 @@ def build_share(job: Job, share: Share) -> str:
 
 def _check_cached(job: Job) -> None:
     recipe = job.recipe
-    if not job.may_cache_features:
-        key = "lora.train_vision_tower" if recipe.lora.train_vision_tower else "video.cache_features"
-        value = "true" if recipe.lora.train_vision_tower else recipe.video.cache_features
-        problem = Problem(key, quote(value), "a recipe whose features are cached", f"remove `{key}`")
+    if key := job.forbids_features:
+        section, _, name = key.partition(".")
+        value = recipe.to_dict()[section][name]
+        got = quote(str(value).lower() if isinstance(value, bool) else str(value))
+        hint = f"{job.family.title} trains without" if key == "model.path" else f"remove `{key}`"
+        problem = Problem(key, got, "a recipe whose features are cached", hint)
         raise RecipeError(f"recipe {recipe.name}", [problem])
 
 

@@ -120,7 +120,7 @@ def check_clips(
 
     refused = {} if cache is None else fetch_clips(rows, cache)
     inspected, _ = inspect_clips(
-        [clip for clip in rows_of if file_of(clip) not in refused],
+        [path for path in rows_of if path not in refused],
         sampling=sampling,
         decoder=decoder,
         timeout_s=timeout_s,
@@ -129,9 +129,7 @@ def check_clips(
         catalog=catalog,
         on_progress=on_progress,
     )
-    found: dict[ClipRef, ClipInfo | ClipError] = {
-        clip: refused.get(file_of(clip)) or inspected[clip] for clip in rows_of
-    }
+    found: dict[ClipRef, ClipInfo | ClipError] = {clip: refused.get(clip) or inspected[clip] for clip in rows_of}
     bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
     facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
     problems = [report_clip(error, rows_of[path]) for path, error in bad.items()]
@@ -144,7 +142,7 @@ def check_clips(
     return ClipCheck(good_rows, quarantined, facts)
 
 
-def fetch_clips(rows: Sequence[Row], cache: ClipCache) -> Mapping[Path, ClipError]:
+def fetch_clips(rows: Sequence[Row], cache: ClipCache) -> Mapping[ClipRef, ClipError]:
     """Fetches the clips that rows name by URL and that are not there yet.
 
     Args:
@@ -152,12 +150,14 @@ def fetch_clips(rows: Sequence[Row], cache: ClipCache) -> Mapping[Path, ClipErro
         cache: Fetches them.
 
     Returns:
-        File of a clip -> why it could not be fetched, for those.
+        Clip -> why it could not be fetched, for those.
 
     Raises:
         RunError: The cache cannot be written.
     """
-    return cache.fetch({file_of(row.video): row.url for row in rows if row.video is not None and row.url is not None})
+    named = [(row.video, row.url) for row in rows if row.video is not None and row.url is not None]
+    refused = cache.fetch({file_of(clip): url for clip, url in named})
+    return {clip: refused[file_of(clip)] for clip, _ in named if file_of(clip) in refused}
 
 
 def inspect_clips(
@@ -312,8 +312,8 @@ def report_clip(error: ClipError, rows: Sequence[Row]) -> Problem:
     """
     problem = error.problems[0]
     hint = problem.hint
-    if rows[0].url is not None and rows[0].video is not None and file_of(rows[0].video).is_file():
-        again = f"remove {file_of(rows[0].video)} to fetch it again from {show_url(rows[0].url)}"
+    if rows[0].url is not None and rows[0].file is not None and rows[0].file.is_file():
+        again = f"remove {rows[0].file} to fetch it again from {show_url(rows[0].url)}"
         hint = f"{hint}; {again}" if hint else again
     return Problem(f"{name_rows(rows)}: {problem.where}", problem.got, problem.need, hint)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from cvft.data.fetch.urls import is_url
 from cvft.data.media_columns import is_picture, read_video, show
 from cvft.data.video.spec import ClipRef, ClipSpec, file_of, make_ref
 from cvft.errors import ValueProblem, quote
@@ -37,7 +36,7 @@ class ClipFinder(Protocol):
 
     @property
     def urls(self) -> Mapping[Path, str]:
-        """Place -> URL, for the clips that were found by one."""
+        """Place -> URL, for the files that were found by one."""
 
     def find(self, name: str) -> Path:
         """Returns a file; raises `ValueProblem`."""
@@ -135,8 +134,13 @@ def clip_of_frames(files: Sequence[Path], seconds: Sequence[float]) -> ClipSpec:
     return ClipSpec(files[0], frames=tuple(files), seconds=tuple(map(float, seconds)))
 
 
-def write_clip(clip: ClipRef | None) -> Iterator[tuple[str, Any]]:
-    """Yields the columns from which `read_clip` makes a clip again: `videos`, and what else there is to say."""
+def write_clip(clip: ClipRef | None, *, url: str | None = None) -> Iterator[tuple[str, Any]]:
+    """Yields the columns from which `read_clip` makes a clip again: `videos`, and what else there is to say.
+
+    Args:
+        clip: The clip.
+        url: Where its file was fetched from, in place of its path.
+    """
     spec = clip if isinstance(clip, ClipSpec) else None
     if clip is None:
         yield "videos", []
@@ -144,7 +148,7 @@ def write_clip(clip: ClipRef | None) -> Iterator[tuple[str, Any]]:
         yield "videos", [[str(path) for path in spec.frames]]
         yield "seconds", [_plain(second) for second in spec.seconds]
     else:
-        yield "videos", [str(file_of(clip))]
+        yield "videos", [url or str(file_of(clip))]
     if spec is not None:
         values = {"start": spec.start_s, "end": spec.end_s, "max_frames": spec.max_frames, "fps": spec.fps}
         for name, value in values.items():
@@ -164,11 +168,10 @@ def _read_frames(videos: Any, finder: ClipFinder) -> list[Path]:
     if not isinstance(only, list) or not only or not all(isinstance(each, str) and is_picture(each) for each in only):
         hint = 'write `"videos": [["f/1.jpg", ...]]`; a clip has seconds of its own, without `seconds`'
         raise ValueProblem(show(videos), "one list of pictures, or one folder of them", hint)
-    if by_url := next(filter(is_url, only), None):
-        raise ValueProblem(
-            f"the picture {show(by_url)}", "pictures that are files", "download them; clips may be named by URL"
-        )
-    return [finder.find(each) for each in only]
+    files = [finder.find(each) for each in only]
+    if url := next(filter(None, map(finder.urls.get, files)), None):
+        raise ValueProblem(f"a picture by its URL, {quote(url)}", "pictures of this machine", "download them")
+    return files
 
 
 def _read_times(value: Any) -> tuple[float, ...]:

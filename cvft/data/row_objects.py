@@ -1,4 +1,4 @@
-"""Reads a file as numbered objects in native columns: JSON, JSONL, CSV or parquet, in any format of `cvft.data.formats`.
+"""Reads a file as numbered objects in native columns: JSON, JSONL, CSV, parquet or tar, in any format of `cvft.data.formats`.
 
 bytes -> what kind of file it is -> objects with their lines -> native columns, or what is wrong in their place
 """
@@ -12,17 +12,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cvft.cards import CARDS
 from cvft.data.clip_names import Folder
 from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
+from cvft.data.formats.benchmarks import LINE_FORMATS, read_lines
 from cvft.data.formats.files import find_kind, read_csv, read_parquet
+from cvft.data.formats.shards import is_shard, put_clips, read_shard
 from cvft.data.formats.table import FormatName, adapt_objects
-from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, quote
+from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, nearest, quote
 from cvft.jsonl import parse_json, split_lines
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 
 BYTE_ORDER_MARK = "a byte order mark (BOM)"
 """What a problem says of it: it stands in the first line, of which the row may be good."""
+
+_NEED = "a readable JSON or JSONL file"
+
+_NO_SHARDS = ("native", "csv", "parquet")
+"""Values of `data.format` that say that a file is no tar."""
 
 _URL = re.compile(r"(?:^|/)[A-Za-z][A-Za-z0-9+.-]+:/")
 """A URL, also one that was taken for a path, of which two slashes become one."""
@@ -51,14 +59,21 @@ def read_objects(path: Path, problems: list[Problem], *, root: Path, format: For
         problems: What is wrong with the file is added to them.
         root: Folder that relative names of clips start from.
         format: How the rows are written, or `auto`.
-        clips: Folder to write clips to that lie inside a parquet file.
+        clips: Folder to write clips to that lie inside a parquet or tar file.
 
     Raises:
         DataError: There is nothing that could be parsed, or nobody knows its format.
     """
+    _refuse_others(path)
+    if format == "webdataset" or (format not in _NO_SHARDS and is_shard(path)):
+        shard = read_shard(path, clips=clips)
+        _, adapted = adapt_objects(shard.objects, source=path, root=root, name=format, is_table=True)
+        return Objects(put_clips(adapted, shard), True, "webdataset")
     raw = read_bytes(path)
-    kind = find_kind(path, raw, wanted=format)
-    if kind == "csv":
+    kind = "lines" if format in LINE_FORMATS else find_kind(path, raw, wanted=format)
+    if kind == "lines":
+        objects, is_array = read_lines(path, raw), False
+    elif kind == "csv":
         objects, is_array = read_csv(path, raw), False
     elif kind == "parquet":
         objects, is_array = read_parquet(path, raw, clips=clips), True
@@ -97,18 +112,35 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         DataError: It cannot be read, with what may have been meant.
     """
-    need = "a readable JSON or JSONL file"
+    _refuse_others(path)
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"data {path}", [Problem(str(path), f"a file that cannot be read ({reason})", _NEED)]
+        ) from error
+
+
+def _refuse_others(path: Path) -> None:
+    """Refuses what is no file.
+
+    Raises:
+        DataError: with what may have been meant.
+    """
     if path.is_dir():
         raise DataError(f"data {path}", [explain_folder(path)])
     if os.path.exists(path) and not os.path.isfile(path):  # it may never end
-        raise DataError(f"data {path}", [Problem(str(path), "a device or a pipe", need, "write the rows to a file")])
+        raise DataError(f"data {path}", [Problem(str(path), "a device or a pipe", _NEED, "write the rows to a file")])
     try:
-        return path.read_bytes()
+        path.stat()
     except FileNotFoundError as error:
-        raise DataError(f"data {path}", [Problem(str(path), "no such file", need, _hint_missing(path))]) from error
+        raise DataError(f"data {path}", [Problem(str(path), "no such file", _NEED, _hint_missing(path))]) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"data {path}", [Problem(str(path), f"a file that cannot be read ({reason})", need)]) from error
+        raise DataError(
+            f"data {path}", [Problem(str(path), f"a file that cannot be read ({reason})", _NEED)]
+        ) from error
 
 
 def _hint_missing(path: Path) -> str:
@@ -118,6 +150,8 @@ def _hint_missing(path: Path) -> str:
         return "write `/` between folders, and a path on this machine"
     if "," in path.name:
         return "join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one"
+    if near := nearest(path.name, CARDS, count=1):
+        return f"did you mean the dataset {quote(near[0])}? `cvft datasets` lists those that have a name"
     if not path.parent.is_dir():
         return f"there is no folder {quote(path.parent, most=4096)}"
     return did_you_mean(path.name, Folder(path.parent).beside(path.name))

@@ -38,8 +38,7 @@ class Row:
         query: The question, verbatim.
         response: The answer to learn. Empty only when the file was read with `require_response=False`.
         history: Earlier (question, answer) turns, oldest first.
-        video: The clip, its file absolute with links resolved, or None for a text-only row. That of a URL lies there once it is
-            fetched.
+        video: The clip, its file absolute with links resolved, or None for a text-only row. That of a URL is there once fetched.
         source: The file that the row came from, as it was named to `read_rows`.
         line: 1-based line of that file, or 1-based item of its JSON array.
         id: The row's own name, if it has one.
@@ -83,7 +82,7 @@ class Row:
             "response": self.response,
             "history": [list(turn) for turn in self.history],
         }
-        return columns | dict(write_clip(self.video)) | dict(self.extra)
+        return columns | dict(write_clip(self.video, url=self.url)) | dict(self.extra)
 
 
 def read_rows(
@@ -102,7 +101,7 @@ def read_rows(
         video_root: Folder that relative clip paths start from; by default the folder of `path`.
         require_response: Whether each row needs an answer. False is for rows that will be answered.
         format: How the rows are written; `auto` finds out.
-        clips: Folder to write clips to that lie inside a parquet file; without one they are refused.
+        clips: Folder to write clips to that lie inside a parquet or tar file; without one they are refused.
         url_cache: Folder that clips named by URL are fetched to, by others; without one they are refused.
 
     Returns:
@@ -189,8 +188,8 @@ def make_rows(
     require_response: bool = True,
     is_array: bool = True,
     problems: Sequence[Problem] = (),
-    url_cache: Path | None = None,
     finder: ClipFinder | None = None,
+    url_cache: Path | None = None,
 ) -> list[Row]:
     """Validates objects as rows.
 
@@ -201,8 +200,8 @@ def make_rows(
         require_response: Whether each row needs an answer.
         is_array: Whether the numbers count items, and not lines of a file.
         problems: What is wrong with the source already.
-        url_cache: See `read_rows`.
         finder: Finds the files of clips by their names, in place of what looks for them from `video_root`.
+        url_cache: See `read_rows`.
 
     Returns:
         The rows in order, at least one.
@@ -217,8 +216,8 @@ def make_rows(
         require_response=require_response,
         is_array=is_array,
         problems=problems,
-        url_cache=url_cache,
         finder=finder,
+        url_cache=url_cache,
     )
     if problems:
         raise DataError(f"data {source}", problems)

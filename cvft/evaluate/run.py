@@ -28,6 +28,7 @@ from cvft.plan.job import Job
 from cvft.plan.lengths import check_prompts
 from cvft.plan.ranks import check_num_ranks
 from cvft.plan.recorded import RecordedRows, read_recorded, refuse_gone, refuse_other_data
+from cvft.plan.url_cache import unpacked_dir
 from cvft.predict.answers import Answering, answer_rows, locate_problems, open_answers, partial_file
 from cvft.predict.placement import choose_num_ranks
 from cvft.predict.ranks import AnsweringRanks, RunModel
@@ -214,7 +215,13 @@ def _find_stored(run: RunFolder, recipe: Recipe, variant: str, *, data: Path) ->
 def _read_asked(job: Job, data: Path | None) -> _Asked:
     if data is not None:
         url_cache = job.url_cache
-        rows = read_rows(data, video_root=job.recipe.data.video_root, format="auto", url_cache=url_cache.folder)
+        rows = read_rows(
+            data,
+            video_root=job.recipe.data.video_root,
+            format="auto",
+            clips=unpacked_dir(job.recipe),
+            url_cache=url_cache.folder,
+        )
         refused = fetch_clips(rows[: job.recipe.eval.num_rows], url_cache)
         if refused:
             bad = {

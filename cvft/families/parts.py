@@ -69,6 +69,11 @@ class Parts:
     cached: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def caches_projector(self) -> bool:
+        """Whether cached features have been through the projector, so that it cannot learn from them."""
+        return any(f"{name}.".startswith(self.cached) for name in self.projector)
+
 
 def adapted_names(parts: Parts, targets: str | Sequence[str]) -> tuple[str, ...]:
     """Names the linear layers of a decoder block that get an adapter.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cvft.data.rows import Row, read_rows
 from cvft.data.video.loader import ClipLoader
-from cvft.data.video.spec import ClipRef, ClipSpec, file_of, name_of
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, has_own_times, name_of
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, ModelError, Problem, RunError
 from cvft.families.engines import ENGINES, Engine, Handover, ResizesFrames, Sends
@@ -163,14 +163,7 @@ def _name_of(found: FoundModel) -> str:
 
 def _common_root(rows: Sequence[Row]) -> Path:
     """Returns the folder that all clips lie below: the engine may read whatever lies there."""
-    clips = [row.video for row in rows if row.video is not None]
-    if part := next((clip for clip in clips if isinstance(clip, ClipSpec)), None):
-        got, need = (
-            f"a stretch, frames or a budget of {name_of(part)}",
-            "whole files: an engine is sent the clip's file",
-        )
-        raise CvftError("the rows", [Problem("--send", got, need, "--send frames shows the engine what is meant")])
-    folders = [str(file_of(clip).resolve().parent) for clip in clips]
+    folders = [str(row.file.resolve().parent) for row in rows if row.file is not None]
     root = Path(os.path.commonpath(folders)) if folders else Path.cwd()
     if root == Path(root.anchor):
         need, hint = "clips below one folder: the engine may read all that lies there", "move them together"
@@ -182,8 +175,7 @@ def _send_frames(rows: Sequence[Row], found: FoundModel, told: Handover) -> dict
     """Decodes the rows' clips; each becomes the URL of its frames and what the engine is told of them."""
     encoder = load_runtime(found.family).encoder(found.model, found.how)
 
-    def prepare(ref: ClipRef, clip: Clip) -> tuple[str, dict[str, Any]]:
-        del ref
+    def prepare(_: ClipRef, clip: Clip) -> tuple[str, dict[str, Any]]:
         return write_frames(clip, cast(ResizesFrames, encoder), told)
 
     loader = ClipLoader(found.how.decode, prepare=prepare, num_bytes=lambda _: 0)
@@ -235,6 +227,12 @@ def _request(
         content: Any = text
         if number == 0 and row.video is not None:
             url = file_of(row.video).resolve().as_uri()
+            if has_own_times(row.video) or (isinstance(row.video, ClipSpec) and row.video not in shown):
+                need, hint = (
+                    "whole files: an engine takes no part of one, no budget and no seconds of a row's own",
+                    "leave it out",
+                )
+                raise CvftError("the rows", [Problem(f"{row.location} `videos`", name_of(row.video), need, hint)])
             if row.video in shown:
                 url, of_clip = shown[row.video]
                 media = {"media_io_kwargs": {"video": of_clip}}

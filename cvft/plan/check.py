@@ -16,11 +16,13 @@ from cvft.data.doctor.share import ShareDone, prove_share
 from cvft.data.rows import Row, check_written
 from cvft.data.shares import Share
 from cvft.errors import DataError, Problem
+from cvft.plan.datasets import bring_datasets, note_datasets
 from cvft.plan.forecast import decide_machine
 from cvft.plan.job import Job, open_job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows
-from cvft.recipe import LoadedRecipe
-from cvft.recipe.schema import VAL_KEY
+from cvft.plan.url_cache import unpacked_dir
+from cvft.recipe import LoadedRecipe, Recipe
+from cvft.recipe.schema import is_val
 
 
 def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
@@ -52,28 +54,44 @@ def open_to_check(loaded: LoadedRecipe) -> Job:
 def check_job(job: Job, *, looks: bool = True, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:
     """Checks rows and clips of a job; see `check_recipe`, and for `looks` see `cvft.data.doctor.check.check_files`."""
     recipe = job.recipe
+    bring_datasets(recipe)
     how = job.preprocessing.decode
     with ClipCatalog(job.clips_root, how) as catalog:
         checked = check_files(
             _files_of(job),
             how=how,
+            clips=unpacked_dir(recipe),
             catalog=catalog,
             cache=job.url_cache,
             num_workers=recipe.data.check_workers,
             looks=looks,
             on_progress=on_progress,
         )
-    return checked.with_more(_check_lengths(job, checked))
+    return checked.with_more([*_check_lengths(job, checked), *_check_datasets(recipe, checked)])
+
+
+def _check_datasets(recipe: Recipe, checked: CheckUp) -> list[Finding]:
+    """Finds datasets that were given by name and are not whole, or not to be trained on."""
+    of_file = {
+        key: [row for row in checked.rows if row.source == file.path] for key, file in recipe.data.sources.items()
+    }
+    notes = note_datasets(recipe, of_file)
+    return [
+        Finding("dataset_note", Problem("datasets", note, "a dataset as its makers publish and mean it"))
+        for note in notes
+    ]
 
 
 def prove_share_of(job: Job, share: Share, *, on_progress: Callable[[int, int], None] | None = None) -> ShareDone:
     """Decodes a share of the clips of a job; see `cvft.data.doctor.share.prove_share`."""
+    bring_datasets(job.recipe)
     how = job.preprocessing.decode
     with ClipCatalog(job.clips_root, how, share=share) as catalog:
         return prove_share(
             _files_of(job),
             share,
             how=how,
+            clips=unpacked_dir(job.recipe),
             catalog=catalog,
             cache=job.url_cache,
             num_workers=job.recipe.data.check_workers,
@@ -85,7 +103,7 @@ def _files_of(job: Job) -> list[DataFile]:
     return [
         DataFile(
             file.path,
-            is_held_out=key == VAL_KEY,
+            is_held_out=is_val(key),
             format=file.format,
             video_root=file.video_root,
             max_frames=file.max_frames,
@@ -116,7 +134,8 @@ def _check_lengths(job: Job, checked: CheckUp) -> list[Finding]:
         return findings
     shapes = measure_rows(rows, lay_out=lay_out, clips=checked.clips)
     long = _problems(lambda: check_rows_fit(rows, shapes, max_tokens=job.preprocessing.max_tokens))
-    held_out = [(row, shape) for row, shape in zip(rows, shapes, strict=True) if row.source == job.recipe.data.val]
+    held_out_files = {file.path for key, file in job.recipe.data.sources.items() if is_val(key)}
+    held_out = [(row, shape) for row, shape in zip(rows, shapes, strict=True) if row.source in held_out_files]
     held_out = held_out[: job.recipe.eval.num_rows]
     long += _problems(
         lambda: check_answers_fit(

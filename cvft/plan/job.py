@@ -155,11 +155,21 @@ class Job:
         return features_root_of(self.recipe)
 
     @property
+    def forbids_features(self) -> str | None:
+        """The setting that keeps what clips become from being cached: it says so, or what makes it learns. None: it may be."""
+        recipe, lora = self.recipe, self.recipe.lora
+        if not self.family.capabilities.features:
+            return "model.path"
+        if lora.train_vision_tower:
+            return "lora.train_vision_tower"
+        if lora.train_projector is not False and self.family.parts.caches_projector:
+            return "lora.train_projector"
+        return "video.cache_features" if recipe.video.cache_features == "off" else None
+
+    @property
     def may_cache_features(self) -> bool:
-        """Whether the recipe and the family leave the tower's output to be cached."""
-        recipe = self.recipe
-        is_off = recipe.video.cache_features == "off" or recipe.lora.train_vision_tower
-        return self.family.capabilities.features and not is_off
+        """Whether recipe and family leave what clips become to be cached."""
+        return self.forbids_features is None
 
     @property
     def memory_bytes(self) -> int | None:

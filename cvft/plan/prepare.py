@@ -26,14 +26,15 @@ from cvft.data.video.spec import ClipRef, content_of, whole_of
 from cvft.errors import DataError, Problem, RecipeError, quote
 from cvft.evaluate.metrics.rows import metrics_of, spread_evenly
 from cvft.plan.batching import RowFacts
+from cvft.plan.datasets import bring_datasets, note_datasets
 from cvft.plan.job import Job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
 from cvft.plan.notes import NUM_EXAMPLES, note_rows
 from cvft.plan.probes import check_probes, note_probes, read_probes
-from cvft.plan.url_cache import url_cache_dir
+from cvft.plan.url_cache import unpacked_dir, url_cache_dir
 from cvft.recipe import Recipe
 from cvft.recipe.rules import LOSS_METRICS
-from cvft.recipe.schema import VAL_KEY, RowFile, SelectBy
+from cvft.recipe.schema import RowFile, SelectBy, is_val
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,11 @@ def prepare_rows(
         CvftError: with all problems of the rows, or of the clips, or of the lengths.
     """
     recipe, how = job.recipe, job.preprocessing
+    bring_datasets(recipe)
     sources = find_sources(recipe)
-    read = read_sources(recipe.data.sources, url_cache=url_cache_dir(recipe))
-    held_out = read.pop(VAL_KEY, [])
+    read = read_sources(recipe.data.sources, recipe=recipe)
+    of_datasets = note_datasets(recipe, read)
+    held_out = [row for key in list(read) if is_val(key) for row in read.pop(key)]
     rows = [row for of_file in read.values() for row in of_file]
     check_written([*rows, *held_out])
     lay_out = job.family.layouts(job.model.folder, how)
@@ -170,6 +173,7 @@ def prepare_rows(
         row_facts=RowFacts(train, val, mix_files(recipe, rows)),
         notes=[
             *job.family.capabilities.unpromised,
+            *of_datasets,
             *note_rows(rows, held_out, checked.facts, sampling=how.decode.sampling),
             *note_lengths(
                 train,
@@ -183,6 +187,15 @@ def prepare_rows(
         sources=sources,
         probes=probes,
     )
+
+
+def _find_alike(
+    clips: Mapping[ClipRef, ClipInfo], *, look: Callable[[Mapping[ClipRef, str]], Mapping[ClipRef, ClipLooks]]
+) -> dict[str, str]:
+    """Groups files that look alike, by what tells them from others: `ClipInfo.sha256`."""
+    files = {whole_of(clip): info.sha256 for clip, info in clips.items()}
+    looks = look({clip: content_of(clip, sha256) for clip, sha256 in files.items()})
+    return group_alike({files[clip]: of_clip for clip, of_clip in looks.items()})
 
 
 def _check_choice(recipe: Recipe, held_out: Sequence[Row]) -> None:
@@ -201,26 +214,17 @@ def _check_choice(recipe: Recipe, held_out: Sequence[Row]) -> None:
     raise RecipeError("the val rows", [problem])
 
 
-def _find_alike(
-    clips: Mapping[ClipRef, ClipInfo], *, look: Callable[[Mapping[ClipRef, str]], Mapping[ClipRef, ClipLooks]]
-) -> dict[str, str]:
-    """Groups files that look alike, by what tells them from others: `ClipInfo.sha256`."""
-    files = {whole_of(clip): info.sha256 for clip, info in clips.items()}
-    looks = look({clip: content_of(clip, sha256) for clip, sha256 in files.items()})
-    return group_alike({files[clip]: of_clip for clip, of_clip in looks.items()})
-
-
 def find_sources(recipe: Recipe) -> dict[str, FileFacts]:
     """Looks at the files that a recipe's rows come from; one that cannot be read is for its reader to report."""
     return {key: FileFacts.of(file.path) for key, file in recipe.data.sources.items() if file.path.is_file()}
 
 
-def read_sources(sources: Mapping[str, RowFile], *, url_cache: Path) -> dict[str, list[Row]]:
+def read_sources(sources: Mapping[str, RowFile], *, recipe: Recipe) -> dict[str, list[Row]]:
     """Reads files of rows, and tells the problems of all together.
 
     Args:
         sources: Files by their key paths, as `Data.sources` gives them.
-        url_cache: See `read_rows`.
+        recipe: Says where clips lie that are fetched, or that lie inside a file.
 
     Returns:
         The rows of each, by its key path.
@@ -232,7 +236,13 @@ def read_sources(sources: Mapping[str, RowFile], *, url_cache: Path) -> dict[str
     errors: list[DataError] = []
     for key, file in sources.items():
         try:
-            rows = read_rows(file.path, video_root=file.video_root, format=file.format or "auto", url_cache=url_cache)
+            rows = read_rows(
+                file.path,
+                video_root=file.video_root,
+                format=file.format or "auto",
+                clips=unpacked_dir(recipe),
+                url_cache=url_cache_dir(recipe),
+            )
             read[key] = give_budget(rows, max_frames=file.max_frames, fps=file.fps)
         except DataError as error:
             errors.append(error)
@@ -270,7 +280,7 @@ def mix_files(recipe: Recipe, rows: Sequence[Row]) -> list[FileShare]:
     if not isinstance(recipe.data.train, tuple):
         return []
     counts = Counter(row.source for row in rows)
-    files = {key: file for key, file in recipe.data.sources.items() if key != VAL_KEY}
+    files = {key: file for key, file in recipe.data.sources.items() if not is_val(key)}
     mix = [FileShare(counts[file.path], file.weight, str(file.path)) for file in files.values()]
     problems = []
     for key, share in zip(files, mix, strict=True):

@@ -14,7 +14,7 @@ from cvft.data.rows import Row, check_written, read_rows
 from cvft.errors import DataError, Problem
 from cvft.plan.job import Job
 from cvft.plan.lengths import check_prompts, check_texts
-from cvft.plan.url_cache import url_cache_dir
+from cvft.plan.url_cache import unpacked_dir, url_cache_dir
 
 
 def read_probes(job: Job) -> dict[Path, list[Row]]:
@@ -34,7 +34,13 @@ def read_probes(job: Job) -> dict[Path, list[Row]]:
     problems: list[Problem] = []
     for path in job.recipe.eval.probes:
         try:
-            rows = read_rows(path, video_root=data.video_root, format="auto", url_cache=url_cache_dir(job.recipe))
+            rows = read_rows(
+                path,
+                video_root=data.video_root,
+                format="auto",
+                clips=unpacked_dir(job.recipe),
+                url_cache=url_cache_dir(job.recipe),
+            )
             probes[path] = rows[: job.recipe.eval.num_rows]
         except DataError as error:
             problems += error.problems

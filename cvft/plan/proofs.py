@@ -16,7 +16,7 @@ from typing import Any
 from cvft.data.groups import RowShape
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
-from cvft.data.video.spec import ClipRef, content_of, to_text
+from cvft.data.video.spec import ClipRef, content_of
 from cvft.families.family import Preprocessing
 from cvft.families.proof import GroupProof
 from cvft.files import write_whole
@@ -41,7 +41,7 @@ class ProofRequest:
         dtype: `bf16` or `fp32`.
         attention: transformers' name of the decoder's attention.
         device: `cpu` or `cuda`.
-        clip: The clip, as `cvft.data.video.spec.to_text` writes it.
+        clip: The clip's file.
         clip_sha256: Identifies it.
         rows: Query and response of two rows about it.
     """
@@ -52,7 +52,7 @@ class ProofRequest:
     dtype: str
     attention: str
     device: str
-    clip: str
+    clip: ClipRef
     clip_sha256: str
     rows: Sequence[tuple[str, str]]
 
@@ -87,7 +87,7 @@ def request_proof(
         dtype=job.recipe.model.dtype,
         attention=attention,
         device=job.ranks.device,
-        clip=to_text(first),
+        clip=first,
         clip_sha256=content_of(first, clips[first].sha256),
         rows=[(row.query, row.response) for row in pair],
     )

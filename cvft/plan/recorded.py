@@ -36,9 +36,8 @@ from cvft.jsonl import read_jsonl
 from cvft.manifest import read_manifest
 from cvft.plan.notes import NUM_EXAMPLES, name_examples
 from cvft.plan.prepare import read_sources
-from cvft.plan.url_cache import url_cache_dir
 from cvft.recipe import Recipe, load_recipe
-from cvft.recipe.schema import VAL_KEY, RowFile
+from cvft.recipe.schema import VAL_KEY, RowFile, is_val
 from cvft.runs import RunFolder
 
 HINT_MOVED = "were the clips moved? data.video_root=FOLDER finds them below a folder"
@@ -142,18 +141,9 @@ def refuse_other_data(run: RunFolder, *, recipe: Recipe, since: str) -> list[str
                 notes.append(
                     f"{key}: {paths} {verb} not there any more, and was not compared with what this run recorded"
                 )
-                continue
-            problem = _compare(
-                key,
-                files,
-                before,
-                run=run,
-                records=records,
-                is_ordered=is_ordered,
-                since=since,
-                url_cache=url_cache_dir(recipe),
-            )
-            if problem:
+            elif problem := _compare(
+                key, files, before, recipe=recipe, run=run, records=records, is_ordered=is_ordered, since=since
+            ):
                 problems.append(problem)
     if problems:
         raise RunError(f"run folder {run.path}", problems)
@@ -194,10 +184,10 @@ def _files(
 ) -> Iterable[tuple[str, dict[str, RowFile], list[Row], bool]]:
     """Yields setting, its files, their recorded rows and whether they are in the order of the files."""
     files = recipe.data.sources
-    val = files.pop(VAL_KEY, None)
-    if val is not None:
+    val = {key: files.pop(key) for key in list(files) if is_val(key)}
+    if val:
         yield "data.train", files, stored["train"], True
-        yield VAL_KEY, {VAL_KEY: val}, stored["val"], True
+        yield VAL_KEY, val, stored["val"], True
     else:
         yield "data.train", files, [*stored["train"], *stored["val"]], not stored["val"]
 
@@ -207,11 +197,11 @@ def _compare(
     files: Mapping[str, RowFile],
     before: Sequence[Row],
     *,
+    recipe: Recipe,
     run: RunFolder,
     records: Mapping[ClipRef, ClipRecord],
     is_ordered: bool,
     since: str,
-    url_cache: Path,
 ) -> Problem | None:
     recorded, earlier = read_manifest(run).sources, load_recipe(run.recipe_file).recipe.data.sources
     if all(_is_recorded(recorded.get(name), file, earlier.get(name)) for name, file in files.items()):
@@ -219,7 +209,8 @@ def _compare(
     name_files = clip_namer(records)
     set_aside = _quarantined(run)
     rows, now = [], []
-    for row in (row for of_file in read_sources(files, url_cache=url_cache).values() for row in of_file):
+    read = read_sources(files, recipe=recipe)
+    for row in (row for of_file in read.values() for row in of_file):
         if row.video is not None and identify_row(row, file_of(row.video).name) in set_aside:
             continue
         rows.append(row)

@@ -1,4 +1,4 @@
-"""Where clips that rows name by URL are fetched to, and what a download may take: as a recipe says."""
+"""Where clips that rows name by URL are fetched to, what a download may take, and where clips inside files are unpacked to."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from pathlib import Path
 
 from cvft.data.fetch.cache import URLS_FOLDER, ClipCache
 from cvft.data.fetch.limits import FetchLimits
+from cvft.data.formats.clips_inside import UNPACKED_FOLDER
 from cvft.recipe import Recipe
 
 
 def url_cache_dir(recipe: Recipe) -> Path:
     """Returns the folder of fetched clips: beside the runs, unless the recipe names another one."""
     return (recipe.data.cache or recipe.output.root / URLS_FOLDER).absolute()
+
+
+def unpacked_dir(recipe: Recipe) -> Path:
+    """Returns the folder of clips that lie inside files of rows: beside the runs, under a name that no run can have."""
+    return (recipe.output.root / UNPACKED_FOLDER).absolute()
 
 
 def open_url_cache(recipe: Recipe) -> ClipCache:

@@ -24,7 +24,7 @@ from cvft.data.records import fingerprint_rows
 from cvft.data.rows import Row, make_rows, read_rows
 from cvft.data.shares import Share, take_share
 from cvft.data.video.process import ClipInfo
-from cvft.data.video.spec import ClipRef, file_of, name_of
+from cvft.data.video.spec import ClipRef, name_of
 from cvft.errors import ClipError, DataError, IncompleteError, Problem, RunError
 from cvft.files import check_output, write_whole
 from cvft.plan.lengths import check_prompts
@@ -327,8 +327,8 @@ def _infer_rows(
     return f"{len(rows)} rows answered in {output}"
 
 
-def _why(row: Row, refused: Mapping[Path, ClipError]) -> ClipError | None:
-    return None if row.video is None else refused.get(file_of(row.video))
+def _why(row: Row, refused: Mapping[ClipRef, ClipError]) -> ClipError | None:
+    return None if row.video is None else refused.get(row.video)
 
 
 def _check_output(output: Path) -> None:

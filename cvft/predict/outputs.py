@@ -62,7 +62,7 @@ def _to_csv(answered: Sequence[tuple[Row, Answer]]) -> str:
     table = csv.writer(file)
     table.writerow(COLUMNS)
     for row, answer in answered:
-        table.writerow((row.id or "", row.url or row.video or "", row.query, answer.text, str(answer.is_cut).lower()))
+        table.writerow((row.id or "", row.url or row.file or "", row.query, answer.text, str(answer.is_cut).lower()))
     return file.getvalue()
 
 

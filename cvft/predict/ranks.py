@@ -213,7 +213,7 @@ def _understand(said: Mapping[str, Any], rank: _Rank) -> Iterator[AnsweredBatch]
     if "refused" in said:
         raise name_rank(error_from(said["refused"]), rank.name)
     if "cut" in said:
-        rank.cut = {from_text(text): sentence for text, sentence in said["cut"]}
+        rank.cut = {from_text(clip): sentence for clip, sentence in said["cut"]}
         return
     answers = {number: Answer(**answer) for number, answer in said["answers"]}
     yield AnsweredBatch(answers, {number: error_from(error) for number, error in said["bad"]})

@@ -106,12 +106,18 @@ def _alternatives(annotation: Any, metadata: list[Any], *, shows_ceiling: bool =
         texts.sort(key=lambda text: (text == "`null`", text.startswith("a list")))
         return words, texts
     if origin is tuple:
-        if get_origin(get_args(annotation)[0]) is Annotated and RowFile in get_args(get_args(annotation)[0]):
+        choices, others = _alternatives(get_args(annotation)[0], [])
+        if "a file of rows" in others:
             return [], ["a list of files"]
-        choices, _ = _alternatives(get_args(annotation)[0], [])
-        if choices:
-            return [], [f"a list of {_join([quote(word) for word in choices])}"]
-        return [], [_NAMES if _holds_names(annotation) else _PATHS]
+        return [], [
+            f"a list of {_join([quote(word) for word in choices])}"
+            if choices
+            else _NAMES
+            if _holds_names(annotation)
+            else _PATHS
+        ]
+    if annotation is RowFile:
+        return [], ["a file of rows"]
     if annotation is type(None):
         return [], ["`null`"]
     if annotation is bool:

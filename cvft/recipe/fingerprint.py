@@ -13,7 +13,7 @@ from cvft.recipe.yaml_text import dump_yaml
 NOT_IDENTITY: tuple[str, ...] = ("name", "output")
 """Where a run lies is not what it is."""
 
-SAME_ROWS: tuple[str, ...] = ("data.train", "data.val", "data.format", "data.video_root", "data.cache")
+SAME_ROWS: tuple[str, ...] = ("data.train", "data.val", "data.format", "data.video_root", "data.datasets", "data.cache")
 """Where rows and clips lie may change: what lies there counts, and a run has recorded it (`cvft.plan.recorded`)."""
 
 SAME_BITS: tuple[str, ...] = (
@@ -69,15 +69,15 @@ def differing_settings(first: Recipe, second: Recipe) -> list[tuple[str, Any, An
 
 
 def _deciding(recipe: Recipe) -> dict[str, Any]:
-    """Returns the settings that decide the trained weights."""
+    """Returns the settings that decide the trained weights: of files of rows, how often the rows of each come."""
     values = _without(recipe, (*NOT_IDENTITY, *NOT_WEIGHTS))
+    if isinstance(recipe.data.train, tuple) and any(file.weight != 1 for file in recipe.data.train):
+        values["data"]["train"] = [file.weight for file in recipe.data.train]
     if recipe.train.early_stop_evals is not None:
         stated = recipe.to_dict()
         for path in ENDS_TRAINING:
             section, _, key = path.rpartition(".")
             values.setdefault(section, {})[key] = stated[section][key]
-    if isinstance(recipe.data.train, tuple) and any(file.weight != 1 for file in recipe.data.train):
-        values["data"]["train"] = [file.weight for file in recipe.data.train]
     return values
 
 

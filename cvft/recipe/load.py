@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cvft.cards import names_dataset
 from cvft.errors import Problem, RecipeError, nearest, quote
 from cvft.recipe.explain import LISTS, conflicts_of, explain, show_value, unknown_key
 from cvft.recipe.fingerprint import fingerprint
@@ -34,11 +35,15 @@ PATH_KEYS: tuple[str, ...] = (
     "data.train",
     "data.val",
     "data.video_root",
+    "data.datasets",
     "data.cache",
     "train.resume_from",
     "parallel.deepspeed_config",
 )
 """Settings that always hold a path. `model.path` may hold a name; `output.root` stays with the current directory."""
+
+ROW_KEYS = ("data.train", "data.val")
+"""Those among them that may hold the name of a dataset."""
 
 PATH_LIST_KEYS: tuple[str, ...] = ("eval.probes",)
 """Settings that hold a list of paths."""
@@ -235,14 +240,9 @@ def _anchor_paths(values: dict[str, Any], folder: Path) -> None:
             if isinstance(inner.get(key), list):
                 inner[key] = [_anchor_path(each, folder) for each in inner[key]]
         elif key_path in LISTS and isinstance(inner.get(key), list):
-            inner[key] = [{"path": file} if isinstance(file, str) and file.strip() else file for file in inner[key]]
+            inner[key] = [_anchor_file(each, folder) for each in inner[key]]
         elif key in inner:
-            inner[key] = _anchor_path(inner[key], folder)
-    data = values.get("data")
-    for file in data["train"] if isinstance(data, dict) and isinstance(data.get("train"), list) else ():
-        for key in ("path", "video_root") if isinstance(file, dict) else ():
-            if key in file:
-                file[key] = _anchor_path(file[key], folder)
+            inner[key] = (_anchor_rows if key_path in ROW_KEYS else _anchor_path)(inner[key], folder)
     output = values.get("output")
     for key in ("root", "features"):  # relative ones stay with the current directory
         if isinstance(output, dict) and isinstance(output.get(key), str):
@@ -256,6 +256,22 @@ def _anchor_path(value: Any, folder: Path) -> Any:
     if not isinstance(value, str) or not value.strip():
         return value
     return os.path.abspath(folder / os.path.expanduser(value))
+
+
+def _anchor_file(value: Any, folder: Path) -> Any:
+    """Makes the paths of one file of rows absolute; one that is a path alone becomes a mapping."""
+    file = {"path": value} if isinstance(value, str) and value.strip() else value
+    if not isinstance(file, dict):
+        return value
+    anchors = {"path": _anchor_rows, "video_root": _anchor_path}
+    return {key: anchors[key](each, folder) if key in anchors else each for key, each in file.items()}
+
+
+def _anchor_rows(value: Any, folder: Path) -> Any:
+    """Makes the path of a file of rows absolute; the name of a dataset stays one, unless there is such a file."""
+    if isinstance(value, str) and names_dataset(value) and not os.path.exists(folder / value):
+        return value
+    return _anchor_path(value, folder)
 
 
 def _anchor_model(text: str, folder: Path) -> str:

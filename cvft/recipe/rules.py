@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cvft.cards import find_named, names_dataset, read_card
 from cvft.errors import Problem, RecipeError, quote
 
 if TYPE_CHECKING:
@@ -90,6 +92,28 @@ def _val_rows_are_held_out(recipe: Recipe) -> Iterable[Problem]:
     if data.split_by != "files":
         hint = "`cvft check` compares the files; remove `data.split_by`"
         yield Problem("data.split_by", f"{quote(data.split_by)} beside {beside}", f"`files`: {why}", hint)
+
+
+def _datasets_are_known(recipe: Recipe) -> Iterable[Problem]:
+    data = recipe.data
+    files = data.train if isinstance(data.train, tuple) else ()
+    stated = {f"data.train[{number}].path": file.path for number, file in enumerate(files)}
+    stated |= {"data.train": data.train} if isinstance(data.train, Path) else {}
+    stated |= {} if data.val is None else {"data.val": data.val}
+    for key, path in stated.items():
+        if names_dataset(str(path)) and find_named(str(path), is_held_out=key == "data.val") is None:
+            card = read_card(str(path).partition(":")[0])
+            parts = " or ".join(quote(f"{card.name}:{split}") for split in card.splits)
+            yield Problem(key, quote(path), parts)
+    for number, file in enumerate(files):
+        if file.format is not None and names_dataset(str(file.path)):
+            need = "no format: a dataset that is given by name has its own"
+            yield Problem(f"data.train[{number}].format", quote(file.format), need, "remove it")
+    if data.datasets is not None and not any(names_dataset(str(path)) for path in stated.values()):
+        got = f"{quote(data.datasets)} and no dataset by name"
+        yield Problem(
+            "data.datasets", got, "one in `data.train` or `data.val`", "remove it, or give a name and no path"
+        )
 
 
 def _each_file_once(recipe: Recipe) -> Iterable[Problem]:
@@ -427,6 +451,7 @@ RULES: tuple[Rule, ...] = (
     Rule(("data.val", "data.val_fraction"), _one_val_source),
     Rule(("data.val_rows", "data.split_by", "data.val", "data.val_fraction"), _val_rows_are_held_out),
     Rule(("data.train",), _each_file_once),
+    Rule(("data.train", "data.val", "data.datasets"), _datasets_are_known),
     Rule(("train.epochs", "train.max_steps"), _one_length),
     Rule(("lora.targets",), _targets_are_modules),
     Rule(("lora.targets", "lora.train_vision_tower", "lora.train_projector"), _parts_need_all_linear),

@@ -9,6 +9,7 @@ Refused are unknown keys, values of another type (a quoted number is text), and 
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
+from cvft.cards import Named, find_named
 from cvft.errors import Problem, RecipeError
 from cvft.recipe.rules import ConflictError, check_global_batch, find_conflicts
 
@@ -30,6 +32,12 @@ DEFAULT_VAL_FRACTION = 0.05
 
 VAL_KEY = "data.val"
 """Key path of the file of rows that are held out."""
+
+
+def is_val(key: str) -> bool:
+    """Tells whether a key of `Data.sources` is that of rows that are held out."""
+    return key == VAL_KEY or key.startswith(f"{VAL_KEY} ")
+
 
 MAX_RUN_NAME_BYTES = 200
 """Longest name of a run, in UTF-8: disks take names of 255 bytes, and files that are written aside need some of them."""
@@ -186,7 +194,22 @@ class Model(Section):
     """Attention kernel. `eager` is slow and keeps every weight in memory."""
 
 
-RowFormat = Literal["auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet"]
+RowFormat = Literal[
+    "auto",
+    "native",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "llava",
+    "video_chatgpt",
+    "csv",
+    "parquet",
+    "webdataset",
+    "next_qa",
+    "activitynet_qa",
+    "charades_sta",
+    "msrvtt_qa",
+]
 
 
 class RowFile(Section):
@@ -218,7 +241,7 @@ class Data(Section):
         ]
         | FilePath
     )
-    """File of rows (JSON, JSONL, CSV, parquet), relative to this recipe; or a list, `{path, weight, format, ...}` each."""
+    """File of rows (JSON, JSONL, CSV, parquet, tar), relative to this recipe; or a list, `{path, weight, format, ...}` each."""
     val: FilePath | None = None
     """Rows held out from training. Without it, clips of the train file are held out."""
     format: RowFormat = "auto"
@@ -231,6 +254,8 @@ class Data(Section):
     """What stays on one side without a val file: a file, or all files that look alike, for which clips are decoded once more."""
     video_root: FilePath | None = None
     """Folder that relative video paths start from; without it, the folder of the rows' own file."""
+    datasets: FilePath | None = None
+    """Folder that has one for each dataset that is given by name; without it, `datasets` in the current folder."""
     on_bad_clip: Literal["error", "quarantine"] = "error"
     """What an unusable clip does: stop before training, or leave its rows out and list them with the reason."""
     check_workers: Annotated[int, Field(ge=1, le=MANY_PROCESSES)] | None = None
@@ -254,19 +279,54 @@ class Data(Section):
         return values
 
     @property
+    def named(self) -> dict[str, Named]:
+        """The datasets that are given by name, by their key paths."""
+        said = {key: find_named(str(file.path), is_held_out=is_val(key)) for key, file in self._stated.items()}
+        return {key: named for key, named in said.items() if named is not None}
+
+    @property
+    def datasets_dir(self) -> Path:
+        """Folder that has one for each dataset that is given by name."""
+        return Path(os.path.abspath(self.datasets or "datasets"))
+
+    @property
     def sources(self) -> dict[str, RowFile]:
-        """Every file of rows by its key path, the val file last, with what `data` says of all of them filled in."""
+        """Every file of rows by its key path, those of `val` last, with what `data` says of all of them filled in.
+
+        A dataset that is given by name stands for its files.
+        """
+        named = self.named
+        return {
+            place: file.model_copy(
+                update={"format": file.format or self.format, "video_root": file.video_root or self.video_root}
+            )
+            for key, stated in self._stated.items()
+            for place, file in (self._expand(key, stated, named[key]) if key in named else {key: stated}).items()
+        }
+
+    def _expand(self, key: str, stated: RowFile, named: Named) -> dict[str, RowFile]:
+        """Returns the files of a dataset; the clips of all of them may lie elsewhere."""
+        folder, files = self.datasets_dir / named.card.name, named.split.files
+        places = [key] if len(files) == 1 else [f"{key} ({file.path})" for file in files]
+        clips = [None if file.clips is None else folder / file.clips for file in files]
+        return {
+            place: stated.model_copy(
+                update={
+                    "path": folder / file.path,
+                    "format": file.format,
+                    "video_root": stated.video_root or self.video_root or root,
+                }
+            )
+            for place, file, root in zip(places, files, clips, strict=True)
+        }
+
+    @property
+    def _stated(self) -> dict[str, RowFile]:
         if isinstance(self.train, tuple):
             files = {f"data.train[{number}]": file for number, file in enumerate(self.train)}
         else:
             files = {"data.train": RowFile(path=self.train)}
-        files |= {} if self.val is None else {VAL_KEY: RowFile(path=self.val)}
-        return {
-            key: file.model_copy(
-                update={"format": file.format or self.format, "video_root": file.video_root or self.video_root}
-            )
-            for key, file in files.items()
-        }
+        return files | ({} if self.val is None else {VAL_KEY: RowFile(path=self.val)})
 
 
 class Video(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
 from cvft.data.fetch.urls import is_url
 from cvft.errors import ClipError, DataError
 from cvft.predict.infer import about_question, make_question
 from cvft.serve.body import Bodies
 from cvft.serve.clips import SharedClips
-from cvft.serve.engine import Asked, Engine, Said
+from cvft.serve.engine import Asked, Engine
 from cvft.serve.errors import ApiError, from_error, refused
+from cvft.serve.hearing import EventStream, collect, our_fault, stream, unless_gone
 from cvft.serve.media import MediaStore
 from cvft.serve.metrics import Metrics
-from cvft.serve.replies import DONE, Reply, event
+from cvft.serve.replies import Reply
 from cvft.serve.request import ChatRequest, parse_json, read_request
 from cvft.serve.seconds import find_times, to_json
 
@@ -153,7 +153,7 @@ class Server:
         """
         if self.web is None or name is None or not is_url(name):
             return None
-        clip: Path | None = await _unless_gone(request, self.web.open(name, param=param))
+        clip: Path | None = await unless_gone(request, self.web.open(name, param=param))
         if clip is None:
             raise ApiError(499, "the client has gone", code="gone")
         places.callback(self.media.release, clip)
@@ -252,7 +252,7 @@ def build_app(server: Server) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def on_other_error(request: Request, error: Exception) -> Response:
-        return fail(_our_fault())
+        return fail(our_fault())
 
     @app.get("/health")
     async def health() -> Response:
@@ -293,9 +293,9 @@ def build_app(server: Server) -> FastAPI:
             server.engine.put(answer)
             reply = Reply(asked.model, num_prompt_tokens=prompt.num_tokens)
             if asked.stream:
-                pieces = _stream(answer, reply, asked)
-                return _Stream(pieces, on_end=places.pop_all().close)
-            whole = await _unless_gone(request, _collect(answer, reply, num_choices=asked.num_choices))
+                pieces = stream(answer, reply, asked)
+                return EventStream(pieces, on_end=places.pop_all().close)
+            whole = await unless_gone(request, collect(answer, reply, num_choices=asked.num_choices))
         return Response(status_code=499) if whole is None else JSONResponse(whole)
 
     @app.post("/clips")
@@ -344,79 +344,3 @@ def _check_type(request: Request, *kinds: str) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not kind.startswith(kinds):
         raise ApiError(415, f"the header Content-Type: got another one, need `{kinds[0]}`", code="wrong_type")
-
-
-def _indices(answer: Asked, *, num_choices: int) -> list[list[int]]:
-    """Returns, for each answer that is computed, the choices that it is: all of them where there is only one."""
-    return [[*range(num_choices)]] if len(answer.choices) == 1 else [[number] for number in range(num_choices)]
-
-
-async def _collect(answer: Asked, reply: Reply, *, num_choices: int) -> dict[str, Any]:
-    texts, ends = [""] * num_choices, [Said("", 0)] * num_choices
-    indices = _indices(answer, num_choices=num_choices)
-    try:
-        async for number, said in answer.listen():
-            for index in indices[number]:
-                if isinstance(said, Said):
-                    ends[index] = said
-                else:
-                    texts[index] += said
-    except Exception as error:
-        raise _our_fault() from error
-    choices = [(text, said.reason) for text, said in zip(texts, ends, strict=True)]
-    return reply.whole(choices, num_tokens=sum(said.num_tokens for said in ends))
-
-
-async def _stream(answer: Asked, reply: Reply, asked: ChatRequest) -> AsyncIterator[bytes]:
-    usage_follows, num_tokens = asked.include_usage, 0
-    indices = _indices(answer, num_choices=asked.num_choices)
-    for index in range(asked.num_choices):
-        yield reply.chunk({"role": "assistant", "content": ""}, index=index, usage_follows=usage_follows)
-    try:
-        async for number, said in answer.listen():
-            for index in indices[number]:
-                if not isinstance(said, Said):
-                    yield reply.chunk({"content": said}, index=index, usage_follows=usage_follows)
-                    continue
-                yield reply.chunk({}, index=index, reason=said.reason, usage_follows=usage_follows)
-                num_tokens += said.num_tokens
-        if usage_follows:
-            yield reply.usage_chunk(num_tokens)
-    except Exception:  # it is logged where it happened; the head of the response has been sent
-        yield event(_our_fault().body())
-    yield DONE
-
-
-class _Stream(StreamingResponse):
-    """Gives back what a request held whenever it ends: also when its client has gone before the first piece."""
-
-    def __init__(self, pieces: AsyncIterator[bytes], *, on_end: Callable[[], object]) -> None:
-        super().__init__(pieces, media_type="text/event-stream")
-        self._on_end = on_end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._on_end()
-
-
-async def _unless_gone(request: Request, work: Any) -> Any:
-    """Returns what comes of some work, or None when the client has gone before."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_wait_until_gone(request))
-    try:
-        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in (working, watching):
-            task.cancel()
-
-
-async def _wait_until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _our_fault() -> ApiError:
-    return ApiError(500, "the model could not answer; the server's log says why", code="internal_error")

@@ -102,9 +102,9 @@ class MediaStore:
         """
         path = self.spool / sha256
         with self._lock:
-            self._sizes[path] = file.stat().st_size
+            size = file.stat().st_size
             file.replace(path)
-            self._sizes.move_to_end(path)
+            self._count(path, size)
             self._users[path] += 1
             self._make_room(keep=path)
         return path
@@ -131,9 +131,7 @@ class MediaStore:
                 aside = path.with_suffix(".partial")
                 aside.write_bytes(content)
                 aside.rename(path)
-                self._num_bytes += len(content)
-            self._sizes[path] = len(content)
-            self._sizes.move_to_end(path)
+            self._count(path, len(content))
             self._users[path] += in_use
             self._make_room(keep=path)
         return path
@@ -141,6 +139,11 @@ class MediaStore:
     def close(self) -> None:
         """Removes what was sent."""
         self._folder.cleanup()
+
+    def _count(self, path: Path, size: int) -> None:
+        self._num_bytes += size - self._sizes.get(path, 0)
+        self._sizes[path] = size
+        self._sizes.move_to_end(path)
 
     def _make_room(self, *, keep: Path | None = None) -> None:
         if self._num_bytes <= SPOOL_BYTES:

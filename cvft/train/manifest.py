@@ -11,7 +11,7 @@ from typing import Any
 
 from cvft import __version__
 from cvft.data.fetch.urls import show_url
-from cvft.data.video.spec import file_of, sort_key, to_text
+from cvft.data.video.spec import sort_key, to_text
 from cvft.files import hash_file, write_whole
 from cvft.plan.job import Job
 from cvft.plan.plan import Plan
@@ -33,7 +33,7 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
     """
     folder, source, recipe = job.run, job.model.source, job.recipe
     rows = (*prepared.train_rows, *prepared.val_rows)
-    urls = {file_of(row.video): row.url for row in rows if row.video is not None and row.url is not None}
+    urls = {row.video: row.url for row in rows if row.url is not None}
     values: dict[str, Any] = {
         "cvft": __version__,
         "git_commit": _git_commit(),
@@ -67,7 +67,7 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
                 "sha256": facts.sha256,
                 "num_frames": facts.num_frames,
                 "duration_s": facts.duration_s,
-                **({"url": show_url(urls[file_of(clip)])} if file_of(clip) in urls else {}),
+                **({"url": show_url(urls[clip])} if clip in urls else {}),
             }
             for clip, facts in sorted(prepared.clips.items(), key=lambda item: sort_key(item[0]))
         },

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from cvft.data.video.spec import from_text, name_of
+from cvft.data.video.spec import name_of
 from cvft.errors import Problem, RunError
 from cvft.families.proof import GroupProof
 from cvft.imports import python_environment
@@ -59,8 +59,7 @@ def prove_groups(job: Job, prepared: PreparedRows, *, variables: Mapping[str, st
     proof = read_proof(path)
     if proof is None:
         LOG.info(
-            "groups    two rows of %s are trained apart and together, to see whether they may be",
-            name_of(from_text(request.clip)),
+            "groups    two rows of %s are trained apart and together, to see whether they may be", name_of(request.clip)
         )
         proof = _prove(request, variables=variables)
         keep_proof(path, proof)

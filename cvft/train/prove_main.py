@@ -13,7 +13,6 @@ from pydantic import TypeAdapter
 
 from cvft.clips.source import DecodedClips
 from cvft.data.rows import Row
-from cvft.data.video.spec import from_text
 from cvft.families.family import Loading, load_runtime
 from cvft.families.network.proof import prove_groups
 from cvft.families.table import family_named
@@ -32,9 +31,9 @@ def main(argv: list[str]) -> None:
     family, folder, how = family_named(request.family), ModelFolder.of(request.folder), request.preprocessing
     runtime = load_runtime(family)
     encoder = runtime.encoder(folder, how)
-    rows = [Row(query, response, (), from_text(request.clip), source=asked, line=0) for query, response in request.rows]
+    rows = [Row(query, response, (), request.clip, source=asked, line=0) for query, response in request.rows]
     with closing(DecodedClips(encoder, how.decode, cache_bytes=0)) as clips:
-        clip = clips.load(from_text(request.clip))
+        clip = clips.load(request.clip)
         encoded = [encoder.encode(row, clip, with_response=True) for row in rows]
     loading = Loading(request.dtype, attention=request.attention, device_map={"": request.device})
     model = runtime.load(folder, how, loading)

@@ -247,6 +247,28 @@ def _from_modelscope(model_id: str, revision: str | None, ignored: tuple[str, ..
     return Source(folder, MODELSCOPE, model_id, revision or "master")
 
 
+def fetch_dataset(dataset_id: str, files: Sequence[str], folder: Path) -> None:
+    """Fetches files of a dataset from Hugging Face into a folder, under the names that they have there.
+
+    Args:
+        dataset_id: Its name on the hub.
+        files: The files; others are not fetched.
+        folder: The folder.
+
+    Raises:
+        UnreachableError: when one of them cannot be fetched, with what the hub's client says.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(dataset_id, repo_type="dataset", allow_patterns=list(files), local_dir=folder)
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
+        problem = Problem(f"{PREFIXES[HUGGING_FACE]}:{dataset_id}", said, "a hub that answers")
+        raise UnreachableError(f"dataset {dataset_id}", [problem]) from error
+
+
 def _refused(what: str, got: str, hint: str) -> ModelError:
     return ModelError("the recipe's model", [Problem(f"model.path: {what}", got, "a repository on the hub", hint)])
 

@@ -66,6 +66,7 @@ def check_data(
     is_recipe = _is_recipe(options)
     from cvft.data.catalog import CLIPS_FOLDER, ClipCatalog
     from cvft.data.doctor.check import DataFile, check_files
+    from cvft.data.formats.clips_inside import UNPACKED_FOLDER
     from cvft.data.video.loader import DecodeSettings
     from cvft.data.video.sample import Sampling
     from cvft.plan.check import check_job, open_to_check
@@ -90,6 +91,7 @@ def check_data(
                 how=how,
                 video_root=options.video_root,
                 format=options.format,
+                clips=Path("runs", UNPACKED_FOLDER).absolute(),
                 catalog=catalog,
                 cache=open_cache(options),
                 num_workers=options.workers,
@@ -112,6 +114,7 @@ def prove_data(options: argparse.Namespace, share: Share) -> ShareDone:
     from cvft.data.catalog import CLIPS_FOLDER, ClipCatalog
     from cvft.data.doctor.check import DataFile
     from cvft.data.doctor.share import prove_share
+    from cvft.data.formats.clips_inside import UNPACKED_FOLDER
     from cvft.data.video.loader import DecodeSettings
     from cvft.data.video.sample import Sampling
     from cvft.plan.check import open_to_check, prove_share_of
@@ -128,6 +131,7 @@ def prove_data(options: argparse.Namespace, share: Share) -> ShareDone:
                 catalog=catalog,
                 video_root=options.video_root,
                 format=options.format,
+                clips=Path("runs", UNPACKED_FOLDER).absolute(),
                 cache=open_cache(options),
                 num_workers=options.workers,
                 on_progress=show,

@@ -7,17 +7,18 @@ from pathlib import Path
 
 from cvft.cli.arguments import add_format
 
-SUMMARY = "write rows of another tool, a table or a parquet file as rows of cvft"
+SUMMARY = "write rows of another tool, a table, a parquet or a tar file as rows of cvft"
 EXAMPLES = (
     "cvft convert llava_video.json train.jsonl",
     "cvft convert table.csv train.jsonl --video-root clips",
+    "cvft convert shard-000000.tar train.jsonl",
     "cvft convert mixed.jsonl train.jsonl --format sharegpt",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what can be given."""
-    parser.add_argument("source", metavar="IN", type=Path, help="JSON, JSONL, CSV or parquet")
+    parser.add_argument("source", metavar="IN", type=Path, help="JSON, JSONL, CSV, parquet or tar")
     parser.add_argument("target", metavar="OUT.jsonl", type=Path, help="a new file for the rows")
     add_format(parser)
     parser.add_argument(

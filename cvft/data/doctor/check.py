@@ -23,7 +23,7 @@ from cvft.data.rows import Row, give_budget, survey_rows
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
-from cvft.data.video.spec import ClipRef, file_of
+from cvft.data.video.spec import ClipRef
 from cvft.errors import NUM_SHOWN, quote, show_kinds, visible
 
 SCHEMA_VERSION = 1
@@ -118,19 +118,21 @@ def check_files(
     how: DecodeSettings,
     video_root: Path | None = None,
     format: FormatName = "auto",
+    clips: Path | None = None,
     catalog: ClipCatalog | None = None,
     cache: ClipCache | None = None,
     num_workers: int | None = None,
     looks: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CheckUp:
-    """Checks rows and their clips; writes nothing but what it learns of clips to the catalog, and clips of URLs to their cache.
+    """Checks rows and their clips; writes what it learns of clips to the catalog, and clips of URLs and inside files to folders.
 
     Args:
         files: The files of rows.
         how: How clips are decoded.
         video_root: Folder that relative clip paths start from; by default that of each file.
         format: How the rows are written; `auto` finds out for each file.
+        clips: Folder to write clips to that lie inside a file; without one they are refused.
         catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
         cache: Fetches clips of URLs; without it, rows that name clips so are refused.
         num_workers: See `cvft.data.check.check_clips`.
@@ -143,11 +145,11 @@ def check_files(
     Raises:
         CvftError: when clips cannot be decoded at all on this machine.
     """
-    rows, findings = read_files(files, video_root=video_root, format=format, cache=cache)
+    rows, findings = read_files(files, video_root=video_root, format=format, clips=clips, cache=cache)
     asked = list(dict.fromkeys(row.video for row in rows if row.video is not None))
     refused = {} if cache is None else fetch_clips(rows, cache)
     inspected, num_decoded = inspect_clips(
-        [clip for clip in asked if file_of(clip) not in refused],
+        [clip for clip in asked if clip not in refused],
         sampling=how.sampling,
         decoder=how.decoder,
         timeout_s=how.timeout_s,
@@ -156,11 +158,11 @@ def check_files(
         catalog=catalog,
         on_progress=on_progress,
     )
-    found = {clip: refused.get(file_of(clip)) or inspected[clip] for clip in asked}
-    clips = {clip: outcome for clip, outcome in found.items() if isinstance(outcome, ClipInfo)}
+    found = {clip: refused.get(clip) or inspected[clip] for clip in asked}
+    proved = {clip: outcome for clip, outcome in found.items() if isinstance(outcome, ClipInfo)}
     held_out = {file.path for file in files if file.is_held_out}
     findings += check_clips_of(rows, found, sampling=how.sampling, held_out=held_out)
-    findings += check_rows(rows, clips, sampling=how.sampling)
+    findings += check_rows(rows, proved, sampling=how.sampling)
 
     num_unseen = 0
 
@@ -171,17 +173,22 @@ def check_files(
                 contents, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress
             )
         known = {} if catalog is None else catalog.find_looks(contents.values())
-        seen = {clip: known[sha256] for clip, sha256 in contents.items() if sha256 in known}
+        seen = {clip: known[content] for clip, content in contents.items() if content in known}
         num_unseen = len(contents) - len(seen)
         return seen
 
-    findings += compare_looks(rows, clips, look=look, held_out=held_out)
+    findings += compare_looks(rows, proved, look=look, held_out=held_out)
     num_tried = num_decoded + len(refused)
-    return CheckUp(files, how, rows, clips, len(asked), num_tried, _in_order(findings), num_unseen)
+    return CheckUp(files, how, rows, proved, len(asked), num_tried, _in_order(findings), num_unseen)
 
 
 def read_files(
-    files: Sequence[DataFile], *, video_root: Path | None, format: FormatName, cache: ClipCache | None
+    files: Sequence[DataFile],
+    *,
+    video_root: Path | None,
+    format: FormatName,
+    clips: Path | None = None,
+    cache: ClipCache | None,
 ) -> tuple[list[Row], list[Finding]]:
     """Reads the rows of all files; see `check_files`.
 
@@ -195,6 +202,7 @@ def read_files(
             file.path,
             video_root=file.video_root or video_root,
             format=file.format or format,
+            clips=clips,
             url_cache=None if cache is None else cache.folder,
         )
         rows += give_budget(good, max_frames=file.max_frames, fps=file.fps)

@@ -45,6 +45,9 @@ KINDS: dict[str, Kind] = {
         "warning", "the same question about the same clip has different answers", "keep the right one", _OUT
     ),
     "duplicate_row": Kind("warning", "the same row again: it counts twice", "remove all but one", _OUT),
+    "dataset_note": Kind(
+        "warning", "a dataset by name that is not whole, or a benchmark that is trained on", "see `cvft datasets`"
+    ),
     "one_answer": Kind(
         "warning",
         "nearly all rows of a category have one answer: a model learns to give it unseen",

@@ -18,7 +18,7 @@ from cvft.data.formats.table import FormatName
 from cvft.data.shares import Share, take_share
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
-from cvft.data.video.spec import content_of, file_of, whole_of
+from cvft.data.video.spec import content_of, whole_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def prove_share(
     catalog: ClipCatalog,
     video_root: Path | None = None,
     format: FormatName = "auto",
+    clips: Path | None = None,
     cache: ClipCache | None = None,
     num_workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -66,6 +67,7 @@ def prove_share(
         catalog: The catalog of this share.
         video_root: See there.
         format: See there.
+        clips: See there.
         cache: See there.
         num_workers: See there.
         on_progress: See there.
@@ -73,14 +75,13 @@ def prove_share(
     Raises:
         CvftError: when clips cannot be decoded at all on this machine.
     """
-    rows, _ = read_files(
-        files, video_root=video_root, format=format, cache=cache
-    )  # the check of all names what is wrong
+    # the check of all names what is wrong
+    rows, _ = read_files(files, video_root=video_root, format=format, clips=clips, cache=cache)
     mine = take_share(rows, share)
-    clips = list(dict.fromkeys(row.video for row in mine if row.video is not None))
+    asked = list(dict.fromkeys(row.video for row in mine if row.video is not None))
     refused = {} if cache is None else fetch_clips(mine, cache)
     inspected, num_decoded = inspect_clips(
-        [clip for clip in clips if file_of(clip) not in refused],
+        [clip for clip in asked if clip not in refused],
         sampling=how.sampling,
         decoder=how.decoder,
         timeout_s=how.timeout_s,
@@ -101,4 +102,4 @@ def prove_share(
     if contents:
         look_at_clips(contents, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)
     catalog.finish()
-    return ShareDone(share, len(clips), num_decoded + len(refused), len(clips) - len(good))
+    return ShareDone(share, len(asked), num_decoded + len(refused), len(asked) - len(good))

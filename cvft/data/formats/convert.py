@@ -1,6 +1,6 @@
 """Writes the rows of any format as native JSONL, all of them or none.
 
-file of rows -> OUT.jsonl, and a folder beside it for clips that lay inside a parquet file
+file of rows -> OUT.jsonl, and a folder beside it for clips that lay inside a parquet or tar file
 """
 
 from __future__ import annotations

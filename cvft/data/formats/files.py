@@ -9,25 +9,21 @@ from __future__ import annotations
 import csv
 import datetime
 import decimal
-import hashlib
 import io
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cvft.data.formats.clips_inside import keep_clip
 from cvft.errors import DataError, Problem, ValueProblem, quote
-from cvft.files import write_whole
 
 _PARQUET = b"PAR1"
 _TABLE_NAMES = (".csv", ".tsv")
 _DELIMITERS = ",;\t"
 _BATCH_ROWS = 256
 """Rows of a parquet file that are held beside those that were read: clips may lie in them."""
-
-_ENDING = re.compile(r"\.[A-Za-z0-9]{1,5}")
 
 
 def find_kind(path: Path, raw: bytes, *, wanted: str) -> str:
@@ -179,9 +175,4 @@ def _take_clip(value: dict[str, Any], name: str, clips: Path | None) -> str | No
     if clips is None:
         hint = "`cvft convert FILE OUT.jsonl` writes the clips beside OUT.jsonl"
         raise ValueProblem(f"a clip inside the file ({len(inside):,} bytes)", "the path of a clip", hint)
-    # named by its bytes: the name in the file may lead anywhere
-    ending = Path(str(path)).suffix if path else ""
-    target = clips / f"{hashlib.sha256(inside).hexdigest()}{ending if _ENDING.fullmatch(ending) else '.mp4'}"
-    if not target.is_file():
-        write_whole(target, inside)
-    return str(target.absolute())
+    return str(keep_clip(lambda: [inside], clips, ending=Path(str(path)).suffix if path else ""))

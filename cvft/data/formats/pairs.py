@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cvft.data.clip_columns import CLIP_COLUMNS
+from cvft.data.formats.clips_inside import stay_inside
 from cvft.data.formats.turns import Columns, Turn, read_text, refuse_system, rest_of, rows_of_turns
 from cvft.errors import ValueProblem, quote
 
@@ -146,9 +147,10 @@ class ClipEndings:
         """Returns the name with its ending, or as it is where no file fits.
 
         Raises:
-            ValueProblem: when several files fit.
+            ValueProblem: when several files fit, or the name leads out of the folder.
         """
         if name not in self._found:
+            stay_inside(name)
             has_ending = name.lower().endswith(ENDINGS) or os.path.lexists(self._root / name)
             endings = () if has_ending else ENDINGS
             self._found[name] = [name + end for end in endings if os.path.lexists(self._root / (name + end))]

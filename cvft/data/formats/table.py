@@ -12,12 +12,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cvft.data.formats import conversations, pairs
+from cvft.data.formats import benchmarks, conversations, pairs
 from cvft.data.formats.turns import Columns
 from cvft.errors import DataError, Problem, ValueProblem, quote
 
-FormatName = Literal["auto", "native", "messages", "sharegpt", "alpaca", "llava", "video_chatgpt", "csv", "parquet"]
-"""What `data.format` may say. `csv` and `parquet` say what the file is; what stands in its columns is found."""
+FormatName = Literal[
+    "auto",
+    "native",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "llava",
+    "video_chatgpt",
+    "csv",
+    "parquet",
+    "webdataset",
+    "next_qa",
+    "activitynet_qa",
+    "charades_sta",
+    "msrvtt_qa",
+]
+"""What `data.format` may say. `csv`, `parquet` and `webdataset` say what the file is; what stands in its columns is found."""
 
 FORMAT_NAMES: tuple[FormatName, ...] = (
     "auto",
@@ -29,6 +44,11 @@ FORMAT_NAMES: tuple[FormatName, ...] = (
     "video_chatgpt",
     "csv",
     "parquet",
+    "webdataset",
+    "next_qa",
+    "activitynet_qa",
+    "charades_sta",
+    "msrvtt_qa",
 )
 
 NUM_SAMPLED = 100
@@ -50,8 +70,8 @@ class Format:
     adapt: Callable[[Mapping[str, Any]], list[Columns]]
 
 
-def formats_at(root: Path) -> tuple[Format, ...]:
-    """Returns the formats that name clips from a folder."""
+def formats_at(root: Path, *, source: Path) -> tuple[Format, ...]:
+    """Returns the formats that name clips from a folder, for a file of rows."""
     endings = pairs.ClipEndings(root)
     return (
         Format("messages", conversations.is_messages, conversations.adapt_messages),
@@ -63,7 +83,17 @@ def formats_at(root: Path) -> tuple[Format, ...]:
             pairs.is_video_chatgpt,
             lambda columns: pairs.adapt_video_chatgpt(columns, endings),
         ),
+        Format("next_qa", _never, benchmarks.NextQa(source, endings)),
+        Format("activitynet_qa", _never, benchmarks.ActivityNetQa(source, endings)),
+        Format("charades_sta", _never, lambda columns: benchmarks.adapt_charades_sta(columns, endings)),
+        Format("msrvtt_qa", _never, lambda columns: benchmarks.adapt_msrvtt_qa(columns, endings)),
     )
+
+
+def _never(columns: Mapping[str, Any]) -> bool:
+    """Formats of one dataset are said and not found."""
+    del columns
+    return False
 
 
 NATIVE = Format("native", lambda columns: "query" in columns, lambda columns: [dict(columns)])
@@ -89,7 +119,7 @@ def adapt_objects(
     Raises:
         DataError: The format is to be found, and several may be meant.
     """
-    known = formats_at(root)
+    known = formats_at(root, source=source)
     chosen = next((format for format in known if format.name == name), None)
     if chosen is None:
         chosen = _find(objects, known, source=source) if name != "native" else NATIVE

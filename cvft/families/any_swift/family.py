@@ -13,13 +13,7 @@ from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.any_swift.config_file import check_config
-from cvft.families.any_swift.inputs import (
-    FRAMES_AS_IMAGES,
-    PACKAGES,
-    Inputs,
-    hash_processor,
-    installed_versions,
-)
+from cvft.families.any_swift.inputs import PACKAGES, Inputs, hash_processor, installed_versions
 from cvft.families.any_swift.layouts import lay_out_beside
 from cvft.families.any_swift.models import MODELS, SwiftModel
 from cvft.families.contract import CONTRACT_FILE
@@ -109,7 +103,7 @@ class AnySwift:
         )
         inputs = Inputs(
             system=self.model.default_system if model.system is None else model.system,
-            frames=FRAMES_AS_IMAGES,
+            frames=self.model.frame,
             processor_sha256=hash_processor(folder),
             **installed_versions(),
         )
@@ -125,7 +119,7 @@ class AnySwift:
             "max_frames": whole_number(1, 100_000),
             "decoder": one_of("pyav", "decord"),
             "system": TEXT,
-            "frames": one_of(FRAMES_AS_IMAGES),
+            "frames": one_of(self.model.frame),
             "processor_sha256": one_of(hash_processor(folder)),
             **{name: one_of(here) for name, here in installed_versions().items()},
         }
@@ -208,7 +202,7 @@ def unpromised(model: SwiftModel) -> tuple[str, ...]:
     return (
         f"ms-swift's template {quote(model.template)} makes the inputs of {model.title}, and transformers' processor the pixels: "
         "cvft shows no golden of its makers",
-        "each frame is handed over as an image of its own, in order, without its second: the model is not told when it comes",
+        f"each frame is handed over as an image of its own, in order, as {quote(model.frame)}: the model is not told its second",
         "weight files are taken as their index says; transformers proves them when it loads",
         "another version of ms-swift or transformers may make other inputs: the contract holds both, and others are refused",
     )

@@ -14,9 +14,6 @@ from cvft.weights.folder import ModelFolder
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """Files of a model folder that say how transformers turns an image into pixels. Each folder has at least one of them."""
 
-FRAMES_AS_IMAGES = "images"
-"""How frames are handed to ms-swift's template: each as an image of its own, in order."""
-
 PACKAGES = {"swift_version": "ms-swift", "transformers_version": "transformers"}
 """Whose code makes the inputs: each field of a contract with its package."""
 
@@ -27,7 +24,7 @@ class Inputs:
 
     Args:
         system: System prompt; an empty one stands for none.
-        frames: How frames are handed to ms-swift.
+        frames: What is written for each frame, which is handed to ms-swift as an image.
         processor_sha256: Identifies the files that say how an image becomes pixels.
         swift_version: Version of ms-swift, whose template writes the text.
         transformers_version: Version of transformers, whose processor makes the pixels.

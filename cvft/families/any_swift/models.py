@@ -34,11 +34,15 @@ class SwiftModel:
         template: ms-swift's template.
         processor: transformers' class that holds tokenizer and image processor.
         image_token: Placeholder that stands for a frame in ms-swift's text; its id stands under a frame's tokens.
+        image_id: Its id, which ms-swift's template states as a number.
         decoder: Where the decoder lies in the loaded model.
         tower: Where the vision tower lies.
         projector: Where the projector lies.
         projector_linear: Names of the projector's linear layers.
         renamed: How names in published files begin -> how those of the loaded model do; the first that fits.
+        frame: What is written for each frame before the first question, with `{number}` from 1.
+        tile_tokens: Attribute of the processor that says how many tokens stand for a tile of a frame, where transformers' model
+            does not compare their number with what it makes of the pixels; it would leave some out without a word.
         default_system: System prompt of ms-swift's template where a recipe states none.
         checkpoints: Published checkpoints.
     """
@@ -51,11 +55,14 @@ class SwiftModel:
     template: str
     processor: str
     image_token: str
+    image_id: int
     decoder: str
     tower: str
     projector: str
     projector_linear: tuple[str, ...]
     renamed: Mapping[str, str] = field(default_factory=dict)
+    frame: str = "<image>"
+    tile_tokens: str = ""
     default_system: str = ""
     checkpoints: tuple[Checkpoint, ...] = ()
 
@@ -106,6 +113,7 @@ LLAVA_ONEVISION = SwiftModel(
     template="llava_onevision_hf",
     processor="LlavaOnevisionProcessor",
     image_token="<image>",
+    image_id=151646,
     decoder="model.language_model",
     tower="model.vision_tower",
     projector="model.multi_modal_projector",
@@ -122,10 +130,14 @@ IDEFICS3 = SwiftModel(
     template="idefics3",
     processor="Idefics3Processor",
     image_token="<image>",
+    image_id=128257,
     decoder="model.text_model",
     tower="model.vision_model",
     projector="model.connector",
     projector_linear=("modality_projection.proj",),
+    # of frames side by side, or before a line break, ms-swift's template leaves tokens out
+    frame="Frame{number}: <image>; ",
+    tile_tokens="image_seq_len",
 )
 
 MODELS = (LLAVA_ONEVISION, IDEFICS3)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -19,6 +20,7 @@ from swift.template import TEMPLATE_MAPPING
 from swift.utils import get_logger
 from torch import Tensor
 
+from cvft.errors import DataError, ModelError, Problem
 from cvft.families.any_swift.inputs import Inputs
 from cvft.families.any_swift.models import MODELS, SwiftModel
 from cvft.families.any_swift.network.encoder import RowEncoder
@@ -27,9 +29,13 @@ from cvft.families.any_swift.network.template import Turns
 from cvft.families.family import Loading, Preprocessing, Tower
 from cvft.families.generation_file import stop_tokens
 from cvft.families.network.runtime import StockRuntime
+from cvft.json_files import show
 from cvft.weights.folder import ModelFolder
 
 WORDS = ("<image>", "<video>", "<audio>", "<bbox>", "<ref-object>", "<cot-process>", "<start-image>", "<img>")
+IMAGE_KEYS = ("image_token_id", "image_token_index")
+"""What config.json calls the id of the placeholder under a frame's tokens, by newer and older files."""
+
 PLACES = ("{{SYSTEM}}", "{{QUERY}}", "{{ROUND0}}", "{{ROUND1}}", "{{RESPONSE}}")
 """What ms-swift's templates replace wherever it stands in a text."""
 
@@ -44,7 +50,9 @@ class SwiftTemplate:
     """
 
     def __init__(self, model: SwiftModel, folder: ModelFolder, *, max_tokens: int) -> None:
+        self._model = model
         self.tokenizer = load_tokenizer(folder)
+        check_image_id(model, folder, tokenizer=self.tokenizer)
         processor = open_processor(model, folder, tokenizer=self.tokenizer)
         processor.model_info = ModelInfo(
             model.swift_type,
@@ -64,7 +72,7 @@ class SwiftTemplate:
         kind = type(kind.__name__, (kind,), {"placeholder_tokens": list(kind.placeholder_tokens)})
         with quiet_swift():
             self._template = kind(processor, meta, truncation_strategy="raise", loss_scale="last_round")
-        self.image_id = int(self.tokenizer.convert_tokens_to_ids(model.image_token))
+        self.image_id = model.image_id
         added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
         self.reserved: Sequence[str] = tuple(dict.fromkeys([*added, *WORDS, *PLACES]))
         suffix, _, _ = self._template._encode_context_list(self._template.template_meta.suffix)
@@ -73,19 +81,54 @@ class SwiftTemplate:
     def encode(self, turns: Turns, frames: Tensor | None, *, system: str = "") -> Mapping[str, Any]:
         """Encodes turns as ms-swift does for training, or as a prompt where the last answer is None."""
         messages = [{"role": "system", "content": system}]
-        for question, answer in turns:
-            messages.append({"role": "user", "content": question})
+        num_frames = 0 if frames is None else len(frames)
+        places = "".join(self._model.frame.format(number=number + 1) for number in range(num_frames))
+        for number, (question, answer) in enumerate(turns):
+            messages.append({"role": "user", "content": question if number else places + question})
             if answer is not None:
                 messages.append({"role": "assistant", "content": answer})
         images = [] if frames is None else [Image.fromarray(frame) for frame in frames.numpy()]
         self._template.set_mode("train" if turns[-1][1] is not None else "transformers")
         encoded: Mapping[str, Any] = self._template.encode({"messages": messages, "images": images})
+        if self._model.tile_tokens and images:
+            self._check_tiles(encoded)
         return encoded
+
+    def _check_tiles(self, encoded: Mapping[str, Any]) -> None:
+        """Compares the places in the text with the tiles in the pixels, which the model would not do."""
+        num_tiles = math.prod(encoded["pixel_values"].shape[:2])
+        wanted = num_tiles * getattr(self._template.processor, self._model.tile_tokens)
+        if (got := encoded["input_ids"].count(self.image_id)) != wanted:
+            need = f"{wanted}, for {num_tiles} tiles of its frames"
+            hint = "ms-swift's template stumbles over this text: write it otherwise"
+            raise DataError("the text", [Problem("the text", f"{got} tokens of its clip", need, hint)])
 
     def remember_sizes(self) -> None:
         """Makes the pixels of equally many frames of equal size only once from here on."""
         processor = self._template.processor
         processor.image_processor = BySizes(processor.image_processor)
+
+
+def check_image_id(model: SwiftModel, folder: ModelFolder, *, tokenizer: Any) -> None:
+    """Refuses a folder whose placeholder for frames has another id than ms-swift's template states.
+
+    Args:
+        model: What the folder is.
+        folder: The folder.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        ModelError: when tokenizer or config.json say another id.
+    """
+    key = next((key for key in IMAGE_KEYS if key in folder.config), IMAGE_KEYS[0])
+    stated = {
+        f"tokenizer.json: {model.image_token}": tokenizer.convert_tokens_to_ids(model.image_token),
+        f"config.json: {key}": folder.config.get(key),
+    }
+    need = f"{model.image_id}, which stands in ms-swift's template `{model.template}` as a number"
+    problems = [Problem(where, show(got), need) for where, got in stated.items() if got != model.image_id]
+    if problems:
+        raise ModelError(f"model {folder.path}", problems)
 
 
 @contextmanager

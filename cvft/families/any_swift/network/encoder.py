@@ -112,7 +112,7 @@ class RowEncoder:
 
     def _encode(self, row: Row, frames: Tensor | None, *, response: str | None) -> Mapping[str, Any]:
         turns: list[tuple[str, str | None]] = [*row.history, (row.query, response)]
-        self._check_texts([text for turn in turns for text in turn if text is not None])
+        self._check_texts([self._system, *(text for turn in turns for text in turn if text is not None)])
         encoded = self.template.encode(turns, frames, system=self._system)
         if frames is not None:
             self._check_clip(encoded["input_ids"], frames)
