@@ -54,6 +54,7 @@ bench: $(VENV)/test.stamp ## measure again what benchmarks/ holds (takes long)
 	$(BIN)/python benchmarks/time_layout.py
 	$(BIN)/python benchmarks/ladder.py
 	$(BIN)/python benchmarks/predictions.py
+	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/full_size.py
 	$(BIN)/python benchmarks/readme.py
 

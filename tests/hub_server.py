@@ -2,7 +2,7 @@
 publish them.
 
 Repositories are folders, those of data sets under `datasets/owner/name`; every commit is a copy.
- Paths and headers are those that the client asks for and reads.
+Paths and headers are those that the client asks for and reads.
 """
 
 import base64

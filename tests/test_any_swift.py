@@ -136,6 +136,15 @@ def test_no_text_costs_the_clip_a_token(opened, num_frames, query):
     assert query.strip() in opened.encoder.tokenizer.decode(encoded["input_ids"])
 
 
+def test_a_question_that_changes_what_stands_before_it_is_refused(opened, monkeypatch):
+    clip = opened.clips[0]
+    row = Row("Why?", "yes", (), None, source=Path("rows.jsonl"), line=7)
+    ids = opened.encoder.encode(row, clip, with_response=True)["input_ids"].tolist()
+    monkeypatch.setattr(opened.encoder, "_prefixes", {tuple(clip.tensors["frames"].shape): [9, *ids]})
+    with pytest.raises(DataError, match=r"rows\.jsonl:7 the text: got one that makes \d+ tokens .* need the \d+ that"):
+        opened.encoder.encode(row, clip, with_response=True)
+
+
 @pytest.mark.parametrize("opened", ["idefics3"], indirect=True)
 def test_places_without_tiles_are_refused(opened, monkeypatch):
     """Frames side by side, of which ms-swift's template leaves one out; transformers' model would say nothing."""

@@ -19,6 +19,7 @@ from cvft.plan.prepare import prepare, read_sources
 from cvft.recipe import Recipe, load_recipe
 from tests.hub_server import Hub
 from tests.miniatures import MAKE, make_miniatures, video_chatgpt
+from tests.mutations import mutations
 from tests.project import cvft, cvft_ok, make_project, write_jsonl
 
 PART = "llava-video-178k:0_30_s_academic"
@@ -162,6 +163,23 @@ def test_names_and_splits(tmp_path, datasets):
         assert message in str(caught.value)
 
 
+def test_a_name_that_is_nearly_one(tmp_path, datasets):
+    with pytest.raises(DataError, match=r"hint: did you mean the dataset `next-qa`\? `cvft datasets` lists those"):
+        prepare(open_job(load_recipe(make_project(tmp_path), overrides=["data.train=nextqa"]), needs_weights=False))
+
+
+@pytest.mark.parametrize("format", ["next_qa", "activitynet_qa", "msrvtt_qa"])
+def test_mutated_rows_are_read_or_named(tmp_path, format):
+    write_beside(tmp_path)
+    rows = [mutated for mutated, _ in mutations(GOOD[format], count=300, seed=1)]
+    path = write_jsonl(tmp_path / "rows_q.json", rows)
+    read, problems = survey_rows(path, format=format)
+    named = {int(problem.where.split(":")[1].split()[0]) for problem in problems}
+    assert {row.line for row in read} | named == set(range(1, len(rows) + 1))
+    assert read
+    assert named
+
+
 def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     return {**kept, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
@@ -220,13 +238,17 @@ GOOD = {
 }  # fmt: skip
 
 
+def write_beside(folder: Path) -> None:
+    (folder / "map_vid_vidorID.json").write_text(json.dumps({"9": "00/9", "2": "../../etc/2"}))
+    (folder / "rows_a.json").write_text(json.dumps([{"question_id": "v_9_1", "answer": "yes", "type": 3}]))
+    for name in ("00/9.mp4", "v_9.mp4", "video9.mp4", "AO8RW.mp4"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"any")
+
+
 @pytest.mark.parametrize(("format", "change", "message"), BAD, ids=[message[:40] for _, _, message in BAD])
 def test_rows_of_a_layout_that_are_none_are_named(tmp_path, format, change, message):
-    (tmp_path / "map_vid_vidorID.json").write_text(json.dumps({"9": "00/9", "2": "../../etc/2"}))
-    (tmp_path / "rows_a.json").write_text(json.dumps([{"question_id": "v_9_1", "answer": "yes", "type": 3}]))
-    for name in ("00/9.mp4", "v_9.mp4", "video9.mp4", "AO8RW.mp4"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"any")
+    write_beside(tmp_path)
     good, path = GOOD[format], tmp_path / "rows_q.json"
     if isinstance(good, str):
         path.write_text(f"{good}\n\n{change}\n")

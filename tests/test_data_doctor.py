@@ -160,6 +160,7 @@ def test_every_kind_is_made_by_a_test():
     made = {*ROWS, *CLIPS, *OF_CLIPS, "frames_repeated", "row_too_long"}
     made |= {"same_clip_two_names", "clip_on_both_sides", "clip_in_two_files"}
     made |= {"similar_clip_on_both_sides", "similar_clips"}  # in test_data_similar.py
+    made |= {"dataset_note"}  # in test_data_datasets.py
     assert set(KINDS) == made - {"good", "walk", "drift", "slide"}
 
 

@@ -62,7 +62,7 @@ MAY_IMPORT = {
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data/fetch": "__init__ errors files data/video",
-    "data": "__init__ errors json_files files jsonl data/video data/fetch",
+    "data": "__init__ errors json_files files jsonl data/video data/fetch cards",
     "data/doctor": "errors files jsonl data data/video data/fetch",
     "evaluate/uncertainty": "",
     "evaluate/metrics": "data evaluate/uncertainty",
@@ -123,7 +123,7 @@ MAY_IMPORT = {
     ),
     "serve": "errors data data/video data/fetch families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
-    "cli": "__init__ errors imports recipe",
+    "cli": "__init__ errors imports recipe data",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate "
         "evaluate/judge report pipeline serve handover cli data/fetch cards"

@@ -214,7 +214,7 @@ def test_the_plan_of_two_nodes_needs_neither_weights_nor_gpus(full_size):
 
 @pytest.mark.cpu
 def test_the_slurm_script_is_sound():
-    (script,) = (RECIPES / "slurm").iterdir()
+    script = RECIPES / "slurm" / "train_2nodes.sbatch"
     subprocess.run(["bash", "-n", script], check=True)
     text = script.read_text()
     assert "recipes/cogvlm2_video_lora_zero2_2nodes.yaml" in text
@@ -223,7 +223,7 @@ def test_the_slurm_script_is_sound():
 
 @pytest.mark.cpu
 def test_the_slurm_script_starts_both_machines(tmp_path, full_size):
-    (script,) = (RECIPES / "slurm").iterdir()
+    script = RECIPES / "slurm" / "train_2nodes.sbatch"
     stand_ins = {
         "scontrol": "printf 'first\\nsecond\\n'",
         # as SLURM does it: the same command on each machine, with its number

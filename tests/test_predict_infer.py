@@ -10,8 +10,9 @@ import pytest
 import cvft
 from cvft.data.clip_folder import find_clips
 from cvft.data.rows import make_rows, read_rows
+from cvft.data.shares import Share, take_share
 from cvft.errors import CvftError, DataError, IncompleteError
-from cvft.predict.infer import bad_file, infer_file, infer_folder, take_shard
+from cvft.predict.infer import bad_file, infer_file, infer_folder
 from tests.project import write_jsonl
 from tests.real_clips import real_clip
 
@@ -74,15 +75,15 @@ def test_shares_are_all_rows_once_and_each_clip_in_one(folder, tmp_path):
          for number, clip in enumerate([1, 2, 1, 0, 3, 2, 0, 4, 5], 1)],
         source=Path("rows"), video_root=Path.cwd(), require_response=False,
     )  # fmt: skip
-    shares = [take_shard(rows, (number, 3)) for number in range(3)]
+    shares = [take_share(rows, Share(number, 3)) for number in range(3)]
     assert sorted(row.line for share in shares for row in share) == list(range(1, 10))
     assert all([row.line for row in share] == sorted(row.line for row in share) for share in shares)
     shown = [{row.video for row in share if row.video} for share in shares]
     assert sum(map(len, shown)) == len(set.union(*shown))
-    assert take_shard(rows, None) == rows
+    assert take_share(rows, None) == rows
     outputs = [tmp_path / f"{number}.jsonl" for number in range(7)]
     said = [
-        infer_folder("tiny", folder=folder, query=QUERY, output=output, shard=(number, 7))
+        infer_folder("tiny", folder=folder, query=QUERY, output=output, shard=Share(number, 7))
         for number, output in enumerate(outputs)
     ]
     whole = [line["id"] for output in outputs for line in lines_of(output)]

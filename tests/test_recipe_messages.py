@@ -336,7 +336,7 @@ def test_each_of_several_files_of_rows_is_named_with_what_is_wrong_with_it() -> 
         "  hint: remove the quotes",
         "data.train[4]: got `3`, need a path, or `path`, `weight`, `format`, `video_root`, `max_frames` or `fps`",
         "data.train[5].format: got `lava`, need one of `auto`, `native`, `messages`, `sharegpt`, `alpaca`, `llava`, "
-        "`video_chatgpt`, `csv`, `parquet` or `null`",
+        "`video_chatgpt`, `csv`, `parquet`, `webdataset`, `next_qa`, `activitynet_qa`, `charades_sta`, `msrvtt_qa` or `null`",
         "  hint: did you mean `llava`?",
         "data.train[6]: got an empty text, need a path, or `path`, `weight`, `format`, `video_root`, `max_frames` or `fps`",
         "data.train[7].path: got `null`, need a path",

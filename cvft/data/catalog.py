@@ -27,6 +27,8 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from cvft import __version__
+from cvft.data.catalog_shares import borrow, mark_begun, mark_done, share_file, take_in
+from cvft.data.shares import Share
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import LOOKS_SAMPLING, SIDE_CELLS, ClipLooks
 from cvft.data.video.process import ClipInfo
@@ -138,10 +140,14 @@ class ClipCatalog:
     Args:
         folder: Where the file is; made when it is first needed.
         decode: How clips are decoded.
+        share: The share of the clips that this process works on alone, beside others: it records them in a file of its own, which
+            the next one without a share takes in.
     """
 
-    def __init__(self, folder: Path, decode: DecodeSettings) -> None:
-        self._path = folder / FILE
+    def __init__(self, folder: Path, decode: DecodeSettings, *, share: Share | None = None) -> None:
+        self._whole = folder / FILE
+        self._share = share
+        self._path = self._whole if share is None else share_file(self._whole, share)
         self._how = describe_decoding(decode)
         self._how_looks = f"{LOOKS_SAMPLING}, {SIDE_CELLS} cells, {decode.decoder} {decoder_version(decode.decoder)}"
         self._looks: dict[Files, Looks] = {}
@@ -160,6 +166,11 @@ class ClipCatalog:
             self._db.close()
             self._db = None
 
+    def finish(self) -> None:
+        """Says that a share is through: its file may be removed once it was taken in."""
+        if self._share is not None:
+            self._use(mark_done)
+
     def find(self, clips: Iterable[ClipRef]) -> dict[ClipRef, ClipInfo]:
         """Returns what is known of clips; those that are not known, or are other files by now, are left out.
 
@@ -172,6 +183,9 @@ class ClipCatalog:
         every = dict.fromkeys(map(files_of, clips))
         # before they are decoded: a clip that changes meanwhile is decoded again the next time
         self._looks = {files: looks for files in every if (looks := Looks.of(files)) is not None}
+        if self._share is not None:
+            names = [_name(files) for files in self._looks]
+            self._use(lambda db: borrow(db, self._whole, names))
         hashes = self._use(self._find_hashes)
         copies = self._hash_alike([files for files in self._looks if files not in hashes])
         named = {clip: content_of(clip, sha256) for clip in clips if (sha256 := _hash_of(clip, hashes, copies))}
@@ -285,11 +299,16 @@ class ClipCatalog:
     def _open(self) -> sqlite3.Connection:
         if self._db is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S)
+            db = sqlite3.connect(self._path.absolute().as_uri(), timeout=BUSY_TIMEOUT_S, uri=True)
             try:
-                db.execute(f"PRAGMA journal_mode = {'DELETE' if _is_shared(self._path.parent) else 'WAL'}")
+                is_apart = self._share is not None or _is_shared(self._path.parent)
+                db.execute(f"PRAGMA journal_mode = {'DELETE' if is_apart else 'WAL'}")
                 db.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last clips, and never the file
                 db.executescript(_TABLES)
+                if self._share is None:
+                    take_in(db, self._path)
+                else:
+                    mark_begun(db)
                 self._inode = self._path.stat().st_ino
             except BaseException:  # Ctrl-C too: the next attempt opens the file anew
                 db.close()

@@ -87,6 +87,7 @@ def check_clips(
     num_workers: int | None = None,
     catalog: ClipCatalog | None = None,
     cache: ClipCache | None = None,
+    may_leave_none: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ClipCheck:
     """Decodes each distinct clip once, in decode processes, with the rule that training will use; fetches those of URLs before.
@@ -101,6 +102,7 @@ def check_clips(
         num_workers: Decode processes at the same time; without it, as many as there are CPUs for, up to `MAX_PROCESSES`.
         catalog: What is known of clips that were decoded in this way: these are not decoded again, and all others are recorded.
         cache: Fetches clips of URLs; without it, those that are not there are bad.
+        may_leave_none: Whether no row may be left: of a share, all clips may be bad.
         on_progress: Called with the number of clips done and of all clips, after each.
 
     Returns:
@@ -135,7 +137,7 @@ def check_clips(
         raise DataError("the check of clips", problems)
     good_rows = [row for row in rows if row.video not in bad]
     quarantined = [Quarantined(row, explain(bad[row.video])) for row in rows if row.video in bad]
-    if bad and not good_rows:
+    if bad and not good_rows and not may_leave_none:
         raise DataError("the check of clips, which leaves no row,", problems)
     return ClipCheck(good_rows, quarantined, facts)
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cvft.cards import CARDS
 from cvft.data.clip_names import Folder
 from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
 from cvft.data.formats.benchmarks import LINE_FORMATS, read_lines
 from cvft.data.formats.files import find_kind, read_csv, read_parquet
 from cvft.data.formats.shards import is_shard, put_clips, read_shard
 from cvft.data.formats.table import FormatName, adapt_objects
-from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, quote
+from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, nearest, quote
 from cvft.jsonl import parse_json, split_lines
 
 _UTF8_BOM = b"\xef\xbb\xbf"
@@ -149,6 +150,8 @@ def _hint_missing(path: Path) -> str:
         return "write `/` between folders, and a path on this machine"
     if "," in path.name:
         return "join several files, `cat a.jsonl b.jsonl > all.jsonl`, and name that one"
+    if near := nearest(path.name, CARDS, count=1):
+        return f"did you mean the dataset {quote(near[0])}? `cvft datasets` lists those that have a name"
     if not path.parent.is_dir():
         return f"there is no folder {quote(path.parent, most=4096)}"
     return did_you_mean(path.name, Folder(path.parent).beside(path.name))

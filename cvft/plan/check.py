@@ -12,7 +12,9 @@ from collections.abc import Callable
 from cvft.data.catalog import ClipCatalog
 from cvft.data.doctor.check import CheckUp, DataFile, check_files
 from cvft.data.doctor.findings import Finding
+from cvft.data.doctor.share import ShareDone, prove_share
 from cvft.data.rows import Row, check_written
+from cvft.data.shares import Share
 from cvft.errors import DataError, Problem
 from cvft.plan.datasets import bring_datasets, note_datasets
 from cvft.plan.forecast import decide_machine
@@ -53,21 +55,10 @@ def check_job(job: Job, *, looks: bool = True, on_progress: Callable[[int, int],
     """Checks rows and clips of a job; see `check_recipe`, and for `looks` see `cvft.data.doctor.check.check_files`."""
     recipe = job.recipe
     bring_datasets(recipe)
-    files = [
-        DataFile(
-            file.path,
-            is_held_out=is_val(key),
-            format=file.format,
-            video_root=file.video_root,
-            max_frames=file.max_frames,
-            fps=file.fps,
-        )
-        for key, file in recipe.data.sources.items()
-    ]
     how = job.preprocessing.decode
     with ClipCatalog(job.clips_root, how) as catalog:
         checked = check_files(
-            files,
+            _files_of(job),
             how=how,
             clips=unpacked_dir(recipe),
             catalog=catalog,
@@ -88,6 +79,37 @@ def _check_datasets(recipe: Recipe, checked: CheckUp) -> list[Finding]:
     return [
         Finding("dataset_note", Problem("datasets", note, "a dataset as its makers publish and mean it"))
         for note in notes
+    ]
+
+
+def prove_share_of(job: Job, share: Share, *, on_progress: Callable[[int, int], None] | None = None) -> ShareDone:
+    """Decodes a share of the clips of a job; see `cvft.data.doctor.share.prove_share`."""
+    bring_datasets(job.recipe)
+    how = job.preprocessing.decode
+    with ClipCatalog(job.clips_root, how, share=share) as catalog:
+        return prove_share(
+            _files_of(job),
+            share,
+            how=how,
+            clips=unpacked_dir(job.recipe),
+            catalog=catalog,
+            cache=job.url_cache,
+            num_workers=job.recipe.data.check_workers,
+            on_progress=on_progress,
+        )
+
+
+def _files_of(job: Job) -> list[DataFile]:
+    return [
+        DataFile(
+            file.path,
+            is_held_out=is_val(key),
+            format=file.format,
+            video_root=file.video_root,
+            max_frames=file.max_frames,
+            fps=file.fps,
+        )
+        for key, file in job.recipe.data.sources.items()
     ]
 
 

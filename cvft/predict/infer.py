@@ -22,6 +22,7 @@ from cvft.data.clip_folder import rows_of_folder
 from cvft.data.fetch.cache import ClipCache
 from cvft.data.records import fingerprint_rows
 from cvft.data.rows import Row, make_rows, read_rows
+from cvft.data.shares import Share, take_share
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, name_of
 from cvft.errors import ClipError, DataError, IncompleteError, Problem, RunError
@@ -150,7 +151,7 @@ def infer_file(
     *,
     data: Path,
     output: Path,
-    shard: tuple[int, int] | None = None,
+    shard: Share | None = None,
     form: Form = "jsonl",
     max_new_tokens: int | None = None,
     quantize: str | None = None,
@@ -183,7 +184,7 @@ def infer_file(
     """
     _check_output(output)
     url_cache = None if cache is None else cache.folder
-    rows = take_shard(read_rows(data, require_response=False, format="auto", url_cache=url_cache), shard)
+    rows = take_share(read_rows(data, require_response=False, format="auto", url_cache=url_cache), shard)
     found = find_model(model, base=base, quantize=quantize)
     answering = _answering(found, num_ranks=num_ranks)
     return _infer_rows(
@@ -204,7 +205,7 @@ def infer_folder(
     folder: Path,
     query: str,
     output: Path,
-    shard: tuple[int, int] | None = None,
+    shard: Share | None = None,
     form: Form = "jsonl",
     max_new_tokens: int | None = None,
     quantize: str | None = None,
@@ -236,7 +237,7 @@ def infer_folder(
     rows, num_others = rows_of_folder(folder, make_question(None, query))
     if num_others:
         LOG.info("note      %d files in %s are no clips", num_others, folder)
-    rows = take_shard(rows, shard)
+    rows = take_share(rows, shard)
     found = find_model(model, base=base, quantize=quantize)
     answering = _answering(found, num_ranks=num_ranks)
     return _infer_rows(
@@ -248,21 +249,6 @@ def infer_folder(
         form=form,
         max_new_tokens=max_new_tokens,
     )
-
-
-def take_shard(rows: Sequence[Row], shard: tuple[int, int] | None) -> list[Row]:
-    """Returns the rows of a share: all rows of a clip are in one, so that none is decoded twice; the order stays.
-
-    Args:
-        rows: All rows.
-        shard: Number of the share, from 0, and of all shares; None for all rows.
-    """
-    if shard is None:
-        return list(rows)
-    number, count = shard
-    clips = [index if row.video is None else row.video for index, row in enumerate(rows)]
-    mine = set(list(dict.fromkeys(clips))[number::count])
-    return [row for row, clip in zip(rows, clips, strict=True) if clip in mine]
 
 
 def _answering(found: FoundModel, *, num_ranks: int) -> Callable[[ExitStack], Answering]:

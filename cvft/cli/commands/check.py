@@ -6,9 +6,14 @@ import argparse
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cvft.cli.commands.checked import add_data, check_data
-from cvft.errors import EXIT_INCOMPLETE, EXIT_USER_ERROR, FoundError
+from cvft.cli.arguments import add_share, read_share
+from cvft.cli.commands.checked import add_data, check_data, prove_data
+from cvft.errors import EXIT_INCOMPLETE, EXIT_USER_ERROR, CvftError, FoundError, Problem
+
+if TYPE_CHECKING:
+    from cvft.data.shares import Share
 
 LOG = logging.getLogger(__name__)
 
@@ -18,6 +23,7 @@ EXAMPLES = (
     "cvft check train.jsonl val.jsonl --video-root clips",
     "cvft check recipes/tiny_cpu.yaml --output check.json",
     "cvft check train.jsonl --fix",
+    "cvft check train.jsonl --shard 0/8",
 )
 
 
@@ -28,11 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fix", action="store_true", help="write FILE.clean.jsonl beside each file, and what was left out of it"
     )
+    add_share(parser, "only decode the clips of")
     parser.add_argument("--output", metavar="FILE", type=Path, help="write every finding to this file, as JSON")
 
 
 def run(options: argparse.Namespace) -> object:
     """Runs the command and returns what it prints."""
+    if (share := _read_share(options)) is not None:
+        return str(prove_data(options, share))
     from cvft.data.doctor.fix import check_targets, fix_files
 
     checked, _ = check_data(options, outputs=[options.output], before=check_targets if options.fix else None)
@@ -53,3 +62,20 @@ def run(options: argparse.Namespace) -> object:
         code = EXIT_USER_ERROR if checked.count("error") else EXIT_INCOMPLETE
         raise FoundError(f"found {checked.totals}", exit_code=code)
     return None
+
+
+def _read_share(options: argparse.Namespace) -> Share | None:
+    """Returns the share that was asked for.
+
+    Raises:
+        CvftError: when there is no such share, or when it is to tell what only the check of all clips knows.
+    """
+    problems: list[Problem] = []
+    share = read_share(options, problems)
+    if options.shard is not None:
+        given = {"--json": options.json, "--fix": options.fix, "--output": options.output is not None}
+        need = "neither: once all shares are through, the check without `--shard` says what they found"
+        problems += [Problem(name, "it beside `--shard`", need) for name, is_given in given.items() if is_given]
+    if problems:
+        raise CvftError("command line", problems)
+    return share

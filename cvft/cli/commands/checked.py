@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,8 @@ from cvft.errors import CvftError, Problem
 
 if TYPE_CHECKING:
     from cvft.data.doctor.check import CheckUp
+    from cvft.data.doctor.share import ShareDone
+    from cvft.data.shares import Share
     from cvft.plan.job import Job
 
 
@@ -60,10 +63,7 @@ def check_data(
     Raises:
         CvftError: when arguments or recipe cannot be used, or clips cannot be decoded at all.
     """
-    is_recipe = options.recipe.is_dir() or options.recipe.suffix.lower() in (".yaml", ".yml")
-    _check_arguments(options, is_recipe=is_recipe)
-    from tqdm import tqdm
-
+    is_recipe = _is_recipe(options)
     from cvft.data.catalog import CLIPS_FOLDER, ClipCatalog
     from cvft.data.doctor.check import DataFile, check_files
     from cvft.data.formats.clips_inside import UNPACKED_FOLDER
@@ -79,12 +79,7 @@ def check_data(
         _check_output(output, inputs=[options.recipe, *paths])
     if before is not None:
         before(paths)
-    with tqdm(desc="clips", unit="clip", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with _progress() as show:
         if loaded is not None:
             job = open_to_check(loaded)
             return Checked(check_job(job, on_progress=show), job)
@@ -103,6 +98,65 @@ def check_data(
                 on_progress=show,
             )
         return Checked(found, None)
+
+
+def prove_data(options: argparse.Namespace, share: Share) -> ShareDone:
+    """Decodes a share of the clips of what `add_data` took.
+
+    Args:
+        options: The arguments.
+        share: The share.
+
+    Raises:
+        CvftError: when arguments or recipe cannot be used, or clips cannot be decoded at all.
+    """
+    is_recipe = _is_recipe(options)
+    from cvft.data.catalog import CLIPS_FOLDER, ClipCatalog
+    from cvft.data.doctor.check import DataFile
+    from cvft.data.doctor.share import prove_share
+    from cvft.data.formats.clips_inside import UNPACKED_FOLDER
+    from cvft.data.video.loader import DecodeSettings
+    from cvft.data.video.sample import Sampling
+    from cvft.plan.check import open_to_check, prove_share_of
+
+    with _progress() as show:
+        if is_recipe:
+            return prove_share_of(open_to_check(load(options)), share, on_progress=show)
+        how = DecodeSettings(Sampling())
+        with ClipCatalog(Path("runs", CLIPS_FOLDER).absolute(), how, share=share) as catalog:
+            return prove_share(
+                [DataFile(path) for path in dict.fromkeys([options.recipe, *map(Path, options.overrides)])],
+                share,
+                how=how,
+                catalog=catalog,
+                video_root=options.video_root,
+                format=options.format,
+                clips=Path("runs", UNPACKED_FOLDER).absolute(),
+                cache=open_cache(options),
+                num_workers=options.workers,
+                on_progress=show,
+            )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar, and gives what takes clips done and clips in all."""
+    from tqdm import tqdm
+
+    with tqdm(desc="clips", unit="clip", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _is_recipe(options: argparse.Namespace) -> bool:
+    """Says whether a recipe is given, and not files of rows; refuses what does not fit."""
+    is_recipe = options.recipe.is_dir() or options.recipe.suffix.lower() in (".yaml", ".yml")
+    _check_arguments(options, is_recipe=is_recipe)
+    return is_recipe
 
 
 def _check_arguments(options: argparse.Namespace, *, is_recipe: bool) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cvft.cli.arguments import add_num_gpus, check_num_gpus
+from cvft.cli.arguments import add_num_gpus, add_share, check_num_gpus, read_share
 from cvft.cli.commands.asked import add_model, check_model, how_to_ask
 from cvft.cli.commands.fetched import add_urls, open_cache
 from cvft.errors import CvftError, Problem, quote
+
+if TYPE_CHECKING:
+    from cvft.data.shares import Share
 
 SUMMARY = "answer one question about a clip, a file of rows, or one question about each clip of a folder"
 EXAMPLES = (
@@ -33,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--caption", metavar="FOLDER", type=Path, help="ask about each clip of a folder, and of all folders in it"
     )
-    parser.add_argument(
-        "--shard", metavar="I/N", help="answer share I of N alone, I from 0: of the clips, with all rows of each"
-    )
+    add_share(parser, "answer")
     add_num_gpus(parser)
     parser.add_argument(
         "--format",
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> object:
     return infer_folder(options.model, folder=options.caption, query=options.query, **how)
 
 
-def _check_infer(options: argparse.Namespace) -> tuple[list[tuple[str, str]], tuple[int, int] | None]:
+def _check_infer(options: argparse.Namespace) -> tuple[list[tuple[str, str]], Share | None]:
     problems = check_model(options) + check_num_gpus(options)
     many = [name for name in ("data", "caption") if getattr(options, name) is not None]
     if options.data is None and options.query is None:
@@ -93,21 +93,11 @@ def _check_infer(options: argparse.Namespace) -> tuple[list[tuple[str, str]], tu
         if options.output is None:
             problems.append(Problem("--output", "nothing", f"the file that the answers to `--{many[0]}` go to"))
     history, problem = _parse_history(options.history)
-    shard, shard_problem = _parse_shard(options.shard)
-    problems += [each for each in (problem, shard_problem) if each is not None]
+    problems += [] if problem is None else [problem]
+    shard = read_share(options, problems)
     if problems:
         raise CvftError("command line", problems)
     return history, shard
-
-
-def _parse_shard(text: str | None) -> tuple[tuple[int, int] | None, Problem | None]:
-    if text is None:
-        return None, None
-    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
-    if found is not None and int(found[1]) < int(found[2]):
-        return (int(found[1]), int(found[2])), None
-    need = "I/N such as `0/4`, I from 0 to N-1"
-    return None, Problem("--shard", quote(text), need)
 
 
 def _parse_history(text: str | None) -> tuple[list[tuple[str, str]], Problem | None]:

@@ -145,18 +145,7 @@ def check_files(
     Raises:
         CvftError: when clips cannot be decoded at all on this machine.
     """
-    rows: list[Row] = []
-    findings: list[Finding] = []
-    for file in files:
-        good, problems = survey_rows(
-            file.path,
-            video_root=file.video_root or video_root,
-            format=file.format or format,
-            clips=clips,
-            url_cache=None if cache is None else cache.folder,
-        )
-        rows += give_budget(good, max_frames=file.max_frames, fps=file.fps)
-        findings += [Finding("row_refused", problem) for problem in problems]
+    rows, findings = read_files(files, video_root=video_root, format=format, clips=clips, cache=cache)
     asked = list(dict.fromkeys(row.video for row in rows if row.video is not None))
     refused = {} if cache is None else fetch_clips(rows, cache)
     inspected, num_decoded = inspect_clips(
@@ -191,6 +180,34 @@ def check_files(
     findings += compare_looks(rows, proved, look=look, held_out=held_out)
     num_tried = num_decoded + len(refused)
     return CheckUp(files, how, rows, proved, len(asked), num_tried, _in_order(findings), num_unseen)
+
+
+def read_files(
+    files: Sequence[DataFile],
+    *,
+    video_root: Path | None,
+    format: FormatName,
+    clips: Path | None = None,
+    cache: ClipCache | None,
+) -> tuple[list[Row], list[Finding]]:
+    """Reads the rows of all files; see `check_files`.
+
+    Returns:
+        The rows that can be read, and what is wrong with the others.
+    """
+    rows: list[Row] = []
+    findings: list[Finding] = []
+    for file in files:
+        good, problems = survey_rows(
+            file.path,
+            video_root=file.video_root or video_root,
+            format=file.format or format,
+            clips=clips,
+            url_cache=None if cache is None else cache.folder,
+        )
+        rows += give_budget(good, max_frames=file.max_frames, fps=file.fps)
+        findings += [Finding("row_refused", problem) for problem in problems]
+    return rows, findings
 
 
 def describe(checked: CheckUp) -> str:

@@ -5,6 +5,7 @@ clips decoded once -> findings, each with the rows that it is about
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -94,10 +95,7 @@ def compare_looks(
     for sha256, about in rows_of.items():
         if len({row.source for row in about}) == 1:
             sides[about[0].source][_whole(about[0])] = sha256
-    files = list(sides)
-    pairs = [(one, other) for number, one in enumerate(files) for other in files[number + 1 :]]
-    if held_out:
-        pairs = [(one, other) for one, other in pairs if (one in held_out) != (other in held_out)]
+    pairs = pair_files(list(sides), held_out)
     if not pairs:
         return
     looks = look(
@@ -111,6 +109,12 @@ def compare_looks(
             got = f"pictures of the clip of {_name(first, clip)}, {offset_s:.1f} s apart"
             need = "the rows of one clip in one file"
             yield find(kind, _name(second, like), got, need, rows=[*first, *second])
+
+
+def pair_files(files: Sequence[Path], held_out: Collection[Path]) -> list[tuple[Path, Path]]:
+    """Returns which files of rows are compared by what their clips look like: both sides, or all where there are no sides."""
+    pairs = itertools.combinations(files, 2)
+    return [(one, other) for one, other in pairs if not held_out or (one in held_out) != (other in held_out)]
 
 
 def _whole(row: Row) -> ClipRef:

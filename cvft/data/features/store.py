@@ -141,13 +141,14 @@ class FeatureStore:
             self._look()
 
     @contextmanager
-    def build_lock(self, *, timeout_s: float | None = None) -> Iterator[None]:
+    def build_lock(self, *, timeout_s: float | None = None, share: str = "") -> Iterator[None]:
         """Lets one process at a time compute features. It dies with its process.
 
         It keeps work from being done twice; writers that do not hold it do no damage.
 
         Args:
             timeout_s: Seconds to wait for another builder; None waits as long as it takes.
+            share: Name of the share of the clips that it is about: those of other shares are built at the same time.
 
         Raises:
             FeatureError: Another process still builds when the time is up, or the folder cannot be written.
@@ -156,7 +157,9 @@ class FeatureStore:
             pass  # makes the folder, with its key
         with ExitStack() as stack:
             try:
-                stack.enter_context(lock(self.folder / BUILD_LOCK, timeout_s=timeout_s, subject=LOCK_SUBJECT))
+                stack.enter_context(
+                    lock(self.folder / f"{share}{BUILD_LOCK}", timeout_s=timeout_s, subject=LOCK_SUBJECT)
+                )
             except LockHeldError as error:
                 raise FeatureError(error.subject, error.problems) from None
             yield
