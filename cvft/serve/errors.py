@@ -112,8 +112,10 @@ def kind_of(value: Any) -> str:
     """Names a JSON value for messages: its kind alone, but numbers whole."""
     if value is None:
         return "nothing"
-    names = {list: "a list", dict: "an object", str: "text", bool: "true or false"}
+    names = {list: "list", dict: "object", str: "text", bool: "true or false"}
     if isinstance(value, int | float) and not isinstance(value, bool):
         return quote(value)
     name = names.get(type(value), "another kind of value")
-    return f"no {name.removeprefix('a ')}" if value in ("", [], {}) else name
+    if value in ("", [], {}):
+        return f"no {name}"
+    return {"list": "a list", "object": "an object"}.get(name, name)

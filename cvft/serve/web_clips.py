@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from cvft.data.fetch.download import Downloader, Version
@@ -18,7 +19,7 @@ from cvft.data.fetch.urls import is_url, parse_url
 from cvft.errors import ValueProblem
 from cvft.serve.errors import ApiError, refused
 from cvft.serve.media import MediaStore, too_large
-from cvft.serve.messages import AskedClip
+from cvft.serve.messages import AskedClip, ClipKind
 
 NUM_AT_ONCE = 4
 """Clips that are fetched at the same time; others wait, and their time counts."""
@@ -49,7 +50,10 @@ class WebClips:
         limits = FetchLimits(
             max_bytes=max_bytes, total_s=total_s, connect_s=5.0, stall_s=10.0, num_tries=2, allow_hosts=allow_hosts
         )
-        self._downloader = Downloader(limits)
+        self._downloaders: dict[ClipKind, Downloader] = {
+            "video": Downloader(limits),
+            "picture": Downloader(replace(limits, pictures=True)),
+        }
         self._places = asyncio.Semaphore(NUM_AT_ONCE)
         self._given: dict[str, tuple[Path, Version]] = {}
 
@@ -70,7 +74,7 @@ class WebClips:
         try:
             async with asyncio.timeout(self._total_s):
                 for name, param in zip(clip.names, clip.params, strict=True):
-                    path = await self.open(name, param=param) if is_url(name) else None
+                    path = await self.open(name, param=param, kind=clip.kind) if is_url(name) else None
                     opened.append(path)
                     num_bytes += 0 if path is None else path.stat().st_size
                     if num_bytes > self._max_bytes:
@@ -86,12 +90,13 @@ class WebClips:
     def _too_slow(self, param: str) -> ApiError:
         return refused(param, "a URL that is too slow", f"the whole clip in {self._total_s:g} s")
 
-    async def open(self, name: str, *, param: str) -> Path:
-        """Returns where a clip lies; `MediaStore.release` it when the request is done.
+    async def open(self, name: str, *, param: str, kind: ClipKind) -> Path:
+        """Returns where a clip, or a picture that is a frame of one, lies; `MediaStore.release` it when the request is done.
 
         Args:
             name: The URL.
             param: The field that names it.
+            kind: Which of the two it is.
 
         Raises:
             ApiError: when it cannot be had.
@@ -99,7 +104,7 @@ class WebClips:
         try:
             url = parse_url(name)
         except ValueProblem as error:
-            need = "an http or https URL of a clip, with a host by its name, and without user, password and `#`"
+            need = f"an http or https URL of a {kind}, with a host by its name, and without user, password and `#`"
             raise refused(param, "a URL that is not fetched", need) from error
         given = self._given.get(url.digest)
         kept = given[0] if given is not None and self._media.hold(given[0]) else None
@@ -108,7 +113,7 @@ class WebClips:
         try:
             async with asyncio.timeout(self._total_s), self._places:
                 known = given[1] if given is not None and kept is not None else None
-                fetched = await self._downloader.download(url, partial, known=known)
+                fetched = await self._downloaders[kind].download(url, partial, known=known)
             if fetched is None:
                 path = kept
             else:
