@@ -9,7 +9,7 @@ from PIL import Image
 
 from cvft.data.catalog import ClipCatalog
 from cvft.data.check import inspect_clips
-from cvft.data.clip_columns import NamesAsWritten
+from cvft.data.clip_columns import NamesAsWritten, clip_of_frames
 from cvft.data.formats.convert import convert_file
 from cvft.data.records import ClipRecord, find_files, read_records, write_records
 from cvft.data.rows import make_rows, read_rows
@@ -123,6 +123,8 @@ def test_frames_are_shown_to_the_bit_at_the_seconds_of_the_row(folder):
         assert clip.timestamps_s.tolist() == [SECONDS[number] for number in expected]
     part = decode_clip(spec_of(folder, start_s=0.5, end_s=4), sampling=EVERY)
     assert ([read_number(frame) for frame in part.frames], part.timestamps_s.tolist()) == ([1, 2, 3], [0, 0.5, 2])
+    quick = [number / 1000 for number in range(5)]  # of which some are nearer than 0.001 by rounding
+    assert clip_of_frames(paths_in(folder), quick) == spec_of(folder, quick)
     alone = decode_clip(ClipSpec(paths_in(folder)[2], frames=paths_in(folder)[2:3], seconds=(0.0,)), sampling=EVERY)
     assert (alone.frames.shape, alone.duration_s) == ((1, 96, 160, 3), 1.0)
 

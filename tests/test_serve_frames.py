@@ -103,6 +103,8 @@ def test_frames_are_answered_like_a_row_of_them(server, root, web, tmp_path):
     assert answers[0] != answers[4]  # the frames count
     for answer, (name, kind, count, seconds) in zip(answers, rows, strict=True):
         assert text_of(ask(server, named(name, kind, count), seconds)) == answer
+    tokens = [ask(server, named("one"), seconds).json()["usage"]["prompt_tokens"] for *_, seconds in rows[:2]]
+    assert tokens[0] < tokens[1]  # so do their seconds: of a longer clip, more is shown
     # the same pictures by their bytes and by URL, mixed too; a single one needs no second
     for kind, answer in (("png", answers[0]), ("jpeg", answers[2]), ("webp", answers[3])):
         assert text_of(ask(server, [picture_url(each, kind) for each in pictures[kind]], SECONDS)) == answer

@@ -150,7 +150,8 @@ def check_seconds(seconds: Sequence[float], *, num_frames: int) -> None:
         got = f"{seconds[late - 1]:g} for picture {late} after {seconds[late - 2]:g}"
         raise ValueProblem(got, "later seconds for later pictures", "are pictures sorted otherwise than seconds?")
     near = next(
-        (number for number, (a, b) in enumerate(itertools.pairwise(seconds), start=2) if b - a < MIN_STEP_S), None
+        (number for number, (a, b) in enumerate(itertools.pairwise(seconds), start=2) if round(b - a, 9) < MIN_STEP_S),
+        None,
     )
     if near is not None:
         got = f"{seconds[near - 1]:g} for picture {near} after {seconds[near - 2]:g}"

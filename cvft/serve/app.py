@@ -241,8 +241,10 @@ class Server:
         files = () if clip is None else files_of(clip)
         own = {name for path in files for name in (path, path.resolve(), Path(path.name), Path(path.resolve().name))}
         hidden = [*(path for path in own if len(str(path)) >= MIN_HIDDEN_CHARS), self.media.spool, *self.media.roots]
-        is_frames = asked is not None and clip is not None and asked.kind == "picture"
-        frames = dict(zip(files, () if asked is None else asked.params, strict=True)) if is_frames else {}
+        frames: dict[Path, str] = {}
+        if clip is not None and asked is not None and asked.kind == "picture":
+            for path, param in zip(files, asked.params, strict=True):
+                frames.setdefault(path, param)
         return from_error(error, hidden=hidden, frames=frames)
 
 
