@@ -30,6 +30,7 @@ class ClipServer:
         self.counts: Counter[str] = Counter()
         self.sent = threading.Event()
         self.stop = threading.Event()
+        self.files: dict[str, bytes] = {}
         handler = type("BoundHandler", (Handler,), {"clips": self})
         self.server = Quiet(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
@@ -98,6 +99,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def give_good(self) -> None:
         self.give()
+
+    def give_file(self) -> None:
+        """What a test has put there."""
+        self.give(self.clips.files[self.path], Content_Type="image/png", etag=None)
 
     def give_other(self) -> None:
         self.give(OTHER)

@@ -101,5 +101,9 @@ def clip_part(url: str) -> dict[str, Any]:
     return {"type": "video_url", "video_url": {"url": url}}
 
 
+def frame_part(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
 def text_part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}

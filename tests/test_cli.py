@@ -218,13 +218,16 @@ def test_infer_one(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     name, args, given = calls.pop()
     cache = given.pop("cache")
     assert (cache.folder, name, args) == (Path("runs/.urls").absolute(), "infer_one", ("m",))
-    assert given == {"video": "v.mp4", "query": "Why?", "history": [("Who?", "A man.")], **HOW}
+    whole = {"stretch": (None, None)}
+    assert given == {"video": "v.mp4", "query": "Why?", "history": [("Who?", "A man.")], **whole, **HOW}
     assert capsys.readouterr().out == "a réd ball\n"
     assert main(["infer", "--model", "m", "--query", "Why?", "--quantize", "nf4", "--base", "b"]) == 0
-    given = {"video": None, "query": "Why?", "history": []}
+    given = {"video": None, "query": "Why?", "history": [], **whole}
     passed = calls.pop()[2]
     assert passed.pop("cache")
     assert passed == {**given, **HOW, "quantize": "nf4", "base": Path("b")}
+    assert main(["infer", "--model", "m", "--video", "v.mp4", "--query", "Why?", "--start", "2", "--end", "3.5"]) == 0
+    assert calls.pop()[2]["stretch"] == (2, 3.5)
 
 
 def test_infer_file(calls: Calls) -> None:
@@ -311,6 +314,18 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
             "command line has 2 problems\n"
             "  --query: got it beside `--data`, need one question or a file of rows, not both\n"
             "  --output: got nothing, need the file that the answers to `--data` go to\n",
+        ),
+        (
+            ["infer", "--model", "m", "--query", "q", "--start", "-1", "--end", "nan"],
+            "command line has 4 problems\n"
+            "  --start: got `-1.0`, need seconds from the first frame of the file, 0 or more\n"
+            "  --start: got it without `--video`, need both: it says which part of the clip is meant\n"
+            "  --end: got `nan`, need seconds from the first frame of the file, 0 or more\n"
+            "  --end: got it without `--video`, need both: it says which part of the clip is meant\n",
+        ),
+        (
+            ["infer", "--model", "m", "--video", "v", "--query", "q", "--start", "2", "--end", "2"],
+            "command line has 1 problem\n  --end: got `2.0`, need more than `--start` (2 s)\n",
         ),
         (
             ["infer", "--model", "m", "--query", "q", "--history", "{"],

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cvft.data.catalog import ClipCatalog
 from cvft.data.check import inspect_clips
-from cvft.data.clip_columns import NamesAsWritten
+from cvft.data.clip_columns import NamesAsWritten, clip_of_frames
 from cvft.data.formats.convert import convert_file
 from cvft.data.records import ClipRecord, find_files, read_records, write_records
 from cvft.data.rows import make_rows, read_rows
@@ -83,6 +83,9 @@ def test_messages_hold_lists_of_frames(folder):
         ({"videos": ["f"], "seconds": [0, 1]}, "`seconds`: got 2 seconds, need 5, one for each picture"),
         ({"videos": ["f"], "seconds": [1, 2, 3, 4, 5]}, "`seconds`: got 1 for the first picture, need 0"),
         ({"videos": ["f"], "seconds": [0, 2, 1, 3, 4]}, "`seconds`: got 1 for picture 3 after 2, need later seconds for later"),
+        ({"videos": ["f"], "seconds": [0, 1, 2, 3, 10**400]}, "`seconds`: got the number `1000000000"),
+        ({"videos": ["f"], "seconds": [0, 1, 2, 3, 1e300]}, "`seconds`: got 1e+300 for the last picture, need less than 1e+07 s"),
+        ({"videos": ["f"], "seconds": [0, 1e-300, 2, 3, 4]}, "`seconds`: got 1e-300 for picture 2 after 0, need at least"),
         ({"videos": ["f"], "seconds": 0.5}, "`seconds`: got the number `0.5`, need a list of seconds"),
         ({"videos": ["f"], "seconds": [0, "x", 2, 3, 4]}, "`seconds`: got the string `x`, need a number of seconds"),
         ({"videos": ["rows.jsonl"], "seconds": [0]}, "`videos`: got `rows.jsonl`, need a folder of pictures"),
@@ -120,6 +123,8 @@ def test_frames_are_shown_to_the_bit_at_the_seconds_of_the_row(folder):
         assert clip.timestamps_s.tolist() == [SECONDS[number] for number in expected]
     part = decode_clip(spec_of(folder, start_s=0.5, end_s=4), sampling=EVERY)
     assert ([read_number(frame) for frame in part.frames], part.timestamps_s.tolist()) == ([1, 2, 3], [0, 0.5, 2])
+    quick = [number / 1000 for number in range(5)]  # of which some are nearer than 0.001 by rounding
+    assert clip_of_frames(paths_in(folder), quick) == spec_of(folder, quick)
     alone = decode_clip(ClipSpec(paths_in(folder)[2], frames=paths_in(folder)[2:3], seconds=(0.0,)), sampling=EVERY)
     assert (alone.frames.shape, alone.duration_s) == ((1, 96, 160, 3), 1.0)
 
@@ -139,6 +144,8 @@ def test_pictures_that_are_none_are_refused_by_name(folder):
 
         picture.resize((80, 48)).save(second)
         told()
+        Image.new("1", (6000, 4000)).save(second)  # more pixels than any frame may have, in three kilobytes
+        told()
         second.write_bytes(first.read_bytes()[: first.stat().st_size // 2])
         told()
         second.write_bytes(b"GIF89a" + bytes(100))
@@ -154,8 +161,9 @@ def test_pictures_that_are_none_are_refused_by_name(folder):
         for text, case in zip(
             (
                 "f/shot9.png (decoder `pyav`): got a picture of 80 x 48 pixels after one of 160 x 96, need one size",
+                "f/shot9.png (decoder `pyav`): got frames of 6000 x 4000 pixels, need at most 18,874,368 pixels",
                 "f/shot9.png (decoder `pyav`): got a picture that is damaged or cut off",
-                "f/shot9.png (decoder `pyav`): got a",
+                "f/shot9.png (decoder `pyav`): got a gif clip, need a picture: JPEG, PNG",
                 "got 2 pictures in a file, need one picture of 8 bits a channel",
                 "got pixels of kind `I;16`, need one picture of 8 bits a channel",
                 "f/shot9.png (decoder `pyav`): got no such file, need a picture",
@@ -163,7 +171,7 @@ def test_pictures_that_are_none_are_refused_by_name(folder):
             cases,
             strict=True,
         )
-    ] == [True] * 6, cases
+    ] == [True] * 7, cases
 
 
 def test_pictures_are_upright_as_viewers_show_them(folder):

@@ -12,7 +12,7 @@ from cvft.data.clip_folder import find_clips
 from cvft.data.rows import make_rows, read_rows
 from cvft.data.shares import Share, take_share
 from cvft.errors import CvftError, DataError, IncompleteError
-from cvft.predict.infer import bad_file, infer_file, infer_folder
+from cvft.predict.infer import bad_file, infer_file, infer_folder, infer_one
 from tests.project import write_jsonl
 from tests.real_clips import real_clip
 
@@ -53,6 +53,17 @@ def test_a_folder_of_clips_is_answered_in_the_order_of_its_names(folder, tmp_pat
     assert [line["prediction"] for line in lines] == [model.ask(folder / name, QUERY) for name in NAMES]
     model.close()
     assert [row.id for row in read_rows(output, require_response=False)] == NAMES
+
+
+def test_a_stretch_is_asked_about_as_by_a_row():
+    row = {"query": QUERY, "videos": [str(CLIPS / "val_000.mp4")], "start": 0.5, "end": 2}
+    with cvft.load("tiny") as model:
+        expected, whole = model.answer([row, {**row, "start": None, "end": None}])
+    assert infer_one("tiny", video=CLIPS / "val_000.mp4", query=QUERY, stretch=(0.5, 2)) == expected != whole
+    with pytest.raises(DataError, match=r"`end`: got .*, need more than `start`"):
+        infer_one("tiny", video=CLIPS / "val_000.mp4", query=QUERY, stretch=(2, 1))
+    with pytest.raises(DataError, match=r"`start`: got .*, need a clip of which it says something"):
+        infer_one("tiny", video=None, query=QUERY, stretch=(2, None))
 
 
 def test_a_clip_that_cannot_be_shown_is_listed_and_never_an_empty_answer(folder, tmp_path):

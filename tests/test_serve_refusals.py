@@ -7,7 +7,7 @@ import pytest
 
 from tests.project import cvft as command
 from tests.served import NAMES, data_url, error_of, make_root
-from tests.server import clip_part, serving, text_part
+from tests.server import clip_part, frame_part, serving, text_part
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def server(root):
         ("temprature", 1, "temprature"),
         ("temperature", 3, "temperature"),
         ("temperature", True, "temperature"),
+        ("temperature", 10**400, "temperature"),
         ("top_p", 0, "top_p"),
         ("top_p", 0.5, "top_p"),
         ("seed", 1.5, "seed"),
@@ -50,8 +51,18 @@ def server(root):
         ("messages", [{"role": "assistant", "content": "x"}], "messages[0].role"),
         ("messages", [{"role": "user", "content": "x"}] * 2, "messages[1].role"),
         ("messages", [{"role": "user", "content": "x", "name": "y"}], "messages[0].name"),
-        ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}],
-         "messages[0].content[0].type"),
+        ("messages", [{"role": "user", "content": [frame_part("a"), clip_part("b")]}], "messages[0].content[1].type"),
+        ("messages", [{"role": "user", "content": [frame_part("a"), text_part("b"), frame_part("c")]}],
+         "messages[0].content[2].type"),
+        ("messages", [{"role": "user", "content": [frame_part("a"), frame_part("b")]}], "frame_seconds"),
+        ("messages", [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a", "detail": "high"}}]}],
+         "messages[0].content[0].image_url.detail"),
+        ("messages", [{"role": "user", "content": [{**frame_part("a"), "seconds": 1}]}], "messages[0].content[0].seconds"),
+        ("messages", [{"role": "user", "content": [frame_part("a")]}, {"role": "assistant", "content": "b"},
+                      {"role": "user", "content": [frame_part("c")]}], "messages[2].content[0].image_url.url"),
+        ("messages", [{"role": "user", "content": "a"}, {"role": "assistant", "content": [frame_part("b")]}],
+         "messages[1].content[0].type"),
+        ("frame_seconds", [0], "frame_seconds"),
         ("messages", [{"role": "user", "content": [{"type": "input_audio"}]}], "messages[0].content[0].type"),
         ("messages", [{"role": "user", "content": [clip_part("a"), clip_part("b")]}],
          "messages[0].content[1].video_url.url"),

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from cvft.data.media_columns import is_picture, read_video, show
+from cvft.data.video.reader import LATEST_S
 from cvft.data.video.spec import ClipRef, ClipSpec, file_of, make_ref
 from cvft.errors import ValueProblem, quote
 
@@ -27,6 +28,9 @@ _ALL_COLUMNS = frozenset(CLIP_COLUMNS)
 
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
 """A number as cells of a table hold it: they are text to the letter."""
+
+MIN_STEP_S = 0.001
+"""Least time between ready frames: no camera of common use is faster, and models are told seconds with few digits."""
 
 Report = Callable[[str, ValueProblem], None]
 
@@ -122,8 +126,22 @@ def clip_of_frames(files: Sequence[Path], seconds: Sequence[float]) -> ClipSpec:
     Raises:
         ValueProblem: when there is not one second for each, rising from 0.
     """
-    if len(seconds) != len(files):
-        raise ValueProblem(f"{len(seconds)} seconds", f"{len(files)}, one for each picture")
+    check_seconds(seconds, num_frames=len(files))
+    return ClipSpec(files[0], frames=tuple(files), seconds=tuple(map(float, seconds)))
+
+
+def check_seconds(seconds: Sequence[float], *, num_frames: int) -> None:
+    """Checks when ready frames were taken.
+
+    Args:
+        seconds: Finite numbers.
+        num_frames: How many frames there are, at least one.
+
+    Raises:
+        ValueProblem: when there is not one second for each, rising from 0.
+    """
+    if len(seconds) != num_frames:
+        raise ValueProblem(f"{len(seconds)} seconds", f"{num_frames}, one for each picture")
     if seconds[0] != 0:
         hint = f"take {seconds[0]:g} from all of them: seconds count from the clip's first frame"
         raise ValueProblem(f"{seconds[0]:g} for the first picture", "0", hint)
@@ -131,7 +149,17 @@ def clip_of_frames(files: Sequence[Path], seconds: Sequence[float]) -> ClipSpec:
     if late is not None:
         got = f"{seconds[late - 1]:g} for picture {late} after {seconds[late - 2]:g}"
         raise ValueProblem(got, "later seconds for later pictures", "are pictures sorted otherwise than seconds?")
-    return ClipSpec(files[0], frames=tuple(files), seconds=tuple(map(float, seconds)))
+    near = next(
+        (number for number, (a, b) in enumerate(itertools.pairwise(seconds), start=2) if round(b - a, 9) < MIN_STEP_S),
+        None,
+    )
+    if near is not None:
+        got = f"{seconds[near - 1]:g} for picture {near} after {seconds[near - 2]:g}"
+        raise ValueProblem(got, f"at least {MIN_STEP_S:g} s between pictures", "seconds, not another unit")
+    if seconds[-1] >= LATEST_S:
+        raise ValueProblem(
+            f"{seconds[-1]:g} for the last picture", f"less than {LATEST_S:g} s", "seconds, not another unit"
+        )
 
 
 def write_clip(clip: ClipRef | None, *, url: str | None = None) -> Iterator[tuple[str, Any]]:
@@ -201,9 +229,14 @@ def _read_seconds(value: Any) -> float:
 def _read_number(value: Any, need: str, hint: str = "") -> float:
     """Returns a number that is not below 0; cells of a table hold it as text."""
     is_text = isinstance(value, str) and _NUMBER.fullmatch(value.strip()) is not None
-    if isinstance(value, bool) or not (is_text or isinstance(value, int | float)) or not 0 <= float(value) < math.inf:
+    is_number = is_text or (isinstance(value, int | float) and not isinstance(value, bool))
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:  # a whole number of hundreds of digits
+        number = math.inf
+    if not 0 <= number < math.inf:
         raise ValueProblem(show(value), need, hint)
-    return float(value)
+    return number
 
 
 _READ: Mapping[str, Callable[[Any], Any]] = {

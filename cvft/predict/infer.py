@@ -46,6 +46,11 @@ BATCH_ROWS = 4
 QUESTION = Path("the question")
 """Where the row of a single question comes from, for messages."""
 
+Stretch = tuple[float | None, float | None]
+"""Seconds of a clip's file from which on and up to which it is meant; None for its start, and for its end."""
+
+WHOLE: Stretch = (None, None)
+
 NUM_EXAMPLES = 3
 """Most clips that a note names."""
 
@@ -55,6 +60,7 @@ def make_question(
     query: str,
     history: Iterable[tuple[str, str]] = (),
     *,
+    stretch: Stretch = WHOLE,
     cache: ClipCache | None = None,
 ) -> Row:
     """Makes the row of one question, with the checks of a file of rows.
@@ -63,14 +69,16 @@ def make_question(
         video: The clip, relative to the current folder, or its URL, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
+        stretch: Which part of the clip is meant.
         cache: Where clips of URLs are, once `bring_clip` has fetched them; without it, URLs are refused.
 
     Raises:
-        DataError: when the clip does not exist.
+        DataError: when the clip does not exist, or a stretch is none.
     """
     columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
     if video is not None:
         columns |= {"videos": [video]} if isinstance(video, str) else write_clip(video)
+    columns |= {name: second for name, second in zip(("start", "end"), stretch, strict=True) if second is not None}
     try:
         (row,) = make_rows(
             [(1, columns)],
@@ -110,6 +118,7 @@ def infer_one(
     video: str | Path | None,
     query: str,
     history: Sequence[tuple[str, str]] = (),
+    stretch: Stretch = WHOLE,
     max_new_tokens: int | None = None,
     quantize: str | None = None,
     base: Path | None = None,
@@ -122,6 +131,7 @@ def infer_one(
         video: The clip, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
+        stretch: Which part of the clip is meant.
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
         base: Where the base of an adapter lies by now.
@@ -133,7 +143,7 @@ def infer_one(
     Raises:
         CvftError: when the model or the clip cannot be used.
     """
-    row = make_question(video, query, history, cache=cache)
+    row = make_question(video, query, history, stretch=stretch, cache=cache)
     found = find_model(model, base=base, quantize=quantize)
     _check([row], found, max_new_tokens)
     if row.video is not None:

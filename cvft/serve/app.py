@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from cvft.data.clip_columns import clip_of_frames
 from cvft.data.fetch.urls import is_url
-from cvft.errors import ClipError, DataError
+from cvft.data.video.spec import ClipRef, file_of, files_of
+from cvft.errors import ClipError, CvftError, DataError
 from cvft.predict.infer import about_question, make_question
 from cvft.serve.body import Bodies
 from cvft.serve.clips import SharedClips
@@ -28,6 +30,7 @@ from cvft.serve.engine import Asked, Engine
 from cvft.serve.errors import ApiError, from_error, refused
 from cvft.serve.hearing import EventStream, collect, our_fault, stream, unless_gone
 from cvft.serve.media import MediaStore
+from cvft.serve.messages import AskedClip
 from cvft.serve.metrics import Metrics
 from cvft.serve.replies import Reply
 from cvft.serve.request import ChatRequest, parse_json, read_request
@@ -50,6 +53,10 @@ MIN_HIDDEN_CHARS = 5
 
 RETRY_AFTER_S = 2
 """What a client that finds the queue full is told to wait."""
+
+
+Fetched = list[Path | None]
+"""Where the video or the frames of a clip lie that were fetched, in the order of their names; None for the others."""
 
 
 @dataclass(frozen=True)
@@ -139,32 +146,32 @@ class Server:
         self.predictor(asked.model)
         return asked
 
-    async def fetch(self, name: str | None, *, param: str, places: ExitStack, request: Request) -> Path | None:
-        """Fetches the clip that a URL names; None for one that is named otherwise, or where URLs are refused by `prepare`.
+    async def fetch(self, clip: AskedClip | None, *, places: ExitStack, request: Request) -> Fetched:
+        """Fetches what a clip names by URL; None for what is named otherwise, or where URLs are refused by `prepare`.
 
         Args:
-            name: How a request names its clip.
-            param: The field that does.
+            clip: How a request names its clip.
             places: What is to be given back when the request is done.
             request: The request, whose body has been read: when its client has gone, nothing more is fetched.
 
         Raises:
             ApiError: when it cannot be had.
         """
-        if self.web is None or name is None or not is_url(name):
-            return None
-        clip: Path | None = await unless_gone(request, self.web.open(name, param=param))
-        if clip is None:
+        if self.web is None or clip is None or not any(map(is_url, clip.names)):
+            return [None] * (0 if clip is None else len(clip.names))
+        fetched: Fetched | None = await unless_gone(request, self.web.open_all(clip))
+        if fetched is None:
             raise ApiError(499, "the client has gone", code="gone")
-        places.callback(self.media.release, clip)
-        return clip
+        for path in filter(None, fetched):
+            places.callback(self.media.release, path)
+        return fetched
 
-    def prepare(self, asked: ChatRequest, fetched: Path | None, places: ExitStack) -> Prompt:
+    def prepare(self, asked: ChatRequest, fetched: Fetched, places: ExitStack) -> Prompt:
         """Reads the clip of a request; runs in a thread of its own.
 
         Args:
             asked: The request.
-            fetched: Its clip, where that was fetched.
+            fetched: What `fetch` returned.
             places: What is to be given back when it is done.
 
         Raises:
@@ -177,21 +184,18 @@ class Server:
         most = self.limits.max_new_tokens
         if most is not None and asked.max_tokens is not None and asked.max_tokens > most:
             raise refused("max_completion_tokens", str(asked.max_tokens), f"at most {most}")
-        clip = fetched
-        if clip is None and asked.clip is not None:
-            clip = self._open(asked.clip, asked.clip_param, places)
+        clip = None if asked.clip is None else self._open(asked.clip, fetched, places)
         try:
-            row = make_question(clip, asked.query, asked.history)
-            if clip is not None:  # by the name of its content; a link would be resolved
-                row = type(row)(**{**vars(row), "video": clip})
+            row = make_question(None if clip is None else file_of(clip), asked.query, asked.history)
+            row = replace(row, video=clip)  # by the name of its content; a link would be resolved
             try:
                 return predictor.prepare(row, max_new_tokens=asked.max_tokens or most)
             except DataError as error:
                 raise about_question(error) from error
         except (ClipError, DataError) as error:
-            raise from_error(error, hidden=self._hidden(clip)) from error
+            raise self._tell(error, clip, asked.clip) from error
 
-    def read_shown(self, body: bytes) -> tuple[str, str]:
+    def read_shown(self, body: bytes) -> tuple[str, AskedClip]:
         """Reads what `show` is asked for: the name of a model, and how a clip is named.
 
         Raises:
@@ -202,15 +206,15 @@ class Server:
             if not isinstance(columns.get(key), str):
                 raise refused(key, "no text", "text")
         self.predictor(columns["model"])
-        return columns["model"], columns["url"]
+        return columns["model"], AskedClip("video", (columns["url"],), ("url",))
 
-    def show(self, model: str, name: str, fetched: Path | None, places: ExitStack) -> dict[str, Any]:
+    def show(self, model: str, asked: AskedClip, fetched: Fetched, places: ExitStack) -> dict[str, Any]:
         """Returns pictures of what a model is shown of a clip; runs in a thread of its own.
 
         Args:
             model: The model's name.
-            name: How the clip is named.
-            fetched: The clip, where that was fetched.
+            asked: How the clip is named.
+            fetched: What `fetch` returned.
             places: What is to be given back when it is done.
 
         Raises:
@@ -218,20 +222,30 @@ class Server:
         """
         clips = self.predictor(model).clips
         assert isinstance(clips, SharedClips), "the server's own"
-        clip = fetched or self._open(name, "url", places)
+        clip = self._open(asked, fetched, places)
         try:
             return clips.pictures(clip)
         except ClipError as error:
-            raise from_error(error, hidden=self._hidden(clip)) from error
+            raise self._tell(error, clip, asked) from error
 
-    def _open(self, name: str, param: str, places: ExitStack) -> Path:
-        clip = self.media.open(name, param=param)
-        places.callback(self.media.release, clip)
-        return clip
+    def _open(self, asked: AskedClip, fetched: Fetched, places: ExitStack) -> ClipRef:
+        paths = []
+        for name, param, path in zip(asked.names, asked.params, fetched, strict=True):
+            if path is None:
+                path = self.media.open(name, param=param, kind=asked.kind)
+                places.callback(self.media.release, path)
+            paths.append(path)
+        return paths[0] if asked.kind == "video" else clip_of_frames(paths, asked.seconds)
 
-    def _hidden(self, clip: Path | None) -> list[Path]:
-        own = [] if clip is None else [clip, clip.resolve(), Path(clip.name), Path(clip.resolve().name)]
-        return [*(path for path in own if len(str(path)) >= MIN_HIDDEN_CHARS), self.media.spool, *self.media.roots]
+    def _tell(self, error: CvftError, clip: ClipRef | None, asked: AskedClip | None) -> ApiError:
+        files = () if clip is None else files_of(clip)
+        own = {name for path in files for name in (path, path.resolve(), Path(path.name), Path(path.resolve().name))}
+        hidden = [*(path for path in own if len(str(path)) >= MIN_HIDDEN_CHARS), self.media.spool, *self.media.roots]
+        frames: dict[Path, str] = {}
+        if clip is not None and asked is not None and asked.kind == "picture":
+            for path, param in zip(files, asked.params, strict=True):
+                frames.setdefault(path, param)
+        return from_error(error, hidden=hidden, frames=frames)
 
 
 def build_app(server: Server) -> FastAPI:
@@ -284,7 +298,7 @@ def build_app(server: Server) -> FastAPI:
             server.enter(places)
             async with server.bodies.read(request) as body:
                 asked = await asyncio.to_thread(server.read, body)
-                fetched = await server.fetch(asked.clip, param=asked.clip_param, places=places, request=request)
+                fetched = await server.fetch(asked.clip, places=places, request=request)
                 prompt = await asyncio.to_thread(server.prepare, asked, fetched, places)
             for _ in asked.drawings[1:]:  # each answer that is computed takes a place
                 server.enter(places)
@@ -313,9 +327,9 @@ def build_app(server: Server) -> FastAPI:
         with ExitStack() as places:
             server.enter(places)
             async with server.bodies.read(request) as body:
-                model, name = await asyncio.to_thread(server.read_shown, body)
-                fetched = await server.fetch(name, param="url", places=places, request=request)
-                return JSONResponse(await asyncio.to_thread(server.show, model, name, fetched, places))
+                model, asked = await asyncio.to_thread(server.read_shown, body)
+                fetched = await server.fetch(asked, places=places, request=request)
+                return JSONResponse(await asyncio.to_thread(server.show, model, asked, fetched, places))
 
     @app.post("/times")
     async def times(request: Request) -> Response:

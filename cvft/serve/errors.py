@@ -5,15 +5,19 @@ CvftError of a clip or a question -> its problems without places -> paths and ad
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from cvft.errors import ClipError, CvftError, Problem, visible
+from cvft.errors import ClipError, CvftError, Problem, quote, visible
 
 _PATH = re.compile(r"(?<![\w/:.])/(?:[^\s/`'\"]+/)+[^\s/`'\"]*")
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{4,}\b")
+
+_NO_FRAMES: Mapping[Path, str] = MappingProxyType({})
 
 GONE = "no clip of that name that may be shown"
 """Why a file cannot be had, whatever the reason is."""
@@ -57,17 +61,24 @@ def refused(param: str, got: str, need: str) -> ApiError:
     return ApiError(400, f"{param}: got {got}, need {need}", param=param, code="invalid_value")
 
 
-def from_error(error: CvftError, *, hidden: Iterable[Path] = ()) -> ApiError:
+def from_error(error: CvftError, *, hidden: Collection[Path] = (), frames: Mapping[Path, str] = _NO_FRAMES) -> ApiError:
     """Tells a client what is wrong with its clip or question.
 
     Args:
         error: What was raised.
         hidden: Files and folders whose names are taken out as well, wherever they stand.
+        frames: Picture -> the field that names it, for a clip of pictures.
     """
     is_clip = isinstance(error, ClipError)
-    texts = [_describe(problem, is_clip=is_clip) for problem in error.problems]
-    message = clean("\n".join(texts), hidden=hidden)
-    return ApiError(400, message, param="messages", code="invalid_clip" if is_clip else "invalid_messages")
+    fields = [next((param for path, param in frames.items() if _is_about(each, path)), "") for each in error.problems]
+    texts = [
+        f"{param or 'the clip'}: {clean(_describe(problem), hidden=hidden)}"
+        if is_clip
+        else clean(f"messages: {problem.where}: {_describe(problem)}", hidden=hidden)
+        for problem, param in zip(error.problems, fields, strict=True)
+    ]
+    code = "invalid_clip" if is_clip else "invalid_messages"
+    return ApiError(400, "\n".join(texts), param=next(filter(None, fields), "messages"), code=code)
 
 
 def clean(text: str, *, hidden: Iterable[Path] = ()) -> str:
@@ -78,7 +89,33 @@ def clean(text: str, *, hidden: Iterable[Path] = ()) -> str:
     return "\n".join(_ADDRESS.sub("(address)", _PATH.sub("(path)", line)) for line in lines)
 
 
-def _describe(problem: Problem, *, is_clip: bool) -> str:
-    where = "the clip" if is_clip else f"messages: {problem.where}"
+def _describe(problem: Problem) -> str:
     hint = f" ({problem.hint})" if problem.hint else ""
-    return f"{where}: got {problem.got}, need {problem.need}{hint}"
+    return f"got {problem.got}, need {problem.need}{hint}"
+
+
+def _is_about(problem: Problem, path: Path) -> bool:
+    return problem.where == str(path) or problem.where.startswith(f"{path} (")
+
+
+def is_number(value: Any) -> bool:
+    """Says whether a JSON value is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
+
+
+def kind_of(value: Any) -> str:
+    """Names a JSON value for messages: its kind alone, but numbers whole."""
+    if value is None:
+        return "nothing"
+    names = {list: "list", dict: "object", str: "text", bool: "true or false"}
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return quote(value)
+    name = names.get(type(value), "another kind of value")
+    if value in ("", [], {}):
+        return f"no {name}"
+    return {"list": "a list", "object": "an object"}.get(name, name)

@@ -20,16 +20,22 @@ import stat
 import tempfile
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cvft.serve.errors import GONE, ApiError, refused
+from cvft.serve.messages import ClipKind
 
 _DATA = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)(?:;[\w=.+\"-]+)*;base64,", re.ASCII)
 _CLIP = re.compile(r"clip:(?P<sha256>[0-9a-f]{64})")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_TYPES = ("video/", "application/octet-stream", "image/gif")
+_TYPES: Mapping[ClipKind, tuple[str, ...]] = {
+    "video": ("video/", "application/octet-stream", "image/gif"),
+    "picture": ("image/", "application/octet-stream"),
+}
+_EXAMPLES: Mapping[ClipKind, str] = {"video": "video/mp4", "picture": "image/png"}
+"""What a data URL may say that it holds, and such a word for messages."""
 
 MAX_NAME_CHARS = 4096
 """Longest name of a file. Source: PATH_MAX of Linux."""
@@ -58,18 +64,19 @@ class MediaStore:
         self._users: Counter[Path] = Counter()
         self._lock = threading.Lock()
 
-    def open(self, name: str, *, param: str) -> Path:
-        """Returns where a clip lies; `release` it when the request is done.
+    def open(self, name: str, *, param: str, kind: ClipKind = "video") -> Path:
+        """Returns where a clip, or a picture that is a frame of one, lies; `release` it when the request is done.
 
         Args:
             name: How a request names it.
             param: The field that does.
+            kind: Which of the two it is. A file is only looked at when it is decoded.
 
         Raises:
             ApiError: when there is no such clip, or none that may be shown.
         """
         if name[:5].lower() == "data:":
-            return self.add(self._decode(name, param=param), in_use=True)
+            return self.add(self._decode(name, param=param, kind=kind), in_use=True)
         if _CLIP.fullmatch(name):
             path = self.spool / name.removeprefix("clip:")
             if not self.hold(path):
@@ -155,21 +162,22 @@ class MediaStore:
             if self._num_bytes <= SPOOL_BYTES:
                 return
 
-    def _decode(self, url: str, *, param: str) -> bytes:
+    def _decode(self, url: str, *, param: str, kind: ClipKind) -> bytes:
         head = _DATA.match(url, 0, 256)
         if head is None:
-            raise refused(param, "another data URL", "`data:video/mp4;base64,` and the clip's bytes")
-        if not head["type"].lower().startswith(_TYPES):
-            raise refused(param, f"a data URL of type `{head['type']}`", "a video type, such as `video/mp4`")
+            raise refused(param, "another data URL", f"`data:{_EXAMPLES[kind]};base64,` and the bytes of the {kind}")
+        if not head["type"].lower().startswith(_TYPES[kind]):
+            need = f"the type of a {kind}, such as `{_EXAMPLES[kind]}`"
+            raise refused(param, f"a data URL of type `{head['type']}`", need)
         # a third is known before anything is decoded
         if (len(url) - head.end()) * 3 // 4 > self.max_bytes + 2:
             raise too_large(self.max_bytes, param=param)
         try:
             content = base64.b64decode(url[head.end() :], validate=True)
         except (binascii.Error, ValueError) as error:
-            raise refused(param, "a data URL that is no base64", "base64 of the clip's bytes") from error
+            raise refused(param, "a data URL that is no base64", f"base64 of the bytes of the {kind}") from error
         if not content:
-            raise refused(param, "a data URL with nothing in it", "base64 of the clip's bytes")
+            raise refused(param, "a data URL with nothing in it", f"base64 of the bytes of the {kind}")
         return content
 
     def _find(self, name: str, *, param: str) -> Path:

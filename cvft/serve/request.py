@@ -1,12 +1,11 @@
 """The body of `/v1/chat/completions`, read strictly: what is not carried out is refused by its name.
 
-bytes -> JSON object -> fields (known, of the right kind, with an effect) -> messages -> `ChatRequest`: question, turns, clip
+bytes -> JSON object -> fields (known, of the right kind, with an effect) -> `messages` -> `ChatRequest`: question, turns, clip
 """
 
 from __future__ import annotations
 
 import json
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +13,8 @@ from typing import Any
 
 from cvft.errors import did_you_mean, quote
 from cvft.families.answering import Drawing
-from cvft.serve.errors import ApiError, refused
+from cvft.serve.errors import ApiError, is_number, kind_of, refused
+from cvft.serve.messages import AskedClip, read_messages
 
 MAX_STOPS = 4
 """Most stop texts. Source: OpenAI's API reference."""
@@ -33,6 +33,7 @@ MAX_TEMPERATURE = 2.0
 FIELDS = (
     "model",
     "messages",
+    "frame_seconds",
     "stream",
     "stream_options",
     "max_completion_tokens",
@@ -67,7 +68,6 @@ class ChatRequest:
         query: The last question.
         history: The (question, answer) turns before it.
         clip: How the request names its clip, or None.
-        clip_param: The field that names it.
         max_tokens: Longest answer in tokens; None takes what the prompt leaves.
         stops: Texts that end the answer.
         drawing: How to draw; None takes the likeliest token.
@@ -79,8 +79,7 @@ class ChatRequest:
     model: str
     query: str
     history: tuple[tuple[str, str], ...]
-    clip: str | None
-    clip_param: str
+    clip: AskedClip | None
     max_tokens: int | None
     stops: tuple[str, ...]
     drawing: Drawing | None
@@ -138,13 +137,12 @@ def read_request(columns: Mapping[str, Any]) -> ChatRequest:
         message = f"{quote(key)}: got {quote(json.dumps(value))}, need {need}" + (f" ({hint})" if hint else "")
         raise ApiError(400, message, param=key, code="unsupported_parameter")
     stream = _boolean(given, "stream")
-    query, history, clip, clip_param = _read_messages(given.get("messages"))
+    query, history, clip = read_messages(given.get("messages"), frame_seconds=given.get("frame_seconds"))
     return ChatRequest(
         model=_text(given, "model"),
         query=query,
         history=history,
         clip=clip,
-        clip_param=clip_param,
         max_tokens=_max_tokens(given),
         stops=_stops(given.get("stop")),
         drawing=_drawing(given),
@@ -176,21 +174,21 @@ def _same(value: Any, nothing: Any) -> bool:
 def _text(given: Mapping[str, Any], key: str) -> str:
     value = given.get(key)
     if not isinstance(value, str) or not value:
-        raise refused(key, _kind(value), "text")
+        raise refused(key, kind_of(value), "text")
     return value
 
 
 def _boolean(given: Mapping[str, Any], key: str) -> bool:
     value = given.get(key, False)
     if not isinstance(value, bool):
-        raise refused(key, _kind(value), "true or false")
+        raise refused(key, kind_of(value), "true or false")
     return value
 
 
 def _number(given: Mapping[str, Any], key: str, default: float) -> float:
     value = given.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise refused(key, _kind(value), "a number")
+    if not is_number(value):
+        raise refused(key, kind_of(value), "a number")
     return float(value)
 
 
@@ -199,7 +197,7 @@ def _max_tokens(given: Mapping[str, Any]) -> int | None:
     for key in keys:
         value = given[key]
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise refused(key, _kind(value), "a whole number of at least 1")
+            raise refused(key, kind_of(value), "a whole number of at least 1")
     if len(keys) == 2 and given[keys[0]] != given[keys[1]]:
         raise refused("max_tokens", f"{given['max_tokens']} beside another `max_completion_tokens`", "one of the two")
     return given[keys[0]] if keys else None
@@ -207,14 +205,14 @@ def _max_tokens(given: Mapping[str, Any]) -> int | None:
 
 def _num_choices(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_CHOICES:
-        raise refused("n", _kind(value), f"a whole number from 1 to {MAX_CHOICES}")
+        raise refused("n", kind_of(value), f"a whole number from 1 to {MAX_CHOICES}")
     return value
 
 
 def _stops(value: Any) -> tuple[str, ...]:
     texts = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) and text for text in texts):
-        raise refused("stop", _kind(value), "a text, or a list of texts, none of them empty")
+        raise refused("stop", kind_of(value), "a text, or a list of texts, none of them empty")
     if len(texts) > MAX_STOPS:
         raise refused("stop", f"{len(texts)} texts", f"at most {MAX_STOPS}")
     if any(len(text) > MAX_STOP_CHARS for text in texts):
@@ -233,7 +231,7 @@ def _drawing(given: Mapping[str, Any]) -> Drawing | None:
     if seed is not None and (
         isinstance(seed, bool) or not isinstance(seed, int) or not -SEEDS // 2 <= seed < SEEDS // 2
     ):
-        raise refused("seed", _kind(seed), "a whole number of 64 bits")
+        raise refused("seed", kind_of(seed), "a whole number of 64 bits")
     if temperature == 0:
         if top_p != 1:
             raise refused("top_p", f"{top_p:g} without a temperature", "`temperature` beside it: 0 takes the likeliest")
@@ -246,93 +244,10 @@ def _include_usage(given: Mapping[str, Any], *, stream: bool) -> bool:
     if options is None:
         return False
     if not isinstance(options, dict):
-        raise refused("stream_options", _kind(options), "an object")
+        raise refused("stream_options", kind_of(options), "an object")
     for key in options:
         if key != "include_usage":
             raise refused(f"stream_options.{key}", "a field that is not carried out", "`include_usage` alone")
     if not stream:
         raise refused("stream_options", "it without a stream", "`stream` beside it")
     return _boolean(options, "include_usage")
-
-
-def _read_messages(messages: Any) -> tuple[str, tuple[tuple[str, str], ...], str | None, str]:
-    if not isinstance(messages, list) or not messages:
-        raise refused("messages", _kind(messages), "a list of at least one message")
-    said: list[str] = []
-    clip, clip_param = None, "messages"
-    for number, message in enumerate(messages):
-        where = f"messages[{number}]"
-        if not isinstance(message, dict):
-            raise refused(where, _kind(message), "an object with `role` and `content`")
-        for key, value in message.items():
-            if key not in ("role", "content") and value not in (None, [], {}):
-                raise refused(f"{where}.{key}", "a field that is not carried out", "`role` and `content` alone")
-        role, expected = message.get("role"), ("user", "assistant")[number % 2]
-        if role not in ("user", "assistant"):
-            need = "`user` or `assistant`: the models have no place for other texts"
-            raise refused(f"{where}.role", quote(json.dumps(role)), need)
-        if role != expected:
-            raise refused(f"{where}.role", quote(role), f"`{expected}`: questions and answers in turn")
-        text, found, at = _read_content(message.get("content"), where=f"{where}.content", is_question=role == "user")
-        said.append(text)
-        if found is not None and clip is not None and found != clip:
-            raise refused(at, "a second clip", "one clip in a conversation")
-        if found is not None and clip is None:
-            clip, clip_param = found, at
-    if len(said) % 2 == 0:
-        raise refused("messages", "an answer at the end", "a question at the end")
-    return said[-1], tuple(zip(said[:-1:2], said[1::2], strict=True)), clip, clip_param
-
-
-def _read_content(content: Any, *, where: str, is_question: bool) -> tuple[str, str | None, str]:
-    """Returns the text of a message, how it names a clip, and where."""
-    if isinstance(content, str):
-        return content, None, where
-    if not isinstance(content, list) or not content:
-        raise refused(where, _kind(content), "text, or a list of parts")
-    texts: list[str] = []
-    clip, clip_param = None, where
-    for number, part in enumerate(content):
-        at = f"{where}[{number}]"
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "image_url":
-            need = "`video_url`: which frames of a clip are shown is the rule that the model was trained with"
-            raise refused(f"{at}.type", "`image_url`", need)
-        if kind not in ("text", "video_url") or (kind == "video_url" and not is_question):
-            need = "`text` or `video_url`" if is_question else "`text`"
-            raise refused(f"{at}.type", quote(json.dumps(kind)), need)
-        for key in part:
-            if key not in ("type", kind):
-                raise refused(f"{at}.{key}", "a field that is not carried out", f"`type` and `{kind}` alone")
-        value = part.get(kind)
-        if kind == "text":
-            if not isinstance(value, str):
-                raise refused(f"{at}.text", _kind(value), "text")
-            texts.append(value)
-            continue
-        url, url_param = _read_url(value, where=f"{at}.video_url")
-        if clip is not None and url != clip:
-            raise refused(url_param, "a second clip", "one clip in a conversation")
-        clip, clip_param = url, url_param
-    return "\n".join(texts), clip, clip_param
-
-
-def _read_url(value: Any, *, where: str) -> tuple[str, str]:
-    if isinstance(value, dict):
-        for key in value:
-            if key != "url":
-                raise refused(f"{where}.{key}", "a field that is not carried out", "`url` alone")
-        value, where = value.get("url"), f"{where}.url"
-    if not isinstance(value, str) or not value:
-        raise refused(where, _kind(value), "a URL")
-    return value, where
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    names = {list: "a list", dict: "an object", str: "text", bool: "true or false"}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return quote(value)
-    name = names.get(type(value), "another kind of value")
-    return f"no {name.removeprefix('a ')}" if value in ("", [], {}) else name

@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from cvft.data.fetch.download import Downloader, Version
 from cvft.data.fetch.limits import FetchError, FetchLimits, HostError
-from cvft.data.fetch.urls import parse_url
+from cvft.data.fetch.urls import is_url, parse_url
 from cvft.errors import ValueProblem
-from cvft.serve.errors import refused
-from cvft.serve.media import MediaStore
+from cvft.serve.errors import ApiError, refused
+from cvft.serve.media import MediaStore, too_large
+from cvft.serve.messages import AskedClip, ClipKind
 
 NUM_AT_ONCE = 4
 """Clips that are fetched at the same time; others wait, and their time counts."""
@@ -34,7 +36,7 @@ class WebClips:
 
     Args:
         media: Keeps the clips.
-        max_bytes: Largest clip.
+        max_bytes: Largest clip; of one in frames, all of them together.
         allow_hosts: Hosts that may lie in an own network.
         total_s: Longest time until a clip is there.
     """
@@ -43,20 +45,58 @@ class WebClips:
         self, media: MediaStore, *, max_bytes: int, allow_hosts: Collection[str] = (), total_s: float = TOTAL_S
     ) -> None:
         self._media = media
+        self._max_bytes = max_bytes
         self._total_s = total_s
         limits = FetchLimits(
             max_bytes=max_bytes, total_s=total_s, connect_s=5.0, stall_s=10.0, num_tries=2, allow_hosts=allow_hosts
         )
-        self._downloader = Downloader(limits)
+        self._downloaders: dict[ClipKind, Downloader] = {
+            "video": Downloader(limits),
+            "picture": Downloader(replace(limits, pictures=True)),
+        }
         self._places = asyncio.Semaphore(NUM_AT_ONCE)
         self._given: dict[str, tuple[Path, Version]] = {}
 
-    async def open(self, name: str, *, param: str) -> Path:
-        """Returns where a clip lies; `MediaStore.release` it when the request is done.
+    async def open_all(self, clip: AskedClip) -> list[Path | None]:
+        """Returns where the video or the frames of a clip lie, None for those that are not named by a URL; `release` them.
+
+        Frames come one after the other, so that a request has one of the places; their bytes and their time count together.
+
+        Args:
+            clip: How a request names them.
+
+        Raises:
+            ApiError: when one cannot be had; then none is held.
+        """
+        opened: list[Path | None] = []
+        num_bytes = 0
+        param = clip.params[0]
+        try:
+            async with asyncio.timeout(self._total_s):
+                for name, param in zip(clip.names, clip.params, strict=True):
+                    path = await self.open(name, param=param, kind=clip.kind) if is_url(name) else None
+                    opened.append(path)
+                    num_bytes += 0 if path is None else path.stat().st_size
+                    if num_bytes > self._max_bytes:
+                        raise too_large(self._max_bytes, param=param)
+            return opened
+        except BaseException as error:
+            for path in filter(None, opened):
+                self._media.release(path)
+            if isinstance(error, TimeoutError):
+                raise self._too_slow(param) from error
+            raise
+
+    def _too_slow(self, param: str) -> ApiError:
+        return refused(param, "a URL that is too slow", f"the whole clip in {self._total_s:g} s")
+
+    async def open(self, name: str, *, param: str, kind: ClipKind) -> Path:
+        """Returns where a clip, or a picture that is a frame of one, lies; `MediaStore.release` it when the request is done.
 
         Args:
             name: The URL.
             param: The field that names it.
+            kind: Which of the two it is.
 
         Raises:
             ApiError: when it cannot be had.
@@ -64,7 +104,7 @@ class WebClips:
         try:
             url = parse_url(name)
         except ValueProblem as error:
-            need = "an http or https URL of a clip, with a host by its name, and without user, password and `#`"
+            need = f"an http or https URL of a {kind}, with a host by its name, and without user, password and `#`"
             raise refused(param, "a URL that is not fetched", need) from error
         given = self._given.get(url.digest)
         kept = given[0] if given is not None and self._media.hold(given[0]) else None
@@ -73,7 +113,7 @@ class WebClips:
         try:
             async with asyncio.timeout(self._total_s), self._places:
                 known = given[1] if given is not None and kept is not None else None
-                fetched = await self._downloader.download(url, partial, known=known)
+                fetched = await self._downloaders[kind].download(url, partial, known=known)
             if fetched is None:
                 path = kept
             else:
@@ -85,7 +125,7 @@ class WebClips:
             (problem,) = error.problems
             raise refused(param, f"a URL that gives {problem.got}", problem.need) from error
         except TimeoutError as error:
-            raise refused(param, "a URL that is too slow", f"the whole clip in {self._total_s:g} s") from error
+            raise self._too_slow(param) from error
         finally:
             if kept is not None and path != kept:
                 self._media.release(kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ EXAMPLES = (
     "cvft infer --model runs/tiny_cpu --data rows.jsonl --output predictions.jsonl --num-gpus 4",
     'cvft infer --model tiny --caption clips --query "What is shown?" --output captions.csv --format csv',
     'cvft infer --model tiny --video clip.mp4 --query "What is shown?"',
+    'cvft infer --model tiny --video film.mp4 --start 120 --end 131.5 --query "What falls?"',
 )
 
 
@@ -30,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Says what can be given."""
     add_model(parser)
     parser.add_argument("--video", metavar="FILE|URL", help="the clip to ask about")
+    parser.add_argument("--start", metavar="S", type=float, help="ask about the clip from this second of the file on")
+    parser.add_argument("--end", metavar="S", type=float, help="ask about the clip up to this second of the file")
     parser.add_argument("--query", metavar="TEXT", help="the question")
     parser.add_argument("--history", metavar="JSON", help='earlier turns: [["question", "answer"], ...]')
     parser.add_argument("--data", metavar="FILE", type=Path, help="rows to answer instead of one question")
@@ -54,7 +58,8 @@ def run(options: argparse.Namespace) -> object:
 
     how, cache = how_to_ask(options), open_cache(options)
     if options.data is None and options.caption is None:
-        return infer_one(options.model, video=options.video, query=options.query, history=history, cache=cache, **how)
+        asked = {"video": options.video, "query": options.query, "history": history}
+        return infer_one(options.model, **asked, stretch=(options.start, options.end), cache=cache, **how)
     how |= {
         "output": options.output,
         "shard": shard,
@@ -78,7 +83,7 @@ def _check_infer(options: argparse.Namespace) -> tuple[list[tuple[str, str]], Sh
             if getattr(options, name.replace("-", "_")) is not None
         ]
     else:
-        alone = {"data": ("video", "query", "history", "caption"), "caption": ("video", "history")}[many[0]]
+        alone = ("video", "start", "end", "history", *(("query", "caption") if many[0] == "data" else ()))
         what = {"data": "one question or a file of rows", "caption": "one clip or a folder"}[many[0]]
         problems += [
             Problem(f"--{name}", f"it beside `--{many[0]}`", f"{what}, not both")
@@ -93,12 +98,28 @@ def _check_infer(options: argparse.Namespace) -> tuple[list[tuple[str, str]], Sh
             ]
         if options.output is None:
             problems.append(Problem("--output", "nothing", f"the file that the answers to `--{many[0]}` go to"))
+    problems += _check_stretch(options)
     history, problem = _parse_history(options.history)
     problems += [] if problem is None else [problem]
     shard = read_share(options, problems)
     if problems:
         raise CvftError("command line", problems)
     return history, shard
+
+
+def _check_stretch(options: argparse.Namespace) -> list[Problem]:
+    problems = []
+    for name in ("start", "end"):
+        second = getattr(options, name)
+        if second is not None and not 0 <= second < math.inf:
+            problems.append(Problem(f"--{name}", quote(second), "seconds from the first frame of the file, 0 or more"))
+        if second is not None and options.video is None and options.data is None and options.caption is None:
+            problems.append(
+                Problem(f"--{name}", "it without `--video`", "both: it says which part of the clip is meant")
+            )
+    if options.end is not None and options.end <= (options.start or 0):
+        problems.append(Problem("--end", quote(options.end), f"more than `--start` ({options.start or 0:g} s)"))
+    return problems
 
 
 def _parse_history(text: str | None) -> tuple[list[tuple[str, str]], Problem | None]:

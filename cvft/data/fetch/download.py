@@ -26,7 +26,7 @@ from cvft import __version__
 from cvft.data.fetch.addresses import Resolve, is_address, is_public, resolve_host
 from cvft.data.fetch.limits import FetchError, FetchLimits, HostError
 from cvft.data.fetch.urls import PORTS, ClipUrl, read_host
-from cvft.data.video.kinds import READ_KINDS, name_kind
+from cvft.data.video.kinds import READ_KINDS, READ_PICTURES, name_kind
 from cvft.errors import Problem, RunError, ValueProblem, quote
 from cvft.files import hash_file, write_whole
 
@@ -169,7 +169,9 @@ class Downloader:
                 reason = visible_reason(error)
                 raise _CutError(_problem(url, f"a download that was cut ({reason})", "the whole clip")) from error
         kind = name_kind(partial)
-        if kind is not None and not kind.is_clip:
+        if kind is not None and self._limits.pictures and not kind.is_picture:
+            raise _problem(url, kind.name, READ_PICTURES)
+        if kind is not None and not self._limits.pictures and not kind.is_clip:
             raise _problem(url, kind.name, READ_KINDS, kind.hint)
         sha256 = await asyncio.to_thread(_sync_and_hash, partial)
         return Downloaded(sha256, size, _version_of(response))

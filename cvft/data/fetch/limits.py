@@ -25,6 +25,7 @@ class FetchLimits:
         num_tries: Most tries that bring nothing; one that brings bytes which can be kept begins the count anew.
         pause_s: Time before the second try; each further one waits twice as long.
         allow_hosts: Hosts that may lie anywhere, such as in an own network, and be asked at any port.
+        pictures: Whether single frames of clips are fetched, in place of clips.
     """
 
     max_bytes: int = MAX_MIB << 20
@@ -35,6 +36,7 @@ class FetchLimits:
     num_tries: int = 3
     pause_s: float = 1.0
     allow_hosts: Collection[str] = ()
+    pictures: bool = False
 
 
 class FetchError(ClipError):

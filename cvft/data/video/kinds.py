@@ -11,6 +11,9 @@ from pathlib import Path
 READ_KINDS = "a clip: mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, ogv or gif"
 """For messages: what is read."""
 
+READ_PICTURES = "a picture: JPEG, PNG, WebP, BMP or TIFF"
+"""For messages: what is read as a frame of a clip."""
+
 _NUM_BYTES = 4096
 
 
@@ -22,11 +25,13 @@ class Kind:
         name: With its article.
         hint: What to do with it.
         is_clip: It is of a kind that is read.
+        is_picture: It is of a kind that is read as a frame of a clip.
     """
 
     name: str
     hint: str = ""
     is_clip: bool = False
+    is_picture: bool = False
 
 
 _PICTURE = "a picture is no clip; make one of several: ffmpeg -framerate 1 -i picture_%03d.png clip.mp4"
@@ -36,11 +41,11 @@ _RE_ENCODE = "convert it: ffmpeg -i CLIP NEW.mp4"
 _RAW = "a raw stream has no times; put it into a container: ffmpeg -i CLIP -c copy NEW.mp4"
 
 _MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
-    (0, b"\x89PNG\r\n\x1a\n", Kind("a PNG picture", _PICTURE)),
-    (0, b"\xff\xd8\xff", Kind("a JPEG picture", _PICTURE)),
-    (0, b"BM", Kind("a BMP picture", _PICTURE)),
-    (0, b"II*\0", Kind("a TIFF picture", _PICTURE)),
-    (0, b"MM\0*", Kind("a TIFF picture", _PICTURE)),
+    (0, b"\x89PNG\r\n\x1a\n", Kind("a PNG picture", _PICTURE, is_picture=True)),
+    (0, b"\xff\xd8\xff", Kind("a JPEG picture", _PICTURE, is_picture=True)),
+    (0, b"BM", Kind("a BMP picture", _PICTURE, is_picture=True)),
+    (0, b"II*\0", Kind("a TIFF picture", _PICTURE, is_picture=True)),
+    (0, b"MM\0*", Kind("a TIFF picture", _PICTURE, is_picture=True)),
     (0, b"8BPS", Kind("a Photoshop picture", _PICTURE)),
     (0, b"\xff\x0a", Kind("a JPEG XL picture", _PICTURE)),
     (0, b"\0\0\0\x0cJXL ", Kind("a JPEG XL picture", _PICTURE)),
@@ -94,7 +99,7 @@ _MAGIC: tuple[tuple[int, bytes, Kind], ...] = (
 """Offset, bytes there, kind; the first that fits. Source: each format's own specification."""
 
 _RIFF = {
-    b"WEBP": Kind("a WebP picture", "animated or not, it is not read; convert it to a gif or an mp4"),
+    b"WEBP": Kind("a WebP picture", "animated or not, it is no clip; convert it to a gif or an mp4", is_picture=True),
     b"WAVE": Kind("a WAV sound file", _SOUND),
     b"RMID": Kind("a MIDI file", _SOUND),
     b"AVI ": Kind("an avi clip", is_clip=True),

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvft.data.video.reader import Frames, check_frame_size, check_num_frames, clip_error, describe_non_clip
+from cvft.data.video.kinds import READ_PICTURES, name_kind
+from cvft.data.video.reader import Frames, check_frame_size, check_num_frames, clip_error
 from cvft.data.video.sample import Float32s
+from cvft.errors import ClipError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,6 +79,8 @@ class ReadyFrames:
                     self.is_turned or upright.size != picture.size or bool(picture.getexif().get(274, 1) > 1)
                 )
                 return np.asarray(upright.convert("RGB"), dtype=np.uint8)
+        except ClipError:  # which is a `ValueError` too
+            raise
         except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow raises of damaged files
             got, hint = f"a picture that is damaged or cut off ({error})", "copy it again"
             raise clip_error(path, decoder=self._decoder, got=got, need="a whole picture", hint=hint) from error
@@ -90,7 +94,11 @@ class ReadyFrames:
         try:
             picture: Any = Image.open(path, formats=_KINDS)
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            raise describe_non_clip(path, decoder=self._decoder, reason="it is no picture that is read") from error
+            kind = name_kind(path)
+            got, hint = "a file that is no picture" if kind is None else kind.name, ""
+            if kind is not None and kind.is_picture:
+                got, hint = f"{kind.name} that is damaged or cut off", "copy it again"
+            raise clip_error(path, decoder=self._decoder, got=got, need=READ_PICTURES, hint=hint) from error
         with picture:
             check_frame_size(picture.width, picture.height, path=path, decoder=self._decoder)
             num_pictures = getattr(picture, "n_frames", 1)
