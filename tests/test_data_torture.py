@@ -154,7 +154,7 @@ def test_every_kind_is_named_and_nothing_else(folder):
         "same_clip_two_names",
     }
     of_sides = {"clip_on_both_sides", "clip_in_two_files", "similar_clip_on_both_sides", "similar_clips"}
-    # those in test_data_doctor.py, test_data_similar.py and test_data_datasets.py
+    # those are in test_data_doctor.py, test_data_similar.py and test_data_datasets.py
     assert {kind for _, kind, _ in cases} == set(KINDS) - of_many - of_sides - {"time_not_shown", "dataset_note"}
 
 
