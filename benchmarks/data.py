@@ -3,13 +3,13 @@
     python benchmarks/data.py [--rows 200000] [--clips 20000] [--repeats 3]
 
 A synthetic list of rows over many clips is read and validated (as native rows and as `messages`), split, and grouped, each in a
-process of its own on one core. Before a time counts, what came out is checked: as
-many rows as went in, no clip on both sides, each row in one step. Times are CPU seconds and the best of the repeats: other
-programs on the machine take wall time, and caches. Beside them stands what `json.loads` alone takes for the same lines, in the same
-process: that ratio says more of the code than of the machine.
+process of its own on one core. Before a time counts, what came out is checked: as many rows as went in, no clip on both sides,
+each row in one step. Times are CPU seconds, the best of the repeats: other programs on the machine take wall time, and caches.
+Beside them stands what `json.loads` alone takes for the same lines in the same process: that ratio says more of the code than of
+the machine.
 
-`check` decodes copies of the demo's clips with one process and with as many as there are cores, in turns. On a machine that is busy the wall
-time says how many cores were free. So the CPU time is given too: processes that take together what one takes alone do not stand in
+Copies of the demo's clips are decoded with one process and with one per core, in turns. On a machine that is busy, the wall time
+says how many cores were free, so the CPU time is given too: processes that take together what one takes alone do not stand in
 each other's way. The result goes to `benchmarks/results/data--<device>.json`.
 """
 
@@ -40,7 +40,22 @@ from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling
 
 HOW = DecodeSettings(Sampling())
-WORDS = "the a man dog runs over green field and then it jumps into water while people watch from shore".split()
+WORDS = (
+    "the",
+    "man",
+    "dog",
+    "runs",
+    "over",
+    "green",
+    "field",
+    "then",
+    "jumps",
+    "into",
+    "water",
+    "people",
+    "watch",
+    "shore",
+)
 
 NUM_COPIES = 8
 """How often the clips of the demo are decoded."""
@@ -100,7 +115,9 @@ def make_lists(folder: Path, *, num_rows: int, num_clips: int) -> None:
         for number in range(num_rows):
             query, answer = f"{text(6, 14)}?", f"{text(1, 30)}."
             rest = {"videos": [f"clips/{number % num_clips:06d}.mp4"], "category": chance.choice(WORDS)}
-            native.write(json.dumps({"id": f"q{number}", "query": query, "response": answer, "history": [], **rest}) + "\n")
+            native.write(
+                json.dumps({"id": f"q{number}", "query": query, "response": answer, "history": [], **rest}) + "\n"
+            )
             said = [{"role": "user", "content": f"<video>{query}"}, {"role": "assistant", "content": answer}]
             messages.write(json.dumps({"messages": said, **rest}) + "\n")
 
@@ -117,9 +134,9 @@ def ask_process(format: str, file: Path) -> dict[str, Any]:
 
 def read_one(file: Path) -> dict[str, Any]:
     """Reads, splits and groups a list, and checks what came out."""
-    rows, read_s = timed(lambda: read_rows(file, format="auto"))
+    rows, read_s = timed(read_rows, file, format="auto")
     contents = {row.video: row.video.name for row in rows if isinstance(row.video, Path)}
-    (train, val), split_s = timed(lambda: split_by_clip(rows, val_fraction=0.1, seed=0, contents=contents))
+    (train, val), split_s = timed(split_by_clip, rows, val_fraction=0.1, seed=0, contents=contents)
     assert len(train) + len(val) == len(rows)
     assert not {row.video for row in train} & {row.video for row in val}
     numbers = {clip: number for number, clip in enumerate(contents)}
@@ -128,7 +145,6 @@ def read_one(file: Path) -> dict[str, Any]:
     assert sorted(row for step in steps for group in step for row in group) == list(range(len(train)))
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     num_rows = len(rows)
-    del rows, train, val, steps, shapes
     lines = file.read_bytes().splitlines()
     _, json_s = timed(lambda: sum(len(json.loads(line)) for line in lines))
     return {
@@ -162,11 +178,11 @@ def open_catalog(folder: Path, *, num_clips: int) -> dict[str, Any]:
         for number, clip in enumerate(clips):
             sha256 = f"{number:064x}"
             catalog.record(clip, ClipInfo(24, 224, 224, seconds, 720, 30.0, 24.0, "pyav", sha256, (), (), ()))
-    catalog, open_s = timed(lambda: ClipCatalog(folder / "catalog", HOW))
+    catalog, open_s = timed(ClipCatalog, folder / "catalog", HOW)
     with catalog:
-        found, first_s = timed(lambda: catalog.find(clips[:1]))
+        found, first_s = timed(catalog.find, clips[:1])
         assert list(found) == clips[:1]
-        found, find_s = timed(lambda: catalog.find(clips))
+        found, find_s = timed(catalog.find, clips)
     assert list(found) == clips
     assert len({info.sha256 for info in found.values()}) == num_clips
     return {"open_s": round(open_s + first_s, 3), "find_all_s": find_s}
@@ -202,10 +218,10 @@ def compare_processes(folder: Path, *, repeats: int) -> dict[str, Any]:
     }
 
 
-def timed(do: Callable[[], T]) -> tuple[T, float]:
+def timed(do: Callable[..., T], *given: Any, **named: Any) -> tuple[T, float]:
     """Does something, and returns its result and its CPU seconds."""
     begin = time.process_time()
-    result = do()
+    result = do(*given, **named)
     return result, round(time.process_time() - begin, 3)
 
 

@@ -289,7 +289,7 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
             ["trian"],
             "command line has 1 problem\n"
             "  command: got `trian`, need one of `run`, `check`, `preview`, `convert`, `plan`, `train`, `features`, `export`, "
-            "`eval`, `judge`, `report`, `compare`, `infer`, `chat`, `serve`, `handover`, `push`, `models`, `schema`\n"
+            "`eval`, `judge`, `report`, `compare`, `infer`, `chat`, `serve`, `handover`, `push`, `models`, `datasets`, `schema`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -26,8 +27,10 @@ from cvft.plan.prepare import PreparedRows, prepare
 from cvft.recipe import load_recipe
 from tests.project import HANG_S, make_project, write_jsonl
 from tests.real_clips import real_clip
+from tests.trained import copy_of_trained_project
 
 HOW = DecodeSettings(Sampling())
+NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "3"))
 INFO = ClipInfo(2, 4, 6, (0.0, 0.1), 2, 10.0, 0.2, "pyav", "a" * 64, ("note",), ("file",), ())
 
 
@@ -83,6 +86,15 @@ def test_every_command_and_every_run_knows_what_one_has_found(project):
     assert planned == []
     assert check_recipe(loaded).num_decoded == 0
     assert [each.kind for each in check_recipe(loaded).findings] == [each.kind for each in checked.findings]
+
+
+def test_after_a_run_neither_a_second_one_nor_its_own_continuation_decodes_a_clip_again(tmp_path_factory):
+    recipe = copy_of_trained_project(
+        tmp_path_factory
+    )  # its `cvft run` has recorded them: commands and workers are processes
+    assert start(recipe)[1] == []
+    assert start(recipe, "name=second")[1] == []
+    assert len(start(recipe, f"output.root={tmp_path_factory.mktemp('other')}")[1]) == 2
 
 
 def test_another_rule_decodes_all_and_forgets_nothing(project):
@@ -192,7 +204,7 @@ def test_a_check_that_is_killed_never_decodes_a_finished_clip_again(tmp_path):
     data = write_jsonl(tmp_path / "rows.jsonl", rows)
     command = [sys.executable, "-m", "cvft", "check", str(data), "--workers", "2", "--output", "check.json"]
     known = 0
-    for least in (1, 9, 20):
+    for least in sorted(random.Random(7).sample(range(1, num_clips - 8), NUM_KILLS)):
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         begin = time.monotonic()
         while count_known(file) < least and process.poll() is None and time.monotonic() - begin < HANG_S:

@@ -1,4 +1,4 @@
-"""A set of rows and clips of which each is wrong or odd in a way of its own: a check names every one by its kind, and no other."""
+"""A set of rows and clips of which each is wrong or odd in a way of its own: a check names each by its kind, and no other."""
 
 import json
 import re
@@ -133,7 +133,9 @@ def test_every_kind_is_named_and_nothing_else(folder):
     cases += [(json.dumps({**ROWS[kind][0], "query": kind}), kind, "") for kind in alone]
     good = [row(300 + number, videos=["good.mp4"]) for number in range(len(cases))]
     path = folder / "rows.jsonl"
-    path.write_text("".join(f"{line}\n{fine}\n" for (line, _, _), fine in zip(cases, good, strict=True)), encoding="utf-8")
+    path.write_text(
+        "".join(f"{line}\n{fine}\n" for (line, _, _), fine in zip(cases, good, strict=True)), encoding="utf-8"
+    )
     checked, found = check(path)
     for number, (line, kind, words) in enumerate(cases):
         mine = found.pop(2 * number + 1, [])
@@ -143,15 +145,25 @@ def test_every_kind_is_named_and_nothing_else(folder):
     num_refused = sum(kind == "row_refused" for _, kind, _ in cases)
     assert len(checked.rows) + num_refused == len(cases) + len(good)
     assert len(cases) + len(TURNS) >= 45
-    of_many = {"conflicting_answers", "duplicate_row", "one_answer", "row_too_long", "frames_repeated", "same_clip_two_names"}
+    of_many = {
+        "conflicting_answers",
+        "duplicate_row",
+        "one_answer",
+        "row_too_long",
+        "frames_repeated",
+        "same_clip_two_names",
+    }
     of_sides = {"clip_on_both_sides", "clip_in_two_files", "similar_clip_on_both_sides", "similar_clips"}
-    # those in test_data_doctor.py and test_data_similar.py
-    assert {kind for _, kind, _ in cases} == set(KINDS) - of_many - of_sides - {"time_not_shown"}
+    # those in test_data_doctor.py, test_data_similar.py and test_data_datasets.py
+    assert {kind for _, kind, _ in cases} == set(KINDS) - of_many - of_sides - {"time_not_shown", "dataset_note"}
 
 
 def test_turns_out_of_order_are_named(folder):
     path = folder / "turns.jsonl"
-    lines = [json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]}) for turns, _ in TURNS.values()]
+    lines = [
+        json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]})
+        for turns, _ in TURNS.values()
+    ]
     fine = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
     path.write_text("\n".join([*lines, fine]) + "\n")
     checked, found = check(path)

@@ -31,7 +31,7 @@ from tests.trained import copy_of_trained_project
 
 SHAPES = Path(__file__).parent.parent / "datasets" / "tiny_shapes"
 NUM_ROWS = 300
-NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "2"))
+NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "1"))
 """Each start of a rank costs seconds: there are few unless more are asked for, and half as many of an evaluation."""
 
 SLACK = 10

@@ -17,7 +17,7 @@ import pytest
 from cvft.files import hash_file
 from tests.project import HANG_S, files_under, make_project
 
-NUM_MOMENTS = int(os.environ.get("CVFT_NUM_MOMENTS", "5"))
+NUM_MOMENTS = int(os.environ.get("CVFT_NUM_MOMENTS", "3"))
 
 HOOK = """
 import os, signal, sys

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvft.errors import Problem, ValueProblem, quote
+from cvft.errors import Problem, quote
 
 FORMATS = (
     "auto",
@@ -28,7 +28,6 @@ FORMATS = (
 """Values of `data.format`, named here so that help needs nothing but the standard library."""
 
 if TYPE_CHECKING:
-    from cvft.data.shares import Share
     from cvft.recipe import LoadedRecipe
 
 
@@ -83,27 +82,3 @@ def load(options: argparse.Namespace) -> LoadedRecipe:
         ]
         path = folder / SNAPSHOT_FILE
     return load_recipe(path, overrides=overrides)
-
-
-def add_share(parser: argparse.ArgumentParser, does: str) -> None:
-    """Takes `--shard I/N`.
-
-    Args:
-        parser: What reads the arguments.
-        does: What is done to the share.
-    """
-    what = f"{does} share I of N alone, I from 0: of the clips, with all rows of each"
-    parser.add_argument("--shard", metavar="I/N", help=what)
-
-
-def read_share(options: argparse.Namespace, problems: list[Problem]) -> Share | None:
-    """Returns the share that was given, and adds what is wrong with it to the problems."""
-    from cvft.data.shares import parse_share
-
-    if options.shard is None:
-        return None
-    try:
-        return parse_share(options.shard)
-    except ValueProblem as error:
-        problems.append(error.at("--shard"))
-        return None

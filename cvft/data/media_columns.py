@@ -24,7 +24,8 @@ OTHER_MEDIA = ("images", "audios")
 _OTHER_NAMES = ("image", "img", "frames", "frame", "audio", "sound")
 """Columns that are only extra beside a clip, but not in its place."""
 
-_ALL_MEDIA = frozenset((*OTHER_MEDIA, *_OTHER_NAMES))
+MEDIA_COLUMNS = frozenset((*OTHER_MEDIA, *_OTHER_NAMES))
+"""All of them: a row without any has nothing for `check_other_media`."""
 
 _MOVIE = re.compile(r"\.(mp4|m4v|mov|avi|mkv|webm|wmv|flv|mpe?g|m2ts|3gp|ogv|gif)", re.IGNORECASE)
 """Ends of the names of clips, to see that a column holds one. Whether a file is a clip, only decoding tells."""
@@ -93,8 +94,6 @@ def check_other_media(columns: Mapping[str, Any]) -> Iterator[tuple[str, ValuePr
     Yields:
         Column and what is wrong with it.
     """
-    if _ALL_MEDIA.isdisjoint(columns):
-        return
     has_clip = bool(columns.get("videos"))
     for name in (*OTHER_MEDIA, *(() if has_clip else _OTHER_NAMES)):
         value = columns.get(name)

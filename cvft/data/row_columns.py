@@ -18,7 +18,7 @@ from typing import Any
 
 from cvft.data.clip_columns import CLIP_COLUMNS, ClipFinder, read_clip
 from cvft.data.clip_names import ClipNames
-from cvft.data.media_columns import OTHER_MEDIA, check_other_media, holds_clip, show
+from cvft.data.media_columns import MEDIA_COLUMNS, OTHER_MEDIA, check_other_media, holds_clip, show
 from cvft.data.tags import find_tag_problem, without_tags
 from cvft.data.video.spec import ClipRef, file_of
 from cvft.errors import Problem, ValueProblem, quote
@@ -125,8 +125,9 @@ class ColumnReader:
             _check_category(columns)
         except ValueProblem as error:
             problem(str(category_column(columns)), error)
-        for name, other_media in check_other_media(columns):
-            problem(name, other_media)
+        if not MEDIA_COLUMNS.isdisjoint(columns):
+            for name, other_media in check_other_media(columns):
+                problem(name, other_media)
         if not found.problems and ("<" in found.query or found.history):
             num_clips = 0 if found.video is None else 1
             wrong_tag = find_tag_problem(found.query, found.history, num_clips=num_clips, location=location)

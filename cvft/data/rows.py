@@ -242,8 +242,9 @@ def _sort_objects(
         problems.append(Problem(str(source), "no rows", "at least one row"))
     reader = ColumnReader(video_root, require_response=require_response, url_cache=url_cache, finder=finder)
     rows: list[Row] = []
+    before = locate(source, 0, is_item=is_array).removesuffix("0")
     for line, columns in objects:
-        location = locate(source, line, is_item=is_array)
+        location = f"{before}{line}"
         if isinstance(columns, ValueProblem):
             problems.append(columns.at(location))
             continue

@@ -8,8 +8,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvft.cli.arguments import add_share, read_share
 from cvft.cli.commands.checked import add_data, check_data, prove_data
+from cvft.cli.commands.shares import add_share, read_share
 from cvft.errors import EXIT_INCOMPLETE, EXIT_USER_ERROR, CvftError, FoundError, Problem
 
 if TYPE_CHECKING:

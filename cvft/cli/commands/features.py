@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from cvft.cli.arguments import add_recipe, add_share, load, read_share
+from cvft.cli.arguments import add_recipe, load
+from cvft.cli.commands.shares import add_share, read_share
 from cvft.errors import CvftError, Problem
 
 SUMMARY = "encode every clip once, ahead of training"

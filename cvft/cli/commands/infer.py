@@ -8,9 +8,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvft.cli.arguments import add_num_gpus, add_share, check_num_gpus, read_share
+from cvft.cli.arguments import add_num_gpus, check_num_gpus
 from cvft.cli.commands.asked import add_model, check_model, how_to_ask
 from cvft.cli.commands.fetched import add_urls, open_cache
+from cvft.cli.commands.shares import add_share, read_share
 from cvft.errors import CvftError, Problem, quote
 
 if TYPE_CHECKING:

@@ -54,7 +54,11 @@ def adapt_messages(columns: Mapping[str, Any]) -> list[Columns]:
     """
     clips: list[Any] = []
     about: Columns = {}
-    said = [(_role(each, "role"), *_read_content(each, clips, about)) for each in _turns_in(columns, ("messages",))]
+    said = []
+    for each in _turns_in(columns, ("messages",)):
+        role = _role(each, "role")
+        text, is_trained = _read_content(each, clips, about)
+        said.append((role, text, is_trained))
     refuse_system(columns.get("system"))
     rest = rest_of(columns, ("messages", "system"))
     if clips and rest.get("videos"):
