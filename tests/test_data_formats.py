@@ -18,7 +18,7 @@ from cvft.errors import DataError
 from cvft.plan.job import open_job
 from cvft.plan.prepare import prepare
 from cvft.recipe import load_recipe
-from cvft.recipe.schema import Data
+from cvft.recipe.data_section import Data
 from tests.mutations import mutations
 from tests.project import files_under, make_project
 from tests.real_clips import real_clip

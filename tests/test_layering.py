@@ -123,7 +123,7 @@ MAY_IMPORT = {
     ),
     "serve": "errors data data/video data/fetch families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
-    "cli": "__init__ errors imports recipe data",
+    "cli": "__init__ errors imports recipe",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate "
         "evaluate/judge report pipeline serve handover cli data/fetch cards"

@@ -17,8 +17,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from cvft.data.media_columns import is_picture, read_video, show
-from cvft.data.video.reader import LATEST_S
-from cvft.data.video.spec import ClipRef, ClipSpec, file_of, make_ref
+from cvft.data.video.spec import LATEST_S, ClipRef, ClipSpec, file_of, make_ref
 from cvft.errors import ValueProblem, quote
 
 CLIP_COLUMNS = ("start", "end", "seconds", "max_frames", "fps")

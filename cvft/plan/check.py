@@ -22,7 +22,7 @@ from cvft.plan.job import Job, open_job
 from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows
 from cvft.plan.url_cache import unpacked_dir
 from cvft.recipe import LoadedRecipe, Recipe
-from cvft.recipe.schema import is_val
+from cvft.recipe.data_section import is_val
 
 
 def check_recipe(loaded: LoadedRecipe, *, on_progress: Callable[[int, int], None] | None = None) -> CheckUp:

@@ -10,7 +10,7 @@ from cvft.cards import Card, Named
 from cvft.data.rows import Row
 from cvft.errors import DataError, Problem, quote
 from cvft.recipe import Recipe
-from cvft.recipe.schema import is_val
+from cvft.recipe.data_section import is_val
 from cvft.weights.hub import UnreachableError, fetch_dataset
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cvft.errors import CvftError, Problem, RecipeError, quote
 from cvft.recipe import Recipe, weights_fingerprint
-from cvft.recipe.schema import MANY_PROCESSES
+from cvft.recipe.values import MANY_PROCESSES
 
 SHUTDOWN_TIMEOUT_S = 15
 """Seconds that torch's launcher gives the other ranks to end when one has failed, before it kills them."""

@@ -37,7 +37,7 @@ from cvft.manifest import read_manifest
 from cvft.plan.notes import NUM_EXAMPLES, name_examples
 from cvft.plan.prepare import read_sources
 from cvft.recipe import Recipe, load_recipe
-from cvft.recipe.schema import VAL_KEY, RowFile, is_val
+from cvft.recipe.data_section import VAL_KEY, RowFile, is_val
 from cvft.runs import RunFolder
 
 HINT_MOVED = "were the clips moved? data.video_root=FOLDER finds them below a folder"

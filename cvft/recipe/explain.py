@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from cvft.errors import Problem, did_you_mean, quote
+from cvft.recipe.data_section import RowFile
 from cvft.recipe.names import hint_for_unknown, iter_fields, key_names, section_names, section_of
 from cvft.recipe.rules import ConflictError
-from cvft.recipe.schema import CEILINGS, MAX_RUN_NAME_BYTES, RowFile, why_unwritable
+from cvft.recipe.values import CEILINGS, MAX_RUN_NAME_BYTES, why_unwritable
 
 LISTS = ("data.train",)
 """Settings that may be a list of `RowFile`s."""

@@ -24,7 +24,8 @@ from cvft.recipe.explain import LISTS, conflicts_of, explain, show_value, unknow
 from cvft.recipe.fingerprint import fingerprint
 from cvft.recipe.names import iter_fields, key_names, section_names
 from cvft.recipe.place import find_run
-from cvft.recipe.schema import MAX_RUN_NAME_BYTES, Recipe
+from cvft.recipe.schema import Recipe
+from cvft.recipe.values import MAX_RUN_NAME_BYTES
 from cvft.recipe.yaml_text import MAX_BYTES, parse_scalar, parse_yaml
 from cvft.shipped import SHIPPED
 

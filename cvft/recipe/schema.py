@@ -9,127 +9,35 @@ Refused are unknown keys, values of another type (a quoted number is text), and 
 
 from __future__ import annotations
 
-import os
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from cvft.cards import Named, find_named
 from cvft.errors import Problem, RecipeError
+from cvft.recipe.data_section import Data
 from cvft.recipe.rules import ConflictError, check_global_batch, find_conflicts
+from cvft.recipe.values import (
+    HIGHEST_RANK,
+    MANY,
+    MANY_PROCESSES,
+    MOST_FRAMES,
+    FilePath,
+    Files,
+    RunName,
+    Section,
+    Targets,
+    Text,
+    WholeText,
+    to_tuple,
+)
 
 DEFAULT_EPOCHS = 3.0
 """Epochs when a recipe states neither epochs nor steps.
 
 Source: the published fine-tuning command for the first family in the ms-swift documentation.
 """
-
-DEFAULT_VAL_FRACTION = 0.05
-"""Share of the clips held out when a recipe names neither a val file nor a share."""
-
-VAL_KEY = "data.val"
-"""Key path of the file of rows that are held out."""
-
-
-def is_val(key: str) -> bool:
-    """Tells whether a key of `Data.sources` is that of rows that are held out."""
-    return key == VAL_KEY or key.startswith(f"{VAL_KEY} ")
-
-
-MAX_RUN_NAME_BYTES = 200
-"""Longest name of a run, in UTF-8: disks take names of 255 bytes, and files that are written aside need some of them."""
-
-
-MANY = 1_000_000_000
-"""Most that any number of a recipe can mean: beyond it, libraries fail on the number itself."""
-
-MOST_FRAMES = 10_000
-"""Most frames of a clip that can be asked for: what a model was made for is less."""
-
-MANY_PROCESSES = 1024
-"""Most processes, threads or machines of a kind."""
-
-HIGHEST_RANK = 16_384
-"""Highest rank of an update: four times the width of the published checkpoints; a rank above the width adds nothing."""
-
-MAX_PATH_BYTES = 4096
-"""Longest path. Source: PATH_MAX of Linux."""
-
-MAX_NAME_BYTES = 255
-"""Longest name of a file or folder. Source: NAME_MAX of Linux."""
-
-CEILINGS = (MANY, MANY_PROCESSES, HIGHEST_RANK, MOST_FRAMES)
-"""Bounds that nobody meets by intention; a message names them only when one was passed."""
-
-
-def why_unwritable(text: str) -> str:
-    """Says why a text can be no path and no name on any disk or wire, or returns an empty text."""
-    odd = next((char for char in text if char < " " or "\x7f" <= char <= "\x9f" or "\ud800" <= char <= "\udfff"), None)
-    if odd is not None:
-        return f"the character U+{ord(odd):04X} in it"
-    if len(text.encode()) > MAX_PATH_BYTES:
-        return f"{len(text.encode()):,} bytes of it"
-    longest = max(len(name.encode()) for name in text.split("/"))
-    return f"a name of {longest:,} bytes in it" if longest > MAX_NAME_BYTES else ""
-
-
-def _refuse_unwritable(value: str | Path) -> str | Path:
-    if why := why_unwritable(str(value)):
-        raise ValueError(why)
-    return value
-
-
-def _refuse_lone_halves(value: str) -> str:
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise ValueError("half of a character")
-    return value
-
-
-def _to_path(value: object) -> object:
-    # Strict mode takes only Path objects; a YAML file can only say text. An empty text would silently mean ".".
-    return Path(value) if isinstance(value, str) and value.strip() else value
-
-
-def _to_row_file(value: object) -> object:
-    return {"path": value} if isinstance(value, str | Path) else value
-
-
-def _to_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _to_composed(value: object) -> object:
-    # keyboards and file systems write `é` as one character or as two: one name must not be two folders
-    return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
-
-
-def _refuse_long_name(value: str) -> str:
-    if len(value.encode()) > MAX_RUN_NAME_BYTES:
-        raise ValueError(f"{len(value.encode())} bytes")
-    return value
-
-
-FilePath = Annotated[
-    Path, BeforeValidator(_to_path), AfterValidator(_refuse_unwritable), PlainSerializer(str, return_type=str)
-]
-Text = Annotated[str, Field(min_length=1, pattern=r"^\S(.*\S)?$"), AfterValidator(_refuse_unwritable)]
-RunName = Annotated[
-    str,
-    Field(pattern=r"^[\p{L}\p{N}]([\p{L}\p{M}\p{N} ._-]*[\p{L}\p{M}\p{N}._-])?$", max_length=MAX_RUN_NAME_BYTES),
-    BeforeValidator(_to_composed),
-    AfterValidator(_refuse_long_name),
-]
-Files = Annotated[tuple[FilePath, ...], BeforeValidator(_to_tuple)]
-Targets = Annotated[
-    Literal["qkv", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)], BeforeValidator(_to_tuple)
-]
-Hosts = Annotated[
-    tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:\[\]-]+$", max_length=MAX_NAME_BYTES)], ...],
-    BeforeValidator(_to_tuple),
-]
 
 SelectBy = Literal[
     "eval_loss",
@@ -152,19 +60,6 @@ SelectBy = Literal[
 Tracker = Literal["tensorboard", "wandb", "swanlab", "trackio", "mlflow"]
 
 
-class Section(BaseModel):
-    """Base of every section: frozen, strict about types, no unknown keys, finite numbers."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        validate_default=True,
-    )
-
-
 class Model(Section):
     """The checkpoint to start from, and how it computes."""
 
@@ -174,7 +69,7 @@ class Model(Section):
     """Branch, tag or commit of a hub id; without it, the main branch of today. The run's manifest holds its commit."""
     template: Literal["auto", "chat", "base", "vqa", "swift"] = "auto"
     """Token layout of a conversation. `auto` follows the checkpoint; `swift` is what ms-swift's own template feeds."""
-    system: Annotated[str, AfterValidator(_refuse_lone_halves)] | None = None
+    system: WholeText | None = None
     """What the model is told before each conversation. Without it, what it was released with; empty for nothing at all."""
     text_positions: Literal["released", "transformers5"] = "released"
     """Where the text after a clip goes on in Qwen2.5-VL: as its makers and vLLM count, or as transformers from 5.3 on does."""
@@ -192,141 +87,6 @@ class Model(Section):
     """Keep the input embedding in the host's memory: 1 GB less on the GPU with the published model, a copy per micro-batch."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"
     """Attention kernel. `eager` is slow and keeps every weight in memory."""
-
-
-RowFormat = Literal[
-    "auto",
-    "native",
-    "messages",
-    "sharegpt",
-    "alpaca",
-    "llava",
-    "video_chatgpt",
-    "csv",
-    "parquet",
-    "webdataset",
-    "next_qa",
-    "activitynet_qa",
-    "charades_sta",
-    "msrvtt_qa",
-]
-
-
-class RowFile(Section):
-    """One of several files of rows, with what differs from the others."""
-
-    path: FilePath
-    """The file, relative to this recipe."""
-    weight: float = Field(default=1.0, gt=0, le=1000)
-    """How often each of its rows comes in an epoch. With 0.5 half of them come, the others in the next epoch."""
-    format: RowFormat | None = None
-    """How its rows are written; without it, what `data.format` says."""
-    video_root: FilePath | None = None
-    """Folder that its relative video paths start from; without it, what `data.video_root` says."""
-    max_frames: Annotated[int, Field(ge=1, le=MOST_FRAMES)] | None = None
-    """Most frames of the clips of its rows that say nothing of it; at most as many as `video.max_frames`."""
-    fps: Annotated[float, Field(gt=0, le=1000)] | None = None
-    """Frames per second of the clips of its rows that say nothing of it, with sampling `fps`."""
-
-
-class Data(Section):
-    """The rows to learn from and to evaluate on."""
-
-    # the list first: a path is written as text, whatever it is
-    train: (
-        Annotated[
-            tuple[Annotated[RowFile, BeforeValidator(_to_row_file)], ...],
-            BeforeValidator(_to_tuple),
-            Field(min_length=1),
-        ]
-        | FilePath
-    )
-    """File of rows (JSON, JSONL, CSV, parquet, tar), relative to this recipe; or a list, `{path, weight, format, ...}` each."""
-    val: FilePath | None = None
-    """Rows held out from training. Without it, clips of the train file are held out."""
-    format: RowFormat = "auto"
-    """How the rows of these files are written. `auto` finds out for each file, and says so where it is not `native`."""
-    val_fraction: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    """Share of the train file's clips to hold out when there is no val file; 0 trains on all and evaluates nothing."""
-    val_rows: Annotated[int, Field(ge=1, le=MANY)] | None = None
-    """Most rows to hold out when there is no val file, whatever `val_fraction` asks for. Fewer are evaluated faster."""
-    split_by: Literal["files", "looks"] = "files"
-    """What stays on one side without a val file: a file, or all files that look alike, for which clips are decoded once more."""
-    video_root: FilePath | None = None
-    """Folder that relative video paths start from; without it, the folder of the rows' own file."""
-    datasets: FilePath | None = None
-    """Folder that has one for each dataset that is given by name; without it, `datasets` in the current folder."""
-    on_bad_clip: Literal["error", "quarantine"] = "error"
-    """What an unusable clip does: stop before training, or leave its rows out and list them with the reason."""
-    check_workers: Annotated[int, Field(ge=1, le=MANY_PROCESSES)] | None = None
-    """Processes that decode clips before training; without it, one per CPU and 8 at most. Each may take `video.memory_gib`."""
-    cache: FilePath | None = None
-    """Folder that clips named by URL are fetched to, once for all runs. Without it, `.urls` beside the runs."""
-    allow_hosts: Hosts = ()
-    """Hosts of URLs that may lie in an own network, and be asked at any port; all others must be public."""
-    max_download_mib: int = Field(default=2048, ge=1, le=MANY)
-    """Largest clip that is fetched, in MiB. A larger one is a bad clip."""
-    download_timeout_s: float = Field(default=1800.0, gt=0, le=MANY)
-    """Seconds that fetching one clip may take before it counts as bad."""
-    max_tokens: Annotated[int, Field(ge=1, le=MANY)] | None = None
-    """Longest row allowed, in tokens. A longer one is an error and never cut; memory grows with the longest row."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _hold_out_by_default(cls, values: object) -> object:
-        if isinstance(values, Mapping) and values.get("val") is None and values.get("val_fraction") is None:
-            return {**values, "val_fraction": DEFAULT_VAL_FRACTION}
-        return values
-
-    @property
-    def named(self) -> dict[str, Named]:
-        """The datasets that are given by name, by their key paths."""
-        said = {key: find_named(str(file.path), is_held_out=is_val(key)) for key, file in self._stated.items()}
-        return {key: named for key, named in said.items() if named is not None}
-
-    @property
-    def datasets_dir(self) -> Path:
-        """Folder that has one for each dataset that is given by name."""
-        return Path(os.path.abspath(self.datasets or "datasets"))
-
-    @property
-    def sources(self) -> dict[str, RowFile]:
-        """Every file of rows by its key path, those of `val` last, with what `data` says of all of them filled in.
-
-        A dataset that is given by name stands for its files.
-        """
-        named = self.named
-        return {
-            place: file.model_copy(
-                update={"format": file.format or self.format, "video_root": file.video_root or self.video_root}
-            )
-            for key, stated in self._stated.items()
-            for place, file in (self._expand(key, stated, named[key]) if key in named else {key: stated}).items()
-        }
-
-    def _expand(self, key: str, stated: RowFile, named: Named) -> dict[str, RowFile]:
-        """Returns the files of a dataset; the clips of all of them may lie elsewhere."""
-        folder, files = self.datasets_dir / named.card.name, named.split.files
-        places = [key] if len(files) == 1 else [f"{key} ({file.path})" for file in files]
-        clips = [None if file.clips is None else folder / file.clips for file in files]
-        return {
-            place: stated.model_copy(
-                update={
-                    "path": folder / file.path,
-                    "format": file.format,
-                    "video_root": stated.video_root or self.video_root or root,
-                }
-            )
-            for place, file, root in zip(places, files, clips, strict=True)
-        }
-
-    @property
-    def _stated(self) -> dict[str, RowFile]:
-        if isinstance(self.train, tuple):
-            files = {f"data.train[{number}]": file for number, file in enumerate(self.train)}
-        else:
-            files = {"data.train": RowFile(path=self.train)}
-        return files | ({} if self.val is None else {VAL_KEY: RowFile(path=self.val)})
 
 
 class Video(Section):
@@ -429,7 +189,7 @@ class Train(Section):
     """What makes a checkpoint the best one: the val loss, or a metric of the val rows that `eval_answers` has answered."""
     early_stop_evals: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Measurements in a row that are not better by `select_by`, after which the training ends. Without it, all steps are done."""
-    report_to: Annotated[tuple[Tracker, ...], BeforeValidator(_to_tuple)] = ("tensorboard",)
+    report_to: Annotated[tuple[Tracker, ...], BeforeValidator(to_tuple)] = ("tensorboard",)
     """Where curves and answers are sent while it trains; `[]` is nowhere. Addresses and keys come from the environment."""
     max_skipped_steps: int = Field(default=0, ge=0, le=MANY)
     """Steps that may be left out, all together, because their loss or gradient is not finite. One more ends the training."""

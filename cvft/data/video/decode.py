@@ -18,10 +18,10 @@ import numpy as np
 from cvft.data.video.decord import open_decord
 from cvft.data.video.oddities import Oddity, find_odd_times
 from cvft.data.video.pyav import open_pyav
-from cvft.data.video.reader import LATEST_S, Frames, OnDuration, Reader, TableChanged, check_memory, clip_error
+from cvft.data.video.reader import Frames, OnDuration, Reader, TableChanged, check_memory, clip_error
 from cvft.data.video.ready import ReadyFrames
 from cvft.data.video.sample import Float32s, Sampling, choose_frames
-from cvft.data.video.spec import ClipRef, ClipSpec, file_of, has_own_times, is_stretch, sampling_for
+from cvft.data.video.spec import LATEST_S, ClipRef, ClipSpec, file_of, has_own_times, is_stretch, sampling_for
 from cvft.data.video.stretch import StretchReader
 from cvft.data.video.truncation import Ending, find_ending
 from cvft.data.video.view import ClipView

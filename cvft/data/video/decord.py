@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from cvft.data.video.pyav import PyAVReader, open_pyav
-from cvft.data.video.reader import LATEST_S, Frames, OnDuration, check_frame_size, check_num_frames, clip_error
+from cvft.data.video.reader import Frames, OnDuration, check_frame_size, check_num_frames, clip_error
 from cvft.data.video.sample import Float32s
+from cvft.data.video.spec import LATEST_S
 from cvft.data.video.truncation import Ending
 from cvft.errors import ClipError
 

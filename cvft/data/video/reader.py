@@ -24,9 +24,6 @@ MAX_NUM_FRAMES = 1_000_000
 
 Frames = npt.NDArray[np.uint8]
 
-LATEST_S = 1e7
-"""No clip is that long; decord gives such times, of either sign, where it could not find any."""
-
 MAX_ASPECT = 100
 """A frame that is longer than this many times its other side is refused: a model's resize to a fixed short side makes
 gigabytes of it."""

@@ -15,11 +15,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cvft.data.video.sample import Sampling
 from cvft.errors import ValueProblem, quote
 from cvft.files import hash_file
+
+if TYPE_CHECKING:  # it loads numpy, and every command names clips
+    from cvft.data.video.sample import Sampling
+
+
+LATEST_S = 1e7
+"""No clip is that long; decord gives such times, of either sign, where it could not find any."""
 
 
 @dataclass(frozen=True)
