@@ -1,11 +1,13 @@
 """Frames sent to the server as pictures with their seconds: answered like a row of them, and refused where they are odd."""
 
+import asyncio
 import base64
 import io
 import json
 import os
 import struct
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,10 @@ from PIL import Image
 
 from cvft.data.video.decode import decode_clip
 from cvft.data.video.sample import Sampling
-from cvft.serve.messages import MAX_FRAMES
+from cvft.serve.errors import ApiError
+from cvft.serve.media import MediaStore
+from cvft.serve.messages import MAX_FRAMES, AskedClip
+from cvft.serve.web_clips import WebClips
 from tests.clip_server import ClipServer
 from tests.project import cvft as command
 from tests.project import write_jsonl
@@ -241,3 +246,25 @@ def test_frames_have_limits_together(server, web):
     assert all(text_of(ask(server, [url])) is not None for url in urls)
     error = error_of(ask(server, urls, [0, 1]), 413)
     assert error["param"] == "messages[0].content[1].image_url.url"
+
+
+def test_frames_that_were_fetched_before_one_that_fails_are_let_go(web):
+    web.files = {"/file/0": encoded(Image.new("RGB", (64, 64)), "png"), "/file/1": (CLIPS / NAMES[0]).read_bytes()}
+    urls = [f"{web.url}{path}" for path in ("/file/0", "/missing/1", "/file/1")]
+    with closing(MediaStore([], max_bytes=10**6, fetches=True)) as media:
+        clips = WebClips(media, max_bytes=10**6, allow_hosts=["127.0.0.1"])
+
+        def fetch(*names: str) -> list[Path | None]:
+            clip = AskedClip("picture", names, tuple("abc"[: len(names)]), tuple(map(float, range(len(names)))))
+            return asyncio.run(clips.open_all(clip))
+
+        for bad, said in (
+            (urls[1], "b: got a URL that gives status 404"),
+            (urls[2], "b: got a URL that gives an mp4 or mov clip"),
+        ):
+            with pytest.raises(ApiError, match=said):
+                fetch(urls[0], bad)
+            assert set(media._users.values()) == {0}
+        opened = fetch(urls[0], "elsewhere.png", urls[0])
+        assert opened[1] is None
+        assert [media._users[path] for path in opened if path is not None] == [2, 2]

@@ -109,13 +109,13 @@ class WebClips:
         given = self._given.get(url.digest)
         kept = given[0] if given is not None and self._media.hold(given[0]) else None
         partial = self._media.spool / f"{secrets.token_hex(16)}.partial"
-        path = None
+        path, is_unchanged = None, False
         try:
             async with asyncio.timeout(self._total_s), self._places:
                 known = given[1] if given is not None and kept is not None else None
                 fetched = await self._downloaders[kind].download(url, partial, known=known)
             if fetched is None:
-                path = kept
+                path, is_unchanged = kept, True
             else:
                 path = self._media.take(partial, sha256=fetched.sha256)
                 self._remember(url.digest, path, fetched.version)
@@ -127,7 +127,7 @@ class WebClips:
         except TimeoutError as error:
             raise self._too_slow(param) from error
         finally:
-            if kept is not None and path != kept:
+            if kept is not None and not is_unchanged:  # what was sent anew is held by itself, even where it is the same
                 self._media.release(kept)
             partial.unlink(missing_ok=True)
             partial.with_name(f"{partial.name}.version").unlink(missing_ok=True)
