@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo quick test lint format type bench clean
+.PHONY: help demo quick test long lint format type bench clean
 
 help: ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,15 +28,18 @@ $(VENV)/test.stamp: $(VENV)/cvft.stamp
 demo: $(VENV)/cvft.stamp ## train a LoRA on real mp4 files, merge, verify, evaluate; CPU, about 2 minutes
 	$(BIN)/cvft run recipes/tiny_cpu.yaml
 
-# whole files to each of JOBS processes: what a file has trained serves all of its tests
-JOBS ?= 2
+# whole files to each of JOBS processes: what a file has trained serves all of its tests; three keep two cores busy, for some wait
+JOBS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 quick: $(VENV)/test.stamp ## run the fast tests, for while you work; about 5 minutes
 	$(PYTEST) -m "pure or cpu"
 
-test: $(VENV)/test.stamp ## run all tests; about 35 minutes on 2 cores
-	$(PYTEST)
+test: $(VENV)/test.stamp ## run the tests; about 30 minutes on 2 cores
+	$(PYTEST) -m "not long"
+
+long: $(VENV)/test.stamp ## run what `make test` leaves out: other forms of the longest jobs
+	$(PYTEST) -m long
 
 lint: $(VENV)/test.stamp ## check style and formatting
 	$(BIN)/ruff check .

@@ -3,7 +3,8 @@
 One thread for every test and its subprocesses: the models are tiny, and more threads only wait for each other.
 
 Each test file belongs to a tier of `TIERS`; a marker on a test takes it to another one. `make quick` runs `pure` and `cpu`,
-`make test` everything. `CVFT_REQUIRE=gpu` makes a test that needs a GPU fail where there is none, for machines meant to have one.
+`make test` everything but `long`, and `make long` that. `CVFT_REQUIRE=gpu` makes a test that needs a GPU fail where there is
+none, for machines meant to have one.
 """
 
 import json
@@ -23,6 +24,7 @@ TIERS = {
     "pure": "values and text: no model, no process of its own",
     "cpu": "small models, clips and single commands, a few seconds each",
     "dist": "whole jobs, trainings, several processes, kills",
+    "long": "other forms of jobs that `dist` runs: before a release",
     "gpu": "needs a GPU",
 }
 

@@ -18,7 +18,7 @@ GROUPED = ("llava_onevision",)
 """Kinds whose rows train together, where their model proves equal."""
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[k if k in GROUPED else pytest.param(k, marks=pytest.mark.long) for k in KINDS])
 def done(request, tmp_path_factory):
     """A run of the whole job, its recipe and what it said."""
     folder = tmp_path_factory.mktemp(request.param)

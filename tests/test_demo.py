@@ -18,7 +18,12 @@ SECONDS = ("appear", "change", "disappear", "first_seen", "last_seen")
 
 
 @pytest.mark.parametrize(
-    ("recipe", "targets"), [("tiny_cpu", "qkv"), ("tiny_cpu", "all-linear"), ("tiny_qwen3_vl", "qkv")]
+    ("recipe", "targets"),
+    [
+        ("tiny_cpu", "qkv"),
+        pytest.param("tiny_cpu", "all-linear", marks=pytest.mark.long),
+        ("tiny_qwen3_vl", "qkv"),
+    ],
 )
 def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, recipe, targets):
     is_first = (recipe, targets) == ("tiny_cpu", "qkv")

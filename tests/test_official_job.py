@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -13,6 +14,7 @@ from tests.real_clips import real_clip
 from tests.test_train_run import losses_of
 
 
+@pytest.mark.long
 def test_the_whole_job_on_an_official_folder(tmp_path):
     base = write_official_folder(tmp_path / "cogvlm2-video-llama3-chat", config=small_config(), seed=0)
     recipe = make_project(

@@ -37,7 +37,9 @@ def make_job(folder, kind, **sections):
     return make_project(folder, model=model, video=video, lora=LORA, optim=optim, **sections)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(k, marks=pytest.mark.long) if k == "qwen2_5_vl" else k for k in KINDS]
+)
 def done(request, tmp_path_factory):
     """A run of the whole job, its recipe and what it said."""
     recipe = make_job(tmp_path_factory.mktemp(request.param), request.param)

@@ -255,6 +255,7 @@ def test_a_signal_that_the_shell_ignores_is_ignored(recipe):
     assert not (folder / "stop").exists()
 
 
+@pytest.mark.long
 def test_a_stop_file_stops_two_ranks_as_well_and_run_says_so(recipe, straight_on_two_ranks):
     folder = train_folder(recipe, "stopped2")
     process = start(recipe, *TWO_RANKS, name="stopped2")

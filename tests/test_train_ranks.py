@@ -93,7 +93,7 @@ def assert_same_training(recipe: Path, name: str, other: str, *, tolerance: floa
     [
         ("parallel.strategy=ddp", "train.micro_batch_rows=1"),
         ("parallel.strategy=zero2", "train.micro_batch_rows=2"),
-        ("parallel.strategy=zero2", "train.micro_batch_rows=1"),
+        pytest.param(("parallel.strategy=zero2", "train.micro_batch_rows=1"), marks=pytest.mark.long),
     ],
     ids=["ddp_accumulating", "zero2", "zero2_accumulating"],
 )
@@ -244,6 +244,7 @@ def test_a_trained_tower_and_rows_without_clips_do_not_keep_ranks_waiting(recipe
     assert_same_training(recipe, name, one_process_with_tower, tolerance=1e-4)
 
 
+@pytest.mark.long
 def test_zero2_offload_trains_with_an_optimizer_that_needs_no_compiler(recipe, one_process, tmp_path):
     config = {
         "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
