@@ -3,7 +3,7 @@
 URL -> FOLDER/urls/DIGEST/NAME, a link -> FOLDER/content/SHA256, the bytes      while it is fetched: FOLDER/partial/DIGEST
 
 What has a name under `urls` or `content` is whole, whenever a process is killed. A clip that is there is not asked for again:
-remove its folder under `urls` for that.
+its folder under `urls` has to go for that.
 """
 
 from __future__ import annotations
