@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import IO, Any
+from io import BufferedReader
+from typing import Any
 
+from cvft.data.video.pipe import RawPipe, take_pipes, write_all
 from cvft.data.video.spec import to_text
 from cvft.errors import EXIT_USER_ERROR, CvftError
 from cvft.jsonl import to_line
@@ -26,8 +27,8 @@ from cvft.processes import end_without_launcher
 def main() -> None:
     """Answers a share of rows."""
     end_without_launcher()
-    answers = _keep_answers_apart()
-    task: RankTask = pickle.load(sys.stdin.buffer)
+    told, answers = take_pipes()
+    task: RankTask = pickle.load(BufferedReader(told))
     try:
         predictor = _open(task)
         for batch in predictor.answer_batches(
@@ -51,17 +52,8 @@ def _open(task: RankTask) -> Predictor:
     return Predictors(model.job).get(model.variant, clips=model.clips)
 
 
-def _keep_answers_apart() -> IO[bytes]:
-    """Takes the answers' pipe away from the standard streams, which libraries print to."""
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)
-    return answers
-
-
-def _say(answers: IO[bytes], what: Mapping[str, Any]) -> None:
-    left = memoryview(to_line(what).encode())
-    while left:
-        left = left[answers.write(left) :]
+def _say(answers: RawPipe, what: Mapping[str, Any]) -> None:
+    write_all(answers, memoryview(to_line(what).encode()))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
+from io import FileIO
 from typing import Any, Protocol
 
 MAX_PROMISED_S = 600.0
@@ -28,6 +30,20 @@ class RawPipe(Protocol):
 
     def write(self, data: Any, /) -> int | None:
         """Writes some bytes of `data` and returns how many."""
+
+
+def take_pipes() -> tuple[FileIO, FileIO]:
+    """Takes a child's pipes away from its standard streams, which libraries read and print to.
+
+    Returns:
+        What the parent says, and what it hears. Nothing is left on standard input; what is printed goes to standard error.
+    """
+    requests, answers = FileIO(os.dup(0), "rb"), FileIO(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, answers
 
 
 def send_header(pipe: RawPipe, header: dict[str, Any]) -> None:

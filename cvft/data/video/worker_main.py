@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import importlib
-import os
 import signal
 import sys
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 from cvft.data.video.decode import decode_clip
 from cvft.data.video.looks import measure_cells
 from cvft.data.video.oddities import find_oddities
-from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, write_all
+from cvft.data.video.pipe import RawPipe, limit_time, receive_header, send_header, take_pipes, write_all
 from cvft.data.video.reader import Frames, OnDuration, clip_error
 from cvft.data.video.sample import Sampling
 from cvft.data.video.spec import file_of, files_of, from_text, hash_files
@@ -124,12 +123,7 @@ def _limit_resources(memory_limit_gib: float) -> None:
 def main() -> None:
     """Runs the child: the pipes are kept apart from the standard streams, which libraries may print to."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it then closes the pipe
-    requests = os.fdopen(os.dup(0), "rb", buffering=0)
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
+    requests, answers = take_pipes()
     _limit_resources(float(sys.argv[1]))
     with contextlib.suppress(ImportError):  # load the usual decoder before the first clip's time begins to run
         importlib.import_module("av")

@@ -7,7 +7,6 @@ them to decide how many tokens they take.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pydantic import TypeAdapter
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.data.video.pipe import RawPipe, receive_header, send_header
+from cvft.data.video.pipe import RawPipe, receive_header, send_header, take_pipes
 from cvft.errors import CvftError, DataError, Problem
 from cvft.families.any_swift.family import FAMILIES
 from cvft.families.family import Preprocessing, load_runtime
@@ -80,10 +79,7 @@ def _blank(num_frames: int, height_px: int, width_px: int) -> Clip:
 def main() -> None:
     """Runs the process: its pipes are kept apart from the standard streams, which libraries may print to."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it then closes the pipe
-    requests = os.fdopen(os.dup(0), "rb", buffering=0)
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
+    requests, answers = take_pipes()
     with contextlib.suppress(BrokenPipeError):
         serve(requests, answers)
 
