@@ -1,5 +1,6 @@
 """Formats of rows: each is found by a stated rule, becomes the same rows in every way, and what cannot be carried is named."""
 
+import argparse
 import io
 import json
 from pathlib import Path
@@ -9,16 +10,17 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cvft.cli.arguments import FORMATS
+from cvft.cli.arguments import add_format
 from cvft.cli.main import main
 from cvft.data.formats.convert import convert_file
-from cvft.data.formats.table import FORMAT_NAMES, NUM_SAMPLED, FormatName
+from cvft.data.formats.table import NUM_SAMPLED
 from cvft.data.rows import read_rows, survey_rows
 from cvft.errors import DataError
 from cvft.plan.job import open_job
 from cvft.plan.prepare import prepare
 from cvft.recipe import load_recipe
 from cvft.recipe.data_section import Data
+from cvft.row_formats import FORMAT_NAMES, FormatName
 from tests.mutations import mutations
 from tests.project import files_under, make_project
 from tests.real_clips import real_clip
@@ -410,4 +412,7 @@ def test_a_recipe_says_which_format_it_found(tmp_path):
 
 
 def test_every_place_names_the_same_formats():
-    assert get_args(Data.model_fields["format"].annotation) == FORMATS == FORMAT_NAMES == get_args(FormatName)
+    parser = argparse.ArgumentParser()
+    add_format(parser)
+    (choices,) = (action.choices for action in parser._actions if action.dest == "format")
+    assert get_args(Data.model_fields["format"].annotation) == choices == FORMAT_NAMES == get_args(FormatName)

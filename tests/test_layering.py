@@ -56,14 +56,15 @@ MAY_IMPORT = {
     "imports": "",
     "processes": "",
     "cards": "",
+    "row_formats": "",
     # no torch
-    "recipe": "errors shipped cards",
+    "recipe": "errors shipped cards row_formats",
     "weights": "errors shipped files jsonl json_files dtypes",
     "data/video": "errors files imports",
     "data/features": "errors files dtypes weights",
     "data/fetch": "__init__ errors files data/video",
-    "data": "__init__ errors json_files files jsonl data/video data/fetch cards",
-    "data/doctor": "errors files jsonl data data/video data/fetch",
+    "data": "__init__ row_formats errors json_files files jsonl data/video data/fetch cards",
+    "data/doctor": "row_formats errors files jsonl data data/video data/fetch",
     "evaluate/uncertainty": "",
     "evaluate/metrics": "data evaluate/uncertainty",
     "families": "errors json_files recipe data data/video data/features weights",
@@ -123,7 +124,7 @@ MAY_IMPORT = {
     ),
     "serve": "errors data data/video data/fetch families clips predict report",
     "pipeline": "errors recipe runs manifest plan train predict export evaluate report",
-    "cli": "__init__ errors imports recipe",
+    "cli": "__init__ row_formats errors imports recipe",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate "
         "evaluate/judge report pipeline serve handover cli data/fetch cards"
@@ -145,6 +146,7 @@ WITHOUT_TORCH = (
         "errors",
         "shipped",
         "cards",
+        "row_formats",
         "dtypes",
         "tables",
         "files",

@@ -8,24 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvft.errors import Problem, quote
-
-FORMATS = (
-    "auto",
-    "native",
-    "messages",
-    "sharegpt",
-    "alpaca",
-    "llava",
-    "video_chatgpt",
-    "csv",
-    "parquet",
-    "webdataset",
-    "next_qa",
-    "activitynet_qa",
-    "charades_sta",
-    "msrvtt_qa",
-)
-"""Values of `data.format`, named here so that help needs nothing but the standard library."""
+from cvft.row_formats import FORMAT_NAMES
 
 if TYPE_CHECKING:
     from cvft.recipe import LoadedRecipe
@@ -40,7 +23,10 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 def add_format(parser: argparse.ArgumentParser) -> None:
     """Takes how a file of rows is written."""
     parser.add_argument(
-        "--format", choices=FORMATS, default="auto", help="how the rows are written (default: auto, found by the rows)"
+        "--format",
+        choices=FORMAT_NAMES,
+        default="auto",
+        help="how the rows are written (default: auto, found by the rows)",
     )
 
 

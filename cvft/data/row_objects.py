@@ -18,9 +18,10 @@ from cvft.data.file_kinds import explain_file, explain_folder, hint_for_line
 from cvft.data.formats.benchmarks import LINE_FORMATS, read_lines
 from cvft.data.formats.files import find_kind, read_csv, read_parquet
 from cvft.data.formats.shards import is_shard, put_clips, read_shard
-from cvft.data.formats.table import FormatName, adapt_objects
+from cvft.data.formats.table import adapt_objects
 from cvft.errors import DataError, Problem, ValueProblem, did_you_mean, nearest, quote
 from cvft.jsonl import parse_json, split_lines
+from cvft.row_formats import FormatName
 
 _UTF8_BOM = b"\xef\xbb\xbf"
 

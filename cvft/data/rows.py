@@ -21,13 +21,13 @@ from typing import Any
 
 from cvft.data.clip_columns import ClipFinder, write_clip
 from cvft.data.fetch.cache import URLS_FOLDER
-from cvft.data.formats.table import FormatName
 from cvft.data.row_columns import CATEGORY_COLUMNS, READ_COLUMNS, ColumnReader, category_column, category_in
 from cvft.data.row_objects import locate, read_bytes, read_objects
 from cvft.data.video.spec import ClipRef, file_of, with_budget
 from cvft.errors import DataError, Problem, ValueProblem, quote
 from cvft.files import sync_folder, write_whole
 from cvft.jsonl import parse_json, read_jsonl, to_jsonl, to_line
+from cvft.row_formats import FormatName
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from cvft.cards import Named, find_named
 from cvft.recipe.values import MANY, MANY_PROCESSES, MOST_FRAMES, FilePath, Hosts, Section, to_tuple
+from cvft.row_formats import FormatName
 
 DEFAULT_VAL_FRACTION = 0.05
 """Share of the clips held out when a recipe names neither a val file nor a share."""
@@ -28,24 +29,6 @@ def _to_row_file(value: object) -> object:
     return {"path": value} if isinstance(value, str | Path) else value
 
 
-RowFormat = Literal[
-    "auto",
-    "native",
-    "messages",
-    "sharegpt",
-    "alpaca",
-    "llava",
-    "video_chatgpt",
-    "csv",
-    "parquet",
-    "webdataset",
-    "next_qa",
-    "activitynet_qa",
-    "charades_sta",
-    "msrvtt_qa",
-]
-
-
 class RowFile(Section):
     """One of several files of rows, with what differs from the others."""
 
@@ -53,7 +36,7 @@ class RowFile(Section):
     """The file, relative to this recipe."""
     weight: float = Field(default=1.0, gt=0, le=1000)
     """How often each of its rows comes in an epoch. With 0.5 half of them come, the others in the next epoch."""
-    format: RowFormat | None = None
+    format: FormatName | None = None
     """How its rows are written; without it, what `data.format` says."""
     video_root: FilePath | None = None
     """Folder that its relative video paths start from; without it, what `data.video_root` says."""
@@ -78,7 +61,7 @@ class Data(Section):
     """File of rows (JSON, JSONL, CSV, parquet, tar), relative to this recipe; or a list, `{path, weight, format, ...}` each."""
     val: FilePath | None = None
     """Rows held out from training. Without it, clips of the train file are held out."""
-    format: RowFormat = "auto"
+    format: FormatName = "auto"
     """How the rows of these files are written. `auto` finds out for each file, and says so where it is not `native`."""
     val_fraction: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Share of the train file's clips to hold out when there is no val file; 0 trains on all and evaluates nothing."""

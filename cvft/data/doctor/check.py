@@ -18,13 +18,13 @@ from cvft.data.doctor.clips import check_clips_of, compare_looks
 from cvft.data.doctor.findings import KINDS, SEVERITIES, Finding, Severity
 from cvft.data.doctor.rows import check_rows
 from cvft.data.fetch.cache import ClipCache
-from cvft.data.formats.table import FormatName
 from cvft.data.rows import Row, give_budget, survey_rows
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef
 from cvft.errors import NUM_SHOWN, quote, show_kinds, visible
+from cvft.row_formats import FormatName
 
 SCHEMA_VERSION = 1
 """Version of what `CheckUp.to_dict` returns: a number for each change after which a reader would misunderstand it."""

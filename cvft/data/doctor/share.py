@@ -14,11 +14,11 @@ from cvft.data.check import fetch_clips, inspect_clips, look_at_clips
 from cvft.data.doctor.check import DataFile, read_files
 from cvft.data.doctor.clips import pair_files
 from cvft.data.fetch.cache import ClipCache
-from cvft.data.formats.table import FormatName
 from cvft.data.shares import Share, take_share
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import content_of, whole_of
+from cvft.row_formats import FormatName
 
 
 @dataclass(frozen=True)

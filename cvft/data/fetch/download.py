@@ -128,7 +128,7 @@ class Downloader:
             _discard_unless_resumable(partial)
             need = f"the whole clip in {self._limits.total_s:g} s"
             raise _problem(url, "a download that takes longer", need) from None
-        except BaseException:
+        except BaseException:  # Ctrl-C and a client that hangs up too: what cannot be resumed is not kept
             _discard_unless_resumable(partial)
             raise
 

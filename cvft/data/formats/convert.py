@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cvft.data.fetch.cache import URLS_FOLDER
-from cvft.data.formats.table import FormatName
 from cvft.data.rows import read_rows, write_rows
 from cvft.errors import CvftError, Problem
 from cvft.files import check_output
+from cvft.row_formats import FormatName
 
 
 @dataclass(frozen=True)

@@ -10,46 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cvft.data.formats import benchmarks, conversations, pairs
 from cvft.data.formats.turns import Columns
 from cvft.errors import DataError, Problem, ValueProblem, quote
-
-FormatName = Literal[
-    "auto",
-    "native",
-    "messages",
-    "sharegpt",
-    "alpaca",
-    "llava",
-    "video_chatgpt",
-    "csv",
-    "parquet",
-    "webdataset",
-    "next_qa",
-    "activitynet_qa",
-    "charades_sta",
-    "msrvtt_qa",
-]
-"""What `data.format` may say. `csv`, `parquet` and `webdataset` say what the file is; what stands in its columns is found."""
-
-FORMAT_NAMES: tuple[FormatName, ...] = (
-    "auto",
-    "native",
-    "messages",
-    "sharegpt",
-    "alpaca",
-    "llava",
-    "video_chatgpt",
-    "csv",
-    "parquet",
-    "webdataset",
-    "next_qa",
-    "activitynet_qa",
-    "charades_sta",
-    "msrvtt_qa",
-)
+from cvft.row_formats import FormatName
 
 NUM_SAMPLED = 100
 """Objects that `auto` looks at: some data sets begin with rows of one kind."""
