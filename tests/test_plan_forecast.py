@@ -33,8 +33,9 @@ def test_token_counts_are_those_of_the_real_encode():
     encoder = RowEncoder(tiny_processor(), sampling="chat")
     clips = DecodedClips(encoder, DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
     predictor = Predictor(None, runtime=RUNTIME, encoder=encoder, clips=clips)
-    for name, shapes in (("train", found.prepared.row_facts.train), ("val", found.prepared.row_facts.val)):
-        rows = read_rows(SHAPES / f"{name}.jsonl")
+    facts = found.prepared.row_facts
+    for names, shapes in ((("train", "replay"), facts.train), (("val",), facts.val)):
+        rows = [row for name in names for row in read_rows(SHAPES / f"{name}.jsonl")]
         assert len(rows) == len(shapes) > 300
         for row, shape in zip(rows, shapes, strict=True):
             encoded = predictor.encode(row, with_response=True)
