@@ -17,7 +17,7 @@ $(VENV)/torch.stamp: Makefile
 	$(BIN)/pip install --quiet $(TORCH)
 	touch $@
 
-$(VENV)/cvft.stamp: $(VENV)/torch.stamp pyproject.toml
+$(VENV)/cvft.stamp: $(VENV)/torch.stamp pyproject.toml setup.py
 	$(BIN)/pip install --quiet -e .
 	touch $@
 
@@ -26,7 +26,7 @@ $(VENV)/test.stamp: $(VENV)/cvft.stamp
 	touch $@
 
 demo: $(VENV)/cvft.stamp ## train a LoRA on real mp4 files, merge, verify, evaluate; CPU, about 2 minutes
-	$(BIN)/cvft run recipes/tiny_cpu.yaml
+	$(BIN)/cvft demo
 
 # whole files to each of JOBS processes: what a file has trained serves all of its tests; three keep two cores busy, for some wait
 JOBS ?= 3
