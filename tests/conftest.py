@@ -46,6 +46,7 @@ PURE = {
     "families_costs",
     "families_layout",
     "families_targets",
+    "habits",
     "internvl_folder",
     "jsonl",
     "layering",
