@@ -100,6 +100,7 @@ DIST = {
     "train_ranks",
     "train_run",
     "train_watch",
+    "tutorials",
     "weights_hub",
     "train_projector",
     "export_logits",
