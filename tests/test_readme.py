@@ -90,7 +90,7 @@ def test_every_make_target_that_the_pages_name_exists():
 
 
 def test_every_command_that_the_pages_name_is_one():
-    named = {name for page in PAGES for name in re.findall(r"(?<![\w.'-])cvft +([a-z]+)\b", code_of(page))}
+    named = {name for page in PAGES for name in re.findall(r"(?<![\w.'-])cvft +([a-z]+(?:-[a-z]+)*)\b", code_of(page))}
     assert {"plan", "run", "infer"} <= named
     helps = {name: [sys.executable, "-m", "cvft", name, "--help"] for name in sorted(named)}
     codes = {name: subprocess.run(line, capture_output=True, check=False).returncode for name, line in helps.items()}
