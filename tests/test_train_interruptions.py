@@ -79,10 +79,9 @@ def num_steps_reported(folder: Path) -> int:
     return json.loads(lines[-1]).get("step", 0) if lines else 0
 
 
-def kill_tree(process: subprocess.Popen[str]) -> None:
+def kill_tree(process: subprocess.Popen[str], children: list[int] | None = None) -> None:
     """Kills the worker, its ranks and its decoders at the same moment as the command that started them."""
-    children = descendants(process.pid)
-    for pid in (process.pid, *children):
+    for pid in (process.pid, *(descendants(process.pid) if children is None else children)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.communicate()
@@ -195,17 +194,18 @@ def kill_until_done(recipe: Path, *settings: str, name: str, num_kills: int, see
     num_in_write = 0
     for number in range(num_kills):
         process = start(recipe, *settings, name=name)
-        if number % 3 == 2:
+        # two steps on at most: the training must live to be killed again
+        first = num_steps_reported(folder) if number else 0
+        (folder / "progress.jsonl").unlink(missing_ok=True)
+        wanted = first + dice.randint(0, 2)
+        is_running = wait_until(lambda wanted=wanted: num_steps_reported(folder) > wanted, process)
+        children = descendants(process.pid)  # looked for ahead: a write does not wait for it
+        if number % 3 == 1:
             is_running = wait_until(lambda: (folder / ASIDE).exists(), process)
         else:
-            # two steps on at most: the training must live to be killed again
-            first = num_steps_reported(folder) if number else 0
-            (folder / "progress.jsonl").unlink(missing_ok=True)
-            wanted = first + dice.randint(0, 2)
-            is_running = wait_until(lambda wanted=wanted: num_steps_reported(folder) > wanted, process)
             time.sleep(dice.random() * 0.2)
         assert is_running, f"the training was done after {number} kills"
-        kill_tree(process)
+        kill_tree(process, children)
         num_in_write += (folder / ASIDE).exists()
         assert_everything_named_is_whole(folder)
     cvft_ok("train", recipe, f"name={name}", *settings)
