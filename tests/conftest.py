@@ -71,6 +71,7 @@ DIST = {
     "api",
     "clips",
     "demo",
+    "docs_commands",
     "evaluate_judge",
     "evaluate_probes",
     "evaluate_run",
