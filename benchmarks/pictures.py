@@ -27,7 +27,7 @@ NUM_ROWS = 2
 SHOW_SCORES_AND_ROWS = """
     for (const each of document.querySelectorAll("main > *, main > section > *")) each.hidden = true;
     const show = (each) => { for (; each && each.tagName !== "MAIN"; each = each.parentElement) each.hidden = false; };
-    show(document.querySelector("h1")); show(document.querySelector(".headline")); show(document.querySelector("dl.summary"));
+    show(document.querySelector("h1")); show(document.querySelector(".headline"));
     const heading = [...document.querySelectorAll("h3")].find((each) => each.textContent === "Exact match by category");
     show(heading); show(heading.nextElementSibling);
     show(document.getElementById("browser"));
@@ -39,7 +39,10 @@ ONLY_FIRST_ROWS = """
     [...document.querySelectorAll("#rows > *")].forEach((row, number) => { row.hidden = number >= arguments[0]; });
     document.documentElement.style.overflow = "hidden";
     scrollTo(0, 0);"""
-QUESTION = "When is the red circle visible?"
+WITHOUT_ROOT = """
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) texts.currentNode.data = texts.currentNode.data.replaceAll(arguments[0], "");"""
+QUESTION = "When is the white square visible?"
 
 
 def main() -> int:
@@ -75,6 +78,7 @@ def preview_picture(run: Path, aside: Path) -> None:
         browser.open(page.as_uri())
         browser.wait("document.querySelectorAll('#rows > *').length")
         browser.run(ONLY_FIRST_ROWS, NUM_ROWS)
+        browser.run(WITHOUT_ROOT, f"{ROOT}/")
         take(browser, DOCS / "preview.png")
 
 
@@ -93,6 +97,7 @@ def page_picture(run: Path, aside: Path) -> None:
         browser.press(*QUESTION, "enter")
         browser.wait("document.querySelectorAll('.answer .jump').length")
         browser.wait("document.getElementById('stop').hidden")
+        browser.run("document.documentElement.style.overflow = 'hidden'")
         take(browser, DOCS / "page.png")
 
 

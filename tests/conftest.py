@@ -69,6 +69,7 @@ PURE = {
 }
 DIST = {
     "api",
+    "chinese",
     "clips",
     "demo",
     "docs_commands",

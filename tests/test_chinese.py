@@ -60,16 +60,19 @@ def test_right_answers_are_of_their_kind_and_score_as_right():
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """A folder with a Chinese name, whose recipe `中文.yaml` has run."""
+    """A folder with a Chinese name, whose recipe `中文.yaml` has learnt the rows of one clip by heart."""
     folder = tmp_path_factory.mktemp("项目") / "视频 问答"
     shutil.copytree(DATASET, folder / "数据")
-    train = {"max_steps": 60, "save_steps": 60, "eval_steps": 60, "global_batch_rows": 8, "micro_batch_rows": 8}
+    rows = [row for row in ROWS if row["videos"] == ["clips/训练_00.mp4"]]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (folder / "数据" / "训练.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    train = {"max_steps": 100, "save_steps": 100, "eval_steps": 100, "global_batch_rows": 13, "micro_batch_rows": 13}
     recipe = RECIPE | {
-        "data": {"train": "数据/train.jsonl", "val": "数据/val.jsonl"},
+        "data": {"train": "数据/训练.jsonl", "val": "数据/val.jsonl"},
         "lora": {"targets": "all-linear", "rank": 8, "alpha": 16, "dropout": 0.0},
-        "optim": {"learning_rate": 3e-3, "adam_beta2": 0.99},
-        "train": RECIPE["train"] | train,
-        "eval": {"max_new_tokens": 24, "batch_rows": 16, "num_rows": 14, "compare_blind": False},
+        "optim": {"learning_rate": 5e-3, "adam_beta2": 0.99, "weight_decay": 0.0},
+        "train": RECIPE["train"] | train | {"max_rows_per_group": 13},
+        "eval": {"max_new_tokens": 24, "batch_rows": 16, "num_rows": 14, "compare_base": False, "compare_blind": False},
         "export": {"verify_rows": 2},
         "output": {"root": "输出"},
     }
@@ -85,32 +88,21 @@ def test_a_whole_job_in_chinese(project):
     assert "Glyph" not in said, "a letter that no font of the plots has"
     assert "\\u" not in said
     assert "时间段" in said
-    log = [json.loads(line) for line in (run / "train" / "logging.jsonl").read_text().splitlines()]
-    losses = [entry["loss"] for entry in log if "loss" in entry]
-    assert losses[-1] < losses[0] / 2
-    asked = [
-        json.loads(line) for line in (run / "eval" / "merged" / "predictions.jsonl").read_text("utf-8").splitlines()
-    ]
+    stored = (run / "eval" / "merged" / "predictions.jsonl").read_text(encoding="utf-8")
+    asked = [json.loads(line) for line in stored.splitlines()]
     assert len(asked) == 14
-    questions = {row["query"] for row in ROWS}
-    assert all(row["query"] in questions for row in asked)
-    assert any(set(row["prediction"]) & set("从第秒到") for row in asked), "no answer in Chinese was learnt"
+    assert all(row["query"] in stored for row in asked), "escaped letters, which nobody can read or search"
     page = (run / "report.html").read_text(encoding="utf-8")
     assert all(text in page for text in (asked[0]["query"], "验证_00.mp4", "时间段"))
 
 
-def test_chinese_is_typed_at_the_command_line_and_stays_readable(project):
-    answer = project / "回答.csv"
-    words = ["--data", "数据/val.jsonl", "--shard", "0/3", "--format", "csv", "--output", answer.name]
+def test_what_was_learnt_in_chinese_is_answered_in_chinese(project):
+    words = ["--data", "数据/训练.jsonl", "--output", "回答.jsonl"]
     cvft_ok("infer", "--model", "输出/中文", *words, cwd=project)
-    assert "验证_" in answer.read_text("utf-8-sig")
-    asked = cvft_ok(
-        "infer", "--model", "输出/中文", "--video", "数据/clips/验证_00.mp4", "--query", "视频里有什么？", cwd=project
-    )
-    assert asked.stdout.strip()
-    assert "\\u" not in asked.stdout
-    checked = cvft_ok("check", "数据/val.jsonl", "--json", cwd=project)
-    assert "\\u" not in checked.stdout
+    rows = [json.loads(line) for line in (project / "回答.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 13
+    # 11 on the machine where it was written; the longest sentence may need more steps
+    assert sum(row["prediction"] == row["response"] for row in rows) >= 9
 
 
 @needs_driver

@@ -48,8 +48,9 @@ def code_of(page: Path) -> str:
     return "\n".join([code for _, code in FENCE.findall(text)] + INDENTED.findall(rest) + SPAN.findall(rest))
 
 
-def test_the_tables_come_from_the_results():
-    command = [sys.executable, str(ROOT / "benchmarks" / "readme.py"), "--check"]
+@pytest.mark.parametrize("script", ["readme.py", "rooms.py"])
+def test_what_is_generated_is_up_to_date(script):
+    command = [sys.executable, str(ROOT / "benchmarks" / script), "--check"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 
