@@ -213,14 +213,12 @@ def test_a_file_that_may_be_two_formats_is_asked_about(folder):
 
 REFUSED = [
     (
-        {"messages": say(system="Be brief.", user="Who?", assistant="A dog.")},
-        "got a system text, `Be brief.`, need questions and answers: a row has no place for it\n"
-        "  hint: remove it, and set model.system where it is that of all rows; else write it at the head of the first question",
+        {"messages": say(system="Be brief.", user="Who?", assistant="A dog."), "system": "Be kind."},
+        "got a system text in `system` and in a turn, need one place for it\n  hint: remove one of them",
     ),
     (
-        {**ALPACA, "system": "Be brief."},
-        "got a system text, `Be brief.`, need questions and answers: a row has no place for it\n"
-        "  hint: remove it, and set model.system where it is that of all rows; else write it at the head of the first question",
+        {"messages": say(user="Who?", assistant="A dog."), "system": ["Be brief."]},
+        "got a list as `system`, need a text",
     ),
     (
         {"messages": say(user="Who?", tool="x", assistant="A dog.")},

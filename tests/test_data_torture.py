@@ -82,7 +82,10 @@ TURNS = {
     "two questions": ([("user", "a"), ("user", "b"), ("assistant", "c")], "turn 2 of `user`"),
     "a tool": ([("user", "a"), ("tool", "b")], "the role `tool`"),
     "a system text amid": ([("user", "a"), ("system", "b"), ("assistant", "c")], "a system text amid the turns"),
-    "a system text": ([("system", "Be brief."), ("user", "a"), ("assistant", "b")], "a system text, `Be brief.`"),
+    "a clip in a system text": (
+        [("system", "See <video>"), ("user", "a"), ("assistant", "b")],
+        "`<video>` in a system text",
+    ),
     "no turn": ([], "`[]` in `messages`"),
     "an empty answer": ([("user", "a"), ("assistant", "")], "an empty text"),
 }

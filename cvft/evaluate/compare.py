@@ -10,7 +10,7 @@ from cvft.data.row_columns import category_in
 from cvft.errors import DataError, Problem, quote
 from cvft.evaluate.uncertainty import Difference, compare
 
-ROW_COLUMNS = ("query", "response", "history", "videos")
+ROW_COLUMNS = ("query", "response", "history", "system", "videos")
 """What makes two rows the same."""
 
 

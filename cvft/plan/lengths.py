@@ -50,6 +50,7 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[ClipRef
     Clips are told apart by their content: two files with the same bytes are one clip, two stretches of one are two.
     """
     numbers: dict[str, int] = {}
+    systems: dict[str, int] = {}
     shapes = []
     for row in rows:
         clip = number = None
@@ -65,6 +66,7 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[ClipRef
                 num_label_tokens=sum(label != IGNORED_LABEL for label in layout.labels),
                 num_frames=0 if clip is None else clip.num_frames,
                 num_clip_tokens=sum(layout.token_type_ids),
+                system=None if row.system is None else systems.setdefault(row.system, len(systems)),
             )
         )
     return shapes

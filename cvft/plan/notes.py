@@ -54,6 +54,7 @@ def note_rows(
         *_note_categories(all_rows),
         *_note_numbers(all_rows),
         *_note_texts(all_rows),
+        *_note_systems(all_rows),
         *_note_stretches(all_rows),
         *_note_budgets(all_rows),
     ]
@@ -142,7 +143,7 @@ def _note_texts(rows: Sequence[Row]) -> list[str]:
         )
     typed = []
     for row in rows:
-        texts = (row.query, row.response, *(text for turn in row.history for text in turn))
+        texts = (row.system or "", row.query, row.response, *(text for turn in row.history for text in turn))
         if found := next(filter(None, map(CONTROL_TOKEN.search, texts)), None):
             typed.append(f"{quote(found[0])} in {row.source.name}:{row.line}")
     if typed:
@@ -150,6 +151,18 @@ def _note_texts(rows: Sequence[Row]) -> list[str]:
             f"{len(typed)} rows hold what looks like a control token ({name_examples(typed)}): it is plain text"
         )
     return notes
+
+
+def _note_systems(rows: Sequence[Row]) -> list[str]:
+    """Says how many rows have system texts of their own."""
+    having = [f"{row.source.name}:{row.line}" for row in rows if row.system is not None]
+    if not having:
+        return []
+    num_texts = len({row.system for row in rows} - {None})
+    return [
+        f"{len(having)} of {len(rows)} rows ({name_examples(having)}) have a system text of their own, {num_texts} different: "
+        "rows of one clip train together where theirs is the same"
+    ]
 
 
 def _note_stretches(rows: Sequence[Row]) -> list[str]:

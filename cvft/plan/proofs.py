@@ -43,6 +43,7 @@ class ProofRequest:
         device: `cpu` or `cuda`.
         clip: The clip's file.
         clip_sha256: Identifies it.
+        system: The rows' own system text; None where they have none.
         rows: Query and response of two rows about it.
     """
 
@@ -54,6 +55,7 @@ class ProofRequest:
     device: str
     clip: ClipRef
     clip_sha256: str
+    system: str | None
     rows: Sequence[tuple[str, str]]
 
 
@@ -69,11 +71,11 @@ def request_proof(
         clips: Facts per clip.
         attention: transformers' name of the decoder's attention.
     """
-    by_clip: dict[int, list[Row]] = {}
+    by_clip: dict[tuple[int, int | None], list[Row]] = {}
     pair: list[Row] = []
     for row, shape in zip(rows, shapes, strict=True):
-        if shape.clip is not None and shape.has_question:
-            pair = by_clip.setdefault(shape.clip, [])
+        if shape.shared is not None and shape.has_question:
+            pair = by_clip.setdefault(shape.shared, [])
             pair.append(row)
             if len(pair) == 2:
                 break
@@ -89,6 +91,7 @@ def request_proof(
         device=job.ranks.device,
         clip=first,
         clip_sha256=content_of(first, clips[first].sha256),
+        system=pair[0].system,
         rows=[(row.query, row.response) for row in pair],
     )
 

@@ -60,6 +60,7 @@ def make_question(
     query: str,
     history: Iterable[tuple[str, str]] = (),
     *,
+    system: str | None = None,
     stretch: Stretch = WHOLE,
     cache: ClipCache | None = None,
 ) -> Row:
@@ -69,13 +70,14 @@ def make_question(
         video: The clip, relative to the current folder, or its URL, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
+        system: System text; None takes the model's.
         stretch: Which part of the clip is meant.
         cache: Where clips of URLs are, once `bring_clip` has fetched them; without it, URLs are refused.
 
     Raises:
         DataError: when the clip does not exist, or a stretch is none.
     """
-    columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
+    columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history], "system": system}
     if video is not None:
         columns |= {"videos": [video]} if isinstance(video, str) else write_clip(video)
     columns |= {name: second for name, second in zip(("start", "end"), stretch, strict=True) if second is not None}
@@ -118,6 +120,7 @@ def infer_one(
     video: str | Path | None,
     query: str,
     history: Sequence[tuple[str, str]] = (),
+    system: str | None = None,
     stretch: Stretch = WHOLE,
     max_new_tokens: int | None = None,
     quantize: str | None = None,
@@ -131,6 +134,7 @@ def infer_one(
         video: The clip, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
+        system: System text; None takes the model's.
         stretch: Which part of the clip is meant.
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
@@ -143,7 +147,7 @@ def infer_one(
     Raises:
         CvftError: when the model or the clip cannot be used.
     """
-    row = make_question(video, query, history, stretch=stretch, cache=cache)
+    row = make_question(video, query, history, system=system, stretch=stretch, cache=cache)
     found = find_model(model, base=base, quantize=quantize)
     _check([row], found, max_new_tokens)
     if row.video is not None:
@@ -214,6 +218,7 @@ def infer_folder(
     *,
     folder: Path,
     query: str,
+    system: str | None = None,
     output: Path,
     shard: Share | None = None,
     form: Form = "jsonl",
@@ -228,6 +233,7 @@ def infer_folder(
         model: What `find_model` takes.
         folder: The folder; see `cvft.data.clip_folder.find_clips` for which of its files are clips.
         query: The question.
+        system: System text; None takes the model's.
         output: As of `infer_file`. The `id` of a row is the clip's place in the folder.
         shard: As of `infer_file`.
         form: As of `infer_file`.
@@ -244,7 +250,7 @@ def infer_folder(
         IncompleteError: as `infer_file`.
     """
     _check_output(output)
-    rows, num_others = rows_of_folder(folder, make_question(None, query))
+    rows, num_others = rows_of_folder(folder, make_question(None, query, system=system))
     if num_others:
         LOG.info("note      %d files in %s are no clips", num_others, folder)
     rows = take_share(rows, shard)

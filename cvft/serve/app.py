@@ -186,7 +186,9 @@ class Server:
             raise refused("max_completion_tokens", str(asked.max_tokens), f"at most {most}")
         clip = None if asked.clip is None else self._open(asked.clip, fetched, places)
         try:
-            row = make_question(None if clip is None else file_of(clip), asked.query, asked.history)
+            row = make_question(
+                None if clip is None else file_of(clip), asked.query, asked.history, system=asked.system
+            )
             row = replace(row, video=clip)  # by the name of its content; a link would be resolved
             try:
                 return predictor.prepare(row, max_new_tokens=asked.max_tokens or most)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cvft.data.clip_columns import check_seconds
 from cvft.errors import ValueProblem, quote
@@ -42,17 +42,28 @@ class AskedClip:
     seconds: tuple[float, ...] = ()
 
 
-def read_messages(
-    messages: Any, *, frame_seconds: Any = None
-) -> tuple[str, tuple[tuple[str, str], ...], AskedClip | None]:
+class Said(NamedTuple):
+    """What the messages of a request say.
+
+    Args:
+        query: The last question.
+        history: The (question, answer) turns before it.
+        system: The system text; None where it says nothing.
+        clip: The clip.
+    """
+
+    query: str
+    history: tuple[tuple[str, str], ...]
+    system: str | None
+    clip: AskedClip | None
+
+
+def read_messages(messages: Any, *, frame_seconds: Any = None) -> Said:
     """Reads the messages of a request.
 
     Args:
         messages: What its `messages` hold.
         frame_seconds: What its `frame_seconds` hold; None for nothing.
-
-    Returns:
-        The last question, the (question, answer) turns before it, and the clip.
 
     Raises:
         ApiError: with the first field that cannot be carried out.
@@ -60,6 +71,7 @@ def read_messages(
     if not isinstance(messages, list) or not messages:
         raise refused("messages", kind_of(messages), "a list of at least one message")
     said: list[str] = []
+    system: str | None = None
     clip: AskedClip | None = None
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
@@ -68,9 +80,12 @@ def read_messages(
         for key, value in message.items():
             if key not in ("role", "content") and value not in (None, [], {}):
                 raise refused(f"{where}.{key}", "a field that is not carried out", "`role` and `content` alone")
-        role, expected = message.get("role"), ("user", "assistant")[number % 2]
+        role, expected = message.get("role"), ("user", "assistant")[len(said) % 2]
+        if role == "system" and number == 0:
+            system, _ = _read_content(message.get("content"), where=f"{where}.content", is_question=False)
+            continue
         if role not in ("user", "assistant"):
-            need = "`user` or `assistant`: the models have no place for other texts"
+            need = "`user` or `assistant`; `system` in the first message alone"
             raise refused(f"{where}.role", quote(json.dumps(role)), need)
         if role != expected:
             raise refused(f"{where}.role", quote(role), f"`{expected}`: questions and answers in turn")
@@ -81,7 +96,8 @@ def read_messages(
         clip = clip or found
     if len(said) % 2 == 0:
         raise refused("messages", "an answer at the end", "a question at the end")
-    return said[-1], tuple(zip(said[:-1:2], said[1::2], strict=True)), _with_seconds(clip, frame_seconds)
+    history = tuple(zip(said[:-1:2], said[1::2], strict=True))
+    return Said(said[-1], history, system, _with_seconds(clip, frame_seconds))
 
 
 def _read_content(content: Any, *, where: str, is_question: bool) -> tuple[str, AskedClip | None]:

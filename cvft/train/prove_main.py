@@ -31,7 +31,10 @@ def main(argv: list[str]) -> None:
     family, folder, how = family_named(request.family), ModelFolder.of(request.folder), request.preprocessing
     runtime = load_runtime(family)
     encoder = runtime.encoder(folder, how)
-    rows = [Row(query, response, (), request.clip, source=asked, line=0) for query, response in request.rows]
+    rows = [
+        Row(query, response, (), request.clip, source=asked, line=0, system=request.system)
+        for query, response in request.rows
+    ]
     with closing(DecodedClips(encoder, how.decode, cache_bytes=0)) as clips:
         clip = clips.load(request.clip)
         encoded = [encoder.encode(row, clip, with_response=True) for row in rows]

@@ -54,7 +54,8 @@ class LayoutProcess:
             ModelError: when the template cannot be used with the folder, or its process ended.
         """
         facts = None if clip is None else (clip.num_frames, clip.height_px, clip.width_px)
-        question = {"query": row.query, "response": row.response, "history": row.history, "clip": facts}
+        texts = {"query": row.query, "response": row.response, "history": row.history, "system": row.system}
+        question = {**texts, "clip": facts}
         with self._lock:
             said = self._exchange(question)
         if "problems" in said:

@@ -73,6 +73,7 @@ class SwiftTemplate:
         with quiet_swift():
             self._template = kind(processor, meta, truncation_strategy="raise", loss_scale="last_round")
         self.image_id = model.image_id
+        self.takes_system: bool = meta.support_system
         added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
         self.reserved: Sequence[str] = tuple(dict.fromkeys([*added, *WORDS, *PLACES]))
         suffix, _, _ = self._template._encode_context_list(self._template.template_meta.suffix)

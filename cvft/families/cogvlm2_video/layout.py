@@ -101,12 +101,15 @@ def time_indices(timestamps_s: Sequence[float], *, sampling: str) -> tuple[int, 
     return tuple(range(len(timestamps_s)))
 
 
-def check_history(template: Template, history: Sequence[tuple[str, str]]) -> None:
-    """Refuses earlier turns where the template has no place for them: the published code drops them without a word.
+def check_place(template: Template, *, history: Sequence[tuple[str, str]], system: str | None) -> None:
+    """Refuses what the template has no place for: earlier turns, which the published code drops without a word; a system text.
 
     Raises:
         DataError: without the row's place.
     """
+    if system is not None:
+        need, hint = "none: the model's templates have no place for one", "write it at the head of the question"
+        raise DataError("the row", [Problem("`system`", quote(system, most=40), need, hint)])
     if history and not template.has_history:
         need = f"none: template {quote(template.name)} has no place for it"
         hint = "use model.template=chat, or remove the earlier turns"

@@ -11,7 +11,7 @@ from torch import Tensor
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.dtypes import BY_NAME
-from cvft.families.cogvlm2_video.layout import check_history, time_indices
+from cvft.families.cogvlm2_video.layout import check_place, time_indices
 from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
@@ -52,7 +52,7 @@ class RowEncoder:
         """Encodes one row as a prompt, or with its answer."""
         tensors: Mapping[str, Tensor] = {} if clip is None else clip.tensors
         with naming(row):
-            check_history(self.processor.template, row.history)
+            check_place(self.processor.template, history=row.history, system=row.system)
             return self.processor.encode(
                 row.query,
                 pixel_values=tensors.get("pixel_values"),

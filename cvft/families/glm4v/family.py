@@ -156,7 +156,7 @@ class Glm4v:
                     query=row.query,
                     history=row.history,
                     response=row.response,
-                    system=inputs.system or None,
+                    system=row.system or inputs.system or None,
                 )
 
         return lay_out

@@ -167,7 +167,7 @@ class InternVL:
                     query=row.query,
                     history=row.history,
                     response=row.response,
-                    system=system,
+                    system=row.system or system,
                 )
 
         return lay_out

@@ -204,6 +204,7 @@ class QwenVL:
                     clip_tags=inputs.clip_tags,
                     query=row.query,
                     history=row.history,
+                    system=row.system,
                     response=row.response,
                 )
 

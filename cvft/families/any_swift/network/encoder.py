@@ -47,7 +47,7 @@ class RowEncoder:
         self.tokenizer = template.tokenizer
         self.max_tokens = max_tokens
         self._system = system
-        self._prefixes: dict[tuple[int, ...], list[int]] = {}
+        self._prefixes: dict[tuple[object, ...], list[int]] = {}
 
     @property
     def padding_id(self) -> int:
@@ -112,19 +112,23 @@ class RowEncoder:
 
     def _encode(self, row: Row, frames: Tensor | None, *, response: str | None) -> Mapping[str, Any]:
         turns: list[tuple[str, str | None]] = [*row.history, (row.query, response)]
-        self._check_texts([self._system, *(text for turn in turns for text in turn if text is not None)])
-        encoded = self.template.encode(turns, frames, system=self._system)
+        system = row.system or self._system
+        if row.system is not None and not self.template.takes_system:
+            need, hint = "none: ms-swift's template has no place for one", "write it at the head of the question"
+            raise DataError("the row", [Problem("`system`", quote(row.system, most=40), need, hint)])
+        self._check_texts([system, *(text for turn in turns for text in turn if text is not None)])
+        encoded = self.template.encode(turns, frames, system=system)
         if frames is not None:
-            self._check_clip(encoded["input_ids"], frames)
+            self._check_clip(encoded["input_ids"], frames, system=system)
         return encoded
 
-    def _check_clip(self, ids: Sequence[int], frames: Tensor) -> None:
+    def _check_clip(self, ids: Sequence[int], frames: Tensor, *, system: str) -> None:
         """Refuses a row whose text has cost its clip some tokens: what a clip becomes must not depend on the question."""
-        size = tuple(frames.shape)
+        size = (*frames.shape, system)
         if size not in self._prefixes:
             if len(self._prefixes) >= MAX_SIZES:
                 self._prefixes.clear()
-            plain = self.template.encode([(PLAIN, None)], frames, system=self._system)["input_ids"]
+            plain = self.template.encode([(PLAIN, None)], frames, system=system)["input_ids"]
             self._prefixes[size] = plain[: self._count_prefix(plain)]
         wanted, got = self._prefixes[size], self._count_prefix(ids)
         if list(ids[:got]) != wanted:

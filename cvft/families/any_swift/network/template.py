@@ -21,6 +21,8 @@ class OpenTemplate(Protocol):
     """Ids that end an answer."""
     reserved: Sequence[str]
     """Words in a text that would be read as tokens of control."""
+    takes_system: bool
+    """Whether it has a place for a system text."""
 
     def encode(self, turns: Turns, frames: Tensor | None, *, system: str = "") -> Mapping[str, Any]:
         """Encodes turns; the frames, uint8 (T, H, W, 3), stand before the first question."""

@@ -87,7 +87,7 @@ class RowEncoder:
                 query=row.query,
                 history=row.history,
                 response=row.response if with_response else None,
-                system=self._inputs.system or None,
+                system=row.system or self._inputs.system or None,
             )
         return {
             "input_ids": torch.tensor(layout.input_ids),

@@ -79,7 +79,7 @@ class RowEncoder:
                 query=row.query,
                 history=row.history,
                 response=row.response if with_response else None,
-                system=self._inputs.system or None,
+                system=row.system or self._inputs.system or None,
             )
         positions = torch.arange(len(layout))
         return {

@@ -110,6 +110,7 @@ class RowEncoder:
                 clip_tags=self._inputs.clip_tags,
                 query=row.query,
                 history=row.history,
+                system=row.system,
                 response=row.response if with_response else None,
             )
         positions = row_positions(
