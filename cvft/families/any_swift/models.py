@@ -173,7 +173,7 @@ REFUSED: Mapping[str, str] = {
 Source: their templates; none has been tried. A test holds that no other is left out."""
 
 UNREGISTERED: Mapping[str, str] = {
-    "SmolVLMForConditionalGeneration": "ms-swift has no template for it, and cvft no encoder of its own for its makers' form of clips",
+    "SmolVLMForConditionalGeneration": "ms-swift has no template for it, and cvft no encoder for its makers' form of clips",
 }
 """Video models of transformers 5.19 that ms-swift 4.6 does not register, and that people ask for."""
 
