@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.errors import DataError, Problem, quote
+from cvft.families.any_swift.inputs import NO_IMAGES
 from cvft.families.any_swift.network.template import OpenTemplate
 from cvft.families.family import IGNORED_LABEL, ClipTensors, Layout, naming
 from cvft.families.network.batching import collate_sequences
@@ -41,6 +42,7 @@ class RowEncoder:
 
     pads_questions = True
     """No layer is recurrent."""
+    takes_images = False
 
     def __init__(self, template: OpenTemplate, *, system: str, max_tokens: int) -> None:
         self.template = template
@@ -61,7 +63,7 @@ class RowEncoder:
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
         frames = None if clip is None else clip.tensors[FRAMES]
-        with naming(row):
+        with naming(row, no_images=NO_IMAGES):
             encoded = self._encode(row, frames, response=row.response if with_response else None)
         length = len(encoded["input_ids"])
         labels = encoded.get("labels") or [IGNORED_LABEL] * length
