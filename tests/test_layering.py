@@ -134,9 +134,7 @@ MAY_IMPORT = {
         "evaluate/judge report pipeline serve handover cli data/fetch cards shipped doctor_env"
     ),
     # beside
-    "tiny": (
-        "data/video families families/network families/cogvlm2_video/network families/qwen_vl families/qwen_vl/network"
-    ),
+    "tiny": "data/video families families/network families/cogvlm2_video/network families/qwen_vl",
     "_autoload": "families/cogvlm2_video/network",
     "api": "recipe data data/fetch predict pipeline",
     "__init__": "_autoload api",

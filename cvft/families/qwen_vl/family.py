@@ -24,6 +24,7 @@ from cvft.families.qwen_vl.costs import costs_of
 from cvft.families.qwen_vl.handover import hand_over
 from cvft.families.qwen_vl.inputs import Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import Style, build_layout
+from cvft.families.qwen_vl.norms import NORMS
 from cvft.families.qwen_vl.sizes import QWEN3_VL_MOE, Sizes, text_values
 from cvft.families.qwen_vl.tensors import VISION_PREFIXES, loaded_shapes, module_of, published_shapes
 from cvft.families.qwen_vl.tokenizer import SpecialTokens, load_encoder
@@ -283,7 +284,8 @@ class QwenVL:
     def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> Handover:
         """Tells vLLM; refuses other engines."""
         style, tower = self.style(Inputs.of(how.fields)), Sizes.from_config(folder.config).tower
-        return hand_over(engine, folder, how, style=style, tower=tower, title=self.title, sends=sends)
+        norm = NORMS[self.generation.look]
+        return hand_over(engine, folder, how, style=style, tower=tower, norm=norm, title=self.title, sends=sends)
 
 
 FAMILIES = tuple(QwenVL(generation) for generation in GENERATIONS)
