@@ -75,7 +75,7 @@ MAY_IMPORT = {
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/internvl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/glm4v": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/any_swift": "errors imports dtypes json_files recipe data data/video data/features weights families",
+    "families/any_swift": "errors imports processes dtypes json_files recipe data data/video data/features weights families",
     "families/table": (
         "errors families families/any_swift families/cogvlm2_video families/qwen_vl families/internvl families/glm4v weights"
     ),
