@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cvft.cli.main import COMMANDS
 from cvft.families.table import FAMILIES
 from cvft.recipe import load_recipe
 from cvft.recipe.names import iter_fields, section_names
@@ -155,6 +156,8 @@ def test_every_command_that_the_pages_name_is_one():
     helps = {name: [sys.executable, "-m", "cvft", name, "--help"] for name in sorted(named)}
     codes = {name: subprocess.run(line, capture_output=True, check=False).returncode for name, line in helps.items()}
     assert not [name for name, code in codes.items() if code != 0]
+    reference = {command.words[1] for command in commands_of(ROOT / "docs" / "recipe.md") if command.program == "cvft"}
+    assert reference == set(COMMANDS)
 
 
 def test_every_setting_that_the_pages_name_is_one():
