@@ -22,13 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "datasets" / "tiny_
 from make import encode_clip
 
 SEED = 20261126
-NUM_LABELLED, NUM_NEW = 96, 6
+NUM_LABELLED, NUM_NEW = 64, 6
 NUM_TRAIN, NUM_VAL = 48, 16
 NUM_CHECKS = 3
 
 QUESTION = "What happens in this clip?"
 
-WORDS = {"appear": "a {} appears", "disappear": "the {} disappears", "change": "the {} turns {}"}
+WORDS = {"appear": "A {} appears.", "disappear": "The {} disappears.", "change": "The {} turns {}."}
 
 
 def draw_scenes(*, num_clips: int, seed: int, max_events: int) -> list[Scene]:
@@ -41,13 +41,10 @@ def draw_scenes(*, num_clips: int, seed: int, max_events: int) -> list[Scene]:
 
 
 def caption(scene: Scene) -> str:
-    """Says what a clip shows, as somebody would who has watched it."""
-    first = " and ".join(f"a {thing.name_at(0)}" for thing in scene.visible(0)) or "nothing"
-    parts = [f"{first} at first"]
-    for second, kind, thing in scene.events():
-        names = (f"{thing.colour} {thing.shape}", thing.new_colour) if kind == "change" else (thing.name_at(second),)
-        parts.append(WORDS[kind].format(*names))
-    return ", then ".join(parts)
+    """Says what happens in a clip of one event, as somebody would who has watched it."""
+    ((second, kind, thing),) = scene.events()
+    names = (f"{thing.colour} {thing.shape}", thing.new_colour) if kind == "change" else (thing.name_at(second),)
+    return WORDS[kind].format(*names)
 
 
 def checks_of(scene: Scene, *, rng: np.random.Generator) -> list[tuple[str, bool]]:
@@ -83,14 +80,14 @@ def write_clips(scenes: list[Scene], folder: Path) -> list[Path]:
 
 def make_captions(folder: Path) -> None:
     """Writes clips with captions, and some without."""
-    scenes = draw_scenes(num_clips=NUM_LABELLED, seed=1, max_events=2)
+    scenes = draw_scenes(num_clips=NUM_LABELLED, seed=1, max_events=1)
     clips = write_clips(scenes, folder / "labelled")
     with open(folder / "captions.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["video", "question", "caption"])
         for clip, scene in zip(clips, scenes, strict=True):
             writer.writerow([clip.relative_to(folder), QUESTION, caption(scene)])
-    write_clips(draw_scenes(num_clips=NUM_NEW, seed=2, max_events=2), folder / "new")
+    write_clips(draw_scenes(num_clips=NUM_NEW, seed=2, max_events=1), folder / "new")
 
 
 def make_checks(folder: Path) -> None:
