@@ -70,8 +70,10 @@ PURE = {
 }
 DIST = {
     "api",
+    "chinese",
     "clips",
     "demo",
+    "docs_commands",
     "evaluate_judge",
     "evaluate_probes",
     "evaluate_run",

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
@@ -17,7 +19,7 @@ from cvft.errors import Problem, RecipeError, quote
 from cvft.families.costs import Batch, CostModel, Memory, Training
 from cvft.families.family import LABEL_CHUNK_TOKENS
 from cvft.families.parts import adapted_names
-from cvft.families.proof import GroupProof
+from cvft.families.proof import FeatureProof, GroupProof, Wanted
 from cvft.plan.job import Job
 from cvft.recipe import Recipe
 
@@ -36,6 +38,26 @@ USABLE_SHARE = 0.9
 
 NUM_LARGEST = 20
 """Longest micro-batches of an epoch among which the one that needs most memory is looked for."""
+
+
+AS_IF_GROUPS, AS_IF_CACHED = GroupProof(True, "as if"), FeatureProof(True, "as if")
+
+
+class Steps(NamedTuple):
+    """How long a training is.
+
+    Args:
+        num: Optimizer steps of the whole training.
+        per_epoch: Optimizer steps of one pass over the rows, each as often as its file's weight says.
+    """
+
+    num: int
+    per_epoch: int
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the rows."""
+        return self.num / self.per_epoch
 
 
 @dataclass(frozen=True)
@@ -118,28 +140,57 @@ def decide_limits(job: Job, *, rows: RowFacts, proof: GroupProof | None = None) 
     )
 
 
-def wants_proof(job: Job, *, rows: RowFacts) -> bool:
-    """Tells whether rows would train together if this model proved equal.
+def wanted_proofs(job: Job, *, rows: RowFacts) -> Sequence[Wanted]:
+    """Tells what would be done if this model proved equal, of what is not known of its whole family.
 
     Raises:
         RecipeError: as `decide_limits`.
     """
-    if job.family.capabilities.groups != "proven":
-        return False
-    return decide_limits(job, rows=rows, proof=GroupProof(True, "as if")).max_rows_per_group > 1
+    can, wanted = job.family.capabilities, list[Wanted]()
+    if can.groups == "proven" and decide_limits(job, rows=rows, proof=AS_IF_GROUPS).max_rows_per_group > 1:
+        wanted.append("groups")
+    if can.features == "proven" and any(shape.clip is not None for shape in rows.train):
+        apart = decide_limits(job, rows=rows)
+        if decide_features(job, rows=rows, limits=apart, num_epochs=count_steps(job, rows).epochs, proof=AS_IF_CACHED):
+            wanted.append("features")
+    return wanted
 
 
-def decide_features(job: Job, *, rows: RowFacts, limits: BatchLimits, num_epochs: float) -> bool:
+def count_steps(job: Job, rows: RowFacts) -> Steps:
+    """Counts the steps of a training; the trainer keeps a last, smaller global batch."""
+    train = job.recipe.train
+    per_epoch = math.ceil(rows.num_per_epoch / train.global_batch_rows)
+    return Steps(train.max_steps or math.ceil((train.epochs or 0) * per_epoch), per_epoch)
+
+
+def decide_features(
+    job: Job, *, rows: RowFacts, limits: BatchLimits, num_epochs: float, proof: FeatureProof | None = None
+) -> bool:
     """Decides whether each clip is encoded once and its features are cached.
 
     Where the recipe leaves it open: when the tower is frozen and some clip would be encoded twice in training.
+
+    Args:
+        job: The job.
+        rows: Facts of the rows that will train.
+        limits: Which rows go together.
+        num_epochs: How often the rows come.
+        proof: What was found on this model, for a family whose features have to be proven; without it, none are cached.
+
+    Raises:
+        RecipeError: when features are asked for, and the proof does not hold.
     """
     asked = job.recipe.video.cache_features
-    if asked != "auto" or not job.may_cache_features:
-        return asked == "on"
     has_clips = any(shape.clip is not None for shape in rows.train)
     comes_again = num_epochs > 1 or any(share.weight > 1 for share in rows.mix)
-    return has_clips and (comes_again or encodes_a_clip_again(rows.train, max_rows_per_group=limits.max_rows_per_group))
+    pays = comes_again or encodes_a_clip_again(rows.train, max_rows_per_group=limits.max_rows_per_group)
+    caches = asked == "on" or (asked == "auto" and job.may_cache_features and has_clips and pays)
+    if job.family.capabilities.features != "proven" or not caches:
+        return caches
+    if asked == "on" and proof is not None and not proof.holds:
+        problem = Problem("video.cache_features", "`on`", f"`auto` or `off`: {proof.finding}")
+        raise RecipeError(f"recipe {job.recipe.name}", [problem])
+    return proof is not None and proof.holds
 
 
 def decide_recompute(job: Job, *, batches: Sequence[Batch], caches: bool) -> bool:

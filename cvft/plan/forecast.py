@@ -23,7 +23,8 @@ from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
-from cvft.plan.batching import describe_training, peak_of, wants_proof
+from cvft.families.proof import Proofs, Wanted
+from cvft.plan.batching import describe_training, peak_of, wanted_proofs
 from cvft.plan.environment import check_shell, find_overruled
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
 from cvft.plan.job import Job, check_batch, open_job
@@ -31,7 +32,7 @@ from cvft.plan.machine import GpuFacts, Machine, check_output, check_packages, r
 from cvft.plan.passes import batches_of_epoch
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare_rows
-from cvft.plan.proofs import find_proof
+from cvft.plan.proofs import find_proofs
 from cvft.plan.ranks import Ranks, decide_ranks
 from cvft.plan.swift_arguments import ATTENTION_DEFAULT
 from cvft.recipe import LoadedRecipe, Recipe
@@ -152,10 +153,15 @@ class Forecast:
         return estimated_seconds(build.total, self.gpu, utilisation=TOWER_UTILISATION) / self.ranks.num
 
 
-UNPROVEN = (
-    "rows of one clip are planned apart: whether this model may train them together is proven on it when it trains, and a model "
-    "that may needs fewer tokens than these numbers say"
-)
+UNPROVEN: Mapping[Wanted, str] = {
+    "groups": (
+        "rows of one clip are planned apart: whether this model may train them together is proven on it when it trains, and a "
+        "model that may needs fewer tokens than these numbers say"
+    ),
+    "features": (
+        "no cached features are planned: whether this model has the same losses from them is proven on it when it trains"
+    ),
+}
 
 
 def estimated_seconds(flops: int, gpu: Gpu, *, utilisation: float) -> float:
@@ -205,17 +211,19 @@ def forecast(
         )
     sample = _Sample(job, max_clips=max_clips, on_progress=on_progress)
     prepared = prepare_rows(job, check=sample.check, look=sample.look)
-    proof = None
-    if wants_proof(job, rows=prepared.row_facts):
-        proof = find_proof(
+    proofs = Proofs()
+    if wanted := wanted_proofs(job, rows=prepared.row_facts):
+        found = find_proofs(
             job,
+            wanted,
             rows=prepared.train_rows,
             shapes=prepared.row_facts.train,
             clips=prepared.clips,
             attention=recipe.attention or ATTENTION_DEFAULT,
         )
-        notes.append(str(proof or UNPROVEN))
-    plan = compile_plan(job, prepared.row_facts, proof=proof)
+        proofs = found or proofs
+        notes += [str(proofs.of(each) or UNPROVEN[each]) for each in wanted]
+    plan = compile_plan(job, prepared.row_facts, proofs=proofs)
     caches = plan.worker.features is not None
     batches = batches_of_epoch(
         prepared.row_facts.train,

@@ -82,6 +82,7 @@ class SwiftModel:
             vision=f"{self.tower}.",
             projector=(self.projector,),
             layers=f"{self.decoder}.layers",
+            cached=(f"{self.tower}.", f"{self.projector}."),
             aliases={**ATTENTION_ALIASES, **MLP_ALIASES},
         )
 
@@ -91,6 +92,10 @@ class SwiftModel:
             if tensor.startswith(published):
                 return loaded + tensor.removeprefix(published)
         return tensor
+
+    def is_vision(self, tensor: str) -> bool:
+        """Tells whether a tensor, by its name in the files, makes features of pixels: all do but decoder and output layer."""
+        return not self.module_of(tensor).startswith((f"{self.decoder}.", "lm_head."))
 
 
 LLAVA_NAMES = {
