@@ -62,7 +62,7 @@ class Model:
         """Answers one question greedily.
 
         Args:
-            video: The clip, a file or an `http(s)://` URL, or None to ask without one.
+            video: The clip, a file or an `http(s)://` URL, or a picture's file, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
             system: System text; None takes the one of the model.
@@ -89,7 +89,7 @@ class Model:
         """Answers one question piece by piece; the pieces together are what `ask` returns.
 
         Args:
-            video: The clip, a file or an `http(s)://` URL, or None to ask without one.
+            video: The clip, a file or an `http(s)://` URL, or a picture's file, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
             system: System text; None takes the one of the model.
@@ -137,7 +137,7 @@ class Model:
         return [answer.text for answer in answers]
 
     def _question(self, video: str | Path | None, query: str, history: Turns, system: str | None) -> Row:
-        row = make_question(video, query, history, system=system, cache=self._cache)
+        row = make_question(None if video is None else str(video), query, history, system=system, cache=self._cache)
         bring_clip(row, self._cache)
         return row
 

@@ -38,6 +38,8 @@ def test_the_whole_job_runs(done):
     assert (run_of(recipe) / "report.html").is_file()
     proven = "groups    rows of one clip train together: two rows of its first shared clip" in said.stderr
     assert proven == (kind in GROUPED) == ("grouped by clip with at most 2 rows a group" in said.stderr)
+    assert "features  each clip may be encoded once: from its cached features, a row has the loss" in said.stderr
+    assert "features  each clip is encoded once and cached" in said.stderr
     assert "note      each frame is handed over as an image of its own" in said.stderr
 
 

@@ -238,9 +238,9 @@ REFUSED = [
         "got `loss: false` at every answer, need an answer to learn\n  hint: remove the row",
     ),
     (
-        {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.jpg"}]}, *say(assistant="A dog.")]},
-        "got a part of the type `image` in a message, need parts `text` and `video`\n"
-        "  hint: leave the row out: a model here takes text and one clip a row",
+        {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}, *say(assistant="A dog.")]},
+        "got a part of the type `audio` in a message, need parts `text`, `video` and `image`\n"
+        "  hint: leave the row out: a model here takes text and one clip or picture a row",
     ),
     (
         {**MESSAGES, "videos": [CLIP, CLIP]},

@@ -31,6 +31,7 @@ OF_CVFT = [command for command in COMMANDS if command.program == "cvft"]
 OTHERS = [command for command in COMMANDS if command.program != "cvft"]
 
 ELSEWHERE = {
+    r"demo": "tests/test_demo.py",
     r"train .*name=": "tests/test_train_run.py",
     r"run .*(zero2|2nodes)": "tests/test_train_ranks.py",
     r"plan .*zero2": "tests/test_plan_parallel.py",

@@ -14,8 +14,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from cvft import __version__
+from tests.docs_pages import LINK, anchors_of
 from tests.test_package import build
-from tests.test_readme import FILE, LINK, anchors_of, code_of
+from tests.test_readme import FILE, code_of
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

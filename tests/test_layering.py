@@ -73,7 +73,7 @@ MAY_IMPORT = {
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/internvl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/glm4v": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/any_swift": "errors imports json_files recipe data data/video data/features weights families",
+    "families/any_swift": "errors imports dtypes json_files recipe data data/video data/features weights families",
     "families/table": (
         "errors families families/any_swift families/cogvlm2_video families/qwen_vl families/internvl families/glm4v weights"
     ),
@@ -92,7 +92,7 @@ MAY_IMPORT = {
     "families/internvl/network": "errors data data/video weights families families/network families/internvl",
     "families/any_swift/network": "errors data data/video weights families families/network families/any_swift",
     "families/any_swift/runtime": (
-        "errors json_files weights families families/network families/any_swift families/any_swift/network"
+        "errors dtypes json_files weights families families/network families/any_swift families/any_swift/network"
     ),
     "families/glm4v/network": "errors data data/video weights families families/network families/glm4v",
     "families/glm4v/runtime": "dtypes weights families families/network families/glm4v families/glm4v/network",

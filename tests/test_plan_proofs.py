@@ -76,10 +76,10 @@ def test_a_proof_is_wanted_only_where_it_decides_something():
     assert wanted_proofs(doubted_job(**live), rows=SHARED) == ["groups"]
     assert wanted_proofs(doubted_job(**apart), rows=SHARED) == ["features"]
     assert wanted_proofs(doubted_job(), rows=ROWS) == ["features"]  # no two rows share a clip
-    assert wanted_proofs(doubted_job(lora={"train_projector": True}, **apart), rows=SHARED) == (
-        ["features"] if not COGVLM2_VIDEO.parts.caches_projector else []
+    assert (
+        wanted_proofs(doubted_job(lora={"targets": "all-linear", "train_vision_tower": True}, **apart), rows=SHARED)
+        == []
     )
-    assert wanted_proofs(doubted_job(lora={"train_vision_tower": True}, **apart), rows=SHARED) == []
     assert (
         wanted_proofs(
             doubted_job(model={"path": "cogvlm2-video-llama3-chat", "attention": "flash_attention_2"}, **live),

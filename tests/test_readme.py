@@ -62,7 +62,7 @@ def test_the_readme_is_short(page):
 
 def test_the_readme_maps_every_page():
     assert len(DOCS) >= 10
-    assert {name_of(page) for page in DOCS} <= set(links_of(README))
+    assert {name_of(page) for page in DOCS} | {"docs/tutorials/README.md"} <= set(links_of(README))
 
 
 def test_the_readme_names_every_family_with_its_sizes():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.test_readme import FILE, LINK, anchors_of
+from tests.docs_pages import LINK, anchors_of
+from tests.test_readme import FILE
 from tests.tutorials import FOLDER, PAGES, ROOT, carry_out, differing, read_steps
 
 TRAINED_BY_ALL = "caption_my_folder.md"

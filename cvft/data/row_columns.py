@@ -16,18 +16,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cvft.data.clip_columns import CLIP_COLUMNS, ClipFinder, read_clip
+from cvft.data.clip_columns import CLIP_COLUMNS, IMAGES, ClipFinder, read_clip
 from cvft.data.clip_names import ClipNames
 from cvft.data.media_columns import MEDIA_COLUMNS, OTHER_MEDIA, check_other_media, holds_clip, show
-from cvft.data.tags import find_tag, find_tag_problem, without_tags
-from cvft.data.video.spec import ClipRef, file_of
+from cvft.data.tags import Media, find_tag, find_tag_problem, without_tags
+from cvft.data.video.spec import ClipRef, file_of, is_image
 from cvft.errors import Problem, ValueProblem, quote
 from cvft.jsonl import WrittenNumber
 
 KNOWN_COLUMNS = ("id", "system", "query", "response", "history", "videos")
 """The columns that are read, beside `CLIP_COLUMNS`; all others are kept in `Row.extra`."""
 
-READ_COLUMNS = frozenset((*KNOWN_COLUMNS, *CLIP_COLUMNS))
+READ_COLUMNS = frozenset((*KNOWN_COLUMNS, *CLIP_COLUMNS, IMAGES))
 
 CATEGORY_COLUMNS = ("category", "family")
 """Where a row says what kind of question it asks, in `Row.extra`; the first that a row has counts. `family` is older."""
@@ -138,13 +138,15 @@ class ColumnReader:
             for name, other_media in check_other_media(columns):
                 problem(name, other_media)
         if not found.problems and ("<" in found.query or found.history):
-            num_clips = 0 if found.video is None else 1
-            wrong_tag = find_tag_problem(found.query, found.history, num_clips=num_clips, location=location)
+            media: Media = "none" if found.video is None else "image" if is_image(found.video) else "video"
+            wrong_tag = find_tag_problem(found.query, found.history, media=media, location=location)
             found.problems += [] if wrong_tag is None else [wrong_tag]
             asked = (found.query, found.history)
-            found.query = without_tags(found.query)
+            found.query = without_tags(found.query, media=media)
             if found.history:
-                found.history = tuple((without_tags(question), answer) for question, answer in found.history)
+                found.history = tuple(
+                    (without_tags(question, media=media), answer) for question, answer in found.history
+                )
             found.had_tags = (found.query, found.history) != asked
         for known, name in misspelt.items():
             if known in ("system", "history", "videos"):  # the required ones have reported it in their own problem

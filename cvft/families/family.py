@@ -17,6 +17,7 @@ from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import file_of, is_image
 from cvft.data.video.view import ClipView
 from cvft.errors import ClipError, DataError, ModelError, Problem, quote
 from cvft.families.answering import Answer, Answering, OnText
@@ -104,9 +105,18 @@ class Layout:
 
 
 @contextmanager
-def naming(row: Row) -> Iterator[None]:
-    """Gives an error of a row or its clip the place of the row that it is about."""
+def naming(row: Row, *, no_images: str = "") -> Iterator[None]:
+    """Gives an error of a row or its clip the place of the row that it is about.
+
+    Args:
+        row: The row.
+        no_images: Why its family takes no picture in place of a clip, where it takes none: such a row is refused.
+    """
     try:
+        if no_images and row.video is not None and is_image(row.video):
+            hint = "leave the row out; Qwen2.5-VL, Qwen3-VL and Qwen3.5 take pictures as images"
+            problem = Problem("`images`", quote(file_of(row.video).name), f"a clip or none: {no_images}", hint)
+            raise DataError("the row", [problem])
         yield
     except (DataError, ClipError) as error:
         problems = [replace(problem, where=f"{row.location} {problem.where}") for problem in error.problems]
@@ -317,6 +327,8 @@ class Encoder(Protocol):
     tokenizer: Any
     max_tokens: int
     """Most tokens of a prompt and its answer together."""
+    takes_images: bool
+    """Whether a row may show a picture in place of a clip."""
 
     def clip(self, clip: Clip) -> dict[str, Tensor]:
         """Turns decoded frames into pixel values, by the model's names."""

@@ -345,8 +345,8 @@ class _Sample:
 
 
 def _budget_of(clip: ClipRef) -> object:
-    """Tells clips apart that are shown with other numbers of frames."""
-    return (clip.max_frames, clip.fps) if isinstance(clip, ClipSpec) else (None, None)
+    """Tells clips apart that are shown with other numbers of frames, and pictures from clips."""
+    return (clip.max_frames, clip.fps, clip.is_image) if isinstance(clip, ClipSpec) else (None, None, False)
 
 
 def _find_refusals(job: Job, *, memory: Memory | None) -> list[Problem]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from cvft.data.groups import RowShape
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
-from cvft.data.video.spec import ClipRef, content_of
+from cvft.data.video.spec import ClipRef, content_of, is_image
 from cvft.errors import ClipError, DataError, Problem
 from cvft.families.family import IGNORED_LABEL, Family, LayOut, Preprocessing
 from cvft.weights.folder import ModelFolder
@@ -124,7 +124,9 @@ def check_prompts(
     doubtful = [
         number
         for number, row in enumerate(rows)
-        if row.video is not None and counts[number] + least <= max_tokens < count(row, longest) + least
+        if row.video is not None
+        and counts[number] + least <= max_tokens
+        and (is_image(row.video) or max_tokens < count(row, longest) + least)  # a picture has bounds of its own
     ]
     if doubtful:
         with decode.make_process() as process:

@@ -15,7 +15,7 @@ from cvft.data.tags import CONTROL_TOKEN
 from cvft.data.times import read_time
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
-from cvft.data.video.spec import ClipRef, ClipSpec, file_of, is_stretch, name_of, sampling_for, sort_key
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, is_image, is_stretch, name_of, sampling_for, sort_key
 from cvft.errors import quote
 from cvft.plan.plan import Plan
 
@@ -56,6 +56,7 @@ def note_rows(
         *_note_texts(all_rows),
         *_note_systems(all_rows),
         *_note_stretches(all_rows),
+        *_note_images(all_rows),
         *_note_budgets(all_rows),
     ]
     notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
@@ -174,6 +175,12 @@ def _note_stretches(rows: Sequence[Row]) -> list[str]:
         f"{len(shown)} rows ({name_examples(shown)}) show a stretch of their file (`start`, `end`), whose seconds count from its "
         "first frame"
     ]
+
+
+def _note_images(rows: Sequence[Row]) -> list[str]:
+    """Says how many rows show a picture."""
+    count = sum(is_image(row.video) for row in rows)
+    return [f"{count} of {len(rows)} rows show a picture, which the model takes as an image"] if count else []
 
 
 def _note_budgets(rows: Sequence[Row]) -> list[str]:

@@ -20,6 +20,7 @@ from cvft.data.check import Quarantined, explain, fetch_clips, write_quarantine
 from cvft.data.clip_columns import write_clip
 from cvft.data.clip_folder import rows_of_folder
 from cvft.data.fetch.cache import ClipCache
+from cvft.data.media_columns import is_picture
 from cvft.data.records import fingerprint_rows
 from cvft.data.rows import Row, make_rows, read_rows
 from cvft.data.shares import Share, take_share
@@ -67,7 +68,7 @@ def make_question(
     """Makes the row of one question, with the checks of a file of rows.
 
     Args:
-        video: The clip, relative to the current folder, or its URL, or None to ask without one.
+        video: The clip, or a picture, relative to the current folder, or its URL, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
         system: System text; None takes the model's.
@@ -79,7 +80,9 @@ def make_question(
     """
     columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history], "system": system}
     if video is not None:
-        columns |= {"videos": [video]} if isinstance(video, str) else write_clip(video)
+        columns |= (
+            {"images" if is_picture(video) else "videos": [video]} if isinstance(video, str) else write_clip(video)
+        )
     columns |= {name: second for name, second in zip(("start", "end"), stretch, strict=True) if second is not None}
     try:
         (row,) = make_rows(

@@ -33,7 +33,7 @@ class AskedClip:
         kind: Whether it names a video, or pictures that are its frames.
         names: The name of the video, or of each frame in order.
         params: The field of the request that holds each of them.
-        seconds: When each frame was taken; of a video, empty.
+        seconds: When each frame was taken; empty of a video, and of one picture of which nothing is said.
     """
 
     kind: ClipKind
@@ -158,7 +158,7 @@ def _read_url(value: Any, *, where: str, is_picture: bool) -> tuple[str, str]:
 
 
 def _with_seconds(clip: AskedClip | None, seconds: Any) -> AskedClip | None:
-    """Returns a clip of frames with their seconds; a single one needs none."""
+    """Returns a clip of frames with their seconds; a single one needs none, and is then an image where a model takes one."""
     if clip is None or clip.kind == "video":
         if seconds is not None:
             raise refused("frame_seconds", "it without frames", "`image_url` parts: a video has its own seconds")
@@ -167,7 +167,8 @@ def _with_seconds(clip: AskedClip | None, seconds: Any) -> AskedClip | None:
     if seconds is None and num_frames > 1:
         need = f"{num_frames} seconds, when each `image_url` was taken: a list that rises from 0"
         raise refused("frame_seconds", "nothing", need)
-    seconds = [0.0] if seconds is None else seconds
+    if seconds is None:
+        return clip
     if not isinstance(seconds, list) or not all(map(is_number, seconds)):
         got = "a list with other values in it" if isinstance(seconds, list) else kind_of(seconds)
         raise refused("frame_seconds", got, "a list of numbers, one for each `image_url`")

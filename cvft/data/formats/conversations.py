@@ -52,7 +52,7 @@ def adapt_messages(columns: Mapping[str, Any]) -> list[Columns]:
     Raises:
         ValueProblem: when it is no conversation that rows can hold.
     """
-    clips: list[Any] = []
+    clips: dict[str, list[Any]] = {"videos": [], "images": []}
     about: Columns = {}
     said = []
     for each in _turns_in(columns, ("messages",)):
@@ -61,12 +61,14 @@ def adapt_messages(columns: Mapping[str, Any]) -> list[Columns]:
         said.append((role, text, is_trained))
     system, turns = _pair(said)
     rest = with_system(rest_of(columns, ("messages", "system")), columns, system)
-    if clips and rest.get("videos"):
-        raise ValueProblem("clips in `videos` and in messages", "one place for the clip", "remove one of them")
+    for column, found in clips.items():
+        if found and rest.get(column):
+            what = "clips" if column == "videos" else "pictures"
+            got = f"{what} in {quote(column)} and in messages"
+            raise ValueProblem(got, "one place for them", "remove one of them")
     if both := about.keys() & rest.keys():
         raise ValueProblem(f"{quote(min(both))} in a column and in messages", "one place for it", "remove one of them")
-    if clips:
-        rest["videos"] = clips
+    rest |= {column: found for column, found in clips.items() if found}
     return rows_of_turns(turns, rest | about if about else rest)
 
 
@@ -140,7 +142,7 @@ def _role(turn: Mapping[str, Any], name: str) -> str:
     return _ROLES[role]
 
 
-def _read_content(message: Mapping[str, Any], clips: list[Any], about: Columns) -> tuple[str, bool]:
+def _read_content(message: Mapping[str, Any], clips: Mapping[str, list[Any]], about: Columns) -> tuple[str, bool]:
     """Returns the text of a message and whether it is trained on; adds its clips to the others, and what it says of them."""
     content = message.get("content")
     role = message["role"]
@@ -156,16 +158,22 @@ def _read_content(message: Mapping[str, Any], clips: list[Any], about: Columns) 
             texts.append(read_text(part.get("text"), f"`text` of {quote(role)}"))
         elif kind in ("video", "video_url"):
             clip = part.get(kind)
-            clips.append(clip.get("url") if isinstance(clip, dict) else clip)
+            clips["videos"].append(clip.get("url") if isinstance(clip, dict) else clip)
             about.update({column: part[key] for key, column in COLUMN_OF_KEY.items() if part.get(key) is not None})
             if unread := part.keys() - {"type", kind, *COLUMN_OF_KEY}:
                 hint = "it has no place in a row: video.max_frames and its like say how clips are shown"
                 raise ValueProblem(
                     f"{quote(min(unread))} in a part of a message", "what a row can say of its clip", hint
                 )
+        elif kind in ("image", "image_url"):
+            image = part.get(kind)
+            clips["images"].append(image.get("url") if isinstance(image, dict) else image)
+            if unread := part.keys() - {"type", kind}:
+                raise ValueProblem(f"{quote(min(unread))} in a part of a message", "what a row can say of its picture")
         else:
-            hint = "leave the row out: a model here takes text and one clip a row"
-            raise ValueProblem(f"a part of the type {quote(kind)} in a message", "parts `text` and `video`", hint)
+            hint = "leave the row out: a model here takes text and one clip or picture a row"
+            need = "parts `text`, `video` and `image`"
+            raise ValueProblem(f"a part of the type {quote(kind)} in a message", need, hint)
     return "".join(texts), loss is not False
 
 

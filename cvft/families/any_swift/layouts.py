@@ -19,6 +19,7 @@ from cvft.data.rows import Row
 from cvft.data.video.pipe import receive_header, send_header
 from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, ModelError, Problem
+from cvft.families.any_swift.inputs import NO_IMAGES
 from cvft.families.family import LayOut, Layout, Preprocessing, naming
 from cvft.imports import python_environment
 from cvft.weights.folder import ModelFolder
@@ -122,7 +123,7 @@ def lay_out_beside(family: str, folder: ModelFolder, how: Preprocessing) -> LayO
     process = _process_for(family, str(folder.path.absolute()), _Hashable(how))
 
     def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-        with naming(row):
+        with naming(row, no_images=NO_IMAGES):
             return process.ask(row, clip)
 
     return lay_out

@@ -169,6 +169,8 @@ class BySizes:
         return copy.copy(self._made[sizes])
 
     def __getattr__(self, name: str) -> Any:
+        if "_processor" not in vars(self):  # a copy that is being unpickled, in a process that loads data
+            raise AttributeError(name)
         return getattr(self._processor, name)
 
 

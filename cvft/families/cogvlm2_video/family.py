@@ -19,7 +19,14 @@ from cvft.families.cogvlm2_video.checkpoints import OFFICIAL_ARCHITECTURE, PUBLI
 from cvft.families.cogvlm2_video.config_file import check_config
 from cvft.families.cogvlm2_video.costs import Costs
 from cvft.families.cogvlm2_video.generation_file import check_generation
-from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, check_place, special_tokens, time_indices
+from cvft.families.cogvlm2_video.layout import (
+    NO_IMAGES,
+    TEMPLATES,
+    build_layout,
+    check_place,
+    special_tokens,
+    time_indices,
+)
 from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, published_shapes
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
@@ -183,7 +190,7 @@ class CogVLM2Video:
         num_tokens_per_frame = int(how.fields["num_tokens_per_frame"])
 
         def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-            with naming(row):
+            with naming(row, no_images=NO_IMAGES):
                 check_place(TEMPLATES[how.template], history=row.history, system=row.system)
                 return build_layout(
                     encode,

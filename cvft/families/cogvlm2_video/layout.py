@@ -19,6 +19,9 @@ from cvft.errors import DataError, Problem, quote
 from cvft.families.cogvlm2_video.tokenizer import encode_time_index
 from cvft.families.family import IGNORED_LABEL, Layout
 
+NO_IMAGES = "CogVLM2-Video was made for clips alone"
+"""Why a row may not show a picture in place of a clip."""
+
 
 @dataclass(frozen=True)
 class Template:

@@ -19,7 +19,7 @@ from cvft.families.generation_file import check_generation
 from cvft.families.glm4v.checkpoints import PUBLISHED
 from cvft.families.glm4v.config_file import check_config
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
-from cvft.families.glm4v.layout import build_layout
+from cvft.families.glm4v.layout import NO_IMAGES, build_layout
 from cvft.families.glm4v.parts import PARTS
 from cvft.families.glm4v.sizes import MODEL_TYPE, Sizes
 from cvft.families.glm4v.tensors import VISION, tensor_shapes
@@ -148,7 +148,7 @@ class Glm4v:
         inputs, tower = Inputs.of(how.fields), Sizes.from_config(folder.config).tower
 
         def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-            with naming(row):
+            with naming(row, no_images=NO_IMAGES):
                 return build_layout(
                     encode,
                     special=special,

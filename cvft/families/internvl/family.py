@@ -20,7 +20,7 @@ from cvft.families.generation_file import check_generation
 from cvft.families.internvl.checkpoints import PUBLISHED
 from cvft.families.internvl.config_file import check_config
 from cvft.families.internvl.inputs import Inputs, read_channels, write_channels
-from cvft.families.internvl.layout import build_layout
+from cvft.families.internvl.layout import NO_IMAGES, build_layout
 from cvft.families.internvl.parts import PARTS
 from cvft.families.internvl.preprocessor_file import check_preprocessor, read_channel_norm
 from cvft.families.internvl.sizes import MODEL_TYPE, Sizes, ties_embeddings
@@ -158,7 +158,7 @@ class InternVL:
         tokens_per_frame = Sizes.from_config(folder.config).tower.tokens_per_frame
 
         def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-            with naming(row):
+            with naming(row, no_images=NO_IMAGES):
                 return build_layout(
                     encode,
                     special=special,

@@ -70,9 +70,12 @@ class ClipTower:
         self.tower = tower
 
     def __call__(self, clip: Mapping[str, Tensor]) -> Tensor:
-        """Turns patches and their grid into features (1 + levels, N, H)."""
-        device = self.tower.visual.device
-        return self.tower.encode(clip["pixel_values_videos"].to(device), clip["video_grid_thw"].to(device)).cpu()
+        """Turns patches and their grid into features (1 + levels, N, H); those of a picture have other names."""
+        names = (
+            ("pixel_values", "image_grid_thw") if "pixel_values" in clip else ("pixel_values_videos", "video_grid_thw")
+        )
+        pixels, grid = (clip[name].to(self.tower.visual.device) for name in names)
+        return self.tower.encode(pixels, grid).cpu()
 
 
 def load_visual(

@@ -202,6 +202,7 @@ class QwenVL:
                     grid=None if shown is None else shown.grid,
                     seconds=() if shown is None else shown.seconds,
                     clip_tags=inputs.clip_tags,
+                    is_image=shown is not None and shown.is_image,
                     query=row.query,
                     history=row.history,
                     system=row.system,

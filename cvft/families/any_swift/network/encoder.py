@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.errors import DataError, Problem, quote
+from cvft.families.any_swift.inputs import NO_IMAGES
 from cvft.families.any_swift.network.template import OpenTemplate
 from cvft.families.family import IGNORED_LABEL, ClipTensors, Layout, naming
 from cvft.families.network.batching import collate_sequences
@@ -42,6 +43,7 @@ class RowEncoder:
 
     pads_questions = True
     """No layer is recurrent."""
+    takes_images = False
 
     def __init__(self, template: OpenTemplate, *, system: str, max_tokens: int) -> None:
         self.template = template
@@ -62,7 +64,7 @@ class RowEncoder:
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
         frames, is_cached = None if clip is None else _frames_of(clip), clip is not None and FEATURES in clip.tensors
-        with naming(row):
+        with naming(row, no_images=NO_IMAGES):
             response = row.response if with_response else None
             encoded = self._encode(row, frames, response=response, sizes_only=is_cached)
         length = len(encoded["input_ids"])
