@@ -24,11 +24,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def tracked() -> list[str]:
     """The files of the project: those that git tracks, or would."""
-    command = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"]
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         pytest.skip("no checkout: git knows what belongs to the project")
-    return [name for name in done.stdout.splitlines() if (ROOT / name).is_file()]
+    return [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 def build(kind: str, source: Path, out: Path) -> Path:
