@@ -19,11 +19,10 @@ from cvft.data.rows import Row
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, ClipSpec, file_of, sort_key, whole_of
-from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
-from cvft.plan.batching import describe_training, peak_of, wants_proof
+from cvft.plan.batching import FeatureDecision, clips_of, decide_features, describe_training, peak_of, wants_proof
 from cvft.plan.environment import check_shell, find_overruled
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
 from cvft.plan.job import Job, check_batch, open_job
@@ -115,19 +114,43 @@ class Forecast:
         return self.costs.build_flops(self.clips)
 
     @property
+    def features(self) -> FeatureDecision:
+        """Whether features are cached, and why."""
+        worker = self.plan.worker
+        num_epochs = worker.num_steps / worker.steps_per_epoch
+        return decide_features(self.job, rows=self.prepared.row_facts, limits=worker.limits, num_epochs=num_epochs)
+
+    @property
     def feature_bytes(self) -> int:
-        """Size of all clips' cached features."""
-        if self.costs is None or self.plan.worker.features is None:
-            return 0
-        dtype_bytes = BY_NAME[self.plan.worker.loading.dtype].num_bytes
-        return self.costs.feature_bytes(self.clips, dtype_bytes=dtype_bytes)
+        """Size of all clips' cached features; 0 where they are not cached."""
+        return self.features.num_bytes if self.features.caches else 0
+
+    @property
+    def saved_share(self) -> float | None:
+        """Share of the FLOPs of the training that cached features save, or would; None where FLOPs are not modelled."""
+        rows, worker = self.prepared.row_facts, self.plan.worker
+        if self.costs is None or not self.features.num_bytes:
+            return None
+        num_epochs = worker.num_steps / worker.steps_per_epoch
+        totals = []
+        for caches in (False, True):
+            batches = batches_of_epoch(
+                rows.train,
+                limits=worker.limits,
+                num_ranks=self.ranks.num,
+                seed=self.job.recipe.seed,
+                caches=caches,
+                mix=rows.mix,
+            )
+            training = describe_training(self.job, caches=caches, recompute=self.plan.swift["gradient_checkpointing"])
+            totals.append(num_epochs * sum(self.costs.training_flops(batch, training).total for batch in batches))
+        live, cached = totals
+        return 1 - (cached + self.costs.build_flops(self.clips).total) / live
 
     @property
     def clips(self) -> list[ClipShape]:
         """All clips."""
-        rows = self.prepared.row_facts
-        shapes = {shape.clip: shape for shape in (*rows.train, *rows.val) if shape.clip is not None}
-        return [ClipShape(shape.num_frames, shape.num_clip_tokens) for shape in shapes.values()]
+        return clips_of(self.prepared.row_facts)
 
     @property
     def num_frames(self) -> int:

@@ -167,7 +167,7 @@ def compile_plan(job: Job, rows: RowFacts, *, proof: GroupProof | None = None) -
     # the trainer keeps a last, smaller global batch; every row is seen once per epoch, or as often as its file's weight says
     steps_per_epoch = math.ceil(rows.num_per_epoch / recipe.train.global_batch_rows)
     num_steps = recipe.train.max_steps or math.ceil((recipe.train.epochs or 0) * steps_per_epoch)
-    caches = decide_features(job, rows=rows, limits=limits, num_epochs=num_steps / steps_per_epoch)
+    caches = decide_features(job, rows=rows, limits=limits, num_epochs=num_steps / steps_per_epoch).caches
     batches = batches_of_epoch(
         rows.train, limits=limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches, mix=rows.mix
     )

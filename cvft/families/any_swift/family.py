@@ -5,7 +5,7 @@ row + decoded frames -> ms-swift's template -> ids, labels, pixels        length
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from cvft.data.features.key import FeatureKey
@@ -17,7 +17,7 @@ from cvft.families.any_swift.inputs import PACKAGES, Inputs, hash_processor, ins
 from cvft.families.any_swift.layouts import lay_out_beside
 from cvft.families.any_swift.models import MODELS, SwiftModel
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.costs import CostModel
+from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.family import Capabilities, FieldValue, LayOut, Preprocessing, make_clip
 from cvft.families.parts import Shape, adapted_names
@@ -183,6 +183,10 @@ class AnySwift:
     def feature_key(
         self, folder: ModelFolder, how: Preprocessing, *, decoder_version: str, dtype: str, device: str
     ) -> FeatureKey:
+        """Features are not cached: `capabilities` says so, and nobody asks."""
+        raise NotImplementedError
+
+    def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
         """Features are not cached: `capabilities` says so, and nobody asks."""
         raise NotImplementedError
 
