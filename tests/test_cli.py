@@ -20,6 +20,7 @@ from cvft.cli.main import build_parser, main
 
 BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
 COMMANDS = (
+    "demo",
     "run",
     "check",
     "preview",
@@ -38,6 +39,7 @@ COMMANDS = (
     "models",
     "datasets",
     "schema",
+    "doctor-env",
 )
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "yaml", "swift", "matplotlib", "PIL")
 REPO = Path(__file__).parent.parent
@@ -289,8 +291,9 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["trian"],
             "command line has 1 problem\n"
-            "  command: got `trian`, need one of `run`, `check`, `preview`, `convert`, `plan`, `train`, `features`, `export`, "
-            "`eval`, `judge`, `report`, `compare`, `infer`, `chat`, `serve`, `handover`, `push`, `models`, `datasets`, `schema`\n"
+            "  command: got `trian`, need one of `demo`, `run`, `check`, `preview`, `convert`, `plan`, `train`, "
+            "`features`, `export`, `eval`, `judge`, `report`, `compare`, `infer`, `chat`, `serve`, `handover`, `push`, `models`, "
+            "`datasets`, `schema`, `doctor-env`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (

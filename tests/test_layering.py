@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "jsonl": "errors",
     "json_files": "errors jsonl",
     "imports": "",
+    "versions": "",
     "processes": "",
     "cards": "",
     "row_formats": "",
@@ -72,7 +73,7 @@ MAY_IMPORT = {
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/internvl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/glm4v": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/any_swift": "errors imports json_files recipe data data/video data/features weights families",
+    "families/any_swift": "errors imports dtypes json_files recipe data data/video data/features weights families",
     "families/table": (
         "errors families families/any_swift families/cogvlm2_video families/qwen_vl families/internvl families/glm4v weights"
     ),
@@ -83,6 +84,7 @@ MAY_IMPORT = {
         "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
         "families/table runs manifest data/fetch evaluate/metrics cards"
     ),
+    "doctor_env": "__init__ errors imports versions data/video recipe plan",
     # torch
     "families/network": "errors dtypes weights families",
     "families/cogvlm2_video/network": "errors weights families families/network families/cogvlm2_video",
@@ -90,7 +92,7 @@ MAY_IMPORT = {
     "families/internvl/network": "errors data data/video weights families families/network families/internvl",
     "families/any_swift/network": "errors data data/video weights families families/network families/any_swift",
     "families/any_swift/runtime": (
-        "errors json_files weights families families/network families/any_swift families/any_swift/network"
+        "errors dtypes json_files weights families families/network families/any_swift families/any_swift/network"
     ),
     "families/glm4v/network": "errors data data/video weights families families/network families/glm4v",
     "families/glm4v/runtime": "dtypes weights families families/network families/glm4v families/glm4v/network",
@@ -103,7 +105,7 @@ MAY_IMPORT = {
     "families/qwen_vl/runtime": "dtypes weights families families/network families/qwen_vl families/qwen_vl/network",
     "clips": "errors dtypes data data/video data/features weights families plan",
     "train": (
-        "__init__ errors files jsonl imports processes recipe data data/video data/features weights families "
+        "__init__ errors files jsonl imports versions processes recipe data data/video data/features weights families "
         "families/table runs plan clips data/fetch evaluate/metrics training_log predict families/network"
     ),
     "predict": (
@@ -127,7 +129,7 @@ MAY_IMPORT = {
     "cli": "__init__ row_formats errors imports recipe",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate "
-        "evaluate/judge report pipeline serve handover cli data/fetch cards"
+        "evaluate/judge report pipeline serve handover cli data/fetch cards shipped doctor_env"
     ),
     # beside
     "tiny": (
@@ -153,6 +155,7 @@ WITHOUT_TORCH = (
         "jsonl",
         "json_files",
         "imports",
+        "versions",
         "processes",
         "recipe",
         "weights",
@@ -176,6 +179,7 @@ WITHOUT_TORCH = (
         "manifest",
         "training_log",
         "plan",
+        "doctor_env",
         "evaluate/judge",
         "report",
         "cli",
@@ -190,7 +194,8 @@ STARTS_PROCESSES = (
     "train/launch.py",
     "predict/ranks.py",
     "train/tracking.py",
-    "train/manifest.py",
+    "versions.py",
+    "doctor_env/probe.py",
     "data/video/process.py",
     "plan/machine.py",
     "train/prove.py",  # groups are proven on a loaded model before the plan is made
@@ -198,8 +203,8 @@ STARTS_PROCESSES = (
 )
 SPEAKS_HTTP = ("data/fetch/download.py", "evaluate/judge/endpoint.py", "handover/parity.py")
 HTTP_CLIENTS = {"httpx", "httpcore", "requests", "aiohttp", "urllib3", "urllib.request", "http.client", "pycurl"}
-PRINTS = ("cli/", "train/launch.py", "tiny/", "handover/parity.py")
-"""The last one is copied out of the package and runs by itself."""
+PRINTS = ("cli/", "train/launch.py", "tiny/", "handover/parity.py", "doctor_env/probe_main.py")
+"""`parity.py` is copied out of the package and runs by itself; `probe_main.py` is a program too, asked through a pipe."""
 NAMES_A_FAMILY = (
     "families/any_swift/",
     "families/cogvlm2_video/",

@@ -52,13 +52,13 @@ class Capabilities:
     Args:
         groups: Whether rows of one clip can train as one sequence with the same losses; "proven" where that is shown on each
             model before it trains.
-        features: Whether the frozen tower's output can be cached.
+        features: Whether the frozen tower's output can be cached; "proven" as for groups.
         label_logits: Whether logits of label tokens can be had, to verify a merge with.
         unpromised: What cannot be promised of the family that others promise, a sentence each, for the plan.
     """
 
     groups: bool | Literal["proven"]
-    features: bool
+    features: bool | Literal["proven"]
     label_logits: bool
     unpromised: tuple[str, ...] = ()
 

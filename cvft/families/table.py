@@ -81,7 +81,8 @@ def _describe_capabilities(family: Family) -> str:
     said = {
         "rows of one clip train together": can.groups is True,
         "rows of one clip train together where a model proves equal": can.groups == "proven",
-        "features of a frozen tower are cached": can.features,
+        "features of a frozen tower are cached": can.features is True,
+        "features of a frozen tower are cached where a model proves equal": can.features == "proven",
         "merges are compared by their logits": can.label_logits,
     }
     return ", ".join(sentence for sentence, holds in said.items() if holds) or "training of single rows"

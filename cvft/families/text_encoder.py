@@ -21,6 +21,9 @@ HINT = "use the tokenizer files that the checkpoint was published with"
 
 _IN_BRACKETS = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 
+MAX_KEPT_DIGITS = 4
+"""Longest numbers whose ids are kept."""
+
 
 class TextEncoder:
     """Turns text into ids, and control tokens that somebody typed into the ids of their characters.
@@ -46,6 +49,8 @@ class TextEncoder:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._numbers: dict[str, list[int]] = {}
+        """Ids of short numbers: the seconds behind frames are the same in all rows, and there are more of them than questions."""
 
     def __call__(self, text: str) -> list[int]:
         """Returns the ids of a text.
@@ -54,6 +59,8 @@ class TextEncoder:
             DataError: when the vocabulary has no way to write the text without a control id.
             ModelError: when an expression of the tokenizer gives up on the text.
         """
+        if text in self._numbers:
+            return list(self._numbers[text])
         self._tokenizer.encode_special_tokens = True  # not kept when the tokenizer is sent to another process
         try:
             ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -68,6 +75,8 @@ class TextEncoder:
                 raise DataError(
                     "the text", [Problem("the text", got, "text without control tokens", "write it otherwise")]
                 )
+        if len(text) <= MAX_KEPT_DIGITS and text.isascii() and text.isdigit():
+            self._numbers[text] = list(ids)
         return ids
 
 

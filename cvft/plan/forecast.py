@@ -22,7 +22,16 @@ from cvft.data.video.spec import ClipRef, ClipSpec, file_of, sort_key, whole_of
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
-from cvft.plan.batching import FeatureDecision, clips_of, decide_features, describe_training, peak_of, wants_proof
+from cvft.families.proof import Proofs, Wanted
+from cvft.plan.batching import (
+    FeatureDecision,
+    clips_of,
+    count_steps,
+    decide_features,
+    describe_training,
+    peak_of,
+    wanted_proofs,
+)
 from cvft.plan.environment import check_shell, find_overruled
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
 from cvft.plan.job import Job, check_batch, open_job
@@ -30,7 +39,7 @@ from cvft.plan.machine import GpuFacts, Machine, check_output, check_packages, r
 from cvft.plan.passes import batches_of_epoch
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare_rows
-from cvft.plan.proofs import find_proof
+from cvft.plan.proofs import find_proofs
 from cvft.plan.ranks import Ranks, decide_ranks
 from cvft.plan.swift_arguments import ATTENTION_DEFAULT
 from cvft.recipe import LoadedRecipe, Recipe
@@ -63,6 +72,7 @@ class Forecast:
         costs: The family's formulas, or None where nothing is modelled; then the numbers that follow are None too.
         flops: FLOPs of the micro-batches, and those of recomputation.
         memory: The micro-batch that needs most.
+        features: Whether features are cached, and why.
         notes: Sentences about where this machine differs from the planned one.
         refused: What would be refused on this machine.
     """
@@ -77,6 +87,7 @@ class Forecast:
     costs: CostModel | None
     flops: Flops | None
     memory: Memory | None
+    features: FeatureDecision
     notes: Sequence[str]
     refused: Sequence[Problem]
 
@@ -112,13 +123,6 @@ class Forecast:
         if self.costs is None or self.plan.worker.features is None:
             return None
         return self.costs.build_flops(self.clips)
-
-    @property
-    def features(self) -> FeatureDecision:
-        """Whether features are cached, and why."""
-        worker = self.plan.worker
-        num_epochs = worker.num_steps / worker.steps_per_epoch
-        return decide_features(self.job, rows=self.prepared.row_facts, limits=worker.limits, num_epochs=num_epochs)
 
     @property
     def feature_bytes(self) -> int:
@@ -175,10 +179,15 @@ class Forecast:
         return estimated_seconds(build.total, self.gpu, utilisation=TOWER_UTILISATION) / self.ranks.num
 
 
-UNPROVEN = (
-    "rows of one clip are planned apart: whether this model may train them together is proven on it when it trains, and a model "
-    "that may needs fewer tokens than these numbers say"
-)
+UNPROVEN: Mapping[Wanted, str] = {
+    "groups": (
+        "rows of one clip are planned apart: whether this model may train them together is proven on it when it trains, and a "
+        "model that may needs fewer tokens than these numbers say"
+    ),
+    "features": (
+        "no cached features are planned: whether this model has the same losses from them is proven on it when it trains"
+    ),
+}
 
 
 def estimated_seconds(flops: int, gpu: Gpu, *, utilisation: float) -> float:
@@ -228,17 +237,19 @@ def forecast(
         )
     sample = _Sample(job, max_clips=max_clips, on_progress=on_progress)
     prepared = prepare_rows(job, check=sample.check, look=sample.look)
-    proof = None
-    if wants_proof(job, rows=prepared.row_facts):
-        proof = find_proof(
+    proofs = Proofs()
+    if wanted := wanted_proofs(job, rows=prepared.row_facts):
+        found = find_proofs(
             job,
+            wanted,
             rows=prepared.train_rows,
             shapes=prepared.row_facts.train,
             clips=prepared.clips,
             attention=recipe.attention or ATTENTION_DEFAULT,
         )
-        notes.append(str(proof or UNPROVEN))
-    plan = compile_plan(job, prepared.row_facts, proof=proof)
+        proofs = found or proofs
+        notes += [str(proofs.of(each) or UNPROVEN[each]) for each in wanted]
+    plan = compile_plan(job, prepared.row_facts, proofs=proofs)
     caches = plan.worker.features is not None
     batches = batches_of_epoch(
         prepared.row_facts.train,
@@ -267,6 +278,13 @@ def forecast(
         costs=costs,
         flops=flops,
         memory=memory,
+        features=decide_features(
+            job,
+            rows=prepared.row_facts,
+            limits=plan.worker.limits,
+            num_epochs=count_steps(job, prepared.row_facts).epochs,
+            proof=proofs.features,
+        ),
         notes=[*notes, *find_overruled(plan.launch.environment, os.environ)],
         refused=_find_refusals(job, memory=memory),
     )

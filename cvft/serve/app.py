@@ -55,6 +55,9 @@ RETRY_AFTER_S = 2
 """What a client that finds the queue full is told to wait."""
 
 
+SMALL_BODY_BYTES = 1 << 16
+"""Bodies up to this size are read at once: to hand one to a thread and back takes longer."""
+
 Fetched = list[Path | None]
 """Where the video or the frames of a clip lie that were fetched, in the order of their names; None for the others."""
 
@@ -306,7 +309,8 @@ def build_app(server: Server) -> FastAPI:
         with ExitStack() as places:
             server.enter(places)
             async with server.bodies.read(request) as body:
-                asked = await asyncio.to_thread(server.read, body)
+                is_small = len(body) <= SMALL_BODY_BYTES
+                asked = server.read(body) if is_small else await asyncio.to_thread(server.read, body)
                 fetched = await server.fetch(asked.clip, places=places, request=request)
                 prompt = await asyncio.to_thread(server.prepare, asked, fetched, places)
             for _ in asked.drawings[1:]:  # each answer that is computed takes a place

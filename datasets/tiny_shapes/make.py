@@ -31,11 +31,11 @@ NUM_GENERAL_CLIPS = 16
 """Val clips that the general rows ask about; with ten or more, differences have intervals."""
 
 
-def encode_clip(frames: np.ndarray, path: Path) -> None:
+def encode_clip(frames: np.ndarray, path: Path, *, preset: str = "medium") -> None:
     """Writes uint8 RGB frames (N, H, W, 3) as an h264 mp4 at `CLIP_FPS`."""
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         # one thread and no assembler: with either, x264 gives other bytes for the same frames now and then
-        options = {"crf": "23", "preset": "medium", "x264-params": "threads=1:asm=0"}
+        options = {"crf": "23", "preset": preset, "x264-params": "threads=1:asm=0"}
         stream = container.add_stream("libx264", rate=CLIP_FPS, options=options)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         for frame in frames:

@@ -107,11 +107,13 @@ class DecodeProcess:
         timeout_s: How long a clip may take, in seconds, before its length is known. Twice the length that the
             container promises is added when the child has opened it, up to 20 minutes.
         memory_limit_gib: Most address space of the child (Linux and other systems with `RLIMIT_AS`).
+        niceness: By how much the child goes behind other processes where there are too few cores, 0 to 19; not on Windows.
     """
 
-    def __init__(self, *, timeout_s: float = 60.0, memory_limit_gib: float = 4.0) -> None:
+    def __init__(self, *, timeout_s: float = 60.0, memory_limit_gib: float = 4.0, niceness: int = 0) -> None:
         self.timeout_s = timeout_s
         self.memory_limit_gib = memory_limit_gib
+        self.niceness = niceness
         self._process: subprocess.Popen[bytes] | None = None
         self._owner_pid = -1
 
@@ -329,6 +331,8 @@ class DecodeProcess:
                 env=python_environment({**os.environ, **_ONE_THREAD}),
             )
             self._owner_pid = os.getpid()
+            if hasattr(os, "setpriority"):  # not on Windows
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + self.niceness)
             self._await_ready(self._process)
         return self._process
 
@@ -350,29 +354,27 @@ class DecodeProcess:
 
 
 class _Deadline:
-    """Kills a process when its time is over. A timer thread, because pipes cannot be polled on every system."""
+    """Kills a process when its time is over. A thread that waits, because pipes cannot be polled on every system."""
 
     def __init__(self, process: subprocess.Popen[bytes], limit_s: float) -> None:
         self._process = process
         self._begin_s = time.monotonic()
-        self._timer: threading.Timer | None = None
+        self._has_ended = threading.Event()
         self.is_over = False
-        self.extend(limit_s)
+        self.limit_s = limit_s
+        threading.Thread(target=self._wait, daemon=True).start()
 
     def extend(self, limit_s: float) -> None:
-        """Sets the whole time that is allowed, counted from the beginning."""
-        self.end()
+        """Allows more time in all, counted from the beginning."""
         self.limit_s = limit_s
-        left_s = self._begin_s + limit_s - time.monotonic()
-        self._timer = threading.Timer(max(left_s, 0.0), self._expire)
-        self._timer.daemon = True
-        self._timer.start()
 
     def end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._has_ended.set()
 
-    def _expire(self) -> None:
+    def _wait(self) -> None:
+        while (left_s := self._begin_s + self.limit_s - time.monotonic()) > 0:  # more may be allowed meanwhile
+            if self._has_ended.wait(left_s):
+                return
         self.is_over = True
         self._process.kill()
 

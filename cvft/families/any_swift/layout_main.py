@@ -55,9 +55,7 @@ def serve(requests: RawPipe, answers: RawPipe) -> None:
 def _open(opening: dict[str, Any]) -> Any:
     family = next(each for each in FAMILIES if each.name == opening["family"])
     how = TypeAdapter(Preprocessing).validate_python(opening["how"])
-    encoder: Any = load_runtime(family).encoder(ModelFolder.of(opening["folder"]), how)
-    encoder.remember_blank_frames()
-    return encoder
+    return load_runtime(family).encoder(ModelFolder.of(opening["folder"]), how)
 
 
 def _lay_out(encoder: Any, request: dict[str, Any]) -> Any:
