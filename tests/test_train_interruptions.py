@@ -157,8 +157,8 @@ CHANGED = {
 }
 """Another value for every setting that may change when a training continues and that leaves every bit of it."""
 
-NOT_HERE = ("model.embeddings_on_cpu", "export.keep_remote_code")
-"""A CPU has nothing to move embeddings from, and the tiny model no code to keep."""
+NOT_HERE = ("model.embeddings_on_cpu", "export.keep_remote_code", "video.cache_limit_gb")
+"""A CPU has nothing to move embeddings from, the tiny model no code to keep, and nothing is cached any more."""
 
 
 def test_what_may_change_on_resume_leaves_every_bit_also_from_an_older_checkpoint(recipe, straight):

@@ -21,7 +21,7 @@ from cvft.data.video.spec import file_of, is_image
 from cvft.data.video.view import ClipView
 from cvft.errors import ClipError, DataError, Problem
 from cvft.families.answering import Answer, Answering, OnText
-from cvft.families.costs import CostModel
+from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
@@ -252,6 +252,15 @@ class Family(Protocol):
             decoder_version: Version of the decoder.
             dtype: `bf16` or `fp32`.
             device: `cpu` or `cuda`.
+        """
+
+    def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
+        """Returns the bytes of the cached features of clips, without their files' headers; asked with capability `features` only.
+
+        Args:
+            config: A checked config.json.
+            clips: The clips.
+            dtype_bytes: Bytes of a value.
         """
 
     def longest_clip(self, folder: ModelFolder, how: Preprocessing) -> ClipInfo:
