@@ -19,7 +19,7 @@ from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import file_of, is_image
 from cvft.data.video.view import ClipView
-from cvft.errors import ClipError, DataError, Problem
+from cvft.errors import ClipError, DataError, Problem, quote
 from cvft.families.answering import Answer, Answering, OnText
 from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Handover, Sends
