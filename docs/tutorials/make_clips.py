@@ -28,7 +28,7 @@ NUM_CHECKS = 3
 
 QUESTION = "What happens in this clip?"
 
-WORDS = {"appear": "A {} appears.", "disappear": "The {} disappears.", "change": "The {} turns {}."}
+WORDS = {"appear": "{} appears at {}", "disappear": "{} disappears at {}", "change": "{} turns {} at {}"}
 
 
 def draw_scenes(*, num_clips: int, seed: int, max_events: int) -> list[Scene]:
@@ -44,7 +44,7 @@ def caption(scene: Scene) -> str:
     """Says what happens in a clip of one event, as somebody would who has watched it."""
     ((second, kind, thing),) = scene.events()
     names = (f"{thing.colour} {thing.shape}", thing.new_colour) if kind == "change" else (thing.name_at(second),)
-    return WORDS[kind].format(*names)
+    return WORDS[kind].format(*names, second)
 
 
 def checks_of(scene: Scene, *, rng: np.random.Generator) -> list[tuple[str, bool]]:
