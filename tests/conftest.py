@@ -85,7 +85,6 @@ DIST = {
     "internvl_job",
     "odd_rows",
     "official_job",
-    "offline",
     "pipeline",
     "predict_ranks",
     "qwen_job",

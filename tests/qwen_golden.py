@@ -15,7 +15,7 @@ from cvft.families.network.patches import preprocess_frames
 from cvft.families.network.positions import row_positions
 from cvft.families.qwen_vl.grid import grid_of
 from cvft.families.qwen_vl.layout import STYLES, build_layout
-from cvft.families.qwen_vl.network.norms import NORMS
+from cvft.families.qwen_vl.norms import NORMS
 from cvft.families.qwen_vl.times import second_per_grid, shown_seconds
 from cvft.families.qwen_vl.tokenizer import load_encoder
 from tests.golden_files import golden_file

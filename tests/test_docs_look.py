@@ -54,11 +54,11 @@ def test_a_page_fits_into_a_window(page, browser, tmp_path):
 
 
 @needs_driver
-def test_both_readmes_show_the_report_and_the_commands_first(browser, tmp_path):
+def test_both_readmes_show_the_commands_and_the_report_first(browser, tmp_path):
     for page in (README, README_ZH):
         browser.open(render(page, tmp_path))
         assert "make demo" in browser.text("pre")
         order = browser.run(
             'return [...document.querySelectorAll("h1, img, pre, h2")].slice(0, 4).map((each) => each.tagName)'
         )
-        assert order == ["H1", "IMG", "PRE", "H2"]
+        assert order == ["H1", "PRE", "IMG", "H2"]

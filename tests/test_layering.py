@@ -8,8 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -73,7 +75,7 @@ MAY_IMPORT = {
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/internvl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/glm4v": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/any_swift": "errors imports dtypes json_files recipe data data/video data/features weights families",
+    "families/any_swift": "errors imports processes dtypes json_files recipe data data/video data/features weights families",
     "families/table": (
         "errors families families/any_swift families/cogvlm2_video families/qwen_vl families/internvl families/glm4v weights"
     ),
@@ -132,9 +134,7 @@ MAY_IMPORT = {
         "evaluate/judge report pipeline serve handover cli data/fetch cards shipped doctor_env"
     ),
     # beside
-    "tiny": (
-        "data/video families families/network families/cogvlm2_video/network families/qwen_vl families/qwen_vl/network"
-    ),
+    "tiny": "data/video families families/network families/cogvlm2_video/network families/qwen_vl",
     "_autoload": "families/cogvlm2_video/network",
     "api": "recipe data data/fetch predict pipeline",
     "__init__": "_autoload api",
@@ -248,20 +248,49 @@ def file_of(name: str, package: Path) -> Path:
     return package / "__init__.py"
 
 
-def imported(path: Path, *, with_types: bool = True) -> set[str]:
-    """Full dotted names that a file imports, anywhere in it; without those for types alone when asked."""
+class Facts(NamedTuple):
+    """What the checks ask of a file.
+
+    Args:
+        imported: Full dotted names that it imports, anywhere in it.
+        when_run: These without the ones for types alone.
+        when_imported: These without the ones inside of functions.
+        prints: Whether it calls `print`.
+    """
+
+    imported: frozenset[str]
+    when_run: frozenset[str]
+    when_imported: frozenset[str]
+    prints: bool
+
+
+def facts_of(path: Path) -> Facts:
+    return facts_in(path.read_text())
+
+
+@cache  # a planted breach is one file among all the others
+def facts_in(text: str) -> Facts:
+    nodes = list(ast.walk(ast.parse(text)))
+    for_types = {inner for node in nodes if is_for_types(node) for inner in ast.walk(node)}
+    later = {inner for node in nodes if isinstance(node, ast.FunctionDef) for inner in ast.walk(node)}
+    calls = (node.func for node in nodes if isinstance(node, ast.Call))
+    return Facts(
+        imported=names_in(nodes),
+        when_run=names_in(node for node in nodes if node not in for_types),
+        when_imported=names_in(node for node in nodes if node not in for_types | later),
+        prints=any(isinstance(call, ast.Name) and call.id == "print" for call in calls),
+    )
+
+
+def names_in(nodes: Iterable[ast.AST]) -> frozenset[str]:
     names = set()
-    tree = ast.parse(path.read_text())
-    skipped = set() if with_types else set(ast.walk(ast.Module([n for n in ast.walk(tree) if is_for_types(n)], [])))
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            assert node.level == 0, f"relative import of {node.module}"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def is_for_types(node: ast.AST) -> bool:
@@ -273,7 +302,7 @@ def arrows(package: Path) -> dict[str, set[str]]:
     for path in files_of(package):
         room = room_of(path, package)
         targets = found.setdefault(room, set())
-        for name in imported(path):
+        for name in facts_of(path).imported:
             if name == "cvft" or name.startswith("cvft."):
                 targets.add(room_of(file_of(name, package), package))
     return {room: targets - {room} for room, targets in found.items()}
@@ -289,15 +318,7 @@ def circles(package: Path) -> Iterator[str]:
     """Circles of modules that are imported when a module is, not inside a function and not for types alone."""
     graph = {}
     for path in files_of(package):
-        tree = ast.parse(path.read_text())
-        inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) or is_for_types(f) for n in ast.walk(f)}
-        targets = set()
-        for node in ast.walk(tree):
-            if node in inner or not isinstance(node, ast.Import | ast.ImportFrom):
-                continue
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [f"{node.module}.{a.name}" for a in node.names] if isinstance(node, ast.ImportFrom) else []
-            targets |= {file_of(name, package) for name in names if name.startswith("cvft.")}
+        targets = {file_of(name, package) for name in facts_of(path).when_imported if name.startswith("cvft.")}
         graph[path] = targets - {path, package / "__init__.py"}
     done: set[Path] = set()
 
@@ -316,28 +337,27 @@ def circles(package: Path) -> Iterator[str]:
 def torch_where_none_may_be(package: Path) -> Iterator[str]:
     for path in files_of(package):
         if room_of(path, package) in WITHOUT_TORCH:
-            used = {name.partition(".")[0] for name in imported(path, with_types=False)} & TORCH
+            used = {name.partition(".")[0] for name in facts_of(path).when_run} & TORCH
             yield from (f"{path.relative_to(package)} imports {name}" for name in used)
 
 
 def words_where_none_may_be(package: Path) -> Iterator[str]:
     """Imports, calls and names that only some files may hold."""
     for path in files_of(package):
-        name = path.relative_to(package).as_posix()
-        libraries = {each.partition(".")[0] for each in imported(path)}
+        name, facts = path.relative_to(package).as_posix(), facts_of(path)
+        libraries = {each.partition(".")[0] for each in facts.imported}
         if "swift" in libraries and name not in SPEAKS_SWIFT and not re.fullmatch(r"families/\w+/runtime\.py", name):
             yield f"{name} speaks ms-swift"
         if "subprocess" in libraries and name not in STARTS_PROCESSES:
             yield f"{name} starts processes"
-        clients = {each for each in HTTP_CLIENTS if any(f"{used}.".startswith(f"{each}.") for used in imported(path))}
+        clients = {each for each in HTTP_CLIENTS if any(f"{used}.".startswith(f"{each}.") for used in facts.imported)}
         if clients and name not in SPEAKS_HTTP:
             yield f"{name} speaks HTTP by itself: {clients}"
-        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-        if any(isinstance(call, ast.Name) and call.id == "print" for call in calls) and not name.startswith(PRINTS):
+        if facts.prints and not name.startswith(PRINTS):
             yield f"{name} prints"
         if re.search(FAMILY_NAMES, path.read_text()) and not name.startswith(NAMES_A_FAMILY):
             yield f"{name} names a family"
-        of_tiny = {each for each in imported(path) if each.split(".")[1:2] == ["tiny"] and each.startswith("cvft.")}
+        of_tiny = {each for each in facts.imported if each.split(".")[1:2] == ["tiny"] and each.startswith("cvft.")}
         if of_tiny and not name.startswith("tiny/"):
             yield f"{name} imports {of_tiny}"
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cvft.cli.main import COMMANDS
+from cvft.data.rows import read_rows
 from cvft.families.table import FAMILIES
 from cvft.recipe import load_recipe
 from cvft.recipe.names import iter_fields, section_names
@@ -129,6 +131,23 @@ def test_blocks_of_json_are_json(page):
             assert [json.loads(line) for line in block.splitlines()]
 
 
+def test_rows_that_the_pages_show_are_rows(tmp_path):
+    """Their clips need only be there: rows are read without decoding."""
+    shown = [
+        line for page in PAGES for block in blocks_of(page, "json") for line in block.splitlines() if '"query"' in line
+    ]
+    assert len(set(shown)) >= 8
+    for line in shown:
+        for clip in json.loads(line).get("videos", []):
+            for name in (
+                clip if isinstance(clip, list) else [clip] if "." in clip else [f"{clip}/{i}.jpg" for i in range(4)]
+            ):
+                (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / name).write_bytes(b"not looked at")
+    (tmp_path / "rows.jsonl").write_text("\n".join(shown), encoding="utf-8")
+    assert len(read_rows(tmp_path / "rows.jsonl")) == len(shown)
+
+
 def test_files_that_the_pages_name_exist():
     named = {name for page in PAGES for name in FILE.findall(page.read_text(encoding="utf-8"))}
     assert len(named) >= 20
@@ -155,6 +174,8 @@ def test_every_command_that_the_pages_name_is_one():
     helps = {name: [sys.executable, "-m", "cvft", name, "--help"] for name in sorted(named)}
     codes = {name: subprocess.run(line, capture_output=True, check=False).returncode for name, line in helps.items()}
     assert not [name for name, code in codes.items() if code != 0]
+    reference = {command.words[1] for command in commands_of(ROOT / "docs" / "recipe.md") if command.program == "cvft"}
+    assert reference == set(COMMANDS)
 
 
 def test_every_setting_that_the_pages_name_is_one():

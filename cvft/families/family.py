@@ -19,9 +19,9 @@ from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import file_of, is_image
 from cvft.data.video.view import ClipView
-from cvft.errors import ClipError, DataError, ModelError, Problem, quote
+from cvft.errors import ClipError, DataError, Problem, quote
 from cvft.families.answering import Answer, Answering, OnText
-from cvft.families.costs import CostModel
+from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
@@ -254,6 +254,15 @@ class Family(Protocol):
             device: `cpu` or `cuda`.
         """
 
+    def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
+        """Returns the bytes of the cached features of clips, without their files' headers; asked with capability `features` only.
+
+        Args:
+            config: A checked config.json.
+            clips: The clips.
+            dtype_bytes: Bytes of a value.
+        """
+
     def longest_clip(self, folder: ModelFolder, how: Preprocessing) -> ClipInfo:
         """Returns facts of a clip that takes as many tokens as any can."""
 
@@ -425,23 +434,3 @@ def load_runtime(family: Family) -> Runtime:
     """Imports the torch half of a family."""
     runtime: Runtime = importlib.import_module(family.runtime).RUNTIME
     return runtime
-
-
-def refuse_unknown(folder: ModelFolder, families: Sequence[Family], *, reason: str = "") -> ModelError:
-    """Makes the error for a folder that is none of some families'.
-
-    Args:
-        folder: The folder.
-        families: What is trained.
-        reason: What stands in the way of this one, where that is known.
-    """
-    known = [name for family in families for name in family.architectures]
-    checkpoints = ", ".join(checkpoint.name for family in families for checkpoint in family.checkpoints)
-    titles = ", ".join(family.title for family in families)
-    problem = Problem(
-        "config.json: architectures",
-        quote(folder.config.get("architectures")),
-        " or ".join(map(quote, known)),
-        f"{reason and f'{reason}; '}cvft trains {titles} checkpoints ({checkpoints})",
-    )
-    return ModelError(f"model {folder.path}", [problem])

@@ -7,11 +7,12 @@ from cvft.families.any_swift.family import FAMILIES as ANY_SWIFT
 from cvft.families.any_swift.models import why_refused
 from cvft.families.cogvlm2_video import checkpoints as cogvlm2_video
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
-from cvft.families.family import Family, refuse_unknown
+from cvft.families.family import Family
 from cvft.families.glm4v.family import GLM4V
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.qwen_vl import checkpoints as qwen_vl
 from cvft.families.qwen_vl.family import FAMILIES as QWEN_VL
+from cvft.families.unknown import refuse_unknown
 from cvft.weights.checkpoints import Checkpoint, hugging_face_command, modelscope_command
 from cvft.weights.folder import ModelFolder
 

@@ -19,12 +19,19 @@ from cvft.data.rows import Row
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, ClipSpec, file_of, sort_key, whole_of
-from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
 from cvft.families.proof import Proofs, Wanted
-from cvft.plan.batching import describe_training, peak_of, wanted_proofs
+from cvft.plan.batching import (
+    FeatureDecision,
+    clips_of,
+    count_steps,
+    decide_features,
+    describe_training,
+    peak_of,
+    wanted_proofs,
+)
 from cvft.plan.environment import check_shell, find_overruled
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
 from cvft.plan.job import Job, check_batch, open_job
@@ -65,6 +72,7 @@ class Forecast:
         costs: The family's formulas, or None where nothing is modelled; then the numbers that follow are None too.
         flops: FLOPs of the micro-batches, and those of recomputation.
         memory: The micro-batch that needs most.
+        features: Whether features are cached, and why.
         notes: Sentences about where this machine differs from the planned one.
         refused: What would be refused on this machine.
     """
@@ -79,6 +87,7 @@ class Forecast:
     costs: CostModel | None
     flops: Flops | None
     memory: Memory | None
+    features: FeatureDecision
     notes: Sequence[str]
     refused: Sequence[Problem]
 
@@ -117,18 +126,35 @@ class Forecast:
 
     @property
     def feature_bytes(self) -> int:
-        """Size of all clips' cached features."""
-        if self.costs is None or self.plan.worker.features is None:
-            return 0
-        dtype_bytes = BY_NAME[self.plan.worker.loading.dtype].num_bytes
-        return self.costs.feature_bytes(self.clips, dtype_bytes=dtype_bytes)
+        """Size of all clips' cached features; 0 where they are not cached."""
+        return self.features.num_bytes if self.features.caches else 0
+
+    @property
+    def saved_share(self) -> float | None:
+        """Share of the FLOPs of the training that cached features save, or would; None where FLOPs are not modelled."""
+        rows, worker = self.prepared.row_facts, self.plan.worker
+        if self.costs is None or not self.features.num_bytes:
+            return None
+        num_epochs = worker.num_steps / worker.steps_per_epoch
+        totals = []
+        for caches in (False, True):
+            batches = batches_of_epoch(
+                rows.train,
+                limits=worker.limits,
+                num_ranks=self.ranks.num,
+                seed=self.job.recipe.seed,
+                caches=caches,
+                mix=rows.mix,
+            )
+            training = describe_training(self.job, caches=caches, recompute=self.plan.swift["gradient_checkpointing"])
+            totals.append(num_epochs * sum(self.costs.training_flops(batch, training).total for batch in batches))
+        live, cached = totals
+        return 1 - (cached + self.costs.build_flops(self.clips).total) / live
 
     @property
     def clips(self) -> list[ClipShape]:
         """All clips."""
-        rows = self.prepared.row_facts
-        shapes = {shape.clip: shape for shape in (*rows.train, *rows.val) if shape.clip is not None}
-        return [ClipShape(shape.num_frames, shape.num_clip_tokens) for shape in shapes.values()]
+        return clips_of(self.prepared.row_facts)
 
     @property
     def num_frames(self) -> int:
@@ -252,6 +278,13 @@ def forecast(
         costs=costs,
         flops=flops,
         memory=memory,
+        features=decide_features(
+            job,
+            rows=prepared.row_facts,
+            limits=plan.worker.limits,
+            num_epochs=count_steps(job, prepared.row_facts).epochs,
+            proof=proofs.features,
+        ),
         notes=[*notes, *find_overruled(plan.launch.environment, os.environ)],
         refused=_find_refusals(job, memory=memory),
     )

@@ -167,7 +167,7 @@ def compile_plan(job: Job, rows: RowFacts, *, proofs: Proofs = NO_PROOFS) -> Pla
     limits = decide_limits(job, rows=rows, proof=proofs.groups)
     steps = count_steps(job, rows)
     num_steps, steps_per_epoch = steps
-    caches = decide_features(job, rows=rows, limits=limits, num_epochs=steps.epochs, proof=proofs.features)
+    caches = decide_features(job, rows=rows, limits=limits, num_epochs=steps.epochs, proof=proofs.features).caches
     batches = batches_of_epoch(
         rows.train, limits=limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches, mix=rows.mix
     )

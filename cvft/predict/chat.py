@@ -7,7 +7,7 @@ the last turn with those that the model saw before it -> a row to train on
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from cvft.data.fetch.cache import ClipCache
 from cvft.data.fetch.urls import show_url
 from cvft.data.rows import Row, append_row
 from cvft.data.video.process import ClipInfo
-from cvft.data.video.spec import ClipRef, name_of
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, name_of
 from cvft.errors import CvftError, DataError, Problem, quote
 from cvft.families.answering import Answer
 from cvft.plan.lengths import check_texts
@@ -67,23 +67,27 @@ class Chat:
     @property
     def clip_name(self) -> str:
         """How the clip is shown: its file, or its URL without what may be secret in it."""
-        return str(self.video) if self._url is None else show_url(self._url)
+        if self._url is not None:
+            return show_url(self._url)
+        is_ready = isinstance(self.video, ClipSpec) and bool(self.video.frames)
+        return str(self.video) if self.video is None or not is_ready else str(file_of(self.video).parent)
 
     def load(self) -> None:
         """Loads the model. It is not needed to look at clips."""
         self._predictor = load_found(self._found)
 
-    def show(self, video: str) -> None:
+    def show(self, video: str, *, seconds: Sequence[float] | None = None) -> None:
         """Goes on about another clip, from no turns: what was said is about the clip before.
 
         Args:
-            video: The clip's file, relative to the current folder, or its URL.
+            video: The clip's file, relative to the current folder, or its URL; with `seconds`, a folder of pictures.
+            seconds: When each of them was taken.
 
         Raises:
-            DataError: when there is no such file.
+            DataError: when there is no such file, or seconds do not fit the pictures.
             ClipError: when it cannot be fetched or decoded. The clip and the turns are then those that they were.
         """
-        row = make_question(video, "?", cache=self._cache)
+        row = make_question(video, "?", seconds=seconds, cache=self._cache)
         assert row.video is not None, "a question about a clip"
         bring_clip(row, self._cache)
         self._clip = look_at_clip(row.video, self._found)

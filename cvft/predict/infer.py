@@ -63,20 +63,23 @@ def make_question(
     *,
     system: str | None = None,
     stretch: Stretch = WHOLE,
+    seconds: Sequence[float] | None = None,
     cache: ClipCache | None = None,
 ) -> Row:
     """Makes the row of one question, with the checks of a file of rows.
 
     Args:
-        video: The clip, or a picture, relative to the current folder, or its URL, or None to ask without one.
+        video: The clip, or a picture, relative to the current folder, or its URL, or None to ask without one. With `seconds`, a
+            folder of pictures.
         query: The question.
         history: Earlier (question, answer) turns.
         system: System text; None takes the model's.
         stretch: Which part of the clip is meant.
+        seconds: When each picture of the folder was taken, in the order of the numbers in their names.
         cache: Where clips of URLs are, once `bring_clip` has fetched them; without it, URLs are refused.
 
     Raises:
-        DataError: when the clip does not exist, or a stretch is none.
+        DataError: when the clip does not exist, or a stretch is none, or seconds do not fit the pictures.
     """
     columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history], "system": system}
     if video is not None:
@@ -84,6 +87,7 @@ def make_question(
             {"images" if is_picture(video) else "videos": [video]} if isinstance(video, str) else write_clip(video)
         )
     columns |= {name: second for name, second in zip(("start", "end"), stretch, strict=True) if second is not None}
+    columns |= {} if seconds is None else {"seconds": list(seconds)}
     try:
         (row,) = make_rows(
             [(1, columns)],
@@ -120,7 +124,7 @@ def about_question(error: DataError) -> DataError:
 def infer_one(
     model: str | Path,
     *,
-    video: str | Path | None,
+    video: str | ClipRef | None,
     query: str,
     history: Sequence[tuple[str, str]] = (),
     system: str | None = None,

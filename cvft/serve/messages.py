@@ -95,7 +95,7 @@ def read_messages(messages: Any, *, frame_seconds: Any = None) -> Said:
             raise _second_clip(found.params[0])
         clip = clip or found
     if len(said) % 2 == 0:
-        raise refused("messages", "an answer at the end", "a question at the end")
+        raise refused("messages", "an answer at the end" if said else "no question", "a question at the end")
     history = tuple(zip(said[:-1:2], said[1::2], strict=True))
     return Said(said[-1], history, system, _with_seconds(clip, frame_seconds))
 

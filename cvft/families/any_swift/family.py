@@ -5,7 +5,7 @@ row + decoded frames -> ms-swift's template -> ids, labels, pixels        length
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from cvft.data.features.key import FeatureKey
@@ -18,7 +18,7 @@ from cvft.families.any_swift.inputs import PACKAGES, Inputs, hash_processor, ins
 from cvft.families.any_swift.layouts import lay_out_beside
 from cvft.families.any_swift.models import MODELS, SwiftModel
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.costs import CostModel
+from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.family import Capabilities, FieldValue, LayOut, Preprocessing, make_clip
 from cvft.families.parts import Shape
@@ -57,6 +57,7 @@ class AnySwift:
             "train.group_by_clip",
             "train.max_rows_per_group",
             "video.cache_features",
+            "video.cache_limit_gb",
             "video.sampling",
         }
     )
@@ -205,6 +206,11 @@ class AnySwift:
                 "transformers_version": inputs.transformers_version,
             },
         )
+
+    def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
+        """Counts a vector of the decoder's width for each token of a clip."""
+        width: int = config["text_config"]["hidden_size"]
+        return sum(clip.num_tokens for clip in clips) * width * dtype_bytes
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """No variable decides what the template makes of images; a test goes through its code."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from cvft.data.features.key import FeatureKey
@@ -11,7 +11,7 @@ from cvft.data.video.process import ClipInfo
 from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.costs import CostModel
+from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
@@ -75,6 +75,7 @@ class Glm4v:
             "train.group_by_clip",
             "train.max_rows_per_group",
             "video.cache_features",
+            "video.cache_limit_gb",
             "video.fps",
             "video.max_clip_tokens",
             "video.min_frames",
@@ -221,6 +222,10 @@ class Glm4v:
                 "max_clip_tokens": inputs.max_clip_tokens,
             },
         )
+
+    def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
+        """Counts a vector of the decoder's width for each token of a clip."""
+        return sum(clip.num_tokens for clip in clips) * Sizes.from_config(config).hidden_size * dtype_bytes
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Nothing is read from the environment."""

@@ -22,8 +22,8 @@ from cvft.families.glm4v.tokenizer import SpecialTokens
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.patches import preprocess_frames
-from cvft.families.network.pixels import CLIP_NORM
 from cvft.families.network.positions import row_positions
+from cvft.families.norms import CLIP_NORM
 
 PIXELS, GRIDS, FEATURES = "pixel_values_videos", "video_grid_thw", "vision_features"
 """What a clip is called: patches and their grid by transformers, cached features by us."""

@@ -21,7 +21,8 @@ from cvft.families.internvl.sizes import Sizes
 from cvft.families.internvl.tokenizer import SpecialTokens
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
-from cvft.families.network.pixels import PixelNorm, as_frames, resize_and_norm
+from cvft.families.network.pixels import as_frames, resize_and_norm
+from cvft.families.norms import PixelNorm
 
 PIXELS = "pixel_values"
 """What transformers calls a clip's frames."""

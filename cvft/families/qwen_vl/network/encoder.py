@@ -24,7 +24,7 @@ from cvft.families.network.positions import row_positions
 from cvft.families.qwen_vl.family import QwenVL
 from cvft.families.qwen_vl.inputs import ClipLayout, Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import build_layout
-from cvft.families.qwen_vl.network.norms import NORMS
+from cvft.families.qwen_vl.norms import NORMS
 from cvft.families.qwen_vl.sizes import Sizes
 from cvft.families.qwen_vl.tokenizer import SpecialTokens
 
