@@ -16,18 +16,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cvft.data.clip_columns import CLIP_COLUMNS, ClipFinder, read_clip
+from cvft.data.clip_columns import CLIP_COLUMNS, IMAGES, ClipFinder, read_clip
 from cvft.data.clip_names import ClipNames
 from cvft.data.media_columns import MEDIA_COLUMNS, OTHER_MEDIA, check_other_media, holds_clip, show
-from cvft.data.tags import find_tag_problem, without_tags
-from cvft.data.video.spec import ClipRef, file_of
+from cvft.data.tags import Media, find_tag, find_tag_problem, without_tags
+from cvft.data.video.spec import ClipRef, file_of, is_image
 from cvft.errors import Problem, ValueProblem, quote
 from cvft.jsonl import WrittenNumber
 
-KNOWN_COLUMNS = ("id", "query", "response", "history", "videos")
+KNOWN_COLUMNS = ("id", "system", "query", "response", "history", "videos")
 """The columns that are read, beside `CLIP_COLUMNS`; all others are kept in `Row.extra`."""
 
-READ_COLUMNS = frozenset((*KNOWN_COLUMNS, *CLIP_COLUMNS))
+READ_COLUMNS = frozenset((*KNOWN_COLUMNS, *CLIP_COLUMNS, IMAGES))
 
 CATEGORY_COLUMNS = ("category", "family")
 """Where a row says what kind of question it asks, in `Row.extra`; the first that a row has counts. `family` is older."""
@@ -37,6 +37,9 @@ _OTHER_NAMES = {
     "response": ("answer", "output", "caption"),
 }
 """Column names of other formats, to say which to rename."""
+
+_BEGINNINGS = {"video": "videos", "system": "system"}
+"""How names of columns begin that mean a known one."""
 
 _CONVERSATIONS = ("messages", "conversations", "conversation")
 """Columns that hold a whole conversation in other formats."""
@@ -52,6 +55,7 @@ class Columns:
     query: str = ""
     response: str = ""
     history: tuple[tuple[str, str], ...] = ()
+    system: str | None = None
     video: ClipRef | None = None
     url: str | None = None
     id: str | None = None
@@ -114,6 +118,11 @@ class ColumnReader:
             found.history = _read_history(columns.get("history"))
         except ValueProblem as error:
             problem("history", error)
+        if columns.get("system") is not None:
+            try:
+                found.system = _read_system(columns["system"])
+            except ValueProblem as error:
+                problem("system", error)
         found.video = read_clip(columns, finder=self._finder, report=problem)
         if found.video is not None and self._finder.urls:
             found.url = self._finder.urls.get(file_of(found.video))
@@ -129,22 +138,27 @@ class ColumnReader:
             for name, other_media in check_other_media(columns):
                 problem(name, other_media)
         if not found.problems and ("<" in found.query or found.history):
-            num_clips = 0 if found.video is None else 1
-            wrong_tag = find_tag_problem(found.query, found.history, num_clips=num_clips, location=location)
+            media: Media = "none" if found.video is None else "image" if is_image(found.video) else "video"
+            wrong_tag = find_tag_problem(found.query, found.history, media=media, location=location)
             found.problems += [] if wrong_tag is None else [wrong_tag]
             asked = (found.query, found.history)
-            found.query = without_tags(found.query)
+            found.query = without_tags(found.query, media=media)
             if found.history:
-                found.history = tuple((without_tags(question), answer) for question, answer in found.history)
+                found.history = tuple(
+                    (without_tags(question, media=media), answer) for question, answer in found.history
+                )
             found.had_tags = (found.query, found.history) != asked
         for known, name in misspelt.items():
-            if known in ("history", "videos"):  # the required ones have reported it in their own problem
-                hint = f'did you mean {quote(known)}? if not, add `"{known}": []`'
+            if known in ("system", "history", "videos"):  # the required ones have reported it in their own problem
+                nothing = "null" if known == "system" else "[]"
+                hint = f'did you mean {quote(known)}? if not, add `"{known}": {nothing}`'
                 problem(
                     name, ValueProblem(f"an unknown column and no {quote(known)}", f"the column {quote(known)}", hint)
                 )
         if not found.problems and not (
-            isinstance(columns["query"], str) and isinstance(columns.get("response"), str) and not found.history
+            isinstance(columns["query"], str)
+            and isinstance(columns.get("response"), str)
+            and not (found.history or found.system)
         ):
             found.taken_as_text = tuple(_find_numbers(columns))
         return found
@@ -208,7 +222,7 @@ def _check_letters(text: str) -> None:
 
 def _find_numbers(columns: Mapping[str, Any]) -> Iterator[str]:
     """Names the columns of a good row in which a number stands for text."""
-    for name in ("query", "response"):
+    for name in ("query", "response", "system"):
         if _is_number(columns.get(name)):
             yield name
     if any(_is_number(said) for turn in columns.get("history") or () for said in turn):
@@ -238,8 +252,8 @@ def _find_misspelt(columns: Mapping[str, Any]) -> Mapping[str, str]:
     """Returns known column -> the unknown column that seems to mean it, for known columns that are absent.
 
     A column that resembles a known one is only extra when the known one is there. `id` is left out, because every
-    short name resembles it. Any name that starts with `video` stands for `videos`, and so does any column that holds the
-    name of a clip: such a row would otherwise train without it.
+    short name resembles it. Any name that starts with `video` stands for `videos`, one that starts with `system` for `system`,
+    and any column that holds the name of a clip for `videos`: such a row would otherwise train without it.
     """
     misspelt = _near_names(tuple(columns))
     if "videos" not in columns and "videos" not in misspelt:
@@ -258,8 +272,8 @@ def _near_names(names: tuple[str, ...]) -> Mapping[str, str]:
             continue
         lowered = name.lower()
         near = difflib.get_close_matches(lowered, absent, n=1, cutoff=0.75)
-        if not near and lowered.startswith("video") and "videos" in absent:
-            near = ["videos"]
+        if not near:
+            near = [known for begin, known in _BEGINNINGS.items() if lowered.startswith(begin) and known in absent]
         if near:
             misspelt.setdefault(near[0], name)
     return MappingProxyType(misspelt)
@@ -287,6 +301,17 @@ def _read_text(
         got = "only white space" if text else "an empty string"
         raise ValueProblem(got, need, "write the answer or remove the row")
     return text
+
+
+def _read_system(value: Any) -> str | None:
+    """Returns a system text; None where it says nothing, as rows of other trainers hold an empty one where there is none."""
+    text = text_of(value)
+    if text is None:
+        raise ValueProblem(show(value), "a string", "write it as one text, in quotes")
+    if tag := find_tag(text):
+        hint = "a clip belongs to the first question; in other words where it is meant"
+        raise ValueProblem(f"{quote(tag)} in a system text", "text without tags", hint)
+    return text if text.strip() else None
 
 
 def _hint_other_format(columns: Mapping[str, Any], name: str) -> str:

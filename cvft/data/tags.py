@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from cvft.errors import Problem, quote
 
@@ -34,7 +35,27 @@ _OTHER_TAG = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-"""Tags for what no row has: an image, a sound."""
+"""Tags for what a row with a clip, or with text alone, cannot have: an image, a sound."""
+
+_IMAGE_TAG = re.compile(
+    r"""
+      \(<image>\./</image>\)
+    | <\|begin_of_image\|><\|image\|><\|end_of_image\|>
+    | <\|vision_start\|><\|image_pad\|><\|vision_end\|>
+    | <\|image\|> | <\|image_pad\|>
+    | <image>(?!.*</image>)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""Tags for the image of a row that has one in place of a clip. Source: as above."""
+
+Media = Literal["none", "video", "image"]
+"""What a row shows."""
+
+_NO_IMAGE_TAG = re.compile(
+    rf"{_VIDEO_TAG.pattern} | <audio>(?!.*</audio>) | <\|audio(?:_pad)?\|>", re.VERBOSE | re.DOTALL
+)
+"""Tags for what a row with an image cannot have."""
 
 CONTROL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
 """What looks like a token that steers a model; here it is plain text. Source: the vocabularies of Llama 3, Qwen2 and GLM-4."""
@@ -55,11 +76,12 @@ def find_tag(text: str) -> str | None:
     return None if found is None else found[0]
 
 
-def without_tags(text: str) -> str:
-    r"""Returns a question without the tags for its clip, and without the white space that stood around them.
+def without_tags(text: str, *, media: Media = "video") -> str:
+    r"""Returns a question without the tags for its clip or picture, and without the white space that stood around them.
 
     Args:
         text: A question.
+        media: What its row shows.
 
     Example:
         >>> without_tags("<video>\nWhat is shown?")
@@ -70,12 +92,15 @@ def without_tags(text: str) -> str:
         'Look at and tell me more.'
         >>> without_tags("What does <video src=a.mp4> do?")
         'What does <video src=a.mp4> do?'
+        >>> without_tags("<image>What is shown?", media="image")
+        'What is shown?'
     """
     if "<" not in text:  # as in all tags
         return text
-    if text.startswith("<video>") and text.count("<") == 1:  # the usual one, and nothing else
-        return text[len("<video>") :].lstrip()
-    parts = _VIDEO_TAG.split(text)
+    usual = "<image>" if media == "image" else "<video>"
+    if text.startswith(usual) and text.count("<") == 1:  # the usual one, and nothing else
+        return text[len(usual) :].lstrip()
+    parts = (_IMAGE_TAG if media == "image" else _VIDEO_TAG).split(text)
     whole = parts[0]
     for part in parts[1:]:
         before, after = whole.rstrip(), part.lstrip()
@@ -90,17 +115,18 @@ def _parts(gap: str, before: str, after: str) -> bool:
     return bool(gap) or (before[-1].isascii() and before[-1].isalnum() and after[0].isascii())
 
 
-def find_tag_problem(
-    query: str, history: Sequence[tuple[str, str]], *, num_clips: int, location: str
-) -> Problem | None:
-    """Returns what is wrong with the tags of a row: another number than its clips, or tags for what no row has.
+def find_tag_problem(query: str, history: Sequence[tuple[str, str]], *, media: Media, location: str) -> Problem | None:
+    """Returns what is wrong with the tags of a row: more than it has clips or pictures, or some for what it does not show.
 
     Args:
         query: The question.
         history: Earlier (question, answer) turns.
-        num_clips: Clips of the row.
+        media: What the row shows.
         location: How to name the row.
     """
+    num_clips = 0 if media == "none" else 1
+    usual = "<image>" if media == "image" else "<video>"
+    own, others = (_IMAGE_TAG, _NO_IMAGE_TAG) if media == "image" else (_VIDEO_TAG, _OTHER_TAG)
     columns = [("query", query)]
     if history:
         columns = [*(("history", question) for question, _ in history), *columns]
@@ -108,19 +134,19 @@ def find_tag_problem(
     for column, text in columns:
         if "<" not in text:  # as in all tags
             continue
-        if num_tags < num_clips and text.count("<") == 1 and "<video>" in text:  # the usual one, and nothing else
+        if num_tags < num_clips and text.count("<") == 1 and usual in text:  # the usual one, and nothing else
             num_tags += 1
             continue
         where = f"{location} {quote(column)}"
-        other = _OTHER_TAG.search(text)
+        other = others.search(text)
         if other is not None:
-            return Problem(where, f"{quote(other[0])} in a question", "no tag for what a row cannot have", HINT)
-        if num_clips and _VIDEO_ELEMENT.search(_VIDEO_TAG.sub("", text)):
+            return Problem(where, f"{quote(other[0])} in a question", "no tag for what the row does not show", HINT)
+        if media == "video" and _VIDEO_ELEMENT.search(_VIDEO_TAG.sub("", text)):
             need = "text alone, and the path of the clip in `videos`"
             return Problem(where, "something between `<video>` and `</video>`", need, HINT)
-        num_tags += len(_VIDEO_TAG.findall(text))
+        num_tags += len(own.findall(text))
         if num_tags > num_clips:
-            got = f"{num_tags} tag{'s' if num_tags > 1 else ''} such as {quote(_VIDEO_TAG.findall(text)[-1])}"
+            got = f"{num_tags} tag{'s' if num_tags > 1 else ''} such as {quote(own.findall(text)[-1])}"
             clips = "the row has no clip" if num_clips == 0 else "one for each clip of the row"
             return Problem(where, got, f"at most {num_clips}: {clips}", HINT)
     return None

@@ -221,7 +221,8 @@ def _request(
 ) -> dict[str, Any]:
     """Writes a row as the body of a request that is answered greedily."""
     media: dict[str, Any] = {}
-    messages: list[dict[str, Any]] = [{"role": "system", "content": told.system}] if told.system else []
+    system = row.system or told.system
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     asked = [*(question for question, _ in row.history), row.query]
     for number, text in enumerate(asked):
         content: Any = text

@@ -34,11 +34,20 @@ class Chat:
 
     Args:
         found: The model; `open_chat` finds it.
+        system: System text; None takes the model's.
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         cache: Fetches clips of URLs; without it, they are refused.
     """
 
-    def __init__(self, found: FoundModel, *, max_new_tokens: int | None = None, cache: ClipCache | None = None) -> None:
+    def __init__(
+        self,
+        found: FoundModel,
+        *,
+        system: str | None = None,
+        max_new_tokens: int | None = None,
+        cache: ClipCache | None = None,
+    ) -> None:
+        self.system = system
         self.max_new_tokens = max_new_tokens
         self._cache = cache
         self._url: str | None = None
@@ -107,7 +116,7 @@ class Chat:
         Raises:
             DataError: when it cannot be asked.
         """
-        return make_question(self._url or self.video, query, self.turns, cache=self._cache)
+        return make_question(self._url or self.video, query, self.turns, system=self.system, cache=self._cache)
 
     def ask(self, query: str) -> Generator[str, None, Answer]:
         """Answers a question piece by piece. Only an answer that came to its end, or to its limit, becomes a turn.
@@ -172,6 +181,7 @@ def open_chat(
     model: str | Path,
     *,
     video: str | None = None,
+    system: str | None = None,
     max_new_tokens: int | None = None,
     quantize: str | None = None,
     base: Path | None = None,
@@ -182,6 +192,7 @@ def open_chat(
     Args:
         model: What `find_model` takes.
         video: The clip to begin with.
+        system: System text; None takes the model's.
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
         base: Where the base of an adapter lies by now.
@@ -191,7 +202,12 @@ def open_chat(
         CvftError: when the model or the clip cannot be used.
     """
     found = find_model(model, base=base, quantize=quantize)
-    chat = Chat(found, max_new_tokens=max_new_tokens, cache=cache)
+    chat = Chat(found, system=system, max_new_tokens=max_new_tokens, cache=cache)
+    if system is not None:
+        try:
+            check_texts([chat.row("?")], lay_out=found.family.layouts(found.model, found.how))
+        except DataError as error:
+            raise about_question(error) from error
     if video is not None:
         chat.show(video)
     if not chat.takes_history:

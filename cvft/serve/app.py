@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from cvft.data.clip_columns import clip_of_frames
 from cvft.data.fetch.urls import is_url
-from cvft.data.video.spec import ClipRef, file_of, files_of
+from cvft.data.video.spec import ClipRef, file_of, files_of, make_image
 from cvft.errors import ClipError, CvftError, DataError
 from cvft.predict.infer import about_question, make_question
 from cvft.serve.body import Bodies
@@ -190,9 +190,11 @@ class Server:
         most = self.limits.max_new_tokens
         if most is not None and asked.max_tokens is not None and asked.max_tokens > most:
             raise refused("max_completion_tokens", str(asked.max_tokens), f"at most {most}")
-        clip = None if asked.clip is None else self._open(asked.clip, fetched, places)
+        clip = None if asked.clip is None else self._open(asked.clip, fetched, places, model=asked.model)
         try:
-            row = make_question(None if clip is None else file_of(clip), asked.query, asked.history)
+            row = make_question(
+                None if clip is None else file_of(clip), asked.query, asked.history, system=asked.system
+            )
             row = replace(row, video=clip)  # by the name of its content; a link would be resolved
             try:
                 return predictor.prepare(row, max_new_tokens=asked.max_tokens or most)
@@ -231,20 +233,27 @@ class Server:
         """
         clips = self.predictor(model).clips
         assert isinstance(clips, SharedClips), "the server's own"
-        clip = self._open(asked, fetched, places)
+        clip = self._open(asked, fetched, places, model=model)
         try:
             return clips.pictures(clip)
         except ClipError as error:
             raise self._tell(error, clip, asked) from error
 
-    def _open(self, asked: AskedClip, fetched: Fetched, places: ExitStack) -> ClipRef:
+    def _open(self, asked: AskedClip, fetched: Fetched, places: ExitStack, *, model: str) -> ClipRef:
         paths = []
         for name, param, path in zip(asked.names, asked.params, fetched, strict=True):
             if path is None:
                 path = self.media.open(name, param=param, kind=asked.kind)
                 places.callback(self.media.release, path)
             paths.append(path)
-        return paths[0] if asked.kind == "video" else clip_of_frames(paths, asked.seconds)
+        if asked.kind == "video":
+            return paths[0]
+        takes_images = self.predictor(model).encoder.takes_images
+        return (
+            clip_of_frames(paths, asked.seconds or (0.0,))
+            if asked.seconds or not takes_images
+            else make_image(paths[0])
+        )
 
     def _tell(self, error: CvftError, clip: ClipRef | None, asked: AskedClip | None) -> ApiError:
         files = () if clip is None else files_of(clip)

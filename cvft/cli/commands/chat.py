@@ -16,7 +16,7 @@ from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cvft.cli.commands.asked import add_model, check_model, how_to_ask
+from cvft.cli.commands.asked import add_model, add_system, check_model, how_to_ask
 from cvft.cli.commands.fetched import add_urls, open_cache
 from cvft.cli.interrupts import raised_only
 from cvft.errors import CvftError, IncompleteError, Problem, did_you_mean, quote
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "clip", metavar="CLIP", nargs="?", help="the clip to begin with, a file or a URL; `/video` shows another"
     )
+    add_system(parser)
     add_model(parser)
     add_urls(parser)
 
@@ -68,7 +69,13 @@ def run(options: argparse.Namespace) -> None:
 
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     with closing(
-        open_chat(options.model, video=options.clip, cache=open_cache(options), **how_to_ask(options))
+        open_chat(
+            options.model,
+            video=options.clip,
+            system=options.system,
+            cache=open_cache(options),
+            **how_to_ask(options),
+        )
     ) as chat:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no text must not end the chat

@@ -63,6 +63,7 @@ class ClipInfo:
         oddities: What is odd about it; None where nobody has looked.
         frame_indices: Which frames of the clip are shown.
         has_own_times: Whether its seconds are those that a row states of ready frames.
+        is_image: Whether it is a picture that a model takes as an image.
     """
 
     num_frames: int
@@ -79,6 +80,7 @@ class ClipInfo:
     oddities: tuple[Oddity, ...] | None = None
     frame_indices: tuple[int, ...] = ()
     has_own_times: bool = False
+    is_image: bool = False
 
     @property
     def view(self) -> ClipView:
@@ -91,6 +93,7 @@ class ClipInfo:
             height_px=self.height_px,
             width_px=self.width_px,
             has_own_times=self.has_own_times,
+            is_image=self.is_image,
         )
 
 
@@ -155,6 +158,7 @@ class DecodeProcess:
             decoder=header["decoder"],
             notes=tuple(header["notes"]),
             has_own_times=header["has_own_times"],
+            is_image=header["is_image"],
         )
 
     def inspect(self, clip: ClipRef | str, *, sampling: Sampling, decoder: str = "pyav") -> ClipInfo:
@@ -195,6 +199,7 @@ class DecodeProcess:
             oddities=tuple(Oddity(kind, got) for kind, got in header["oddities"]),
             frame_indices=tuple(header["frame_indices"]),
             has_own_times=header["has_own_times"],
+            is_image=header["is_image"],
         )
 
     def look(self, clip: ClipRef | str, *, decoder: str = "pyav") -> ClipLooks:
