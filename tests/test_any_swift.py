@@ -218,7 +218,7 @@ def test_cached_features_give_the_same_bits_with_and_without_the_tower(opened, c
 
 def test_prompts_are_answered_alike_from_cached_features(opened, cached):
     answers = []
-    for clips, model in ((opened.clips, opened.model), (cached, opened.load(with_tower=False))):
+    for clips, model in ((opened.clips, opened.load()), (cached, opened.load(with_tower=False))):
         prompts = [row for clip in clips for row in opened.rows(num_rows=2, clip=clip, seed=6, with_response=False)]
         answers.append(opened.runtime.generate(model, opened.encoder, prompts, max_new_tokens=5, clips=[0, 0, 1, 1]))
     assert answers[0] == answers[1]

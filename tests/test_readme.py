@@ -138,7 +138,8 @@ def test_rows_that_the_pages_show_are_rows(tmp_path):
     ]
     assert len(set(shown)) >= 8
     for line in shown:
-        for clip in [*json.loads(line).get("videos", []), *json.loads(line).get("images", [])]:
+        row = json.loads(line)
+        for clip in [*row.get("videos", []), *row.get("images", [])]:
             for name in (
                 clip if isinstance(clip, list) else [clip] if "." in clip else [f"{clip}/{i}.jpg" for i in range(4)]
             ):

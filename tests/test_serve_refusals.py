@@ -159,7 +159,7 @@ def test_a_bad_clip_tells_nothing_of_the_machine(server, root):
         for response in (
             server.ask([clip_part(url), text_part("?")]),
             server.ask([clip_part(url), text_part("?")], stream=True),
-            server.post("/frames", {"model": "tiny", "url": url}),
+            server.show([clip_part(url)]),
         ):
             error = error_of(response)
             assert error["code"] == "invalid_clip"

@@ -125,7 +125,7 @@ _GREEDY = "answers are greedy, so that they can be repeated"
 _NEVER_CUT = "rows are never cut: a longer one than `data.max_tokens` is an error"
 _ALWAYS = "the same command continues a stopped run from its last checkpoint"
 _CODE = "code that lies in a model folder never runs"
-_NO_IMAGES = "a model here takes text and one clip a row"
+_PICTURES = "pictures have the sizes that the makers' image processor gives them"
 _PUSH = "`cvft push` publishes a finished run"
 _SAMPLING = "see `video.sampling` and `video.max_frames`"
 
@@ -159,8 +159,8 @@ NOT_SUPPORTED: dict[str, str] = {
     "group_by_length": _PACKING,
     "hub_model_id": _PUSH,
     "hub_token": _PUSH,
-    "image_max_pixels": _NO_IMAGES,
-    "image_max_token_num": _NO_IMAGES,
+    "image_max_pixels": _PICTURES,
+    "image_max_token_num": _PICTURES,
     "label_smoothing_factor": "the loss is plain cross-entropy",
     "lazy_tokenize": "rows are measured before training and encoded in it",
     "load_best_model_at_end": _BEST,

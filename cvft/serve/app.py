@@ -30,7 +30,7 @@ from cvft.serve.engine import Asked, Engine
 from cvft.serve.errors import ApiError, from_error, refused
 from cvft.serve.hearing import EventStream, collect, our_fault, stream, unless_gone
 from cvft.serve.media import MediaStore
-from cvft.serve.messages import AskedClip
+from cvft.serve.messages import AskedClip, read_messages
 from cvft.serve.metrics import Metrics
 from cvft.serve.replies import Reply
 from cvft.serve.request import ChatRequest, parse_json, read_request
@@ -44,7 +44,10 @@ LOG = logging.getLogger(__name__)
 
 PAGE_FILES = {
     "": ("index.html", "text/html"),
-    **{name: (name, "text/javascript") for name in ("words.js", "camera.js", "code.js", "page.js")},
+    **{
+        name: (name, "text/javascript")
+        for name in ("words.js", "camera.js", "pictures.js", "events.js", "code.js", "page.js")
+    },
     "page.css": ("page.css", "text/css"),
 }
 
@@ -201,17 +204,20 @@ class Server:
             raise self._tell(error, clip, asked.clip) from error
 
     def read_shown(self, body: bytes) -> tuple[str, AskedClip]:
-        """Reads what `show` is asked for: the name of a model, and how a clip is named.
+        """Reads what `show` is asked for: a model, and the messages of a question to it, of which the clip counts.
 
         Raises:
             ApiError: when it is not that.
         """
         columns = parse_json(body)
-        for key in ("model", "url"):
-            if not isinstance(columns.get(key), str):
-                raise refused(key, "no text", "text")
-        self.predictor(columns["model"])
-        return columns["model"], AskedClip("video", (columns["url"],), ("url",))
+        model = columns.get("model")
+        if not isinstance(model, str):
+            raise refused("model", "no text", "text")
+        self.predictor(model)
+        clip = read_messages(columns.get("messages"), frame_seconds=columns.get("frame_seconds")).clip
+        if clip is None:
+            raise refused("messages", "no clip", "`video_url`, or `image_url` parts")
+        return model, clip
 
     def show(self, model: str, asked: AskedClip, fetched: Fetched, places: ExitStack) -> dict[str, Any]:
         """Returns pictures of what a model is shown of a clip; runs in a thread of its own.
@@ -327,7 +333,7 @@ def build_app(server: Server) -> FastAPI:
 
     @app.post("/clips")
     async def clips(request: Request) -> Response:
-        _check_type(request, "video/", "application/octet-stream", "image/gif")
+        _check_type(request, "video/", "application/octet-stream", "image/")
         async with server.bodies.read(request) as body:
             if not body:
                 raise refused("the body", "nothing", "the bytes of a clip")

@@ -24,7 +24,8 @@ from make import encode_clip
 SEED = 20261126
 NUM_LABELLED, NUM_NEW = 64, 6
 NUM_TRAIN, NUM_VAL = 48, 16
-NUM_CHECKS = 3
+MAX_CHECKS = 5
+"""Checks of a clip that hold, at most, and that do not."""
 
 QUESTION = "What happens in this clip?"
 
@@ -50,14 +51,14 @@ def caption(scene: Scene) -> str:
 def checks_of(scene: Scene, *, rng: np.random.Generator) -> list[tuple[str, bool]]:
     """Draws what a prompt may have asked for, and whether the clip shows it, as somebody would say who has watched it.
 
-    Half of the checks that a clip can be given hold, so that always answering yes or no is right half of the time.
+    As many hold as do not, over all clips, so that always answering yes or no is right half of the time.
     """
     drawn: list[tuple[str, bool]] = []
     names = sorted({thing.name_at(second) for second in range(scene.num_seconds) for thing in scene.things})
     shown = [(name, second, _shows(scene, name, second)) for name in names for second in range(scene.num_seconds)]
     for holds in (True, False):
         fitting = [(name, second) for name, second, is_shown in shown if is_shown is holds]
-        for index in rng.permutation(len(fitting))[:NUM_CHECKS]:
+        for index in rng.permutation(len(fitting))[: int(rng.integers(1, MAX_CHECKS + 1))]:
             name, second = fitting[index]
             drawn.append((f"The prompt asked for a {name} at second {second}. Is it there?", holds))
     return drawn
