@@ -214,7 +214,7 @@ class Server:
         if not isinstance(model, str):
             raise refused("model", "no text", "text")
         self.predictor(model)
-        _, _, clip = read_messages(columns.get("messages"), frame_seconds=columns.get("frame_seconds"))
+        clip = read_messages(columns.get("messages"), frame_seconds=columns.get("frame_seconds")).clip
         if clip is None:
             raise refused("messages", "no clip", "`video_url`, or `image_url` parts")
         return model, clip
