@@ -230,7 +230,7 @@ def _request(
             url = file_of(row.video).resolve().as_uri()
             if has_own_times(row.video) or (isinstance(row.video, ClipSpec) and row.video not in shown):
                 need, hint = (
-                    "whole files: an engine takes no part of one, no budget and no seconds of a row's own",
+                    "whole clips: an engine takes no part of one, no picture, no budget and no seconds of a row's own",
                     "leave it out",
                 )
                 raise CvftError("the rows", [Problem(f"{row.location} `videos`", name_of(row.video), need, hint)])
