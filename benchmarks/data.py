@@ -38,6 +38,7 @@ from cvft.data.split import split_by_clip
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling
+from cvft.imports import collect_less_often
 
 HOW = DecodeSettings(Sampling())
 WORDS = (
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="how often each is measured (%(default)s)")
     parser.add_argument("--one", nargs=2, metavar=("FORMAT", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    collect_less_often()  # as every command and every worker does
     if options.one:
         print(json.dumps(read_one(Path(options.one[1]))))
         return

@@ -108,15 +108,15 @@ def test_all_problems_of_a_file_are_told_together(folder):
         read_rows(path)
     assert str(caught.value).replace(f"{folder}/", "") == (
         "data train.jsonl has 4 problems\n"
-        "  train.jsonl:4: got invalid JSON (Expecting property name enclosed in double quotes, column 2), "
-        "need one JSON object\n"
-        "    hint: the object does not end on its line: write one whole object per line, "
-        "and copy a file again that was cut off\n"
         "  train.jsonl:1 `response`: got null, need a string that is not empty\n"
         "  train.jsonl:2 `response`: got no such column, need a string that is not empty\n"
         "    hint: did you mean `response` by `respones`?\n"
         "  train.jsonl:3 `videos`: got `video_pth`, which does not exist at `video_pth`, need an existing file\n"
-        "    hint: did you mean `video_path`?"
+        "    hint: did you mean `video_path`?\n"
+        "  train.jsonl:4: got invalid JSON (Expecting property name enclosed in double quotes, column 2), "
+        "need one JSON object\n"
+        "    hint: the object does not end on its line: write one whole object per line, "
+        "and copy a file again that was cut off"
     )
 
 

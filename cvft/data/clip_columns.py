@@ -23,8 +23,6 @@ from cvft.errors import ValueProblem, quote
 CLIP_COLUMNS = ("start", "end", "seconds", "max_frames", "fps")
 """What a row may say of its clip beside the file, each only together with one; null says nothing."""
 
-_ALL_COLUMNS = frozenset(CLIP_COLUMNS)
-
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
 """A number as cells of a table hold it: they are text to the letter."""
 
@@ -73,12 +71,6 @@ def read_clip(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report)
     Returns:
         The clip; None for a row of text only, and where something is wrong.
     """
-    if _ALL_COLUMNS.isdisjoint(columns):  # of very many rows, most say nothing
-        try:
-            return read_video(columns.get("videos"), finder.find)
-        except ValueProblem as error:
-            report("videos", error)
-            return None
     asked = {name: columns[name] for name in CLIP_COLUMNS if columns.get(name) is not None}
     if asked and not columns.get("videos"):
         name = next(iter(asked))

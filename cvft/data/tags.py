@@ -55,6 +55,20 @@ def find_tag(text: str) -> str | None:
     return None if found is None else found[0]
 
 
+def without_usual_tag(text: str) -> str | None:
+    r"""Returns a question without the one tag that most files have: `<video>` at its head, and no other `<`.
+
+    Returns:
+        What `without_tags` says; None where the tag does not stand so, and all rules have to be asked.
+
+    Example:
+        >>> without_usual_tag("<video>\nWhat is shown?"), without_usual_tag("Is 1 < 2?")
+        ('What is shown?', None)
+    """
+    is_usual = text.startswith("<video>") and text.count("<") == 1
+    return text[len("<video>") :].lstrip() if is_usual else None
+
+
 def without_tags(text: str) -> str:
     r"""Returns a question without the tags for its clip, and without the white space that stood around them.
 
@@ -73,8 +87,6 @@ def without_tags(text: str) -> str:
     """
     if "<" not in text:  # as in all tags
         return text
-    if text.startswith("<video>") and text.count("<") == 1:  # the usual one, and nothing else
-        return text[len("<video>") :].lstrip()
     parts = _VIDEO_TAG.split(text)
     whole = parts[0]
     for part in parts[1:]:
@@ -107,9 +119,6 @@ def find_tag_problem(
     num_tags = 0
     for column, text in columns:
         if "<" not in text:  # as in all tags
-            continue
-        if num_tags < num_clips and text.count("<") == 1 and "<video>" in text:  # the usual one, and nothing else
-            num_tags += 1
             continue
         where = f"{location} {quote(column)}"
         other = _OTHER_TAG.search(text)

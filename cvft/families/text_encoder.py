@@ -19,6 +19,12 @@ SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tok
 
 HINT = "use the tokenizer files that the checkpoint was published with"
 
+MOST_SHORT = 24
+"""Characters of the longest text whose ids are kept: the second beside each frame, which comes again with every row."""
+
+NUM_SHORT = 10_000
+"""Most texts whose ids are kept."""
+
 _IN_BRACKETS = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 
 
@@ -46,6 +52,7 @@ class TextEncoder:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
+        self._short: dict[str, list[int]] = {}
 
     def __call__(self, text: str) -> list[int]:
         """Returns the ids of a text.
@@ -54,6 +61,16 @@ class TextEncoder:
             DataError: when the vocabulary has no way to write the text without a control id.
             ModelError: when an expression of the tokenizer gives up on the text.
         """
+        if len(text) > MOST_SHORT:
+            return self._encode(text)
+        ids = self._short.get(text)
+        if ids is None:
+            if len(self._short) == NUM_SHORT:
+                self._short.clear()
+            ids = self._short[text] = self._encode(text)
+        return list(ids)
+
+    def _encode(self, text: str) -> list[int]:
         self._tokenizer.encode_special_tokens = True  # not kept when the tokenizer is sent to another process
         try:
             ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
