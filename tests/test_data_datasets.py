@@ -256,6 +256,34 @@ def test_files_of_rows_are_fetched_and_what_cannot_be_is_told(datasets, tmp_path
     assert "hint: hf download MBZUAI/VideoInstruct-100K --repo-type dataset --local-dir videoinstruct-100k" in told
 
 
+def test_files_of_rows_come_from_modelscope_where_hugging_face_does_not_answer(datasets, tmp_path):
+    hub = Hub(tmp_path / "hub")
+    root = tmp_path / "datasets"
+    env = {
+        **environment(hub, tmp_path),
+        **{"HF_HUB_OFFLINE": "1", "MODELSCOPE_ENDPOINT": hub.url, "MODELSCOPE_CACHE": str(tmp_path / "modelscope")},
+    }
+    recipe = recipe_of(tmp_path, root, "video-chatgpt")
+    try:
+        shutil.copytree(datasets / "video-chatgpt", tmp_path / "published")
+        hub.publish("datasets/swift/VideoChatGPT", tmp_path / "published", branch="master")
+        result = cvft("plan", recipe, env=env)
+    finally:
+        hub.close()
+    assert result.returncode == 2
+    published = tmp_path / "published" / "Generic" / "test-00000-of-00001.parquet"
+    assert (root / "video-chatgpt" / "Generic" / published.name).read_bytes() == published.read_bytes()
+    told = result.stderr.replace(f"{root}/", "")
+    assert "data.train: got no folder `video-chatgpt/Test_Videos`" in told
+    assert "cannot be fetched" not in told
+    assert not (root / "video-chatgpt" / "Test_Videos").exists()
+    shutil.rmtree(root / "video-chatgpt")
+    result = cvft("plan", recipe, env=env)
+    assert result.returncode == 2
+    why = result.stderr.split("of `video-chatgpt:test`, and it cannot be fetched from hf:lmms-lab/VideoChatGPT (")[1]
+    assert "), and it cannot be fetched from ms:swift/VideoChatGPT (" in why
+
+
 BAD = [
     ("next_qa", {"answer": "5"}, "the answer `5`, which is none of the options"),
     ("next_qa", {"a1": ""}, "an empty text as `a1`"),
