@@ -9,7 +9,7 @@ Beside them stands what `json.loads` alone takes for the same lines in the same 
 the machine.
 
 Copies of the demo's clips are decoded with one process and with one per core, in turns. On a machine that is busy, the wall time
-says how many cores were free, so the CPU time is given too: processes that take together what one takes alone do not stand in
+says how many cores were free, so the CPU time is given too, and what starting takes (one clip for each process): processes that take together what one takes alone do not stand in
 each other's way. The result goes to `benchmarks/results/data--<device>.json`.
 """
 
@@ -198,11 +198,15 @@ def compare_processes(folder: Path, *, repeats: int) -> dict[str, Any]:
     for clip in clips:
         clip.write_bytes((demo[0].parent / clip.name.partition("-")[2]).read_bytes())
     cores = len(os.sched_getaffinity(0))
+    starts: dict[int, list[float]] = {1: [], cores: []}
     walls: dict[int, list[float]] = {1: [], cores: []}
     works: dict[int, list[float]] = {1: [], cores: []}
     found = []
     for _ in range(repeats):
         for num in (1, cores):
+            begin = time.perf_counter()
+            inspect_clips(clips[:num], sampling=HOW.sampling, num_workers=num)
+            starts[num].append(time.perf_counter() - begin)
             begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
             found.append(inspect_clips(clips, sampling=HOW.sampling, num_workers=num).found)
             walls[num].append(time.perf_counter() - begin)
@@ -210,13 +214,16 @@ def compare_processes(folder: Path, *, repeats: int) -> dict[str, Any]:
             works[num].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert all(each == found[0] and list(each) == clips for each in found)
     one, many = min(works[1]), min(works[cores])
+    wall, start = ({num: min(times[num]) for num in (1, cores)} for times in (walls, starts))
     return {
         "num_clips": len(clips),
         "cores": cores,
         "cpu_s": {"1": round(one, 2), str(cores): round(many, 2)},
-        "wall_s": {"1": round(min(walls[1]), 2), str(cores): round(min(walls[cores]), 2)},
+        "wall_s": {"1": round(wall[1], 2), str(cores): round(wall[cores], 2)},
+        "wall_s_of_one_clip_each": {"1": round(start[1], 2), str(cores): round(start[cores], 2)},
         "share_of_ideal_by_cpu": round(one / many, 2),
-        "share_of_ideal_by_wall": round(min(walls[1]) / min(walls[cores]) / cores, 2),
+        "share_of_ideal_by_wall": round(wall[1] / wall[cores] / cores, 2),
+        "share_of_ideal_by_wall_once_started": round((wall[1] - start[1]) / (wall[cores] - start[cores]) / cores, 2),
     }
 
 

@@ -20,7 +20,7 @@ from cvft.processes import LAUNCHER_VARIABLE
 from cvft.recipe import load_recipe
 from cvft.recipe.fingerprint import SAME_BITS
 from cvft.train.checkpoints import ASIDE, find_checkpoints
-from tests.project import cvft, cvft_ok, make_project
+from tests.project import cvft, cvft_ok, files_under, make_project
 
 NUM_KILLS = int(os.environ.get("CVFT_NUM_KILLS", "3"))
 """Two ranks start slowly: they get three, or a third of these where that is more."""
@@ -367,8 +367,10 @@ def test_ranks_may_change_where_the_optimizer_state_is_whole(recipe, straight):
     assert "train.global_batch_rows: got `4`, need a multiple of 6" in refused.stderr
 
 
-def test_other_rows_cannot_continue_a_training(tmp_path):
-    recipe = make_project(tmp_path, train={**TRAIN, "max_steps": 100000})
+def test_other_rows_or_another_order_cannot_continue_a_training(tmp_path):
+    # where rows are held out by fraction, files are compared in any order, and it is the order of the train rows that tells
+    data = {"val": None, "val_fraction": 0.4}
+    recipe = make_project(tmp_path, data=data, train={**TRAIN, "max_steps": 400})
     process = start(recipe)
     assert wait_until(lambda: len(find_checkpoints(train_folder(recipe))) >= 1, process)
     kill_tree(process)
@@ -377,6 +379,15 @@ def test_other_rows_cannot_continue_a_training(tmp_path):
     refused = cvft("train", recipe)
     assert refused.returncode == 2
     assert "data.train: got other rows, need the rows that checkpoint-" in refused.stderr
+    (tmp_path / "train.jsonl").write_text("".join(reversed(rows.splitlines(keepends=True))))
+    before = files_under(train_folder(recipe).parent)
+    refused = cvft("train", recipe)
+    assert refused.returncode == 2
+    assert (
+        "data.train: got train rows in another order, or others of them held out, need those that checkpoint-"
+        in refused.stderr
+    )
+    assert files_under(train_folder(recipe).parent) == before
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from cvft.data.video.deadline import Deadline
 from cvft.data.video.decode import Clip
 from cvft.data.video.looks import LOOKS_SAMPLING, SIDE_CELLS, ClipLooks
 from cvft.data.video.oddities import Oddity
@@ -247,7 +246,7 @@ class DecodeProcess:
         }
         process = self._send(request)
         _, answers = _get_pipes(process)
-        deadline = _Deadline(process, self.timeout_s)
+        deadline = Deadline(process.kill, self.timeout_s)
         frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
         try:
             header = receive_header(answers)
@@ -330,7 +329,7 @@ class DecodeProcess:
     def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
         """Waits until the child can decode: what goes wrong before is no clip's fault."""
         _, answers = _get_pipes(process)
-        deadline = _Deadline(process, _START_TIMEOUT_S)
+        deadline = Deadline(process.kill, _START_TIMEOUT_S)
         try:
             receive_header(answers)
         except (EOFError, OSError, ValueError) as error:
@@ -342,34 +341,6 @@ class DecodeProcess:
             raise RunError("decoding", [Problem("decode process", got, "a running process", hint)]) from error
         finally:
             deadline.end()
-
-
-class _Deadline:
-    """Kills a process when its time is over. A timer thread, because pipes cannot be polled on every system."""
-
-    def __init__(self, process: subprocess.Popen[bytes], limit_s: float) -> None:
-        self._process = process
-        self._begin_s = time.monotonic()
-        self._timer: threading.Timer | None = None
-        self.is_over = False
-        self.extend(limit_s)
-
-    def extend(self, limit_s: float) -> None:
-        """Sets the whole time that is allowed, counted from the beginning."""
-        self.end()
-        self.limit_s = limit_s
-        left_s = self._begin_s + limit_s - time.monotonic()
-        self._timer = threading.Timer(max(left_s, 0.0), self._expire)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _expire(self) -> None:
-        self.is_over = True
-        self._process.kill()
 
 
 def _get_pipes(process: subprocess.Popen[bytes]) -> tuple[RawPipe, RawPipe]:
