@@ -11,7 +11,8 @@ the machine.
 Copies of the demo's clips are decoded with one process and with one per core, in turns. On a machine that is busy, the wall time
 says how many cores were free, so the CPU time is given too: processes that take together what one takes alone do not stand in
 each other's way. What starting them takes stands beside it (one clip for each process): of very many clips it is a small part.
-As in every command, Python looks for cycles less often than by itself. The result goes to `benchmarks/results/data--<device>.json`.
+As in every command, Python looks for cycles less often than by itself. The result goes to
+`benchmarks/results/data--<device>.json`.
 """
 
 from __future__ import annotations
