@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo quick test long lint format type bench clean
+.PHONY: help demo setup quick test long lint format type docs bench dist clean
 
-help: ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+help: ## list this
+	@awk -F ':.*## ' '/^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torch before anything that depends on it: with it installed, nothing fetches another build
 $(VENV)/torch.stamp: Makefile
@@ -17,7 +17,7 @@ $(VENV)/torch.stamp: Makefile
 	$(BIN)/pip install --quiet $(TORCH)
 	touch $@
 
-$(VENV)/cvft.stamp: $(VENV)/torch.stamp pyproject.toml
+$(VENV)/cvft.stamp: $(VENV)/torch.stamp pyproject.toml setup.py
 	$(BIN)/pip install --quiet -e .
 	touch $@
 
@@ -25,8 +25,12 @@ $(VENV)/test.stamp: $(VENV)/cvft.stamp
 	$(BIN)/pip install --quiet -e '.[test]'
 	touch $@
 
+##@ Use it
 demo: $(VENV)/cvft.stamp ## train a LoRA on real mp4 files, merge, verify, evaluate; CPU, about 2 minutes
-	$(BIN)/cvft run recipes/tiny_cpu.yaml
+	$(BIN)/cvft demo
+
+##@ Change it
+setup: $(VENV)/test.stamp ## make the environment with all that the tests need; every target does so by itself
 
 # whole files to each of JOBS processes: what a file has trained serves all of its tests; three keep two cores busy, for some wait
 JOBS ?= 3
@@ -52,6 +56,10 @@ format: $(VENV)/test.stamp ## format and fix what can be fixed
 type: $(VENV)/test.stamp ## check types
 	$(BIN)/mypy
 
+docs: $(VENV)/test.stamp ## check generated parts of the pages, links, and names of commands and settings
+	$(BIN)/python -m pytest --quiet $(wildcard tests/test_readme.py tests/test_docs*.py) tests/test_habits.py
+
+##@ Release it
 bench: $(VENV)/test.stamp ## measure again what benchmarks/ holds (takes long)
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/time_layout.py
@@ -61,5 +69,10 @@ bench: $(VENV)/test.stamp ## measure again what benchmarks/ holds (takes long)
 	$(BIN)/python benchmarks/full_size.py
 	$(BIN)/python benchmarks/readme.py
 
+dist: $(VENV)/test.stamp ## build wheel and sdist in dist/
+	$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+	$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
+
+##@ Clean up
 clean: ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

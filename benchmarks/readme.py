@@ -1,7 +1,9 @@
-"""Writes the tables of README.md and docs/ from `benchmarks/results`: `python benchmarks/readme.py [--check]`.
+"""Writes the tables of the READMEs and docs/ from `benchmarks/results` and from the recipe's schema.
 
-Between `<!-- NAME:begin -->` and `<!-- NAME:end -->` nothing is written by hand, and each block stands in exactly one page. With
---check nothing is written at all, and the exit code tells whether the pages say what the results say.
+    python benchmarks/readme.py [--check]
+
+Between `<!-- NAME:begin -->` and `<!-- NAME:end -->` nothing is written by hand. Each block stands in exactly one page, and in
+that page's translation as well. With --check nothing is written at all, and the exit code tells whether the pages are up to date.
 """
 
 from __future__ import annotations
@@ -14,11 +16,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from cvft.recipe import Recipe, schema_json
+from cvft.recipe.data_section import RowFile
+from cvft.recipe.explain import describe_need
+from cvft.recipe.foreign import FOREIGN_NAMES, NOT_SUPPORTED
+from cvft.recipe.names import iter_fields, section_of
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+README, README_ZH = ROOT / "README.md", ROOT / "README.zh-CN.md"
 
 BEGIN = re.compile(r"<!-- (\w+):begin -->")
 BLOCK = re.compile(r"(<!-- (\w+):begin -->\n).*?(<!-- \2:end -->)", re.DOTALL)
+
+MINIMAL = {"model.path": "tiny", "data.train": "train.jsonl"}
+"""What every recipe states."""
 
 WORDS = {"activations computed again": "recomputed", "features kept": "features cached"}
 """Labels in results that were measured before the words changed -> what the tables call them."""
@@ -27,8 +42,11 @@ WORDS = {"activations computed again": "recomputed", "features kept": "features 
 def main() -> int:
     """Writes the tables, or checks them."""
     blocks = make_blocks()
-    pages = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
-    complaints = find_misplaced(pages.values(), blocks)
+    paths = (README, README_ZH, *sorted(ROOT.glob("docs/*.md")))
+    pages = {path: path.read_text(encoding="utf-8") for path in paths}
+    complaints = find_misplaced([text for path, text in pages.items() if path != README_ZH], blocks)
+    if (in_chinese := whole_blocks(pages[README_ZH])) != whole_blocks(pages[README]):
+        complaints.append(f"{README_ZH.name} has the blocks {in_chinese}, need those of {README.name}")
     renewed = {path: fill(text, blocks) for path, text in pages.items()}
     stale = [path for path, text in pages.items() if renewed[path] != text]
     if "--check" in sys.argv[1:]:
@@ -36,7 +54,7 @@ def main() -> int:
     elif not complaints:
         for path in stale:
             path.write_text(renewed[path], encoding="utf-8")
-    print("\n".join(complaints) or f"{len(pages)} pages say what benchmarks/results say")
+    print("\n".join(complaints) or f"{len(pages)} pages say what benchmarks/results and the recipe's schema say")
     return int(bool(complaints))
 
 
@@ -50,6 +68,8 @@ def make_blocks() -> dict[str, str]:
         "predictions": predictions_table(read("predictions")),
         "time_layout": layout_table(read("time_layout")),
         "full_size": full_size_line(read("full_size")),
+        "settings": settings_tables(),
+        "words": words_tables(),
     }
 
 
@@ -59,13 +79,18 @@ def find_misplaced(pages: Iterable[str], blocks: Mapping[str, str]) -> list[str]
     whole: Counter[str] = Counter()
     for text in pages:
         begun.update(BEGIN.findall(text))
-        whole.update(name for _, name, _ in BLOCK.findall(text))
+        whole.update(whole_blocks(text))
     unknown = [f"block {name} has no results" for name in begun if name not in blocks]
     return unknown + [
         f"block {name} begins {begun[name]} times and ends {whole[name]} times, need one of each"
         for name in blocks
         if (begun[name], whole[name]) != (1, 1)
     ]
+
+
+def whole_blocks(text: str) -> list[str]:
+    """Returns the names of the blocks that begin and end in a page."""
+    return [name for _, name, _ in BLOCK.findall(text)]
 
 
 def fill(text: str, blocks: Mapping[str, str]) -> str:
@@ -88,6 +113,81 @@ def in_our_words(label: str) -> str:
 def read(name: str) -> dict[str, Any]:
     (path,) = RESULTS.glob(f"{name}--*.json")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def settings_tables() -> str:
+    """Returns a table of every section of a recipe: each setting with what it takes, its default and its meaning."""
+    of_section: dict[str, list[str]] = {"": [setting_row("extends", "a path", "–", extends_meaning())]}
+    for path, field in iter_fields():
+        section, _, key = path.rpartition(".")
+        row = setting_row(key, need_of(field), default_of(path), field.description or "")
+        of_section.setdefault(section, []).append(row)
+    lines = []
+    for section, rows in of_section.items():
+        kind = section_of(section) if section else None
+        lines += settings_table(section or "beside the sections", (kind.__doc__ or "") if kind else "", rows)
+        if section == "data":
+            files = [
+                setting_row(key, need_of(field), shown(field.default), field.description or "")
+                for key, field in RowFile.model_fields.items()
+            ]
+            lines += settings_table("a file in the list of data.train", RowFile.__doc__ or "", files)
+    return "\n".join(lines[1:])
+
+
+def settings_table(title: str, said: str, rows: list[str]) -> list[str]:
+    said = said.partition("\n")[0]
+    head = ["| setting | takes | default | is |", "|---|---|---|---|"]
+    return ["", f"## {title}", "", *([said, ""] if said else []), *head, *rows]
+
+
+def setting_row(*cells: str) -> str:
+    name, *others = (cell.replace("|", "\\|") for cell in cells)
+    return f"| `{name}` | {' | '.join(others)} |"
+
+
+def need_of(field: FieldInfo) -> str:
+    """Returns what a setting takes; that it may be left out is said by its default."""
+    return re.sub(r",? or `null`$", "", describe_need(field))
+
+
+def extends_meaning() -> str:
+    return str(json.loads(schema_json())["properties"]["extends"]["description"])
+
+
+def default_of(path: str) -> str:
+    """Returns what a setting is where a recipe does not state it, as YAML writes it."""
+    if path in MINIMAL:
+        return "has to be stated"
+    value: Any = Recipe.model_validate(
+        {section: {key: said} for name, said in MINIMAL.items() for section, key in [name.split(".")]}
+    )
+    for key in path.split("."):
+        value = getattr(value, key)
+    return shown(value)
+
+
+def shown(value: object) -> str:
+    if value is PydanticUndefined:
+        return "has to be stated"
+    if value is None or value == "":
+        return "–"
+    return f"`{json.dumps(list(value) if isinstance(value, tuple) else value, default=str)}`".replace('"', "")
+
+
+def words_tables() -> str:
+    """Returns what words of other trainers are called here, and why others have no counterpart."""
+    lines = ["| setting | their words |", "|---|---|"]
+    lines += [f"| `{ours}` | {words} |" for ours, words in by_answer(FOREIGN_NAMES)]
+    lines += ["", "| what is said | their words |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {why} | {words} |" for why, words in by_answer(NOT_SUPPORTED))])
+
+
+def by_answer(answers: Mapping[str, str]) -> list[tuple[str, str]]:
+    found: dict[str, list[str]] = {}
+    for word, answer in answers.items():
+        found.setdefault(answer, []).append(f"`{word}`")
+    return [(answer, ", ".join(sorted(words))) for answer, words in sorted(found.items())]
 
 
 def full_size_line(result: dict[str, Any]) -> str:

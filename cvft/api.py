@@ -51,14 +51,21 @@ class Model:
         return f"Model({str(self.folder)!r})"
 
     def ask(
-        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int | None = None
+        self,
+        video: str | Path | None,
+        query: str,
+        *,
+        history: Turns = (),
+        system: str | None = None,
+        max_new_tokens: int | None = None,
     ) -> str:
         """Answers one question greedily.
 
         Args:
-            video: The clip, a file or an `http(s)://` URL, or None to ask without one.
+            video: The clip, a file or an `http(s)://` URL, or a picture's file, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
+            system: System text; None takes the one of the model.
             max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
 
         Returns:
@@ -67,18 +74,25 @@ class Model:
         Raises:
             CvftError: when the clip cannot be used.
         """
-        row = self._question(video, query, history)
+        row = self._question(video, query, history, system)
         return self._predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)[0].text
 
     def stream(
-        self, video: str | Path | None, query: str, *, history: Turns = (), max_new_tokens: int | None = None
+        self,
+        video: str | Path | None,
+        query: str,
+        *,
+        history: Turns = (),
+        system: str | None = None,
+        max_new_tokens: int | None = None,
     ) -> Iterator[str]:
         """Answers one question piece by piece; the pieces together are what `ask` returns.
 
         Args:
-            video: The clip, a file or an `http(s)://` URL, or None to ask without one.
+            video: The clip, a file or an `http(s)://` URL, or a picture's file, or None to ask without one.
             query: The question.
             history: Earlier (question, answer) turns.
+            system: System text; None takes the one of the model.
             max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
 
         Yields:
@@ -87,7 +101,7 @@ class Model:
         Raises:
             CvftError: when the clip cannot be used.
         """
-        yield from self._predictor.stream(self._question(video, query, history), max_new_tokens=max_new_tokens)
+        yield from self._predictor.stream(self._question(video, query, history, system), max_new_tokens=max_new_tokens)
 
     def answer(
         self,
@@ -100,7 +114,7 @@ class Model:
 
         Args:
             rows: Rows with the columns of a JSONL file: `query`, and as needed `videos` (a list of one path, relative to
-                the current folder, or of one URL) and `history`.
+                the current folder, or of one URL), `history` and `system`.
             max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
             batch_rows: Rows answered at a time.
 
@@ -122,8 +136,8 @@ class Model:
         answers = self._predictor.answer(made, batch_rows=batch_rows, max_new_tokens=max_new_tokens)
         return [answer.text for answer in answers]
 
-    def _question(self, video: str | Path | None, query: str, history: Turns) -> Row:
-        row = make_question(video, query, history, cache=self._cache)
+    def _question(self, video: str | Path | None, query: str, history: Turns, system: str | None) -> Row:
+        row = make_question(None if video is None else str(video), query, history, system=system, cache=self._cache)
         bring_clip(row, self._cache)
         return row
 

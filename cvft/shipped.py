@@ -1,4 +1,4 @@
-"""The checkpoints that ship in the package, by the names that recipes write for them. No torch."""
+"""What ships with the package: checkpoints, by the names that recipes write for them, recipes, and the demo's dataset."""
 
 from __future__ import annotations
 
@@ -29,3 +29,27 @@ SHIPPED = {
     ),
 }
 """What `model.path` says -> the checkpoint."""
+
+DEMO_RECIPE = Path("recipes", "tiny_cpu.yaml")
+"""Where the demo's recipe lies in the folder that `find_examples` returns."""
+
+DEMO_DATASET = Path("datasets", "tiny_shapes")
+"""Where its rows and clips do."""
+
+_PACKAGE = Path(__file__).parent
+
+
+def find_examples(package: Path = _PACKAGE) -> Path | None:
+    """Finds the folder that holds `recipes` and `datasets/tiny_shapes`.
+
+    Args:
+        package: The folder of this package.
+
+    Returns:
+        The folder `examples` of an installed package, where a wheel puts them, or the checkout around it; None in a copy of the
+        package that has neither.
+    """
+    for folder in (package / "examples", package.parent):
+        if (folder / DEMO_RECIPE).is_file() and (folder / DEMO_DATASET).is_dir():
+            return folder
+    return None

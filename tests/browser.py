@@ -93,6 +93,13 @@ class Browser:
         params = {"origin": url, "permission": {"name": name}, "setting": setting}
         self._call("POST", "/goog/cdp/execute", {"cmd": "Browser.setPermission", "params": params})
 
+    def picture(self) -> bytes:
+        """The whole page as a PNG, however high it is."""
+        size = self.run("return [innerWidth, document.body.scrollHeight]")
+        params = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+        self._call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setDeviceMetricsOverride", "params": params})
+        return base64.b64decode(self._call("GET", "/screenshot"))
+
     def complaints(self) -> list[str]:
         """What the page has written to its console since the last call."""
         return [entry["message"] for entry in self._call("POST", "/se/log", {"type": "browser"})]

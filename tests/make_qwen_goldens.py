@@ -7,6 +7,8 @@
     PYTHONPATH=FIRST5:VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen3_5 qwen3_5_moe
     PYTHONPATH=VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen2_5_vl qwen3_vl qwen3_5
 
+Behind a name, `:images` makes the goldens of rows that show a picture: with the releases' versions
+
 TEMPLATES holds GENERATION.jinja, the chat templates of Qwen2.5-VL-7B-Instruct, Qwen3-VL-8B-Instruct and Qwen3.5-4B. There are
 several versions of transformers, as they disagree: those that the makers released their models with, and the installed one.
 Models run under the former. No cvft is imported: it needs the installed transformers.
@@ -33,9 +35,19 @@ from torchvision.transforms.v2.functional import resize  # noqa: E402
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize  # noqa: E402
 from transformers.video_utils import VideoMetadata  # noqa: E402
 
-from tests.qwen_cases import CASES, MODEL_CASES, NUM_NEW_TOKENS, SHOWN_IDS, Case, draw_sizes  # noqa: E402
+from tests.qwen_cases import (  # noqa: E402
+    CASES,
+    IMAGE_CASES,
+    IMAGE_MODEL_CASES,
+    MODEL_CASES,
+    NUM_NEW_TOKENS,
+    SHOWN_IDS,
+    Case,
+    draw_sizes,
+)
 from tests.qwen_tiny import CLASSES, MOE_KINDS, generation_of, make_qwen_folder  # noqa: E402
 
+BY_NAME = {case.name: case for case in CASES}
 GOLDEN = Path(__file__).parent / "golden" / "qwen_vl"
 RELEASES = {"qwen2_5_vl": "4.57.6", "qwen3_vl": "4.57.6", "qwen3_5": "5.2.0"}
 IS_RELEASE = transformers.__version__ in RELEASES.values()
@@ -51,14 +63,16 @@ def build_processor(folder: Path, kind: str, template: str) -> Any:
     if kind == "qwen2_5_vl":
         images, videos = transformers.Qwen2VLImageProcessorFast(), transformers.Qwen2VLVideoProcessor()
         return transformers.Qwen2_5_VLProcessor(images, tokenizer, videos, chat_template=template)
-    images, videos = transformers.Qwen2VLImageProcessorFast(patch_size=16), transformers.Qwen3VLVideoProcessor()
+    half = [0.5] * 3  # as preprocessor_config.json of the checkpoints says
+    images = transformers.Qwen2VLImageProcessorFast(patch_size=16, image_mean=half, image_std=half)
+    videos = transformers.Qwen3VLVideoProcessor()
     return transformers.Qwen3VLProcessor(images, tokenizer, videos, chat_template=template)
 
 
 def messages_of(case: Case) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = [] if case.system is None else [{"role": "system", "content": case.system}]
     for number, (query, answer) in enumerate([*case.history, (case.query, case.response)]):
-        video = [{"type": "video"}] if case.num_frames and number == 0 else []
+        video = [{"type": "image" if case.is_image else "video"}] if case.num_frames and number == 0 else []
         content = [*video, {"type": "text", "text": query}] if video else query
         turns.append({"role": "user", "content": content})
         if answer is not None:
@@ -76,6 +90,9 @@ def process(processor: Any, kind: str, case: Case) -> dict[str, Any]:
     frames = torch.from_numpy(case.draw_frames()).permute(0, 3, 1, 2).contiguous()
     factor = 28 if kind == "qwen2_5_vl" else 32
     low, high = case.min_tokens * factor**2, case.max_tokens * factor**2
+    if case.is_image:
+        size = {"shortest_edge": low, "longest_edge": high}
+        return dict(processor(text=[text], images=[frames[0]], return_tensors="pt", size=size))
     extra: dict[str, Any] = {"do_resize": False}
     if kind == "qwen2_5_vl":
         extra["fps"] = case.num_frames / case.num_frames_total * case.avg_fps
@@ -95,6 +112,11 @@ def process(processor: Any, kind: str, case: Case) -> dict[str, Any]:
 
 def positions_of(model: Any, kind: str, inputs: dict[str, Any]) -> torch.Tensor:
     arguments = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    if "image_grid_thw" in inputs:
+        arguments["image_grid_thw"] = inputs["image_grid_thw"]
+        if not IS_RELEASE:
+            arguments["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
+        return model.model.get_rope_index(**arguments)[0][:, 0].T
     if "video_grid_thw" not in inputs:  # the processor's types exist only beside a clip
         return torch.arange(inputs["input_ids"].shape[1])[:, None].expand(-1, 3)
     arguments["video_grid_thw"] = inputs["video_grid_thw"]
@@ -110,6 +132,8 @@ def run_model(model: Any, inputs: dict[str, Any]) -> tuple[np.ndarray, np.ndarra
     inputs = {name: value for name, value in inputs.items() if name not in ("video_metadata", "mm_token_type_ids")}
     if not IS_RELEASE and "video_grid_thw" in inputs:
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.video_token_id).int() * 2
+    if not IS_RELEASE and "image_grid_thw" in inputs:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == model.config.image_token_id).int()
     with torch.no_grad():
         logits = model(**inputs).logits[0]
         new = model.generate(
@@ -118,28 +142,33 @@ def run_model(model: Any, inputs: dict[str, Any]) -> tuple[np.ndarray, np.ndarra
     return logits[:, list(SHOWN_IDS)].numpy(), logits[-1].numpy(), new[0, inputs["input_ids"].shape[1] :].numpy()
 
 
-def make(kind: str, template: str) -> None:
+def make(kind: str, template: str, *, of_images: bool) -> None:
+    """Writes the goldens of a kind: of rows with clips, or of those with pictures."""
+    chosen = IMAGE_CASES if of_images else CASES if kind not in MOE_KINDS else [BY_NAME[name] for name in MODEL_CASES]
     arrays: dict[str, np.ndarray] = {}
     cases: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_qwen_folder(Path(temporary), kind)
         processor = build_processor(folder, kind, template)
         model = getattr(transformers, CLASSES[kind]).from_pretrained(folder, dtype=torch.float32).eval()
-        for case in CASES if kind not in MOE_KINDS else (case for case in CASES if case.name in MODEL_CASES):
+        for case in chosen:
             inputs = process(processor, kind, case)
             arrays[f"{case.name}/ids"] = inputs["input_ids"][0].numpy().astype(np.int16)
             arrays[f"{case.name}/positions"] = positions_of(model, kind, inputs).numpy().astype(np.int16)
             cases[case.name] = facts = {}
             if case.num_frames:
-                pixels = inputs["pixel_values_videos"]
-                facts["grid"] = inputs["video_grid_thw"][0].tolist()
+                pixels = inputs["pixel_values" if of_images else "pixel_values_videos"]
+                facts["grid"] = inputs["image_grid_thw" if of_images else "video_grid_thw"][0].tolist()
                 facts["pixels"] = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
-            if case.name in MODEL_CASES and transformers.__version__ == RELEASES[generation_of(kind)]:
+            if (
+                case.name in (*MODEL_CASES, *IMAGE_MODEL_CASES)
+                and transformers.__version__ == RELEASES[generation_of(kind)]
+            ):
                 shown, last, new = run_model(model, inputs)
                 arrays |= {f"{case.name}/logits": shown, f"{case.name}/last": last}
                 facts["greedy"] = new.tolist()
     sizes = []
-    for height, width, factor, low, high in draw_sizes():
+    for height, width, factor, low, high in [] if of_images else draw_sizes():
         try:
             sizes.append(
                 smart_resize(height, width, factor=factor, min_pixels=low * factor**2, max_pixels=high * factor**2)
@@ -147,7 +176,7 @@ def make(kind: str, template: str) -> None:
         except ValueError:
             sizes.append(None)
     GOLDEN.mkdir(parents=True, exist_ok=True)
-    name = f"{kind}-{transformers.__version__}"
+    name = f"{kind}{'-images' if of_images else ''}-{transformers.__version__}"
     about = {
         "kind": kind,
         "transformers": transformers.__version__,
@@ -164,4 +193,5 @@ def make(kind: str, template: str) -> None:
 
 if __name__ == "__main__":
     for each in sys.argv[2:]:
-        make(each, (Path(sys.argv[1]) / f"{generation_of(each)}.jinja").read_text())
+        kind = each.removesuffix(":images")
+        make(kind, (Path(sys.argv[1]) / f"{generation_of(kind)}.jinja").read_text(), of_images=kind != each)

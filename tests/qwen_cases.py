@@ -24,6 +24,7 @@ class Case:
     response: str | None = "The red circle moves left."
     history: tuple[tuple[str, str], ...] = ()
     system: str | None = None
+    is_image: bool = False
 
     @property
     def frame_indices(self) -> list[int]:
@@ -72,8 +73,27 @@ CASES = (
     Case("text alone, white space", query="\n\n  What is it?  \n", response="A bird. \n", system="  Be brief. "),
 )
 
+IMAGE_CASES = tuple(
+    Case(f"image, {name}", 1, *size, is_image=True, **what)
+    for name, size, what in [
+        ("small", (48, 64), {}),
+        ("odd size", (97, 131), {"max_tokens": 16}),
+        ("grown", (33, 47), {"min_tokens": 24, "max_tokens": 60}),
+        ("wide", (33, 500), {"min_tokens": 4, "max_tokens": 30}),
+        ("portrait", (160, 90), {"max_tokens": 20}),
+        ("smaller than a token", (16, 20), {}),
+        ("history, system", (48, 64), {"history": HISTORY, "system": "Be brief."}),
+        ("open", (64, 96), {"response": None, "max_tokens": 20}),
+        ("white space", (48, 64), {"query": "  \n What?\n\n", "response": "Red.  "}),
+    ]
+)
+"""Rows that show a picture, which is no clip of one frame."""
+
 MODEL_CASES = ("1 frames", "5 frames", "portrait", "4 frames a second", "history", "Chinese", "text alone")
 """Rows that models see."""
+
+IMAGE_MODEL_CASES = ("image, odd size", "image, history, system", "image, open")
+"""The same of rows with a picture."""
 
 NUM_NEW_TOKENS = 8
 SHOWN_IDS = tuple(range(0, 600, 40))

@@ -15,14 +15,14 @@ from cvft.families.network.patches import preprocess_frames
 from cvft.families.network.positions import row_positions
 from cvft.families.qwen_vl.grid import grid_of
 from cvft.families.qwen_vl.layout import STYLES, build_layout
-from cvft.families.qwen_vl.network.norms import NORMS
+from cvft.families.qwen_vl.norms import NORMS
 from cvft.families.qwen_vl.times import second_per_grid, shown_seconds
 from cvft.families.qwen_vl.tokenizer import load_encoder
 from tests.golden_files import golden_file
-from tests.qwen_cases import CASES, Case
+from tests.qwen_cases import CASES, IMAGE_CASES, IMAGE_MODEL_CASES, MODEL_CASES, Case
 from tests.qwen_tiny import generation_of
 
-BY_NAME = {case.name: case for case in CASES}
+BY_NAME = {case.name: case for case in (*CASES, *IMAGE_CASES)}
 PATCH_PX = {"qwen2_5_vl": 14, "qwen3_vl": 16, "qwen3_5": 16}
 NAMES = (
     "qwen2_5_vl-4.57.6",
@@ -32,7 +32,9 @@ NAMES = (
     "qwen3_vl-4.57.6",
     "qwen3_vl-5.19.0",
 )
-"""Goldens of all cases."""
+"""Goldens of all cases with clips."""
+IMAGE_NAMES = ("qwen2_5_vl-images-4.57.6", "qwen3_vl-images-4.57.6", "qwen3_5-images-5.2.0")
+"""Goldens of all cases with pictures, and their logits."""
 MODEL_NAMES = ("qwen2_5_vl-4.57.6", "qwen3_vl-4.57.6", "qwen3_vl_moe-4.57.6", "qwen3_5-5.2.0", "qwen3_5_moe-5.2.0")
 """Goldens with logits: each model under the version that it was released with; those of experts have no other cases."""
 TOKENS_PER_SECOND = 2
@@ -48,6 +50,10 @@ class Golden:
     cases: dict[str, dict[str, Any]]
     sizes: list[list[int] | None]
     arrays: dict[str, np.ndarray]
+
+    @property
+    def model_cases(self) -> tuple[str, ...]:
+        return IMAGE_MODEL_CASES if self.name in IMAGE_NAMES else MODEL_CASES if self.name in MODEL_NAMES else ()
 
     @property
     def generation(self) -> str:
@@ -80,8 +86,8 @@ def grid_of_case(case: Case, kind: str) -> Grid | None:
 
 def lay_out(folder: Path, case: Case, kind: str, *, clip_tags: str = "released", encode: Any = None) -> Layout:
     own, special = load_encoder(folder)
-    clip: dict[str, Any] = {"grid": grid_of_case(case, kind)}
-    if case.num_frames:
+    clip: dict[str, Any] = {"grid": grid_of_case(case, kind), "is_image": case.is_image}
+    if case.num_frames and not case.is_image:
         clip["seconds"] = shown_seconds([index / case.avg_fps for index in case.frame_indices], temporal_patch=2)
     return build_layout(
         encode or own,
@@ -98,7 +104,7 @@ def lay_out(folder: Path, case: Case, kind: str, *, clip_tags: str = "released",
 
 def positions_of(types: list[int], case: Case, kind: str, *, text_positions: str, grid_seconds: str) -> Tensor:
     step = 0.0
-    if case.num_frames and kind == "qwen2_5_vl":
+    if case.num_frames and not case.is_image and kind == "qwen2_5_vl":
         step = TOKENS_PER_SECOND * second_per_grid(
             case.num_frames,
             num_frames_total=case.num_frames_total,

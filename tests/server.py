@@ -36,6 +36,9 @@ class Running:
         with self.client() as client:
             return client.post(path, json=body)
 
+    def show(self, content: Any, *, model: str = "tiny", **more: Any) -> httpx.Response:
+        return self.post("/frames", {"model": model, "messages": [{"role": "user", "content": content}], **more})
+
     def ask(self, content: Any, *, model: str = "tiny", **more: Any) -> httpx.Response:
         messages = (
             content if isinstance(content, list) and "role" in content[0] else [{"role": "user", "content": content}]

@@ -10,15 +10,16 @@ import torch
 import transformers
 from torch.nn import functional as F
 
+from cvft.clips.source import ClipInputs
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.errors import DataError, ModelError
 from cvft.families.any_swift.layouts import LayoutProcess
 from cvft.families.family import IGNORED_LABEL
-from cvft.families.network.proof import prove_groups
-from cvft.families.proof import GroupProof, judge
+from cvft.families.network.proof import prove_features, prove_groups
+from cvft.families.proof import FeatureProof, GroupProof, Proofs, judge, judge_features
 from cvft.families.table import find_family
-from cvft.plan.proofs import keep_proof, read_proof
+from cvft.plan.proofs import keep_proofs, read_proofs
 from cvft.weights.folder import ModelFolder
 from tests.any_swift_tiny import CLASSES, KINDS
 from tests.opened import Opened
@@ -70,7 +71,6 @@ def test_a_batch_of_clips_of_different_size_has_the_losses_of_its_rows(opened):
 def test_blank_frames_of_a_size_are_laid_out_as_the_real_ones(opened):
     """As the process does that lays out rows: pixels are made once per size, and ids for each row."""
     planner = opened.runtime.encoder(opened.folder, opened.how)
-    planner.remember_blank_frames()
     for num_frames, height, width in ((3, 64, 96), (3, 64, 96), (2, 60, 30)):
         blank = Clip(
             *(np.zeros((num_frames, height, width, 3), np.uint8), np.zeros(num_frames, np.float32)),
@@ -196,13 +196,66 @@ def test_a_proof_that_shows_nothing_does_not_hold():
     assert not judge(**{**equal, "gradient": 0.01}, seeing_nll=0.5, seeing_gradient=0.8).holds
 
 
-def test_a_kept_proof_is_read_back_and_a_broken_one_made_again(tmp_path):
+@pytest.fixture(scope="module")
+def cached(opened):
+    """The clips of `opened` as their features."""
+    tower = opened.runtime.tower(opened.folder, dtype="fp32", device="cpu")
+    return [ClipInputs({"vision_features": tower(clip.tensors)}, clip.view) for clip in opened.clips]
+
+
+def test_cached_features_give_the_same_bits_with_and_without_the_tower(opened, cached):
+    losses = []
+    for clips, model in (
+        (opened.clips, opened.model),
+        (cached, opened.model),
+        (cached, opened.load(with_tower=False)),
+    ):
+        groups = [opened.encoder.join(opened.rows(num_rows=3, clip=clip, seed=4)) for clip in clips]
+        losses.append(opened.runtime.loss(model, opened.encoder.collate(groups), num_items=1).loss)
+    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(losses[0], losses[2])
+
+
+def test_prompts_are_answered_alike_from_cached_features(opened, cached):
+    answers = []
+    for clips, model in ((opened.clips, opened.load()), (cached, opened.load(with_tower=False))):
+        prompts = [row for clip in clips for row in opened.rows(num_rows=2, clip=clip, seed=6, with_response=False)]
+        answers.append(opened.runtime.generate(model, opened.encoder, prompts, max_new_tokens=5, clips=[0, 0, 1, 1]))
+    assert answers[0] == answers[1]
+    assert len({answer.text for answer in answers[0]}) > 1
+
+
+def prove_cached(it, features):
+    live, cached = (it.rows(num_rows=1, clip=clip, seed=4)[0] for clip in (it.clips[0], features))
+    return prove_features(it.model, it.runtime, it.encoder, live, cached, layers=it.family.parts.layers, device="cpu")
+
+
+def test_features_are_proven_on_the_model_itself(opened, cached):
+    assert prove_cached(opened, cached[0]).holds
+    tensors = {"vision_features": cached[0].tensors["vision_features"] * (1 + 1e-6)}
+    nearly = prove_cached(opened, replace(cached[0], tensors=tensors))
+    assert not nearly.holds
+    assert "from its cached features, the loss of a row differs by" in str(nearly)
+    short = prove_cached(opened, replace(cached[0], tensors={"vision_features": tensors["vision_features"][:-1]}))
+    assert not short.holds
+
+
+def test_a_proof_of_features_that_shows_nothing_does_not_hold():
+    assert judge_features(loss=0, gradient=0, blind_loss=0.5).holds
+    assert not judge_features(loss=0, gradient=0, blind_loss=0).holds
+    assert not judge_features(loss=1e-9, gradient=0, blind_loss=0.5).holds
+    assert not judge_features(loss=0, gradient=float("nan"), blind_loss=0.5).holds
+
+
+def test_kept_proofs_are_read_back_and_broken_ones_made_again(tmp_path):
     path = tmp_path / ".proofs" / "x.json"
-    assert read_proof(path) is None
-    keep_proof(path, GroupProof(False, "why"))
-    assert read_proof(path) == GroupProof(False, "why")
-    path.write_text("{")
-    assert read_proof(path) is None
+    assert read_proofs(path) is None
+    for proofs in (Proofs(GroupProof(False, "why"), None), Proofs(None, FeatureProof(True, "equal"))):
+        keep_proofs(path, proofs)
+        assert read_proofs(path) == proofs
+    for broken in ("{", '{"groups": {"holds": "yes", "finding": "so"}, "features": null}'):
+        path.write_text(broken)
+        assert read_proofs(path) is None
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,15 @@
 """The whole job with models that are trained through ms-swift's templates, on real clips: as for every other family."""
 
 import json
-import subprocess
-import sys
 from contextlib import closing
 
 import pytest
-import torch
 
 from cvft.predict.open import open_trained
 from tests.any_swift_tiny import KINDS, make_any_swift_folder
+from tests.plain_transformers import assert_same_answers_without_cvft, predictions_of, prompt_of
 from tests.project import cvft_ok, make_project
-from tests.test_qwen_job import ASK, LORA, prompt_of, run_of
+from tests.test_qwen_job import LORA, run_of
 from tests.test_train_run import losses_of
 
 GROUPED = ("llava_onevision",)
@@ -40,6 +38,8 @@ def test_the_whole_job_runs(done):
     assert (run_of(recipe) / "report.html").is_file()
     proven = "groups    rows of one clip train together: two rows of its first shared clip" in said.stderr
     assert proven == (kind in GROUPED) == ("grouped by clip with at most 2 rows a group" in said.stderr)
+    assert "features  each clip may be encoded once: from its cached features, a row has the loss" in said.stderr
+    assert "features  each clip is encoded once and cached" in said.stderr
     assert "note      each frame is handed over as an image of its own" in said.stderr
 
 
@@ -57,9 +57,9 @@ def test_lengths_were_known_before_training(done):
     """The process that lays rows out saw blank frames; the real ones take as many tokens."""
     _, recipe, _ = done
     shapes = json.loads((run_of(recipe) / "data" / "row_shapes.json").read_text())
-    rows = (run_of(recipe) / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()
+    rows = predictions_of(run_of(recipe))
     with closing(open_trained(run_of(recipe) / "merged")) as predictor:
-        for shape, line in zip(shapes["val"], map(json.loads, rows), strict=True):
+        for shape, line in zip(shapes["val"], rows, strict=True):
             prompt = prompt_of(predictor, line["videos"][0], line["query"])
             asked = shape["num_prefix_tokens"] + shape["num_question_tokens"] - shape["num_label_tokens"]
             assert prompt["input_ids"].shape[1] == asked
@@ -68,11 +68,4 @@ def test_lengths_were_known_before_training(done):
 
 def test_the_merged_folder_answers_the_same_in_plain_transformers(done, tmp_path):
     _, recipe, _ = done
-    merged = run_of(recipe) / "merged"
-    rows = list(map(json.loads, (run_of(recipe) / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()))
-    with closing(open_trained(merged)) as predictor:
-        prompts = [prompt_of(predictor, row["videos"][0], row["query"]) for row in rows]
-    torch.save(prompts, tmp_path / "prompts.pt")
-    command = [sys.executable, "-c", ASK, str(merged), str(tmp_path / "prompts.pt")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert json.loads(said.stdout) == [row["prediction"] for row in rows]
+    assert_same_answers_without_cvft(run_of(recipe), tmp_path)

@@ -13,7 +13,7 @@ from swift.model import MODEL_MAPPING
 from swift.template import TEMPLATE_MAPPING, Template
 
 from cvft.errors import ModelError
-from cvft.families.any_swift.models import MODELS, REFUSED
+from cvft.families.any_swift.models import MODELS, REFUSED, UNREGISTERED
 from cvft.families.parts import count_parameters
 from cvft.families.table import FAMILIES, describe_checkpoints, find_family
 from cvft.weights.folder import ModelFolder
@@ -133,6 +133,9 @@ def test_every_video_model_of_ms_swift_is_trained_or_refused_with_a_reason():
             found |= {name for code in codes if any(word in code for word in TAKES_CLIPS) for name in native}
     assert len(found) > 15
     assert found - trained == REFUSED.keys()
+    registered = {name for meta in MODEL_MAPPING.values() for name in meta.architectures}
+    assert all(hasattr(transformers, name) for name in UNREGISTERED)
+    assert registered.isdisjoint(UNREGISTERED)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +145,7 @@ def test_every_video_model_of_ms_swift_is_trained_or_refused_with_a_reason():
             '{"architectures": ["Gemma4ForConditionalGeneration"]}',
             "hint: ms-swift leaves its clips to transformers' video",
         ),
+        ('{"architectures": ["SmolVLMForConditionalGeneration"]}', "hint: ms-swift has no template for it"),
         (
             '{"architectures": ["Molmo2"], "auto_map": {"AutoModel": "m.M"}}',
             "hint: config.json points at code of its folder",

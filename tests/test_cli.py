@@ -20,6 +20,7 @@ from cvft.cli.main import build_parser, main
 
 BASE = "model: {path: tiny}\ndata: {train: rows.jsonl}\n"
 COMMANDS = (
+    "demo",
     "run",
     "check",
     "preview",
@@ -38,6 +39,7 @@ COMMANDS = (
     "models",
     "datasets",
     "schema",
+    "doctor-env",
 )
 HEAVY = ("torch", "transformers", "numpy", "pydantic", "yaml", "swift", "matplotlib", "PIL")
 REPO = Path(__file__).parent.parent
@@ -219,10 +221,10 @@ def test_infer_one(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     cache = given.pop("cache")
     assert (cache.folder, name, args) == (Path("runs/.urls").absolute(), "infer_one", ("m",))
     whole = {"stretch": (None, None)}
-    assert given == {"video": "v.mp4", "query": "Why?", "history": [("Who?", "A man.")], **whole, **HOW}
+    assert given == {"video": "v.mp4", "query": "Why?", "history": [("Who?", "A man.")], "system": None, **whole, **HOW}
     assert capsys.readouterr().out == "a réd ball\n"
     assert main(["infer", "--model", "m", "--query", "Why?", "--quantize", "nf4", "--base", "b"]) == 0
-    given = {"video": None, "query": "Why?", "history": [], **whole}
+    given = {"video": None, "query": "Why?", "history": [], "system": None, **whole}
     passed = calls.pop()[2]
     assert passed.pop("cache")
     assert passed == {**given, **HOW, "quantize": "nf4", "base": Path("b")}
@@ -265,6 +267,7 @@ def test_infer_folder(calls: Calls) -> None:
     given = {
         "folder": Path("clips"),
         "query": "Why?",
+        "system": None,
         "output": Path("p.csv"),
         "shard": (1, 4),
         "form": "csv",
@@ -288,8 +291,9 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (
             ["trian"],
             "command line has 1 problem\n"
-            "  command: got `trian`, need one of `run`, `check`, `preview`, `convert`, `plan`, `train`, `features`, `export`, "
-            "`eval`, `judge`, `report`, `compare`, `infer`, `chat`, `serve`, `handover`, `push`, `models`, `datasets`, `schema`\n"
+            "  command: got `trian`, need one of `demo`, `run`, `check`, `preview`, `convert`, `plan`, `train`, "
+            "`features`, `export`, `eval`, `judge`, `report`, `compare`, `infer`, `chat`, `serve`, `handover`, `push`, `models`, "
+            "`datasets`, `schema`, `doctor-env`\n"
             "    hint: did you mean `train` or `run`?\n",
         ),
         (
@@ -340,8 +344,14 @@ def test_schema_is_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
             "  --shard: got `4/4`, need I/N such as `0/4`, I from 0 to N-1\n",
         ),
         (
-            ["chat", "--model", "m", "--max-new-tokens", "0"],
-            "command line has 1 problem\n  --max-new-tokens: got `0`, need at least 1\n",
+            ["infer", "--model", "m", "--data", "d", "--output", "o", "--system", "Be brief."],
+            "command line has 1 problem\n  --system: got it beside `--data`, need one question or a file of rows, not both\n",
+        ),
+        (
+            ["chat", "--model", "m", "--max-new-tokens", "0", "--system", " "],
+            "command line has 2 problems\n"
+            "  --max-new-tokens: got `0`, need at least 1\n"
+            "  --system: got no text, need one, or leave it out: the model's own is then taken\n",
         ),
         (
             ["train", "no/such.yaml"],

@@ -1,6 +1,8 @@
 """The first Ctrl-C ends every stage of a command within seconds, wherever it arrives, and the next start goes on from there."""
 
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -180,3 +182,38 @@ def interrupt(recipe: Path, stage: str) -> tuple[int, str]:
     _, rest = process.communicate(timeout=HANG_S)
     assert time.monotonic() - started < SLACK * GRACE_S, stage
     return process.returncode, rest.decode()
+
+
+UNHEARD = """
+import readline, signal, threading, time
+from cvft.cli.interrupts import raised_only
+
+def elsewhere():
+    time.sleep(1)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+with raised_only():
+    for prompt in ("once> ", "twice> "):
+        threading.Thread(target=elsewhere, daemon=True).start()
+        try:
+            input(prompt)
+        except KeyboardInterrupt:
+            print("heard", flush=True)
+"""
+
+
+def test_ctrl_c_is_heard_where_it_does_not_end_a_wait_for_keys():
+    """As one that comes between the prompt and the wait: Python knows of it, but the main thread goes on waiting in C."""
+    master, screen = pty.openpty()
+    try:
+        process = subprocess.Popen([sys.executable, "-c", UNHEARD], stdin=screen, stdout=screen, stderr=screen)
+        try:
+            assert process.wait(HANG_S) == 0
+        finally:
+            process.kill()
+            process.wait()
+        said = os.read(master, 4096).decode()
+    finally:
+        os.close(screen)
+        os.close(master)
+    assert re.sub(r"\s+|\x1b\S*", " ", said).split() == ["once>", "heard", "twice>", "heard"]

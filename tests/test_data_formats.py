@@ -214,14 +214,12 @@ def test_a_file_that_may_be_two_formats_is_asked_about(folder):
 
 REFUSED = [
     (
-        {"messages": say(system="Be brief.", user="Who?", assistant="A dog.")},
-        "got a system text, `Be brief.`, need questions and answers: a row has no place for it\n"
-        "  hint: remove it, and set model.system where it is that of all rows; else write it at the head of the first question",
+        {"messages": say(system="Be brief.", user="Who?", assistant="A dog."), "system": "Be kind."},
+        "got a system text in `system` and in a turn, need one place for it\n  hint: remove one of them",
     ),
     (
-        {**ALPACA, "system": "Be brief."},
-        "got a system text, `Be brief.`, need questions and answers: a row has no place for it\n"
-        "  hint: remove it, and set model.system where it is that of all rows; else write it at the head of the first question",
+        {"messages": say(user="Who?", assistant="A dog."), "system": ["Be brief."]},
+        "got a list as `system`, need a text",
     ),
     (
         {"messages": say(user="Who?", tool="x", assistant="A dog.")},
@@ -241,9 +239,9 @@ REFUSED = [
         "got `loss: false` at every answer, need an answer to learn\n  hint: remove the row",
     ),
     (
-        {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.jpg"}]}, *say(assistant="A dog.")]},
-        "got a part of the type `image` in a message, need parts `text` and `video`\n"
-        "  hint: leave the row out: a model here takes text and one clip a row",
+        {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}, *say(assistant="A dog.")]},
+        "got a part of the type `audio` in a message, need parts `text`, `video` and `image`\n"
+        "  hint: leave the row out: a model here takes text and one clip or picture a row",
     ),
     (
         {**MESSAGES, "videos": [CLIP, CLIP]},

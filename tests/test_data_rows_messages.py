@@ -94,12 +94,11 @@ MESSAGES = [
     ),
     (
         {**GOOD, "images": ["f/1.png", "f/2.png"]},
-        f"`images`: got 2 pictures, need at most one clip in `videos`\n  hint: {FRAMES.format('f/1.png')}",
+        f"`images`: got 2 pictures, need at most one picture\n  hint: {FRAMES.format('f/1.png')}",
     ),
     (
         {**GOOD, "image": "a.png"},
-        "`image`: got 1 picture, need at most one clip in `videos`\n  hint: make a clip of it and name it in `videos`: "
-        "`ffmpeg -loop 1 -i a.png -t 1 -r 1 -pix_fmt yuv444p clip.mp4`",
+        '`image`: got 1 picture, need at most one clip in `videos`\n  hint: write `"images": ["a.png"]`',
     ),
     (
         {**GOOD, "images": ["a.png"], "videos": ["video_path"]},
@@ -108,7 +107,7 @@ MESSAGES = [
     ),
     (
         {**GOOD, "images": ["a.mp4"]},
-        '`images`: got a clip, need at most one clip in `videos`\n  hint: write `"videos": ["a.mp4"]`',
+        '`images`: got a clip, need pictures in `images`, and a clip in `videos`\n  hint: write `"videos": ["a.mp4"]`',
     ),
     (
         {**GOOD, "audios": ["a.wav"]},

@@ -104,7 +104,10 @@ def test_html_in_a_row_without_a_clip_stays(read):
         ),
         ({"query": "a", "history": [["<video>b<|video|>", "c"]]}, r"`history`: got 2 tags such as `<\|video\|>`, need"),
         ({"query": "<video>\nWhat?", "videos": []}, "`query`: got 1 tag such as `<video>`, need at most 0"),
-        ({"query": "<image>\nWhat?"}, "`query`: got `<image>` in a question, need no tag for what a row cannot have"),
+        (
+            {"query": "<image>\nWhat?"},
+            "`query`: got `<image>` in a question, need no tag for what the row does not show",
+        ),
         ({"query": "a", "history": [["<audio>b", "c"]]}, "`history`: got `<audio>` in a question"),
         ({"query": "<|image_pad|>\nWhat?"}, r"`query`: got `<\|image_pad\|>` in a question"),
         ({"query": "<video>a.mp4</video>\nWhat?"}, "`query`: got something between `<video>` and `</video>`"),

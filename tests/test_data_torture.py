@@ -48,7 +48,7 @@ REFUSED = {
     "a turn of null": (row(1, history=[["a", None]]), "answer is null"),
     "two clips": (row(1, videos=["good.mp4", "walk.mp4"]), "2 clips"),
     "a clip as text": (row(1, videos="good.mp4"), "the string `good.mp4`"),
-    "a picture": (row(1, images=["a.png"]), "1 picture"),
+    "pictures": (row(1, images=["a.png", "b.png"]), "2 pictures"),
     "sound": (row(1, audios=["a.wav"]), "sound"),
     "a list as id": (row(1, id=[1]), "the list `[1]`"),
     "a list as category": (row(1, category=["a"]), "the list `['a']`"),
@@ -82,7 +82,10 @@ TURNS = {
     "two questions": ([("user", "a"), ("user", "b"), ("assistant", "c")], "turn 2 of `user`"),
     "a tool": ([("user", "a"), ("tool", "b")], "the role `tool`"),
     "a system text amid": ([("user", "a"), ("system", "b"), ("assistant", "c")], "a system text amid the turns"),
-    "a system text": ([("system", "Be brief."), ("user", "a"), ("assistant", "b")], "a system text, `Be brief.`"),
+    "a clip in a system text": (
+        [("system", "See <video>"), ("user", "a"), ("assistant", "b")],
+        "`<video>` in a system text",
+    ),
     "no turn": ([], "`[]` in `messages`"),
     "an empty answer": ([("user", "a"), ("assistant", "")], "an empty text"),
 }

@@ -65,7 +65,7 @@ NEED = "need a clip: mp4, mov, mkv, webm, avi, ts, mpg, flv, wmv, ogv or gif\n  
         ("playlist", f"a playlist, not the clip itself, {NEED}download the clip that it names"),
         (
             "png",
-            f"a PNG picture, {NEED}a picture is no clip; make one of several: "
+            f"a PNG picture, {NEED}a picture is no clip; name it in `images`, or make one of several: "
             "ffmpeg -framerate 1 -i picture_%03d.png clip.mp4",
         ),
     ],

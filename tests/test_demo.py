@@ -27,8 +27,7 @@ SECONDS = ("appear", "change", "disappear", "first_seen", "last_seen")
 )
 def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, recipe, targets):
     is_first = (recipe, targets) == ("tiny_cpu", "qkv")
-    num_val_rows = len((ROOT / "datasets" / "tiny_shapes" / "val.jsonl").read_text().splitlines())
-    num_verified = num_val_rows if is_first else 60
+    num_verified = 330 if targets == "all-linear" else 60  # of 330
     overrides = [
         f"output.root={tmp_path}",
         f"lora.targets={targets}",
@@ -36,7 +35,8 @@ def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, reci
         "name=demo",
     ]
     recipe_file = f"recipes/{recipe}.yaml"
-    result = cvft_ok("run", recipe_file, *overrides, cwd=ROOT)
+    words = ["demo"] if is_first else ["run", recipe_file]  # as `make demo` and a README's reader begin
+    result = cvft_ok(*words, *overrides, cwd=ROOT)
     run = tmp_path / "demo"
     base, tuned = (
         json.loads((run / "eval" / which / "metrics.json").read_text())["metrics"] for which in ("base", "merged")
@@ -54,6 +54,9 @@ def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, reci
     assert verification["max_logit_error"] <= verification["max_logit_error_allowed"]
     if is_first:
         assert_like_golden(run)
+        probes = [json.loads(path.read_text())["metrics"] for path in sorted(run.glob("eval/*general*/metrics.json"))]
+        assert len(probes) == 2
+        assert min(probe["exact_match"] for probe in probes) >= 0.9  # replayed rows keep what it knew
         assert largest_fp32_difference(run) <= 1e-4
     assert_planned(run, recipe_file, overrides)
     assert "val exact match" in result.stdout
@@ -78,8 +81,8 @@ def assert_planned(run: Path, recipe_file: str, overrides: list[str]) -> None:
 
 
 def largest_fp32_difference(run: Path) -> float:
-    """Adapter against merged on every val row, scored as they are used: in fp32. `cvft export` itself scores in fp64."""
-    rows = read_rows(run / "data" / "val.jsonl")
+    """Adapter against merged on every fifth val row, scored as they are used: in fp32. `cvft export` itself scores in fp64."""
+    rows = read_rows(run / "data" / "val.jsonl")[::5]
     logits = []
     for which in ("adapter", "merged"):
         predictor = open_trained(run / which)

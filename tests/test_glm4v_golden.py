@@ -19,8 +19,8 @@ from cvft.families.glm4v.size_rule import grid_of
 from cvft.families.glm4v.sizes import Sizes
 from cvft.families.glm4v.tokenizer import load_encoder
 from cvft.families.network.patches import preprocess_frames
-from cvft.families.network.pixels import CLIP_NORM
 from cvft.families.network.positions import next_positions, row_positions
+from cvft.families.norms import CLIP_NORM
 from tests.glm4v_cases import CASES, FACTOR, draw_sizes, max_clip_tokens
 from tests.glm4v_tiny import CLASS, config_of, make_glm4v_folder
 from tests.golden_files import SHIPPED, golden_file

@@ -1,18 +1,13 @@
 """The whole job with a model of GLM-4.1V's shape on real clips: train, merge, verify, evaluate, open elsewhere."""
 
 import json
-import subprocess
-import sys
-from contextlib import closing
 
 import pytest
-import torch
 
-from cvft.predict.open import open_trained
 from tests.glm4v_tiny import make_glm4v_folder
+from tests.plain_transformers import assert_same_answers_without_cvft
 from tests.project import cvft_ok, make_project
-from tests.test_internvl_job import predictions_of
-from tests.test_qwen_job import ASK, LORA, prompt_of, run_of
+from tests.test_qwen_job import LORA, run_of
 from tests.test_train_run import losses_of
 
 
@@ -39,10 +34,4 @@ def test_the_whole_job_runs(done):
 
 def test_the_merged_folder_answers_the_same_in_plain_transformers(done, tmp_path):
     recipe, _ = done
-    merged, rows = run_of(recipe) / "merged", predictions_of(recipe)
-    with closing(open_trained(merged)) as predictor:
-        prompts = [prompt_of(predictor, row["videos"][0], row["query"]) for row in rows]
-    torch.save(prompts, tmp_path / "prompts.pt")
-    command = [sys.executable, "-c", ASK, str(merged), str(tmp_path / "prompts.pt")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert json.loads(said.stdout) == [row["prediction"] for row in rows]
+    assert_same_answers_without_cvft(run_of(recipe), tmp_path)

@@ -19,6 +19,7 @@ from cvft.data.video.decode import decode_clip
 from cvft.errors import CvftError, ModelError
 from cvft.families.engines import ENGINES
 from cvft.families.family import IGNORED_LABEL
+from cvft.families.qwen_vl.handover import PROCESSOR_FILES
 from cvft.handover import run as handing
 from tests.opened import Opened
 from tests.project import ROWS, with_real_clips, write_jsonl
@@ -164,7 +165,7 @@ def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
     if sends == "clips":  # both bounds bind: small frames grow, large ones shrink
         video = {"sampling": "uniform", "max_frames": 6, "min_frame_tokens": 64, "max_frame_tokens": 80}
     opened = Opened(tmp_path / "model", kind, model=model, video=video)
-    (opened.folder.path / "preprocessor_config.json").touch()
+    (opened.folder.path / "preprocessor_config.json").write_text("{}")
     told = opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends=sends)
     rows_file = write_jsonl(tmp_path / "rows.jsonl", with_real_clips(ROWS[:4]))
     rows = [
@@ -206,7 +207,7 @@ def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
 
 def test_a_single_frame_is_sent_twice_where_the_engine_needs_two(tmp_path):
     opened = Opened(tmp_path / "model", "qwen3_vl", video={"sampling": "uniform", "max_frames": 1})
-    (opened.folder.path / "preprocessor_config.json").touch()
+    (opened.folder.path / "preprocessor_config.json").write_text("{}")
     told = opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends="frames")
     clip = decode_clip(CLIPS / "val_000.mp4", sampling=opened.how.decode.sampling)
     url, media = handing.write_frames(clip, opened.encoder, told)
@@ -231,7 +232,7 @@ def test_what_an_engine_cannot_reproduce_is_refused_with_every_reason(
     tmp_path, kind, engine, sends, model, video, num_reasons
 ):
     opened = Opened(tmp_path / "model", kind, model=model, video=video)
-    (opened.folder.path / "preprocessor_config.json").touch()
+    (opened.folder.path / "preprocessor_config.json").write_text("{}")
     with pytest.raises(ModelError) as caught:
         opened.family.handover(ENGINES[engine], opened.folder, opened.how, sends=sends)
     assert str(ENGINES[engine]) in str(caught.value)
@@ -245,6 +246,43 @@ def test_a_folder_that_the_engine_cannot_open_is_refused(tmp_path):
         path.unlink()
     with pytest.raises(ModelError, match=r"video_preprocessor_config\.json: got no such file"):
         opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends="frames")
+
+
+OTHER_PIXELS = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.5, 0.5],
+    "rescale_factor": 1,
+    "resample": 2,
+    "do_normalize": False,
+    "merge_size": 4,
+}
+
+
+def test_a_folder_whose_own_file_makes_other_numbers_of_frames_is_refused(tmp_path):
+    opened = Opened(tmp_path / "model", "qwen3_vl")
+    files = {name: opened.folder.path / name for name in PROCESSOR_FILES}
+    nested, first, second = files.values()
+    right = {"image_mean": [0.5, 0.5, 0.5], "rescale_factor": 0.00392156862745098, "resample": 3, "do_normalize": True}
+
+    def refusal() -> str:
+        with pytest.raises(ModelError) as caught:
+            opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends="frames")
+        return str(caught.value)
+
+    nested.write_text(json.dumps({"processor_class": "Qwen3VLProcessor"}))
+    second.write_text(json.dumps(OTHER_PIXELS))
+    said = refusal()
+    assert all(
+        f"preprocessor_config.json: {key}: got `{json.dumps(value)}`" in said for key, value in OTHER_PIXELS.items()
+    )
+    first.write_text(json.dumps(right))  # it comes before the other one
+    opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends="frames")
+    nested.write_text(json.dumps({"video_processor": {**right, "image_std": [0.5, 0.5, 0.4]}}))  # and this before both
+    assert (
+        "processor_config.json: image_std: got `[0.5, 0.5, 0.4]`, need `[0.5, 0.5, 0.5]`, as in training" in refusal()
+    )
+    nested.write_text("{")
+    assert "processor_config.json: got" in refusal()
 
 
 def test_mistakes_are_found_before_anything_is_loaded(tmp_path, handed, monkeypatch, capsys):

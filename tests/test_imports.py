@@ -1,5 +1,6 @@
-"""No process of ours imports a file that happens to lie in the folder where a command is typed."""
+"""No process of ours imports a file that happens to lie in the folder where a command is typed, and none calls anybody."""
 
+import json
 import os
 import site
 import subprocess
@@ -39,17 +40,46 @@ def run_in(folder: Path, *words: object, **variables: str) -> subprocess.Complet
     )
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["run"], ["train", "parallel.strategy=ddp", "parallel.num_gpus=2", "video.cache_features=off"]],
-    ids=["run", "two_ranks"],
-)
-def test_the_whole_job_imports_nothing_from_the_current_folder(tmp_path, trap, words):
+WATCHER = """
+import json, os, socket, sys
+LOG = os.environ["CVFT_TEST_NETWORK_LOG"]
+def note(**values):
+    with open(LOG, "a") as file:
+        file.write(json.dumps({"pid": os.getpid(), **values}) + "\\n")
+def watch(event, args):
+    if event == "socket.getaddrinfo" or (event == "socket.connect" and args[0].family in (socket.AF_INET, socket.AF_INET6)):
+        note(event=event, args=repr(args[1:] if event == "socket.connect" else args))
+        raise OSError("the network is cut")
+sys.addaudithook(watch)
+note(event="started")
+"""
+"""A `sitecustomize` module: Python runs it at the start of every process that inherits PYTHONPATH. It cuts the network."""
+
+
+def test_the_whole_job_imports_nothing_from_the_current_folder_and_calls_nobody(tmp_path, trap, monkeypatch):
+    (tmp_path / "watch").mkdir()
+    (tmp_path / "watch" / "sitecustomize.py").write_text(WATCHER)
+    log = tmp_path / "network.jsonl"
     recipe = make_project(tmp_path / "project", train=STEPS)
-    command, *settings = words
-    result = run_in(trap, command, recipe, *settings)
+    # what the shell of a test run may set must not be what keeps the job offline
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    path = os.pathsep.join(map(str, (tmp_path / "watch", REPOSITORY)))
+    assert_nothing_imported(trap, run_in(trap, "run", recipe, PYTHONPATH=path, CVFT_TEST_NETWORK_LOG=str(log)))
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len({event["pid"] for event in events}) >= 3  # command line, worker, decoder: all were watched
+    assert [event for event in events if event["event"] != "started"] == []
+
+
+def test_two_ranks_import_nothing_from_the_current_folder(tmp_path, trap):
+    recipe = make_project(tmp_path / "project", train=STEPS)
+    settings = ["parallel.strategy=ddp", "parallel.num_gpus=2", "video.cache_features=off"]
+    assert_nothing_imported(trap, run_in(trap, "train", recipe, *settings))
+
+
+def assert_nothing_imported(trap: Path, result: subprocess.CompletedProcess[str]) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
-    assert list((tmp_path / "imported").iterdir()) == []
+    assert list(trap.with_name("imported").iterdir()) == []
     assert not list(trap.glob("__pycache__"))
 
 

@@ -17,7 +17,7 @@ from cvft.families.internvl.layout import build_layout
 from cvft.families.internvl.network.encoder import preprocess_frames
 from cvft.families.internvl.preprocessor_file import IMAGENET_MEAN, IMAGENET_STD
 from cvft.families.internvl.tokenizer import load_encoder
-from cvft.families.network.pixels import PixelNorm
+from cvft.families.norms import PixelNorm
 from tests.golden_files import SHIPPED, golden_file
 from tests.internvl_tiny import CLASS, KINDS, SIDE_PX, TOKENS_PER_FRAME, make_internvl_folder
 from tests.qwen_cases import MODEL_CASES, NUM_NEW_TOKENS, SHOWN_IDS

@@ -1,17 +1,13 @@
 """The whole job with a model of InternVL3.5's shape on real clips: train, merge, verify, evaluate, open elsewhere."""
 
 import json
-import subprocess
-import sys
-from contextlib import closing
 
 import pytest
-import torch
 
-from cvft.predict.open import open_trained
 from tests.internvl_tiny import make_internvl_folder
+from tests.plain_transformers import assert_same_answers_without_cvft
 from tests.project import cvft_ok, make_project
-from tests.test_qwen_job import ASK, LORA, prompt_of, run_of
+from tests.test_qwen_job import LORA, run_of
 from tests.test_train_run import losses_of
 
 
@@ -25,11 +21,6 @@ def done(tmp_path_factory):
     """A run of the whole job, its recipe and what it said."""
     recipe = make_job(tmp_path_factory.mktemp("internvl"), video={"max_frames": 4})
     return recipe, cvft_ok("run", recipe)
-
-
-def predictions_of(recipe):
-    lines = (run_of(recipe) / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def test_the_whole_job_runs(done):
@@ -54,11 +45,5 @@ def test_what_was_between_a_row_and_the_model_is_stated(done):
 
 def test_the_merged_folder_answers_the_same_in_plain_transformers(done, tmp_path):
     recipe, _ = done
-    merged, rows = run_of(recipe) / "merged", predictions_of(recipe)
-    with closing(open_trained(merged)) as predictor:
-        prompts = [prompt_of(predictor, row["videos"][0], row["query"]) for row in rows]
-    torch.save(prompts, tmp_path / "prompts.pt")
-    command = [sys.executable, "-c", ASK, str(merged), str(tmp_path / "prompts.pt")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert json.loads(said.stdout) == [row["prediction"] for row in rows]
-    assert "both are present in the checkpoints" not in said.stderr, "config.json says whether embeddings are tied"
+    said = assert_same_answers_without_cvft(run_of(recipe), tmp_path)
+    assert "both are present in the checkpoints" not in said, "config.json says whether embeddings are tied"

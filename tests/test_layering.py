@@ -8,8 +8,10 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -54,6 +56,7 @@ MAY_IMPORT = {
     "jsonl": "errors",
     "json_files": "errors jsonl",
     "imports": "",
+    "versions": "",
     "processes": "",
     "cards": "",
     "row_formats": "",
@@ -72,7 +75,7 @@ MAY_IMPORT = {
     "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/internvl": "errors dtypes json_files recipe data data/video data/features weights families",
     "families/glm4v": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/any_swift": "errors imports json_files recipe data data/video data/features weights families",
+    "families/any_swift": "errors imports processes dtypes json_files recipe data data/video data/features weights families",
     "families/table": (
         "errors families families/any_swift families/cogvlm2_video families/qwen_vl families/internvl families/glm4v weights"
     ),
@@ -83,6 +86,7 @@ MAY_IMPORT = {
         "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
         "families/table runs manifest data/fetch evaluate/metrics cards"
     ),
+    "doctor_env": "__init__ errors imports versions data/video recipe plan",
     # torch
     "families/network": "errors dtypes weights families",
     "families/cogvlm2_video/network": "errors weights families families/network families/cogvlm2_video",
@@ -90,7 +94,7 @@ MAY_IMPORT = {
     "families/internvl/network": "errors data data/video weights families families/network families/internvl",
     "families/any_swift/network": "errors data data/video weights families families/network families/any_swift",
     "families/any_swift/runtime": (
-        "errors json_files weights families families/network families/any_swift families/any_swift/network"
+        "errors dtypes json_files weights families families/network families/any_swift families/any_swift/network"
     ),
     "families/glm4v/network": "errors data data/video weights families families/network families/glm4v",
     "families/glm4v/runtime": "dtypes weights families families/network families/glm4v families/glm4v/network",
@@ -103,7 +107,7 @@ MAY_IMPORT = {
     "families/qwen_vl/runtime": "dtypes weights families families/network families/qwen_vl families/qwen_vl/network",
     "clips": "errors dtypes data data/video data/features weights families plan",
     "train": (
-        "__init__ errors files jsonl imports processes recipe data data/video data/features weights families "
+        "__init__ errors files jsonl imports versions processes recipe data data/video data/features weights families "
         "families/table runs plan clips data/fetch evaluate/metrics training_log predict families/network"
     ),
     "predict": (
@@ -127,12 +131,10 @@ MAY_IMPORT = {
     "cli": "__init__ row_formats errors imports recipe",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate "
-        "evaluate/judge report pipeline serve handover cli data/fetch cards"
+        "evaluate/judge report pipeline serve handover cli data/fetch cards shipped doctor_env"
     ),
     # beside
-    "tiny": (
-        "data/video families families/network families/cogvlm2_video/network families/qwen_vl families/qwen_vl/network"
-    ),
+    "tiny": "data/video families families/network families/cogvlm2_video/network families/qwen_vl",
     "_autoload": "families/cogvlm2_video/network",
     "api": "recipe data data/fetch predict pipeline",
     "__init__": "_autoload api",
@@ -153,6 +155,7 @@ WITHOUT_TORCH = (
         "jsonl",
         "json_files",
         "imports",
+        "versions",
         "processes",
         "recipe",
         "weights",
@@ -176,6 +179,7 @@ WITHOUT_TORCH = (
         "manifest",
         "training_log",
         "plan",
+        "doctor_env",
         "evaluate/judge",
         "report",
         "cli",
@@ -190,7 +194,8 @@ STARTS_PROCESSES = (
     "train/launch.py",
     "predict/ranks.py",
     "train/tracking.py",
-    "train/manifest.py",
+    "versions.py",
+    "doctor_env/probe.py",
     "data/video/process.py",
     "plan/machine.py",
     "train/prove.py",  # groups are proven on a loaded model before the plan is made
@@ -198,8 +203,8 @@ STARTS_PROCESSES = (
 )
 SPEAKS_HTTP = ("data/fetch/download.py", "evaluate/judge/endpoint.py", "handover/parity.py")
 HTTP_CLIENTS = {"httpx", "httpcore", "requests", "aiohttp", "urllib3", "urllib.request", "http.client", "pycurl"}
-PRINTS = ("cli/", "train/launch.py", "tiny/", "handover/parity.py")
-"""The last one is copied out of the package and runs by itself."""
+PRINTS = ("cli/", "train/launch.py", "tiny/", "handover/parity.py", "doctor_env/probe_main.py")
+"""`parity.py` is copied out of the package and runs by itself; `probe_main.py` is a program too, asked through a pipe."""
 NAMES_A_FAMILY = (
     "families/any_swift/",
     "families/cogvlm2_video/",
@@ -243,20 +248,49 @@ def file_of(name: str, package: Path) -> Path:
     return package / "__init__.py"
 
 
-def imported(path: Path, *, with_types: bool = True) -> set[str]:
-    """Full dotted names that a file imports, anywhere in it; without those for types alone when asked."""
+class Facts(NamedTuple):
+    """What the checks ask of a file.
+
+    Args:
+        imported: Full dotted names that it imports, anywhere in it.
+        when_run: These without the ones for types alone.
+        when_imported: These without the ones inside of functions.
+        prints: Whether it calls `print`.
+    """
+
+    imported: frozenset[str]
+    when_run: frozenset[str]
+    when_imported: frozenset[str]
+    prints: bool
+
+
+def facts_of(path: Path) -> Facts:
+    return facts_in(path.read_text())
+
+
+@cache  # a planted breach is one file among all the others
+def facts_in(text: str) -> Facts:
+    nodes = list(ast.walk(ast.parse(text)))
+    for_types = {inner for node in nodes if is_for_types(node) for inner in ast.walk(node)}
+    later = {inner for node in nodes if isinstance(node, ast.FunctionDef) for inner in ast.walk(node)}
+    calls = (node.func for node in nodes if isinstance(node, ast.Call))
+    return Facts(
+        imported=names_in(nodes),
+        when_run=names_in(node for node in nodes if node not in for_types),
+        when_imported=names_in(node for node in nodes if node not in for_types | later),
+        prints=any(isinstance(call, ast.Name) and call.id == "print" for call in calls),
+    )
+
+
+def names_in(nodes: Iterable[ast.AST]) -> frozenset[str]:
     names = set()
-    tree = ast.parse(path.read_text())
-    skipped = set() if with_types else set(ast.walk(ast.Module([n for n in ast.walk(tree) if is_for_types(n)], [])))
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            assert node.level == 0, f"relative import of {node.module}"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
 def is_for_types(node: ast.AST) -> bool:
@@ -268,7 +302,7 @@ def arrows(package: Path) -> dict[str, set[str]]:
     for path in files_of(package):
         room = room_of(path, package)
         targets = found.setdefault(room, set())
-        for name in imported(path):
+        for name in facts_of(path).imported:
             if name == "cvft" or name.startswith("cvft."):
                 targets.add(room_of(file_of(name, package), package))
     return {room: targets - {room} for room, targets in found.items()}
@@ -284,15 +318,7 @@ def circles(package: Path) -> Iterator[str]:
     """Circles of modules that are imported when a module is, not inside a function and not for types alone."""
     graph = {}
     for path in files_of(package):
-        tree = ast.parse(path.read_text())
-        inner = {n for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) or is_for_types(f) for n in ast.walk(f)}
-        targets = set()
-        for node in ast.walk(tree):
-            if node in inner or not isinstance(node, ast.Import | ast.ImportFrom):
-                continue
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [f"{node.module}.{a.name}" for a in node.names] if isinstance(node, ast.ImportFrom) else []
-            targets |= {file_of(name, package) for name in names if name.startswith("cvft.")}
+        targets = {file_of(name, package) for name in facts_of(path).when_imported if name.startswith("cvft.")}
         graph[path] = targets - {path, package / "__init__.py"}
     done: set[Path] = set()
 
@@ -311,28 +337,27 @@ def circles(package: Path) -> Iterator[str]:
 def torch_where_none_may_be(package: Path) -> Iterator[str]:
     for path in files_of(package):
         if room_of(path, package) in WITHOUT_TORCH:
-            used = {name.partition(".")[0] for name in imported(path, with_types=False)} & TORCH
+            used = {name.partition(".")[0] for name in facts_of(path).when_run} & TORCH
             yield from (f"{path.relative_to(package)} imports {name}" for name in used)
 
 
 def words_where_none_may_be(package: Path) -> Iterator[str]:
     """Imports, calls and names that only some files may hold."""
     for path in files_of(package):
-        name = path.relative_to(package).as_posix()
-        libraries = {each.partition(".")[0] for each in imported(path)}
+        name, facts = path.relative_to(package).as_posix(), facts_of(path)
+        libraries = {each.partition(".")[0] for each in facts.imported}
         if "swift" in libraries and name not in SPEAKS_SWIFT and not re.fullmatch(r"families/\w+/runtime\.py", name):
             yield f"{name} speaks ms-swift"
         if "subprocess" in libraries and name not in STARTS_PROCESSES:
             yield f"{name} starts processes"
-        clients = {each for each in HTTP_CLIENTS if any(f"{used}.".startswith(f"{each}.") for used in imported(path))}
+        clients = {each for each in HTTP_CLIENTS if any(f"{used}.".startswith(f"{each}.") for used in facts.imported)}
         if clients and name not in SPEAKS_HTTP:
             yield f"{name} speaks HTTP by itself: {clients}"
-        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-        if any(isinstance(call, ast.Name) and call.id == "print" for call in calls) and not name.startswith(PRINTS):
+        if facts.prints and not name.startswith(PRINTS):
             yield f"{name} prints"
         if re.search(FAMILY_NAMES, path.read_text()) and not name.startswith(NAMES_A_FAMILY):
             yield f"{name} names a family"
-        of_tiny = {each for each in imported(path) if each.split(".")[1:2] == ["tiny"] and each.startswith("cvft.")}
+        of_tiny = {each for each in facts.imported if each.split(".")[1:2] == ["tiny"] and each.startswith("cvft.")}
         if of_tiny and not name.startswith("tiny/"):
             yield f"{name} imports {of_tiny}"
 

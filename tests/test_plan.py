@@ -1,6 +1,7 @@
 """The plan is a pure value: what a recipe turns into, checked without ms-swift, torch or a GPU."""
 
 import sys
+from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from cvft.errors import RecipeError, RunError
 from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO, OFFICIAL_ARCHITECTURE
 from cvft.families.cogvlm2_video.tensors import PARTS, PUBLISHED_SIZES
 from cvft.families.parts import target_regex
-from cvft.plan.batching import RowFacts
+from cvft.plan.batching import RowFacts, decide_features
 from cvft.plan.environment import check_shell, find_overruled, merge_environment
 from cvft.plan.job import Job, OpenModel, check_batch
 from cvft.plan.machine import GpuFacts, Machine, visible_gpus
@@ -33,6 +34,9 @@ CONFIG = {
 FOLDER = ModelFolder(Path("model"), CONFIG)
 MODEL = OpenModel(FOLDER, Source(FOLDER.path), COGVLM2_VIDEO, shards=())
 """A model whose weights were looked at."""
+
+
+Disk = namedtuple("Disk", "total used free")
 
 
 def make_shapes(num_rows: int, *, rows_per_clip: int) -> list[RowShape]:
@@ -185,6 +189,37 @@ def test_clips_are_encoded_once_where_that_saves_work():
     assert plan_of(rows=SHARED, lora=learning).worker.features is None
     assert plan_of(rows=SHARED, lora={**learning, "train_vision_tower": False, "train_projector": True}).worker.features
     assert plan_of(rows=RowFacts([RowShape(None, 1, 9)] * 8, [])).worker.features is None
+
+
+def test_features_are_cached_as_far_as_they_fit(monkeypatch, tmp_path):
+    """Source: 13 clips of 5,505,024 bytes each."""
+    size_gb = 13 * 5_505_024 / 1e9
+
+    def decide(*, free=10**12, **video):
+        monkeypatch.setattr("cvft.plan.job.shutil.disk_usage", lambda path: Disk(0, 0, free))
+        job = make_job(video=video, output={"features": str(tmp_path)})
+        limits = compile_plan(job, SHARED).worker.limits
+        return decide_features(job, rows=SHARED, limits=limits, num_epochs=1.0)
+
+    assert decide().caches
+    assert decide(cache_limit_gb=size_gb + 1e-9).caches
+    allowed = decide(cache_limit_gb=size_gb - 1e-9)
+    assert (allowed.caches, allowed.num_bytes) == (False, 13 * 5_505_024)
+    assert "they would take 0.0716 GB, more than the 0.0715653 GB of `video.cache_limit_gb`" in allowed.why
+    full = decide(free=2 * 13 * 5_505_024 - 1)
+    assert not full.caches
+    assert f"more than half of what the disk of {tmp_path} has room for, 0.0716 GB" in full.why
+    assert decide(free=2 * 13 * 5_505_024).caches
+    # what is there already counts as room: a training that goes on finds as much as one that begins
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "features").write_bytes(bytes(1))
+    assert decide(free=2 * 13 * 5_505_024 - 1).caches
+    with pytest.raises(
+        RecipeError, match=r"video.cache_limit_gb: got `0.05`, need at least 0.0716 GB, which the features of 13"
+    ):
+        decide(cache_features="on", cache_limit_gb=0.05)
+    with pytest.raises(RecipeError, match=r"video.cache_limit_gb: got `5.0` with `video.cache_features` off"):
+        decide(cache_features="off", cache_limit_gb=5)
 
 
 def test_a_plan_without_weights_says_that_features_would_be_cached():

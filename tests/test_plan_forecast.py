@@ -1,6 +1,7 @@
 """`cvft plan`: its counts are those of the real encode, and nothing but rows, config.json and tokenizer is needed for them."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -33,8 +34,9 @@ def test_token_counts_are_those_of_the_real_encode():
     encoder = RowEncoder(tiny_processor(), sampling="chat")
     clips = DecodedClips(encoder, DecodeSettings.of("chat", max_frames=24, decoder="pyav"))
     predictor = Predictor(None, runtime=RUNTIME, encoder=encoder, clips=clips)
-    for name, shapes in (("train", found.prepared.row_facts.train), ("val", found.prepared.row_facts.val)):
-        rows = read_rows(SHAPES / f"{name}.jsonl")
+    facts = found.prepared.row_facts
+    for names, shapes in ((("train", "replay"), facts.train), (("val",), facts.val)):
+        rows = [row for name in names for row in read_rows(SHAPES / f"{name}.jsonl")]
         assert len(rows) == len(shapes) > 300
         for row, shape in zip(rows, shapes, strict=True):
             encoded = predictor.encode(row, with_response=True)
@@ -43,6 +45,20 @@ def test_token_counts_are_those_of_the_real_encode():
             assert shape.num_label_tokens == int((encoded["labels"] != IGNORED_LABEL).sum())
             assert shape.num_frames == len(encoded["pixel_values"])
     predictor.close()
+
+
+def test_a_plan_says_why_features_are_cached_or_not(tmp_path):
+    recipe = make_project(tmp_path)
+    said = cvft_ok("plan", recipe).stdout
+    line = next(line for line in said.splitlines() if line.startswith("features  "))
+    assert "each clip is encoded once and cached" in line
+    assert f"of half of what the disk of {tmp_path / 'runs' / '.features'} has room for" in line
+    assert re.search(r"; caching saves \d+% of the FLOPs\)$", line)
+    said = cvft_ok("plan", recipe, "video.cache_limit_gb=1e-6").stdout
+    assert re.search(
+        r"features  not cached: .* \(they would take \S+ GB, more than the 1e-06 GB of `video.cache_limit_gb`; caching would ",
+        said,
+    )
 
 
 def test_the_four_gpu_recipe_is_planned_without_weights_and_without_torch(full_size):

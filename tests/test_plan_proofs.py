@@ -11,10 +11,10 @@ from cvft.data.video.process import ClipInfo
 from cvft.errors import RecipeError
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Capabilities, make_clip
-from cvft.families.proof import GroupProof
-from cvft.plan.batching import wants_proof
+from cvft.families.proof import FeatureProof, GroupProof, Proofs
+from cvft.plan.batching import wanted_proofs
 from cvft.plan.plan import compile_plan
-from cvft.plan.proofs import request_proof
+from cvft.plan.proofs import request_proofs
 from tests.test_plan import MODEL, ROWS, SHARED, make_job
 
 HOLDS, FAILS = GroupProof(True, "equal"), GroupProof(False, "two rows differ by 0.5")
@@ -23,7 +23,7 @@ HOLDS, FAILS = GroupProof(True, "equal"), GroupProof(False, "two rows differ by 
 class Doubted:
     """A family whose groups have to be proven; all else is borrowed."""
 
-    capabilities = Capabilities(groups="proven", features=False, label_logits=True)
+    capabilities = Capabilities(groups="proven", features="proven", label_logits=True)
 
     def __getattr__(self, name):
         return getattr(COGVLM2_VIDEO, name)
@@ -34,7 +34,7 @@ def doubted_job(**sections):
 
 
 def most_rows(proof, **train):
-    plan = compile_plan(doubted_job(train={"global_batch_rows": 32, **train}), SHARED, proof=proof)
+    plan = compile_plan(doubted_job(train={"global_batch_rows": 32, **train}), SHARED, proofs=Proofs(groups=proof))
     return plan.worker.limits.max_rows_per_group
 
 
@@ -52,14 +52,42 @@ def test_groups_that_are_asked_for_and_disproven_are_refused_with_the_reason():
         most_rows(FAILS, group_by_clip="on")
 
 
+def caches(proof, cache_features="auto"):
+    job = doubted_job(video={"cache_features": cache_features})
+    return compile_plan(job, SHARED, proofs=Proofs(features=proof)).worker.features is not None
+
+
+def test_features_are_cached_only_where_the_proof_holds():
+    same, other = FeatureProof(True, "equal"), FeatureProof(False, "a loss differs by 0.5")
+    assert caches(same)
+    assert caches(same, "on")
+    assert not caches(same, "off")
+    assert not caches(other)
+    assert not caches(None)
+    with pytest.raises(
+        RecipeError, match=r"video\.cache_features: got `on`, need `auto` or `off`: a loss differs by 0\.5"
+    ):
+        caches(other, "on")
+
+
 def test_a_proof_is_wanted_only_where_it_decides_something():
-    assert wants_proof(doubted_job(), rows=SHARED)
-    assert not wants_proof(doubted_job(), rows=ROWS)  # no two rows share a clip
-    assert not wants_proof(doubted_job(train={"group_by_clip": "off"}), rows=SHARED)
-    assert not wants_proof(
-        doubted_job(model={"path": "cogvlm2-video-llama3-chat", "attention": "flash_attention_2"}), rows=SHARED
+    apart, live = {"train": {"group_by_clip": "off"}}, {"video": {"cache_features": "off"}}
+    assert wanted_proofs(doubted_job(), rows=SHARED) == ["groups", "features"]
+    assert wanted_proofs(doubted_job(**live), rows=SHARED) == ["groups"]
+    assert wanted_proofs(doubted_job(**apart), rows=SHARED) == ["features"]
+    assert wanted_proofs(doubted_job(), rows=ROWS) == ["features"]  # no two rows share a clip
+    assert (
+        wanted_proofs(doubted_job(lora={"targets": "all-linear", "train_vision_tower": True}, **apart), rows=SHARED)
+        == []
     )
-    assert not wants_proof(make_job(), rows=SHARED)  # known of the whole family
+    assert (
+        wanted_proofs(
+            doubted_job(model={"path": "cogvlm2-video-llama3-chat", "attention": "flash_attention_2"}, **live),
+            rows=SHARED,
+        )
+        == []
+    )
+    assert wanted_proofs(make_job(), rows=SHARED) == []  # known of the whole family
 
 
 def test_the_first_clip_with_two_questions_is_chosen():
@@ -73,6 +101,14 @@ def test_the_first_clip_with_two_questions_is_chosen():
     shapes.append(RowShape(0, 10, 9, 3))
     info: ClipInfo = make_clip(2, height_px=8, width_px=8, decoder="pyav")
     clips = {first: replace(info, sha256="1"), second: replace(info, sha256="2")}
-    asked = request_proof(doubted_job(), rows=rows, shapes=shapes, clips=clips, attention="sdpa")
+
+    def ask(*wanted):
+        return request_proofs(doubted_job(), wanted, rows=rows, shapes=shapes, clips=clips, attention="sdpa")
+
+    asked = ask("groups", "features")
     assert (asked.clip, asked.clip_sha256) == (second, "2")
     assert asked.rows == [("q3", "a3"), ("q5", "a5")]
+    assert asked.groups
+    assert asked.features
+    alone = ask("features")
+    assert (alone.clip, alone.rows, alone.groups) == (first, [("q2", "a2")], False)

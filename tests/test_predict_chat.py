@@ -20,13 +20,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cvft.cli.interrupts import GRACE_S
 from cvft.data.rows import read_rows
+from cvft.data.video.decode import decode_clip
+from cvft.data.video.sample import Sampling
 from cvft.errors import CvftError, DataError
 from cvft.families.answering import Answer
 from cvft.predict.chat import Chat, open_chat
-from cvft.predict.infer import infer_one
+from cvft.predict.infer import infer_one, make_question
 from tests.project import HANG_S, cvft, files_under
 from tests.real_clips import real_clip
 from tests.tiny import copy_tiny, make_endless
@@ -206,6 +209,35 @@ def test_another_clip_is_another_conversation_and_a_bad_one_is_none(chat, tmp_pa
     assert lines[:11] == [f"frame {number:3d}  {second:8.2f} s" for number, second in enumerate(seen.view.timestamps_s)]
 
 
+def test_the_pictures_of_a_folder_with_their_seconds_are_a_clip(tmp_path):
+    folder, seconds = tmp_path / "my frames", [0.0, 0.5, 2.0]
+    folder.mkdir()
+    decoded = decode_clip(CLIP, sampling=Sampling("uniform", 3))
+    for number, frame in enumerate(decoded.frames, 1):
+        Image.fromarray(frame).save(folder / f"{number}.png")
+    lines = [
+        f"/video '{folder}' 0 0.5 2.",
+        "What is shown?",
+        "/frames",
+        f"/save {tmp_path / 'rows.jsonl'}",
+        f"/video '{folder}' 0 1",
+        f"/video {folder}",
+    ]
+    done = cvft("chat", "--model", "tiny", input="\n".join(lines))
+    answer, frames = blocks(done.stdout)
+    row = make_question(str(folder), "What is shown?", seconds=seconds)
+    assert answer == infer_one("tiny", video=row.video, query="What is shown?")
+    assert frames.splitlines() == [
+        "1.png (3 frames): 3 of 3 frames, 3.00 s, 112 x 112, sampling chat",
+        *(f"frame {number:3d}  {second:8.2f} s" for number, second in enumerate(seconds)),
+    ]
+    (saved,) = read_rows(tmp_path / "rows.jsonl")
+    assert (saved.video, saved.response) == (row.video, answer)
+    assert f"clip      `{folder}`: a new conversation" in done.stderr
+    assert done.stderr.count("`seconds`: got ") == 1
+    assert done.stderr.endswith("2 of 6 lines could not be carried out\n")
+
+
 def test_control_tokens_that_are_typed_stay_text(chat):
     encoder = chat._predictor.encoder
     special = set(encoder.tokenizer.all_special_ids)
@@ -290,10 +322,6 @@ class Terminal:
 
     def type(self, text: str) -> None:
         self.shown = ""
-        if text.endswith("\x03"):
-            time.sleep(
-                0.3
-            )  # a signal between a prompt and the wait for keys is seen at the next key only, and nobody types one
         os.write(self.master, text.encode())
 
     def wait_for(self, pattern: str) -> str:

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from cvft.families.costs import Batch, ClipShape, GroupShape, causal_pairs
 from cvft.families.parts import adapted_names, count_adapter
 from cvft.families.qwen_vl.costs import Costs, costs_of
-from cvft.families.qwen_vl.flops import attended_pairs, training_flops
+from cvft.families.qwen_vl.flops import attended_pairs, feature_bytes, training_flops
 from cvft.families.qwen_vl.memory import peak_memory, saved_bytes
 from cvft.families.qwen_vl.parts import PARTS
 from cvft.families.qwen_vl.sizes import FULL_ATTENTION, Sizes
@@ -205,9 +205,9 @@ def test_the_peak_of_a_real_step_is_met_from_above(kind):
 def test_features_keep_one_vector_per_level():
     """Source: 4 levels of 4096 values in bf16 are 32,768 bytes per token, and 134 MB for a clip of 4,096 tokens."""
     clip = ClipShape(32, 4096)
-    assert costs_of(PUBLISHED["Qwen3-VL-8B"]).feature_bytes([clip], dtype_bytes=2) == 4096 * 32_768
-    assert costs_of(PUBLISHED["Qwen2.5-VL-7B"]).feature_bytes([clip], dtype_bytes=2) == 4096 * 7_168
-    assert costs_of(PUBLISHED["Qwen3.5-9B"]).feature_bytes([clip, clip], dtype_bytes=2) == 2 * 4096 * 8_192
+    assert feature_bytes(Sizes.from_config(PUBLISHED["Qwen3-VL-8B"]), [clip], dtype_bytes=2) == 4096 * 32_768
+    assert feature_bytes(Sizes.from_config(PUBLISHED["Qwen2.5-VL-7B"]), [clip], dtype_bytes=2) == 4096 * 7_168
+    assert feature_bytes(Sizes.from_config(PUBLISHED["Qwen3.5-9B"]), [clip, clip], dtype_bytes=2) == 2 * 4096 * 8_192
     assert costs_of(PUBLISHED["Qwen3-VL-30B-A3B"]) is None
 
 

@@ -12,8 +12,18 @@ import transformers
 
 from cvft.families.network.positions import next_positions
 from tests.golden_files import SHIPPED
-from tests.qwen_cases import MODEL_CASES, NUM_NEW_TOKENS, SHOWN_IDS
-from tests.qwen_golden import BY_NAME, MODEL_NAMES, NAMES, golden, grid_of_case, lay_out, pixels_of, positions_of
+from tests.qwen_cases import CASES, IMAGE_CASES, MODEL_CASES, NUM_NEW_TOKENS, SHOWN_IDS
+from tests.qwen_golden import (
+    BY_NAME,
+    IMAGE_NAMES,
+    MODEL_NAMES,
+    NAMES,
+    golden,
+    grid_of_case,
+    lay_out,
+    pixels_of,
+    positions_of,
+)
 from tests.qwen_tiny import CLASSES, KINDS, MOE_KINDS, make_qwen_folder
 
 MAX_LOGIT_ERROR = 2e-5
@@ -27,21 +37,22 @@ def qwen_folders(tmp_path_factory):
 
 def test_every_case_is_there():
     """One that is gone would make its tests vanish."""
-    names = {*NAMES, *MODEL_NAMES}
+    names = {*NAMES, *MODEL_NAMES, *IMAGE_NAMES}
     assert {path.name for path in (SHIPPED / "qwen_vl").iterdir()} == {
         f"{name}.{end}" for name in names for end in ENDS
     }
     for name in names:
-        assert set(golden(name).cases) == set(BY_NAME if name in NAMES else MODEL_CASES)
-        assert len(golden(name).sizes) == 300
+        cases = [case.name for case in (IMAGE_CASES if name in IMAGE_NAMES else CASES)]
+        assert set(golden(name).cases) == set(MODEL_CASES if name not in (*NAMES, *IMAGE_NAMES) else cases)
+        assert len(golden(name).sizes) == (0 if name in IMAGE_NAMES else 300)
         with_logits = {key.partition("/")[0] for key in golden(name).arrays if key.endswith("/logits")}
-        assert with_logits == set(MODEL_CASES if name in MODEL_NAMES else ())
+        assert with_logits == set(golden(name).model_cases)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *IMAGE_NAMES])
 def test_ids_equal_the_makers(name, qwen_folders):
     it = golden(name)
-    for case in BY_NAME.values():
+    for case in map(BY_NAME.get, it.cases):
         layout = lay_out(qwen_folders[it.kind], case, it.generation, clip_tags=it.variant["clip_tags"])
         expected = it.arrays[f"{case.name}/ids"].tolist()
         if case.response is not None:
@@ -49,21 +60,21 @@ def test_ids_equal_the_makers(name, qwen_folders):
         assert layout.input_ids == expected, case.name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *IMAGE_NAMES])
 def test_positions_equal_the_makers(name, qwen_folders):
     it = golden(name)
     rules = {key: it.variant[key] for key in ("text_positions", "grid_seconds")}
-    for case in BY_NAME.values():
+    for case in map(BY_NAME.get, it.cases):
         layout = lay_out(qwen_folders[it.kind], case, it.generation, clip_tags=it.variant["clip_tags"])
         expected = torch.from_numpy(it.arrays[f"{case.name}/positions"]).long()[: len(layout)]
         assert torch.equal(positions_of(layout.token_type_ids, case, it.generation, **rules), expected), case.name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *IMAGE_NAMES])
 def test_pixels_equal_the_makers_to_the_bit(name):
     it = golden(name)
-    clips = [case for case in BY_NAME.values() if case.num_frames]
-    assert len(clips) == 33
+    clips = [BY_NAME[name] for name in it.cases if BY_NAME[name].num_frames]
+    assert len(clips) == (9 if it.name in IMAGE_NAMES else 33)
     for case in clips:
         grid = grid_of_case(case, it.generation)
         assert [grid.num_grids, grid.num_rows, grid.num_columns] == it.cases[case.name]["grid"], case.name
@@ -71,14 +82,14 @@ def test_pixels_equal_the_makers_to_the_bit(name):
         assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest() == it.cases[case.name]["pixels"], case.name
 
 
-@pytest.mark.parametrize("name", MODEL_NAMES)
+@pytest.mark.parametrize("name", [*MODEL_NAMES, *IMAGE_NAMES])
 def test_logits_and_greedy_answers_equal_the_makers(name, qwen_folders):
     """transformers' own model of today, fed with our ids, pixels and positions; one step at a time without a cache."""
     it = golden(name)
     folder = qwen_folders[it.kind]
     model = getattr(transformers, CLASSES[it.kind]).from_pretrained(folder, dtype=torch.float32).eval()
     rules = {"text_positions": it.variant["text_positions"], "grid_seconds": it.variant["grid_seconds"]}
-    for name in MODEL_CASES:
+    for name in it.model_cases:
         case = BY_NAME[name]
         layout = lay_out(folder, case, it.generation, clip_tags=it.variant["clip_tags"])
         newline = it.arrays[f"{name}/ids"][-1:].tolist() if case.response is not None else []
@@ -87,7 +98,8 @@ def test_logits_and_greedy_answers_equal_the_makers(name, qwen_folders):
         if case.num_frames:
             grid = grid_of_case(case, it.generation)
             thw = torch.tensor([[grid.num_grids, grid.num_rows, grid.num_columns]])
-            clip = {"pixel_values_videos": pixels_of(case, it.generation), "video_grid_thw": thw}
+            names = ("pixel_values", "image_grid_thw") if case.is_image else ("pixel_values_videos", "video_grid_thw")
+            clip = dict(zip(names, (pixels_of(case, it.generation), thw), strict=True))
         positions = positions_of(types, case, it.generation, **rules)
         answer: list[int] = []
         with torch.no_grad():

@@ -1,26 +1,18 @@
-"""The whole job with Qwen's models on real clips: train, stop and resume, ranks, merge, verify, evaluate, open elsewhere."""
+"""The whole job with Qwen's models on real clips: train, merge, verify, evaluate, open elsewhere."""
 
-import contextlib
 import json
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from cvft.cli.main import main
-from cvft.data.rows import Row
 from cvft.errors import CvftError
 from cvft.plan.job import open_job
-from cvft.predict.open import open_trained
 from cvft.recipe import load_recipe
+from tests.plain_transformers import assert_same_answers_without_cvft, predictions_of
 from tests.project import cvft, cvft_ok, make_project
 from tests.qwen_tiny import make_qwen_folder
 from tests.real_clips import real_clip
-from tests.test_train_interruptions import num_steps_reported, start, train_folder, wait_until
 from tests.test_train_run import losses_of
 
 KINDS = ("qwen3_vl", "qwen2_5_vl", "qwen3_5")
@@ -82,98 +74,24 @@ def test_it_is_handed_over_with_the_answers_of_its_evaluation(done, tmp_path):
     )
     head, *rows = map(json.loads, (tmp_path / "new" / "reference.jsonl").read_text().splitlines())
     assert head["model"] == "small"
-    predicted = (run_of(recipe) / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()
-    assert [row["answer"] for row in rows] == [json.loads(line)["prediction"] for line in predicted]
+    assert [row["answer"] for row in rows] == [row["prediction"] for row in predictions_of(run_of(recipe))]
     has_system = rows[0]["request"]["messages"][0]["role"] == "system"
     assert has_system == (kind == "qwen2_5_vl")
 
 
-ASK = """
-import json, sys
-sys.modules["cvft"] = None  # as where it is not installed
-import torch, transformers
-folder, prompts = sys.argv[1:]
-model = transformers.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
-answers = []
-for prompt in torch.load(prompts):
-    length = prompt["input_ids"].shape[1]
-    with torch.inference_mode():
-        ids = model.generate(**prompt, max_new_tokens=8, do_sample=False, repetition_penalty=1.0)[0, length:]
-    answers.append(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False).strip())
-print(json.dumps(answers))
-"""
-
-
 def test_the_merged_folder_answers_the_same_in_plain_transformers(done, tmp_path):
     _, recipe, _ = done
-    merged = run_of(recipe) / "merged"
-    rows = [
-        json.loads(line) for line in (run_of(recipe) / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()
-    ]
-    with contextlib.closing(open_trained(merged)) as predictor:
-        prompts = [prompt_of(predictor, row["videos"][0], row["query"]) for row in rows]
-    torch.save(prompts, tmp_path / "prompts.pt")
-    command = [sys.executable, "-c", ASK, str(merged), str(tmp_path / "prompts.pt")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert json.loads(said.stdout) == [row["prediction"] for row in rows]
-
-
-def prompt_of(predictor, video, query):
-    encoded = predictor.encode(Row(query, "", (), Path(video), source=Path(), line=0))
-    batch = predictor.encoder.collate([encoded], padding_side="left")
-    return predictor.encoder.model_inputs(batch)
+    assert_same_answers_without_cvft(run_of(recipe), tmp_path)
 
 
 def test_answers_of_the_command_line_are_those_of_the_evaluation(done):
     _, recipe, _ = done
-    rows = [
-        json.loads(line) for line in (run_of(recipe) / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()
-    ]
+    rows = predictions_of(run_of(recipe))
     said = cvft_ok(
         *("infer", "--model", run_of(recipe) / "merged", "--max-new-tokens", 8),
         *("--video", rows[0]["videos"][0], "--query", rows[0]["query"]),
     )
     assert said.stdout.strip() == rows[0]["prediction"]
-
-
-@pytest.fixture(scope="module")
-def long_job(tmp_path_factory):
-    """Twenty steps, in one process, groups and features on."""
-    recipe = make_job(
-        tmp_path_factory.mktemp("long"),
-        "qwen3_vl",
-        train={"max_steps": 20, "save_steps": 2, "eval_steps": 10, "num_workers": 1},
-    )
-    cvft_ok("train", recipe, "name=straight")
-    return recipe
-
-
-def adapter_of(recipe, name):
-    return load_file(recipe.parent / "runs" / name / "adapter" / "adapter_model.safetensors")
-
-
-def test_two_ranks_train_what_one_process_trains(long_job):
-    cvft_ok("train", long_job, "name=ranks", "parallel.strategy=zero2", "parallel.num_gpus=2")
-    assert losses_of(long_job, "ranks") == pytest.approx(losses_of(long_job, "straight"), abs=1e-5)
-
-
-def test_rows_apart_and_live_clips_train_the_same(long_job):
-    cvft_ok("train", long_job, "name=apart", "train.group_by_clip=off", "video.cache_features=off")
-    assert losses_of(long_job, "apart") == pytest.approx(losses_of(long_job, "straight"), abs=1e-5)
-
-
-def test_a_stopped_training_resumes_to_the_same_bits(long_job):
-    folder = train_folder(long_job, "stopped")
-    process = start(long_job, name="stopped")
-    assert wait_until(lambda: num_steps_reported(folder) >= 3, process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
-    assert process.returncode == 75
-    cvft_ok("train", long_job, "name=stopped")
-    ours, theirs = adapter_of(long_job, "stopped"), adapter_of(long_job, "straight")
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_a_tower_that_trains_with_rows_without_clips(tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from cvft.families.grid import Grid
 from cvft.families.network.patches import preprocess_frames
-from cvft.families.qwen_vl.network.norms import HALF_NORM, NORMS
+from cvft.families.qwen_vl.norms import HALF_NORM, NORMS
 
 HOW = {"patch_px": 4, "temporal_patch": 2, "norm": HALF_NORM}
 

@@ -6,6 +6,8 @@ clip: most questions are asked about several clips, with other answers.
 
 import json
 
+import pytest
+
 from tests.project import cvft_ok, make_project
 from tests.real_clips import real_clip
 
@@ -43,6 +45,7 @@ FOOTAGE = [
 ]
 
 
+@pytest.mark.long
 def test_real_clips_are_memorised_and_answered_by_the_merged_model(tmp_path):
     rows = [
         {"query": query, "response": answer, "videos": [str(real_clip(clip))], "category": clip}

@@ -229,6 +229,14 @@ SETTINGS: list[tuple[str, list[str]]] = [
         ],
     ),
     (
+        "model: {path: tiny}\ndata: {train: t.jsonl, allow_hosts: media.lan}",
+        ["data.allow_hosts: got `media.lan`, need a list of hosts", "  hint: a list is written `[media.lan]`"],
+    ),
+    (
+        "model: {path: tiny, system: 3}",
+        ["model.system: got the number `3`, need text or `null`", '  hint: quote it: `"3"`'],
+    ),
+    (
         "lora: {targets: [a, b, a]}",
         ["lora.targets: got `a` more than once, need each module name once", "  hint: remove the second"],
     ),
@@ -293,7 +301,7 @@ SETTINGS: list[tuple[str, list[str]]] = [
 
 @pytest.mark.parametrize(("text", "lines"), SETTINGS, ids=[text for text, _ in SETTINGS])
 def test_settings(text: str, lines: list[str]) -> None:
-    base = "data: {train: rows.jsonl}\n" if text.startswith("model:") else BASE
+    base = "" if "data:" in text else "data: {train: rows.jsonl}\n" if text.startswith("model:") else BASE
     assert told(f"{base}{text}\n") == lines
 
 

@@ -112,9 +112,8 @@ def test_a_server_that_is_down_is_passed_over_and_streams_come_through(tmp_path)
             sent = client.post(
                 f"{balanced}/clips", content=CLIP.read_bytes(), headers={**BROWSER, "Content-Type": "video/mp4"}
             )
-            shown = client.post(
-                f"{balanced}/frames", json={"model": "tiny", "url": sent.json()["url"]}, headers=BROWSER
-            )
+            asked = {"model": "tiny", "messages": [{"role": "user", "content": [clip_part(sent.json()["url"])]}]}
+            shown = client.post(f"{balanced}/frames", json=asked, headers=BROWSER)
             assert shown.status_code == 200, shown.text
 
 

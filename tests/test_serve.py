@@ -261,7 +261,7 @@ def test_frames_times_and_uploads_of_the_page(server, tiny):
     with server.client() as client:
         content = (CLIPS / NAMES[0]).read_bytes()
         url = client.post("/clips", content=content, headers={"content-type": "video/mp4"}).json()["url"]
-    shown = server.post("/frames", {"model": "tiny", "url": url}).json()
+    shown = server.show([clip_part(url)]).json()
     seconds = [frame["second"] for frame in shown["frames"]]
     assert seconds == [round(second, 2) for second in tiny._predictor.clips.load(CLIPS / NAMES[0]).view.timestamps_s]
     assert all(base64.b64decode(frame["picture"].partition(",")[2])[8:12] == b"WEBP" for frame in shown["frames"])

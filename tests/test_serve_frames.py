@@ -118,6 +118,10 @@ def test_frames_are_answered_like_a_row_of_them(server, root, web, tmp_path):
     mixed = ["one0.png", urls[1], picture_url(pictures["png"][2]), f"file://{root}/one3.png"]
     assert text_of(ask(server, mixed, SECONDS)) == answers[0]
     assert text_of(ask(server, named("two", count=1))) == answers[5]
+    shown = server.show([*map(frame_part, named("one"))], frame_seconds=SECONDS).json()
+    assert shown["duration_s"] > SECONDS[-1]
+    assert {each["second"] for each in shown["frames"]} <= set(SECONDS)
+    assert len(shown["frames"]) > 1
 
     # the official client, which says the whole conversation anew, in pieces
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)

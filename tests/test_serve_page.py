@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import cvft
+from cvft.data.clip_columns import clip_of_frames
+from cvft.data.video.decode import decode_clip
+from cvft.data.video.sample import Sampling
 from tests.browser import browsing, needs_driver
 from tests.random_adapter import write_served_adapter
 from tests.server import KEY, serving
@@ -85,6 +89,44 @@ def test_a_clip_is_shown_and_asked_about(server, tiny, tmp_path):
         browser.click("#clear")
         assert browser.texts(".turn") == []
         assert browser.complaints() == []
+
+
+@needs_driver
+def test_pictures_that_are_the_frames_of_a_clip(server, tiny, tmp_path):
+    clip = decode_clip(CLIP, sampling=Sampling("uniform", 3))
+    for number, frame in zip(
+        (2, 9, 10), clip.frames, strict=True
+    ):  # by number, whatever the order in which they are chosen
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    paths, seconds = [tmp_path / f"{number}.png" for number in (2, 9, 10)], [0.0, 0.5, 2.0]
+    expected = tiny.ask(clip_of_frames(paths, seconds), ASKED[1])
+    with browsing(tmp_path / "profile") as browser:
+        browser.open(f"{server.url}/")
+        browser.wait("document.getElementById('models').textContent")
+        browser.type("#file", "\n".join(map(str, sorted(paths))))
+        browser.wait("document.activeElement.id === 'seconds'")
+        browser.press(*"1 0", "enter")
+        browser.wait("document.getElementById('status').textContent.includes('frame_seconds: got')")
+        assert len(browser.complaints()) == 1
+        browser.run("document.getElementById('seconds').value = ''")
+        browser.type("#seconds", "0 0.5 2")
+        browser.click("#pictures button")
+        browser.wait("document.querySelectorAll('#frames button').length")
+        assert browser.texts("#frames button") == ["0 s", "0.5 s", "2 s"]
+        assert browser.text("#name") == "3 pictures from 2.png on"
+        assert browser.run("return document.getElementById('player').hidden")
+        browser.click("#frames button:last-child")
+        browser.type("#query", ASKED[1])
+        browser.click("#copy")
+        curl, python = browser.text("#as-curl"), browser.text("#as-python")
+        browser.click("#close")
+        browser.click("#send")
+        assert browser.wait(IDLE) == 1
+        assert browser.text(".answer[data-model=tiny] p") == expected
+        assert browser.complaints() == []
+    for command, content in ((["sh", "-c", curl], expected), ([sys.executable, "-c", python], f"{expected}\n")):
+        said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        assert (json.loads(said)["choices"][0]["message"]["content"] if command[0] == "sh" else said) == content
 
 
 @needs_driver

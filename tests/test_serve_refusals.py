@@ -47,7 +47,10 @@ def server(root):
         ("stream", "yes", "stream"),
         ("stream_options", {"include_usage": True}, "stream_options"),
         ("messages", [], "messages"),
-        ("messages", [{"role": "system", "content": "x"}], "messages[0].role"),
+        ("messages", [{"role": "tool", "content": "x"}], "messages[0].role"),
+        ("messages", [{"role": "system", "content": "x"}], "messages"),
+        ("messages", [{"role": "user", "content": "x"}, {"role": "system", "content": "x"}], "messages[1].role"),
+        ("messages", [{"role": "system", "content": [clip_part("a")]}], "messages[0].content[0].type"),
         ("messages", [{"role": "assistant", "content": "x"}], "messages[0].role"),
         ("messages", [{"role": "user", "content": "x"}] * 2, "messages[1].role"),
         ("messages", [{"role": "user", "content": "x", "name": "y"}], "messages[0].name"),
@@ -156,7 +159,7 @@ def test_a_bad_clip_tells_nothing_of_the_machine(server, root):
         for response in (
             server.ask([clip_part(url), text_part("?")]),
             server.ask([clip_part(url), text_part("?")], stream=True),
-            server.post("/frames", {"model": "tiny", "url": url}),
+            server.show([clip_part(url)]),
         ):
             error = error_of(response)
             assert error["code"] == "invalid_clip"

@@ -40,7 +40,7 @@ def test_a_clip_by_url_is_answered_like_its_file_and_sent_again_only_when_it_has
         first, second = (model.ask(CLIPS / name, QUERY) for name in ("val_000.mp4", "val_001.mp4"))
     assert server.text([clip_part(f"{web.url}/good/a.mp4"), text_part(QUERY)]) == first
     assert server.text([clip_part(f"{web.url}/to/?/other/a.mp4"), text_part(QUERY)]) == second
-    pictures = server.post("/frames", {"model": "tiny", "url": f"{web.url}/good/a.mp4"}).json()
+    pictures = server.show([clip_part(f"{web.url}/good/a.mp4")]).json()
     assert len(pictures["frames"]) == 8
     assert server.text([clip_part(f"{web.url}/good/a.mp4"), text_part(QUERY)]) == first
     asked = web.asked_for("/good/a.mp4")

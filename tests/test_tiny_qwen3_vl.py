@@ -16,7 +16,7 @@ from cvft.data.video.view import ClipView
 from cvft.families.grid import Grid
 from cvft.families.network.patches import preprocess_frames
 from cvft.families.qwen_vl.network.load import load_tower
-from cvft.families.qwen_vl.network.norms import HALF_NORM
+from cvft.families.qwen_vl.norms import HALF_NORM
 from cvft.families.qwen_vl.runtime import RUNTIME
 from cvft.families.table import find_family
 from cvft.predict.infer import make_question

@@ -94,7 +94,8 @@ def assert_same_training(recipe: Path, name: str, other: str, *, tolerance: floa
 @pytest.mark.parametrize(
     "settings",
     [
-        ("parallel.strategy=ddp", "train.micro_batch_rows=1"),
+        # two machines train so below
+        pytest.param(("parallel.strategy=ddp", "train.micro_batch_rows=1"), marks=pytest.mark.long),
         ("parallel.strategy=zero2", "train.micro_batch_rows=2"),
         pytest.param(("parallel.strategy=zero2", "train.micro_batch_rows=1"), marks=pytest.mark.long),
     ],
@@ -240,7 +241,7 @@ def one_process_with_tower(recipe) -> str:
     return "one_tower"
 
 
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+@pytest.mark.parametrize("strategy", [pytest.param("zero2", marks=pytest.mark.long), "zero3"])
 def test_a_trained_tower_and_rows_without_clips_do_not_keep_ranks_waiting(recipe, one_process_with_tower, strategy):
     name = f"tower_{strategy}"
     cvft_ok("train", recipe, f"name={name}", f"parallel.strategy={strategy}", "parallel.num_gpus=2", *TOWER)

@@ -124,15 +124,38 @@ def test_bf16_trains_and_the_base_file_is_untouched(tmp_path):
     assert all(weight.isfinite().all() for weight in adapter_of(recipe).values())
 
 
-def test_dora_and_rslora_reach_the_adapter(tmp_path):
-    recipe = make_project(tmp_path, lora={"dora": True, "rslora": True}, train={"max_steps": 1})
+@pytest.fixture(scope="module")
+def unusual(tmp_path_factory) -> Path:
+    """A run without a val file, with other forms of adapter."""
+    folder = tmp_path_factory.mktemp("unusual")
+    recipe = make_project(
+        folder,
+        data={"val": None, "val_fraction": 0.5},
+        lora={"dora": True, "rslora": True},
+        train={"max_steps": 1},
+    )
     cvft_ok("train", recipe)
-    config = json.loads((tmp_path / "runs" / "small" / "adapter" / "adapter_config.json").read_text())
+    return recipe
+
+
+def test_dora_and_rslora_reach_the_adapter(unusual):
+    run = unusual.parent / "runs" / "small"
+    config = json.loads((run / "adapter" / "adapter_config.json").read_text())
     assert (config["use_dora"], config["use_rslora"], config["r"], config["lora_alpha"]) == (True, True, 4, 8)
-    assert any("lora_magnitude_vector" in name for name in adapter_of(recipe))
+    assert any("lora_magnitude_vector" in name for name in adapter_of(unusual))
 
 
-def test_the_published_examples_train_as_they_stand(tmp_path):
+def test_without_a_val_file_clips_are_split_and_never_shared(unusual):
+    data = unusual.parent / "runs" / "small" / "data"
+    clips = [
+        {row["videos"][0] for row in map(json.loads, (data / name).read_text().splitlines()) if row["videos"]}
+        for name in ("train.jsonl", "val.jsonl")
+    ]
+    assert not clips[0] & clips[1]
+    assert sum(len((data / name).read_text().splitlines()) for name in ("train.jsonl", "val.jsonl")) == 6
+
+
+def test_the_published_examples_train_as_they_stand_in_an_array_too(tmp_path):
     rows = [
         {"query": "55555", "response": "66666", "videos": ["video_path"]},
         {"query": "eeeee", "response": "fffff", "history": [], "videos": ["video_path"]},
@@ -144,10 +167,11 @@ def test_the_published_examples_train_as_they_stand(tmp_path):
         },
     ]
     recipe = make_project(
-        tmp_path, rows=rows, train={"global_batch_rows": 16, "micro_batch_rows": 1, "max_steps": 2, "save_steps": 1}
+        tmp_path, rows=[], train={"global_batch_rows": 16, "micro_batch_rows": 1, "max_steps": 2, "save_steps": 1}
     )
+    (tmp_path / "train.json").write_text(json.dumps(rows))
     (tmp_path / "video_path").symlink_to(real_clip("carphone_distorted.mp4"))
-    cvft_ok("train", recipe)
+    cvft_ok("train", recipe, f"data.train={tmp_path / 'train.json'}")
     assert len(losses_of(recipe)) == 2
 
 
@@ -272,25 +296,6 @@ def test_history_under_the_base_template_is_an_error_for_it_would_be_lost(tmp_pa
     result = cvft("train", recipe)
     assert result.returncode == 2
     assert "train.jsonl:3 `history`: got 1 turns, need none: template `base` has no place for it" in result.stderr
-
-
-def test_without_a_val_file_clips_are_split_and_never_shared(tmp_path):
-    recipe = make_project(tmp_path, data={"val": None, "val_fraction": 0.5}, train={"max_steps": 1})
-    cvft_ok("train", recipe)
-    data = tmp_path / "runs" / "small" / "data"
-    clips = [
-        {row["videos"][0] for row in map(json.loads, (data / name).read_text().splitlines()) if row["videos"]}
-        for name in ("train.jsonl", "val.jsonl")
-    ]
-    assert not clips[0] & clips[1]
-    assert sum(len((data / name).read_text().splitlines()) for name in ("train.jsonl", "val.jsonl")) == 6
-
-
-def test_a_json_array_trains_like_jsonl(tmp_path):
-    recipe = make_project(tmp_path, train={"max_steps": 1})
-    (tmp_path / "train.json").write_text(json.dumps(with_real_clips(ROWS)))
-    write_jsonl(tmp_path / "train.jsonl", [])
-    cvft_ok("train", recipe, f"data.train={tmp_path / 'train.json'}")
 
 
 def test_rows_whose_answer_follows_the_clip_at_once_train_and_answer_apart(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cvft.errors import ModelError
+from cvft.train.launch import read_new_lines
 from cvft.train.watch import describe_course, diverged_error, is_sound
 from cvft.weights.finite import refuse_nonfinite
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
@@ -77,6 +78,29 @@ def test_a_file_with_one_number_that_is_none_is_refused(tmp_path, dtype, value):
     save_file(weights, tmp_path / "w.safetensors")
     with pytest.raises(ModelError, match="a: got 1 numbers that are infinite or nan, need finite ones"):
         refuse_nonfinite(tmp_path / "w.safetensors", subject="weights")
+
+
+WRITE_IN_PIECES = """
+import json, sys
+with open(sys.argv[1], "ab", buffering=0) as file:
+    for number in range(int(sys.argv[2])):
+        line = json.dumps({"step": number}).encode() + b"\\n"
+        file.write(line[:9])
+        file.write(line[9:])
+"""
+
+
+def test_lines_that_are_read_while_they_are_written_come_whole(tmp_path):
+    path, num_lines, num_bytes, found = tmp_path / "progress.jsonl", 20_000, 0, 0
+    writer = subprocess.Popen([sys.executable, "-c", WRITE_IN_PIECES, str(path), str(num_lines)])
+    while found < num_lines:
+        ended = writer.poll() is not None
+        for line in read_new_lines(path, start=num_bytes):
+            num_bytes += len(line)
+            assert json.loads(line) == {"step": found}
+            found += 1
+        assert found == num_lines or not ended
+    assert writer.wait() == 0
 
 
 # --- trainings

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """Takes a recipe, or the folder of a run, and overrides."""
     parser.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe file, or the folder of a run")
+    add_overrides(parser)
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Takes settings that replace those of a recipe."""
     parser.add_argument("overrides", metavar="key.path=value", nargs="*", help="settings that replace the recipe's")
 
 

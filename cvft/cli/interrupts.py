@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import _thread
 import os
+import select
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 
 EXIT_INTERRUPTED = 130
@@ -24,7 +25,8 @@ GRACE_S = 3.0
 """What a command gets to end by itself."""
 
 AGAIN_S = 0.05
-"""After this time an interrupt that was forgotten is raised again, when the destructor that it hit is probably left."""
+"""After this time an interrupt that was forgotten is raised again, when the destructor that it hit is probably left; and one that
+nobody has heard is sent again."""
 
 
 @contextmanager
@@ -37,13 +39,46 @@ def raised_only() -> Iterator[None]:
     if not in_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return
-    wakeup = signal.set_wakeup_fd(-1)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    read_end, write_end = os.pipe()
+    for end in (read_end, write_end):
+        os.set_blocking(end, False)
+    is_over = threading.Event()
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        with suppress(BlockingIOError):
+            os.read(read_end, 4096)
+        raise KeyboardInterrupt
+
+    wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    before = signal.signal(signal.SIGINT, hear)
+    again = threading.Thread(target=_send_again, args=(read_end, is_over), daemon=True)
+    again.start()
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
         signal.set_wakeup_fd(wakeup)
+        is_over.set()
+        os.close(write_end)  # ends the wait of the thread
+        again.join()
+        os.close(read_end)
+
+
+def _send_again(read_end: int, is_over: threading.Event) -> None:
+    """Sends SIGINT anew for as long as nobody has heard it.
+
+    Python hears of a signal between two operations of its own. One that comes after the last of these and before C waits for keys
+    would be heard at the next key.
+    """
+    main = threading.main_thread().ident
+    assert main is not None, "it runs"
+    while not is_over.is_set():
+        select.select([read_end], [], [])  # the number of a signal, which `hear` takes away
+        if is_over.wait(AGAIN_S):
+            return
+        with suppress(BlockingIOError):
+            if signal.SIGINT in os.read(read_end, 4096):
+                signal.pthread_kill(main, signal.SIGINT)
 
 
 class Interrupts:

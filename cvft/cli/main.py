@@ -34,6 +34,7 @@ from cvft.errors import (
 from cvft.imports import collect_less_often, leave_user_site
 
 COMMANDS = (
+    "demo",
     "run",
     "check",
     "preview",
@@ -54,8 +55,9 @@ COMMANDS = (
     "models",
     "datasets",
     "schema",
+    "doctor-env",
 )
-"""The commands in the order of the help; each is a file of `cvft.cli.commands`."""
+"""The commands in the order of the help; each is a file of `cvft.cli.commands`, a hyphen being `_` there."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,7 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(handler=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name in COMMANDS:
-        command = importlib.import_module(f"cvft.cli.commands.{name}")
+        command = importlib.import_module(f"cvft.cli.commands.{name.replace('-', '_')}")
         parser_of_command = commands.add_parser(
             name,
             help=command.SUMMARY,

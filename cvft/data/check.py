@@ -5,7 +5,6 @@ Refuses, or sets aside where asked to, every row whose clip does not decode; nev
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import queue
 from collections import defaultdict
@@ -24,6 +23,7 @@ from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo, DecodeProcess
 from cvft.data.video.sample import Sampling
 from cvft.data.video.spec import ClipRef, file_of
+from cvft.data.video.versions import find_missing_decoder
 from cvft.errors import NUM_SHOWN, ClipError, CvftError, DataError, Problem
 from cvft.files import write_whole
 from cvft.jsonl import to_jsonl
@@ -190,9 +190,8 @@ def inspect_clips(
         DataError: The decoder is not installed.
         RunError: The decode process cannot be started at all.
     """
-    if decoder == "decord" and importlib.util.find_spec("decord") is None:  # said once, not once per clip
-        problem = Problem("decoder `decord`", "no such package", "the decord package", "pip install decord")
-        raise DataError("the check of clips", [problem])
+    if missing := find_missing_decoder(decoder):  # said once, not once per clip
+        raise DataError("the check of clips", [missing])
     found: dict[ClipRef, ClipInfo | ClipError] = {} if catalog is None else {**catalog.find(clips)}
     unknown = [clip for clip in clips if clip not in found]
     decode = DecodeSettings(sampling, decoder, timeout_s, memory_limit_gib)

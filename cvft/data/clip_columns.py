@@ -3,6 +3,7 @@
 `{"videos": ["long.mp4"], "start": 12, "end": 20.5}`            -> the frames from second 12 of the file up to second 20.5
 `{"videos": [["1.jpg", "2.jpg"]], "seconds": [0, 0.5]}`         -> two pictures, half a second apart
 `{"videos": ["frames"], "seconds": [0, 0.5]}`                   -> those of a folder, in the order of the numbers in their names
+`{"images": ["a.jpg"]}`                                         -> one picture, which a model takes as an image
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from cvft.data.media_columns import is_picture, read_video, show
-from cvft.data.video.spec import LATEST_S, ClipRef, ClipSpec, file_of, make_ref
+from cvft.data.media_columns import is_picture, read_image, read_video, show
+from cvft.data.video.spec import LATEST_S, ClipRef, ClipSpec, file_of, make_image, make_ref
 from cvft.errors import ValueProblem, quote
 
 CLIP_COLUMNS = ("start", "end", "seconds", "max_frames", "fps")
 """What a row may say of its clip beside the file, each only together with one; null says nothing."""
+
+IMAGES = "images"
+"""The column of a row's picture, which stands in place of a clip."""
 
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
 """A number as cells of a table hold it: they are text to the letter."""
@@ -71,6 +75,8 @@ def read_clip(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report)
     Returns:
         The clip; None for a row of text only, and where something is wrong.
     """
+    if columns.get(IMAGES) and not columns.get("videos"):
+        return _read_image(columns, finder=finder, report=report)
     asked = {name: columns[name] for name in CLIP_COLUMNS if columns.get(name) is not None}
     if asked and not columns.get("videos"):
         name = next(iter(asked))
@@ -104,6 +110,22 @@ def read_clip(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report)
         return None if ready is None else replace(spec, frames=ready.frames, seconds=ready.seconds)
     except ValueProblem as error:
         report("seconds", error)
+        return None
+
+
+def _read_image(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report) -> ClipRef | None:
+    """Returns the picture of a row as what stands for its clip."""
+    for name in CLIP_COLUMNS:
+        if columns.get(name) is not None:
+            report(name, ValueProblem(show(columns[name]), "a clip of which it says something, and no picture"))
+            return None
+    try:
+        path = finder.find(read_image(columns[IMAGES]))
+        if url := finder.urls.get(path):
+            raise ValueProblem(f"a picture by its URL, {quote(url)}", "a picture of this machine", "download it")
+        return make_image(path)
+    except ValueProblem as error:
+        report(IMAGES, error)
         return None
 
 
@@ -163,6 +185,9 @@ def write_clip(clip: ClipRef | None, *, url: str | None = None) -> Iterator[tupl
     spec = clip if isinstance(clip, ClipSpec) else None
     if clip is None:
         yield "videos", []
+    elif spec is not None and spec.is_image:
+        yield IMAGES, [str(spec.path)]
+        return
     elif spec is not None and spec.frames:
         yield "videos", [[str(path) for path in spec.frames]]
         yield "seconds", [_plain(second) for second in spec.seconds]

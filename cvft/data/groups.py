@@ -8,13 +8,14 @@ A pure function of shapes and seed, so that a plan counts exactly what a run wil
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 Group = tuple[int, ...]
-"""Numbers of rows that share a clip and train as one sequence; or of one row."""
+"""Numbers of rows that share a clip and what stands before it, and train as one sequence; or of one row."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,12 @@ class RowShape:
 
     Args:
         clip: Number of its clip, or None for a row without one.
-        num_prefix_tokens: BOS and the clip's tokens.
+        num_prefix_tokens: Tokens up to the clip's last: BOS, a system text, the clip.
         num_question_tokens: The rest, answer and EOS included.
         num_label_tokens: Answer and EOS.
         num_frames: Frames of its clip.
         num_clip_tokens: Tokens that stand for them.
+        system: Number of its own system text; None where it has none.
     """
 
     clip: int | None
@@ -56,6 +58,12 @@ class RowShape:
     num_label_tokens: int = 0
     num_frames: int = 0
     num_clip_tokens: int = 0
+    system: int | None = None
+
+    @property
+    def shared(self) -> tuple[int, int | None] | None:
+        """What rows share that may train together: the clip, and the system text, which stands before it; None without a clip."""
+        return None if self.clip is None else (self.clip, self.system)
 
     @property
     def num_tokens(self) -> int:
@@ -82,21 +90,25 @@ def group_tokens(group: Group, shapes: Sequence[RowShape]) -> int:
 
 def most_rows_per_clip(shapes: Sequence[RowShape]) -> int:
     """Returns how many rows that may train together the clip with the most of them has; 1 when no two rows may."""
-    counts: dict[int, int] = defaultdict(int)
+    counts: dict[tuple[int, int | None], int] = defaultdict(int)
     for shape in shapes:
-        if shape.clip is not None and shape.has_question:
-            counts[shape.clip] += 1
+        if shape.shared is not None and shape.has_question:
+            counts[shape.shared] += 1
     return max(counts.values(), default=1)
 
 
 def encodes_a_clip_again(shapes: Sequence[RowShape], *, max_rows_per_group: int) -> bool:
     """Tells whether some clip comes in more than one group of an epoch."""
-    num_apart: dict[int, int] = defaultdict(int)
-    num_together: dict[int, int] = defaultdict(int)
+    num_groups: dict[int, int] = defaultdict(int)
+    num_together: dict[tuple[int, int | None], int] = defaultdict(int)
     for shape in shapes:
-        if shape.clip is not None:
-            (num_together if shape.has_question else num_apart)[shape.clip] += 1
-    return any(num_apart[clip] + num_together[clip] / max_rows_per_group > 1 for clip in {*num_apart, *num_together})
+        if shape.shared is not None and shape.has_question:
+            num_together[shape.shared] += 1
+        elif shape.clip is not None:
+            num_groups[shape.clip] += 1
+    for (clip, _), num_rows in num_together.items():
+        num_groups[clip] += math.ceil(num_rows / max_rows_per_group)
+    return any(count > 1 for count in num_groups.values())
 
 
 def count_rows(num_rows: int, mix: Sequence[FileShare]) -> int:
@@ -185,17 +197,17 @@ def make_steps(
 
 
 def _chunks(order: Sequence[int], shapes: Sequence[RowShape], max_rows: int) -> list[list[int]]:
-    """Collects rows of one clip until a chunk is full; a clip's last chunk may be smaller. Rows without a question are alone."""
+    """Collects rows that share their prefix until a chunk is full; the last may be smaller. Rows without a question are alone."""
     chunks: list[list[int]] = []
-    open_chunk: dict[int, list[int]] = {}
+    open_chunk: dict[tuple[int, int | None], list[int]] = {}
     for row in order:
-        clip = shapes[row].clip if shapes[row].has_question else None
-        chunk = None if clip is None else open_chunk.get(clip)
+        shared = shapes[row].shared if shapes[row].has_question else None
+        chunk = None if shared is None else open_chunk.get(shared)
         if chunk is None or len(chunk) == max_rows:
             chunk = []
             chunks.append(chunk)
-            if clip is not None:
-                open_chunk[clip] = chunk
+            if shared is not None:
+                open_chunk[shared] = chunk
         chunk.append(row)
     return chunks
 

@@ -19,7 +19,7 @@ from cvft.data.clip_names import PICTURES, hint_frames
 from cvft.errors import ValueProblem, quote, visible
 
 OTHER_MEDIA = ("images", "audios")
-"""Columns of other media: refused when they hold anything."""
+"""Columns of other media: a picture stands in place of a clip, and nothing stands for sound."""
 
 _OTHER_NAMES = ("image", "img", "frames", "frame", "audio", "sound")
 """Columns that are only extra beside a clip, but not in its place."""
@@ -85,6 +85,29 @@ def read_video(videos: Any, find: Callable[[str], Path]) -> Path | None:
     raise ValueProblem(got, _NEED, _hint_one(videos, paths[0]) if paths else _BLANK)
 
 
+def read_image(images: Any) -> str:
+    """Returns the name of a row's one picture.
+
+    Args:
+        images: The row's `images`, which hold something.
+
+    Raises:
+        ValueProblem: when it is not one picture.
+    """
+    paths = list(_paths_in(images))
+    if holds_clip(images):
+        hint = _hint_one(images, paths[0]) if len(paths) == 1 else _hint_join(paths)
+        raise ValueProblem("a clip", "pictures in `images`, and a clip in `videos`", hint)
+    if len(paths) > 1:
+        raise ValueProblem(_count(paths), "at most one picture", hint_frames(next(filter(is_picture, paths), paths[0])))
+    if not isinstance(images, list) or images != paths:
+        hint = f'write `"images": {visible(json.dumps(paths, ensure_ascii=False))}`' if paths else ""
+        raise ValueProblem(show(images), "a list with at most one path", hint)
+    if not is_picture(paths[0]):
+        raise ValueProblem(quote(paths[0]), f"a picture, by its name one of {', '.join(PICTURES)}")
+    return paths[0]
+
+
 def check_other_media(columns: Mapping[str, Any]) -> Iterator[tuple[str, ValueProblem]]:
     """Finds pictures and sound that a row would be trained without.
 
@@ -94,8 +117,9 @@ def check_other_media(columns: Mapping[str, Any]) -> Iterator[tuple[str, ValuePr
     Yields:
         Column and what is wrong with it.
     """
-    has_clip = bool(columns.get("videos"))
-    for name in (*OTHER_MEDIA, *(() if has_clip else _OTHER_NAMES)):
+    has_clip, has_image = bool(columns.get("videos")), bool(columns.get("images"))
+    names = ("images", "audios") if has_clip else ("audios",) if has_image else ("audios", *_OTHER_NAMES)
+    for name in names:
         value = columns.get(name)
         if not value:
             continue
@@ -179,8 +203,7 @@ def _hint_join(paths: list[str]) -> str:
 
 def _hint_pictures(paths: list[str]) -> str:
     if len(paths) == 1 and is_picture(paths[0]):
-        command = f"ffmpeg -loop 1 -i {_word(paths[0])} -t 1 -r 1 -pix_fmt yuv444p clip.mp4"
-        return f"make a clip of it and name it in `videos`: `{command}`"
+        return f'write `"images": {visible(json.dumps(paths, ensure_ascii=False))}`'
     return hint_frames(next(filter(is_picture, paths), "frames/0001.jpg"))
 
 

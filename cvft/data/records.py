@@ -20,7 +20,17 @@ from typing import Any, Self
 from pydantic import TypeAdapter
 
 from cvft.data.rows import Row
-from cvft.data.video.spec import ClipRef, file_of, files_of, from_text, has_own_times, hash_files, stat_files, to_text
+from cvft.data.video.spec import (
+    ClipRef,
+    file_of,
+    files_of,
+    from_text,
+    has_own_times,
+    hash_files,
+    is_image,
+    stat_files,
+    to_text,
+)
 from cvft.data.video.view import ClipView
 from cvft.errors import DataError, Problem
 from cvft.files import hash_file
@@ -159,7 +169,8 @@ def _make_record(clip: ClipRef, values: Sequence[Any]) -> ClipRecord:
     sha256, seconds, *rest = values
     num_bytes, mtime_ns = rest[:2] or (None, None)
     indices, *sizes = rest[2:] or ((),)
-    view = replace(ClipView(tuple(seconds), tuple(indices), *sizes), has_own_times=has_own_times(clip))
+    view = ClipView(tuple(seconds), tuple(indices), *sizes)
+    view = replace(view, has_own_times=has_own_times(clip), is_image=is_image(clip))
     return ClipRecord(sha256, view, num_bytes, mtime_ns)
 
 
@@ -249,7 +260,8 @@ def find_difference(
 
 def identify_row(row: Row, files: str) -> str:
     """Returns what tells a row from others, with the files of its clip under the name that is given."""
-    return json.dumps({**row.to_json(), "videos": [files]}, sort_keys=True, ensure_ascii=False)
+    column = "images" if is_image(row.video) else "videos"
+    return json.dumps({**row.to_json(), column: [files]}, sort_keys=True, ensure_ascii=False)
 
 
 def clip_namer(records: Mapping[ClipRef, ClipRecord]) -> Callable[[Files], str]:

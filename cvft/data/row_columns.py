@@ -15,18 +15,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypedDict
 
-from cvft.data.clip_columns import CLIP_COLUMNS, ClipFinder, read_clip
+from cvft.data.clip_columns import CLIP_COLUMNS, IMAGES, ClipFinder, read_clip
 from cvft.data.clip_names import ClipNames
 from cvft.data.media_columns import MEDIA_COLUMNS, OTHER_MEDIA, check_other_media, holds_clip, read_video, show
-from cvft.data.tags import find_tag_problem, without_tags, without_usual_tag
-from cvft.data.video.spec import ClipRef, file_of
+from cvft.data.tags import Media, find_tag, find_tag_problem, without_tags, without_usual_tag
+from cvft.data.video.spec import ClipRef, file_of, is_image
 from cvft.errors import Problem, ValueProblem, quote
 from cvft.jsonl import WrittenNumber
 
-KNOWN_COLUMNS = ("id", "query", "response", "history", "videos")
+KNOWN_COLUMNS = ("id", "system", "query", "response", "history", "videos")
 """The columns that are read, beside `CLIP_COLUMNS`; all others are kept in `Row.extra`."""
 
-READ_COLUMNS = frozenset((*KNOWN_COLUMNS, *CLIP_COLUMNS))
+READ_COLUMNS = frozenset((*KNOWN_COLUMNS, *CLIP_COLUMNS, IMAGES))
 
 CATEGORY_COLUMNS = ("category", "family")
 """Where a row says what kind of question it asks, in `Row.extra`; the first that a row has counts. `family` is older."""
@@ -36,6 +36,9 @@ _OTHER_NAMES = {
     "response": ("answer", "output", "caption"),
 }
 """Column names of other formats, to say which to rename."""
+
+_BEGINNINGS = {"video": "videos", "system": "system"}
+"""How names of columns begin that mean a known one."""
 
 _CONVERSATIONS = ("messages", "conversations", "conversation")
 """Columns that hold a whole conversation in other formats."""
@@ -59,6 +62,7 @@ class Columns(TypedDict):
     had_tags: bool
     format: str
     url: str | None
+    system: str | None
 
 
 class _Names(NamedTuple):
@@ -69,7 +73,7 @@ class _Names(NamedTuple):
         extra: Columns that are kept as they are.
         categories: Columns of `CATEGORY_COLUMNS`.
         may_hide_clip: Whether the row seems to have no clip, and any other column may hold the name of one.
-        is_of_file: Whether the row says nothing of its clip but the file.
+        is_of_file: Whether the row says nothing of its clip but the file, and has no picture.
         has_media: Whether there is any column of other media.
         conversation: Column that holds a whole conversation where neither question nor answer has one, or None.
     """
@@ -140,6 +144,7 @@ class ColumnReader:
         misspelt = _find_misspelt(columns, names) if names.may_hide_clip else names.misspelt
         required = self._require_response
         query = response = ""
+        system: str | None = None
         history: tuple[tuple[str, str], ...] = ()
         video: ClipRef | None = None
         row_id = None
@@ -155,6 +160,11 @@ class ColumnReader:
             history = _read_history(columns.get("history"))
         except ValueProblem as error:
             report("history", error)
+        if columns.get("system") is not None:
+            try:
+                system = _read_system(columns["system"])
+            except ValueProblem as error:
+                report("system", error)
         if names.is_of_file:
             try:
                 video = read_video(columns.get("videos"), self._finder.find)
@@ -178,25 +188,28 @@ class ColumnReader:
                 report(name, other_media)
         had_tags = False
         if ("<" in query or history) and len(problems) == num_before:
-            if video is not None and not history and (untagged := without_usual_tag(query)) is not None:
+            media: Media = "none" if video is None else "image" if is_image(video) else "video"
+            if media == "video" and not history and (untagged := without_usual_tag(query)) is not None:
                 query, had_tags = untagged, True
             else:
-                num_clips = 0 if video is None else 1
-                wrong_tag = find_tag_problem(query, history, num_clips=num_clips, location=self.locate(line))
+                wrong_tag = find_tag_problem(query, history, media=media, location=self.locate(line))
                 problems += [] if wrong_tag is None else [wrong_tag]
                 asked = (query, history)
-                query = without_tags(query)
-                history = tuple((without_tags(question), answer) for question, answer in history)
+                query = without_tags(query, media=media)
+                history = tuple((without_tags(question, media=media), answer) for question, answer in history)
                 had_tags = (query, history) != asked
         for known, name in misspelt.items():
-            if known in ("history", "videos"):  # the required ones have reported it in their own problem
-                hint = f'did you mean {quote(known)}? if not, add `"{known}": []`'
+            if known in ("system", "history", "videos"):  # the required ones have reported it in their own problem
+                nothing = "null" if known == "system" else "[]"
+                hint = f'did you mean {quote(known)}? if not, add `"{known}": {nothing}`'
                 report(
                     name, ValueProblem(f"an unknown column and no {quote(known)}", f"the column {quote(known)}", hint)
                 )
         if len(problems) > num_before:
             return None
-        are_texts = isinstance(columns["query"], str) and isinstance(columns.get("response"), str) and not history
+        are_texts = (
+            isinstance(columns["query"], str) and isinstance(columns.get("response"), str) and not (history or system)
+        )
         return {
             "query": query,
             "response": response,
@@ -211,6 +224,7 @@ class ColumnReader:
             "had_tags": had_tags,
             "format": self._format,
             "url": self._finder.urls.get(file_of(video)) if self._finder.urls and video is not None else None,
+            "system": system,
         }
 
 
@@ -272,7 +286,7 @@ def _check_letters(text: str) -> None:
 
 def _find_numbers(columns: Mapping[str, Any]) -> Iterator[str]:
     """Names the columns of a good row in which a number stands for text."""
-    for name in ("query", "response"):
+    for name in ("query", "response", "system"):
         if _is_number(columns.get(name)):
             yield name
     if any(_is_number(said) for turn in columns.get("history") or () for said in turn):
@@ -312,7 +326,7 @@ def _look_at_names(names: tuple[str, ...]) -> _Names:
     """Says what the names of a row's columns mean.
 
     A column that resembles a known one is only extra when the known one is there. `id` is left out, because every
-    short name resembles it. Any name that starts with `video` stands for `videos`.
+    short name resembles it. Any name that starts with `video` stands for `videos`, one that starts with `system` for `system`.
     """
     absent = [name for name in KNOWN_COLUMNS if name not in names and name != "id"]
     extra = tuple(name for name in names if name not in READ_COLUMNS)
@@ -320,8 +334,8 @@ def _look_at_names(names: tuple[str, ...]) -> _Names:
     for name in extra:
         lowered = name.lower()
         near = difflib.get_close_matches(lowered, absent, n=1, cutoff=0.75)
-        if not near and lowered.startswith("video") and "videos" in absent:
-            near = ["videos"]
+        if not near:
+            near = [known for begin, known in _BEGINNINGS.items() if lowered.startswith(begin) and known in absent]
         if near:
             misspelt.setdefault(near[0], name)
     has_row = "query" in names or "response" in names
@@ -330,7 +344,7 @@ def _look_at_names(names: tuple[str, ...]) -> _Names:
         extra=extra,
         categories=tuple(name for name in CATEGORY_COLUMNS if name in names),
         may_hide_clip="videos" in absent and "videos" not in misspelt,
-        is_of_file=not any(name in names for name in CLIP_COLUMNS),
+        is_of_file=not any(name in names for name in (*CLIP_COLUMNS, IMAGES)),
         has_media=not MEDIA_COLUMNS.isdisjoint(names),
         conversation=None if has_row else next((name for name in _CONVERSATIONS if name in names), None),
     )
@@ -360,6 +374,17 @@ def _read_text(
         got = "only white space" if text else "an empty string"
         raise ValueProblem(got, need, "write the answer or remove the row")
     return text
+
+
+def _read_system(value: Any) -> str | None:
+    """Returns a system text; None where it says nothing, as rows of other trainers hold an empty one where there is none."""
+    text = text_of(value)
+    if text is None:
+        raise ValueProblem(show(value), "a string", "write it as one text, in quotes")
+    if tag := find_tag(text):
+        hint = "a clip belongs to the first question; in other words where it is meant"
+        raise ValueProblem(f"{quote(tag)} in a system text", "text without tags", hint)
+    return text if text.strip() else None
 
 
 def _hint_other_format(columns: Mapping[str, Any], name: str) -> str:

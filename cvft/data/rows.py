@@ -1,4 +1,4 @@
-"""Turns a JSON or JSONL file of `query`, `response`, `history`, `videos` into validated rows, and back.
+"""Turns a JSON or JSONL file of `query`, `response`, `history`, `system`, `videos` into validated rows, and back.
 
     {"query": "...", "response": "...", "history": [["q", "a"]], "videos": ["clip.mp4"]}  ->  Row
 
@@ -48,6 +48,7 @@ class Row:
         had_tags: Whether a tag that stood for the clip was taken out of a question.
         format: The format that it was written in.
         url: How the row names its clip, where it does so by URL.
+        system: The row's own system text, never empty; None where the model's stands for it.
     """
 
     query: str
@@ -63,6 +64,7 @@ class Row:
     had_tags: bool = field(default=False, compare=False)
     format: str = field(default="native", compare=False)
     url: str | None = None
+    system: str | None = None
 
     @property
     def location(self) -> str:
@@ -77,6 +79,7 @@ class Row:
     def to_json(self) -> dict[str, Any]:
         """Returns the row as a JSON object that `read_rows` reads back, extra columns last."""
         columns: dict[str, Any] = {} if self.id is None else {"id": self.id}
+        columns |= {} if self.system is None else {"system": self.system}
         columns |= {
             "query": self.query,
             "response": self.response,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from cvft.errors import Problem, quote
 
@@ -34,7 +35,27 @@ _OTHER_TAG = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-"""Tags for what no row has: an image, a sound."""
+"""Tags for what a row with a clip, or with text alone, cannot have: an image, a sound."""
+
+_IMAGE_TAG = re.compile(
+    r"""
+      \(<image>\./</image>\)
+    | <\|begin_of_image\|><\|image\|><\|end_of_image\|>
+    | <\|vision_start\|><\|image_pad\|><\|vision_end\|>
+    | <\|image\|> | <\|image_pad\|>
+    | <image>(?!.*</image>)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""Tags for the image of a row that has one in place of a clip. Source: as above."""
+
+Media = Literal["none", "video", "image"]
+"""What a row shows."""
+
+_NO_IMAGE_TAG = re.compile(
+    rf"{_VIDEO_TAG.pattern} | <audio>(?!.*</audio>) | <\|audio(?:_pad)?\|>", re.VERBOSE | re.DOTALL
+)
+"""Tags for what a row with an image cannot have."""
 
 CONTROL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
 """What looks like a token that steers a model; here it is plain text. Source: the vocabularies of Llama 3, Qwen2 and GLM-4."""
@@ -56,7 +77,7 @@ def find_tag(text: str) -> str | None:
 
 
 def without_usual_tag(text: str) -> str | None:
-    r"""Returns a question without the one tag that most files have: `<video>` at its head, and no other `<`.
+    r"""Returns a question of a clip without the one tag that most files have: `<video>` at its head, and no other `<`.
 
     Returns:
         What `without_tags` says; None where the tag does not stand so, and all rules have to be asked.
@@ -69,11 +90,12 @@ def without_usual_tag(text: str) -> str | None:
     return text[len("<video>") :].lstrip() if is_usual else None
 
 
-def without_tags(text: str) -> str:
-    r"""Returns a question without the tags for its clip, and without the white space that stood around them.
+def without_tags(text: str, *, media: Media = "video") -> str:
+    r"""Returns a question without the tags for its clip or picture, and without the white space that stood around them.
 
     Args:
         text: A question.
+        media: What its row shows.
 
     Example:
         >>> without_tags("<video>\nWhat is shown?")
@@ -84,10 +106,12 @@ def without_tags(text: str) -> str:
         'Look at and tell me more.'
         >>> without_tags("What does <video src=a.mp4> do?")
         'What does <video src=a.mp4> do?'
+        >>> without_tags("<image>What is shown?", media="image")
+        'What is shown?'
     """
     if "<" not in text:  # as in all tags
         return text
-    parts = _VIDEO_TAG.split(text)
+    parts = (_IMAGE_TAG if media == "image" else _VIDEO_TAG).split(text)
     whole = parts[0]
     for part in parts[1:]:
         before, after = whole.rstrip(), part.lstrip()
@@ -102,17 +126,17 @@ def _parts(gap: str, before: str, after: str) -> bool:
     return bool(gap) or (before[-1].isascii() and before[-1].isalnum() and after[0].isascii())
 
 
-def find_tag_problem(
-    query: str, history: Sequence[tuple[str, str]], *, num_clips: int, location: str
-) -> Problem | None:
-    """Returns what is wrong with the tags of a row: another number than its clips, or tags for what no row has.
+def find_tag_problem(query: str, history: Sequence[tuple[str, str]], *, media: Media, location: str) -> Problem | None:
+    """Returns what is wrong with the tags of a row: more than it has clips or pictures, or some for what it does not show.
 
     Args:
         query: The question.
         history: Earlier (question, answer) turns.
-        num_clips: Clips of the row.
+        media: What the row shows.
         location: How to name the row.
     """
+    num_clips = 0 if media == "none" else 1
+    own, others = (_IMAGE_TAG, _NO_IMAGE_TAG) if media == "image" else (_VIDEO_TAG, _OTHER_TAG)
     columns = [("query", query)]
     if history:
         columns = [*(("history", question) for question, _ in history), *columns]
@@ -121,15 +145,15 @@ def find_tag_problem(
         if "<" not in text:  # as in all tags
             continue
         where = f"{location} {quote(column)}"
-        other = _OTHER_TAG.search(text)
+        other = others.search(text)
         if other is not None:
-            return Problem(where, f"{quote(other[0])} in a question", "no tag for what a row cannot have", HINT)
-        if num_clips and _VIDEO_ELEMENT.search(_VIDEO_TAG.sub("", text)):
+            return Problem(where, f"{quote(other[0])} in a question", "no tag for what the row does not show", HINT)
+        if media == "video" and _VIDEO_ELEMENT.search(_VIDEO_TAG.sub("", text)):
             need = "text alone, and the path of the clip in `videos`"
             return Problem(where, "something between `<video>` and `</video>`", need, HINT)
-        num_tags += len(_VIDEO_TAG.findall(text))
+        num_tags += len(own.findall(text))
         if num_tags > num_clips:
-            got = f"{num_tags} tag{'s' if num_tags > 1 else ''} such as {quote(_VIDEO_TAG.findall(text)[-1])}"
+            got = f"{num_tags} tag{'s' if num_tags > 1 else ''} such as {quote(own.findall(text)[-1])}"
             clips = "the row has no clip" if num_clips == 0 else "one for each clip of the row"
             return Problem(where, got, f"at most {num_clips}: {clips}", HINT)
     return None

@@ -10,7 +10,7 @@ from cvft.data.row_columns import category_in
 from cvft.errors import DataError, Problem, quote
 from cvft.evaluate.uncertainty import Difference, compare
 
-ROW_COLUMNS = ("query", "response", "history", "videos")
+ROW_COLUMNS = ("query", "response", "history", "system", "videos", "images")
 """What makes two rows the same."""
 
 
@@ -91,7 +91,8 @@ def compare_predictions(
 
 def clips_of(lines: Sequence[Mapping[str, Any]]) -> list[str | int]:
     """Returns the clip of each row; a row without one stands for itself."""
-    return [line["videos"][0] if line.get("videos") else index for index, line in enumerate(lines)]
+    shown = [line.get("videos") or line.get("images") for line in lines]
+    return [files[0] if files else index for index, files in enumerate(shown)]
 
 
 _HINT = "evaluate both on the same file, with the same `eval.num_rows`"

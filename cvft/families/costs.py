@@ -326,6 +326,3 @@ class CostModel(Protocol):
 
     def build_flops(self, clips: Sequence[ClipShape]) -> Flops:
         """Counts what it costs to encode clips once, for cached features."""
-
-    def feature_bytes(self, clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
-        """Returns the bytes of the cached features of clips, without their files' headers."""

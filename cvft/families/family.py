@@ -17,10 +17,11 @@ from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.spec import file_of, is_image
 from cvft.data.video.view import ClipView
-from cvft.errors import ClipError, DataError, ModelError, Problem, quote
+from cvft.errors import ClipError, DataError, Problem, quote
 from cvft.families.answering import Answer, Answering, OnText
-from cvft.families.costs import CostModel
+from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.parts import Parts, Shape
 from cvft.recipe import Recipe
@@ -51,13 +52,13 @@ class Capabilities:
     Args:
         groups: Whether rows of one clip can train as one sequence with the same losses; "proven" where that is shown on each
             model before it trains.
-        features: Whether the frozen tower's output can be cached.
+        features: Whether the frozen tower's output can be cached; "proven" as for groups.
         label_logits: Whether logits of label tokens can be had, to verify a merge with.
         unpromised: What cannot be promised of the family that others promise, a sentence each, for the plan.
     """
 
     groups: bool | Literal["proven"]
-    features: bool
+    features: bool | Literal["proven"]
     label_logits: bool
     unpromised: tuple[str, ...] = ()
 
@@ -104,9 +105,18 @@ class Layout:
 
 
 @contextmanager
-def naming(row: Row) -> Iterator[None]:
-    """Gives an error of a row or its clip the place of the row that it is about."""
+def naming(row: Row, *, no_images: str = "") -> Iterator[None]:
+    """Gives an error of a row or its clip the place of the row that it is about.
+
+    Args:
+        row: The row.
+        no_images: Why its family takes no picture in place of a clip, where it takes none: such a row is refused.
+    """
     try:
+        if no_images and row.video is not None and is_image(row.video):
+            hint = "leave the row out; Qwen2.5-VL, Qwen3-VL and Qwen3.5 take pictures as images"
+            problem = Problem("`images`", quote(file_of(row.video).name), f"a clip or none: {no_images}", hint)
+            raise DataError("the row", [problem])
         yield
     except (DataError, ClipError) as error:
         problems = [replace(problem, where=f"{row.location} {problem.where}") for problem in error.problems]
@@ -244,6 +254,15 @@ class Family(Protocol):
             device: `cpu` or `cuda`.
         """
 
+    def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
+        """Returns the bytes of the cached features of clips, without their files' headers; asked with capability `features` only.
+
+        Args:
+            config: A checked config.json.
+            clips: The clips.
+            dtype_bytes: Bytes of a value.
+        """
+
     def longest_clip(self, folder: ModelFolder, how: Preprocessing) -> ClipInfo:
         """Returns facts of a clip that takes as many tokens as any can."""
 
@@ -317,6 +336,8 @@ class Encoder(Protocol):
     tokenizer: Any
     max_tokens: int
     """Most tokens of a prompt and its answer together."""
+    takes_images: bool
+    """Whether a row may show a picture in place of a clip."""
 
     def clip(self, clip: Clip) -> dict[str, Tensor]:
         """Turns decoded frames into pixel values, by the model's names."""
@@ -413,23 +434,3 @@ def load_runtime(family: Family) -> Runtime:
     """Imports the torch half of a family."""
     runtime: Runtime = importlib.import_module(family.runtime).RUNTIME
     return runtime
-
-
-def refuse_unknown(folder: ModelFolder, families: Sequence[Family], *, reason: str = "") -> ModelError:
-    """Makes the error for a folder that is none of some families'.
-
-    Args:
-        folder: The folder.
-        families: What is trained.
-        reason: What stands in the way of this one, where that is known.
-    """
-    known = [name for family in families for name in family.architectures]
-    checkpoints = ", ".join(checkpoint.name for family in families for checkpoint in family.checkpoints)
-    titles = ", ".join(family.title for family in families)
-    problem = Problem(
-        "config.json: architectures",
-        quote(folder.config.get("architectures")),
-        " or ".join(map(quote, known)),
-        f"{reason and f'{reason}; '}cvft trains {titles} checkpoints ({checkpoints})",
-    )
-    return ModelError(f"model {folder.path}", [problem])

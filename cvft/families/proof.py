@@ -1,8 +1,12 @@
-"""Whether rows of one clip may train as one sequence: what was found on the user's own model. No torch."""
+"""Whether rows may train as one sequence, and from cached features: what was found on the user's own model. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Wanted = Literal["groups", "features"]
+"""What may have to be proven of a model: that rows of one clip train together, that cached features stand for pixels."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,40 @@ class GroupProof:
     def __str__(self) -> str:
         consequence = "rows of one clip train together" if self.holds else "rows train apart"
         return f"{consequence}: {self.finding}"
+
+
+@dataclass(frozen=True)
+class FeatureProof:
+    """The outcome of training a row both ways, from its clip's pixels and from its cached features.
+
+    Args:
+        holds: Whether both ways are equal to the bit.
+        finding: What was measured, or why it could not be, in a sentence.
+    """
+
+    holds: bool
+    finding: str
+
+    def __str__(self) -> str:
+        consequence = "each clip may be encoded once" if self.holds else "the tower encodes clips as they come"
+        return f"{consequence}: {self.finding}"
+
+
+@dataclass(frozen=True)
+class Proofs:
+    """What was found on a model of a family that does not promise it for all.
+
+    Args:
+        groups: Whether rows of one clip train together; None where nobody asked.
+        features: Whether features are cached; None where nobody asked.
+    """
+
+    groups: GroupProof | None = None
+    features: FeatureProof | None = None
+
+    def of(self, what: Wanted) -> GroupProof | FeatureProof | None:
+        """Returns one of them."""
+        return self.groups if what == "groups" else self.features
 
 
 @dataclass(frozen=True)
@@ -63,3 +101,20 @@ def judge(*, nll: float, gradient: float, seeing_nll: float, seeing_gradient: fl
             False, f"{measured}, but rows that see each other differ by no more ({seen}): nothing is shown"
         )
     return GroupProof(True, measured)
+
+
+def judge_features(*, loss: float, gradient: float, blind_loss: float) -> FeatureProof:
+    """Compares what was measured with nothing: not a bit may differ.
+
+    Args:
+        loss: Difference of a row's loss between its clip's pixels and its features.
+        gradient: Largest difference of a gradient.
+        blind_loss: The same difference of losses for features that are all 0: what the proof has to find.
+    """
+    if not (loss == 0 and gradient == 0):  # also when a number is none
+        return FeatureProof(
+            False, f"from its cached features, the loss of a row differs by {loss:.1e} and a gradient by {gradient:.1e}"
+        )
+    if blind_loss == 0:
+        return FeatureProof(False, "features that are all 0 give a row the same loss: nothing is shown")
+    return FeatureProof(True, "from its cached features, a row has the loss and the gradient of its pixels, to the bit")

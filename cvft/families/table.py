@@ -7,11 +7,12 @@ from cvft.families.any_swift.family import FAMILIES as ANY_SWIFT
 from cvft.families.any_swift.models import why_refused
 from cvft.families.cogvlm2_video import checkpoints as cogvlm2_video
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
-from cvft.families.family import Family, refuse_unknown
+from cvft.families.family import Family
 from cvft.families.glm4v.family import GLM4V
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.qwen_vl import checkpoints as qwen_vl
 from cvft.families.qwen_vl.family import FAMILIES as QWEN_VL
+from cvft.families.unknown import refuse_unknown
 from cvft.weights.checkpoints import Checkpoint, hugging_face_command, modelscope_command
 from cvft.weights.folder import ModelFolder
 
@@ -81,7 +82,8 @@ def _describe_capabilities(family: Family) -> str:
     said = {
         "rows of one clip train together": can.groups is True,
         "rows of one clip train together where a model proves equal": can.groups == "proven",
-        "features of a frozen tower are cached": can.features,
+        "features of a frozen tower are cached": can.features is True,
+        "features of a frozen tower are cached where a model proves equal": can.features == "proven",
         "merges are compared by their logits": can.label_logits,
     }
     return ", ".join(sentence for sentence, holds in said.items() if holds) or "training of single rows"

@@ -19,13 +19,10 @@ SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tok
 
 HINT = "use the tokenizer files that the checkpoint was published with"
 
-MOST_SHORT = 24
-"""Characters of the longest text whose ids are kept: the second beside each frame, which comes again with every row."""
-
-NUM_SHORT = 10_000
-"""Most texts whose ids are kept."""
-
 _IN_BRACKETS = re.compile(r"<.*>|\[.*\]", re.DOTALL)
+
+MAX_KEPT_DIGITS = 4
+"""Longest numbers whose ids are kept."""
 
 
 class TextEncoder:
@@ -52,7 +49,8 @@ class TextEncoder:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._short: dict[str, list[int]] = {}
+        self._numbers: dict[str, list[int]] = {}
+        """Ids of short numbers: the seconds behind frames are the same in all rows, and there are more of them than questions."""
 
     def __call__(self, text: str) -> list[int]:
         """Returns the ids of a text.
@@ -61,16 +59,8 @@ class TextEncoder:
             DataError: when the vocabulary has no way to write the text without a control id.
             ModelError: when an expression of the tokenizer gives up on the text.
         """
-        if len(text) > MOST_SHORT:
-            return self._encode(text)
-        ids = self._short.get(text)
-        if ids is None:
-            if len(self._short) == NUM_SHORT:
-                self._short.clear()
-            ids = self._short[text] = self._encode(text)
-        return list(ids)
-
-    def _encode(self, text: str) -> list[int]:
+        if text in self._numbers:
+            return list(self._numbers[text])
         self._tokenizer.encode_special_tokens = True  # not kept when the tokenizer is sent to another process
         try:
             ids = list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -85,6 +75,8 @@ class TextEncoder:
                 raise DataError(
                     "the text", [Problem("the text", got, "text without control tokens", "write it otherwise")]
                 )
+        if len(text) <= MAX_KEPT_DIGITS and text.isascii() and text.isdigit():
+            self._numbers[text] = list(ids)
         return ids
 
 

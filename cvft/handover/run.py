@@ -221,7 +221,8 @@ def _request(
 ) -> dict[str, Any]:
     """Writes a row as the body of a request that is answered greedily."""
     media: dict[str, Any] = {}
-    messages: list[dict[str, Any]] = [{"role": "system", "content": told.system}] if told.system else []
+    system = row.system or told.system
+    messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
     asked = [*(question for question, _ in row.history), row.query]
     for number, text in enumerate(asked):
         content: Any = text
@@ -229,7 +230,7 @@ def _request(
             url = file_of(row.video).resolve().as_uri()
             if has_own_times(row.video) or (isinstance(row.video, ClipSpec) and row.video not in shown):
                 need, hint = (
-                    "whole files: an engine takes no part of one, no budget and no seconds of a row's own",
+                    "whole clips: an engine takes no part of one, no picture, no budget and no seconds of a row's own",
                     "leave it out",
                 )
                 raise CvftError("the rows", [Problem(f"{row.location} `videos`", name_of(row.video), need, hint)])

@@ -22,13 +22,14 @@ PERCENTILES = (0, 50, 90, 99, 100)
 GIGA = 1e9
 
 
-def describe_plan(plan: Plan, prepared: PreparedRows, *, about: str = "") -> str:
+def describe_plan(plan: Plan, prepared: PreparedRows, *, about: str = "", why_features: str = "") -> str:
     """Writes what a plan will do in a few lines for the terminal.
 
     Args:
         plan: The plan.
         prepared: Its rows and clips.
         about: What stands before numbers that depend on the lengths of texts.
+        why_features: What follows on whether features are cached.
     """
     rows, worker = prepared.row_facts, plan.worker
     num_tokens = sorted(shape.num_tokens for shape in (*rows.train, *rows.val))
@@ -40,7 +41,7 @@ def describe_plan(plan: Plan, prepared: PreparedRows, *, about: str = "") -> str
         f"tokens    {about}{num_tokens[0]} to {num_tokens[-1]} per row, median {num_tokens[len(num_tokens) // 2]}",
         f"inputs    {worker.preprocessing}",
         f"batch     {_describe_batch(plan, rows, about=about)}",
-        f"features  {_describe_features(plan)}",
+        f"features  {_describe_features(plan)}{why_features}",
         f"steps     {worker.num_steps} ({worker.steps_per_epoch} per epoch), {plan.swift['torch_dtype']}, "
         f"{_describe_kernels(plan)}",
         f"saves     {_describe_saves(plan)}",
@@ -148,6 +149,14 @@ def _describe_features(plan: Plan) -> str:
     return f"each clip is encoded once and cached in {store.folder} ({len(store)} are there)"
 
 
+def _explain_features(forecast: Forecast) -> str:
+    """Says why features are cached or not, and what they save."""
+    decision, share = forecast.features, forecast.saved_share
+    would = "saves" if decision.caches else "would save"
+    saved = "" if share is None else f"; caching {would} {share:.0%} of the FLOPs" if share > 0 else ""
+    return f" ({decision.why}{saved})"
+
+
 def describe_forecast(forecast: Forecast) -> str:
     """Writes a forecast."""
     plan, prepared = forecast.plan, forecast.prepared
@@ -159,7 +168,7 @@ def describe_forecast(forecast: Forecast) -> str:
     ]
     batches, parameters = values["micro_batches_per_epoch"], values["parameters"]
     lines = [
-        *describe_plan(plan, prepared, about=about).splitlines(),
+        *describe_plan(plan, prepared, about=about, why_features=_explain_features(forecast)).splitlines(),
         *(f"note      {note}" for note in forecast.notes),
         f"clips     {forecast.num_clips_read} of {forecast.num_clips} decoded for these numbers; "
         f"rows per clip {_spread(values['rows_per_clip'])}",
@@ -289,6 +298,7 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
         "features": None
         if plan.worker.features is None
         else {"bytes": forecast.feature_bytes, "flops": forecast.build.total if forecast.build else None},
+        "why_features": forecast.features.why,
         "command": list(plan.launch.command),
         "environment": dict(plan.launch.environment),
         "notes": [*forecast.prepared.notes, *note_plan(plan), *forecast.notes],

@@ -19,11 +19,19 @@ from cvft.data.rows import Row
 from cvft.data.video.looks import ClipLooks
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, ClipSpec, file_of, sort_key, whole_of
-from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, DataError, Problem, did_you_mean, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
-from cvft.plan.batching import describe_training, peak_of, wants_proof
+from cvft.families.proof import Proofs, Wanted
+from cvft.plan.batching import (
+    FeatureDecision,
+    clips_of,
+    count_steps,
+    decide_features,
+    describe_training,
+    peak_of,
+    wanted_proofs,
+)
 from cvft.plan.environment import check_shell, find_overruled
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
 from cvft.plan.job import Job, check_batch, open_job
@@ -31,7 +39,7 @@ from cvft.plan.machine import GpuFacts, Machine, check_output, check_packages, r
 from cvft.plan.passes import batches_of_epoch
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare_rows
-from cvft.plan.proofs import find_proof
+from cvft.plan.proofs import find_proofs
 from cvft.plan.ranks import Ranks, decide_ranks
 from cvft.plan.swift_arguments import ATTENTION_DEFAULT
 from cvft.recipe import LoadedRecipe, Recipe
@@ -64,6 +72,7 @@ class Forecast:
         costs: The family's formulas, or None where nothing is modelled; then the numbers that follow are None too.
         flops: FLOPs of the micro-batches, and those of recomputation.
         memory: The micro-batch that needs most.
+        features: Whether features are cached, and why.
         notes: Sentences about where this machine differs from the planned one.
         refused: What would be refused on this machine.
     """
@@ -78,6 +87,7 @@ class Forecast:
     costs: CostModel | None
     flops: Flops | None
     memory: Memory | None
+    features: FeatureDecision
     notes: Sequence[str]
     refused: Sequence[Problem]
 
@@ -116,18 +126,35 @@ class Forecast:
 
     @property
     def feature_bytes(self) -> int:
-        """Size of all clips' cached features."""
-        if self.costs is None or self.plan.worker.features is None:
-            return 0
-        dtype_bytes = BY_NAME[self.plan.worker.loading.dtype].num_bytes
-        return self.costs.feature_bytes(self.clips, dtype_bytes=dtype_bytes)
+        """Size of all clips' cached features; 0 where they are not cached."""
+        return self.features.num_bytes if self.features.caches else 0
+
+    @property
+    def saved_share(self) -> float | None:
+        """Share of the FLOPs of the training that cached features save, or would; None where FLOPs are not modelled."""
+        rows, worker = self.prepared.row_facts, self.plan.worker
+        if self.costs is None or not self.features.num_bytes:
+            return None
+        num_epochs = worker.num_steps / worker.steps_per_epoch
+        totals = []
+        for caches in (False, True):
+            batches = batches_of_epoch(
+                rows.train,
+                limits=worker.limits,
+                num_ranks=self.ranks.num,
+                seed=self.job.recipe.seed,
+                caches=caches,
+                mix=rows.mix,
+            )
+            training = describe_training(self.job, caches=caches, recompute=self.plan.swift["gradient_checkpointing"])
+            totals.append(num_epochs * sum(self.costs.training_flops(batch, training).total for batch in batches))
+        live, cached = totals
+        return 1 - (cached + self.costs.build_flops(self.clips).total) / live
 
     @property
     def clips(self) -> list[ClipShape]:
         """All clips."""
-        rows = self.prepared.row_facts
-        shapes = {shape.clip: shape for shape in (*rows.train, *rows.val) if shape.clip is not None}
-        return [ClipShape(shape.num_frames, shape.num_clip_tokens) for shape in shapes.values()]
+        return clips_of(self.prepared.row_facts)
 
     @property
     def num_frames(self) -> int:
@@ -152,10 +179,15 @@ class Forecast:
         return estimated_seconds(build.total, self.gpu, utilisation=TOWER_UTILISATION) / self.ranks.num
 
 
-UNPROVEN = (
-    "rows of one clip are planned apart: whether this model may train them together is proven on it when it trains, and a model "
-    "that may needs fewer tokens than these numbers say"
-)
+UNPROVEN: Mapping[Wanted, str] = {
+    "groups": (
+        "rows of one clip are planned apart: whether this model may train them together is proven on it when it trains, and a "
+        "model that may needs fewer tokens than these numbers say"
+    ),
+    "features": (
+        "no cached features are planned: whether this model has the same losses from them is proven on it when it trains"
+    ),
+}
 
 
 def estimated_seconds(flops: int, gpu: Gpu, *, utilisation: float) -> float:
@@ -205,17 +237,19 @@ def forecast(
         )
     sample = _Sample(job, max_clips=max_clips, on_progress=on_progress)
     prepared = prepare_rows(job, check=sample.check, look=sample.look)
-    proof = None
-    if wants_proof(job, rows=prepared.row_facts):
-        proof = find_proof(
+    proofs = Proofs()
+    if wanted := wanted_proofs(job, rows=prepared.row_facts):
+        found = find_proofs(
             job,
+            wanted,
             rows=prepared.train_rows,
             shapes=prepared.row_facts.train,
             clips=prepared.clips,
             attention=recipe.attention or ATTENTION_DEFAULT,
         )
-        notes.append(str(proof or UNPROVEN))
-    plan = compile_plan(job, prepared.row_facts, proof=proof)
+        proofs = found or proofs
+        notes += [str(proofs.of(each) or UNPROVEN[each]) for each in wanted]
+    plan = compile_plan(job, prepared.row_facts, proofs=proofs)
     caches = plan.worker.features is not None
     batches = batches_of_epoch(
         prepared.row_facts.train,
@@ -244,6 +278,13 @@ def forecast(
         costs=costs,
         flops=flops,
         memory=memory,
+        features=decide_features(
+            job,
+            rows=prepared.row_facts,
+            limits=plan.worker.limits,
+            num_epochs=count_steps(job, prepared.row_facts).epochs,
+            proof=proofs.features,
+        ),
         notes=[*notes, *find_overruled(plan.launch.environment, os.environ)],
         refused=_find_refusals(job, memory=memory),
     )
@@ -337,8 +378,8 @@ class _Sample:
 
 
 def _budget_of(clip: ClipRef) -> object:
-    """Tells clips apart that are shown with other numbers of frames."""
-    return (clip.max_frames, clip.fps) if isinstance(clip, ClipSpec) else (None, None)
+    """Tells clips apart that are shown with other numbers of frames, and pictures from clips."""
+    return (clip.max_frames, clip.fps, clip.is_image) if isinstance(clip, ClipSpec) else (None, None, False)
 
 
 def _find_refusals(job: Job, *, memory: Memory | None) -> list[Problem]:

@@ -8,6 +8,7 @@ Everything that recipe, family, model folder and machine refuse is reported in o
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,6 +154,14 @@ class Job:
     def features_root(self) -> Path:
         """Folder of the stores of features: beside the runs, under a name that no run can have."""
         return features_root_of(self.recipe)
+
+    @cached_property
+    def features_room(self) -> int:
+        """Bytes that features may take on their disk: what is free there, and what those that are there take already."""
+        root = self.features_root
+        here = next(folder for folder in (root, *root.parents) if folder.is_dir())
+        held = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+        return shutil.disk_usage(here).free + held
 
     @property
     def forbids_features(self) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from cvft.data.groups import RowShape
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
-from cvft.data.video.spec import ClipRef, content_of
+from cvft.data.video.spec import ClipRef, content_of, is_image
 from cvft.errors import ClipError, DataError, Problem
 from cvft.families.family import IGNORED_LABEL, Family, LayOut, Preprocessing
 from cvft.weights.folder import ModelFolder
@@ -50,6 +50,7 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[ClipRef
     Clips are told apart by their content: two files with the same bytes are one clip, two stretches of one are two.
     """
     numbers: dict[str, int] = {}
+    systems: dict[str, int] = {}
     shapes = []
     for row in rows:
         clip = number = None
@@ -65,6 +66,7 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[ClipRef
                 num_label_tokens=len(layout) - layout.labels.count(IGNORED_LABEL),
                 num_frames=0 if clip is None else clip.num_frames,
                 num_clip_tokens=sum(layout.token_type_ids),
+                system=None if row.system is None else systems.setdefault(row.system, len(systems)),
             )
         )
     return shapes
@@ -122,7 +124,9 @@ def check_prompts(
     doubtful = [
         number
         for number, row in enumerate(rows)
-        if row.video is not None and counts[number] + least <= max_tokens < count(row, longest) + least
+        if row.video is not None
+        and counts[number] + least <= max_tokens
+        and (is_image(row.video) or max_tokens < count(row, longest) + least)  # a picture has bounds of its own
     ]
     if doubtful:
         with decode.make_process() as process:

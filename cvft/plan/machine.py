@@ -51,20 +51,27 @@ class Machine:
 
 def read_gpus() -> list[GpuFacts]:
     """Asks the driver for the GPUs that a worker on this machine would see; none without a driver."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    try:
-        listing = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    if listing.returncode != 0:
-        return []
     gpus = []
-    for line in listing.stdout.splitlines():
+    for line in ask_driver("name,memory.total"):
         name, _, memory_mib = line.rpartition(", ")
         known = find_gpu(name)
         stated_bytes = int(memory_mib) * 2**20 if memory_mib.isdecimal() else 0
         gpus.append(GpuFacts(name, known.memory_bytes if known else int(USABLE_GPU_SHARE * stated_bytes)))
     return visible_gpus(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def ask_driver(columns: str) -> list[str]:
+    """Asks NVIDIA's driver for a line about each GPU; none without a driver that answers.
+
+    Args:
+        columns: What `nvidia-smi --help-query-gpu` lists, with commas between.
+    """
+    query = ["nvidia-smi", f"--query-gpu={columns}", "--format=csv,noheader,nounits"]
+    try:
+        listing = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return listing.stdout.splitlines() if listing.returncode == 0 else []
 
 
 def visible_gpus(gpus: list[GpuFacts], chosen: str | None) -> list[GpuFacts]:

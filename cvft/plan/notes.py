@@ -15,7 +15,7 @@ from cvft.data.tags import CONTROL_TOKEN
 from cvft.data.times import read_time
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.sample import Sampling, cut_note, shown_seconds
-from cvft.data.video.spec import ClipRef, ClipSpec, file_of, is_stretch, name_of, sampling_for, sort_key
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, is_image, is_stretch, name_of, sampling_for, sort_key
 from cvft.errors import quote
 from cvft.plan.plan import Plan
 
@@ -54,7 +54,9 @@ def note_rows(
         *_note_categories(all_rows),
         *_note_numbers(all_rows),
         *_note_texts(all_rows),
+        *_note_systems(all_rows),
         *_note_stretches(all_rows),
+        *_note_images(all_rows),
         *_note_budgets(all_rows),
     ]
     notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
@@ -142,7 +144,7 @@ def _note_texts(rows: Sequence[Row]) -> list[str]:
         )
     typed = []
     for row in rows:
-        texts = (row.query, row.response, *(text for turn in row.history for text in turn))
+        texts = (row.system or "", row.query, row.response, *(text for turn in row.history for text in turn))
         if found := next(filter(None, map(CONTROL_TOKEN.search, texts)), None):
             typed.append(f"{quote(found[0])} in {row.source.name}:{row.line}")
     if typed:
@@ -150,6 +152,18 @@ def _note_texts(rows: Sequence[Row]) -> list[str]:
             f"{len(typed)} rows hold what looks like a control token ({name_examples(typed)}): it is plain text"
         )
     return notes
+
+
+def _note_systems(rows: Sequence[Row]) -> list[str]:
+    """Says how many rows have system texts of their own."""
+    having = [f"{row.source.name}:{row.line}" for row in rows if row.system is not None]
+    if not having:
+        return []
+    num_texts = len({row.system for row in rows} - {None})
+    return [
+        f"{len(having)} of {len(rows)} rows ({name_examples(having)}) have a system text of their own, {num_texts} different: "
+        "rows of one clip train together where theirs is the same"
+    ]
 
 
 def _note_stretches(rows: Sequence[Row]) -> list[str]:
@@ -161,6 +175,12 @@ def _note_stretches(rows: Sequence[Row]) -> list[str]:
         f"{len(shown)} rows ({name_examples(shown)}) show a stretch of their file (`start`, `end`), whose seconds count from its "
         "first frame"
     ]
+
+
+def _note_images(rows: Sequence[Row]) -> list[str]:
+    """Says how many rows show a picture."""
+    count = sum(is_image(row.video) for row in rows)
+    return [f"{count} of {len(rows)} rows show a picture, which the model takes as an image"] if count else []
 
 
 def _note_budgets(rows: Sequence[Row]) -> list[str]:

@@ -8,7 +8,6 @@ environment variable that the worker gets is stated here too.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from cvft.data.packing import BatchLimits
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.family import Loading, Preprocessing
-from cvft.families.proof import GroupProof
-from cvft.plan.batching import RowFacts, decide_features, decide_limits, decide_recompute, trains_tower
+from cvft.families.proof import Proofs
+from cvft.plan.batching import RowFacts, count_steps, decide_features, decide_limits, decide_recompute, trains_tower
 from cvft.plan.environment import worker_environment
 from cvft.plan.job import Job
 from cvft.plan.passes import batches_of_epoch
@@ -144,17 +143,19 @@ class Plan:
         return PLAN.validate_json(text)
 
 
+NO_PROOFS = Proofs()
+
 PLAN = TypeAdapter(Plan)
 """Writes and reads plans."""
 
 
-def compile_plan(job: Job, rows: RowFacts, *, proof: GroupProof | None = None) -> Plan:
+def compile_plan(job: Job, rows: RowFacts, *, proofs: Proofs = NO_PROOFS) -> Plan:
     """Compiles a job into the plan of its training.
 
     Args:
         job: The job.
         rows: Facts of the rows that will train.
-        proof: Whether this model may train rows of one clip together, for a family that does not promise it for all.
+        proofs: What was found on this model, for a family that promises neither groups nor features for all.
 
     Returns:
         The plan.
@@ -163,11 +164,10 @@ def compile_plan(job: Job, rows: RowFacts, *, proof: GroupProof | None = None) -
         RecipeError: when the recipe cannot run on these rows or this machine.
     """
     recipe, ranks, run = job.recipe, job.ranks, job.run
-    limits = decide_limits(job, rows=rows, proof=proof)
-    # the trainer keeps a last, smaller global batch; every row is seen once per epoch, or as often as its file's weight says
-    steps_per_epoch = math.ceil(rows.num_per_epoch / recipe.train.global_batch_rows)
-    num_steps = recipe.train.max_steps or math.ceil((recipe.train.epochs or 0) * steps_per_epoch)
-    caches = decide_features(job, rows=rows, limits=limits, num_epochs=num_steps / steps_per_epoch)
+    limits = decide_limits(job, rows=rows, proof=proofs.groups)
+    steps = count_steps(job, rows)
+    num_steps, steps_per_epoch = steps
+    caches = decide_features(job, rows=rows, limits=limits, num_epochs=steps.epochs, proof=proofs.features).caches
     batches = batches_of_epoch(
         rows.train, limits=limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches, mix=rows.mix
     )

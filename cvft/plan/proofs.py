@@ -1,26 +1,27 @@
-"""Proofs that rows of one clip may train together, kept beside the runs: one per model, inputs, precision and clip. No torch.
+"""Proofs that rows of one clip may train together, and from cached features, kept beside the runs. No torch.
 
-`Job` + first rows that share a clip -> key -> OUTPUT/.proofs/KEY.json -> `GroupProof`
+`Job` + first rows that share a clip -> key of model, inputs, precision and clip -> OUTPUT/.proofs/KEY.json -> `Proofs`
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from cvft.data.groups import RowShape
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, content_of
 from cvft.families.family import Preprocessing
-from cvft.families.proof import GroupProof
+from cvft.families.proof import Proofs, Wanted
 from cvft.files import write_whole
-from cvft.json_files import JsonError, read_object
 from cvft.plan.job import Job
 
 PROOFS_FOLDER = ".proofs"
@@ -43,7 +44,10 @@ class ProofRequest:
         device: `cpu` or `cuda`.
         clip: The clip's file.
         clip_sha256: Identifies it.
-        rows: Query and response of two rows about it.
+        system: The rows' own system text; None where they have none.
+        rows: Query and response of one row about it, or of two.
+        groups: Whether the two are trained together.
+        features: Whether the first is trained from cached features.
     """
 
     family: str
@@ -54,31 +58,42 @@ class ProofRequest:
     device: str
     clip: ClipRef
     clip_sha256: str
+    system: str | None
     rows: Sequence[tuple[str, str]]
+    groups: bool
+    features: bool
 
 
-def request_proof(
-    job: Job, *, rows: Sequence[Row], shapes: Sequence[RowShape], clips: Mapping[ClipRef, ClipInfo], attention: str
+def request_proofs(
+    job: Job,
+    wanted: Collection[Wanted],
+    *,
+    rows: Sequence[Row],
+    shapes: Sequence[RowShape],
+    clips: Mapping[ClipRef, ClipInfo],
+    attention: str,
 ) -> ProofRequest:
-    """Chooses the first clip that two rows with a question share, and its first two.
+    """Chooses the first clip that two rows with a question share, and its first two; where one row is enough, the first of all.
 
     Args:
         job: The job.
-        rows: The rows that train, of which two share a clip.
+        wanted: What is to be proven.
+        rows: The rows that train, of which some have a clip, and two of them share one where groups are to be proven.
         shapes: Their lengths.
         clips: Facts per clip.
         attention: transformers' name of the decoder's attention.
     """
-    by_clip: dict[int, list[Row]] = {}
-    pair: list[Row] = []
+    num_rows = 2 if "groups" in wanted else 1
+    by_clip: dict[tuple[int, int | None], list[Row]] = {}
+    chosen: list[Row] = []
     for row, shape in zip(rows, shapes, strict=True):
-        if shape.clip is not None and shape.has_question:
-            pair = by_clip.setdefault(shape.clip, [])
-            pair.append(row)
-            if len(pair) == 2:
+        if shape.shared is not None and (shape.has_question or num_rows == 1):
+            chosen = by_clip.setdefault(shape.shared, [])
+            chosen.append(row)
+            if len(chosen) == num_rows:
                 break
-    first = pair[0].video
-    assert len(pair) == 2, "whoever asks has looked"
+    assert len(chosen) == num_rows, "whoever asks has looked"
+    first = chosen[0].video
     assert first is not None, "it has a clip"
     return ProofRequest(
         family=job.family.name,
@@ -89,12 +104,15 @@ def request_proof(
         device=job.ranks.device,
         clip=first,
         clip_sha256=content_of(first, clips[first].sha256),
-        rows=[(row.query, row.response) for row in pair],
+        system=chosen[0].system,
+        rows=[(row.query, row.response) for row in chosen],
+        groups="groups" in wanted,
+        features="features" in wanted,
     )
 
 
 def proof_file(job: Job, request: ProofRequest) -> Path:
-    """Returns where a proof is kept; fingerprints the weights."""
+    """Returns where proofs are kept; fingerprints the weights."""
     key: dict[str, Any] = {
         **job.contract.to_dict(),
         **{name: value for name, value in asdict(request).items() if name not in ("folder", "preprocessing", "clip")},
@@ -104,37 +122,44 @@ def proof_file(job: Job, request: ProofRequest) -> Path:
     return job.recipe.output.root.absolute() / PROOFS_FOLDER / f"{digest[:32]}.json"
 
 
-def find_proof(
-    job: Job, *, rows: Sequence[Row], shapes: Sequence[RowShape], clips: Mapping[ClipRef, ClipInfo], attention: str
-) -> GroupProof | None:
-    """Finds a proof that an earlier training has kept, where the weights are there to know the model by.
+def find_proofs(
+    job: Job,
+    wanted: Collection[Wanted],
+    *,
+    rows: Sequence[Row],
+    shapes: Sequence[RowShape],
+    clips: Mapping[ClipRef, ClipInfo],
+    attention: str,
+) -> Proofs | None:
+    """Finds proofs that an earlier training has kept, where the weights are there to know the model by.
 
     Args:
         job: The job.
-        rows: The rows that train, of which two share a clip.
+        wanted: What is to be proven.
+        rows: The rows that train, as for `request_proofs`.
         shapes: Their lengths.
         clips: Facts per clip.
         attention: transformers' name of the decoder's attention.
     """
     if job.model.folder.is_absent or not any(job.model.path.glob("*.safetensors")):
         return None
-    request = request_proof(job, rows=rows, shapes=shapes, clips=clips, attention=attention)
-    return read_proof(proof_file(job, request))
+    request = request_proofs(job, wanted, rows=rows, shapes=shapes, clips=clips, attention=attention)
+    return read_proofs(proof_file(job, request))
 
 
-def read_proof(path: Path) -> GroupProof | None:
-    """Reads a kept proof; None where there is none that can be read, so that it is made again."""
-    if not path.is_file():
-        return None
+PROOFS = TypeAdapter(Proofs)
+"""Writes and reads proofs."""
+
+
+def read_proofs(path: Path) -> Proofs | None:
+    """Reads kept proofs; None where there are none that can be read, so that they are made again."""
     try:
-        values = read_object(path)
-        holds, finding = values["holds"], values["finding"]
-    except (JsonError, KeyError):
+        return PROOFS.validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValidationError):
         return None
-    return GroupProof(holds, finding) if isinstance(holds, bool) and isinstance(finding, str) else None
 
 
-def keep_proof(path: Path, proof: GroupProof) -> None:
-    """Keeps a proof for the next training of the same model on the same clip."""
+def keep_proofs(path: Path, proofs: Proofs) -> None:
+    """Keeps proofs for the next training of the same model on the same clip."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(asdict(proof), indent=2) + "\n")
+    write_whole(path, PROOFS.dump_json(proofs, indent=2) + b"\n")

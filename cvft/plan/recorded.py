@@ -259,9 +259,10 @@ def _quarantined(run: RunFolder) -> set[str]:
     if not path.is_file():
         return set()
     kept = [line["row"] for line in read_jsonl(path)]
+    named = ((row, "images" if "images" in row else "videos") for row in kept)
     return {
-        json.dumps({**row, "videos": [_file_name(next(_names_in(row["videos"])))]}, sort_keys=True, ensure_ascii=False)
-        for row in kept
+        json.dumps({**row, column: [_file_name(next(_names_in(row[column])))]}, sort_keys=True, ensure_ascii=False)
+        for row, column in named
     }
 
 

@@ -7,7 +7,7 @@ the last turn with those that the model saw before it -> a row to train on
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from cvft.data.fetch.cache import ClipCache
 from cvft.data.fetch.urls import show_url
 from cvft.data.rows import Row, append_row
 from cvft.data.video.process import ClipInfo
-from cvft.data.video.spec import ClipRef, name_of
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, name_of
 from cvft.errors import CvftError, DataError, Problem, quote
 from cvft.families.answering import Answer
 from cvft.plan.lengths import check_texts
@@ -34,11 +34,20 @@ class Chat:
 
     Args:
         found: The model; `open_chat` finds it.
+        system: System text; None takes the model's.
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         cache: Fetches clips of URLs; without it, they are refused.
     """
 
-    def __init__(self, found: FoundModel, *, max_new_tokens: int | None = None, cache: ClipCache | None = None) -> None:
+    def __init__(
+        self,
+        found: FoundModel,
+        *,
+        system: str | None = None,
+        max_new_tokens: int | None = None,
+        cache: ClipCache | None = None,
+    ) -> None:
+        self.system = system
         self.max_new_tokens = max_new_tokens
         self._cache = cache
         self._url: str | None = None
@@ -58,23 +67,27 @@ class Chat:
     @property
     def clip_name(self) -> str:
         """How the clip is shown: its file, or its URL without what may be secret in it."""
-        return str(self.video) if self._url is None else show_url(self._url)
+        if self._url is not None:
+            return show_url(self._url)
+        is_ready = isinstance(self.video, ClipSpec) and bool(self.video.frames)
+        return str(self.video) if self.video is None or not is_ready else str(file_of(self.video).parent)
 
     def load(self) -> None:
         """Loads the model. It is not needed to look at clips."""
         self._predictor = load_found(self._found)
 
-    def show(self, video: str) -> None:
+    def show(self, video: str, *, seconds: Sequence[float] | None = None) -> None:
         """Goes on about another clip, from no turns: what was said is about the clip before.
 
         Args:
-            video: The clip's file, relative to the current folder, or its URL.
+            video: The clip's file, relative to the current folder, or its URL; with `seconds`, a folder of pictures.
+            seconds: When each of them was taken.
 
         Raises:
-            DataError: when there is no such file.
+            DataError: when there is no such file, or seconds do not fit the pictures.
             ClipError: when it cannot be fetched or decoded. The clip and the turns are then those that they were.
         """
-        row = make_question(video, "?", cache=self._cache)
+        row = make_question(video, "?", seconds=seconds, cache=self._cache)
         assert row.video is not None, "a question about a clip"
         bring_clip(row, self._cache)
         self._clip = look_at_clip(row.video, self._found)
@@ -103,7 +116,7 @@ class Chat:
         Raises:
             DataError: when it cannot be asked.
         """
-        return make_question(self._url or self.video, query, self.turns, cache=self._cache)
+        return make_question(self._url or self.video, query, self.turns, system=self.system, cache=self._cache)
 
     def ask(self, query: str) -> Generator[str, None, Answer]:
         """Answers a question piece by piece. Only an answer that came to its end, or to its limit, becomes a turn.
@@ -168,6 +181,7 @@ def open_chat(
     model: str | Path,
     *,
     video: str | None = None,
+    system: str | None = None,
     max_new_tokens: int | None = None,
     quantize: str | None = None,
     base: Path | None = None,
@@ -178,6 +192,7 @@ def open_chat(
     Args:
         model: What `find_model` takes.
         video: The clip to begin with.
+        system: System text; None takes the model's.
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
         base: Where the base of an adapter lies by now.
@@ -187,7 +202,12 @@ def open_chat(
         CvftError: when the model or the clip cannot be used.
     """
     found = find_model(model, base=base, quantize=quantize)
-    chat = Chat(found, max_new_tokens=max_new_tokens, cache=cache)
+    chat = Chat(found, system=system, max_new_tokens=max_new_tokens, cache=cache)
+    if system is not None:
+        try:
+            check_texts([chat.row("?")], lay_out=found.family.layouts(found.model, found.how))
+        except DataError as error:
+            raise about_question(error) from error
     if video is not None:
         chat.show(video)
     if not chat.takes_history:

@@ -20,6 +20,7 @@ from cvft.data.check import Quarantined, explain, fetch_clips, write_quarantine
 from cvft.data.clip_columns import write_clip
 from cvft.data.clip_folder import rows_of_folder
 from cvft.data.fetch.cache import ClipCache
+from cvft.data.media_columns import is_picture
 from cvft.data.records import fingerprint_rows
 from cvft.data.rows import Row, make_rows, read_rows
 from cvft.data.shares import Share, take_share
@@ -60,25 +61,33 @@ def make_question(
     query: str,
     history: Iterable[tuple[str, str]] = (),
     *,
+    system: str | None = None,
     stretch: Stretch = WHOLE,
+    seconds: Sequence[float] | None = None,
     cache: ClipCache | None = None,
 ) -> Row:
     """Makes the row of one question, with the checks of a file of rows.
 
     Args:
-        video: The clip, relative to the current folder, or its URL, or None to ask without one.
+        video: The clip, or a picture, relative to the current folder, or its URL, or None to ask without one. With `seconds`, a
+            folder of pictures.
         query: The question.
         history: Earlier (question, answer) turns.
+        system: System text; None takes the model's.
         stretch: Which part of the clip is meant.
+        seconds: When each picture of the folder was taken, in the order of the numbers in their names.
         cache: Where clips of URLs are, once `bring_clip` has fetched them; without it, URLs are refused.
 
     Raises:
-        DataError: when the clip does not exist, or a stretch is none.
+        DataError: when the clip does not exist, or a stretch is none, or seconds do not fit the pictures.
     """
-    columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history]}
+    columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history], "system": system}
     if video is not None:
-        columns |= {"videos": [video]} if isinstance(video, str) else write_clip(video)
+        columns |= (
+            {"images" if is_picture(video) else "videos": [video]} if isinstance(video, str) else write_clip(video)
+        )
     columns |= {name: second for name, second in zip(("start", "end"), stretch, strict=True) if second is not None}
+    columns |= {} if seconds is None else {"seconds": list(seconds)}
     try:
         (row,) = make_rows(
             [(1, columns)],
@@ -115,9 +124,10 @@ def about_question(error: DataError) -> DataError:
 def infer_one(
     model: str | Path,
     *,
-    video: str | Path | None,
+    video: str | ClipRef | None,
     query: str,
     history: Sequence[tuple[str, str]] = (),
+    system: str | None = None,
     stretch: Stretch = WHOLE,
     max_new_tokens: int | None = None,
     quantize: str | None = None,
@@ -131,6 +141,7 @@ def infer_one(
         video: The clip, or None to ask without one.
         query: The question.
         history: Earlier (question, answer) turns.
+        system: System text; None takes the model's.
         stretch: Which part of the clip is meant.
         max_new_tokens: Longest answer in tokens; None takes what the prompt leaves, up to `MAX_NEW_TOKENS`.
         quantize: `none`, `nf4` or `int8`; without it an adapter is asked on its base as it was trained, a merged model as it is.
@@ -143,7 +154,7 @@ def infer_one(
     Raises:
         CvftError: when the model or the clip cannot be used.
     """
-    row = make_question(video, query, history, stretch=stretch, cache=cache)
+    row = make_question(video, query, history, system=system, stretch=stretch, cache=cache)
     found = find_model(model, base=base, quantize=quantize)
     _check([row], found, max_new_tokens)
     if row.video is not None:
@@ -214,6 +225,7 @@ def infer_folder(
     *,
     folder: Path,
     query: str,
+    system: str | None = None,
     output: Path,
     shard: Share | None = None,
     form: Form = "jsonl",
@@ -228,6 +240,7 @@ def infer_folder(
         model: What `find_model` takes.
         folder: The folder; see `cvft.data.clip_folder.find_clips` for which of its files are clips.
         query: The question.
+        system: System text; None takes the model's.
         output: As of `infer_file`. The `id` of a row is the clip's place in the folder.
         shard: As of `infer_file`.
         form: As of `infer_file`.
@@ -244,7 +257,7 @@ def infer_folder(
         IncompleteError: as `infer_file`.
     """
     _check_output(output)
-    rows, num_others = rows_of_folder(folder, make_question(None, query))
+    rows, num_others = rows_of_folder(folder, make_question(None, query, system=system))
     if num_others:
         LOG.info("note      %d files in %s are no clips", num_others, folder)
     rows = take_share(rows, shard)

@@ -29,9 +29,11 @@ from cvft.families.family import Encoder, Family, Loading, Preprocessing, load_r
 from cvft.families.parts import Shape, loaded_shapes, weight_bytes
 from cvft.families.weight_files import read_model_shards
 from cvft.plan.job import Job
+from cvft.plan.plan import Plan
 from cvft.predict.placement import spreads_over_gpus
 from cvft.predict.predictor import Predictor
 from cvft.predict.trained import FoundModel, find_merged, find_model
+from cvft.runs import RunFolder
 from cvft.weights.finite import refuse_nonfinite
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder
 
@@ -231,10 +233,17 @@ def find_features(
     """
     if not job.may_cache_features or not job.run.clip_records.is_file():
         return None
+    if job.family.capabilities.features == "proven" and not _trained_from_features(job.run):
+        return None  # it was not shown that they stand for pixels
     records = read_records(job.run.clip_records) if clips is None else clips
     key = job.feature_key
     store = FeatureStore(job.features_root, replace(key, decoder_version=stored.decoder_version))
     return None if not records or missing_clips(store, records) else CachedClips(store, records)
+
+
+def _trained_from_features(run: RunFolder) -> bool:
+    plan = run.plan_file
+    return plan.is_file() and Plan.from_json(plan.read_text(encoding="utf-8")).worker.features is not None
 
 
 def _serves(loaded: _Loaded, *, is_merged: bool, loading: Loading) -> bool:

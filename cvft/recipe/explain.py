@@ -17,7 +17,7 @@ from cvft.errors import Problem, did_you_mean, quote
 from cvft.recipe.data_section import RowFile
 from cvft.recipe.names import hint_for_unknown, iter_fields, key_names, section_names, section_of
 from cvft.recipe.rules import ConflictError
-from cvft.recipe.values import CEILINGS, MAX_RUN_NAME_BYTES, why_unwritable
+from cvft.recipe.values import CEILINGS, HOST_PATTERN, MAX_RUN_NAME_BYTES, why_unwritable
 
 LISTS = ("data.train",)
 """Settings that may be a list of `RowFile`s."""
@@ -110,13 +110,9 @@ def _alternatives(annotation: Any, metadata: list[Any], *, shows_ceiling: bool =
         choices, others = _alternatives(get_args(annotation)[0], [])
         if "a file of rows" in others:
             return [], ["a list of files"]
-        return [], [
-            f"a list of {_join([quote(word) for word in choices])}"
-            if choices
-            else _NAMES
-            if _holds_names(annotation)
-            else _PATHS
-        ]
+        if choices:
+            return [], [f"a list of {_join([quote(word) for word in choices])}"]
+        return [], [_LIST_OF.get(others[0], _LIST_OF_NAMES)]
     if annotation is RowFile:
         return [], ["a file of rows"]
     if annotation is type(None):
@@ -129,14 +125,17 @@ def _alternatives(annotation: Any, metadata: list[Any], *, shows_ceiling: bool =
     pattern = _constraint(metadata, "pattern")
     if annotation is str and pattern and r"\p{L}" in pattern:
         return [], ["a folder name (letters, digits, `.`, `_`, `-`)"]
-    return [], ["text without space at its ends" if annotation is str else "a path"]
+    if annotation is str and pattern == HOST_PATTERN:
+        return [], ["a host"]
+    if annotation is str:
+        return [], ["text without space at its ends" if pattern else "text"]
+    return [], ["a path"]
 
 
-_NAMES, _PATHS = "a list of module names", "a list of paths"
-
-
-def _holds_names(annotation: Any) -> bool:
-    return _alternatives(get_args(annotation)[0], [])[1] != ["a path"]
+_LIST_OF = {"a path": "a list of paths", "a host": "a list of hosts"}
+"""What one of them is -> what the list is."""
+_LIST_OF_NAMES = "a list of module names"
+_LISTS_OF_TEXTS = (*_LIST_OF.values(), _LIST_OF_NAMES)
 
 
 def _bounds(metadata: list[Any], *, shows_ceiling: bool = False) -> str:
@@ -202,9 +201,9 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
             hint = f"write `{value.lower()}`" if value.lower() in words else hint
         elif words:
             hint = did_you_mean(value, words) or _hint_at_longer(value, words)
-            if not hint and _NAMES in texts and value.strip():
+            if not hint and any(text in _LISTS_OF_TEXTS for text in texts) and value.strip():
                 hint = f"a list is written `[{value}]`" if len(value) <= 80 else ""
-        elif _PATHS in texts and value.strip():
+        elif any(text in _LISTS_OF_TEXTS for text in texts) and value.strip():
             hint = f"a list is written `[{value}]`" if len(value) <= 80 else ""
         if (numeric or words == ["true", "false"]) and not hint:
             got = f"the text {got}" if value.strip() else got
@@ -224,7 +223,7 @@ def _wrong_value(where: str, value: Any, field: FieldInfo) -> Problem:
         and not numeric
         and texts
         and not words
-        and texts != [_PATHS]
+        and not all(text in _LISTS_OF_TEXTS for text in texts)
     ):
         got, hint = f"the number {got}", f'quote it: `"{value}"`'
     is_high = numeric and isinstance(value, int | float) and math.isfinite(value) and value > min(CEILINGS)

@@ -32,6 +32,7 @@ SAME_BITS: tuple[str, ...] = (
     "data.download_timeout_s",
     "train.num_workers",
     "video.cache_features",
+    "video.cache_limit_gb",
 )
 """Settings that may change when a run is continued: every bit that is trained stays as it is. A test changes them all."""
 

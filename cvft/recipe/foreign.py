@@ -61,6 +61,7 @@ FOREIGN_NAMES: dict[str, str] = {
     "max_length": "data.max_tokens",
     "max_model_len": "data.max_tokens",
     "max_seq_length": "data.max_tokens",
+    "media_dir": "data.video_root",
     "metric_for_best_model": "train.select_by",
     "micro_batch_size": "train.micro_batch_rows",
     "model_id_or_path": "model.path",
@@ -124,6 +125,7 @@ _GREEDY = "answers are greedy, so that they can be repeated"
 _NEVER_CUT = "rows are never cut: a longer one than `data.max_tokens` is an error"
 _ALWAYS = "the same command continues a stopped run from its last checkpoint"
 _CODE = "code that lies in a model folder never runs"
+_PICTURES = "pictures have the sizes that the makers' image processor gives them"
 _PUSH = "`cvft push` publishes a finished run"
 _SAMPLING = "see `video.sampling` and `video.max_frames`"
 
@@ -157,14 +159,18 @@ NOT_SUPPORTED: dict[str, str] = {
     "group_by_length": _PACKING,
     "hub_model_id": _PUSH,
     "hub_token": _PUSH,
+    "image_max_pixels": _PICTURES,
+    "image_max_token_num": _PICTURES,
     "label_smoothing_factor": "the loss is plain cross-entropy",
     "lazy_tokenize": "rows are measured before training and encoded in it",
     "load_best_model_at_end": _BEST,
+    "load_from_cache_file": "caches are keyed by what they hold",
     "logging_dir": _LOGGING,
     "logging_first_step": "the first step is always a point of the curve: see `train.logging_steps`",
     "logging_strategy": _STEPS,
     "lora_bias": "adapters have no bias",
     "loss_scale": "every answer token counts alike",
+    "max_samples": "every row trains: write a smaller file of rows",
     "max_pixels": "see `video.max_frame_tokens`",
     "mask_history": "the last answer alone is trained on",
     "mixed_precision": "see `model.dtype`",

@@ -110,7 +110,9 @@ class Video(Section):
     decoder: Literal["pyav", "decord"] = "pyav"
     """Library that decodes; never replaced by another behind your back."""
     cache_features: Literal["auto", "on", "off"] = "auto"
-    """Encode each clip once and keep the features on disk. `auto` does where the tower is frozen and it saves work."""
+    """Encode each clip once and keep the features on disk. `auto` does where the tower is frozen, it saves work and they fit."""
+    cache_limit_gb: Annotated[float, Field(gt=0, le=MANY)] | None = None
+    """Most disk for the features of a run's clips, in GB. Without it, `auto` takes up to half of what is free."""
     timeout_s: float = Field(default=60.0, gt=0, le=MANY)
     """Seconds one clip may take to decode before it counts as bad."""
     memory_gib: float = Field(default=4.0, gt=0, le=MANY)

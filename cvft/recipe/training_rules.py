@@ -122,6 +122,13 @@ def _features_can_be_kept(recipe: Recipe) -> Iterable[Problem]:
             "`auto` or `off`: features of a tower that learns change with every step",
             "set `video.cache_features: auto`",
         )
+    if recipe.video.cache_features == "off" and recipe.video.cache_limit_gb is not None:
+        yield Problem(
+            "video.cache_limit_gb",
+            f"{quote(recipe.video.cache_limit_gb)} with `video.cache_features` off",
+            "no such setting: no features are kept",
+            "remove it, or set `video.cache_features: auto`",
+        )
     if recipe.video.cache_features == "off" and recipe.output.features is not None:
         yield Problem(
             "output.features",
@@ -186,5 +193,8 @@ TRAINING_RULES: tuple[Rule, ...] = (
         ("train.group_by_clip", "train.max_rows_per_group", "train.global_batch_rows", "model.attention"),
         _groups_have_effect,
     ),
-    Rule(("video.cache_features", "lora.train_vision_tower", "output.features"), _features_can_be_kept),
+    Rule(
+        ("video.cache_features", "video.cache_limit_gb", "lora.train_vision_tower", "output.features"),
+        _features_can_be_kept,
+    ),
 )

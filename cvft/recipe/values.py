@@ -97,8 +97,9 @@ Files = Annotated[tuple[FilePath, ...], BeforeValidator(to_tuple)]
 Targets = Annotated[
     Literal["qkv", "all-linear"] | Annotated[tuple[Text, ...], Field(min_length=1)], BeforeValidator(to_tuple)
 ]
+HOST_PATTERN = r"^[A-Za-z0-9._:\[\]-]+$"
 Hosts = Annotated[
-    tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._:\[\]-]+$", max_length=MAX_NAME_BYTES)], ...],
+    tuple[Annotated[str, Field(pattern=HOST_PATTERN, max_length=MAX_NAME_BYTES)], ...],
     BeforeValidator(to_tuple),
 ]
 

@@ -47,6 +47,7 @@ def build_cards(
                 "clip": None if row.video is None else numbers[row.video],
                 "query": row.query,
                 "history": [list(turn) for turn in row.history],
+                "system": row.system or "",
                 "expected": row.response,
                 "category": category_of(row) or "",
                 "kind": kinds[0] if kinds else "text",

@@ -60,6 +60,7 @@
       said.append(isTrained ? element("mark", "", text) : text);
       pieces.append(element("dt", "", name), said);
     };
+    if (row.system) line("system", row.system, false);
     for (const [question, answer] of row.history) {
       line("earlier", question, false);
       line("answer", answer, false);

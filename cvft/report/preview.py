@@ -183,8 +183,13 @@ def _write_clip(layout: Layout, places: Sequence[int], decode: Decode) -> str:
 def _show_text(row: Row, checked: CheckUp, rendering: Rendering | None) -> dict[str, Any]:
     """The conversation of a row: its tokens where they are known, else its texts."""
     turns = [*(said for turn in row.history for said in turn), row.query]
-    texts = {"query": row.query, "history": [list(turn) for turn in row.history], "response": row.response}
-    texts["words"] = "\n".join([*turns, row.response])
+    texts = {
+        "query": row.query,
+        "system": row.system or "",
+        "history": [list(turn) for turn in row.history],
+        "response": row.response,
+    }
+    texts["words"] = "\n".join([row.system or "", *turns, row.response])
     has_clip = row.video is None or row.video in checked.clips
     if rendering is None or not has_clip:
         return {**texts, "pieces": None}

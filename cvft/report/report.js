@@ -57,7 +57,7 @@
   data.rows.forEach((row) => {
     const clip = row.clip === null ? "" : data.clips[row.clip].name;
     const said = row.answers.map((answer) => answer.text);
-    row.words = [row.query, row.expected, row.category, clip, ...said, ...row.history.flat()].join("\n").toLowerCase();
+    row.words = [row.query, row.system, row.expected, row.category, clip, ...said, ...row.history.flat()].join("\n").toLowerCase();
   });
 
   const controls = browse.find("q", "category", "show", "sort");
@@ -70,6 +70,7 @@
     head.textContent = [clip ? clip.name : "no clip", row.category, `row ${row.line}`].filter(Boolean).join(" · ");
     card.append(head);
     if (clip) card.append(browse.showFrames(clip));
+    if (row.system) card.append(element("p", "turn", row.system));
     for (const [question, answer] of row.history) {
       card.append(element("p", "turn", `${question}\n${answer}`));
     }

@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 
 from cvft.data.clip_columns import clip_of_frames
 from cvft.data.fetch.urls import is_url
-from cvft.data.video.spec import ClipRef, file_of, files_of
+from cvft.data.video.spec import ClipRef, file_of, files_of, make_image
 from cvft.errors import ClipError, CvftError, DataError
 from cvft.predict.infer import about_question, make_question
 from cvft.serve.body import Bodies
@@ -30,7 +30,7 @@ from cvft.serve.engine import Asked, Engine
 from cvft.serve.errors import ApiError, from_error, refused
 from cvft.serve.hearing import EventStream, collect, our_fault, stream, unless_gone
 from cvft.serve.media import MediaStore
-from cvft.serve.messages import AskedClip
+from cvft.serve.messages import AskedClip, read_messages
 from cvft.serve.metrics import Metrics
 from cvft.serve.replies import Reply
 from cvft.serve.request import ChatRequest, parse_json, read_request
@@ -44,7 +44,10 @@ LOG = logging.getLogger(__name__)
 
 PAGE_FILES = {
     "": ("index.html", "text/html"),
-    **{name: (name, "text/javascript") for name in ("words.js", "camera.js", "code.js", "page.js")},
+    **{
+        name: (name, "text/javascript")
+        for name in ("words.js", "camera.js", "pictures.js", "events.js", "code.js", "page.js")
+    },
     "page.css": ("page.css", "text/css"),
 }
 
@@ -54,6 +57,9 @@ MIN_HIDDEN_CHARS = 5
 RETRY_AFTER_S = 2
 """What a client that finds the queue full is told to wait."""
 
+
+SMALL_BODY_BYTES = 1 << 16
+"""Bodies up to this size are read at once: to hand one to a thread and back takes longer."""
 
 Fetched = list[Path | None]
 """Where the video or the frames of a clip lie that were fetched, in the order of their names; None for the others."""
@@ -184,9 +190,11 @@ class Server:
         most = self.limits.max_new_tokens
         if most is not None and asked.max_tokens is not None and asked.max_tokens > most:
             raise refused("max_completion_tokens", str(asked.max_tokens), f"at most {most}")
-        clip = None if asked.clip is None else self._open(asked.clip, fetched, places)
+        clip = None if asked.clip is None else self._open(asked.clip, fetched, places, model=asked.model)
         try:
-            row = make_question(None if clip is None else file_of(clip), asked.query, asked.history)
+            row = make_question(
+                None if clip is None else file_of(clip), asked.query, asked.history, system=asked.system
+            )
             row = replace(row, video=clip)  # by the name of its content; a link would be resolved
             try:
                 return predictor.prepare(row, max_new_tokens=asked.max_tokens or most)
@@ -196,17 +204,20 @@ class Server:
             raise self._tell(error, clip, asked.clip) from error
 
     def read_shown(self, body: bytes) -> tuple[str, AskedClip]:
-        """Reads what `show` is asked for: the name of a model, and how a clip is named.
+        """Reads what `show` is asked for: a model, and the messages of a question to it, of which the clip counts.
 
         Raises:
             ApiError: when it is not that.
         """
         columns = parse_json(body)
-        for key in ("model", "url"):
-            if not isinstance(columns.get(key), str):
-                raise refused(key, "no text", "text")
-        self.predictor(columns["model"])
-        return columns["model"], AskedClip("video", (columns["url"],), ("url",))
+        model = columns.get("model")
+        if not isinstance(model, str):
+            raise refused("model", "no text", "text")
+        self.predictor(model)
+        clip = read_messages(columns.get("messages"), frame_seconds=columns.get("frame_seconds")).clip
+        if clip is None:
+            raise refused("messages", "no clip", "`video_url`, or `image_url` parts")
+        return model, clip
 
     def show(self, model: str, asked: AskedClip, fetched: Fetched, places: ExitStack) -> dict[str, Any]:
         """Returns pictures of what a model is shown of a clip; runs in a thread of its own.
@@ -222,20 +233,27 @@ class Server:
         """
         clips = self.predictor(model).clips
         assert isinstance(clips, SharedClips), "the server's own"
-        clip = self._open(asked, fetched, places)
+        clip = self._open(asked, fetched, places, model=model)
         try:
             return clips.pictures(clip)
         except ClipError as error:
             raise self._tell(error, clip, asked) from error
 
-    def _open(self, asked: AskedClip, fetched: Fetched, places: ExitStack) -> ClipRef:
+    def _open(self, asked: AskedClip, fetched: Fetched, places: ExitStack, *, model: str) -> ClipRef:
         paths = []
         for name, param, path in zip(asked.names, asked.params, fetched, strict=True):
             if path is None:
                 path = self.media.open(name, param=param, kind=asked.kind)
                 places.callback(self.media.release, path)
             paths.append(path)
-        return paths[0] if asked.kind == "video" else clip_of_frames(paths, asked.seconds)
+        if asked.kind == "video":
+            return paths[0]
+        takes_images = self.predictor(model).encoder.takes_images
+        return (
+            clip_of_frames(paths, asked.seconds or (0.0,))
+            if asked.seconds or not takes_images
+            else make_image(paths[0])
+        )
 
     def _tell(self, error: CvftError, clip: ClipRef | None, asked: AskedClip | None) -> ApiError:
         files = () if clip is None else files_of(clip)
@@ -297,7 +315,8 @@ def build_app(server: Server) -> FastAPI:
         with ExitStack() as places:
             server.enter(places)
             async with server.bodies.read(request) as body:
-                asked = await asyncio.to_thread(server.read, body)
+                is_small = len(body) <= SMALL_BODY_BYTES
+                asked = server.read(body) if is_small else await asyncio.to_thread(server.read, body)
                 fetched = await server.fetch(asked.clip, places=places, request=request)
                 prompt = await asyncio.to_thread(server.prepare, asked, fetched, places)
             for _ in asked.drawings[1:]:  # each answer that is computed takes a place
@@ -314,7 +333,7 @@ def build_app(server: Server) -> FastAPI:
 
     @app.post("/clips")
     async def clips(request: Request) -> Response:
-        _check_type(request, "video/", "application/octet-stream", "image/gif")
+        _check_type(request, "video/", "application/octet-stream", "image/")
         async with server.bodies.read(request) as body:
             if not body:
                 raise refused("the body", "nothing", "the bytes of a clip")

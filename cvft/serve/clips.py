@@ -24,6 +24,9 @@ from cvft.report.frames import to_webp
 NUM_DECODERS = 2
 """Clips decoded at a time: one that hangs until its time is over does not keep the next one waiting."""
 
+NICENESS = 10
+"""Of decode processes: answers that run come before clips that are read ahead, where both want the same cores."""
+
 
 class DecodePool:
     """Decode processes for several threads, each started when it is first needed.
@@ -34,7 +37,7 @@ class DecodePool:
     """
 
     def __init__(self, decode: DecodeSettings, *, count: int = NUM_DECODERS) -> None:
-        self._all = [decode.make_process() for _ in range(count)]
+        self._all = [decode.make_process(niceness=NICENESS) for _ in range(count)]
         self._free: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
         for process in self._all:
             self._free.put(process)

@@ -9,6 +9,7 @@ Each model has a batch of its own, and all of them take a step in turn.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 import time
@@ -208,6 +209,7 @@ class Engine:
             self._on_ready(error)
             return
         self.models = models
+        gc.freeze()  # what has been loaded stays: no answer waits while it is searched for what nobody needs any more
         self._on_ready(None)
         while (joining := self._take()) is not None:
             for name, model in self._running.items():

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cvft.serve.errors import ApiError
 
-OPEN_PATHS = frozenset(("/", "/words.js", "/camera.js", "/code.js", "/page.js", "/page.css", "/health"))
+_PAGE = ("words.js", "camera.js", "pictures.js", "events.js", "code.js", "page.js", "page.css")
+OPEN_PATHS = frozenset(("/", *(f"/{name}" for name in _PAGE), "/health"))
 """What needs no key: the page, which asks for it, and whether the server is there."""
 
 LOCAL_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]"))

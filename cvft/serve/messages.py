@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from cvft.data.clip_columns import check_seconds
 from cvft.errors import ValueProblem, quote
@@ -33,7 +33,7 @@ class AskedClip:
         kind: Whether it names a video, or pictures that are its frames.
         names: The name of the video, or of each frame in order.
         params: The field of the request that holds each of them.
-        seconds: When each frame was taken; of a video, empty.
+        seconds: When each frame was taken; empty of a video, and of one picture of which nothing is said.
     """
 
     kind: ClipKind
@@ -42,17 +42,28 @@ class AskedClip:
     seconds: tuple[float, ...] = ()
 
 
-def read_messages(
-    messages: Any, *, frame_seconds: Any = None
-) -> tuple[str, tuple[tuple[str, str], ...], AskedClip | None]:
+class Said(NamedTuple):
+    """What the messages of a request say.
+
+    Args:
+        query: The last question.
+        history: The (question, answer) turns before it.
+        system: The system text; None where it says nothing.
+        clip: The clip.
+    """
+
+    query: str
+    history: tuple[tuple[str, str], ...]
+    system: str | None
+    clip: AskedClip | None
+
+
+def read_messages(messages: Any, *, frame_seconds: Any = None) -> Said:
     """Reads the messages of a request.
 
     Args:
         messages: What its `messages` hold.
         frame_seconds: What its `frame_seconds` hold; None for nothing.
-
-    Returns:
-        The last question, the (question, answer) turns before it, and the clip.
 
     Raises:
         ApiError: with the first field that cannot be carried out.
@@ -60,6 +71,7 @@ def read_messages(
     if not isinstance(messages, list) or not messages:
         raise refused("messages", kind_of(messages), "a list of at least one message")
     said: list[str] = []
+    system: str | None = None
     clip: AskedClip | None = None
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
@@ -68,9 +80,12 @@ def read_messages(
         for key, value in message.items():
             if key not in ("role", "content") and value not in (None, [], {}):
                 raise refused(f"{where}.{key}", "a field that is not carried out", "`role` and `content` alone")
-        role, expected = message.get("role"), ("user", "assistant")[number % 2]
+        role, expected = message.get("role"), ("user", "assistant")[len(said) % 2]
+        if role == "system" and number == 0:
+            system, _ = _read_content(message.get("content"), where=f"{where}.content", is_question=False)
+            continue
         if role not in ("user", "assistant"):
-            need = "`user` or `assistant`: the models have no place for other texts"
+            need = "`user` or `assistant`; `system` in the first message alone"
             raise refused(f"{where}.role", quote(json.dumps(role)), need)
         if role != expected:
             raise refused(f"{where}.role", quote(role), f"`{expected}`: questions and answers in turn")
@@ -80,8 +95,9 @@ def read_messages(
             raise _second_clip(found.params[0])
         clip = clip or found
     if len(said) % 2 == 0:
-        raise refused("messages", "an answer at the end", "a question at the end")
-    return said[-1], tuple(zip(said[:-1:2], said[1::2], strict=True)), _with_seconds(clip, frame_seconds)
+        raise refused("messages", "an answer at the end" if said else "no question", "a question at the end")
+    history = tuple(zip(said[:-1:2], said[1::2], strict=True))
+    return Said(said[-1], history, system, _with_seconds(clip, frame_seconds))
 
 
 def _read_content(content: Any, *, where: str, is_question: bool) -> tuple[str, AskedClip | None]:
@@ -142,7 +158,7 @@ def _read_url(value: Any, *, where: str, is_picture: bool) -> tuple[str, str]:
 
 
 def _with_seconds(clip: AskedClip | None, seconds: Any) -> AskedClip | None:
-    """Returns a clip of frames with their seconds; a single one needs none."""
+    """Returns a clip of frames with their seconds; a single one needs none, and is then an image where a model takes one."""
     if clip is None or clip.kind == "video":
         if seconds is not None:
             raise refused("frame_seconds", "it without frames", "`image_url` parts: a video has its own seconds")
@@ -151,7 +167,8 @@ def _with_seconds(clip: AskedClip | None, seconds: Any) -> AskedClip | None:
     if seconds is None and num_frames > 1:
         need = f"{num_frames} seconds, when each `image_url` was taken: a list that rises from 0"
         raise refused("frame_seconds", "nothing", need)
-    seconds = [0.0] if seconds is None else seconds
+    if seconds is None:
+        return clip
     if not isinstance(seconds, list) or not all(map(is_number, seconds)):
         got = "a list with other values in it" if isinstance(seconds, list) else kind_of(seconds)
         raise refused("frame_seconds", got, "a list of numbers, one for each `image_url`")

@@ -67,6 +67,7 @@ class ChatRequest:
         model: The name of the model that shall answer.
         query: The last question.
         history: The (question, answer) turns before it.
+        system: The system text; None for the model's own.
         clip: How the request names its clip, or None.
         max_tokens: Longest answer in tokens; None takes what the prompt leaves.
         stops: Texts that end the answer.
@@ -79,6 +80,7 @@ class ChatRequest:
     model: str
     query: str
     history: tuple[tuple[str, str], ...]
+    system: str | None
     clip: AskedClip | None
     max_tokens: int | None
     stops: tuple[str, ...]
@@ -137,12 +139,13 @@ def read_request(columns: Mapping[str, Any]) -> ChatRequest:
         message = f"{quote(key)}: got {quote(json.dumps(value))}, need {need}" + (f" ({hint})" if hint else "")
         raise ApiError(400, message, param=key, code="unsupported_parameter")
     stream = _boolean(given, "stream")
-    query, history, clip = read_messages(given.get("messages"), frame_seconds=given.get("frame_seconds"))
+    said = read_messages(given.get("messages"), frame_seconds=given.get("frame_seconds"))
     return ChatRequest(
         model=_text(given, "model"),
-        query=query,
-        history=history,
-        clip=clip,
+        query=said.query,
+        history=said.history,
+        system=said.system,
+        clip=said.clip,
         max_tokens=_max_tokens(given),
         stops=_stops(given.get("stop")),
         drawing=_drawing(given),

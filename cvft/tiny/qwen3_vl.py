@@ -22,7 +22,7 @@ from cvft.data.video.sample import Sampling, choose_frames
 from cvft.families.grid import Grid
 from cvft.families.network.positions import row_positions
 from cvft.families.qwen_vl.layout import STYLES, build_layout
-from cvft.families.qwen_vl.network.norms import HALF_NORM
+from cvft.families.qwen_vl.norms import HALF_NORM
 from cvft.families.qwen_vl.times import shown_seconds
 from cvft.families.qwen_vl.tokenizer import PADDING, TURN_END, TURN_START, SpecialTokens
 from cvft.families.text_encoder import TextEncoder

@@ -168,7 +168,8 @@ def read_new_lines(path: Path, *, start: int) -> list[bytes]:
         return []
     with path.open("rb") as file:
         file.seek(start)
-        return [line for line in file if line.endswith(b"\n")]
+        raw = file.read()  # at once: read line by line, a line that grows meanwhile comes in two pieces
+    return raw[: raw.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
 def _why_it_failed(code: int, *, log_file: Path, folder: RunFolder) -> Problem:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from cvft import __version__
@@ -17,6 +14,7 @@ from cvft.plan.job import Job
 from cvft.plan.plan import Plan
 from cvft.plan.prepare import PreparedRows
 from cvft.plan.start import Start
+from cvft.versions import find_commit, find_version
 from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 
 PACKAGES = ("torch", "transformers", "peft", "ms-swift", "accelerate", "deepspeed", "datasets", "av", "decord", "numpy")
@@ -36,9 +34,9 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
     urls = {row.video: row.url for row in rows if row.url is not None}
     values: dict[str, Any] = {
         "cvft": __version__,
-        "git_commit": _git_commit(),
+        "git_commit": find_commit(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: find_version(name) for name in PACKAGES},
         "machine": platform.machine(),
         "device": plan.worker.device,
         "num_ranks": plan.worker.num_ranks,
@@ -74,21 +72,3 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
         "notes": list(prepared.notes),
     }
     write_whole(folder.manifest_file, json.dumps(values, indent=2) + "\n")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout that cvft runs from, or None for an installed package."""
-    folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() or None

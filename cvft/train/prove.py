@@ -1,6 +1,6 @@
-"""Asks a model whether it may train rows of one clip together, before its training is planned; imports no torch itself.
+"""Asks a model whether rows of one clip may train together, and from cached features, before a training is planned. No torch.
 
-`Job` + rows -> `python -m cvft.train.prove_main REQUEST` -> `GroupProof`, kept beside the runs
+`Job` + rows -> `python -m cvft.train.prove_main REQUEST` -> `Proofs`, kept beside the runs
 """
 
 from __future__ import annotations
@@ -17,23 +17,22 @@ from pydantic import TypeAdapter
 
 from cvft.data.video.spec import name_of
 from cvft.errors import Problem, RunError
-from cvft.families.proof import GroupProof
+from cvft.families.proof import Proofs
 from cvft.imports import python_environment
-from cvft.plan.batching import wants_proof
+from cvft.plan.batching import wanted_proofs
 from cvft.plan.job import Job
 from cvft.plan.prepare import PreparedRows
-from cvft.plan.proofs import ProofRequest, keep_proof, proof_file, read_proof, request_proof
+from cvft.plan.proofs import ProofRequest, keep_proofs, proof_file, read_proofs, request_proofs
 from cvft.plan.swift_arguments import ATTENTION_DEFAULT
+from cvft.processes import NUM_LOG_LINES_SHOWN, describe_end
 
 LOG = logging.getLogger(__name__)
 
 MODULE = "cvft.train.prove_main"
-NUM_LINES = 25
-"""Last lines of a process that failed, for the error."""
 
 
-def prove_groups(job: Job, prepared: PreparedRows, *, variables: Mapping[str, str]) -> GroupProof | None:
-    """Finds out whether rows of one clip may train together, where that would matter and is not known of the whole family.
+def prove(job: Job, prepared: PreparedRows, *, variables: Mapping[str, str]) -> Proofs:
+    """Finds out how rows may train, where that would matter and is not known of the whole family.
 
     Args:
         job: The job.
@@ -41,33 +40,42 @@ def prove_groups(job: Job, prepared: PreparedRows, *, variables: Mapping[str, st
         variables: The environment of a worker.
 
     Returns:
-        What was found, now or before; None where nothing had to be.
+        What was found, now or before.
 
     Raises:
         RunError: when the model cannot be loaded or its clip cannot be shown.
     """
-    if not wants_proof(job, rows=prepared.row_facts):
-        return None
-    request = request_proof(
+    wanted = wanted_proofs(job, rows=prepared.row_facts)
+    if not wanted:
+        return Proofs()
+    request = request_proofs(
         job,
+        wanted,
         rows=prepared.train_rows,
         shapes=prepared.row_facts.train,
         clips=prepared.clips,
         attention=job.recipe.attention or ATTENTION_DEFAULT,
     )
     path = proof_file(job, request)
-    proof = read_proof(path)
-    if proof is None:
-        LOG.info(
-            "groups    two rows of %s are trained apart and together, to see whether they may be", name_of(request.clip)
-        )
-        proof = _prove(request, variables=variables)
-        keep_proof(path, proof)
-    LOG.info("groups    %s", proof)
-    return proof
+    proofs = read_proofs(path)
+    if proofs is None:
+        clip = name_of(request.clip)
+        if request.groups:
+            LOG.info("groups    two rows of %s are trained apart and together, to see whether they may be", clip)
+        if request.features:
+            LOG.info(
+                "features  a row of %s is trained from its pixels and from features, to see whether it may be", clip
+            )
+        proofs = _prove(request, variables=variables)
+        keep_proofs(path, proofs)
+    if proofs.groups is not None:
+        LOG.info("groups    %s", proofs.groups)
+    if proofs.features is not None:
+        LOG.info("features  %s", proofs.features)
+    return proofs
 
 
-def _prove(request: ProofRequest, *, variables: Mapping[str, str]) -> GroupProof:
+def _prove(request: ProofRequest, *, variables: Mapping[str, str]) -> Proofs:
     with tempfile.TemporaryDirectory() as folder:
         asked, found = Path(folder) / "request.json", Path(folder) / "proof.json"
         asked.write_bytes(TypeAdapter(ProofRequest).dump_json(request))
@@ -78,10 +86,9 @@ def _prove(request: ProofRequest, *, variables: Mapping[str, str]) -> GroupProof
             env=python_environment({**os.environ, **variables}),
             check=False,
         )
-        proof = read_proof(found)
-    if proof is None:
-        last = (said.stdout + said.stderr).decode(errors="replace").strip().splitlines()[-NUM_LINES:]
-        need = "two rows trained both ways"
-        problem = Problem("the proof of groups", f"exit code {said.returncode} of its process", need, "\n".join(last))
-        raise RunError("the model", [problem])
-    return proof
+        proofs = read_proofs(found)
+    if proofs is None:
+        last = (said.stdout + said.stderr).decode(errors="replace").strip().splitlines()[-NUM_LOG_LINES_SHOWN:]
+        got, need = f"{describe_end(said.returncode)} of its process", "rows trained both ways"
+        raise RunError("the model", [Problem("the proof of groups and features", got, need, "\n".join(last))])
+    return proofs

@@ -33,4 +33,6 @@ def _as_messages(row: Row) -> dict[str, object]:
         for turn in turns
         for role, text in zip(("user", "assistant"), turn, strict=True)
     ]
+    if row.system is not None:
+        messages.insert(0, {"role": "system", "content": row.system})
     return {"messages": messages, "videos": [] if row.video is None else [to_text(row.video)]}

@@ -44,7 +44,7 @@ from cvft.train.checkpoints import (
 )
 from cvft.train.launch import launch, read_new_lines
 from cvft.train.manifest import write_manifest
-from cvft.train.prove import prove_groups
+from cvft.train.prove import prove
 from cvft.train.rendezvous import check_port_is_free, wait_for_first_node
 from cvft.train.row_files import write_row_files
 from cvft.train.stop import STOP_FILE
@@ -109,7 +109,7 @@ def train(job: Job) -> RunFolder | None:
     # what was begun goes on from its own copy
     start = find_start(job) if find_last_checkpoint(folder.train) is None else read_start(job)
     prepared = _prepare_with_progress(job)
-    plan = compile_plan(job, prepared.row_facts, proof=prove_groups(job, prepared, variables=variables))
+    plan = compile_plan(job, prepared.row_facts, proofs=prove(job, prepared, variables=variables))
     # before anything is written: a refusal leaves the folder as it was
     if (last := find_last_checkpoint(folder.train)) is not None:
         refuse_other_data(folder, recipe=recipe, since=last.name)

@@ -150,7 +150,7 @@ class FamilyTemplate(Template):
         turns = [message["content"] for message in inputs.messages]
         history = tuple(zip(turns[:-2:2], turns[1:-2:2], strict=True))
         video = from_text(*inputs.videos) if inputs.videos else None
-        row = Row(turns[-2], turns[-1], history, video, source=Path(), line=0)
+        row = Row(turns[-2], turns[-1], history, video, source=Path(), line=0, system=inputs.system)
         # ms-swift encodes under inference mode; a tensor made there could not take part in a backward pass
         with torch.inference_mode(False), torch.no_grad():
             clip = None if video is None else self.clips.load(video)

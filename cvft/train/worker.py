@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from cvft.data.features.key import FeatureKey
 from cvft.data.features.store import FeatureStore
 from cvft.errors import EXIT_USER_ERROR, CvftError, Problem, RunError, quote
-from cvft.imports import collect_less_often
+from cvft.imports import collect_less_often, importing_for_good
 from cvft.plan.plan import Plan, WorkerPlan
 from cvft.processes import die_with_parent, end_without_launcher
 from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
@@ -81,9 +81,10 @@ def _check_ranks(num_ranks: int) -> None:
 
 def _train(plan: Plan, *, signals: StopSignals) -> None:
     # imported here: a data loader that starts by spawning imports this module again, and must not load ms-swift twice
-    from swift import SftArguments, sft_main
+    with importing_for_good():
+        from swift import SftArguments, sft_main
 
-    from cvft.train.swift_plugin import register
+        from cvft.train.swift_plugin import register
 
     features = None
     if plan.worker.feature_key is not None:

@@ -31,11 +31,19 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_system(parser: argparse.ArgumentParser) -> None:
+    """Takes a system text; `check_model` checks it."""
+    parser.add_argument("--system", metavar="TEXT", help="the system text, in place of the model's own")
+
+
 def check_model(options: argparse.Namespace) -> list[Problem]:
     """Returns a problem for what no model could carry out."""
-    if options.max_new_tokens is None or options.max_new_tokens >= 1:
-        return []
-    return [Problem("--max-new-tokens", quote(options.max_new_tokens), "at least 1")]
+    problems = []
+    if options.max_new_tokens is not None and options.max_new_tokens < 1:
+        problems.append(Problem("--max-new-tokens", quote(options.max_new_tokens), "at least 1"))
+    if getattr(options, "system", None) is not None and not options.system.strip():
+        problems.append(Problem("--system", "no text", "one, or leave it out: the model's own is then taken"))
+    return problems
 
 
 def how_to_ask(options: argparse.Namespace) -> dict[str, Any]:

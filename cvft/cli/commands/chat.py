@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Generator
@@ -15,7 +16,7 @@ from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from cvft.cli.commands.asked import add_model, check_model, how_to_ask
+from cvft.cli.commands.asked import add_model, add_system, check_model, how_to_ask
 from cvft.cli.commands.fetched import add_urls, open_cache
 from cvft.cli.interrupts import raised_only
 from cvft.errors import CvftError, IncompleteError, Problem, did_you_mean, quote
@@ -33,8 +34,11 @@ Returned = TypeVar("Returned")
 
 PROMPT = "> "
 
+_SECOND = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
+
 HELP = """\
 /video CLIP  talk about another clip, a file or a URL, from the beginning
+/video FOLDER SECOND SECOND ...   about the pictures of a folder, in the order of their numbers, taken at these seconds
 /frames      which frames of the clip the model is shown, with their seconds
 /clear       forget the turns, and keep the clip
 /save FILE   add the last answer to a JSONL file of rows to train on, with its question and the turns before it
@@ -48,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "clip", metavar="CLIP", nargs="?", help="the clip to begin with, a file or a URL; `/video` shows another"
     )
+    add_system(parser)
     add_model(parser)
     add_urls(parser)
 
@@ -64,7 +69,13 @@ def run(options: argparse.Namespace) -> None:
 
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     with closing(
-        open_chat(options.model, video=options.clip, cache=open_cache(options), **how_to_ask(options))
+        open_chat(
+            options.model,
+            video=options.clip,
+            system=options.system,
+            cache=open_cache(options),
+            **how_to_ask(options),
+        )
     ) as chat:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no text must not end the chat
@@ -175,7 +186,11 @@ def _print_pieces(pieces: Generator[str, None, Returned]) -> Returned:
 
 
 def _show(chat: Chat, given: str) -> None:
-    chat.show(_path(given))
+    path, (folder, *seconds) = _path(given), _words(given)
+    if seconds and not os.path.lexists(path) and all(map(_SECOND.fullmatch, seconds)):
+        chat.show(os.path.expanduser(folder), seconds=[float(second) for second in seconds])
+    else:
+        chat.show(path)
     _say(f"clip      {quote(chat.clip_name, most=400)}: a new conversation")
 
 
@@ -201,11 +216,16 @@ def _print_help(chat: Chat) -> None:
 def _path(given: str) -> str:
     """Returns a file's name as it was typed, or as a terminal writes one that is dropped on it: quoted."""
     if not os.path.lexists(given):
-        with suppress(ValueError):
-            words = shlex.split(given)
-            if len(words) == 1:
-                given = words[0]
+        words = _words(given)
+        if len(words) == 1:
+            given = words[0]
     return os.path.expanduser(given)
+
+
+def _words(given: str) -> list[str]:
+    with suppress(ValueError):  # a quote that is not closed
+        return shlex.split(given)
+    return [given]
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvft.cli.arguments import add_num_gpus, check_num_gpus
-from cvft.cli.commands.asked import add_model, check_model, how_to_ask
+from cvft.cli.commands.asked import add_model, add_system, check_model, how_to_ask
 from cvft.cli.commands.fetched import add_urls, open_cache
 from cvft.cli.commands.shares import add_share, read_share
 from cvft.errors import CvftError, Problem, quote
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--end", metavar="S", type=float, help="ask about the clip up to this second of the file")
     parser.add_argument("--query", metavar="TEXT", help="the question")
     parser.add_argument("--history", metavar="JSON", help='earlier turns: [["question", "answer"], ...]')
+    add_system(parser)
     parser.add_argument("--data", metavar="FILE", type=Path, help="rows to answer instead of one question")
     parser.add_argument(
         "--caption", metavar="FOLDER", type=Path, help="ask about each clip of a folder, and of all folders in it"
@@ -58,7 +59,7 @@ def run(options: argparse.Namespace) -> object:
 
     how, cache = how_to_ask(options), open_cache(options)
     if options.data is None and options.caption is None:
-        asked = {"video": options.video, "query": options.query, "history": history}
+        asked = {"video": options.video, "query": options.query, "history": history, "system": options.system}
         return infer_one(options.model, **asked, stretch=(options.start, options.end), cache=cache, **how)
     how |= {
         "output": options.output,
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> object:
     }
     if options.data is not None:
         return infer_file(options.model, data=options.data, cache=cache, **how)
-    return infer_folder(options.model, folder=options.caption, query=options.query, **how)
+    return infer_folder(options.model, folder=options.caption, query=options.query, system=options.system, **how)
 
 
 def _check_infer(options: argparse.Namespace) -> tuple[list[tuple[str, str]], Share | None]:
@@ -83,7 +84,7 @@ def _check_infer(options: argparse.Namespace) -> tuple[list[tuple[str, str]], Sh
             if getattr(options, name.replace("-", "_")) is not None
         ]
     else:
-        alone = ("video", "start", "end", "history", *(("query", "caption") if many[0] == "data" else ()))
+        alone = ("video", "start", "end", "history", *(("query", "system", "caption") if many[0] == "data" else ()))
         what = {"data": "one question or a file of rows", "caption": "one clip or a folder"}[many[0]]
         problems += [
             Problem(f"--{name}", f"it beside `--{many[0]}`", f"{what}, not both")

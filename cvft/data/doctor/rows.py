@@ -61,7 +61,7 @@ def _compare_rows(rows: Iterable[Row], clips: Mapping[ClipRef, ClipInfo]) -> Ite
     for row in rows:
         info = None if row.video is None else clips.get(row.video)
         clip = row.video if info is None or row.video is None else content_of(row.video, info.sha256)
-        asked[clip, row.query, row.history].append(row)
+        asked[clip, row.system, row.query, row.history].append(row)
     for alike in asked.values():
         first = alike[0]
         seen = {first.response: first}
@@ -89,6 +89,7 @@ def _count_answers(rows: Iterable[Row]) -> Iterator[Finding]:
 
 def _look_at_texts(row: Row) -> Iterator[Finding]:
     questions = [*(("history", question) for question, _ in row.history), ("query", row.query)]
+    questions += [] if row.system is None else [("system", row.system)]
     answers = [*(("history", answer) for _, answer in row.history), ("response", row.response)]
     if row.had_tags:
         need = "no tag: the clip always comes first"

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from cvft.data.formats.turns import Columns, Turn, read_text, refuse_system, rest_of, rows_of_turns
+from cvft.data.formats.turns import Columns, Turn, read_text, rest_of, rows_of_turns, with_system
 from cvft.data.media_columns import COLUMN_OF_KEY
 from cvft.errors import ValueProblem, quote
 
@@ -55,18 +55,20 @@ def adapt_messages(columns: Mapping[str, Any]) -> list[Columns]:
     Raises:
         ValueProblem: when it is no conversation that rows can hold.
     """
-    clips: list[Any] = []
+    clips: dict[str, list[Any]] = {"videos": [], "images": []}
     about: Columns = {}
     said = [_read_message(each, clips, about) for each in _turns_in(columns, ("messages",))]
-    refuse_system(columns.get("system"))
-    rest = rest_of(columns, ("messages", "system"))
-    if clips and rest.get("videos"):
-        raise ValueProblem("clips in `videos` and in messages", "one place for the clip", "remove one of them")
+    system, turns = _pair(said)
+    rest = with_system(rest_of(columns, ("messages", "system")), columns, system)
+    for column, found in clips.items():
+        if found and rest.get(column):
+            what = "clips" if column == "videos" else "pictures"
+            got = f"{what} in {quote(column)} and in messages"
+            raise ValueProblem(got, "one place for them", "remove one of them")
     if both := about.keys() & rest.keys():
         raise ValueProblem(f"{quote(min(both))} in a column and in messages", "one place for it", "remove one of them")
-    if clips:
-        rest["videos"] = clips
-    return rows_of_turns(_pair(said), rest | about if about else rest)
+    rest.update({column: found for column, found in clips.items() if found})
+    return rows_of_turns(turns, rest | about if about else rest)
 
 
 def adapt_sharegpt(columns: Mapping[str, Any]) -> list[Columns]:
@@ -75,8 +77,8 @@ def adapt_sharegpt(columns: Mapping[str, Any]) -> list[Columns]:
     Raises:
         ValueProblem: when it is no conversation that rows can hold.
     """
-    refuse_system(columns.get("system"))
-    return rows_of_turns(_read_conversation(columns), rest_of(columns, (*_CONVERSATIONS, "system")))
+    system, turns = _read_conversation(columns)
+    return rows_of_turns(turns, with_system(rest_of(columns, (*_CONVERSATIONS, "system")), columns, system))
 
 
 def adapt_llava(columns: Mapping[str, Any]) -> list[Columns]:
@@ -87,14 +89,13 @@ def adapt_llava(columns: Mapping[str, Any]) -> list[Columns]:
     Raises:
         ValueProblem: when it is no conversation that rows can hold.
     """
-    refuse_system(columns.get("system"))
-    rest = rest_of(columns, (*_CONVERSATIONS, "system", "video"))
+    system, turns = _read_conversation(columns)
+    rest = with_system(rest_of(columns, (*_CONVERSATIONS, "system", "video")), columns, system)
     video = columns.get("video")
     rest["videos"] = video if isinstance(video, list) else [] if video in (None, "") else [video]
     if "image" in rest:  # beside a clip it would only be one column more
         image = rest.pop("image")
         rest["images"] = image if isinstance(image, list) or image is None else [image]
-    turns = _read_conversation(columns)
     if rest["videos"] and not rest.get("images"):
         turns = [turn._replace(query=turn.query.replace(_IMAGE_TAG, _VIDEO_TAG)) for turn in turns]
     return [row for turn in turns for row in rows_of_turns([turn], rest)]
@@ -126,7 +127,7 @@ def _turns_in(columns: Mapping[str, Any], names: Sequence[str]) -> list[Mapping[
     return turns
 
 
-def _read_conversation(columns: Mapping[str, Any]) -> list[Turn]:
+def _read_conversation(columns: Mapping[str, Any]) -> tuple[str | None, list[Turn]]:
     said = []
     for number, each in enumerate(_turns_in(columns, _CONVERSATIONS), start=1):
         role = _role(each, "from")
@@ -143,7 +144,7 @@ def _role(turn: Mapping[str, Any], name: str) -> str:
     return role
 
 
-def _read_message(message: Mapping[str, Any], clips: list[Any], about: Columns) -> tuple[str, str, bool]:
+def _read_message(message: Mapping[str, Any], clips: Mapping[str, list[Any]], about: Columns) -> tuple[str, str, bool]:
     """Returns whose words they are, the text, and whether it is trained on; adds clips and what is said of them to the others."""
     whose = _role(message, "role")
     content, role = message.get("content"), message["role"]
@@ -159,28 +160,34 @@ def _read_message(message: Mapping[str, Any], clips: list[Any], about: Columns) 
             texts.append(read_text(part.get("text"), f"`text` of {quote(role)}"))
         elif kind in ("video", "video_url"):
             clip = part.get(kind)
-            clips.append(clip.get("url") if isinstance(clip, dict) else clip)
+            clips["videos"].append(clip.get("url") if isinstance(clip, dict) else clip)
             about.update({column: part[key] for key, column in COLUMN_OF_KEY.items() if part.get(key) is not None})
             if unread := part.keys() - {"type", kind, *COLUMN_OF_KEY}:
                 hint = "it has no place in a row: video.max_frames and its like say how clips are shown"
                 raise ValueProblem(
                     f"{quote(min(unread))} in a part of a message", "what a row can say of its clip", hint
                 )
+        elif kind in ("image", "image_url"):
+            image = part.get(kind)
+            clips["images"].append(image.get("url") if isinstance(image, dict) else image)
+            if unread := part.keys() - {"type", kind}:
+                raise ValueProblem(f"{quote(min(unread))} in a part of a message", "what a row can say of its picture")
         else:
-            hint = "leave the row out: a model here takes text and one clip a row"
-            raise ValueProblem(f"a part of the type {quote(kind)} in a message", "parts `text` and `video`", hint)
+            hint = "leave the row out: a model here takes text and one clip or picture a row"
+            need = "parts `text`, `video` and `image`"
+            raise ValueProblem(f"a part of the type {quote(kind)} in a message", need, hint)
     return whose, "".join(texts), loss is not False
 
 
-def _pair(said: Sequence[tuple[str, str, bool]]) -> list[Turn]:
-    """Returns what was said as questions with answers; a question at the end may wait for its answer.
+def _pair(said: Sequence[tuple[str, str, bool]]) -> tuple[str | None, list[Turn]]:
+    """Returns the system text at the head, and what was said as questions with answers; the last one may wait for its answer.
 
     Raises:
-        ValueProblem: when there is a system text, or when user and assistant do not take turns.
+        ValueProblem: when a system text stands elsewhere, or when user and assistant do not take turns.
     """
+    system = None
     if said and said[0][0] == "system":
-        refuse_system(said[0][1])
-        said = said[1:]
+        system, said = said[0][1], said[1:]
     if not said:
         raise ValueProblem("no turn", "a question and its answer")
     turns = []
@@ -196,12 +203,12 @@ def _pair(said: Sequence[tuple[str, str, bool]]) -> list[Turn]:
         has_trained = has_trained or is_trained
     if not has_trained:
         raise ValueProblem("`loss: false` at every answer", "an answer to learn", "remove the row")
-    return turns
+    return system, turns
 
 
 def _refuse_order(roles: Sequence[str]) -> NoReturn:
     if "system" in roles:
-        raise ValueProblem("a system text amid the turns", "questions and answers", "remove it")
+        raise ValueProblem("a system text amid the turns", "one at their head alone", "remove it, or move it there")
     due = ["assistant" if number % 2 else "user" for number in range(len(roles))]
     number = next(number for number, role in enumerate(roles) if role != due[number])
     got = f"turn {number + 1} of {quote(roles[number])}"

@@ -17,7 +17,7 @@ from typing import Any
 
 from cvft.data.clip_columns import CLIP_COLUMNS
 from cvft.data.formats.clips_inside import stay_inside
-from cvft.data.formats.turns import Columns, Turn, read_text, refuse_system, rest_of, rows_of_turns
+from cvft.data.formats.turns import Columns, Turn, read_text, rest_of, rows_of_turns, with_system
 from cvft.errors import ValueProblem, quote
 
 _ALPACA = ("instruction", "input", "output", "system", "history")
@@ -47,10 +47,9 @@ def adapt_alpaca(columns: Mapping[str, Any]) -> list[Columns]:
     """Reads one object with `instruction`, `input` and `output`; earlier turns in `history` become rows of their own too.
 
     Raises:
-        ValueProblem: when a text is none, or there is a system text.
+        ValueProblem: when a text is none.
     """
-    refuse_system(columns.get("system"))
-    rest = rest_of(columns, _ALPACA)
+    rest = with_system(rest_of(columns, _ALPACA), columns)
     query = read_text(columns.get("instruction"), "`instruction`")
     if more := columns.get("input"):
         query = f"{query}\n{read_text(more, '`input`')}" if query else read_text(more, "`input`")

@@ -91,20 +91,24 @@ def read_text(value: Any, name: str, *, may_be_empty: bool = True) -> str:
     return text
 
 
-def refuse_system(value: Any) -> None:
-    """Refuses a system text that says something.
+def with_system(rest: Columns, columns: Mapping[str, Any], said: str | None = None) -> Columns:
+    """Returns the columns that a row keeps, and the system text of its object where it says something.
+
+    Args:
+        rest: The columns.
+        columns: The object, which may have a column `system`.
+        said: What it says in a turn of its own.
 
     Raises:
-        ValueProblem: a row has no place for it.
+        ValueProblem: when both say something, or the column holds no text.
     """
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return
-    hint = (
-        "remove it, and set model.system where it is that of all rows; else write it at the head of the first question"
-    )
-    raise ValueProblem(
-        f"a system text, {quote(value, most=40)}", "questions and answers: a row has no place for it", hint
-    )
+    value = columns.get("system")
+    text = None if value is None else read_text(value, "`system`")
+    if said and said.strip():
+        if text and text.strip():
+            raise ValueProblem("a system text in `system` and in a turn", "one place for it", "remove one of them")
+        text = said
+    return {**rest, "system": text} if text and text.strip() else rest
 
 
 def _kind(value: Any) -> str:

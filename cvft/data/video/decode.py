@@ -21,7 +21,7 @@ from cvft.data.video.pyav import open_pyav
 from cvft.data.video.reader import Frames, OnDuration, Reader, TableChanged, check_memory, clip_error
 from cvft.data.video.ready import ReadyFrames
 from cvft.data.video.sample import Float32s, Sampling, choose_frames
-from cvft.data.video.spec import LATEST_S, ClipRef, ClipSpec, file_of, has_own_times, is_stretch, sampling_for
+from cvft.data.video.spec import LATEST_S, ClipRef, ClipSpec, file_of, has_own_times, is_image, is_stretch, sampling_for
 from cvft.data.video.stretch import StretchReader
 from cvft.data.video.truncation import Ending, find_ending
 from cvft.data.video.view import ClipView
@@ -50,6 +50,7 @@ class Clip:
         notes: Sentences on the clip for the user: the same words for every clip that they apply to.
         oddities: What is odd about its times, and whether its pictures were turned; what they show is not looked at.
         has_own_times: Whether its seconds are those that a row states of ready frames.
+        is_image: Whether it is a picture that a model takes as an image.
     """
 
     frames: Frames
@@ -62,6 +63,7 @@ class Clip:
     notes: tuple[str, ...] = ()
     oddities: tuple[Oddity, ...] = ()
     has_own_times: bool = False
+    is_image: bool = False
 
     @property
     def view(self) -> ClipView:
@@ -74,6 +76,7 @@ class Clip:
             height_px=self.frames.shape[1],
             width_px=self.frames.shape[2],
             has_own_times=self.has_own_times,
+            is_image=self.is_image,
         )
 
     def __repr__(self) -> str:
@@ -142,6 +145,7 @@ def decode_clip(
                 *([Oddity("turned", "pictures stored on their side or head")] * reader.is_turned),
             ),
             has_own_times=has_own_times(clip),
+            is_image=is_image(clip),
         )
 
 

@@ -158,17 +158,21 @@ def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
     packets = _Packets(is_trusted=bool(INDEXED_FORMATS & set(container.format.name.split(","))))
     packets.is_trusted = packets.is_trusted and codec in _ONE_FRAME_PER_PACKET
     num_packets = num_zero = 0
-    first_s, last_s = math.inf, 0.0
+    bases: dict[int, Fraction] = {}
+    extents: dict[int, tuple[int, int]] = {}  # of each stream, in its ticks: fractions take longer than reading packets
     video_times: list[int] = []
     for packet in read_packets(container):
-        if packet.size == 0 or packet.time_base is None:  # the end marker
+        index = packet.stream_index
+        if index not in bases and packet.time_base is not None:
+            bases[index] = packet.time_base
+        if packet.size == 0 or index not in bases:  # the end marker
             continue
         time = packet.pts if packet.dts is None else packet.dts
         if time is not None:
-            late = max(time, time if packet.pts is None else packet.pts)
-            first_s = min(first_s, float(time * packet.time_base))
-            last_s = max(last_s, float((late + (packet.duration or 0)) * packet.time_base))
-        if packet.stream_index != stream.index:
+            end = max(time, time if packet.pts is None else packet.pts) + (packet.duration or 0)
+            first, last = extents.get(index, (time, end))
+            extents[index] = min(first, time), max(last, end)
+        if index != stream.index:
             continue
         num_packets += 1
         check_num_frames(num_packets, path=path, decoder="pyav")
@@ -180,6 +184,8 @@ def scan_packets(container: InputContainer, stream: VideoStream, path: Path) -> 
     check_num_frames(num_packets, path=path, decoder="pyav")
     assert stream.time_base is not None, "an open stream has a time base"
     rate = stream.average_rate or stream.guessed_rate
+    first_s = min((float(first * bases[index]) for index, (first, _) in extents.items()), default=math.inf)
+    last_s = max([0.0, *(float(last * bases[index]) for index, (_, last) in extents.items())])
     distance_s = _mean_distance(video_times) * float(stream.time_base) or (float(1 / rate) if rate else 0.0)
     if video_times:  # the last frame stays as long as the others, where it does not say how long
         last_s = max(last_s, float(max(video_times) * stream.time_base) + distance_s)

@@ -34,7 +34,7 @@ class Kind:
     is_picture: bool = False
 
 
-_PICTURE = "a picture is no clip; make one of several: ffmpeg -framerate 1 -i picture_%03d.png clip.mp4"
+_PICTURE = "a picture is no clip; name it in `images`, or make one of several: ffmpeg -framerate 1 -i picture_%03d.png clip.mp4"
 _SOUND = "only what is seen is used"
 _ARCHIVE = "unpack it, and name the clips inside"
 _RE_ENCODE = "convert it: ffmpeg -i CLIP NEW.mp4"

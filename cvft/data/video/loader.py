@@ -55,9 +55,9 @@ class DecodeSettings:
         sampling = Sampling(cast(Any, strategy), max_frames, fps, min_frames)
         return cls(sampling, decoder=decoder, timeout_s=timeout_s, memory_gib=memory_gib)
 
-    def make_process(self) -> DecodeProcess:
-        """Returns a decode process with these limits, not started yet."""
-        return DecodeProcess(timeout_s=self.timeout_s, memory_limit_gib=self.memory_gib)
+    def make_process(self, *, niceness: int = 0) -> DecodeProcess:
+        """Returns a decode process with these limits, not started yet; see there for `niceness`."""
+        return DecodeProcess(timeout_s=self.timeout_s, memory_limit_gib=self.memory_gib, niceness=niceness)
 
 
 class ClipLoader(Generic[T]):

@@ -62,6 +62,7 @@ class ClipInfo:
         oddities: What is odd about it; None where nobody has looked.
         frame_indices: Which frames of the clip are shown.
         has_own_times: Whether its seconds are those that a row states of ready frames.
+        is_image: Whether it is a picture that a model takes as an image.
     """
 
     num_frames: int
@@ -78,6 +79,7 @@ class ClipInfo:
     oddities: tuple[Oddity, ...] | None = None
     frame_indices: tuple[int, ...] = ()
     has_own_times: bool = False
+    is_image: bool = False
 
     @property
     def view(self) -> ClipView:
@@ -90,6 +92,7 @@ class ClipInfo:
             height_px=self.height_px,
             width_px=self.width_px,
             has_own_times=self.has_own_times,
+            is_image=self.is_image,
         )
 
 
@@ -103,11 +106,13 @@ class DecodeProcess:
         timeout_s: How long a clip may take, in seconds, before its length is known. Twice the length that the
             container promises is added when the child has opened it, up to 20 minutes.
         memory_limit_gib: Most address space of the child (Linux and other systems with `RLIMIT_AS`).
+        niceness: By how much the child goes behind other processes where there are too few cores, 0 to 19; not on Windows.
     """
 
-    def __init__(self, *, timeout_s: float = 60.0, memory_limit_gib: float = 4.0) -> None:
+    def __init__(self, *, timeout_s: float = 60.0, memory_limit_gib: float = 4.0, niceness: int = 0) -> None:
         self.timeout_s = timeout_s
         self.memory_limit_gib = memory_limit_gib
+        self.niceness = niceness
         self._process: subprocess.Popen[bytes] | None = None
         self._owner_pid = -1
 
@@ -152,6 +157,7 @@ class DecodeProcess:
             decoder=header["decoder"],
             notes=tuple(header["notes"]),
             has_own_times=header["has_own_times"],
+            is_image=header["is_image"],
         )
 
     def inspect(self, clip: ClipRef | str, *, sampling: Sampling, decoder: str = "pyav") -> ClipInfo:
@@ -192,6 +198,7 @@ class DecodeProcess:
             oddities=tuple(Oddity(kind, got) for kind, got in header["oddities"]),
             frame_indices=tuple(header["frame_indices"]),
             has_own_times=header["has_own_times"],
+            is_image=header["is_image"],
         )
 
     def look(self, clip: ClipRef | str, *, decoder: str = "pyav") -> ClipLooks:
@@ -323,6 +330,8 @@ class DecodeProcess:
                 env=python_environment({**os.environ, **_ONE_THREAD}),
             )
             self._owner_pid = os.getpid()
+            if hasattr(os, "setpriority"):  # not on Windows
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, os.getpriority(os.PRIO_PROCESS, 0) + self.niceness)
             self._await_ready(self._process)
         return self._process
 

@@ -1,4 +1,4 @@
-"""What a row means by its clip: a file, a stretch of one, ready frames, and how many of them. What tells a clip from others.
+"""What a row shows: a file, a stretch of one, ready frames, how many of them; or a picture. What tells a clip from others.
 
 a file's `Path`, or `ClipSpec(path, ...)`  <->  text, for files that name clips
 with the hash of its files' bytes  ->  `content_of`: what tells its frames from those of any other clip
@@ -40,6 +40,7 @@ class ClipSpec:
         seconds: When each of them was taken, rising from 0.
         max_frames: Most frames that are shown, in place of the sampling rule's; None for as many as that says.
         fps: Frames per second, in place of the rule's; None for that.
+        is_image: Whether it is one picture that a model takes as an image, and not as a clip of one frame.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class ClipSpec:
     seconds: tuple[float, ...] = ()
     max_frames: int | None = None
     fps: float | None = None
+    is_image: bool = False
 
 
 ClipRef = Path | ClipSpec
@@ -58,6 +60,16 @@ ClipRef = Path | ClipSpec
 def make_ref(spec: ClipSpec) -> ClipRef:
     """Returns a clip as everybody names it: what asks for nothing but the file is the file."""
     return spec if spec != ClipSpec(spec.path) else spec.path
+
+
+def make_image(path: Path) -> ClipSpec:
+    """Returns a picture that is no frame of a clip: what stands in a row in place of one."""
+    return ClipSpec(path, frames=(path,), seconds=(0.0,), is_image=True)
+
+
+def is_image(clip: ClipRef | None) -> bool:
+    """Tells whether a row shows a picture in place of a clip."""
+    return isinstance(clip, ClipSpec) and clip.is_image
 
 
 def file_of(clip: ClipRef) -> Path:
@@ -90,7 +102,9 @@ def is_stretch(clip: ClipRef) -> bool:
 
 
 def with_budget(clip: ClipRef, *, max_frames: int | None, fps: float | None) -> ClipRef:
-    """Returns the same clip with a budget of frames, where it has none of its own."""
+    """Returns the same clip with a budget of frames, where it has none of its own; a picture needs none."""
+    if is_image(clip):
+        return clip
     spec = clip if isinstance(clip, ClipSpec) else ClipSpec(clip)
     return make_ref(replace(spec, max_frames=spec.max_frames or max_frames, fps=spec.fps or fps))
 
@@ -186,6 +200,8 @@ def describe(clip: ClipRef, name: str) -> str:
     """Returns a clip's name for people, with its file under the name that is given."""
     if not isinstance(clip, ClipSpec):
         return name
+    if clip.is_image:
+        return name
     parts: list[str] = [f"{len(clip.frames)} frames"] if clip.frames else []
     if clip.end_s is not None:
         parts.append(f"{clip.start_s or 0:g} to {clip.end_s:g} s")
@@ -221,5 +237,6 @@ def from_text(text: str) -> ClipRef:
 def _settings(spec: ClipSpec) -> dict[str, Any]:
     """What a spec says beside its files."""
     names = ("start_s", "end_s", "max_frames", "fps")
-    values: dict[str, Any] = {name: getattr(spec, name) for name in names} | {"seconds": list(spec.seconds) or None}
+    values: dict[str, Any] = {name: getattr(spec, name) for name in names}
+    values |= {"seconds": list(spec.seconds) or None, "is_image": spec.is_image or None}
     return {name: value for name, value in values.items() if value is not None}

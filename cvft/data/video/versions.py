@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from importlib.metadata import version
+
+from cvft.errors import Problem
 
 _PACKAGES = {"pyav": "av", "decord": "decord"}
 
@@ -17,3 +20,15 @@ def decoder_version(decoder: str) -> str:
         PackageNotFoundError: when it is not installed.
     """
     return version(_PACKAGES[decoder])
+
+
+def find_missing_decoder(decoder: str) -> Problem | None:
+    """Returns a problem when a decoder needs a package that is not installed; looks for it, and imports nothing.
+
+    Args:
+        decoder: `pyav` or `decord`.
+    """
+    package = _PACKAGES[decoder]
+    if importlib.util.find_spec(package) is not None:
+        return None
+    return Problem(f"decoder `{decoder}`", "no such package", f"the {package} package", f"pip install {package}")

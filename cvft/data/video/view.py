@@ -17,6 +17,7 @@ class ClipView:
         height_px: Height of each, upright.
         width_px: Width of each, upright.
         has_own_times: Whether the seconds are those that a row states of ready frames.
+        is_image: Whether it is a picture that a model takes as an image, and not as a clip of one frame.
     """
 
     timestamps_s: tuple[float, ...]
@@ -26,6 +27,7 @@ class ClipView:
     height_px: int = 0
     width_px: int = 0
     has_own_times: bool = False
+    is_image: bool = False
 
     @property
     def counted_s(self) -> tuple[float, ...]:

@@ -76,6 +76,7 @@ def _answer(request: dict[str, Any], report_duration: OnDuration) -> tuple[dict[
             "decoder": clip.decoder,
             "notes": clip.notes,
             "has_own_times": clip.has_own_times,
+            "is_image": clip.is_image,
         }
         if request["wants"] == "looks":
             header["cells"] = base64.b64encode(measure_cells(clip.frames).tobytes()).decode("ascii")

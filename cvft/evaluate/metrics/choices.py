@@ -10,12 +10,15 @@ from collections.abc import Mapping
 
 from cvft.data.numerals import fold
 
-_MARK = r"[.):、:．]"
+_MARK = r"[.):、\uff1a．\uff09]"
+_BREAK = r"[\s;,:?!\uff1b\uff0c、。\uff1a\uff1f\uff01]"
+"""What may stand before an option: Chinese writes no space between `？` and `A.`."""
 _OPTION = re.compile(
-    rf"(?:^|(?<=[\s\n;,,;]))\(?([A-Z]){_MARK}\s*(\S.*?)(?=\s*(?:$|\n|[;,,;\s]\s*\(?[A-Z]{_MARK}\s*\S))", re.M
+    rf"(?:^|(?<={_BREAK}))[(\uff08]?([A-Z]){_MARK}\s*(\S.*?)(?=\s*(?:$|\n|{_BREAK}\s*[(\uff08]?[A-Z]{_MARK}\s*\S))",
+    re.M,
 )
 _LETTER_ALONE = re.compile(r"\W*([A-Za-z])\W*")
-_LETTER_FIRST = re.compile(rf"\s*(?:[*_`]+)?(?:\(([A-Za-z])\)|\[([A-Za-z])\]|([A-Z]){_MARK}(?!\w\.))")
+_LETTER_FIRST = re.compile(rf"\s*(?:[*_`]+)?(?:[(\uff08]([A-Za-z])[)\uff09]|\[([A-Za-z])\]|([A-Z]){_MARK}(?!\w\.))")
 _SAID = re.compile(
     r"(?:(?:answer|choice|option)s?\s*(?:is|:|=)?\s*(?:option\s*)?|选项?择?|答案(?:是|为)?\s*[:：]?\s*)"
     r"[\s(\[*:：]*([A-Z])(?![A-Za-z])",

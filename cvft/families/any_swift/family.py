@@ -5,26 +5,28 @@ row + decoded frames -> ms-swift's template -> ids, labels, pixels        length
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
+from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.any_swift.config_file import check_config
 from cvft.families.any_swift.inputs import PACKAGES, Inputs, hash_processor, installed_versions
 from cvft.families.any_swift.layouts import lay_out_beside
 from cvft.families.any_swift.models import MODELS, SwiftModel
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.costs import CostModel
+from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.family import Capabilities, FieldValue, LayOut, Preprocessing, make_clip
-from cvft.families.parts import Shape, adapted_names
-from cvft.families.stock import with_dtype, without_code
+from cvft.families.parts import Shape
+from cvft.families.stock import check_stock_recipe, with_dtype, without_code
 from cvft.json_files import TEXT, check_object, one_of, whole_number
 from cvft.recipe import Recipe
-from cvft.weights.folder import ModelFolder
+from cvft.weights.folder import ModelFolder, tower_fingerprint
+from cvft.weights.shards import read_shards
 
 MAX_FRAMES = 8
 """Frames of a clip where the recipe does not say: each is an image of its own, of hundreds of tokens or thousands."""
@@ -51,8 +53,11 @@ class AnySwift:
             "lora.train_vision_tower",
             "model.system",
             "model.template",
+            "output.features",
             "train.group_by_clip",
             "train.max_rows_per_group",
+            "video.cache_features",
+            "video.cache_limit_gb",
             "video.sampling",
         }
     )
@@ -65,7 +70,7 @@ class AnySwift:
         self.checkpoints = model.checkpoints
         self.parts = model.parts
         self.capabilities = Capabilities(
-            groups="proven", features=False, label_logits=True, unpromised=unpromised(model)
+            groups="proven", features="proven", label_logits=True, unpromised=unpromised(model)
         )
 
     def recognises(self, config: Mapping[str, Any]) -> bool:
@@ -135,9 +140,8 @@ class AnySwift:
         return check_object(values, needs, where=CONTRACT_FILE, hint=hint)
 
     def check_recipe(self, recipe: Recipe, folder: ModelFolder) -> None:
-        """Refuses names of layers that do not exist."""
-        del folder
-        adapted_names(self.parts, recipe.lora.targets)
+        """Refuses names of layers that do not exist, and features that would change in training."""
+        check_stock_recipe(recipe, folder, self.parts, {})
 
     def layouts(self, folder: ModelFolder, how: Preprocessing) -> LayOut:
         """Asks ms-swift's template, in a process beside that loads it once."""
@@ -183,8 +187,30 @@ class AnySwift:
     def feature_key(
         self, folder: ModelFolder, how: Preprocessing, *, decoder_version: str, dtype: str, device: str
     ) -> FeatureKey:
-        """Features are not cached: `capabilities` says so, and nobody asks."""
-        raise NotImplementedError
+        """Keys features by frames, by what makes pixels of them, and by all weights but the decoder's."""
+        inputs = Inputs.of(how.fields)
+        names = [entry.name for shard in read_shards(folder.path, None) for entry in shard.entries]
+        return FeatureKey(
+            sampling=how.decode.sampling.strategy,
+            max_frames=how.decode.sampling.max_frames,
+            decoder=how.decode.decoder,
+            decoder_version=decoder_version,
+            tower_sha256=tower_fingerprint(folder.path, tuple(filter(self.model.is_vision, names))),
+            dtype=BY_NAME[dtype].safetensors,
+            device=device,
+            attention="sdpa",  # the tower is loaded with no other
+            fields={
+                "family": self.name,
+                "processor_sha256": inputs.processor_sha256,
+                "swift_version": inputs.swift_version,
+                "transformers_version": inputs.transformers_version,
+            },
+        )
+
+    def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
+        """Counts a vector of the decoder's width for each token of a clip."""
+        width: int = config["text_config"]["hidden_size"]
+        return sum(clip.num_tokens for clip in clips) * width * dtype_bytes
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """No variable decides what the template makes of images; a test goes through its code."""

@@ -11,6 +11,9 @@ from typing import Any, Self
 from cvft.families.family import FieldValue
 from cvft.weights.folder import ModelFolder
 
+NO_IMAGES = "this family trains on clips alone here"
+"""Why a row may not show a picture in place of a clip."""
+
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """Files of a model folder that say how transformers turns an image into pixels. Each folder has at least one of them."""
 

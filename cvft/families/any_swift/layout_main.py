@@ -55,14 +55,12 @@ def serve(requests: RawPipe, answers: RawPipe) -> None:
 def _open(opening: dict[str, Any]) -> Any:
     family = next(each for each in FAMILIES if each.name == opening["family"])
     how = TypeAdapter(Preprocessing).validate_python(opening["how"])
-    encoder: Any = load_runtime(family).encoder(ModelFolder.of(opening["folder"]), how)
-    encoder.remember_blank_frames()
-    return encoder
+    return load_runtime(family).encoder(ModelFolder.of(opening["folder"]), how)
 
 
 def _lay_out(encoder: Any, request: dict[str, Any]) -> Any:
     history = tuple((question, answer) for question, answer in request["history"])
-    row = Row(request["query"], request["response"], history, None, source=Path(), line=0)
+    row = Row(request["query"], request["response"], history, None, source=Path(), line=0, system=request["system"])
     clip = None
     if request["clip"] is not None:
         num_frames, height_px, width_px = request["clip"]

@@ -19,15 +19,14 @@ from cvft.data.rows import Row
 from cvft.data.video.pipe import receive_header, send_header
 from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, ModelError, Problem
+from cvft.families.any_swift.inputs import NO_IMAGES
 from cvft.families.family import LayOut, Layout, Preprocessing, naming
 from cvft.imports import python_environment
+from cvft.processes import NUM_LOG_LINES_SHOWN
 from cvft.weights.folder import ModelFolder
 
 MODULE = "cvft.families.any_swift.layout_main"
 """What the process runs."""
-
-NUM_LINES = 3
-"""Last lines of what a process printed that an error shows."""
 
 
 class LayoutProcess:
@@ -54,7 +53,8 @@ class LayoutProcess:
             ModelError: when the template cannot be used with the folder, or its process ended.
         """
         facts = None if clip is None else (clip.num_frames, clip.height_px, clip.width_px)
-        question = {"query": row.query, "response": row.response, "history": row.history, "clip": facts}
+        texts = {"query": row.query, "response": row.response, "history": row.history, "system": row.system}
+        question = {**texts, "clip": facts}
         with self._lock:
             said = self._exchange(question)
         if "problems" in said:
@@ -72,8 +72,7 @@ class LayoutProcess:
             send_header(process.stdin, question)  # type: ignore[arg-type]
             return receive_header(process.stdout)  # type: ignore[arg-type]
         except (OSError, EOFError, ValueError) as error:
-            last = self._last_lines()
-            need, hint = "rows laid out by ms-swift's template", "; ".join(last)
+            need, hint = "rows laid out by ms-swift's template", "\n".join(self._last_lines())
             problem = Problem("the process that lays out rows", f"its end ({type(error).__name__})", need, hint)
             raise ModelError(f"model {self._folder}", [problem]) from error
 
@@ -82,7 +81,7 @@ class LayoutProcess:
         if self._said is None:
             return []
         self._said.seek(0)
-        return self._said.read().decode(errors="replace").strip().splitlines()[-NUM_LINES:]
+        return self._said.read().decode(errors="replace").strip().splitlines()[-NUM_LOG_LINES_SHOWN:]
 
     def _start(self) -> subprocess.Popen[bytes]:
         variables = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -121,7 +120,7 @@ def lay_out_beside(family: str, folder: ModelFolder, how: Preprocessing) -> LayO
     process = _process_for(family, str(folder.path.absolute()), _Hashable(how))
 
     def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-        with naming(row):
+        with naming(row, no_images=NO_IMAGES):
             return process.ask(row, clip)
 
     return lay_out

@@ -82,6 +82,7 @@ class SwiftModel:
             vision=f"{self.tower}.",
             projector=(self.projector,),
             layers=f"{self.decoder}.layers",
+            cached=(f"{self.tower}.", f"{self.projector}."),
             aliases={**ATTENTION_ALIASES, **MLP_ALIASES},
         )
 
@@ -91,6 +92,10 @@ class SwiftModel:
             if tensor.startswith(published):
                 return loaded + tensor.removeprefix(published)
         return tensor
+
+    def is_vision(self, tensor: str) -> bool:
+        """Tells whether a tensor, by its name in the files, makes features of pixels: all do but decoder and output layer."""
+        return not self.module_of(tensor).startswith((f"{self.decoder}.", "lm_head."))
 
 
 LLAVA_NAMES = {
@@ -167,6 +172,11 @@ REFUSED: Mapping[str, str] = {
 """Video models that ms-swift 4.6 registers, transformers 5.19 has, and cvft does not train yet: what stands in the way of each.
 Source: their templates; none has been tried. A test holds that no other is left out."""
 
+UNREGISTERED: Mapping[str, str] = {
+    "SmolVLMForConditionalGeneration": "ms-swift has no template for it, and cvft no encoder for its makers' form of clips",
+}
+"""Video models of transformers 5.19 that ms-swift 4.6 does not register, and that people ask for."""
+
 
 def why_refused(config: Mapping[str, Any]) -> str:
     """Says why a model cannot be trained that no family recognises; nothing where there is nothing to say.
@@ -178,4 +188,5 @@ def why_refused(config: Mapping[str, Any]) -> str:
         return "config.json points at code of its folder (`auto_map`), which cvft never runs"
     architectures = config.get("architectures")
     names = [name for name in architectures if isinstance(name, str)] if isinstance(architectures, list) else []
-    return next((REFUSED[name] for name in names if name in REFUSED), "")
+    reasons = {**REFUSED, **UNREGISTERED}
+    return next((reasons[name] for name in names if name in reasons), "")

@@ -20,13 +20,15 @@ from swift.template import TEMPLATE_MAPPING
 from swift.utils import get_logger
 from torch import Tensor
 
+from cvft.dtypes import BY_NAME
 from cvft.errors import DataError, ModelError, Problem
 from cvft.families.any_swift.inputs import Inputs
 from cvft.families.any_swift.models import MODELS, SwiftModel
-from cvft.families.any_swift.network.encoder import RowEncoder
-from cvft.families.any_swift.network.load import load_config, load_model, load_tokenizer
+from cvft.families.any_swift.network.encoder import MAX_SIZES, RowEncoder
+from cvft.families.any_swift.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.any_swift.network.template import Turns
-from cvft.families.family import Loading, Preprocessing, Tower
+from cvft.families.any_swift.network.tower import ClipTower
+from cvft.families.family import Loading, Preprocessing
 from cvft.families.generation_file import stop_tokens
 from cvft.families.network.runtime import StockRuntime
 from cvft.json_files import show
@@ -66,6 +68,8 @@ class SwiftTemplate:
             task_type="causal_lm",
         )
         processor.model_meta = MODEL_MAPPING[model.swift_type]
+        self._images = processor.image_processor
+        self._sizes = BySizes(self._images)
         meta = TEMPLATE_MAPPING[model.template]
         kind = meta.template_cls
         # ms-swift adds the folder's ids to a list that all templates of a class share
@@ -73,13 +77,17 @@ class SwiftTemplate:
         with quiet_swift():
             self._template = kind(processor, meta, truncation_strategy="raise", loss_scale="last_round")
         self.image_id = model.image_id
+        self.takes_system: bool = meta.support_system
         added = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
         self.reserved: Sequence[str] = tuple(dict.fromkeys([*added, *WORDS, *PLACES]))
         suffix, _, _ = self._template._encode_context_list(self._template.template_meta.suffix)
         self.stop_ids: Sequence[int] = stop_tokens(folder, turn_end=suffix[0])
 
-    def encode(self, turns: Turns, frames: Tensor | None, *, system: str = "") -> Mapping[str, Any]:
+    def encode(
+        self, turns: Turns, frames: Tensor | None, *, system: str = "", sizes_only: bool = False
+    ) -> Mapping[str, Any]:
         """Encodes turns as ms-swift does for training, or as a prompt where the last answer is None."""
+        self._template.processor.image_processor = self._sizes if sizes_only else self._images
         messages = [{"role": "system", "content": system}]
         num_frames = 0 if frames is None else len(frames)
         places = "".join(self._model.frame.format(number=number + 1) for number in range(num_frames))
@@ -102,11 +110,6 @@ class SwiftTemplate:
             need = f"{wanted}, for {num_tiles} tiles of its frames"
             hint = "ms-swift's template stumbles over this text: write it otherwise"
             raise DataError("the text", [Problem("the text", f"{got} tokens of its clip", need, hint)])
-
-    def remember_sizes(self) -> None:
-        """Makes the pixels of equally many frames of equal size only once from here on."""
-        processor = self._template.processor
-        processor.image_processor = BySizes(processor.image_processor)
 
 
 def check_image_id(model: SwiftModel, folder: ModelFolder, *, tokenizer: Any) -> None:
@@ -144,7 +147,7 @@ def quiet_swift() -> Iterator[None]:
 
 
 class BySizes:
-    """An image processor that makes pixels once per list of sizes: for images that are all blank.
+    """An image processor that works once per list of sizes: for images of which nothing else counts.
 
     Args:
         processor: The image processor.
@@ -152,23 +155,35 @@ class BySizes:
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
-        self._sizes: Any = None
-        self._made: Any = None
+        self._made: dict[str, Any] = {}
 
     def __call__(self, images: Any, **kwargs: Any) -> Any:
-        """Returns what the image processor made of the last images, where these have the same sizes."""
-        sizes = (_sizes_of(images), str(kwargs))
-        if sizes != self._sizes:
-            self._sizes, self._made = sizes, self._processor(images, **kwargs)
-        return copy.copy(self._made)
+        """Returns what the image processor made of images of the same sizes, with one zero in place of all pixels."""
+        sizes = str((_sizes_of(images), kwargs))
+        if sizes not in self._made:
+            if len(self._made) >= MAX_SIZES:
+                self._made.clear()
+            made = self._processor(images, **kwargs)
+            made["pixel_values"] = _without_memory(made["pixel_values"])
+            self._made[sizes] = made
+        return copy.copy(self._made[sizes])
 
     def __getattr__(self, name: str) -> Any:
+        if "_processor" not in vars(self):  # a copy that is being unpickled, in a process that loads data
+            raise AttributeError(name)
         return getattr(self._processor, name)
 
 
 def _sizes_of(images: Any) -> Any:
     """Returns the sizes of images, of one row or of several."""
     return [_sizes_of(each) for each in images] if isinstance(images, list | tuple) else images.size
+
+
+def _without_memory(pixels: Any) -> Any:
+    """Returns zeros of the shape of pixels, of one row or of several, that take the memory of one number."""
+    if isinstance(pixels, list | tuple):
+        return [_without_memory(each) for each in pixels]
+    return torch.zeros((), dtype=pixels.dtype).expand(pixels.shape)
 
 
 class WithoutVideos:
@@ -221,14 +236,26 @@ class AnySwiftRuntime(StockRuntime):
 
     def encoder(self, folder: ModelFolder, how: Preprocessing) -> RowEncoder:
         """Opens ms-swift's template of the folder."""
-        context = int(folder.config["text_config"]["max_position_embeddings"])
-        max_tokens = max(context, how.max_tokens)
-        template = SwiftTemplate(model_of(folder), folder, max_tokens=max_tokens)
-        return RowEncoder(template, system=Inputs.of(how.fields).system, max_tokens=max_tokens)
+        return open_encoder(folder, system=Inputs.of(how.fields).system, max_tokens=how.max_tokens)
 
-    def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> Tower:
-        """Features are not cached: `capabilities` says so, and nobody asks."""
-        raise NotImplementedError
+    def tower(self, folder: ModelFolder, *, dtype: str, device: str) -> ClipTower:
+        """Loads everything but the decoder, frozen, and what makes pixels for it."""
+        torch_dtype = getattr(torch, BY_NAME[dtype].torch_name)
+        tower = load_tower(folder, model_of(folder), dtype=torch_dtype, device=device)
+        return ClipTower(tower, open_encoder(folder, system="", max_tokens=0))
+
+
+def open_encoder(folder: ModelFolder, *, system: str, max_tokens: int) -> RowEncoder:
+    """Opens ms-swift's template of a folder.
+
+    Args:
+        folder: The folder.
+        system: System prompt; an empty one stands for none.
+        max_tokens: Longest row, where that is more than the model was made for.
+    """
+    max_tokens = max(int(folder.config["text_config"]["max_position_embeddings"]), max_tokens)
+    template = SwiftTemplate(model_of(folder), folder, max_tokens=max_tokens)
+    return RowEncoder(template, system=system, max_tokens=max_tokens)
 
 
 def model_of(folder: ModelFolder) -> SwiftModel:

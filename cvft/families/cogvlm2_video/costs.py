@@ -39,10 +39,6 @@ class Costs:
         """Counts what it costs to encode clips once; all frames cost the same."""
         return flops.build_flops(self.architecture, _num_frames(clips))
 
-    def feature_bytes(self, clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
-        """Returns the bytes of cached features, taken between pooling convolution and projector."""
-        return flops.feature_bytes(self.architecture, _num_frames(clips), dtype_bytes=dtype_bytes)
-
 
 def _num_frames(clips: Sequence[ClipShape]) -> int:
     return sum(clip.num_frames for clip in clips)

@@ -5,7 +5,7 @@ The sampling rules `chat` and `base` are those of its video demo. Source: THUDM/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from cvft.data.features.key import FeatureKey
@@ -18,12 +18,21 @@ from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.checkpoints import OFFICIAL_ARCHITECTURE, PUBLISHED
 from cvft.families.cogvlm2_video.config_file import check_config
 from cvft.families.cogvlm2_video.costs import Costs
+from cvft.families.cogvlm2_video.flops import feature_bytes
 from cvft.families.cogvlm2_video.generation_file import check_generation
-from cvft.families.cogvlm2_video.layout import TEMPLATES, build_layout, check_history, special_tokens, time_indices
+from cvft.families.cogvlm2_video.layout import (
+    NO_IMAGES,
+    TEMPLATES,
+    build_layout,
+    check_place,
+    special_tokens,
+    time_indices,
+)
 from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, published_shapes
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.contract import CONTRACT_FILE
+from cvft.families.costs import ClipShape
 from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
@@ -65,6 +74,7 @@ class CogVLM2Video:
             "train.group_by_clip",
             "train.max_rows_per_group",
             "video.cache_features",
+            "video.cache_limit_gb",
             "video.sampling",
         }
     )
@@ -183,8 +193,8 @@ class CogVLM2Video:
         num_tokens_per_frame = int(how.fields["num_tokens_per_frame"])
 
         def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-            with naming(row):
-                check_history(TEMPLATES[how.template], row.history)
+            with naming(row, no_images=NO_IMAGES):
+                check_place(TEMPLATES[how.template], history=row.history, system=row.system)
                 return build_layout(
                     encode,
                     template=TEMPLATES[how.template],
@@ -252,6 +262,11 @@ class CogVLM2Video:
         """All frames, and seconds of many digits; their size changes nothing."""
         del folder
         return make_clip(how.decode.sampling.max_frames, height_px=1, width_px=1, decoder=how.decode.decoder)
+
+    def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
+        """Counts what is taken between pooling convolution and projector."""
+        num_frames = sum(clip.num_frames for clip in clips)
+        return feature_bytes(Architecture.from_config(config), num_frames, dtype_bytes=dtype_bytes)
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Nothing is read from the environment."""

@@ -19,6 +19,9 @@ from cvft.errors import DataError, Problem, quote
 from cvft.families.cogvlm2_video.tokenizer import encode_time_index
 from cvft.families.family import IGNORED_LABEL, Layout
 
+NO_IMAGES = "CogVLM2-Video was made for clips alone"
+"""Why a row may not show a picture in place of a clip."""
+
 
 @dataclass(frozen=True)
 class Template:
@@ -101,12 +104,15 @@ def time_indices(timestamps_s: Sequence[float], *, sampling: str) -> tuple[int, 
     return tuple(range(len(timestamps_s)))
 
 
-def check_history(template: Template, history: Sequence[tuple[str, str]]) -> None:
-    """Refuses earlier turns where the template has no place for them: the published code drops them without a word.
+def check_place(template: Template, *, history: Sequence[tuple[str, str]], system: str | None) -> None:
+    """Refuses what the template has no place for: earlier turns, which the published code drops without a word; a system text.
 
     Raises:
         DataError: without the row's place.
     """
+    if system is not None:
+        need, hint = "none: the model's templates have no place for one", "write it at the head of the question"
+        raise DataError("the row", [Problem("`system`", quote(system, most=40), need, hint)])
     if history and not template.has_history:
         need = f"none: template {quote(template.name)} has no place for it"
         hint = "use model.template=chat, or remove the earlier turns"

@@ -11,7 +11,7 @@ from torch import Tensor
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.dtypes import BY_NAME
-from cvft.families.cogvlm2_video.layout import check_history, time_indices
+from cvft.families.cogvlm2_video.layout import NO_IMAGES, check_place, time_indices
 from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
@@ -38,6 +38,8 @@ class RowEncoder:
         max_row_tokens: Longest row that was trained on; longer answers than the model was made for may be asked for up to it.
     """
 
+    takes_images = False
+
     def __init__(self, processor: CogVLM2VideoProcessor, *, sampling: str, max_row_tokens: int = 0) -> None:
         self.processor = processor
         self.sampling = sampling
@@ -51,8 +53,8 @@ class RowEncoder:
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
         tensors: Mapping[str, Tensor] = {} if clip is None else clip.tensors
-        with naming(row):
-            check_history(self.processor.template, row.history)
+        with naming(row, no_images=NO_IMAGES):
+            check_place(self.processor.template, history=row.history, system=row.system)
             return self.processor.encode(
                 row.query,
                 pixel_values=tensors.get("pixel_values"),

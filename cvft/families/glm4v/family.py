@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from cvft.data.features.key import FeatureKey
@@ -11,7 +11,7 @@ from cvft.data.video.process import ClipInfo
 from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.costs import CostModel
+from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
@@ -19,7 +19,7 @@ from cvft.families.generation_file import check_generation
 from cvft.families.glm4v.checkpoints import PUBLISHED
 from cvft.families.glm4v.config_file import check_config
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
-from cvft.families.glm4v.layout import build_layout
+from cvft.families.glm4v.layout import NO_IMAGES, build_layout
 from cvft.families.glm4v.parts import PARTS
 from cvft.families.glm4v.sizes import MODEL_TYPE, Sizes
 from cvft.families.glm4v.tensors import VISION, tensor_shapes
@@ -75,6 +75,7 @@ class Glm4v:
             "train.group_by_clip",
             "train.max_rows_per_group",
             "video.cache_features",
+            "video.cache_limit_gb",
             "video.fps",
             "video.max_clip_tokens",
             "video.min_frames",
@@ -148,7 +149,7 @@ class Glm4v:
         inputs, tower = Inputs.of(how.fields), Sizes.from_config(folder.config).tower
 
         def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-            with naming(row):
+            with naming(row, no_images=NO_IMAGES):
                 return build_layout(
                     encode,
                     special=special,
@@ -156,7 +157,7 @@ class Glm4v:
                     query=row.query,
                     history=row.history,
                     response=row.response,
-                    system=inputs.system or None,
+                    system=row.system or inputs.system or None,
                 )
 
         return lay_out
@@ -221,6 +222,10 @@ class Glm4v:
                 "max_clip_tokens": inputs.max_clip_tokens,
             },
         )
+
+    def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
+        """Counts a vector of the decoder's width for each token of a clip."""
+        return sum(clip.num_tokens for clip in clips) * Sizes.from_config(config).hidden_size * dtype_bytes
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Nothing is read from the environment."""

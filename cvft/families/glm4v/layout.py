@@ -20,6 +20,9 @@ from cvft.families.glm4v.inputs import ClipLayout
 from cvft.families.glm4v.tokenizer import SpecialTokens
 from cvft.families.writer import LayoutWriter
 
+NO_IMAGES = "GLM-4.1V takes a picture otherwise than a clip, and that is not built here"
+"""Why a row may not show a picture in place of a clip."""
+
 
 def build_layout(
     encode: Callable[[str], list[int]],

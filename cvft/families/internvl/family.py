@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from cvft.data.features.key import FeatureKey
@@ -12,7 +12,7 @@ from cvft.data.video.process import ClipInfo
 from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.costs import CostModel
+from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
@@ -20,7 +20,7 @@ from cvft.families.generation_file import check_generation
 from cvft.families.internvl.checkpoints import PUBLISHED
 from cvft.families.internvl.config_file import check_config
 from cvft.families.internvl.inputs import Inputs, read_channels, write_channels
-from cvft.families.internvl.layout import build_layout
+from cvft.families.internvl.layout import NO_IMAGES, build_layout
 from cvft.families.internvl.parts import PARTS
 from cvft.families.internvl.preprocessor_file import check_preprocessor, read_channel_norm
 from cvft.families.internvl.sizes import MODEL_TYPE, Sizes, ties_embeddings
@@ -69,6 +69,7 @@ class InternVL:
             "train.group_by_clip",
             "train.max_rows_per_group",
             "video.cache_features",
+            "video.cache_limit_gb",
             "video.sampling",
         }
     )
@@ -158,7 +159,7 @@ class InternVL:
         tokens_per_frame = Sizes.from_config(folder.config).tower.tokens_per_frame
 
         def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-            with naming(row):
+            with naming(row, no_images=NO_IMAGES):
                 return build_layout(
                     encode,
                     special=special,
@@ -167,7 +168,7 @@ class InternVL:
                     query=row.query,
                     history=row.history,
                     response=row.response,
-                    system=system,
+                    system=row.system or system,
                 )
 
         return lay_out
@@ -229,6 +230,10 @@ class InternVL:
                 "pixel_std": inputs.pixel_std,
             },
         )
+
+    def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
+        """Counts a vector of the decoder's width for each token of a clip."""
+        return sum(clip.num_tokens for clip in clips) * Sizes.from_config(config).hidden_size * dtype_bytes
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Nothing is read from the environment."""

@@ -20,6 +20,9 @@ from cvft.families.family import IGNORED_LABEL, Layout
 from cvft.families.internvl.tokenizer import SpecialTokens
 from cvft.families.writer import LayoutWriter
 
+NO_IMAGES = "InternVL's makers cut a picture into tiles, and that is not built here"
+"""Why a row may not show a picture in place of a clip."""
+
 
 def build_layout(
     encode: Callable[[str], list[int]],

@@ -124,12 +124,13 @@ class RunningRows:
         parts = [split_row(prompt) for prompt in prompts]
         split = self._split(parts)
         with_clips = [number for numbers, has_prefix in split if has_prefix for number in numbers]
-        prefixes = self._prefixes({clips[number]: parts[number][0] for number in reversed(with_clips)})
+        keys = {number: _key(clips[number], parts[number][0]) for number in with_clips}
+        prefixes = self._prefixes({keys[number]: parts[number][0] for number in reversed(with_clips)})
         batches = []
         for numbers, has_prefix in split:
             those = [rows[number] for number in numbers]
             if has_prefix:
-                of_each = [prefixes[clips[number]] for number in numbers]
+                of_each = [prefixes[keys[number]] for number in numbers]
                 batches.append(self._read([parts[number][1] for number in numbers], rows=those, prefixes=of_each))
             else:
                 batches.append(self._read([prompts[number] for number in numbers], rows=those))
@@ -250,6 +251,11 @@ class RunningRows:
             batch.last[own],
             batch.logits[own],
         )
+
+
+def _key(clip: Hashable, prefix: _Sequence) -> Hashable:
+    """Returns what tells a prefix from others: its clip, and its ids, for rows may have system texts of their own before it."""
+    return clip, prefix["input_ids"].cpu().numpy().tobytes()
 
 
 def _join(batches: Sequence[_Batch]) -> _Batch:

@@ -31,7 +31,10 @@ def join_caches(caches: Sequence[Any]) -> Any:
 
     def join(tensors: Sequence[Tensor], *, has_length: bool) -> Tensor:
         if has_length:
-            tensors = [F.pad(each, (0, 0, longest - each.shape[-2], 0)) for each in tensors]
+            tensors = [
+                F.pad(each, (0, 0, longest - each.shape[-2], 0)) if each.shape[-2] < longest else each
+                for each in tensors
+            ]
         return torch.cat([*tensors])  # copies a single one too
 
     return _make_cache(caches, join)

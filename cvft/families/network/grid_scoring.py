@@ -30,6 +30,10 @@ class GridScoring(LabelScoring):
         """Returns features (1, N, H) as transformers' encoders would return them."""
         return {"video": BaseModelOutputWithPooling(pooler_output=cast(Any, [features[0]]))}
 
+    def image_features_as_outputs(self, features: Tensor) -> dict[str, Any]:
+        """Returns features (1 + levels, N, H) as those of images: one tower makes both."""
+        return {"image": self.features_as_outputs(features)["video"]}
+
     def order_positions(self, position_ids: Tensor) -> Tensor:
         """Puts the three coordinates first: (B, L, 3) to (3, B, L)."""
         return position_ids.permute(2, 0, 1)

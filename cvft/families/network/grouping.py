@@ -21,6 +21,7 @@ PADDING_SEGMENT = -1
 CLIP_KEYS = (
     *("pixel_values", "pixel_values_videos", "video_grid_thw", "vision_features"),
     *("image_sizes", "pixel_attention_mask"),
+    *("image_grid_thw", "image_features"),
 )
 """Keys of a row that belong to its clip and are the same for all rows of a group."""
 

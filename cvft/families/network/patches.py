@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from cvft.families.grid import Grid
-from cvft.families.network.pixels import PixelNorm, as_frames, resize_and_norm
+from cvft.families.network.pixels import as_frames, resize_and_norm
+from cvft.families.norms import PixelNorm
 
 
 def preprocess_frames(

@@ -1,6 +1,6 @@
 """What the model has made of clips, kept for questions that come later: the cache of a prefix, within a bound.
 
-clip -> its prefix -> cache, which nobody changes -> joined with those of other rows for each later question
+prefix, by its clip and its ids -> cache, which nobody changes -> joined with those of other rows for each later question
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Two rows of one clip trained both ways on a loaded model: apart, and as one sequence that holds the clip once.
+"""Rows trained both ways on a loaded model: apart and as one sequence that holds the clip once; from pixels and from features.
 
 two encoded rows -> loss of each and a gradient, apart | together | together and seeing each other -> `GroupProof`
+one encoded row -> loss and gradient, from pixels | from cached features | from features that are all 0 -> `FeatureProof`
 
 The gradient is that of the first decoder block's norm: it passes through every layer, and takes next to no memory.
 """
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cvft.families.family import IGNORED_LABEL, Encoder, Runtime
-from cvft.families.proof import GroupProof, judge
+from cvft.families.proof import FeatureProof, GroupProof, judge, judge_features
 
 NORM = "{layers}.0.input_layernorm.weight"
 """The parameter whose gradient is compared, by where the decoder's blocks lie."""
@@ -44,10 +45,7 @@ def prove_groups(
     Returns:
         What was found; never an error of the model's, which is a finding too.
     """
-    model.requires_grad_(False)
-    model.get_parameter(NORM.format(layers=layers)).requires_grad_(True)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.get_decoder().train()  # else nothing is recomputed, and long rows need more memory than their training does
+    _prepare(model, layers=layers)
     counts = [int((row["labels"][1:] != IGNORED_LABEL).sum()) for row in rows]
     try:
         losses, gradient = _measure(model, runtime, encoder, [[row] for row in rows], layers=layers, device=device)
@@ -64,6 +62,54 @@ def prove_groups(
 
     (nll, share), (seeing_nll, seeing_share) = compare(together), compare(unseparated)
     return judge(nll=nll, gradient=share, seeing_nll=seeing_nll, seeing_gradient=seeing_share, dtype=dtype)
+
+
+def prove_features(
+    model: Any,
+    runtime: Runtime,
+    encoder: Encoder,
+    live: Mapping[str, Tensor],
+    cached: Mapping[str, Tensor],
+    *,
+    layers: str,
+    device: str,
+) -> FeatureProof:
+    """Trains a row both ways and compares.
+
+    Args:
+        model: The model, loaded with its tower; its parameters no longer ask for gradients afterwards.
+        runtime: Torch half of its family.
+        encoder: What encoded the row.
+        live: A row with its answer, and its clip's pixels.
+        cached: The same with its clip's features, `vision_features`.
+        layers: Where the decoder's blocks lie.
+        device: Where to compute.
+
+    Returns:
+        What was found; never an error of the model's, which is a finding too.
+    """
+    _prepare(model, layers=layers)
+    blind = {**cached, "vision_features": torch.zeros_like(cached["vision_features"])}
+    try:
+        found = [
+            _measure(model, runtime, encoder, [[row]], layers=layers, device=device) for row in (live, cached, blind)
+        ]
+    except Exception as error:  # whatever a model that nobody here knows does with features, it can do without
+        return FeatureProof(False, f"a row with cached features fails ({type(error).__name__}: {str(error)[:200]})")
+    ((loss,), gradient), ((cached_loss,), cached_gradient), ((blind_loss,), _) = found
+    return judge_features(
+        loss=abs(cached_loss - loss),
+        gradient=float((cached_gradient - gradient).abs().max()),
+        blind_loss=abs(blind_loss - loss),
+    )
+
+
+def _prepare(model: Any, *, layers: str) -> None:
+    """Makes one parameter ask for a gradient, and the decoder recompute, as where it trains."""
+    model.requires_grad_(False)
+    model.get_parameter(NORM.format(layers=layers)).requires_grad_(True)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.get_decoder().train()  # else nothing is recomputed, and long rows need more memory than their training does
 
 
 def _measure(

@@ -51,6 +51,10 @@ class LabelScoring:
         """Returns cached features as `mm_encoder_outputs` of transformers."""
         raise NotImplementedError
 
+    def image_features_as_outputs(self, features: Tensor) -> dict[str, Any]:
+        """Returns cached features of pictures that are no clips as `mm_encoder_outputs` of transformers."""
+        raise NotImplementedError
+
     def order_positions(self, position_ids: Tensor) -> Tensor:
         """Returns the positions of a batch as transformers takes them."""
         return position_ids
@@ -68,6 +72,7 @@ class LabelScoring:
         segment_ids: Tensor | None = None,
         group_lengths: GroupLengths | None = None,
         vision_features: Tensor | None = None,
+        image_features: Tensor | None = None,
         label_logits_only: bool = True,
         num_items_in_batch: Any = None,
         **kwargs: Any,
@@ -82,20 +87,26 @@ class LabelScoring:
             segment_ids: (B, L) 0 for a prefix that several questions share, n for the n-th of them, -1 for padding.
             group_lengths: The same as lengths.
             vision_features: What the tower made of all clips, in place of their pixels.
+            image_features: The same of all pictures that are no clips.
             label_logits_only: Whether to compute the logits of the label tokens only.
             num_items_in_batch: Number of label tokens of the whole step; None divides by this batch's own.
             kwargs: Pixels of the clips, and what transformers takes besides.
         """
         kwargs = {key: value for key, value in kwargs.items() if value is not None}
+        cached: dict[str, Any] = {}
         if vision_features is not None:
-            kwargs["mm_encoder_outputs"] = self.features_as_outputs(vision_features)
+            cached |= self.features_as_outputs(vision_features)
+        if image_features is not None:
+            cached |= self.image_features_as_outputs(image_features)
+        if cached:
+            kwargs["mm_encoder_outputs"] = cached
         if labels is None:
             return cast(Any, super()).forward(
                 input_ids=input_ids, position_ids=position_ids, attention_mask=attention_mask, **kwargs
             )
         assert input_ids is not None, "labels go with ids"
         assert position_ids is not None, "never left to the model: its rule is not the one that was chosen"
-        has_clip = vision_features is not None or any(map(self.is_clip_input, kwargs))
+        has_clip = bool(cached) or any(map(self.is_clip_input, kwargs))
         if self.runs_tower_always and not has_clip:
             kwargs["inputs_embeds"] = self.model.get_input_embeddings()(input_ids) + self.encode_nothing().sum() * 0.0
         else:

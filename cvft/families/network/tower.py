@@ -1,8 +1,8 @@
-"""The tower alone of a class of transformers that calls it `visual`: for features to cache, without the decoder's weights."""
+"""The tower alone of a class of transformers: for features to cache, without the decoder's weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from cvft.families.family import Family
 from cvft.families.network.grid_scoring import encode_clip
 from cvft.families.weight_files import read_model_shards
 from cvft.weights.folder import ModelFolder
+from cvft.weights.shards import Shard
 
 VISUAL = "model.visual."
 """What the names of its tensors start with in the loaded model."""
@@ -69,9 +70,12 @@ class ClipTower:
         self.tower = tower
 
     def __call__(self, clip: Mapping[str, Tensor]) -> Tensor:
-        """Turns patches and their grid into features (1 + levels, N, H)."""
-        device = self.tower.visual.device
-        return self.tower.encode(clip["pixel_values_videos"].to(device), clip["video_grid_thw"].to(device)).cpu()
+        """Turns patches and their grid into features (1 + levels, N, H); those of a picture have other names."""
+        names = (
+            ("pixel_values", "image_grid_thw") if "pixel_values" in clip else ("pixel_values_videos", "video_grid_thw")
+        )
+        pixels, grid = (clip[name].to(self.tower.visual.device) for name in names)
+        return self.tower.encode(pixels, grid).cpu()
 
 
 def load_visual(
@@ -104,6 +108,50 @@ def load_visual(
                     weights[name.removeprefix(VISUAL)] = file.get_tensor(entry.name).to(dtype)
     tower.visual.load_state_dict(weights)
     return tower.to(dtype).to(device).requires_grad_(False).eval()
+
+
+def load_without_decoder(
+    stock: type[PreTrainedModel],
+    shards: Sequence[Shard],
+    *,
+    module_of: Callable[[str], str],
+    config: Any,
+    decoder: str,
+    dtype: torch.dtype,
+    device: str,
+) -> Any:
+    """Loads everything of a model but its decoder and its output layer.
+
+    Args:
+        stock: The class of the whole model.
+        shards: Its weight files.
+        module_of: Name in the loaded model of a tensor's name in the files.
+        config: transformers' configuration.
+        decoder: Where the decoder lies in the loaded model.
+        dtype: Precision of the weights in memory.
+        device: Where to put them.
+
+    Returns:
+        transformers' model without its decoder, frozen.
+    """
+    config.vision_config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        whole: Any = stock(config)
+    tower = whole.model
+    setattr(tower, decoder.removeprefix("model."), None)
+    weights = {}
+    for shard in shards:
+        with safe_open(shard.path, framework="pt") as file:
+            for entry in shard.entries:
+                name = module_of(entry.name)
+                if not name.startswith((f"{decoder}.", "lm_head.")):
+                    weights[name.removeprefix("model.")] = file.get_tensor(entry.name).to(dtype)
+    tower.load_state_dict(weights, assign=True)
+    for module in tower.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if buffer.is_meta:  # computed and in no file: taken from another module of the same kind
+                setattr(module, name, getattr(type(module)(module.config), name))
+    return tower.to(device).requires_grad_(False).eval()
 
 
 @contextmanager

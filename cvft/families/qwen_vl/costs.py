@@ -33,10 +33,6 @@ class Costs:
         """Counts what it costs to encode clips once, mergers included."""
         return flops.build_flops(self.sizes, clips)
 
-    def feature_bytes(self, clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
-        """Returns the bytes of cached features, taken behind the mergers."""
-        return flops.feature_bytes(self.sizes, clips, dtype_bytes=dtype_bytes)
-
 
 def costs_of(config: Mapping[str, Any]) -> Costs | None:
     """Returns the formulas for a config.json, or None for experts, whose products and memory depend on the router's choices.

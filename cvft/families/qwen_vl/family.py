@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from cvft.data.video.process import ClipInfo
 from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.costs import CostModel
+from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
@@ -21,9 +21,11 @@ from cvft.families.parts import Shape
 from cvft.families.qwen_vl.checkpoints import PUBLISHED
 from cvft.families.qwen_vl.config_file import check_config
 from cvft.families.qwen_vl.costs import costs_of
+from cvft.families.qwen_vl.flops import feature_bytes
 from cvft.families.qwen_vl.handover import hand_over
 from cvft.families.qwen_vl.inputs import Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import Style, build_layout
+from cvft.families.qwen_vl.norms import NORMS
 from cvft.families.qwen_vl.sizes import QWEN3_VL_MOE, Sizes, text_values
 from cvft.families.qwen_vl.tensors import VISION_PREFIXES, loaded_shapes, module_of, published_shapes
 from cvft.families.qwen_vl.tokenizer import SpecialTokens, load_encoder
@@ -93,6 +95,7 @@ class QwenVL:
                 "train.group_by_clip",
                 "train.max_rows_per_group",
                 "video.cache_features",
+                "video.cache_limit_gb",
                 "video.fps",
                 "video.max_clip_tokens",
                 "video.max_frame_tokens",
@@ -202,8 +205,10 @@ class QwenVL:
                     grid=None if shown is None else shown.grid,
                     seconds=() if shown is None else shown.seconds,
                     clip_tags=inputs.clip_tags,
+                    is_image=shown is not None and shown.is_image,
                     query=row.query,
                     history=row.history,
+                    system=row.system,
                     response=row.response,
                 )
 
@@ -273,6 +278,10 @@ class QwenVL:
             },
         )
 
+    def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
+        """Counts what is taken behind the mergers."""
+        return feature_bytes(Sizes.from_config(config), clips, dtype_bytes=dtype_bytes)
+
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Nothing is read from the environment."""
         del how
@@ -281,7 +290,8 @@ class QwenVL:
     def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> Handover:
         """Tells vLLM; refuses other engines."""
         style, tower = self.style(Inputs.of(how.fields)), Sizes.from_config(folder.config).tower
-        return hand_over(engine, folder, how, style=style, tower=tower, title=self.title, sends=sends)
+        norm = NORMS[self.generation.look]
+        return hand_over(engine, folder, how, style=style, tower=tower, norm=norm, title=self.title, sends=sends)
 
 
 FAMILIES = tuple(QwenVL(generation) for generation in GENERATIONS)

@@ -8,17 +8,29 @@ video processors of transformers 5.19, which it calls.
 
 from __future__ import annotations
 
+import json
+import math
+from typing import Any
+
+from cvft.errors import quote
 from cvft.families.engines import Engine, Handover, Reasons, Sends
 from cvft.families.family import Preprocessing
+from cvft.families.norms import PixelNorm
 from cvft.families.qwen_vl.inputs import Inputs
 from cvft.families.qwen_vl.layout import Style
 from cvft.families.qwen_vl.sizes import TowerSizes
 from cvft.families.qwen_vl.tokenizer import TURN_END, TURN_START, load_encoder
 from cvft.families.text_encoder import open_tokenizer
+from cvft.json_files import JsonError, read_object
 from cvft.weights.folder import ModelFolder
 
-PROCESSOR_FILES = ("video_preprocessor_config.json", "preprocessor_config.json", "processor_config.json")
-"""Files of which transformers needs one to build a video processor."""
+NESTING_FILE = "processor_config.json"
+PROCESSOR_FILES = (NESTING_FILE, "video_preprocessor_config.json", "preprocessor_config.json")
+"""Files that transformers builds a video processor of: the first one that is there, and of `NESTING_FILE` its entry
+`video_processor`. Source: `get_video_processor_dict` of its 5.19."""
+
+BICUBIC = 3
+"""How transformers' files name the cubic filter. Source: Pillow's `Resampling.BICUBIC`."""
 
 ALL_FRAMES = {"num_frames": -1}
 """For requests that carry frames: all of them. Left out, vLLM takes the first 32."""
@@ -41,6 +53,7 @@ def hand_over(
     *,
     style: Style,
     tower: TowerSizes,
+    norm: PixelNorm,
     title: str,
     sends: Sends,
 ) -> Handover:
@@ -52,6 +65,7 @@ def hand_over(
         how: How rows reach the model.
         style: How the generation writes rows, with the system prompt that was chosen.
         tower: Sizes of patches.
+        norm: What colour channels are normalised with.
         title: The generation's name in sentences.
         sends: What requests carry.
 
@@ -73,9 +87,7 @@ def hand_over(
     if inputs.grid_seconds != "exact":
         need = "`exact`: the engine keeps the fraction of a second"
         reasons.add("model.grid_seconds", f"`{inputs.grid_seconds}`", need)
-    if not any((folder.path / name).is_file() for name in PROCESSOR_FILES):
-        need = f"one of {', '.join(PROCESSOR_FILES)}, which the engine's processor reads"
-        reasons.add(PROCESSOR_FILES[0], "no such file", need, "copy it from the published model")
+    _check_processor(folder, norm=norm, tower=tower, reasons=reasons)
     if sends == "clips":
         _check_clips(inputs, how, style=style, reasons=reasons)
     reasons.check()
@@ -97,6 +109,55 @@ def hand_over(
         clip_id=special.video,
         fills_pairs=style.has_seconds,
     )
+
+
+def _check_processor(folder: ModelFolder, *, norm: PixelNorm, tower: TowerSizes, reasons: Reasons) -> None:
+    """Refuses a folder whose own file would let the engine make other numbers of the same frames."""
+    hint = "copy it from the published model"
+    for name in PROCESSOR_FILES:
+        path = folder.path / name
+        if not path.is_file():
+            continue
+        try:
+            stated: Any = read_object(path)
+        except JsonError as error:
+            reasons.add(name, str(error), "the published file", hint)
+            return
+        if name == NESTING_FILE:
+            stated = stated.get("video_processor")
+            if not isinstance(stated, dict):
+                continue
+        for key, need in _needed(norm, tower).items():
+            if key in stated and not _is_same(stated[key], need):
+                reasons.add(
+                    f"{name}: {key}", quote(json.dumps(stated[key])), f"`{json.dumps(need)}`, as in training", hint
+                )
+        return
+    need = f"one of {', '.join(PROCESSOR_FILES)}, which the engine's processor reads"
+    reasons.add("video_preprocessor_config.json", "no such file", need, hint)
+
+
+def _needed(norm: PixelNorm, tower: TowerSizes) -> dict[str, Any]:
+    """Returns what a file for the processor may say, by transformers' names; what it leaves out is so by itself."""
+    return {
+        "image_mean": norm.mean,
+        "image_std": norm.std,
+        "rescale_factor": 1 / 255,
+        "resample": BICUBIC,
+        "patch_size": tower.patch_size,
+        "temporal_patch_size": tower.temporal_patch_size,
+        "merge_size": tower.spatial_merge_size,
+        **dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"), True),
+    }
+
+
+def _is_same(value: Any, need: Any) -> bool:
+    if isinstance(need, tuple):
+        return isinstance(value, list) and len(value) == len(need) and all(map(_is_same, value, need))
+    if isinstance(need, float):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and math.isclose(value, need, rel_tol=1e-6)
+    return isinstance(value, bool) == isinstance(need, bool) and bool(value == need)
 
 
 def _check_clips(inputs: Inputs, how: Preprocessing, *, style: Style, reasons: Reasons) -> None:

@@ -19,6 +19,10 @@ from cvft.families.qwen_vl.layout import ClipTags, Style
 from cvft.families.qwen_vl.sizes import TowerSizes
 from cvft.families.qwen_vl.times import GridSeconds, second_per_grid, shown_seconds
 
+MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS = 4, 16_384
+"""Tokens of a picture that is no frame of a clip: smaller ones are scaled up, larger ones down. Source: qwen-vl-utils 0.0.14,
+`vision_process.py`; the makers' image processors and golden vectors hold the rest."""
+
 MAX_UNEVEN = 0.1
 """Share by which distances of stated seconds may differ where a model is told one: more than rounding to 0.01 s makes of 10 per
 second."""
@@ -69,17 +73,19 @@ class ClipLayout:
         grid: Its patches.
         seconds: The second of each temporal grid, where they are written; else empty.
         grid_step: Positions from one temporal grid to the next, where time is told by positions; else 0.
+        is_image: Whether it is a picture, which has tokens of its own and no second.
     """
 
     grid: Grid
     seconds: tuple[float, ...]
     grid_step: float
+    is_image: bool = False
 
 
 def lay_out_clip(
     view: ClipView, *, inputs: Inputs, tower: TowerSizes, style: Style, tokens_per_second: float
 ) -> ClipLayout:
-    """Lays out a clip.
+    """Lays out a clip, or a picture.
 
     Args:
         view: Which frames of it are shown.
@@ -94,7 +100,10 @@ def lay_out_clip(
     num_frames = len(view.frame_indices)
     patch = tower.temporal_patch_size
     num_grids = -(-num_frames // patch)
-    most = max(min(inputs.max_frame_tokens, inputs.max_clip_tokens // num_grids), inputs.min_frame_tokens)
+    least = inputs.min_frame_tokens
+    most = max(min(inputs.max_frame_tokens, inputs.max_clip_tokens // num_grids), least)
+    if view.is_image:
+        least, most = MIN_IMAGE_TOKENS, MAX_IMAGE_TOKENS
     try:
         grid = grid_of(
             num_frames,
@@ -103,11 +112,13 @@ def lay_out_clip(
             patch_px=tower.patch_size,
             merge=tower.spatial_merge_size,
             temporal_patch=patch,
-            min_tokens=inputs.min_frame_tokens,
+            min_tokens=least,
             max_tokens=most,
         )
     except ValueProblem as problem:
         raise ClipError("the clip", [Problem("the clip", problem.got, problem.need, problem.hint)]) from problem
+    if view.is_image:
+        return ClipLayout(grid, (), 0.0, is_image=True)
     if style.has_seconds:
         seconds = shown_seconds(view.counted_s, temporal_patch=patch)
         return ClipLayout(grid, seconds, 0.0)

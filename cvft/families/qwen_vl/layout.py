@@ -6,10 +6,11 @@
 
     clip of Qwen2.5-VL:          ( V V V ... V )
     clip of Qwen3-VL, Qwen3.5:   <0.3 seconds>( V ... V )<1.4 seconds>( V ... V ) ...
+    a picture, of all of them:   ( I I I ... I )
 
-`S` and `E` are the control tokens that start and end a turn, `(` and `)` those around clip tokens `V`. Text between two control
-tokens is tokenised as a whole, as the makers' processors do it; the answer is tokenised on its own, as it is generated.
-Earlier turns stand behind the clip, which belongs to the first question.
+`S` and `E` are the control tokens that start and end a turn, `(` and `)` those around tokens of a clip, `V`, or a picture, `I`.
+Text between two control tokens is tokenised as a whole, as the makers' processors do it; the answer is tokenised on its own, as
+it is generated. Earlier turns stand behind the clip, which belongs to the first question.
 Source: the published chat templates, and transformers 4.57.6's processors; golden vectors hold it.
 """
 
@@ -66,6 +67,7 @@ def build_layout(
     grid: Grid | None,
     seconds: Sequence[float] = (),
     clip_tags: ClipTags = "released",
+    is_image: bool = False,
     query: str,
     history: Sequence[tuple[str, str]] = (),
     response: str | None = None,
@@ -83,6 +85,7 @@ def build_layout(
         seconds: The second of each temporal grid, as `cvft.families.qwen_vl.times.shown_seconds` returns them; where the style
             shows none, they may be empty.
         clip_tags: See `ClipTags`; without effect where the style shows no seconds.
+        is_image: Whether the patches are those of a picture, and not of a clip.
         query: The question.
         history: Earlier (question, answer) turns.
         response: The answer, for training; None leaves the row open for generation.
@@ -107,7 +110,10 @@ def build_layout(
             num_prefix_tokens = writer.num_tokens
         writer.text("user\n")
         if number == 0 and grid is not None:
-            _write_clip(writer, special, grid, seconds, style=style, clip_tags=clip_tags)
+            if is_image:
+                _write_block(writer, special, special.image, grid.num_tokens)
+            else:
+                _write_clip(writer, special, grid, seconds, style=style, clip_tags=clip_tags)
             num_prefix_tokens = writer.num_tokens
             text = text.rstrip() if style.trims else text  # the clip stands before it: it is the content's end alone
         else:
@@ -151,20 +157,22 @@ def _write_clip(
     clip_tags: ClipTags,
 ) -> None:
     if not style.has_seconds:
-        writer.control(special.vision_start)
-        writer.clip(special.video, grid.num_tokens)
-        writer.control(special.vision_end)
+        _write_block(writer, special, special.video, grid.num_tokens)
         return
     assert len(seconds) == grid.num_grids, f"{len(seconds)} seconds for {grid.num_grids} grids"
     if clip_tags == "transformers5":
         writer.control(special.vision_start)
     for second in seconds:
         writer.text(f"<{second:.1f} seconds>")
-        writer.control(special.vision_start)
-        writer.clip(special.video, grid.num_tokens_per_grid)
-        writer.control(special.vision_end)
+        _write_block(writer, special, special.video, grid.num_tokens_per_grid)
     if clip_tags == "transformers5":
         writer.control(special.vision_end)
+
+
+def _write_block(writer: LayoutWriter, special: SpecialTokens, placeholder: int, num_tokens: int) -> None:
+    writer.control(special.vision_start)
+    writer.clip(placeholder, num_tokens)
+    writer.control(special.vision_end)
 
 
 def _write_empty_thought(writer: LayoutWriter, special: SpecialTokens) -> None:

@@ -33,7 +33,7 @@ class SpecialTokens:
         vision_start: Stands before the tokens of a temporal grid, or of a clip.
         vision_end: Stands behind them.
         video: Placeholder under a clip's tokens.
-        image: Placeholder under an image's tokens; none are written.
+        image: Placeholder under an image's tokens.
         think_start: Opens what the model thinks, where the vocabulary has it.
         think_end: Closes it.
     """

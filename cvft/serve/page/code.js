@@ -1,24 +1,31 @@
 "use strict";
 // A question as what a terminal and a Python program would send. Used by page.js.
-const CLIP_URL = "\uE000clip";  // stands in messages where the clip's data URL comes; nobody types that letter
+const placeOf = (at) => `\uE000${at}\uE000`;  // stands in messages where a file's data URL comes; nobody types that letter
 
-const asCode = ({ base, hasKey, model, messages, settings, name, type }) => {
+const asCode = ({ base, hasKey, model, messages, settings, files, frame_seconds }) => {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const escaped = (text) => text.replaceAll(/[\\$`]/g, "\\$&");
-  const body = JSON.stringify({ model, messages, ...settings }, null, 2);
-  const [before, after] = body.split(CLIP_URL);
+  const ofFrames = frame_seconds ? { frame_seconds } : {};
+  const body = JSON.stringify({ model, messages, ...ofFrames, ...settings }, null, 2);
+  const pieces = body.split(/\uE000(\d+)\uE000/);  // every second one is the number of a file
   const auth = hasKey ? ' \\\n  -H "Authorization: Bearer $CVFT_API_KEY"' : "";
-  const sent = after === undefined ? quoted(body)
-    : `@- <<EOF\n${escaped(before)}data:${type};base64,$(base64 -w0 ${quoted(name)})${escaped(after)}\nEOF`;
+  const dataOf = ({ name, type }) => `data:${type};base64,$(base64 -w0 ${quoted(name)})`;
+  const sent = pieces.length === 1 ? quoted(body)
+    : `@- <<EOF\n${pieces.map((piece, at) => (at % 2 ? dataOf(files[piece]) : escaped(piece))).join("")}\nEOF`;
   const curl = `curl ${base}/chat/completions \\\n  -H 'Content-Type: application/json'${auth} \\\n  --data-binary ${sent}`;
-  const asPython = JSON.stringify(messages, null, 4);
-  const more = Object.entries(settings).map(([field, value]) => `, ${field}=${value}`).join("");
+  const callOf = ({ name, type }) => `data_url(${JSON.stringify(name)}, ${JSON.stringify(type)})`;
+  const asPython = JSON.stringify(messages, null, 4).replaceAll(/"\uE000(\d+)\uE000"/g, (_, at) => callOf(files[at]));
+  const more = Object.entries(settings).map(([field, value]) => `, ${field}=${value}`);
+  if (frame_seconds) more.push(`, extra_body=${JSON.stringify(ofFrames)}`);
   const python = [
     "import base64", "", ...(hasKey ? ["import os", ""] : []), "from openai import OpenAI", "",
-    `client = OpenAI(base_url=${JSON.stringify(base)}, api_key=${hasKey ? 'os.environ["CVFT_API_KEY"]' : '"none"'})`,
-    ...(after === undefined ? [] : [`clip = base64.b64encode(open(${JSON.stringify(name)}, "rb").read()).decode()`]),
-    `messages = ${asPython.replaceAll(JSON.stringify(CLIP_URL), `f"data:${type};base64,{clip}"`)}`,
-    `answer = client.chat.completions.create(model=${JSON.stringify(model)}, messages=messages${more})`,
+    `client = OpenAI(base_url=${JSON.stringify(base)}, api_key=${hasKey ? 'os.environ["CVFT_API_KEY"]' : '"none"'})`, "", "",
+    ...(pieces.length === 1 ? [] : [
+      "def data_url(name, kind):",
+      "    return f\"data:{kind};base64,{base64.b64encode(open(name, 'rb').read()).decode()}\"", "", "",
+    ]),
+    `messages = ${asPython}`,
+    `answer = client.chat.completions.create(model=${JSON.stringify(model)}, messages=messages${more.join("")})`,
     "print(answer.choices[0].message.content)",
   ].join("\n");
   return { curl, python };

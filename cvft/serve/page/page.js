@@ -105,7 +105,7 @@
   const chosen = () => (models.length < 2 ? models : [...$("choices").querySelectorAll("input:checked")].map((box) => box.value));
 
   // --- the clip ---
-  const clip = { url: null, name: null, type: "video/mp4", shown: null, turn: 0 };
+  const clip = { files: [], seconds: null, parts: null, shown: null, turn: 0 };
   const player = $("player");
   const light = (start, end) => {
     const frames = [...$("frames").children];
@@ -121,7 +121,7 @@
   };
   const jump = (start, end) => {
     light(start, end);
-    if (player.hidden) return;
+    if (player.hidden || !player.src) return;
     player.pause();
     player.currentTime = start;
     player.scrollIntoView({ block: "nearest" });
@@ -143,37 +143,48 @@
     }));
     nameFrames();
   };
-  const showClip = async (file, { isRecorded = false } = {}) => {
+  const partsOf = (urls) => urls.map((url) => (clip.seconds ? { type: "image_url", image_url: { url } } : { type: "video_url", video_url: { url } }));
+  const withSeconds = () => (clip.seconds ? { frame_seconds: clip.seconds } : {});
+  const showClip = async (files, { isRecorded = false, seconds = null } = {}) => {
     const turn = ++clip.turn;  // a later choice wins
     stop();
     cameraTurn += 1;
     camera?.cancel();
     $("save").hidden = !isRecorded;
-    Object.assign(clip, { url: null, shown: null, name: file.name, type: file.type.startsWith("video/") ? file.type : "video/mp4" });
-    $("name").textContent = file.name;
+    $("pictures").hidden = true;
+    const kind = (file) => (/^(video|image)\//.test(file.type) ? file.type : "video/mp4");
+    Object.assign(clip, { seconds, parts: null, shown: null, files: files.map((file) => ({ name: file.name, type: kind(file) })) });
+    $("name").textContent = files.length > 1 ? t.pictures(files.length, files[0].name) : files[0].name;
     $("frames").replaceChildren();
     $("facts").textContent = "";
     $("unplayable").hidden = true;
     clear();
     if (player.src) URL.revokeObjectURL(player.src);
-    player.src = URL.createObjectURL(file);
-    Object.assign($("save"), { href: player.src, download: file.name });
-    player.hidden = false;
+    player.hidden = seconds !== null;
+    if (seconds) player.removeAttribute("src");
+    else player.src = URL.createObjectURL(files[0]);
+    if (isRecorded) Object.assign($("save"), { href: player.src, download: files[0].name });
     try {
       say("sending");
-      const response = await fetch("clips", { method: "POST", body: file, headers: headers({ "content-type": clip.type }) });
-      if (!response.ok) throw await fail(response);
-      const { url } = await response.json();
-      if (turn !== clip.turn) return;
+      const urls = [];
+      for (const [at, file] of files.entries()) {
+        const response = await fetch("clips", { method: "POST", body: file, headers: headers({ "content-type": clip.files[at].type }) });
+        if (!response.ok) throw await fail(response);
+        urls.push((await response.json()).url);
+        if (turn !== clip.turn) return;
+      }
       say("looking");
-      const shown = await (await post("frames", { model: chosen()[0] ?? models[0], url })).json();
+      const parts = partsOf(urls);
+      const messages = [{ role: "user", content: parts }];
+      const shown = await (await post("frames", { model: chosen()[0] ?? models[0], messages, ...withSeconds() })).json();
       if (turn !== clip.turn) return;
-      Object.assign(clip, { url, shown });
+      Object.assign(clip, { parts, shown });
       say(null);
       showFrames();
       $("query").focus({ preventScroll: true });
     } catch (error) {
       if (turn === clip.turn) say(null, error.message);
+      $("pictures").hidden = turn !== clip.turn || files.length < 2;  // their seconds can be put right
     }
     showReady();
   };
@@ -182,12 +193,25 @@
     player.hidden = true;
     $("unplayable").hidden = false;
   });
-  $("file").addEventListener("change", () => { if ($("file").files.length) showClip($("file").files[0]); });
+  let pictures = [];  // that wait for their seconds
+  const choose = (files) => {
+    if (!Pictures.areAll(files)) return showClip([files[0]]);
+    pictures = Pictures.inOrder(files);
+    if (pictures.length === 1) return showClip(pictures, { seconds: [0] });
+    $("name").textContent = t.pictures(pictures.length, pictures[0].name);
+    $("pictures").hidden = false;
+    $("seconds").focus();
+  };
+  $("pictures").addEventListener("submit", (event) => {
+    event.preventDefault();
+    showClip(pictures, { seconds: Pictures.seconds($("seconds").value, pictures.length) });
+  });
+  $("file").addEventListener("change", () => { if ($("file").files.length) choose([...$("file").files]); });
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     addEventListener(kind, (event) => {
       event.preventDefault();
       $("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files.length && models.length) showClip(event.dataTransfer.files[0]);
+      if (kind === "drop" && event.dataTransfer.files.length && models.length) choose([...event.dataTransfer.files]);
     });
   }
 
@@ -221,7 +245,7 @@
       say(null);
       showCamera("none");
       $("record").focus();
-      if (file) await showClip(file, { isRecorded: true });
+      if (file) await showClip([file], { isRecorded: true });
     } catch (error) {
       camera = null;
       showCamera("none");
@@ -238,7 +262,7 @@
   let talks = {};  // per model, the messages so far
   let running = null;
   const showReady = () => {
-    const waits = clip.name !== null && clip.url === null;
+    const waits = clip.files.length && clip.parts === null;
     $("send").disabled = !models.length || running !== null || waits;
     for (const id of ["file", "record"]) $(id).disabled = !models.length;
     $("stop").hidden = running === null;
@@ -257,28 +281,11 @@
     if ($("seed").value) said.seed = Number($("seed").value);
     return said;
   };
-  const messagesFor = (model, query, url) => {
+  const messagesFor = (model, query) => {
     const before = talks[model] ?? [];
-    const isFirst = !before.length && url;
-    const content = isFirst ? [{ type: "video_url", video_url: { url } }, { type: "text", text: query }] : query;
+    const content = !before.length && clip.parts ? [...clip.parts, { type: "text", text: query }] : query;
     return [...before, { role: "user", content }];
   };
-  async function* events(response) {
-    const reader = response.body.getReader();
-    const decoder = new TextDecoder();
-    let rest = "";
-    for (;;) {
-      const { value, done } = await reader.read();
-      if (done) return;
-      rest += decoder.decode(value, { stream: true });
-      const whole = rest.split("\n\n");
-      rest = whole.pop();
-      for (const each of whole) {
-        const data = each.replace(/^data: /, "");
-        if (data !== "[DONE]") yield JSON.parse(data);
-      }
-    }
-  }
   const linkTimes = async (said, text) => {
     const { pieces } = await (await post("times", { text })).json();
     said.replaceChildren(...pieces.map((piece) => {
@@ -294,12 +301,12 @@
     }));
   };
   const answer = async (model, query, box, signal) => {
-    const messages = messagesFor(model, query, clip.url);
+    const messages = messagesFor(model, query);
     const said = box.querySelector("p");
     let text = "";
     const note = (word) => box.append(element("p", "rule", word));
     try {
-      const response = await post("v1/chat/completions", { model, messages, stream: true, ...settings() }, signal);
+      const response = await post("v1/chat/completions", { model, messages, stream: true, ...withSeconds(), ...settings() }, signal);
       for await (const chunk of events(response)) {
         if (chunk.error) throw new Error(chunk.error.message);
         const [choice] = chunk.choices;
@@ -366,12 +373,11 @@
   const showCode = () => {
     const model = chosen()[0] ?? models[0] ?? "";
     const query = $("query").value.trim() || "What is shown?";
-    const messages = messagesFor(model, query, clip.url && CLIP_URL).map(({ role, content }) => (
-      typeof content === "string" ? { role, content }
-        : { role, content: content.map((part) => (part.type === "video_url" ? { type: "video_url", video_url: { url: CLIP_URL } } : part)) }));
+    const placed = partsOf(clip.files.map((_, at) => placeOf(at)));
+    const messages = messagesFor(model, query).map(({ role, content }) => (
+      typeof content === "string" ? { role, content } : { role, content: [...placed, ...content.slice(placed.length)] }));
     const { curl, python } = asCode({
-      base: new URL("v1", location.href).href, hasKey: Boolean(key), model, messages, settings: settings(),
-      name: clip.name ?? "clip.mp4", type: clip.type,
+      base: new URL("v1", location.href).href, hasKey: Boolean(key), model, messages, settings: settings(), files: clip.files, ...withSeconds(),
     });
     $("as-curl").textContent = curl;
     $("as-python").textContent = python;

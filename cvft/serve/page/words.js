@@ -3,7 +3,9 @@
 const TEXTS = {
   en: {
     key: "Key of this server", enter: "Enter", clip: "Clip", talk: "Questions", clear: "Start over",
-    drop: "Choose a video, or drop one here",
+    drop: "Choose a video, or drop one here; or pictures that are its frames",
+    seconds: "Seconds between two pictures, or the second of each", use: "Use these pictures",
+    pictures: (count, name) => `${count} pictures from ${name} on`,
     record: "Record with the camera", recordStop: "Stop and use it", recordCancel: "Discard", save: "Save the recording",
     recording: "Recording. It ends by itself after a minute; Esc discards it.", camera: "what the camera sees",
     noCamera: "No camera was found.", denied: "The browser does not let this page use the camera.",
@@ -22,7 +24,9 @@ const TEXTS = {
   },
   zh: {
     key: "服务器密钥", enter: "确定", clip: "视频", talk: "提问", clear: "重新开始",
-    drop: "选择视频，或拖到这里",
+    drop: "选择视频，或拖到这里；也可以选择作为画面的多张图片",
+    seconds: "两张图片之间的秒数，或每张图片的秒数", use: "使用这些图片",
+    pictures: (count, name) => `从 ${name} 起共 ${count} 张图片`,
     record: "用摄像头录制", recordStop: "停止并使用", recordCancel: "放弃", save: "保存录像",
     recording: "正在录制。一分钟后自动结束；按 Esc 放弃。", camera: "摄像头画面",
     noCamera: "没有找到摄像头。", denied: "浏览器不允许此页面使用摄像头。",

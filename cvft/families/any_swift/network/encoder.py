@@ -1,6 +1,7 @@
 """Rows become inputs through ms-swift's template: its ids, labels and pixels, of frames that cvft decoded.
 
 Row + frames (T, H, W, 3) -> messages + images -> template -> input_ids (L), labels (L), pixels -> batch (B, L)
+Row + features of a clip of so many frames of one size     -> template -> input_ids (L), labels (L), features
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from torch.nn import functional as F
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.errors import DataError, Problem, quote
+from cvft.families.any_swift.inputs import NO_IMAGES
 from cvft.families.any_swift.network.template import OpenTemplate
 from cvft.families.family import IGNORED_LABEL, ClipTensors, Layout, naming
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import CLIP_KEYS, group_rows
 
-FRAMES = "frames"
-"""Name of a clip's decoded frames, uint8 (T, H, W, 3): what stands in memory of a clip until its row is encoded."""
+FRAMES, FEATURES = "frames", "vision_features"
+"""Names of a clip's decoded frames, uint8 (T, H, W, 3), which stay in memory until its row is encoded, and of its features."""
 
 PLAIN = "What?"
 """A question that no template stumbles over: others are compared with it."""
 
 MAX_SIZES = 1024
-"""Sizes of clips whose prefix is kept."""
+"""Sizes of clips of which is kept what depends on nothing else."""
 
 
 class RowEncoder:
@@ -41,13 +43,14 @@ class RowEncoder:
 
     pads_questions = True
     """No layer is recurrent."""
+    takes_images = False
 
     def __init__(self, template: OpenTemplate, *, system: str, max_tokens: int) -> None:
         self.template = template
         self.tokenizer = template.tokenizer
         self.max_tokens = max_tokens
         self._system = system
-        self._prefixes: dict[tuple[int, ...], list[int]] = {}
+        self._prefixes: dict[tuple[object, ...], list[int]] = {}
 
     @property
     def padding_id(self) -> int:
@@ -60,9 +63,10 @@ class RowEncoder:
 
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
-        frames = None if clip is None else clip.tensors[FRAMES]
-        with naming(row):
-            encoded = self._encode(row, frames, response=row.response if with_response else None)
+        frames, is_cached = None if clip is None else _frames_of(clip), clip is not None and FEATURES in clip.tensors
+        with naming(row, no_images=NO_IMAGES):
+            response = row.response if with_response else None
+            encoded = self._encode(row, frames, response=response, sizes_only=is_cached)
         length = len(encoded["input_ids"])
         labels = encoded.get("labels") or [IGNORED_LABEL] * length
         return {
@@ -70,19 +74,16 @@ class RowEncoder:
             "labels": torch.tensor(labels),
             "position_ids": torch.arange(length),
             "segment_ids": torch.zeros(length, dtype=torch.long),  # cut where rows are joined, and nowhere else
-            **self._clip_tensors(encoded),
+            **(clip.tensors if clip is not None and is_cached else clip_tensors(encoded)),
         }
 
     def lay_out(self, row: Row, clip: Clip | None) -> Layout:
         """Lays out a row with its answer, from frames whose size alone counts."""
-        encoded = self._encode(row, None if clip is None else torch.from_numpy(clip.frames), response=row.response)
+        frames = None if clip is None else torch.from_numpy(clip.frames)
+        encoded = self._encode(row, frames, response=row.response, sizes_only=True)
         ids: list[int] = encoded["input_ids"]
         types = [int(each == self.template.image_id) for each in ids]
         return Layout(ids, types, encoded["labels"], count_prefix(types))
-
-    def remember_blank_frames(self) -> None:
-        """Makes pixels once per size of clip from here on: for clips whose frames are all blank."""
-        self.template.remember_sizes()
 
     def join(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Joins rows of one clip to a sequence that holds the clip once, where that was proven; a single row stays as it is."""
@@ -106,25 +107,33 @@ class RowEncoder:
         """Returns what of a batch transformers' own forward takes."""
         return {key: value for key, value in batch.items() if key not in ("labels", "segment_ids", "group_lengths")}
 
+    def pixels(self, frames: Tensor) -> dict[str, Tensor]:
+        """Returns the pixels of frames (T, H, W, 3), by the model's names, as every row about them has them."""
+        return clip_tensors(self.template.encode([("", None)], frames))
+
     def nothing(self) -> dict[str, Tensor]:
         """Returns the pixels of one small black frame, by the model's names."""
-        return self._clip_tensors(self.template.encode([("", None)], torch.zeros(1, 32, 32, 3, dtype=torch.uint8)))
+        return self.pixels(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
 
-    def _encode(self, row: Row, frames: Tensor | None, *, response: str | None) -> Mapping[str, Any]:
+    def _encode(self, row: Row, frames: Tensor | None, *, response: str | None, sizes_only: bool) -> Mapping[str, Any]:
         turns: list[tuple[str, str | None]] = [*row.history, (row.query, response)]
-        self._check_texts([self._system, *(text for turn in turns for text in turn if text is not None)])
-        encoded = self.template.encode(turns, frames, system=self._system)
+        system = row.system or self._system
+        if row.system is not None and not self.template.takes_system:
+            need, hint = "none: ms-swift's template has no place for one", "write it at the head of the question"
+            raise DataError("the row", [Problem("`system`", quote(row.system, most=40), need, hint)])
+        self._check_texts([system, *(text for turn in turns for text in turn if text is not None)])
+        encoded = self.template.encode(turns, frames, system=system, sizes_only=sizes_only)
         if frames is not None:
-            self._check_clip(encoded["input_ids"], frames)
+            self._check_clip(encoded["input_ids"], frames, system=system)
         return encoded
 
-    def _check_clip(self, ids: Sequence[int], frames: Tensor) -> None:
+    def _check_clip(self, ids: Sequence[int], frames: Tensor, *, system: str) -> None:
         """Refuses a row whose text has cost its clip some tokens: what a clip becomes must not depend on the question."""
-        size = tuple(frames.shape)
+        size = (*frames.shape, system)
         if size not in self._prefixes:
             if len(self._prefixes) >= MAX_SIZES:
                 self._prefixes.clear()
-            plain = self.template.encode([(PLAIN, None)], frames, system=self._system)["input_ids"]
+            plain = self.template.encode([(PLAIN, None)], frames, system=system, sizes_only=True)["input_ids"]
             self._prefixes[size] = plain[: self._count_prefix(plain)]
         wanted, got = self._prefixes[size], self._count_prefix(ids)
         if list(ids[:got]) != wanted:
@@ -144,10 +153,19 @@ class RowEncoder:
                     need = "text without it: ms-swift's template would read it as a token of control"
                     raise DataError("the text", [Problem("the text", quote(word), need, "write it otherwise")])
 
-    def _clip_tensors(self, encoded: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Takes what belongs to the clip out of a row; copies, as ms-swift makes tensors that no training can go through."""
-        found = {key: value for key, value in encoded.items() if isinstance(value, Tensor | list) and key in CLIP_KEYS}
-        return {key: torch.as_tensor(value).clone() for key, value in found.items()}
+
+def _frames_of(clip: ClipTensors) -> Tensor:
+    """Returns a clip's frames; blank ones of their size where its features are cached, from which ids follow as well."""
+    if FRAMES in clip.tensors:
+        return clip.tensors[FRAMES]
+    view = clip.view
+    return torch.zeros((), dtype=torch.uint8).expand(len(view.timestamps_s), view.height_px, view.width_px, 3)
+
+
+def clip_tensors(encoded: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Takes what belongs to the clip out of a row; copies, as ms-swift makes tensors that no training can go through."""
+    found = {key: value for key, value in encoded.items() if isinstance(value, Tensor | list) and key in CLIP_KEYS}
+    return {key: torch.as_tensor(value).clone() for key, value in found.items()}
 
 
 def count_prefix(types: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
 from cvft.errors import ModelError
@@ -13,8 +14,10 @@ from cvft.families.any_swift.network.encoder import RowEncoder
 from cvft.families.any_swift.network.models import classes_of
 from cvft.families.family import Loading
 from cvft.families.network.loading import load_stock_model
+from cvft.families.network.tower import load_without_decoder
 from cvft.families.text_encoder import open_tokenizer
 from cvft.weights.folder import ModelFolder
+from cvft.weights.shards import read_shards
 
 
 def load_config(folder: ModelFolder) -> Any:
@@ -58,4 +61,22 @@ def load_model(folder: ModelFolder, model: SwiftModel, *, encoder: RowEncoder, l
         kept_modules=("lm_head", model.tower, model.projector),
     )
     loaded.nothing = encoder.nothing()
+    if not loading.with_tower:
+        for part in (model.tower, model.projector):
+            parent, _, name = part.rpartition(".")
+            setattr(loaded.get_submodule(parent), name, None)
     return loaded.eval()
+
+
+def load_tower(folder: ModelFolder, model: SwiftModel, *, dtype: torch.dtype, device: str) -> Any:
+    """Loads everything of a folder but its decoder, frozen; see `cvft.families.network.tower.load_without_decoder`."""
+    stock, _ = classes_of(model)
+    return load_without_decoder(
+        stock,
+        read_shards(folder.path, None),
+        module_of=model.module_of,
+        config=load_config(folder),
+        decoder=model.decoder,
+        dtype=dtype,
+        device=device,
+    )

@@ -21,9 +21,13 @@ class OpenTemplate(Protocol):
     """Ids that end an answer."""
     reserved: Sequence[str]
     """Words in a text that would be read as tokens of control."""
+    takes_system: bool
+    """Whether it has a place for a system text."""
 
-    def encode(self, turns: Turns, frames: Tensor | None, *, system: str = "") -> Mapping[str, Any]:
-        """Encodes turns; the frames, uint8 (T, H, W, 3), stand before the first question."""
+    def encode(
+        self, turns: Turns, frames: Tensor | None, *, system: str = "", sizes_only: bool = False
+    ) -> Mapping[str, Any]:
+        """Encodes turns; the frames, uint8 (T, H, W, 3), stand before the first question.
 
-    def remember_sizes(self) -> None:
-        """Makes the pixels of equally many frames of equal size only once from here on."""
+        With `sizes_only`, what is on the frames does not count, and pixels are of the right shape alone.
+        """

@@ -16,10 +16,10 @@ from cvft.families.cogvlm2_video.network.configuration import CogVLM2VideoConfig
 from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import PARTS, TOWER_PREFIX, published_shapes
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
-from cvft.families.family import refuse_unknown
 from cvft.families.network.loading import LOADING_KINDS, quiet_transformers
 from cvft.families.parts import find_unfit_widths
 from cvft.families.text_encoder import check_settings_files
+from cvft.families.unknown import refuse_unknown
 from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards
 

@@ -16,14 +16,14 @@ from cvft.data.video.decode import Clip
 from cvft.families.family import ClipTensors, Preprocessing, naming
 from cvft.families.glm4v.family import GLM4V
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
-from cvft.families.glm4v.layout import build_layout
+from cvft.families.glm4v.layout import NO_IMAGES, build_layout
 from cvft.families.glm4v.sizes import Sizes
 from cvft.families.glm4v.tokenizer import SpecialTokens
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.patches import preprocess_frames
-from cvft.families.network.pixels import CLIP_NORM
 from cvft.families.network.positions import row_positions
+from cvft.families.norms import CLIP_NORM
 
 PIXELS, GRIDS, FEATURES = "pixel_values_videos", "video_grid_thw", "vision_features"
 """What a clip is called: patches and their grid by transformers, cached features by us."""
@@ -42,6 +42,8 @@ class RowEncoder:
 
     pads_questions = True
     """No layer is recurrent."""
+
+    takes_images = False
 
     def __init__(
         self,
@@ -78,7 +80,7 @@ class RowEncoder:
 
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
-        with naming(row):
+        with naming(row, no_images=NO_IMAGES):
             shown = None if clip is None else lay_out_clip(clip.view, inputs=self._inputs, tower=self._tower)
             layout = build_layout(
                 self._encode,
@@ -87,7 +89,7 @@ class RowEncoder:
                 query=row.query,
                 history=row.history,
                 response=row.response if with_response else None,
-                system=self._inputs.system or None,
+                system=row.system or self._inputs.system or None,
             )
         return {
             "input_ids": torch.tensor(layout.input_ids),

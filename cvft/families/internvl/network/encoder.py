@@ -16,12 +16,13 @@ from cvft.data.video.decode import Clip
 from cvft.families.family import ClipTensors, Preprocessing, naming
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.internvl.inputs import Inputs, read_channels
-from cvft.families.internvl.layout import build_layout
+from cvft.families.internvl.layout import NO_IMAGES, build_layout
 from cvft.families.internvl.sizes import Sizes
 from cvft.families.internvl.tokenizer import SpecialTokens
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
-from cvft.families.network.pixels import PixelNorm, as_frames, resize_and_norm
+from cvft.families.network.pixels import as_frames, resize_and_norm
+from cvft.families.norms import PixelNorm
 
 PIXELS = "pixel_values"
 """What transformers calls a clip's frames."""
@@ -40,6 +41,8 @@ class RowEncoder:
 
     pads_questions = True
     """No layer is recurrent."""
+
+    takes_images = False
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class RowEncoder:
 
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
-        with naming(row):
+        with naming(row, no_images=NO_IMAGES):
             layout = build_layout(
                 self._encode,
                 special=self.special,
@@ -79,7 +82,7 @@ class RowEncoder:
                 query=row.query,
                 history=row.history,
                 response=row.response if with_response else None,
-                system=self._inputs.system or None,
+                system=row.system or self._inputs.system or None,
             )
         positions = torch.arange(len(layout))
         return {

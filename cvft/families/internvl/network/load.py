@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import AutoConfig, GenerationConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
 from cvft.errors import ModelError
@@ -14,9 +13,10 @@ from cvft.families.generation_file import stop_tokens
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.internvl.network.models import CLASS
 from cvft.families.internvl.sizes import ties_embeddings
-from cvft.families.internvl.tensors import PROJECTOR, TOWER
+from cvft.families.internvl.tensors import DECODER, PROJECTOR, TOWER
 from cvft.families.internvl.tokenizer import PADDING, load_encoder
 from cvft.families.network.loading import load_fast_tokenizer, load_stock_model
+from cvft.families.network.tower import load_without_decoder
 from cvft.families.weight_files import read_model_shards
 from cvft.weights.folder import ModelFolder
 
@@ -64,28 +64,13 @@ def load_model(folder: ModelFolder, loading: Loading) -> Any:
 
 
 def load_tower(folder: ModelFolder, *, dtype: torch.dtype, device: str) -> Any:
-    """Loads a folder's tower and projector, and nothing else.
-
-    Args:
-        folder: The folder.
-        dtype: Precision of the weights in memory.
-        device: Where to put them.
-
-    Returns:
-        transformers' model without its decoder, frozen.
-    """
-    config = load_config(folder)
-    config.vision_config._attn_implementation = "sdpa"
-    with torch.device("meta"):
-        whole: Any = InternVLForConditionalGeneration(config)
-    tower = whole.model
-    tower.language_model = None
-    weights = {}
-    for shard in read_model_shards(folder, INTERNVL):
-        with safe_open(shard.path, framework="pt") as file:
-            for entry in shard.entries:
-                name = INTERNVL.module_of(entry.name)
-                if name.startswith((f"{TOWER}.", f"{PROJECTOR}.")):
-                    weights[name.removeprefix("model.")] = file.get_tensor(entry.name).to(dtype)
-    tower.load_state_dict(weights, assign=True)
-    return tower.to(device).requires_grad_(False).eval()
+    """Loads a folder's tower and projector, frozen; see `cvft.families.network.tower.load_without_decoder`."""
+    return load_without_decoder(
+        InternVLForConditionalGeneration,
+        read_model_shards(folder, INTERNVL),
+        module_of=INTERNVL.module_of,
+        config=load_config(folder),
+        decoder=DECODER,
+        dtype=dtype,
+        device=device,
+    )

@@ -24,12 +24,13 @@ from cvft.families.network.positions import row_positions
 from cvft.families.qwen_vl.family import QwenVL
 from cvft.families.qwen_vl.inputs import ClipLayout, Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import build_layout
-from cvft.families.qwen_vl.network.norms import NORMS
+from cvft.families.qwen_vl.norms import NORMS
 from cvft.families.qwen_vl.sizes import Sizes
 from cvft.families.qwen_vl.tokenizer import SpecialTokens
 
 PIXELS, GRIDS, FEATURES = "pixel_values_videos", "video_grid_thw", "vision_features"
-"""What a clip is called: patches and their grid by transformers, cached features by us."""
+IMAGE_PIXELS, IMAGE_GRIDS, IMAGE_FEATURES = "pixel_values", "image_grid_thw", "image_features"
+"""What a clip, and a picture, is called: patches and their grid by transformers, cached features by us."""
 
 
 class RowEncoder:
@@ -43,6 +44,8 @@ class RowEncoder:
         encode: Its text encoder.
         special: Its control tokens.
     """
+
+    takes_images = True
 
     def __init__(
         self,
@@ -80,8 +83,9 @@ class RowEncoder:
         )
 
     def clip(self, clip: Clip) -> dict[str, Tensor]:
-        """Returns patches (t·h·w, values) fp32 and their grid (1, 3)."""
-        grid = self._lay_out_clip(clip.view).grid
+        """Returns patches (t·h·w, values) fp32 and their grid (1, 3); those of a picture have other names."""
+        shown = self._lay_out_clip(clip.view)
+        grid = shown.grid
         patches = preprocess_frames(
             clip.frames,
             grid=grid,
@@ -89,7 +93,8 @@ class RowEncoder:
             temporal_patch=self._tower.temporal_patch_size,
             norm=self._norm,
         )
-        return {PIXELS: patches, GRIDS: torch.tensor([[grid.num_grids, grid.num_rows, grid.num_columns]])}
+        pixels, grids = (IMAGE_PIXELS, IMAGE_GRIDS) if shown.is_image else (PIXELS, GRIDS)
+        return {pixels: patches, grids: torch.tensor([[grid.num_grids, grid.num_rows, grid.num_columns]])}
 
     def resized(self, clip: Clip) -> np.ndarray:
         """Returns the frames (T, h, w, 3) uint8 at the size at which they become patches."""
@@ -108,8 +113,10 @@ class RowEncoder:
                 grid=None if shown is None else shown.grid,
                 seconds=() if shown is None else shown.seconds,
                 clip_tags=self._inputs.clip_tags,
+                is_image=shown is not None and shown.is_image,
                 query=row.query,
                 history=row.history,
+                system=row.system,
                 response=row.response if with_response else None,
             )
         positions = row_positions(
@@ -123,7 +130,7 @@ class RowEncoder:
             "labels": torch.tensor(layout.labels),
             "position_ids": positions,
             "segment_ids": (torch.arange(len(layout)) >= layout.num_prefix_tokens).long(),
-            **({} if clip is None else clip.tensors),
+            **({} if clip is None else _clip_tensors(clip)),
         }
 
     def join(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -135,10 +142,16 @@ class RowEncoder:
     ) -> dict[str, Any]:
         """Pads sequences to one batch: with patches and grids of all clips, or their features (1 + levels, N, H)."""
         return collate_sequences(
-            sequences, padding_side=padding_side, padding_id=self.padding_id, clip_dims={FEATURES: 1}
+            sequences, padding_side=padding_side, padding_id=self.padding_id, clip_dims={FEATURES: 1, IMAGE_FEATURES: 1}
         )
 
     def model_inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns what of a batch transformers' own forward takes: positions come first there."""
         inputs = {key: value for key, value in batch.items() if key not in ("labels", "segment_ids", "group_lengths")}
         return {**inputs, "position_ids": inputs["position_ids"].permute(2, 0, 1)}
+
+
+def _clip_tensors(clip: ClipTensors) -> dict[str, Tensor]:
+    """Returns a clip's tensors by their names; cached features are kept under one name for clips and pictures."""
+    named = {FEATURES: IMAGE_FEATURES} if clip.view.is_image else {}
+    return {named.get(key, key): value for key, value in clip.tensors.items()}

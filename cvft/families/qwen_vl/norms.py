@@ -1,8 +1,8 @@
-"""What the colour channels of Qwen's models are normalised with."""
+"""What the colour channels of Qwen's models are normalised with. No torch."""
 
 from __future__ import annotations
 
-from cvft.families.network.pixels import CLIP_NORM, PixelNorm
+from cvft.families.norms import CLIP_NORM, PixelNorm
 
 HALF_NORM = PixelNorm((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """Source: preprocessor_config.json of Qwen3-VL and Qwen3.5."""
