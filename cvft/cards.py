@@ -65,6 +65,7 @@ class Card:
         get: How its files of rows come into its folder.
         get_clips: How its clips do.
         hugging_face: Its name on Hugging Face, where its files of rows can be fetched from; None where they cannot.
+        modelscope: Its name on ModelScope, likewise.
         splits: Its parts by their names.
     """
 
@@ -75,7 +76,14 @@ class Card:
     get: str
     get_clips: str
     hugging_face: str | None = None
+    modelscope: str | None = None
     splits: Mapping[str, Split] = field(default_factory=dict)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where its files of rows can be fetched from: `hf:OWNER/NAME`, `ms:OWNER/NAME`, in the order in which they are asked."""
+        named = {"hf": self.hugging_face, "ms": self.modelscope}
+        return tuple(f"{hub}:{name}" for hub, name in named.items() if name is not None)
 
     def how_to_get(self, folder: Path) -> str:
         """Says how its files of rows come into a folder."""

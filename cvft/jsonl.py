@@ -39,6 +39,9 @@ class WrittenNumber(float):
         return number
 
 
+_BLANKS = " \t\n\r"
+"""What may stand around a JSON value. Source: RFC 8259, section 2."""
+
 IN_QUOTES = "write it as text, in quotes"
 
 
@@ -72,7 +75,7 @@ def parse_json(raw: bytes) -> Any:
         text = raw.decode("utf-8")
         if text.startswith("\ufeff"):
             raise json.JSONDecodeError("Unexpected UTF-8 BOM (decode using utf-8-sig)", text, 0)
-        value = _DECODER.decode(text)
+        value = _decode(text)
         if b"\\u" in raw and b"\\ud" in raw.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeDecodeError as error:
@@ -132,6 +135,15 @@ def to_line(value: Mapping[str, Any]) -> str:
 def to_jsonl(values: Iterable[Mapping[str, Any]]) -> str:
     """Writes objects as the whole text of a JSONL file."""
     return "".join(map(to_line, values))
+
+
+def _decode(text: str) -> Any:
+    """Parses text as `JSONDecoder.decode` does, but looks for blanks around it only where there is something."""
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except json.JSONDecodeError:  # explained below; or blanks at the beginning, of which it knows nothing
+        return _DECODER.decode(text)
+    return value if end == len(text) or not text[end:].strip(_BLANKS) else _DECODER.decode(text)
 
 
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

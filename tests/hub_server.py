@@ -119,25 +119,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer_modelscope(self, path: str):
         """The part of ModelScope's API that its client uses to fetch."""
-        match = re.fullmatch(r"/api/v1/models/([^/]+/[^/]+)/(repo|repo/files)", path)
+        match = re.fullmatch(r"/api/v1/(models/|datasets/)([^/]+/[^/]+)/(repo|repo/files|repo/tree)", path)
         if match is None:
             return self.reply_json({"Code": 200, "Success": True, "Data": {}})
         asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
-        commit = self.hub.branches.get(match[1], {}).get(asked["Revision"])
+        model_id = f"{match[1].removeprefix('models/')}{match[2]}"
+        commit = self.hub.branches.get(model_id, {}).get(asked["Revision"])
         if commit is None:
             return self.reply_json({"Code": 404, "Success": False, "Message": "not found"}, status=404)
-        if match[2] == "repo":
-            return self.reply((self.hub.folder / commit / asked["FilePath"]).read_bytes())
+        root = self.hub.folder / commit
+        if match[3] == "repo":
+            return self.reply((root / asked["FilePath"]).read_bytes())
         files = [
             {
                 "Name": path.name,
-                "Path": path.name,
+                "Path": str(path.relative_to(root)),
                 "Type": "blob",
                 "Size": path.stat().st_size,
                 "Sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
                 "Revision": commit,
             }
             for path in self.hub.files(commit)
+            if path.is_relative_to(root / asked.get("Root", "").lstrip("/"))
         ]
         return self.reply_json({"Code": 200, "Success": True, "Data": {"Files": files}})
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import yaml
 
 from cvft.cards import CARDS, describe_cards, read_card
 from cvft.data.formats.benchmarks import ACTIVITYNET_TYPES
-from cvft.data.rows import survey_rows
+from cvft.data.formats.convert import convert_file
+from cvft.data.rows import read_rows, survey_rows
+from cvft.data.video.spec import ClipSpec
 from cvft.errors import DataError, RecipeError
 from cvft.plan.check import check_recipe
 from cvft.plan.datasets import bring_datasets, note_datasets
@@ -168,16 +171,52 @@ def test_a_name_that_is_nearly_one(tmp_path, datasets):
         prepare(open_job(load_recipe(make_project(tmp_path), overrides=["data.train=nextqa"]), needs_weights=False))
 
 
-@pytest.mark.parametrize("format", ["next_qa", "activitynet_qa", "msrvtt_qa"])
+@pytest.mark.parametrize("format", ["next_qa", "activitynet_qa", "msrvtt_qa", "charades_sta"])
 def test_mutated_rows_are_read_or_named(tmp_path, format):
     write_beside(tmp_path)
-    rows = [mutated for mutated, _ in mutations(GOOD[format], count=300, seed=1)]
-    path = write_jsonl(tmp_path / "rows_q.json", rows)
+    path = tmp_path / "rows_q.json"
+    if format == "charades_sta":
+        lines = changed_lines(GOOD[format], count=2000, seed=1)
+        path.write_text("".join(f"{line}\n" for line in lines), newline="")
+    else:
+        lines = [mutated for mutated, _ in mutations(GOOD[format], count=2000, seed=1)]
+        write_jsonl(path, lines)
     read, problems = survey_rows(path, format=format)
     named = {int(problem.where.split(":")[1].split()[0]) for problem in problems}
-    assert {row.line for row in read} | named == set(range(1, len(rows) + 1))
-    assert read
-    assert named
+    assert {row.line for row in read} | named == set(range(1, len(lines) + 1))
+    assert len(read) > 50
+    assert len(named) > 50
+
+
+def changed_lines(line: str, *, count: int, seed: int) -> list[str]:
+    """Lines that are nearly right: a piece of a right one left out, said twice, or exchanged."""
+    dice = random.Random(seed)
+    pieces = ["", " ", "#", "##", "0", "9", ".", "-1", "1e9", "nan", "/", "../", "\t", "\u2028", "\u6f22", "a" * 300]
+    changed = []
+    for _ in range(count):
+        begin = dice.randrange(len(line) + 1)
+        end = min(len(line), begin + dice.randrange(4))
+        changed.append(line[:begin] + dice.choice([*pieces, 2 * line[begin:end]]) + line[end:])
+    return changed
+
+
+@pytest.mark.parametrize("format", ["next_qa", "activitynet_qa", "msrvtt_qa", "charades_sta"])
+def test_convert_and_load_is_the_identity(tmp_path, format):
+    write_beside(tmp_path)
+    path, good = tmp_path / "rows_q.json", GOOD[format]
+    if isinstance(good, str):
+        path.write_text(f"{good}\nAO8RW 0.5 2.0##a square is gone.\n")
+    else:
+        write_jsonl(path, [good, {**good, "start": 1, "end": 2.5}])
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "rows.jsonl"
+    done = convert_file(path, target, format=format)
+    rows, again = read_rows(path, format=format), read_rows(target)
+    assert [row.to_json() for row in again] == [row.to_json() for row in rows]
+    assert (done.num_rows, done.num_objects, done.format) == (2, 2, format)
+    assert None not in {row.file for row in again}
+    if not isinstance(good, str):
+        assert again[1].video == ClipSpec(again[0].video, start_s=1.0, end_s=2.5)
 
 
 def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
@@ -215,6 +254,34 @@ def test_files_of_rows_are_fetched_and_what_cannot_be_is_told(datasets, tmp_path
         in told
     )
     assert "hint: hf download MBZUAI/VideoInstruct-100K --repo-type dataset --local-dir videoinstruct-100k" in told
+
+
+def test_files_of_rows_come_from_modelscope_where_hugging_face_does_not_answer(datasets, tmp_path):
+    hub = Hub(tmp_path / "hub")
+    root = tmp_path / "datasets"
+    env = {
+        **environment(hub, tmp_path),
+        **{"HF_HUB_OFFLINE": "1", "MODELSCOPE_ENDPOINT": hub.url, "MODELSCOPE_CACHE": str(tmp_path / "modelscope")},
+    }
+    recipe = recipe_of(tmp_path, root, "video-chatgpt")
+    try:
+        shutil.copytree(datasets / "video-chatgpt", tmp_path / "published")
+        hub.publish("datasets/swift/VideoChatGPT", tmp_path / "published", branch="master")
+        result = cvft("plan", recipe, env=env)
+    finally:
+        hub.close()
+    assert result.returncode == 2
+    published = tmp_path / "published" / "Generic" / "test-00000-of-00001.parquet"
+    assert (root / "video-chatgpt" / "Generic" / published.name).read_bytes() == published.read_bytes()
+    told = result.stderr.replace(f"{root}/", "")
+    assert "data.train: got no folder `video-chatgpt/Test_Videos`" in told
+    assert "cannot be fetched" not in told
+    assert not (root / "video-chatgpt" / "Test_Videos").exists()
+    shutil.rmtree(root / "video-chatgpt")
+    result = cvft("plan", recipe, env=env)
+    assert result.returncode == 2
+    why = result.stderr.split("of `video-chatgpt:test`, and it cannot be fetched from hf:lmms-lab/VideoChatGPT (")[1]
+    assert "), and it cannot be fetched from ms:swift/VideoChatGPT (" in why
 
 
 BAD = [

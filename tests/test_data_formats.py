@@ -15,6 +15,7 @@ from cvft.cli.main import main
 from cvft.data.formats.convert import convert_file
 from cvft.data.formats.table import NUM_SAMPLED
 from cvft.data.rows import read_rows, survey_rows
+from cvft.data.video.spec import ClipSpec
 from cvft.errors import DataError
 from cvft.plan.job import open_job
 from cvft.plan.prepare import prepare
@@ -345,19 +346,24 @@ def test_clips_inside_a_parquet_file_come_out_with_convert_alone(folder):
     assert told(image)[0].startswith("rows.parquet: item 1: got bytes in the column `image`")
 
 
+@pytest.mark.parametrize("times", [{}, {"start": "1", "end": "2.5"}], ids=["whole", "stretch"])
 @pytest.mark.parametrize("name", [*OBJECTS, "csv", "parquet"])
-def test_convert_and_load_is_the_identity(folder, tmp_path_factory, name):
+def test_convert_and_load_is_the_identity(folder, tmp_path_factory, name, times):
+    table = TABLE | times
     if name == "csv":
         path = folder / "rows.csv"
-        path.write_text(",".join(TABLE) + "\n" + ",".join(TABLE.values()) + "\n")
+        path.write_text(",".join(table) + "\n" + ",".join(table.values()) + "\n")
     elif name == "parquet":
-        path = parquet(folder, SHAREGPT)
+        path = parquet(folder, SHAREGPT | {column: float(second) for column, second in times.items()})
     else:
-        path = write(folder, *[OBJECTS[name][0]] * 3)
+        path = write(folder, *[OBJECTS[name][0] | times] * 3)
     target = tmp_path_factory.mktemp("elsewhere") / "rows.jsonl"
     done = convert_file(path, target)
     rows = read_rows(path, format="auto")
-    assert [row.to_json() for row in read_rows(target)] == [row.to_json() for row in rows]
+    again = read_rows(target)
+    assert [row.to_json() for row in again] == [row.to_json() for row in rows]
+    clip = folder.resolve() / CLIP
+    assert {row.video for row in again} == {ClipSpec(clip, start_s=1.0, end_s=2.5) if times else clip}
     assert (done.num_rows, done.num_objects) == (len(rows), len({row.line for row in rows}))
 
 

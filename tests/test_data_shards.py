@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import tarfile
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cvft.errors import DataError
 from cvft.plan.job import open_job
 from cvft.plan.prepare import prepare
 from cvft.recipe import load_recipe
+from tests.mutations import mutations
 from tests.project import files_under, make_project
 from tests.real_clips import real_clip
 
@@ -186,6 +188,26 @@ def test_no_tar_is_read_that_is_not_whole(tmp_path):
         "bad.tar: got a tar without its end, at byte 3,072, need a whole one\n"
         "  hint: copy it again, or write it again: a writer that was stopped leaves half a tar"
     ]
+
+
+def test_mutated_samples_are_read_or_named(tmp_path):
+    """Samples in are rows out and samples named, whatever their `.json` says; 2,000 of them, many in a tar."""
+    columns = {**NATIVE, "id": "7", "history": [["What?", "a dog"]], "start": 0, "end": 2.5, "category": "who"}
+    made = [changed for changed, _ in mutations(columns, count=2000, seed=7)]
+    num_read = num_named = 0
+    for begin in range(0, len(made), 500):
+        members = [
+            pair for number, each in enumerate(made[begin : begin + 500]) for pair in sample(f"{number:03d}", each)
+        ]
+        path = write(tmp_path / f"shard{begin}.tar", *members)
+        rows, problems = survey_rows(path, format="webdataset", clips=tmp_path / "clips")
+        read = {row.line for row in rows}
+        named = {int(re.match(rf"{re.escape(str(path))}: item (\d+)", problem.where)[1]) for problem in problems}
+        assert not read & named
+        assert read | named == set(range(1, 501))
+        num_read, num_named = num_read + len(read), num_named + len(named)
+    assert num_read > 200
+    assert num_named > 200
 
 
 def test_files_that_are_no_tar(tmp_path):

@@ -84,6 +84,7 @@ def test_numbers_know_how_they_were_written():
 CUT_TEXT_FOR_PEOPLE = {
     *("plan/machine.py", "plan/describe.py", "export/push.py", "weights/hub.py", "train/launch.py", "pipeline.py"),
     *("data/video/decord.py", "train/prove.py", "families/any_swift/layouts.py", "predict/ranks.py"),
+    "doctor_env/find.py",
 }
 """Files that cut what programs say, or what a terminal shows. None of them reads JSONL that way."""
 

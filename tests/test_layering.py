@@ -86,7 +86,7 @@ MAY_IMPORT = {
         "errors json_files files jsonl dtypes recipe data data/video data/features data/doctor weights families "
         "families/table runs manifest data/fetch evaluate/metrics cards"
     ),
-    "doctor_env": "__init__ errors imports versions data/video recipe plan",
+    "doctor_env": "__init__ errors imports jsonl versions data/video recipe plan",
     # torch
     "families/network": "errors dtypes weights families",
     "families/cogvlm2_video/network": "errors weights families families/network families/cogvlm2_video",

@@ -13,6 +13,7 @@ import cvft
 from cvft.data.clip_columns import clip_of_frames
 from cvft.data.video.decode import decode_clip
 from cvft.data.video.sample import Sampling
+from cvft.predict.infer import make_question
 from tests.browser import browsing, needs_driver
 from tests.random_adapter import write_served_adapter
 from tests.server import KEY, serving
@@ -99,7 +100,9 @@ def test_pictures_that_are_the_frames_of_a_clip(server, tiny, tmp_path):
     ):  # by number, whatever the order in which they are chosen
         Image.fromarray(frame).save(tmp_path / f"{number}.png")
     paths, seconds = [tmp_path / f"{number}.png" for number in (2, 9, 10)], [0.0, 0.5, 2.0]
-    expected = tiny.ask(clip_of_frames(paths, seconds), ASKED[1])
+    row = make_question(clip_of_frames(paths, seconds), ASKED[1])
+    (said,) = tiny._predictor.answer([row], batch_rows=1, max_new_tokens=None)
+    expected = said.text
     with browsing(tmp_path / "profile") as browser:
         browser.open(f"{server.url}/")
         browser.wait("document.getElementById('models').textContent")

@@ -382,6 +382,19 @@ def test_ranks_may_change_where_the_optimizer_state_is_whole_and_rows_may_not(re
     assert "train.global_batch_rows: got `4`, need a multiple of 6" in refused.stderr
 
 
+def test_another_order_of_rows_cannot_continue_a_training(tmp_path):
+    # with rows held out by fraction, files are compared in any order: it is that of the train rows that tells
+    recipe = make_project(tmp_path, data={"val": None, "val_fraction": 0.4}, train={**TRAIN, "max_steps": 400})
+    process = start(recipe)
+    assert wait_until(lambda: len(find_checkpoints(train_folder(recipe))) >= 1, process)
+    kill_tree(process)
+    rows = (tmp_path / "train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "train.jsonl").write_text("".join(reversed(rows)))
+    refused = cvft("train", recipe)
+    assert refused.returncode == 2
+    assert "got train rows in another order, or others of them held out, need those that checkpoint-" in refused.stderr
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 12 MiB."""

@@ -8,7 +8,7 @@ import pytest
 
 from cvft.data.rows import Row
 from cvft.evaluate.metrics.rows import metrics_of, spread_evenly
-from cvft.recipe.rules import LOSS_METRICS
+from cvft.recipe.result_rules import LOSS_METRICS
 from cvft.recipe.schema import SelectBy
 from cvft.train.checkpoints import ASIDE, find_best_checkpoint, is_end, prune, publish
 from cvft.train.marks import CheckpointMark, read_mark

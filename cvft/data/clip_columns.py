@@ -24,8 +24,6 @@ from cvft.errors import ValueProblem, quote
 CLIP_COLUMNS = ("start", "end", "seconds", "max_frames", "fps")
 """What a row may say of its clip beside the file, each only together with one; null says nothing."""
 
-_ALL_COLUMNS = frozenset(CLIP_COLUMNS)
-
 IMAGES = "images"
 """The column of a row's picture, which stands in place of a clip."""
 
@@ -79,12 +77,6 @@ def read_clip(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report)
     """
     if columns.get(IMAGES) and not columns.get("videos"):
         return _read_image(columns, finder=finder, report=report)
-    if _ALL_COLUMNS.isdisjoint(columns):  # of very many rows, most say nothing
-        try:
-            return read_video(columns.get("videos"), finder.find)
-        except ValueProblem as error:
-            report("videos", error)
-            return None
     asked = {name: columns[name] for name in CLIP_COLUMNS if columns.get(name) is not None}
     if asked and not columns.get("videos"):
         name = next(iter(asked))

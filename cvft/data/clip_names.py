@@ -53,7 +53,7 @@ class ClipNames:
         self._found: dict[str, Path | ValueProblem] = {}
         self._frames: dict[str, list[Path]] = {}
         self._folders: dict[Path, Folder] = {}
-        self._resolved: dict[Path, Path] = {}
+        self._resolved: dict[str, Path] = {}
         self._num_compared = 0
 
     def find(self, name: str) -> Path:
@@ -62,12 +62,13 @@ class ClipNames:
         Raises:
             ValueProblem: when it means no file that can be a clip, with what is like it.
         """
-        if name not in self._found:
+        found = self._found.get(name)
+        if found is None:
             try:
-                self._found[name] = self._find(name)
+                found = self._find(name)
             except ValueProblem as error:
-                self._found[name] = error
-        found = self._found[name]
+                found = error
+            self._found[name] = found
         if isinstance(found, ValueProblem):
             raise found
         return found
@@ -93,18 +94,22 @@ class ClipNames:
             place = place_of(self._url_cache, url)
             self.urls[place] = url.text
             return place
-        path = self._root / name
-        alike = None
+        written = os.path.join(self._root, name)
+        path = alike = None
         try:
-            if not os.path.lexists(path):
+            if not os.path.lexists(written):
                 path = self._root / _expand(name)
                 alike = None if os.path.lexists(path) else self._walk(path)
-            if alike is not None and _nfc(str(alike)) == _nfc(str(path)):
-                path, alike = alike, None
-            path = self._resolve(path)
-            status = path.stat()
+                if alike is not None and _nfc(str(alike)) == _nfc(str(path)):
+                    path, alike = alike, None
+                written = str(path)
+            path = self._resolve_folder(written)
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                path = path.resolve()
+                status = path.stat()
         except FileNotFoundError as error:
-            raise self._explain_missing(name, path, alike) from error
+            raise self._explain_missing(name, path or Path(written), alike) from error
         except (OSError, RuntimeError, ValueError) as error:
             if isinstance(error, ValueProblem):
                 raise
@@ -124,15 +129,14 @@ class ClipNames:
             raise ValueProblem(got, "a path that can be written in JSON", "rename it") from error
         return path
 
-    def _resolve(self, path: Path) -> Path:
-        """Resolves links; those of a folder once for all that is in it."""
-        if path.name in ("", ".."):
-            return path.resolve()
-        folder = path.parent
+    def _resolve_folder(self, path: str) -> Path:
+        """Resolves the links of a path's folder, once for all that is in it."""
+        folder, name = os.path.split(path)
+        if name in ("", os.curdir, os.pardir):
+            return Path(path).resolve()
         if folder not in self._resolved:
-            self._resolved[folder] = folder.resolve()
-        place = self._resolved[folder] / path.name
-        return place.resolve() if os.path.islink(place) else place
+            self._resolved[folder] = Path(folder).resolve()
+        return self._resolved[folder] / name
 
     def _walk(self, path: Path) -> Path | None:
         """Follows a path, and where a part is not there the one name of the folder that looks like it; None: none, or several."""

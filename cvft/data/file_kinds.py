@@ -16,6 +16,9 @@ from cvft.errors import Problem, quote
 
 NEED = "one JSON object per line, or one JSON list of objects"
 
+_NUM_LOOKED_AT = 1000
+"""Bytes in which more is looked for behind the first line."""
+
 _PANDAS = "pandas"
 _TABLE = "table"
 _PACKED = "packed"
@@ -78,7 +81,9 @@ def explain_file(path: Path, raw: bytes) -> Problem | None:
     Returns:
         The problem; None where each line is worth reading by itself.
     """
-    found = _of_bytes(path, raw) or _of_text(path, raw.decode("utf-8", errors="replace").strip())
+    found = _of_bytes(path, raw)
+    if found is None and not _begins_with_a_line(raw):
+        found = _of_text(path, raw.decode("utf-8", errors="replace").strip())
     return None if found is None else Problem(str(path), found[0], NEED, found[1])
 
 
@@ -116,6 +121,18 @@ def _of_bytes(path: Path, raw: bytes) -> tuple[str, str] | None:
         kind, way, how = _NAMES.get(path.suffix.lower(), ("bytes that are no text", "", ""))
         return kind, _advise(path, way, how)
     return None
+
+
+def _begins_with_a_line(raw: bytes) -> bool:
+    """Tells whether the first line is one whole object, and more follows: the usual file, of which nothing else is looked at."""
+    text = raw.lstrip()
+    end = text.find(b"\n")
+    if end < 0 or not text.startswith(b"{") or not text[end : end + _NUM_LOOKED_AT].strip():
+        return False
+    try:
+        return isinstance(json.loads(text[:end]), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _of_text(path: Path, text: str) -> tuple[str, str] | None:

@@ -10,16 +10,15 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, TypedDict
 
 from cvft.data.clip_columns import CLIP_COLUMNS, IMAGES, ClipFinder, read_clip
 from cvft.data.clip_names import ClipNames
-from cvft.data.media_columns import MEDIA_COLUMNS, OTHER_MEDIA, check_other_media, holds_clip, show
-from cvft.data.tags import Media, find_tag, find_tag_problem, without_tags
+from cvft.data.media_columns import MEDIA_COLUMNS, OTHER_MEDIA, check_other_media, holds_clip, read_video, show
+from cvft.data.tags import Media, find_tag, find_tag_problem, without_tags, without_usual_tag
 from cvft.data.video.spec import ClipRef, file_of, is_image
 from cvft.errors import Problem, ValueProblem, quote
 from cvft.jsonl import WrittenNumber
@@ -47,27 +46,55 @@ _CONVERSATIONS = ("messages", "conversations", "conversation")
 _PAIRS = "a list of [question, answer] pairs of strings"
 
 
-@dataclass
-class Columns:
-    """The values of one row; a value whose column has a problem is left at its default."""
+class Columns(TypedDict):
+    """The fields of one `cvft.data.rows.Row`, each under its name."""
 
-    problems: list[Problem] = field(default_factory=list)
-    query: str = ""
-    response: str = ""
-    history: tuple[tuple[str, str], ...] = ()
-    system: str | None = None
-    video: ClipRef | None = None
-    url: str | None = None
-    id: str | None = None
-    taken_as_text: tuple[str, ...] = ()
-    had_tags: bool = False
+    query: str
+    response: str
+    history: tuple[tuple[str, str], ...]
+    video: ClipRef | None
+    source: Path
+    line: int
+    id: str | None
+    extra: Mapping[str, Any]
+    is_item: bool
+    taken_as_text: tuple[str, ...]
+    had_tags: bool
+    format: str
+    url: str | None
+    system: str | None
+
+
+class _Names(NamedTuple):
+    """What the names of a row's columns say, found once for all rows that have the same.
+
+    Args:
+        misspelt: Known column -> the unknown one that seems to mean it, for known columns that are absent.
+        extra: Columns that are kept as they are.
+        categories: Columns of `CATEGORY_COLUMNS`.
+        may_hide_clip: Whether the row seems to have no clip, and any other column may hold the name of one.
+        is_of_file: Whether the row says nothing of its clip but the file, and has no picture.
+        has_media: Whether there is any column of other media.
+        conversation: Column that holds a whole conversation where neither question nor answer has one, or None.
+    """
+
+    misspelt: Mapping[str, str]
+    extra: tuple[str, ...]
+    categories: tuple[str, ...]
+    may_hide_clip: bool
+    is_of_file: bool
+    has_media: bool
+    conversation: str | None
 
 
 class ColumnReader:
-    """Reads the columns of many rows; each clip path is looked at once.
+    """Reads the columns of many rows of one file; each clip path is looked at once.
 
     Args:
         video_root: Folder that relative clip paths start from.
+        source: The file, for messages.
+        is_item: Whether rows are items of an array, and not lines.
+        format: The format that they were written in.
         require_response: Whether a row needs an answer.
         url_cache: Folder that clips named by URL are fetched to; without one they are refused.
         finder: Finds files by the names of clips, where they need not be existing ones below that folder.
@@ -77,91 +104,128 @@ class ColumnReader:
         self,
         video_root: Path,
         *,
+        source: Path,
+        is_item: bool,
+        format: str,
         require_response: bool,
         url_cache: Path | None = None,
         finder: ClipFinder | None = None,
     ) -> None:
         self._finder = ClipNames(video_root, url_cache=url_cache) if finder is None else finder
+        self._source = source
+        self._is_item = is_item
+        self._format = format
         self._require_response = require_response
 
-    def read(self, columns: Mapping[str, Any], *, location: str) -> Columns:
-        """Returns the typed values of one JSON object, and what is wrong with it.
+    def locate(self, line: int) -> str:
+        """Names a row as messages do."""
+        return f"{self._source}: item {line}" if self._is_item else f"{self._source}:{line}"
+
+    def read(self, columns: Mapping[str, Any], *, line: int, problems: list[Problem]) -> Columns | None:
+        """Returns the typed values of one JSON object.
 
         Args:
             columns: The JSON object.
-            location: How to name the row in a problem.
+            line: Its line or item, from 1.
+            problems: What is wrong with it is added to them.
 
         Returns:
-            The values, with an empty list of problems when all of them can be used.
+            The values; None where anything is wrong.
         """
-        found = Columns()
+        names = _look_at_names(tuple(columns))
+        if names.conversation is not None:
+            problems.append(_other_format(names.conversation).at(self.locate(line)))
+            return None
+        num_before = len(problems)
 
-        def problem(name: str, error: ValueProblem) -> None:
-            found.problems.append(error.at(f"{location} {quote(name)}"))
+        def report(name: str, error: ValueProblem) -> None:
+            problems.append(error.at(f"{self.locate(line)} {quote(name)}"))
 
-        if "query" not in columns and "response" not in columns:
-            other = next((name for name in _CONVERSATIONS if name in columns), None)
-            if other is not None:
-                found.problems.append(_other_format(other).at(location))
-                return found
-        misspelt = _find_misspelt(columns)
+        misspelt = _find_misspelt(columns, names) if names.may_hide_clip else names.misspelt
+        required = self._require_response
+        query = response = ""
+        system: str | None = None
+        history: tuple[tuple[str, str], ...] = ()
+        video: ClipRef | None = None
+        row_id = None
         try:
-            found.query = _read_text(columns, "query", misspelt, is_required=True, may_be_empty=True)
+            query = _read_text(columns, "query", misspelt, True, True)
         except ValueProblem as error:
-            problem("query", error)
+            report("query", error)
         try:
-            required = self._require_response
-            found.response = _read_text(columns, "response", misspelt, is_required=required, may_be_empty=not required)
+            response = _read_text(columns, "response", misspelt, required, not required)
         except ValueProblem as error:
-            problem("response", error)
+            report("response", error)
         try:
-            found.history = _read_history(columns.get("history"))
+            history = _read_history(columns.get("history"))
         except ValueProblem as error:
-            problem("history", error)
+            report("history", error)
         if columns.get("system") is not None:
             try:
-                found.system = _read_system(columns["system"])
+                system = _read_system(columns["system"])
             except ValueProblem as error:
-                problem("system", error)
-        found.video = read_clip(columns, finder=self._finder, report=problem)
-        if found.video is not None and self._finder.urls:
-            found.url = self._finder.urls.get(file_of(found.video))
+                report("system", error)
+        if names.is_of_file:
+            try:
+                video = read_video(columns.get("videos"), self._finder.find)
+            except ValueProblem as error:
+                report("videos", error)
+        else:
+            video = read_clip(columns, finder=self._finder, report=report)
         try:
-            found.id = _read_id(columns.get("id"))
+            row_id = _read_id(columns.get("id"))
         except ValueProblem as error:
-            problem("id", error)
-        try:
-            _check_category(columns)
-        except ValueProblem as error:
-            problem(str(category_column(columns)), error)
-        if not MEDIA_COLUMNS.isdisjoint(columns):
+            report("id", error)
+        for name in names.categories:
+            if columns[name] is not None:
+                try:
+                    _check_category(columns[name], name)
+                except ValueProblem as error:
+                    report(name, error)
+                break
+        if names.has_media:
             for name, other_media in check_other_media(columns):
-                problem(name, other_media)
-        if not found.problems and ("<" in found.query or found.history):
-            media: Media = "none" if found.video is None else "image" if is_image(found.video) else "video"
-            wrong_tag = find_tag_problem(found.query, found.history, media=media, location=location)
-            found.problems += [] if wrong_tag is None else [wrong_tag]
-            asked = (found.query, found.history)
-            found.query = without_tags(found.query, media=media)
-            if found.history:
-                found.history = tuple(
-                    (without_tags(question, media=media), answer) for question, answer in found.history
-                )
-            found.had_tags = (found.query, found.history) != asked
+                report(name, other_media)
+        had_tags = False
+        if ("<" in query or history) and len(problems) == num_before:
+            media: Media = "none" if video is None else "image" if is_image(video) else "video"
+            if media == "video" and not history and (untagged := without_usual_tag(query)) is not None:
+                query, had_tags = untagged, True
+            else:
+                wrong_tag = find_tag_problem(query, history, media=media, location=self.locate(line))
+                problems += [] if wrong_tag is None else [wrong_tag]
+                asked = (query, history)
+                query = without_tags(query, media=media)
+                history = tuple((without_tags(question, media=media), answer) for question, answer in history)
+                had_tags = (query, history) != asked
         for known, name in misspelt.items():
             if known in ("system", "history", "videos"):  # the required ones have reported it in their own problem
                 nothing = "null" if known == "system" else "[]"
                 hint = f'did you mean {quote(known)}? if not, add `"{known}": {nothing}`'
-                problem(
+                report(
                     name, ValueProblem(f"an unknown column and no {quote(known)}", f"the column {quote(known)}", hint)
                 )
-        if not found.problems and not (
-            isinstance(columns["query"], str)
-            and isinstance(columns.get("response"), str)
-            and not (found.history or found.system)
-        ):
-            found.taken_as_text = tuple(_find_numbers(columns))
-        return found
+        if len(problems) > num_before:
+            return None
+        are_texts = (
+            isinstance(columns["query"], str) and isinstance(columns.get("response"), str) and not (history or system)
+        )
+        return {
+            "query": query,
+            "response": response,
+            "history": history,
+            "video": video,
+            "source": self._source,
+            "line": line,
+            "id": row_id,
+            "extra": {name: columns[name] for name in names.extra},
+            "is_item": self._is_item,
+            "taken_as_text": () if are_texts else tuple(_find_numbers(columns)),
+            "had_tags": had_tags,
+            "format": self._format,
+            "url": self._finder.urls.get(file_of(video)) if self._finder.urls and video is not None else None,
+            "system": system,
+        }
 
 
 def names_a_column(text: str) -> bool:
@@ -233,11 +297,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _check_category(columns: Mapping[str, Any]) -> None:
-    name = category_column(columns)
-    if name is not None and text_of(columns[name]) is None:
+def _check_category(value: Any, name: str) -> None:
+    if text_of(value) is None:
         hint = f"write one text, or rename the column: {quote(name)} says what kind of question a row asks"
-        raise ValueProblem(show(columns[name]), "a string, a number or null", hint)
+        raise ValueProblem(show(value), "a string, a number or null", hint)
 
 
 def _other_format(column: str) -> ValueProblem:
@@ -248,40 +311,51 @@ def _other_format(column: str) -> ValueProblem:
     return ValueProblem(f"a conversation in {quote(column)}", "the columns `query`, `response` and `videos`", hint)
 
 
-def _find_misspelt(columns: Mapping[str, Any]) -> Mapping[str, str]:
-    """Returns known column -> the unknown column that seems to mean it, for known columns that are absent.
+def _find_misspelt(columns: Mapping[str, Any], names: _Names) -> Mapping[str, str]:
+    """Returns the misspelt columns of a row that seems to have no clip: any that holds the name of one stands for `videos`.
 
-    A column that resembles a known one is only extra when the known one is there. `id` is left out, because every
-    short name resembles it. Any name that starts with `video` stands for `videos`, one that starts with `system` for `system`,
-    and any column that holds the name of a clip for `videos`: such a row would otherwise train without it.
+    Such a row would otherwise train without it.
     """
-    misspelt = _near_names(tuple(columns))
-    if "videos" not in columns and "videos" not in misspelt:
-        names = (name for name in columns if name not in READ_COLUMNS and name not in OTHER_MEDIA)
-        holder = next((name for name in names if holds_clip(columns[name])), None)
-        return misspelt if holder is None else {**misspelt, "videos": holder}
-    return misspelt
+    others = (name for name in names.extra if name not in OTHER_MEDIA)
+    holder = next((name for name in others if holds_clip(columns[name])), None)
+    return names.misspelt if holder is None else {**names.misspelt, "videos": holder}
 
 
 @lru_cache(maxsize=1000)
-def _near_names(names: tuple[str, ...]) -> Mapping[str, str]:
+def _look_at_names(names: tuple[str, ...]) -> _Names:
+    """Says what the names of a row's columns mean.
+
+    A column that resembles a known one is only extra when the known one is there. `id` is left out, because every
+    short name resembles it. Any name that starts with `video` stands for `videos`, one that starts with `system` for `system`.
+    """
     absent = [name for name in KNOWN_COLUMNS if name not in names and name != "id"]
+    extra = tuple(name for name in names if name not in READ_COLUMNS)
     misspelt: dict[str, str] = {}
-    for name in names:
-        if name in READ_COLUMNS:
-            continue
+    for name in extra:
         lowered = name.lower()
         near = difflib.get_close_matches(lowered, absent, n=1, cutoff=0.75)
         if not near:
             near = [known for begin, known in _BEGINNINGS.items() if lowered.startswith(begin) and known in absent]
         if near:
             misspelt.setdefault(near[0], name)
-    return MappingProxyType(misspelt)
+    has_row = "query" in names or "response" in names
+    return _Names(
+        misspelt=MappingProxyType(misspelt),
+        extra=extra,
+        categories=tuple(name for name in CATEGORY_COLUMNS if name in names),
+        may_hide_clip="videos" in absent and "videos" not in misspelt,
+        is_of_file=not any(name in names for name in (*CLIP_COLUMNS, IMAGES)),
+        has_media=not MEDIA_COLUMNS.isdisjoint(names),
+        conversation=None if has_row else next((name for name in _CONVERSATIONS if name in names), None),
+    )
 
 
 def _read_text(
-    columns: Mapping[str, Any], name: str, misspelt: Mapping[str, str], *, is_required: bool, may_be_empty: bool
+    columns: Mapping[str, Any], name: str, misspelt: Mapping[str, str], is_required: bool, may_be_empty: bool
 ) -> str:
+    text = text_of(columns.get(name))
+    if text and (may_be_empty or not text.isspace()):
+        return text
     need = "a string" if may_be_empty else "a string that is not empty"
     if name not in columns:
         if name in misspelt:
@@ -293,11 +367,10 @@ def _read_text(
     value = columns[name]
     if value is None and not is_required:
         return ""
-    text = text_of(value)
     if text is None:
         hint = "write it as one text, in quotes" if value is not None else ""
         raise ValueProblem(show(value), need, hint)
-    if not may_be_empty and not text.strip():
+    if not may_be_empty:
         got = "only white space" if text else "an empty string"
         raise ValueProblem(got, need, "write the answer or remove the row")
     return text

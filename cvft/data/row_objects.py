@@ -1,14 +1,16 @@
 """Reads a file as numbered objects in native columns: JSON, JSONL, CSV, parquet or tar, in any format of `cvft.data.formats`.
 
 bytes -> what kind of file it is -> objects with their lines -> native columns, or what is wrong in their place
+
+Lines are parsed one after the other, as rows are made of them: of very many, what is not kept need not all be held.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +44,13 @@ class Objects:
     """What a file holds.
 
     Args:
-        numbered: Native columns of rows with the number of their object; or what is wrong with it, or what is no object.
+        numbered: Native columns of rows with the number of their object; or what is wrong with it, or what is no object. To be
+            gone through once.
         is_array: Whether the numbers count items, and not lines.
         format: The format that they were written in.
     """
 
-    numbered: Sequence[tuple[int, Any]]
+    numbered: Iterable[tuple[int, Any]]
     is_array: bool
     format: str
 
@@ -63,7 +66,7 @@ def read_objects(path: Path, problems: list[Problem], *, root: Path, format: For
         clips: Folder to write clips to that lie inside a parquet or tar file.
 
     Raises:
-        DataError: There is nothing that could be parsed, or nobody knows its format.
+        DataError: There is nothing that could be parsed, or nobody knows its format; some of it while objects are gone through.
     """
     _refuse_others(path)
     if format == "webdataset" or (format not in _NO_SHARDS and is_shard(path)):
@@ -71,6 +74,7 @@ def read_objects(path: Path, problems: list[Problem], *, root: Path, format: For
         _, adapted = adapt_objects(shard.objects, source=path, root=root, name=format, is_table=True)
         return Objects(put_clips(adapted, shard), True, "webdataset")
     raw = read_bytes(path)
+    objects: Iterable[tuple[int, Any]]
     kind = "lines" if format in LINE_FORMATS else find_kind(path, raw, wanted=format)
     if kind == "lines":
         objects, is_array = read_lines(path, raw), False
@@ -84,7 +88,7 @@ def read_objects(path: Path, problems: list[Problem], *, root: Path, format: For
     return Objects(adapted, is_array, name)
 
 
-def _read_json(path: Path, raw: bytes, problems: list[Problem]) -> tuple[list[tuple[int, Any]], bool]:
+def _read_json(path: Path, raw: bytes, problems: list[Problem]) -> tuple[Iterable[tuple[int, Any]], bool]:
     """Returns the JSON objects of a file with their numbers, and whether they are items of an array; adds to its problems.
 
     Raises:
@@ -104,7 +108,7 @@ def _read_json(path: Path, raw: bytes, problems: list[Problem]) -> tuple[list[tu
         problems.append(Problem(locate(path, 1), "a JSON array in a .jsonl file", need, hint))
         raise DataError(f"data {path}", problems)
 
-    return (_parse_array if is_array else _parse_lines)(path, raw, problems), is_array
+    return _parse_array(path, raw, problems) if is_array else _parse_lines(raw), is_array
 
 
 def read_bytes(path: Path) -> bytes:
@@ -163,16 +167,13 @@ def locate(path: Path, line: int, *, is_item: bool = False) -> str:
     return f"{path}: item {line}" if is_item else f"{path}:{line}"
 
 
-def _parse_lines(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[int, Any]]:
+def _parse_lines(raw: bytes) -> Iterator[tuple[int, Any]]:
     """Parses each line that is not blank."""
-    objects: list[tuple[int, Any]] = []
     for line, part in split_lines(raw):
         try:
-            objects.append((line, parse_json(part)))
+            yield line, parse_json(part)
         except ValueProblem as error:
-            problem = error.at(locate(path, line))
-            problems.append(problem if problem.hint else replace(problem, hint=hint_for_line(part)))
-    return objects
+            yield line, ValueProblem(error.got, error.need, error.hint or hint_for_line(part))
 
 
 def _parse_array(path: Path, raw: bytes, problems: list[Problem]) -> list[tuple[int, Any]]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from cvft.data.clip_columns import ClipFinder, write_clip
 from cvft.data.fetch.cache import URLS_FOLDER
-from cvft.data.row_columns import CATEGORY_COLUMNS, READ_COLUMNS, ColumnReader, category_column, category_in
+from cvft.data.row_columns import CATEGORY_COLUMNS, ColumnReader, category_column, category_in
 from cvft.data.row_objects import locate, read_bytes, read_objects
 from cvft.data.video.spec import ClipRef, file_of, with_budget
 from cvft.errors import DataError, Problem, ValueProblem, quote
@@ -157,18 +157,18 @@ def survey_rows(
     with _keep_all():
         try:
             objects = read_objects(path, problems, root=root, format=format, clips=clips)
+            return _sort_objects(
+                objects.numbered,
+                source=path,
+                video_root=root,
+                require_response=require_response,
+                is_array=objects.is_array,
+                format=objects.format,
+                problems=problems,
+                url_cache=url_cache,
+            )
         except DataError as error:
             return [], list(error.problems)
-        return _sort_objects(
-            objects.numbered,
-            source=path,
-            video_root=root,
-            require_response=require_response,
-            is_array=objects.is_array,
-            format=objects.format,
-            problems=problems,
-            url_cache=url_cache,
-        )
 
 
 @contextmanager
@@ -180,6 +180,11 @@ def _keep_all() -> Iterator[None]:
         yield
     finally:
         if was_on:
+            if (
+                not gc.get_freeze_count()
+            ):  # what was made counts as old at once: it is not looked at when something new is
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
@@ -228,7 +233,7 @@ def make_rows(
 
 
 def _sort_objects(
-    objects: Sequence[tuple[int, Any]],
+    objects: Iterable[tuple[int, Any]],
     *,
     source: Path,
     video_root: Path,
@@ -241,49 +246,32 @@ def _sort_objects(
 ) -> tuple[list[Row], list[Problem]]:
     """Returns the objects that are rows, and every problem of the others; see `make_rows`."""
     problems = list(problems)
-    if not objects and not problems:
-        problems.append(Problem(str(source), "no rows", "at least one row"))
-    reader = ColumnReader(video_root, require_response=require_response, url_cache=url_cache, finder=finder)
+    reader = ColumnReader(
+        video_root,
+        source=source,
+        is_item=is_array,
+        format=format,
+        require_response=require_response,
+        url_cache=url_cache,
+        finder=finder,
+    )
     rows: list[Row] = []
-    before = locate(source, 0, is_item=is_array).removesuffix("0")
     for line, columns in objects:
-        location = f"{before}{line}"
-        if isinstance(columns, ValueProblem):
-            problems.append(columns.at(location))
-            continue
-        if not isinstance(columns, dict):
-            problems.append(Problem(location, f"{_kind(columns)} {quote(json.dumps(columns))}", "a JSON object"))
-            continue
-        found = reader.read(columns, location=location)
-        problems += found.problems
-        if not found.problems:
-            extra = {key: value for key, value in columns.items() if key not in READ_COLUMNS}
-            rows.append(
-                _make_row(
-                    query=found.query,
-                    response=found.response,
-                    history=found.history,
-                    system=found.system,
-                    video=found.video,
-                    url=found.url,
-                    source=source,
-                    line=line,
-                    id=found.id,
-                    extra=extra,
-                    is_item=is_array,
-                    taken_as_text=found.taken_as_text,
-                    had_tags=found.had_tags,
-                    format=format,
-                )
-            )
+        if isinstance(columns, dict):
+            values = reader.read(columns, line=line, problems=problems)
+            if values is not None:
+                row = object.__new__(Row)
+                # all fields at once: one by one, as frozen values set them, takes as long as half of the checks
+                object.__setattr__(row, "__dict__", values)
+                rows.append(row)
+        elif isinstance(columns, ValueProblem):
+            problems.append(columns.at(reader.locate(line)))
+        else:
+            got = f"{_kind(columns)} {quote(json.dumps(columns))}"
+            problems.append(Problem(reader.locate(line), got, "a JSON object"))
+    if not rows and not problems:
+        problems.append(Problem(str(source), "no rows", "at least one row"))
     return rows, problems
-
-
-def _make_row(**values: Any) -> Row:
-    """Makes a row of all its fields at once: one by one, as frozen values set them, takes as long as half of its checks."""
-    row = object.__new__(Row)
-    vars(row).update(values)
-    return row
 
 
 def write_rows(rows: Iterable[Row], path: Path | str) -> None:

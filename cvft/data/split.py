@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from cvft.data.rows import Row, category_of
 from cvft.data.video.spec import ClipRef, files_of, hash_files
@@ -104,34 +105,48 @@ class _Balance:
         self._categories = [category_of(row) for row in rows]
         counts = Counter(self._categories)
         self._shares = {category: count / len(rows) for category, count in counts.items()}
-        self._val: Counter[str | None] = Counter()
+        self._val = dict.fromkeys(counts, 0)
+        self._num_val = 0
+        self._units: dict[int, Counter[str | None]] = {}
         self.window = WINDOW if len(counts) > 1 else 1
 
     def add(self, unit: Unit) -> None:
         """Puts a unit on the val side."""
-        self._val.update(self._categories[row] for row in unit)
+        self._num_val += len(unit)
+        for category, count in self._count(unit).items():
+            self._val[category] += count
 
     def distance(self, unit: Unit) -> float:
         """Returns the sum of what the shares of categories would differ by with a unit on the val side."""
-        own = Counter(self._categories[row] for row in unit)
-        total = self._val.total() + len(unit)
-        return sum(abs((self._val[each] + own[each]) / total - share) for each, share in self._shares.items())
+        own = self._count(unit)
+        total = self._num_val + len(unit)
+        return sum([abs((self._val[each] + own.get(each, 0)) / total - share) for each, share in self._shares.items()])
+
+    def _count(self, unit: Unit) -> Counter[str | None]:
+        """Counts the categories of a unit, which is asked about as long as it is in the window."""
+        first = unit[0]
+        if first not in self._units:
+            self._units[first] = Counter([self._categories[row] for row in unit])
+        return self._units[first]
 
 
 def _find_units(
     rows: Sequence[Row], contents: Mapping[ClipRef, str] | None, groups: Mapping[str, str], *, seed: int
 ) -> list[Unit]:
     """Returns the rows that must stay together, in an order that the seed makes of what they hold."""
-    hashes: dict[object, str] = {}
+    hashes: dict[tuple[Path, ...], str] = {}
+    names: dict[ClipRef, str] = {}
     units: dict[str, Unit] = defaultdict(list)
     for index, row in enumerate(rows):
         if row.video is None:
             name = json.dumps([row.query, row.response, row.history], ensure_ascii=False)
         else:
-            files = files_of(row.video)
-            if files not in hashes:
-                hashes[files] = hash_files(files) if contents is None else contents[row.video]
-            name = groups.get(hashes[files], hashes[files])
+            if row.video not in names:
+                files = files_of(row.video)
+                if files not in hashes:
+                    hashes[files] = hash_files(files) if contents is None else contents[row.video]
+                names[row.video] = groups.get(hashes[files], hashes[files])
+            name = names[row.video]
         units[name].append(index)
     order = {name: hashlib.sha256(f"{seed} {name}".encode(errors="surrogatepass")).digest() for name in units}
     return [units[name] for name in sorted(units, key=lambda name: order[name])]

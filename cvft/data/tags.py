@@ -76,6 +76,20 @@ def find_tag(text: str) -> str | None:
     return None if found is None else found[0]
 
 
+def without_usual_tag(text: str) -> str | None:
+    r"""Returns a question of a clip without the one tag that most files have: `<video>` at its head, and no other `<`.
+
+    Returns:
+        What `without_tags` says; None where the tag does not stand so, and all rules have to be asked.
+
+    Example:
+        >>> without_usual_tag("<video>\nWhat is shown?"), without_usual_tag("Is 1 < 2?")
+        ('What is shown?', None)
+    """
+    is_usual = text.startswith("<video>") and text.count("<") == 1
+    return text[len("<video>") :].lstrip() if is_usual else None
+
+
 def without_tags(text: str, *, media: Media = "video") -> str:
     r"""Returns a question without the tags for its clip or picture, and without the white space that stood around them.
 
@@ -97,9 +111,6 @@ def without_tags(text: str, *, media: Media = "video") -> str:
     """
     if "<" not in text:  # as in all tags
         return text
-    usual = "<image>" if media == "image" else "<video>"
-    if text.startswith(usual) and text.count("<") == 1:  # the usual one, and nothing else
-        return text[len(usual) :].lstrip()
     parts = (_IMAGE_TAG if media == "image" else _VIDEO_TAG).split(text)
     whole = parts[0]
     for part in parts[1:]:
@@ -125,7 +136,6 @@ def find_tag_problem(query: str, history: Sequence[tuple[str, str]], *, media: M
         location: How to name the row.
     """
     num_clips = 0 if media == "none" else 1
-    usual = "<image>" if media == "image" else "<video>"
     own, others = (_IMAGE_TAG, _NO_IMAGE_TAG) if media == "image" else (_VIDEO_TAG, _OTHER_TAG)
     columns = [("query", query)]
     if history:
@@ -133,9 +143,6 @@ def find_tag_problem(query: str, history: Sequence[tuple[str, str]], *, media: M
     num_tags = 0
     for column, text in columns:
         if "<" not in text:  # as in all tags
-            continue
-        if num_tags < num_clips and text.count("<") == 1 and usual in text:  # the usual one, and nothing else
-            num_tags += 1
             continue
         where = f"{location} {quote(column)}"
         other = others.search(text)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cvft.imports import python_environment
+from cvft.jsonl import split_lines
 
 TIMEOUT_S = 600.0
 """For all imports of a process together, from a slow network disk as well."""
@@ -53,7 +54,8 @@ def import_modules(modules: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> d
         except OSError as error:
             lines, ending = b"", f"no process could be started: {error}"
         asked = left[0]
-        for answer in (json.loads(line) for line in lines.decode().splitlines()):
+        whole = lines[: lines.rfind(b"\n") + 1]  # the process may have ended amid a line
+        for answer in (json.loads(line) for _, line in split_lines(whole)):
             asked = answer.get("begins", asked)
             if "module" in answer:
                 found[answer["module"]] = Imported(answer.get("error", ""), answer.get("facts", {}))

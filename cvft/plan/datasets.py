@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cvft.cards import Card, Named
+from cvft.cards import Named
 from cvft.data.rows import Row
 from cvft.errors import DataError, Problem, quote
 from cvft.recipe import Recipe
@@ -28,12 +28,7 @@ def bring_datasets(recipe: Recipe) -> None:
     problems: list[Problem] = []
     for key, named in recipe.data.named.items():
         card, folder = named.card, recipe.data.datasets_dir / named.card.name
-        missing = _missing_files(named, folder)
-        if missing and card.hugging_face is not None:
-            why = _fetch(card, missing, folder)
-            missing = _missing_files(named, folder)
-        else:
-            why = ""
+        missing, why = _fetch(named, folder)
         if missing:
             more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
             got = f"no {quote(folder / missing[0], most=4096)}{more} of {quote(str(named))}{why}"
@@ -81,14 +76,20 @@ def _missing_files(named: Named, folder: Path) -> list[str]:
     return [path for path in dict.fromkeys(paths) if not (folder / path).is_file()]
 
 
-def _fetch(card: Card, files: Sequence[str], folder: Path) -> str:
-    """Fetches files, and returns why not all of them could be fetched."""
-    try:
-        fetch_dataset(card.hugging_face or "", files, folder)
-    except UnreachableError as error:
-        (problem,) = error.problems
-        return f", and it cannot be fetched from {problem.where} ({problem.got})"
-    return f", nor does hf:{card.hugging_face} have it"
+def _fetch(named: Named, folder: Path) -> tuple[list[str], str]:
+    """Fetches the files that are missing, from one hub after the other; returns what is missing then, and why."""
+    missing, why = _missing_files(named, folder), []
+    for address in named.card.addresses:
+        if not missing:
+            break
+        try:
+            fetch_dataset(address, missing, folder)
+            missing = _missing_files(named, folder)
+            why.append(f", nor does {address} have it")
+        except UnreachableError as error:
+            (problem,) = error.problems
+            why.append(f", and it cannot be fetched from {address} ({problem.got})")
+    return missing, "".join(why)
 
 
 def _is_of(place: str, key: str) -> bool:

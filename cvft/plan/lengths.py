@@ -63,7 +63,7 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[ClipRef
                 number,
                 num_prefix_tokens=layout.num_prefix_tokens,
                 num_question_tokens=len(layout) - layout.num_prefix_tokens,
-                num_label_tokens=sum(label != IGNORED_LABEL for label in layout.labels),
+                num_label_tokens=len(layout) - layout.labels.count(IGNORED_LABEL),
                 num_frames=0 if clip is None else clip.num_frames,
                 num_clip_tokens=sum(layout.token_type_ids),
                 system=None if row.system is None else systems.setdefault(row.system, len(systems)),
@@ -117,7 +117,7 @@ def check_prompts(
     longest = family.longest_clip(folder, how)
 
     def count(row: Row, clip: ClipInfo | None) -> int:
-        return sum(label == IGNORED_LABEL for label in lay_out(row, clip).labels)
+        return lay_out(row, clip).labels.count(IGNORED_LABEL)
 
     least = 1 if max_new_tokens is None else max_new_tokens
     counts = [count(row, None) for row in rows]

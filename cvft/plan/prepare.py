@@ -34,7 +34,7 @@ from cvft.plan.probes import check_probes, note_probes, read_probes
 from cvft.plan.url_cache import unpacked_dir, url_cache_dir
 from cvft.recipe import Recipe
 from cvft.recipe.data_section import RowFile, is_val
-from cvft.recipe.rules import LOSS_METRICS
+from cvft.recipe.result_rules import LOSS_METRICS
 from cvft.recipe.schema import SelectBy
 
 

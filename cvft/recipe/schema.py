@@ -17,7 +17,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from cvft.errors import Problem, RecipeError
 from cvft.recipe.data_section import Data
-from cvft.recipe.rules import ConflictError, check_global_batch, find_conflicts
+from cvft.recipe.rules import ConflictError, find_conflicts
+from cvft.recipe.training_rules import check_global_batch
 from cvft.recipe.values import (
     HIGHEST_RANK,
     MANY,

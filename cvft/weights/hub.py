@@ -247,26 +247,36 @@ def _from_modelscope(model_id: str, revision: str | None, ignored: tuple[str, ..
     return Source(folder, MODELSCOPE, model_id, revision or "master")
 
 
-def fetch_dataset(dataset_id: str, files: Sequence[str], folder: Path) -> None:
-    """Fetches files of a dataset from Hugging Face into a folder, under the names that they have there.
+def fetch_dataset(address: str, files: Sequence[str], folder: Path) -> None:
+    """Fetches files of a dataset from a hub into a folder, under the names that they have there.
 
     Args:
-        dataset_id: Its name on the hub.
-        files: The files; others are not fetched.
+        address: `hf:OWNER/NAME` or `ms:OWNER/NAME`.
+        files: The files; others are not fetched, and those that the hub does not have are left out.
         folder: The folder.
 
     Raises:
         UnreachableError: when one of them cannot be fetched, with what the hub's client says.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
+    prefix, _, dataset_id = address.partition(":")
+    fetch = {HUGGING_FACE: _dataset_from_hugging_face, MODELSCOPE: _dataset_from_modelscope}[HUBS[prefix]]
     try:
-        snapshot_download(dataset_id, repo_type="dataset", allow_patterns=list(files), local_dir=folder)
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        fetch(dataset_id, list(files), folder)
+    except Exception as error:  # ModelScope's client raises its own, requests' and plain ones
         said = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"
-        problem = Problem(f"{PREFIXES[HUGGING_FACE]}:{dataset_id}", said, "a hub that answers")
-        raise UnreachableError(f"dataset {dataset_id}", [problem]) from error
+        raise UnreachableError(f"dataset {dataset_id}", [Problem(address, said, "a hub that answers")]) from error
+
+
+def _dataset_from_hugging_face(dataset_id: str, files: list[str], folder: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(dataset_id, repo_type="dataset", allow_patterns=files, local_dir=folder)
+
+
+def _dataset_from_modelscope(dataset_id: str, files: list[str], folder: Path) -> None:
+    from modelscope.hub.snapshot_download import dataset_snapshot_download
+
+    dataset_snapshot_download(dataset_id, allow_patterns=files, local_dir=str(folder))
 
 
 def _refused(what: str, got: str, hint: str) -> ModelError:

@@ -13,7 +13,7 @@ LLaVA-Video-178K's training files (`llava`, whose `<image>` stands for the video
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from cvft.data.formats.turns import Columns, Turn, read_text, rest_of, rows_of_turns, with_system
 from cvft.data.media_columns import COLUMN_OF_KEY
@@ -21,6 +21,9 @@ from cvft.errors import ValueProblem, quote
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 """Role in a file -> whose words they are."""
+
+_UNANSWERED = ("assistant", None, True)
+"""What stands for the answer of a question that waits for it."""
 
 _CONTENT_OF = {role: f"`content` of {quote(role)}" for role in _ROLES}
 """Role -> how messages name what it says."""
@@ -54,11 +57,7 @@ def adapt_messages(columns: Mapping[str, Any]) -> list[Columns]:
     """
     clips: dict[str, list[Any]] = {"videos": [], "images": []}
     about: Columns = {}
-    said = []
-    for each in _turns_in(columns, ("messages",)):
-        role = _role(each, "role")
-        text, is_trained = _read_content(each, clips, about)
-        said.append((role, text, is_trained))
+    said = [_read_message(each, clips, about) for each in _turns_in(columns, ("messages",))]
     system, turns = _pair(said)
     rest = with_system(rest_of(columns, ("messages", "system")), columns, system)
     for column, found in clips.items():
@@ -68,7 +67,7 @@ def adapt_messages(columns: Mapping[str, Any]) -> list[Columns]:
             raise ValueProblem(got, "one place for them", "remove one of them")
     if both := about.keys() & rest.keys():
         raise ValueProblem(f"{quote(min(both))} in a column and in messages", "one place for it", "remove one of them")
-    rest |= {column: found for column, found in clips.items() if found}
+    rest.update({column: found for column, found in clips.items() if found})
     return rows_of_turns(turns, rest | about if about else rest)
 
 
@@ -121,9 +120,11 @@ def _turns_in(columns: Mapping[str, Any], names: Sequence[str]) -> list[Mapping[
             f"no column {quote(names[0])}", "a conversation in it", "data.format says how rows are written"
         )
     value = columns[name]
-    if not isinstance(value, list) or not value or not all([isinstance(each, dict) for each in value]):
-        raise ValueProblem(f"{quote(value, most=40)} in {quote(name)}", "a list of turns, each an object")
-    return value
+    for each in value if isinstance(value, list) and value else [None]:
+        if not isinstance(each, dict):
+            raise ValueProblem(f"{quote(value, most=40)} in {quote(name)}", "a list of turns, each an object")
+    turns: list[Mapping[str, Any]] = value
+    return turns
 
 
 def _read_conversation(columns: Mapping[str, Any]) -> tuple[str | None, list[Turn]]:
@@ -135,22 +136,23 @@ def _read_conversation(columns: Mapping[str, Any]) -> tuple[str | None, list[Tur
 
 
 def _role(turn: Mapping[str, Any], name: str) -> str:
-    role = turn.get(name)
-    if not isinstance(role, str) or role not in _ROLES:
-        got = f"the role {quote(role)}" if name in turn else f"a turn without {quote(name)}"
+    written = turn.get(name)
+    role = _ROLES.get(written) if isinstance(written, str) else None
+    if role is None:
+        got = f"the role {quote(written)}" if name in turn else f"a turn without {quote(name)}"
         raise ValueProblem(got, "turns of `user` and `assistant`", "a row has no place for tools and other voices")
-    return _ROLES[role]
+    return role
 
 
-def _read_content(message: Mapping[str, Any], clips: Mapping[str, list[Any]], about: Columns) -> tuple[str, bool]:
-    """Returns the text of a message and whether it is trained on; adds its clips to the others, and what it says of them."""
-    content = message.get("content")
-    role = message["role"]
+def _read_message(message: Mapping[str, Any], clips: Mapping[str, list[Any]], about: Columns) -> tuple[str, str, bool]:
+    """Returns whose words they are, the text, and whether it is trained on; adds clips and what is said of them to the others."""
+    whose = _role(message, "role")
+    content, role = message.get("content"), message["role"]
     loss = message.get("loss")
     if loss is not None and not isinstance(loss, bool):
         raise ValueProblem(f"`loss` {quote(loss)}", "true or false")
     if not isinstance(content, list):
-        return read_text(content, _CONTENT_OF[role]), loss is not False
+        return whose, read_text(content, _CONTENT_OF[role]), loss is not False
     texts = []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
@@ -174,7 +176,7 @@ def _read_content(message: Mapping[str, Any], clips: Mapping[str, list[Any]], ab
             hint = "leave the row out: a model here takes text and one clip or picture a row"
             need = "parts `text`, `video` and `image`"
             raise ValueProblem(f"a part of the type {quote(kind)} in a message", need, hint)
-    return "".join(texts), loss is not False
+    return whose, "".join(texts), loss is not False
 
 
 def _pair(said: Sequence[tuple[str, str, bool]]) -> tuple[str | None, list[Turn]]:
@@ -186,30 +188,28 @@ def _pair(said: Sequence[tuple[str, str, bool]]) -> tuple[str | None, list[Turn]
     system = None
     if said and said[0][0] == "system":
         system, said = said[0][1], said[1:]
-    for number, (role, _, _) in enumerate(said):
-        due = "assistant" if number % 2 else "user"
-        if role != due:
-            if any(each[0] == "system" for each in said):
-                raise ValueProblem(
-                    "a system text amid the turns", "one at their head alone", "remove it, or move it there"
-                )
-            got = f"turn {number + 1} of {quote(role)}"
-            raise ValueProblem(got, f"one of {quote(due)}: user and assistant take turns, and the user begins")
     if not said:
         raise ValueProblem("no turn", "a question and its answer")
     turns = []
     has_trained = False
-    for number in range(0, len(said), 2):
-        query = said[number][1]
-        if number + 1 == len(said):
-            turns.append(Turn(query, None))
-            has_trained = True
-            continue
-        _, response, is_trained = said[number + 1]
-        if is_trained and not response.strip():
-            read_text(response, f"the answer in turn {number + 2}", may_be_empty=False)
+    left = iter(said)
+    for number, (asker, query, _) in enumerate(left):
+        answerer, response, is_trained = next(left, _UNANSWERED)
+        if asker != "user" or answerer != "assistant":
+            _refuse_order([role for role, _, _ in said])
+        if response is not None and is_trained and not response.strip():
+            read_text(response, f"the answer in turn {2 * number + 2}", may_be_empty=False)
         turns.append(Turn(query, response, is_trained))
         has_trained = has_trained or is_trained
     if not has_trained:
         raise ValueProblem("`loss: false` at every answer", "an answer to learn", "remove the row")
     return system, turns
+
+
+def _refuse_order(roles: Sequence[str]) -> NoReturn:
+    if "system" in roles:
+        raise ValueProblem("a system text amid the turns", "one at their head alone", "remove it, or move it there")
+    due = ["assistant" if number % 2 else "user" for number in range(len(roles))]
+    number = next(number for number, role in enumerate(roles) if role != due[number])
+    got = f"turn {number + 1} of {quote(roles[number])}"
+    raise ValueProblem(got, f"one of {quote(due[number])}: user and assistant take turns, and the user begins")

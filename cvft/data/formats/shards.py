@@ -11,7 +11,7 @@ Source: webdataset's page on its file format (key and ending part at the first p
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -111,7 +111,7 @@ def read_shard(path: Path, *, clips: Path | None) -> Shard:
     return shard
 
 
-def put_clips(rows: Sequence[tuple[int, Any]], shard: Shard) -> list[tuple[int, Any]]:
+def put_clips(rows: Iterable[tuple[int, Any]], shard: Shard) -> list[tuple[int, Any]]:
     """Gives rows their clips: a sample may name its own, and no other one.
 
     Args:

@@ -7,7 +7,8 @@ all others fit; several such formats, or none, are an error that names them. Wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,8 @@ TABLE = Format("columns of a table", lambda columns: True, pairs.adapt_table)
 
 
 def adapt_objects(
-    objects: Sequence[tuple[int, Any]], *, source: Path, root: Path, name: FormatName, is_table: bool
-) -> tuple[str, list[tuple[int, Any]]]:
+    objects: Iterable[tuple[int, Any]], *, source: Path, root: Path, name: FormatName, is_table: bool
+) -> tuple[str, Iterable[tuple[int, Any]]]:
     """Makes native columns of the objects of a file.
 
     Args:
@@ -79,8 +80,8 @@ def adapt_objects(
         is_table: Whether they are rows of a table, whose columns may have other names.
 
     Returns:
-        The format's name, and native columns with the number of the object that they come from; in place of the columns
-        stands what is wrong with an object, where something is, and whatever is no object.
+        The format's name, and native columns with the number of the object that they come from, to be gone through once; in
+        place of the columns stands what is wrong with an object, where something is, and whatever is no object.
 
     Raises:
         DataError: The format is to be found, and several may be meant.
@@ -88,26 +89,32 @@ def adapt_objects(
     known = formats_at(root, source=source)
     chosen = next((format for format in known if format.name == name), None)
     if chosen is None:
-        chosen = _find(objects, known, source=source) if name != "native" else NATIVE
+        left = iter(objects)
+        sample = list(itertools.islice(left, NUM_SAMPLED))
+        objects = itertools.chain(sample, left)
+        chosen = _find(sample, known, source=source) if name != "native" else NATIVE
     if chosen is NATIVE and is_table:
         chosen = TABLE
-    if chosen is NATIVE:
-        return NATIVE.name, list(objects)
-    adapted: list[tuple[int, Any]] = []
+    return chosen.name, objects if chosen is NATIVE else _adapt(objects, chosen)
+
+
+def _adapt(objects: Iterable[tuple[int, Any]], format: Format) -> Iterator[tuple[int, Any]]:
     for number, columns in objects:
         if not isinstance(columns, dict):
-            adapted.append((number, columns))
+            yield number, columns
             continue
         try:
-            adapted += [(number, row) for row in chosen.adapt(columns)]
+            rows = format.adapt(columns)
         except ValueProblem as problem:
-            adapted.append((number, problem))
-    return chosen.name, adapted
+            yield number, problem
+            continue
+        for row in rows:
+            yield number, row
 
 
 def _find(objects: Sequence[tuple[int, Any]], known: Sequence[Format], *, source: Path) -> Format:
     """Returns the one format of the objects, by the rule at the head of this module."""
-    sample = [(number, columns) for number, columns in objects[:NUM_SAMPLED] if isinstance(columns, dict)]
+    sample = [(number, columns) for number, columns in objects if isinstance(columns, dict)]
     if any(NATIVE.detects(columns) for _, columns in sample):
         return NATIVE
     fits = [(number, [format for format in known if format.detects(columns)]) for number, columns in sample]

@@ -14,8 +14,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +21,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from cvft.data.video.deadline import Deadline
 from cvft.data.video.decode import Clip
 from cvft.data.video.looks import LOOKS_SAMPLING, SIDE_CELLS, ClipLooks
 from cvft.data.video.oddities import Oddity
@@ -254,7 +253,7 @@ class DecodeProcess:
         }
         process = self._send(request)
         _, answers = _get_pipes(process)
-        deadline = _Deadline(process, self.timeout_s)
+        deadline = Deadline(process.kill, self.timeout_s)
         frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
         try:
             header = receive_header(answers)
@@ -339,7 +338,7 @@ class DecodeProcess:
     def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
         """Waits until the child can decode: what goes wrong before is no clip's fault."""
         _, answers = _get_pipes(process)
-        deadline = _Deadline(process, _START_TIMEOUT_S)
+        deadline = Deadline(process.kill, _START_TIMEOUT_S)
         try:
             receive_header(answers)
         except (EOFError, OSError, ValueError) as error:
@@ -351,32 +350,6 @@ class DecodeProcess:
             raise RunError("decoding", [Problem("decode process", got, "a running process", hint)]) from error
         finally:
             deadline.end()
-
-
-class _Deadline:
-    """Kills a process when its time is over. A thread that waits, because pipes cannot be polled on every system."""
-
-    def __init__(self, process: subprocess.Popen[bytes], limit_s: float) -> None:
-        self._process = process
-        self._begin_s = time.monotonic()
-        self._has_ended = threading.Event()
-        self.is_over = False
-        self.limit_s = limit_s
-        threading.Thread(target=self._wait, daemon=True).start()
-
-    def extend(self, limit_s: float) -> None:
-        """Allows more time in all, counted from the beginning."""
-        self.limit_s = limit_s
-
-    def end(self) -> None:
-        self._has_ended.set()
-
-    def _wait(self) -> None:
-        while (left_s := self._begin_s + self.limit_s - time.monotonic()) > 0:  # more may be allowed meanwhile
-            if self._has_ended.wait(left_s):
-                return
-        self.is_over = True
-        self._process.kill()
 
 
 def _get_pipes(process: subprocess.Popen[bytes]) -> tuple[RawPipe, RawPipe]:
