@@ -165,6 +165,28 @@ def test_a_mask_hides_no_question_from_a_recurrence(adapted, opened):
     assert (nll_error > SMALLEST_FAULT) == (gradient_error > SMALLEST_FAULT) == bool(forking)
 
 
+def test_gradients_come_in_one_order_with_and_without_groups(adapted, opened):
+    """ZeRO adds up what ranks have in the order in which it comes, and another rank may have no group, or no clip."""
+    rows = opened.rows(num_rows=3, clip=opened.clip(num_frames=4), seed=2)
+    (bare,) = opened.rows(num_rows=1, clip=None, seed=5)
+    orders = []
+    for sequence in (opened.encoder.join(rows), rows[0], bare):
+        order: list[str] = []
+        trained = [(name, weight) for name, weight in adapted.named_parameters() if weight.requires_grad]
+        hooks = [
+            weight.register_post_accumulate_grad_hook(lambda _, name=name, order=order: order.append(name))
+            for name, weight in trained
+        ]
+        batch = widen(opened.encoder.collate([sequence]), adapted.dtype)
+        opened.runtime.loss(adapted, batch, num_items=1).loss.backward()
+        for hook in hooks:
+            hook.remove()
+        orders.append(order)
+    adapted.zero_grad()
+    assert len(orders[0]) == len(trained)
+    assert orders[0] == orders[1] == orders[2]
+
+
 def test_eager_attention_takes_groups_too(opened):
     rows = opened.rows(num_rows=3, clip=opened.clip(num_frames=4), seed=2)
     batch = opened.encoder.collate([opened.encoder.join(rows), rows[1]])

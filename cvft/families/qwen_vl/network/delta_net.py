@@ -75,7 +75,10 @@ class ForksStates:
     def _mix_groups(self, hidden_states: Tensor, group_lengths: GroupLengths) -> Tensor:
         num_sequences, length, _ = hidden_states.shape
         places = Places.of(group_lengths, length=length, device=hidden_states.device)
+        # in the order of transformers' forward: ZeRO adds up what ranks have in the order in which gradients come, and another
+        # rank may have no groups
         columns = self.in_proj_qkv(hidden_states)
+        gate = self.in_proj_z(hidden_states).reshape(-1, self.head_v_dim)
         beta = self.in_proj_b(hidden_states).sigmoid()
         decay = -self.A_log.float().exp() * F.softplus(self.in_proj_a(hidden_states).float() + self.dt_bias)
 
@@ -93,7 +96,6 @@ class ForksStates:
         answers, _ = self._mix(torch.cat((before, columns), dim=1), decay, beta, states=states)
 
         mixed = _take(torch.cat((outputs.flatten(0, 1), answers.flatten(0, 1)))[None], places.outputs)
-        gate = self.in_proj_z(hidden_states).reshape(-1, self.head_v_dim)
         normed = self.norm(mixed.reshape(-1, self.head_v_dim), gate)
         return cast(Tensor, self.out_proj(normed.reshape(num_sequences, length, -1)))
 
