@@ -64,8 +64,10 @@ bench: $(VENV)/test.stamp ## measure again what benchmarks/ holds (takes long)
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/time_layout.py
 	$(BIN)/python benchmarks/ladder.py
+	$(BIN)/python benchmarks/group_attention.py --repeats 3
 	$(BIN)/python benchmarks/predictions.py
 	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/full_size.py
 	$(BIN)/python benchmarks/readme.py
 
