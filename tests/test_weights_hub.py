@@ -232,9 +232,10 @@ def test_a_card_is_written_without_a_hub(run, tmp_path):
     assert str(run.parent.parent) not in text
 
 
-def test_a_card_says_where_its_base_was_fetched(run, tmp_path):
-    other = tmp_path / "small"
-    shutil.copytree(run, other)
+def test_a_card_says_where_its_base_was_fetched_also_of_a_run_that_was_moved_away_from_it(run, tmp_path):
+    other = tmp_path / "far" / "away" / "small"
+    shutil.copytree(run, other, symlinks=True)
+    assert [path.name for path in (other / "model_view").iterdir() if not path.exists()]
     manifest = json.loads((other / "manifest.json").read_text())
     manifest["base"].update(hub="modelscope", id="ZhipuAI/base", commit="v2")
     (other / "manifest.json").write_text(json.dumps(manifest))

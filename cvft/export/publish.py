@@ -14,16 +14,17 @@ from cvft.export.card import CardFacts, make_card
 from cvft.export.push import upload
 from cvft.export.run import read_verification
 from cvft.families.contract import CONTRACT_FILE, read_contract
-from cvft.families.table import find_family, known_checkpoints
+from cvft.families.table import family_named, known_checkpoints
 from cvft.files import check_output, write_whole
 from cvft.json_files import JsonError, read_object
 from cvft.manifest import ManifestBase, read_manifest
+from cvft.plan.plan import Plan
 from cvft.recipe import LoadedRecipe
 from cvft.recipe.yaml_text import dump_yaml
 from cvft.runs import RunFolder, read_metrics
 from cvft.weights.checkpoints import find_checkpoint
 from cvft.weights.finite import refuse_nonfinite
-from cvft.weights.folder import ADAPTER_WEIGHTS_FILE, ModelFolder
+from cvft.weights.folder import ADAPTER_WEIGHTS_FILE
 from cvft.weights.hub import HUGGING_FACE, ID, PREFIXES
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -55,7 +56,7 @@ def push_run(
     _check(loaded, model, model_id=model_id, variant=variant)
     if card_file is not None:
         check_output(card_file, subject="command line", where="--card", may_exist=True)
-    manifest = read_manifest(folder)
+    manifest, plan = read_manifest(folder), Plan.from_json(folder.plan_file.read_text(encoding="utf-8"))
     recipe, base_id, base_commit = _without_paths(loaded, manifest.base)
     card = make_card(
         CardFacts(
@@ -70,7 +71,7 @@ def push_run(
             metrics=_metrics(folder),
             verification=read_verification(model) if variant == "merged" else None,
             versions={"cvft": manifest.cvft, **manifest.packages},
-            tags=find_family(ModelFolder.of(folder.model_view)).tags,
+            tags=family_named(plan.worker.family).tags,  # its base need not be here any more
         )
     )
     if card_file is not None:
