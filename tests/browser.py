@@ -93,6 +93,16 @@ class Browser:
         params = {"origin": url, "permission": {"name": name}, "setting": setting}
         self._call("POST", "/goog/cdp/execute", {"cmd": "Browser.setPermission", "params": params})
 
+    def cut_network(self) -> None:
+        """Lets nothing in or out from now on."""
+        conditions = {"offline": True, "latency": 0, "throughput": 0}
+        self._call("POST", "/chromium/network_conditions", {"network_conditions": conditions})
+
+    def asked_for(self) -> list[str]:
+        """What the page has loaded or tried to, but for what it carries itself."""
+        names = self.run("return performance.getEntriesByType('resource').map((each) => each.name)")
+        return [name for name in names if not name.startswith(("data:", "blob:"))]
+
     def picture(self) -> bytes:
         """The whole page as a PNG, however high it is."""
         size = self.run("return [innerWidth, document.body.scrollHeight]")

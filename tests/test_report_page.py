@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,9 @@ from cvft.evaluate.metrics import score_rows
 from cvft.report import write_report
 from cvft.report.cards import build_cards
 from cvft.report.frames import ClipFrames
+from tests.browser import CHROMIUM, browsing, needs_driver
 from tests.project import HANG_S
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 ATTACK = "</script><img src=x onerror=document.title='hit'><b>\u2028&amp;"
 EXPECTED = ["red", "blue", "from 3 to 7", "green"]
@@ -122,6 +119,17 @@ def test_hostile_text_is_shown_and_does_nothing(tmp_path: Path) -> None:
     assert shown(document)[0][0] == ATTACK
     assert "<title>t</title>" in document
     assert "<img src=" not in document.replace('<img src="data:image/webp;base64,', "")
+
+
+@needs_driver
+def test_without_a_network_the_page_asks_for_nothing_and_does_not_complain(tmp_path: Path) -> None:
+    page = make_page(tmp_path / "r.html", queries=[ATTACK, "b", "c", "d"])
+    with browsing(tmp_path / "profile") as browser:
+        browser.cut_network()
+        browser.open(page.as_uri())
+        assert len(browser.texts("article.card")) == 4
+        assert browser.asked_for() == []
+        assert browser.complaints() == []
 
 
 @needs_browser

@@ -17,6 +17,7 @@ from cvft.families.family import IGNORED_LABEL, Layout
 from cvft.plan.check import check_job, open_to_check
 from cvft.recipe import load_recipe
 from cvft.report.preview import choose_rows, render_with, split_tokens, write_preview
+from tests.browser import browsing, needs_driver
 from tests.project import files_under, make_project, write_jsonl
 from tests.real_clips import real_clip
 from tests.test_report_page import ATTACK, needs_browser, open_page
@@ -129,6 +130,18 @@ def test_rows_are_filtered_and_sorted_by_the_address(page, tmp_path):
             assert sorted(found) == sorted(everything)
         else:
             assert found == expected, address
+
+
+@needs_driver
+def test_without_a_network_the_page_asks_for_nothing_and_does_not_complain(page, tmp_path):
+    with browsing(tmp_path / "profile") as browser:
+        browser.cut_network()
+        browser.open(page.as_uri())
+        assert len(browser.texts("article.card")) == 6
+        browser.type("#filter-q", "man")
+        assert browser.wait("document.querySelectorAll('article.card').length === 2")
+        assert browser.asked_for() == []
+        assert browser.complaints() == []
 
 
 @needs_browser
