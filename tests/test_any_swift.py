@@ -140,7 +140,8 @@ def test_a_question_that_changes_what_stands_before_it_is_refused(opened, monkey
     clip = opened.clips[0]
     row = Row("Why?", "yes", (), None, source=Path("rows.jsonl"), line=7)
     ids = opened.encoder.encode(row, clip, with_response=True)["input_ids"].tolist()
-    monkeypatch.setattr(opened.encoder, "_prefixes", {tuple(clip.tensors["frames"].shape): [9, *ids]})
+    size = (*clip.tensors["frames"].shape, opened.encoder._system)
+    monkeypatch.setattr(opened.encoder, "_prefixes", {size: [9, *ids]})
     with pytest.raises(DataError, match=r"rows\.jsonl:7 the text: got one that makes \d+ tokens .* need the \d+ that"):
         opened.encoder.encode(row, clip, with_response=True)
 

@@ -22,7 +22,7 @@ SECONDS = ("appear", "change", "disappear", "first_seen", "last_seen")
     [
         ("tiny_cpu", "qkv"),
         pytest.param("tiny_cpu", "all-linear", marks=pytest.mark.long),
-        ("tiny_qwen3_vl", "qkv"),
+        pytest.param("tiny_qwen3_vl", "qkv", marks=pytest.mark.long),
     ],
 )
 def test_the_skill_left_out_is_learnt_and_the_merge_answers_alike(tmp_path, recipe, targets):
