@@ -233,7 +233,7 @@ def test_what_a_recipe_adds(tmp_path):
 def test_the_demo_is_clean(tmp_path, sampling):
     overrides = [f"output.root={tmp_path}", f"video.sampling={sampling}"]
     checked = check_recipe(load_recipe(ROOT / "recipes" / "tiny_cpu.yaml", overrides=overrides))
-    assert (len(checked.rows), checked.num_decoded) == (704, 96)
+    assert (len(checked.rows), checked.num_decoded) == (832, 96)
     assert list(checked.findings) == []
 
 
