@@ -42,7 +42,8 @@ def test_types_are_one_under_the_clips_tokens_alone(kind, folders):
     _, special = load_encoder(folders[kind])
     for case in BY_NAME.values():
         layout = lay_out(folders[kind], case, kind)
-        assert layout.token_type_ids == [int(number == special.video) for number in layout.input_ids]
+        of_clips = (special.video, special.image)
+        assert layout.token_type_ids == [int(number in of_clips) for number in layout.input_ids]
         grid = grid_of_case(case, kind)
         assert sum(layout.token_type_ids) == (0 if grid is None else grid.num_tokens)
         assert len(layout.input_ids) == len(layout.token_type_ids) == len(layout.labels)

@@ -156,6 +156,8 @@ def _compare_sides(rows: Sequence[Row], held_out: Collection[Path]) -> Iterator[
     first, *others = by_file
     for source in others:
         crosses = (source in held_out) != (first in held_out)
+        if held_out and not crosses:
+            continue  # files of one side, such as new questions and old ones
         kind = "clip_on_both_sides" if crosses else "clip_in_two_files"
         where = _name(by_file[source], _whole(by_file[source][0]))
         got = f"the clip of {name_rows(by_file[first])}"
