@@ -39,7 +39,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-lo
 quick: $(VENV)/test.stamp ## run the fast tests, for while you work; about 5 minutes
 	$(PYTEST) -m "pure or cpu"
 
-test: $(VENV)/test.stamp ## run the tests; about 30 minutes on 2 cores
+test: $(VENV)/test.stamp ## run the tests; about 25 minutes on 2 cores
 	$(PYTEST) -m "not long"
 
 long: $(VENV)/test.stamp ## run what `make test` leaves out: other forms of the longest jobs

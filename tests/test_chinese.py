@@ -82,6 +82,7 @@ def project(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_whole_job_in_chinese(project):
     run = project / "输出" / "中文"
     said = (project / "屏幕.txt").read_text(encoding="utf-8")
@@ -96,6 +97,7 @@ def test_a_whole_job_in_chinese(project):
     assert all(text in page for text in (asked[0]["query"], "验证_00.mp4", "时间段"))
 
 
+@pytest.mark.long
 def test_what_was_learnt_in_chinese_is_answered_in_chinese(project):
     words = ["--data", "数据/训练.jsonl", "--output", "回答.jsonl"]
     cvft_ok("infer", "--model", "输出/中文", *words, cwd=project)
@@ -105,6 +107,7 @@ def test_what_was_learnt_in_chinese_is_answered_in_chinese(project):
     assert sum(row["prediction"] == row["response"] for row in rows) >= 9
 
 
+@pytest.mark.long
 @needs_driver
 @pytest.mark.skipif(not HAS_CHINESE_FONT, reason="no font with Chinese letters here")
 def test_a_browser_draws_different_letters_in_the_report(project, tmp_path):

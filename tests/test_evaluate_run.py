@@ -98,6 +98,7 @@ def test_a_model_is_asked_without_the_clips(trained):
     assert all(line["prediction"] == answers[line["query"]] for line in lines)
 
 
+@pytest.mark.long
 def test_run_answers_on_the_ranks_that_trained(trained, monkeypatch, caplog):
     caplog.set_level("INFO")
     settings = ["export.merge=false", "export.verify_rows=8", "eval.compare_base=false", "eval.compare_blind=false"]

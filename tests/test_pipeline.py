@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.project import make_project
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +71,7 @@ def test_a_run_of_the_demo_finds_every_fact_once(tmp_path):
     assert counts["open_job"] == counts["decide_ranks"] == counts["read_gpus"] == 1
 
 
+@pytest.mark.long
 def test_without_a_merge_base_and_adapter_are_one_load(tmp_path):
     recipe = make_project(tmp_path, train={"max_steps": 1}, export={"merge": False})
     counts = counts_of("run", recipe)

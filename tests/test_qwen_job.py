@@ -30,7 +30,8 @@ def make_job(folder, kind, **sections):
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(k, marks=pytest.mark.long) if k == "qwen2_5_vl" else k for k in KINDS]
+    scope="module",
+    params=[kind if kind == "qwen3_vl" else pytest.param(kind, marks=pytest.mark.long) for kind in KINDS],
 )
 def done(request, tmp_path_factory):
     """A run of the whole job, its recipe and what it said."""

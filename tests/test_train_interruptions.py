@@ -219,6 +219,7 @@ def test_killed_at_random_moments_one_process_ends_with_the_same_bits(recipe, st
     assert largest_difference(adapter_of(recipe, "killed"), straight) == 0
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_two_ranks_end_with_the_same_bits(recipe, straight_on_two_ranks):
     assert kill_until_done(recipe, *TWO_RANKS, name="killed2", num_kills=max(2, NUM_KILLS // 3), seed=2) >= 1
     assert largest_difference(adapter_of(recipe, "killed2"), straight_on_two_ranks) == 0

@@ -6,9 +6,6 @@ from tests.docs_pages import LINK, anchors_of
 from tests.test_readme import FILE
 from tests.tutorials import FOLDER, PAGES, ROOT, carry_out, differing, read_steps
 
-TRAINED_BY_ALL = "caption_my_folder.md"
-"""The cheapest page, which everybody's tests carry out whole; of the others, what comes before the training."""
-
 
 def assert_carried_out(page, folder, *, until=None):
     steps = read_steps(page.read_text(encoding="utf-8"))
@@ -21,11 +18,11 @@ def assert_carried_out(page, folder, *, until=None):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_tutorial_goes_as_its_page_says(page, tmp_path):
-    assert_carried_out(page, tmp_path, until=None if page.name == TRAINED_BY_ALL else "cvft run")
+    assert_carried_out(page, tmp_path, until="cvft run")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != TRAINED_BY_ALL], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_tutorial_goes_to_its_end_as_its_page_says(page, tmp_path):
     assert_carried_out(page, tmp_path)
 
