@@ -79,6 +79,7 @@ MAY_IMPORT = {
     "families/table": (
         "errors families families/any_swift families/cogvlm2_video families/qwen_vl families/internvl families/glm4v weights"
     ),
+    "progress": "",
     "runs": "errors json_files files recipe",
     "manifest": "errors json_files runs",
     "training_log": "errors jsonl",
@@ -108,7 +109,7 @@ MAY_IMPORT = {
     "clips": "errors dtypes data data/video data/features weights families plan",
     "train": (
         "__init__ errors files jsonl imports versions processes recipe data data/video data/features weights families "
-        "families/table runs plan clips data/fetch evaluate/metrics training_log predict families/network"
+        "families/table runs plan clips data/fetch evaluate/metrics training_log predict families/network progress"
     ),
     "predict": (
         "errors shipped files jsonl dtypes imports processes recipe data data/video data/features weights families "
@@ -131,7 +132,7 @@ MAY_IMPORT = {
     "cli": "__init__ row_formats errors imports recipe",
     "cli/commands": (
         "errors files recipe data data/video data/doctor families/table runs plan clips train predict export evaluate "
-        "evaluate/judge report pipeline serve handover cli data/fetch cards shipped doctor_env"
+        "evaluate/judge report pipeline serve handover cli data/fetch cards shipped doctor_env progress"
     ),
     # beside
     "tiny": "data/video families families/network families/cogvlm2_video/network families/qwen_vl",
@@ -180,6 +181,7 @@ WITHOUT_TORCH = (
         "training_log",
         "plan",
         "doctor_env",
+        "progress",
         "evaluate/judge",
         "report",
         "cli",

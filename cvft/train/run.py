@@ -9,11 +9,8 @@ import dataclasses
 import json
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-
-from tqdm import tqdm
 
 from cvft.data.check import write_quarantine
 from cvft.data.features.repair import repair_store
@@ -29,6 +26,7 @@ from cvft.plan.prepare import PreparedRows, prepare
 from cvft.plan.ranks import node_rank_of, worker_command
 from cvft.plan.recorded import refuse_other_data, refuse_other_order
 from cvft.plan.start import Start, find_start, read_start
+from cvft.progress import counting_clips
 from cvft.recipe import LoadedRecipe, dump_recipe
 from cvft.runs import RunFolder, claim_run_folder, is_claimed, locked, refuse_other_choice
 from cvft.train.adapters import choose_adapter, describe_choice, publish_adapter
@@ -226,10 +224,5 @@ def _resumed(plan: Plan, checkpoint: Path) -> Plan:
 
 
 def _prepare_with_progress(job: Job) -> PreparedRows:
-    with tqdm(desc="clips", unit="clip", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with counting_clips() as show:
         return prepare(job, on_progress=show)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cvft.cli.arguments import add_format, load
 from cvft.cli.commands.fetched import add_urls, open_cache
 from cvft.errors import CvftError, Problem
+from cvft.progress import counting_clips
 
 if TYPE_CHECKING:
     from cvft.data.doctor.check import CheckUp
@@ -79,7 +78,7 @@ def check_data(
         _check_output(output, inputs=[options.recipe, *paths])
     if before is not None:
         before(paths)
-    with _progress() as show:
+    with counting_clips() as show:
         if loaded is not None:
             job = open_to_check(loaded)
             return Checked(check_job(job, on_progress=show), job)
@@ -119,7 +118,7 @@ def prove_data(options: argparse.Namespace, share: Share) -> ShareDone:
     from cvft.data.video.sample import Sampling
     from cvft.plan.check import open_to_check, prove_share_of
 
-    with _progress() as show:
+    with counting_clips() as show:
         if is_recipe:
             return prove_share_of(open_to_check(load(options)), share, on_progress=show)
         how = DecodeSettings(Sampling())
@@ -136,20 +135,6 @@ def prove_data(options: argparse.Namespace, share: Share) -> ShareDone:
                 num_workers=options.workers,
                 on_progress=show,
             )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar, and gives what takes clips done and clips in all."""
-    from tqdm import tqdm
-
-    with tqdm(desc="clips", unit="clip", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
 
 
 def _is_recipe(options: argparse.Namespace) -> bool:

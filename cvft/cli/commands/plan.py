@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from cvft.cli.arguments import add_recipe, load
 from cvft.errors import CvftError
+from cvft.progress import counting_clips
 
 SUMMARY = "say what a training would do, take and refuse; needs no weights and no GPU"
 EXAMPLES = (
@@ -27,17 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> object:
     """Runs the command and returns what it prints."""
     loaded = load(options)
-    from tqdm import tqdm
-
     from cvft.plan.describe import describe_forecast, forecast_json
     from cvft.plan.forecast import MAX_CLIPS_READ, forecast
 
-    with tqdm(desc="clips", unit="clip", file=sys.stderr, dynamic_ncols=True, leave=False) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with counting_clips() as show:
         result = forecast(loaded, gpu_name=options.gpu, max_clips=options.clips or MAX_CLIPS_READ, on_progress=show)
     print(forecast_json(result) if options.json else describe_forecast(result))
     if result.refused:
