@@ -126,29 +126,41 @@ def assert_optimizer_is_partitioned(checkpoint: Path) -> None:
     assert num_trained <= sum(sizes) < num_trained + 64
 
 
-def test_groups_train_like_their_rows_apart_on_one_rank_and_on_two(tmp_path):
+GROUPED = {
+    "apart": ("train.group_by_clip=off", "video.cache_features=off"),
+    "grouped": ("train.max_rows_per_group=5",),
+}
+
+
+@pytest.fixture(scope="module")
+def of_groups(tmp_path_factory) -> Path:
     """All rows are one step, so that grouping does not change which rows meet; three clips, and a row without one."""
     shapes = [json.loads(line) for line in (SHAPES / "train.jsonl").read_text().splitlines()]
     rows = [{**row, "videos": [str(SHAPES / row["videos"][0])]} for row in shapes[:12]]
     rows.append({"query": "Say yes .", "response": "yes"})
     assert len({str(row.get("videos")) for row in rows}) > 2
     train = {**TRAIN, "epochs": 20, "global_batch_rows": 14}
-    recipe = make_project(tmp_path, rows=rows, val_rows=rows[3:8], lora={"dropout": 0.0}, train=train)
-    runs = {
-        "apart": ("train.group_by_clip=off", "video.cache_features=off"),
-        "grouped": ("train.max_rows_per_group=5",),
-    }
-    cvft_ok("train", recipe, "name=apart", *runs["apart"])
-    alone = cvft_ok("train", recipe, "name=grouped", *runs["grouped"])
+    folder = tmp_path_factory.mktemp("groups")
+    recipe = make_project(folder, rows=rows, val_rows=rows[3:8], lora={"dropout": 0.0}, train=train)
+    cvft_ok("train", recipe, "name=apart", *GROUPED["apart"])
+    return recipe
+
+
+def test_groups_train_and_answer_like_their_rows_apart(of_groups):
+    alone = cvft_ok("train", of_groups, "name=grouped", *GROUPED["grouped"])
     assert "grouped by clip with at most 5 rows a group" in alone.stderr
-    two = ("parallel.strategy=zero2", "parallel.num_gpus=2", "train.micro_batch_rows=7")
-    cvft_ok("train", recipe, "name=two", "train.group_by_clip=on", *two)
-    for name in ("grouped", "two"):
-        assert_same_training(recipe, name, "apart")
-    metrics = [json.loads(cvft_ok("eval", recipe, f"name={name}", *own).stdout) for name, own in runs.items()]
+    assert_same_training(of_groups, "grouped", "apart")
+    metrics = [json.loads(cvft_ok("eval", of_groups, f"name={name}", *own).stdout) for name, own in GROUPED.items()]
     assert metrics[0] == metrics[1]
-    predictions = [run_folder(recipe, name) / "eval" / "adapter" / "predictions.jsonl" for name in runs]
+    predictions = [run_folder(of_groups, name) / "eval" / "adapter" / "predictions.jsonl" for name in GROUPED]
     assert predictions[0].read_text() == predictions[1].read_text()
+
+
+@pytest.mark.long
+def test_groups_train_on_two_ranks_like_their_rows_apart_on_one(of_groups):
+    two = ("parallel.strategy=zero2", "parallel.num_gpus=2", "train.micro_batch_rows=7")
+    cvft_ok("train", of_groups, "name=two", "train.group_by_clip=on", *two)
+    assert_same_training(of_groups, "two", "apart")
 
 
 def test_one_process_is_the_same_however_it_accumulates(recipe, one_process):
