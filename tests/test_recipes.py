@@ -150,7 +150,7 @@ def train_small(recipe: Path, kind: Kind, folder: Path, small: Path) -> Path:
 
 
 def is_trained_elsewhere(kind: Kind) -> bool:
-    """The tests of ranks and families train the plain kinds, also under ZeRO-2; those of quantizing the first family in 4 bits."""
+    """Tests of ranks and families train the plain kinds, also under ZeRO-2; those of quantizing, the first family in 4 bits."""
     is_plain = (kind.template, kind.quantize, kind.has_several_nodes) == ("chat", "none", False)
     return is_plain or (kind.quantize == "nf4" and "cogvlm2_video" in kind.runtime)
 
