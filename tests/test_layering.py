@@ -70,12 +70,12 @@ MAY_IMPORT = {
     "data/doctor": "row_formats errors files jsonl data data/video data/fetch",
     "evaluate/uncertainty": "",
     "evaluate/metrics": "data evaluate/uncertainty",
-    "families": "errors json_files recipe data data/video data/features weights",
-    "families/cogvlm2_video": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/qwen_vl": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/internvl": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/glm4v": "errors dtypes json_files recipe data data/video data/features weights families",
-    "families/any_swift": "errors imports processes dtypes json_files recipe data data/video data/features weights families",
+    "families": "errors json_files recipe data data/video weights",
+    "families/cogvlm2_video": "errors json_files recipe data data/video weights families",
+    "families/qwen_vl": "errors json_files recipe data data/video weights families",
+    "families/internvl": "errors json_files recipe data data/video weights families",
+    "families/glm4v": "errors json_files recipe data data/video weights families",
+    "families/any_swift": "errors imports processes json_files recipe data data/video weights families",
     "families/table": (
         "errors families families/any_swift families/cogvlm2_video families/qwen_vl families/internvl families/glm4v weights"
     ),

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
@@ -241,18 +240,11 @@ class Family(Protocol):
     def costs(self, config: Mapping[str, Any]) -> CostModel | None:
         """Returns formulas for memory and FLOPs, or None where nothing is modelled."""
 
-    def feature_key(
-        self, folder: ModelFolder, how: Preprocessing, *, decoder_version: str, dtype: str, device: str
-    ) -> FeatureKey:
-        """States everything but the clip that decides what its cached features are.
+    def tower_tensors(self, folder: ModelFolder) -> tuple[str, ...]:
+        """Returns how names of the tensors begin that make features of pixels; asked with capability `features` only."""
 
-        Args:
-            folder: The model folder; its tower's weights are fingerprinted.
-            how: How rows reach the model.
-            decoder_version: Version of the decoder.
-            dtype: `bf16` or `fp32`.
-            device: `cpu` or `cuda`.
-        """
+    def feature_fields(self, how: Preprocessing) -> Mapping[str, FieldValue]:
+        """Returns what decides features beside frames and weights, by own names; asked with capability `features` only."""
 
     def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
         """Returns the bytes of the cached features of clips, without their files' headers; asked with capability `features` only.

@@ -19,6 +19,7 @@ from cvft.data.catalog import CLIPS_FOLDER
 from cvft.data.features.key import FeatureKey
 from cvft.data.fetch.cache import ClipCache
 from cvft.data.video.versions import decoder_version
+from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, Problem, RecipeError
 from cvft.families.contract import Contract
 from cvft.families.costs import AdapterParameters
@@ -34,7 +35,7 @@ from cvft.plan.ranks import Ranks, decide_ranks, node_rank_of
 from cvft.plan.url_cache import open_url_cache
 from cvft.recipe import LoadedRecipe, Recipe
 from cvft.runs import RunFolder
-from cvft.weights.folder import TOKENIZER_FILE, ModelFolder
+from cvft.weights.folder import TOKENIZER_FILE, ModelFolder, tower_fingerprint
 from cvft.weights.hub import Source, UnreachableError, asks_hub, find_absent, locate_model
 from cvft.weights.shards import Shard
 
@@ -127,12 +128,17 @@ class Job:
     @cached_property
     def feature_key(self) -> FeatureKey:
         """States everything but the clip that decides what its cached features are; fingerprints the tower."""
-        return self.family.feature_key(
-            self.model.folder,
-            self.preprocessing,
+        folder, decode = self.model.folder, self.preprocessing.decode
+        return FeatureKey(
+            sampling=decode.sampling.strategy,
+            max_frames=decode.sampling.max_frames,
+            decoder=decode.decoder,
             decoder_version=self.decoder_version,
-            dtype=self.recipe.model.dtype,
+            tower_sha256=tower_fingerprint(folder.path, self.family.tower_tensors(folder)),
+            dtype=BY_NAME[self.recipe.model.dtype].safetensors,
             device=self.ranks.device,
+            attention="sdpa",  # towers are loaded with no other
+            fields=self.family.feature_fields(self.preprocessing),
         )
 
     @property

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from cvft.data.features.key import FeatureKey
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
-from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.any_swift.config_file import check_config
 from cvft.families.any_swift.inputs import PACKAGES, Inputs, hash_processor, installed_versions
@@ -25,7 +23,7 @@ from cvft.families.parts import Shape
 from cvft.families.stock import check_stock_recipe, with_dtype, without_code
 from cvft.json_files import TEXT, check_object, one_of, whole_number
 from cvft.recipe import Recipe
-from cvft.weights.folder import ModelFolder, tower_fingerprint
+from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards
 
 MAX_FRAMES = 8
@@ -184,28 +182,20 @@ class AnySwift:
         del config
         return None
 
-    def feature_key(
-        self, folder: ModelFolder, how: Preprocessing, *, decoder_version: str, dtype: str, device: str
-    ) -> FeatureKey:
-        """Keys features by frames, by what makes pixels of them, and by all weights but the decoder's."""
+    def tower_tensors(self, folder: ModelFolder) -> tuple[str, ...]:
+        """Returns the names of all tensors but the decoder's."""
+        names = (entry.name for shard in read_shards(folder.path, None) for entry in shard.entries)
+        return tuple(filter(self.model.is_vision, names))
+
+    def feature_fields(self, how: Preprocessing) -> Mapping[str, FieldValue]:
+        """Returns what makes pixels of frames."""
         inputs = Inputs.of(how.fields)
-        names = [entry.name for shard in read_shards(folder.path, None) for entry in shard.entries]
-        return FeatureKey(
-            sampling=how.decode.sampling.strategy,
-            max_frames=how.decode.sampling.max_frames,
-            decoder=how.decode.decoder,
-            decoder_version=decoder_version,
-            tower_sha256=tower_fingerprint(folder.path, tuple(filter(self.model.is_vision, names))),
-            dtype=BY_NAME[dtype].safetensors,
-            device=device,
-            attention="sdpa",  # the tower is loaded with no other
-            fields={
-                "family": self.name,
-                "processor_sha256": inputs.processor_sha256,
-                "swift_version": inputs.swift_version,
-                "transformers_version": inputs.transformers_version,
-            },
-        )
+        return {
+            "family": self.name,
+            "processor_sha256": inputs.processor_sha256,
+            "swift_version": inputs.swift_version,
+            "transformers_version": inputs.transformers_version,
+        }
 
     def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
         """Counts a vector of the decoder's width for each token of a clip."""

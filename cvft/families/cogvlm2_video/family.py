@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
-from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, ModelError, Problem, RecipeError, quote
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.checkpoints import OFFICIAL_ARCHITECTURE, PUBLISHED
@@ -41,7 +39,7 @@ from cvft.families.text_encoder import check_settings_files
 from cvft.json_files import check_object, one_of, whole_number
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint, find_checkpoint
-from cvft.weights.folder import ModelFolder, tower_fingerprint
+from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards
 
 MODEL_TYPE = "cogvlm2_video"
@@ -242,21 +240,14 @@ class CogVLM2Video:
         """Returns the formulas for these sizes."""
         return Costs(Architecture.from_config(config))
 
-    def feature_key(
-        self, folder: ModelFolder, how: Preprocessing, *, decoder_version: str, dtype: str, device: str
-    ) -> FeatureKey:
-        """Keys features by frames, frame size and tower."""
-        return FeatureKey(
-            sampling=how.decode.sampling.strategy,
-            max_frames=how.decode.sampling.max_frames,
-            decoder=how.decode.decoder,
-            decoder_version=decoder_version,
-            tower_sha256=tower_fingerprint(folder.path, PARTS.tower),
-            dtype=BY_NAME[dtype].safetensors,
-            device=device,
-            attention="sdpa",  # the tower has no other
-            fields={"image_size_px": how.fields["image_size"]},
-        )
+    def tower_tensors(self, folder: ModelFolder) -> tuple[str, ...]:
+        """Names the tower."""
+        del folder
+        return PARTS.tower
+
+    def feature_fields(self, how: Preprocessing) -> Mapping[str, FieldValue]:
+        """Returns the size of a frame."""
+        return {"image_size_px": how.fields["image_size"]}
 
     def longest_clip(self, folder: ModelFolder, how: Preprocessing) -> ClipInfo:
         """All frames, and seconds of many digits; their size changes nothing."""

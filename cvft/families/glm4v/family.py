@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
-from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import ClipShape, CostModel
@@ -37,7 +35,7 @@ from cvft.families.text_encoder import check_settings_files
 from cvft.json_files import TEXT, check_object, number, one_of, whole_number
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint
-from cvft.weights.folder import ModelFolder, tower_fingerprint
+from cvft.weights.folder import ModelFolder
 
 TEMPLATE = "chat"
 """The one prompt template: that of the makers' chat."""
@@ -201,27 +199,20 @@ class Glm4v:
         del config
         return None
 
-    def feature_key(
-        self, folder: ModelFolder, how: Preprocessing, *, decoder_version: str, dtype: str, device: str
-    ) -> FeatureKey:
-        """Keys features by frames, their budget and the tower with its merger."""
+    def tower_tensors(self, folder: ModelFolder) -> tuple[str, ...]:
+        """Names the tower with its merger."""
+        del folder
+        return (f"{VISION}.",)
+
+    def feature_fields(self, how: Preprocessing) -> Mapping[str, FieldValue]:
+        """Returns the budget of frames."""
         inputs = Inputs.of(how.fields)
-        return FeatureKey(
-            sampling=how.decode.sampling.strategy,
-            max_frames=how.decode.sampling.max_frames,
-            decoder=how.decode.decoder,
-            decoder_version=decoder_version,
-            tower_sha256=tower_fingerprint(folder.path, (f"{VISION}.",)),
-            dtype=BY_NAME[dtype].safetensors,
-            device=device,
-            attention="sdpa",  # the tower is loaded with no other
-            fields={
-                "family": self.name,
-                "fps": inputs.fps,
-                "min_frames": inputs.min_frames,
-                "max_clip_tokens": inputs.max_clip_tokens,
-            },
-        )
+        return {
+            "family": self.name,
+            "fps": inputs.fps,
+            "min_frames": inputs.min_frames,
+            "max_clip_tokens": inputs.max_clip_tokens,
+        }
 
     def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
         """Counts a vector of the decoder's width for each token of a clip."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from cvft.data.features.key import FeatureKey
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
-from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import ClipShape, CostModel
@@ -32,7 +30,7 @@ from cvft.families.text_encoder import check_settings_files
 from cvft.json_files import TEXT, Need, check_object, one_of, whole_number
 from cvft.recipe import Recipe
 from cvft.weights.checkpoints import Checkpoint
-from cvft.weights.folder import ModelFolder, tower_fingerprint
+from cvft.weights.folder import ModelFolder
 
 TEMPLATE = "chat"
 """The one prompt template: that of the makers' chat."""
@@ -209,27 +207,20 @@ class InternVL:
         del config
         return None
 
-    def feature_key(
-        self, folder: ModelFolder, how: Preprocessing, *, decoder_version: str, dtype: str, device: str
-    ) -> FeatureKey:
-        """Keys features by frames, their pixels and the tower with its projector."""
+    def tower_tensors(self, folder: ModelFolder) -> tuple[str, ...]:
+        """Names the tower with its projector."""
+        del folder
+        return VISION_PREFIXES
+
+    def feature_fields(self, how: Preprocessing) -> Mapping[str, FieldValue]:
+        """Returns what pixels are."""
         inputs = Inputs.of(how.fields)
-        return FeatureKey(
-            sampling=how.decode.sampling.strategy,
-            max_frames=how.decode.sampling.max_frames,
-            decoder=how.decode.decoder,
-            decoder_version=decoder_version,
-            tower_sha256=tower_fingerprint(folder.path, VISION_PREFIXES),
-            dtype=BY_NAME[dtype].safetensors,
-            device=device,
-            attention="sdpa",  # the tower is loaded with no other
-            fields={
-                "family": self.name,
-                "frame_px": inputs.frame_px,
-                "pixel_mean": inputs.pixel_mean,
-                "pixel_std": inputs.pixel_std,
-            },
-        )
+        return {
+            "family": self.name,
+            "frame_px": inputs.frame_px,
+            "pixel_mean": inputs.pixel_mean,
+            "pixel_std": inputs.pixel_std,
+        }
 
     def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
         """Counts a vector of the decoder's width for each token of a clip."""
