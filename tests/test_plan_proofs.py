@@ -103,7 +103,7 @@ def test_the_first_clip_with_two_questions_is_chosen():
     clips = {first: replace(info, sha256="1"), second: replace(info, sha256="2")}
 
     def ask(*wanted):
-        return request_proofs(doubted_job(), wanted, rows=rows, shapes=shapes, clips=clips, attention="sdpa")
+        return request_proofs(doubted_job(), wanted, rows=rows, shapes=shapes, clips=clips)
 
     asked = ask("groups", "features")
     assert (asked.clip, asked.clip_sha256) == (second, "2")

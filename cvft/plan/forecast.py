@@ -41,7 +41,6 @@ from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare_rows
 from cvft.plan.proofs import find_proofs
 from cvft.plan.ranks import Ranks, decide_ranks
-from cvft.plan.swift_arguments import ATTENTION_DEFAULT
 from cvft.recipe import LoadedRecipe, Recipe
 
 STOCK_UTILISATION = 0.40
@@ -245,7 +244,6 @@ def forecast(
             rows=prepared.train_rows,
             shapes=prepared.row_facts.train,
             clips=prepared.clips,
-            attention=recipe.attention or ATTENTION_DEFAULT,
         )
         proofs = found or proofs
         notes += [str(proofs.of(each) or UNPROVEN[each]) for each in wanted]

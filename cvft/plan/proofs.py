@@ -23,6 +23,7 @@ from cvft.families.family import Preprocessing
 from cvft.families.proof import Proofs, Wanted
 from cvft.files import write_whole
 from cvft.plan.job import Job
+from cvft.plan.swift_arguments import ATTENTION_DEFAULT
 
 PROOFS_FOLDER = ".proofs"
 """Beside the runs, under a name that no run can have."""
@@ -71,7 +72,6 @@ def request_proofs(
     rows: Sequence[Row],
     shapes: Sequence[RowShape],
     clips: Mapping[ClipRef, ClipInfo],
-    attention: str,
 ) -> ProofRequest:
     """Chooses the first clip that two rows with a question share, and its first two; where one row is enough, the first of all.
 
@@ -81,7 +81,6 @@ def request_proofs(
         rows: The rows that train, of which some have a clip, and two of them share one where groups are to be proven.
         shapes: Their lengths.
         clips: Facts per clip.
-        attention: transformers' name of the decoder's attention.
     """
     num_rows = 2 if "groups" in wanted else 1
     by_clip: dict[tuple[int, int | None], list[Row]] = {}
@@ -100,7 +99,7 @@ def request_proofs(
         folder=job.model.path.absolute(),
         preprocessing=job.preprocessing,
         dtype=job.recipe.model.dtype,
-        attention=attention,
+        attention=job.recipe.attention or ATTENTION_DEFAULT,
         device=job.ranks.device,
         clip=first,
         clip_sha256=content_of(first, clips[first].sha256),
@@ -129,7 +128,6 @@ def find_proofs(
     rows: Sequence[Row],
     shapes: Sequence[RowShape],
     clips: Mapping[ClipRef, ClipInfo],
-    attention: str,
 ) -> Proofs | None:
     """Finds proofs that an earlier training has kept, where the weights are there to know the model by.
 
@@ -139,11 +137,10 @@ def find_proofs(
         rows: The rows that train, as for `request_proofs`.
         shapes: Their lengths.
         clips: Facts per clip.
-        attention: transformers' name of the decoder's attention.
     """
     if job.model.folder.is_absent or not any(job.model.path.glob("*.safetensors")):
         return None
-    request = request_proofs(job, wanted, rows=rows, shapes=shapes, clips=clips, attention=attention)
+    request = request_proofs(job, wanted, rows=rows, shapes=shapes, clips=clips)
     return read_proofs(proof_file(job, request))
 
 

@@ -23,7 +23,6 @@ from cvft.plan.batching import wanted_proofs
 from cvft.plan.job import Job
 from cvft.plan.prepare import PreparedRows
 from cvft.plan.proofs import ProofRequest, keep_proofs, proof_file, read_proofs, request_proofs
-from cvft.plan.swift_arguments import ATTENTION_DEFAULT
 from cvft.processes import NUM_LOG_LINES_SHOWN, describe_end
 
 LOG = logging.getLogger(__name__)
@@ -54,7 +53,6 @@ def prove(job: Job, prepared: PreparedRows, *, variables: Mapping[str, str]) -> 
         rows=prepared.train_rows,
         shapes=prepared.row_facts.train,
         clips=prepared.clips,
-        attention=job.recipe.attention or ATTENTION_DEFAULT,
     )
     path = proof_file(job, request)
     proofs = read_proofs(path)
