@@ -18,7 +18,7 @@ CHROMIUM = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
 DRIVER = shutil.which("chromedriver")
-needs_driver = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="no Chromium with chromedriver here")
+needs_driver = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs a Chromium and its chromedriver")
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """Key of an element's name. Source: WebDriver, section Elements."""

@@ -109,7 +109,7 @@ def test_what_was_learnt_in_chinese_is_answered_in_chinese(project):
 
 @pytest.mark.long
 @needs_driver
-@pytest.mark.skipif(not HAS_CHINESE_FONT, reason="no font with Chinese letters here")
+@pytest.mark.skipif(not HAS_CHINESE_FONT, reason="needs a font with Chinese letters, such as Debian's fonts-noto-cjk")
 def test_a_browser_draws_different_letters_in_the_report(project, tmp_path):
     """Letters that no font has are drawn as one and the same box."""
     draw = """

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from tests.browser import Browser, browsing, needs_driver
 from tests.docs_pages import PAGES, README, README_ZH, name_of
@@ -30,8 +31,7 @@ def browser(tmp_path_factory) -> Browser:
 
 def render(page: Path, folder: Path) -> str:
     """Writes a page as HTML; returns its address."""
-    markdown_it = pytest.importorskip("markdown_it", reason="no renderer of Markdown here")
-    body = markdown_it.MarkdownIt("commonmark", {"html": True}).enable("table").render(page.read_text(encoding="utf-8"))
+    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(page.read_text(encoding="utf-8"))
     html = folder / f"{page.stem}.html"
     head = f'<meta charset="utf-8"><base href="{page.parent.as_uri()}/"><style>{STYLE}</style>'
     html.write_text(f"<!doctype html>{head}<body>{body}", encoding="utf-8")

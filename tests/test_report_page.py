@@ -19,7 +19,7 @@ from cvft.report.frames import ClipFrames
 from tests.browser import CHROMIUM, browsing, needs_driver
 from tests.project import HANG_S
 
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 ATTACK = "</script><img src=x onerror=document.title='hit'><b>\u2028&amp;"
 EXPECTED = ["red", "blue", "from 3 to 7", "green"]
 BASE = ["blue", "blue", "no idea", "green"]
