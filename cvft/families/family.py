@@ -103,19 +103,26 @@ class Layout:
         return len(self.input_ids)
 
 
-@contextmanager
-def naming(row: Row, *, no_images: str = "") -> Iterator[None]:
-    """Gives an error of a row or its clip the place of the row that it is about.
+def refuse_image(row: Row, *, why: str) -> None:
+    """Refuses a row that shows a picture in place of a clip, for a family that takes none.
 
     Args:
         row: The row.
-        no_images: Why its family takes no picture in place of a clip, where it takes none: such a row is refused.
+        why: Why its family takes none.
+
+    Raises:
+        DataError: when it shows one.
     """
+    if row.video is not None and is_image(row.video):
+        hint = "leave the row out; Qwen2.5-VL, Qwen3-VL and Qwen3.5 take pictures as images"
+        problem = Problem("`images`", quote(file_of(row.video).name), f"a clip or none: {why}", hint)
+        raise DataError("the row", [problem])
+
+
+@contextmanager
+def naming(row: Row) -> Iterator[None]:
+    """Gives an error of a row or its clip the place of the row that it is about."""
     try:
-        if no_images and row.video is not None and is_image(row.video):
-            hint = "leave the row out; Qwen2.5-VL, Qwen3-VL and Qwen3.5 take pictures as images"
-            problem = Problem("`images`", quote(file_of(row.video).name), f"a clip or none: {no_images}", hint)
-            raise DataError("the row", [problem])
         yield
     except (DataError, ClipError) as error:
         problems = [replace(problem, where=f"{row.location} {problem.where}") for problem in error.problems]

@@ -20,7 +20,7 @@ from cvft.data.video.pipe import receive_header, send_header
 from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, ModelError, Problem
 from cvft.families.any_swift.inputs import NO_IMAGES
-from cvft.families.family import LayOut, Layout, Preprocessing, naming
+from cvft.families.family import LayOut, Layout, Preprocessing, naming, refuse_image
 from cvft.imports import python_environment
 from cvft.processes import NUM_LOG_LINES_SHOWN
 from cvft.weights.folder import ModelFolder
@@ -120,7 +120,8 @@ def lay_out_beside(family: str, folder: ModelFolder, how: Preprocessing) -> LayO
     process = _process_for(family, str(folder.path.absolute()), _Hashable(how))
 
     def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-        with naming(row, no_images=NO_IMAGES):
+        with naming(row):
+            refuse_image(row, why=NO_IMAGES)
             return process.ask(row, clip)
 
     return lay_out

@@ -33,7 +33,16 @@ from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import ClipShape
 from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.estimate import estimate_ids
-from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
+from cvft.families.family import (
+    Capabilities,
+    FieldValue,
+    LayOut,
+    Layout,
+    Preprocessing,
+    make_clip,
+    naming,
+    refuse_image,
+)
 from cvft.families.parts import Shape, adapted_names, find_unfit_widths
 from cvft.families.text_encoder import check_settings_files
 from cvft.json_files import check_object, one_of, whole_number
@@ -191,7 +200,8 @@ class CogVLM2Video:
         num_tokens_per_frame = int(how.fields["num_tokens_per_frame"])
 
         def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-            with naming(row, no_images=NO_IMAGES):
+            with naming(row):
+                refuse_image(row, why=NO_IMAGES)
                 check_place(TEMPLATES[how.template], history=row.history, system=row.system)
                 return build_layout(
                     encode,

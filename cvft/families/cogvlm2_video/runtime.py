@@ -22,6 +22,7 @@ from cvft.families.family import (
     Loading,
     Preprocessing,
     naming,
+    refuse_image,
 )
 from cvft.families.network.answering import Batcher
 from cvft.families.network.grouping import group_rows
@@ -53,7 +54,8 @@ class RowEncoder:
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
         tensors: Mapping[str, Tensor] = {} if clip is None else clip.tensors
-        with naming(row, no_images=NO_IMAGES):
+        with naming(row):
+            refuse_image(row, why=NO_IMAGES)
             check_place(self.processor.template, history=row.history, system=row.system)
             return self.processor.encode(
                 row.query,

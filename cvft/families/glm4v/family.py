@@ -12,7 +12,16 @@ from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.estimate import estimate_ids
-from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
+from cvft.families.family import (
+    Capabilities,
+    FieldValue,
+    LayOut,
+    Layout,
+    Preprocessing,
+    make_clip,
+    naming,
+    refuse_image,
+)
 from cvft.families.generation_file import check_generation
 from cvft.families.glm4v.checkpoints import PUBLISHED
 from cvft.families.glm4v.config_file import check_config
@@ -147,7 +156,8 @@ class Glm4v:
         inputs, tower = Inputs.of(how.fields), Sizes.from_config(folder.config).tower
 
         def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-            with naming(row, no_images=NO_IMAGES):
+            with naming(row):
+                refuse_image(row, why=NO_IMAGES)
                 return build_layout(
                     encode,
                     special=special,

@@ -13,7 +13,16 @@ from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.estimate import estimate_ids
-from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
+from cvft.families.family import (
+    Capabilities,
+    FieldValue,
+    LayOut,
+    Layout,
+    Preprocessing,
+    make_clip,
+    naming,
+    refuse_image,
+)
 from cvft.families.generation_file import check_generation
 from cvft.families.internvl.checkpoints import PUBLISHED
 from cvft.families.internvl.config_file import check_config
@@ -157,7 +166,8 @@ class InternVL:
         tokens_per_frame = Sizes.from_config(folder.config).tower.tokens_per_frame
 
         def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
-            with naming(row, no_images=NO_IMAGES):
+            with naming(row):
+                refuse_image(row, why=NO_IMAGES)
                 return build_layout(
                     encode,
                     special=special,

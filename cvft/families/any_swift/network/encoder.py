@@ -18,7 +18,7 @@ from cvft.data.video.decode import Clip
 from cvft.errors import DataError, Problem, quote
 from cvft.families.any_swift.inputs import NO_IMAGES
 from cvft.families.any_swift.network.template import OpenTemplate
-from cvft.families.family import IGNORED_LABEL, ClipTensors, Layout, naming
+from cvft.families.family import IGNORED_LABEL, ClipTensors, Layout, naming, refuse_image
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import CLIP_KEYS, group_rows
 
@@ -64,7 +64,8 @@ class RowEncoder:
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
         frames, is_cached = None if clip is None else _frames_of(clip), clip is not None and FEATURES in clip.tensors
-        with naming(row, no_images=NO_IMAGES):
+        with naming(row):
+            refuse_image(row, why=NO_IMAGES)
             response = row.response if with_response else None
             encoded = self._encode(row, frames, response=response, sizes_only=is_cached)
         length = len(encoded["input_ids"])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import ClipTensors, Preprocessing, naming
+from cvft.families.family import ClipTensors, Preprocessing, naming, refuse_image
 from cvft.families.glm4v.family import GLM4V
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
 from cvft.families.glm4v.layout import NO_IMAGES, build_layout
@@ -80,7 +80,8 @@ class RowEncoder:
 
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
-        with naming(row, no_images=NO_IMAGES):
+        with naming(row):
+            refuse_image(row, why=NO_IMAGES)
             shown = None if clip is None else lay_out_clip(clip.view, inputs=self._inputs, tower=self._tower)
             layout = build_layout(
                 self._encode,
