@@ -119,7 +119,7 @@ MAY_IMPORT = {
     "evaluate": (
         "errors files jsonl recipe data data/video weights families runs plan predict evaluate/metrics evaluate/uncertainty"
     ),
-    "evaluate/judge": "errors files json_files jsonl runs evaluate evaluate/uncertainty",
+    "evaluate/judge": "data errors files json_files jsonl runs evaluate evaluate/uncertainty",
     # results for people
     "handover": "errors dtypes files jsonl data data/video families plan predict recipe runs",
     "report": (

@@ -129,6 +129,11 @@ def _read_image(columns: Mapping[str, Any], *, finder: ClipFinder, report: Repor
         return None
 
 
+def files_in(columns: Mapping[str, Any]) -> list[Any]:
+    """Returns what the columns of a row that cvft has written name: its clip or its picture; nothing for text alone."""
+    return columns.get("videos") or columns.get(IMAGES) or []
+
+
 def clip_of_frames(files: Sequence[Path], seconds: Sequence[float]) -> ClipSpec:
     """Makes a clip of ready frames: for rows, and for whoever is sent pictures with their seconds.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cvft.data.clip_columns import files_in
 from cvft.data.row_columns import category_in
 from cvft.errors import DataError, Problem, quote
 from cvft.evaluate.uncertainty import Difference, compare
@@ -91,8 +92,7 @@ def compare_predictions(
 
 def clips_of(lines: Sequence[Mapping[str, Any]]) -> list[str | int]:
     """Returns the clip of each row; a row without one stands for itself."""
-    shown = [line.get("videos") or line.get("images") for line in lines]
-    return [files[0] if files else index for index, files in enumerate(shown)]
+    return [files[0] if files else index for index, files in enumerate(map(files_in, lines))]
 
 
 _HINT = "evaluate both on the same file, with the same `eval.num_rows`"
