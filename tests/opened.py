@@ -62,7 +62,7 @@ class Opened:
             return " ".join(WORDS[number] for number in rng.integers(len(WORDS), size=rng.integers(1, most)))
 
         rows = [
-            Row(words(9), words(6), ((words(5), words(4)),) * (number % 3), None, source=Path(), line=number)
+            Row(words(9), words(6), ((words(5), words(4)),) * (number % 3), (), source=Path(), line=number)
             for number in range(num_rows)
         ]
-        return [self.encoder.encode(row, clip, with_response=with_response) for row in rows]
+        return [self.encoder.encode(row, [] if clip is None else [clip], with_response=with_response) for row in rows]

@@ -14,7 +14,7 @@ from cvft.families.grid import Grid
 from cvft.families.network.patches import preprocess_frames
 from cvft.families.network.positions import row_positions
 from cvft.families.qwen_vl.grid import grid_of
-from cvft.families.qwen_vl.layout import STYLES, build_layout
+from cvft.families.qwen_vl.layout import STYLES, ClipLayout, build_layout
 from cvft.families.qwen_vl.norms import NORMS
 from cvft.families.qwen_vl.times import second_per_grid, shown_seconds
 from cvft.families.qwen_vl.tokenizer import load_encoder
@@ -86,9 +86,9 @@ def grid_of_case(case: Case, kind: str) -> Grid | None:
 
 def lay_out(folder: Path, case: Case, kind: str, *, clip_tags: str = "released", encode: Any = None) -> Layout:
     own, special = load_encoder(folder)
-    clip: dict[str, Any] = {"grid": grid_of_case(case, kind), "is_image": case.is_image}
-    if case.num_frames and not case.is_image:
-        clip["seconds"] = shown_seconds([index / case.avg_fps for index in case.frame_indices], temporal_patch=2)
+    grid, seconds = grid_of_case(case, kind), ()
+    if grid is not None and not case.is_image:
+        seconds = shown_seconds([index / case.avg_fps for index in case.frame_indices], temporal_patch=2)
     return build_layout(
         encode or own,
         style=STYLES[kind],
@@ -98,12 +98,12 @@ def lay_out(folder: Path, case: Case, kind: str, *, clip_tags: str = "released",
         history=case.history,
         response=case.response,
         system=case.system,
-        **clip,
+        clips=[] if grid is None else [ClipLayout(grid, seconds, is_image=case.is_image)],
     )
 
 
 def positions_of(types: list[int], case: Case, kind: str, *, text_positions: str, grid_seconds: str) -> Tensor:
-    step = 0.0
+    grid, step = grid_of_case(case, kind), 0.0
     if case.num_frames and not case.is_image and kind == "qwen2_5_vl":
         step = TOKENS_PER_SECOND * second_per_grid(
             case.num_frames,
@@ -114,8 +114,8 @@ def positions_of(types: list[int], case: Case, kind: str, *, text_positions: str
         )
     return row_positions(
         types,
-        grid=grid_of_case(case, kind),
-        grid_step=step,
+        grids=[] if grid is None else [grid],
+        grid_steps=[] if grid is None else [step],
         text_positions=text_positions,  # type: ignore[arg-type]
     )
 

@@ -87,7 +87,7 @@ def parquet(folder: Path, *objects: dict, name: str = "rows.parquet") -> Path:
 
 
 def values(rows) -> list[tuple]:
-    return [(row.query, row.response, row.history, None if row.video is None else row.video.name) for row in rows]
+    return [(row.query, row.response, row.history, row.videos[0].name if row.videos else None) for row in rows]
 
 
 def told(path: Path, **options) -> list[str]:
@@ -140,7 +140,7 @@ def test_the_benchmark_of_video_chatgpt(folder):
     general = {"video_name": "b", "question_1": "None", "question_2": "None", "question": "Who?", "answer": "A dog."}
     nothing = {"video_name": "b.mkv", "Q": "None", "A": "A dog."}
     rows = read_rows(write(folder, BENCHMARK, general, nothing), format="auto")
-    assert [(row.query, row.video.name) for row in rows] == [
+    assert [(row.query, row.videos[0].name) for row in rows] == [
         ("Who?", CLIP),
         ("Which?", CLIP),
         ("Who?", "b.mkv"),
@@ -337,8 +337,8 @@ def test_clips_inside_a_parquet_file_come_out_with_convert_alone(folder):
     assert files_under(folder) == before
     done = convert_file(path, folder / "out.jsonl")
     (row,) = read_rows(folder / "out.jsonl")
-    assert row.video.parent.parent == done.clips == folder / "out_clips"  # and not where its name leads
-    assert row.video.read_bytes() == inside["bytes"]
+    assert row.videos[0].parent.parent == done.clips == folder / "out_clips"  # and not where its name leads
+    assert row.videos[0].read_bytes() == inside["bytes"]
     assert row.extra == {"score": None}
     named = parquet(folder, {"question": "Who?", "answer": "A dog.", "video": {"bytes": None, "path": CLIP}})
     assert values(read_rows(named, format="auto")) == [FIRST]
@@ -363,7 +363,7 @@ def test_convert_and_load_is_the_identity(folder, tmp_path_factory, name, times)
     again = read_rows(target)
     assert [row.to_json() for row in again] == [row.to_json() for row in rows]
     clip = folder.resolve() / CLIP
-    assert {row.video for row in again} == {ClipSpec(clip, start_s=1.0, end_s=2.5) if times else clip}
+    assert {row.videos[0] for row in again} == {ClipSpec(clip, start_s=1.0, end_s=2.5) if times else clip}
     assert (done.num_rows, done.num_objects) == (len(rows), len({row.line for row in rows}))
 
 

@@ -25,7 +25,7 @@ CHAT = Preprocessing("chat", DecodeSettings.of("chat", max_frames=24, decoder="p
 
 
 def ask(query: str, *, video: Path | None = None, line: int = 1) -> Row:
-    return Row(query, "", (), video, Path("rows.jsonl"), line)
+    return Row(query, "", (), () if video is None else (video,), Path("rows.jsonl"), line)
 
 
 def query_of(num_tokens: int) -> str:

@@ -92,7 +92,7 @@ def test_a_proof_is_wanted_only_where_it_decides_something():
 
 def test_the_first_clip_with_two_questions_is_chosen():
     def row(number, clip):
-        return Row(f"q{number}", f"a{number}", (), clip, source=Path("rows"), line=number)
+        return Row(f"q{number}", f"a{number}", (), (clip,), source=Path("rows"), line=number)
 
     first, second = Path("first.mp4"), Path("second.mp4")
     rows = [row(1, None), row(2, first), row(3, second), row(4, second), row(5, second), row(6, first)]

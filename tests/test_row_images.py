@@ -54,13 +54,16 @@ def folder(tmp_path):
 def test_every_format_holds_it_and_it_is_written_again(name, folder):
     file = write_jsonl(folder / "rows.jsonl", [IN_FORMATS[name]])
     (row,) = read_rows(file, format="llava" if name == "llava" else "auto")
-    assert (row.query, row.response, row.video) == ("Who?", "A dog.", make_image(folder.resolve() / "a.png"))
+    assert (row.query, row.response, row.videos[0]) == ("Who?", "A dog.", make_image(folder.resolve() / "a.png"))
     assert (row.extra, row.format) == ({}, name)
     write_rows([row], folder / "again.jsonl")
     (again,) = read_rows(folder / "again.jsonl")
     assert again.to_json() == row.to_json()
-    assert from_text(to_text(row.video)) == row.video
-    assert (name_of(row.video), content_of(row.video, "0") == content_of(replace(row.video, is_image=False), "0")) == (
+    assert from_text(to_text(row.videos[0])) == row.videos[0]
+    assert (
+        name_of(row.videos[0]),
+        content_of(row.videos[0], "0") == content_of(replace(row.videos[0], is_image=False), "0"),
+    ) == (
         "a.png",
         False,
     )
@@ -92,10 +95,10 @@ def test_what_is_no_picture_is_refused(folder, columns, said):
 @pytest.mark.parametrize("kind", ["internvl3_5", "glm4v"])
 def test_families_that_take_clips_alone_say_why(kind, tmp_path):
     opened = Opened(tmp_path / kind, kind)
-    row = Row("Who?", "A dog.", (), make_image(Path("a.png")), source=Path("rows.jsonl"), line=1)
+    row = Row("Who?", "A dog.", (), (make_image(Path("a.png")),), source=Path("rows.jsonl"), line=1)
     for read in (
-        lambda: opened.family.layouts(opened.folder, opened.how)(row, None),
-        lambda: opened.encoder.encode(row, None, with_response=False),
+        lambda: opened.family.layouts(opened.folder, opened.how)(row, ()),
+        lambda: opened.encoder.encode(row, (), with_response=False),
     ):
         with pytest.raises(DataError, match=r"rows.jsonl:1 `images`: got `a.png`, need a clip or none: "):
             read()
@@ -127,7 +130,10 @@ def test_pictures_and_clips_train_in_one_batch_as_apart_and_from_features(kind, 
         shown(opened, is_image=True, seed=2),
     ]
     rows = [
-        [opened.encoder.encode(row, clip, with_response=True) for row in (ask("What?"), ask("What is it, and where?"))]
+        [
+            opened.encoder.encode(row, [clip], with_response=True)
+            for row in (ask("What?"), ask("What is it, and where?"))
+        ]
         for clip in clips
     ]
     image_id = opened.encoder.special.image
@@ -145,7 +151,7 @@ def test_pictures_and_clips_train_in_one_batch_as_apart_and_from_features(kind, 
     assert together == pytest.approx(apart, rel=1e-5)
     with torch.inference_mode():
         cached = [replace(clip, tensors={"vision_features": tower(clip.tensors)}) for clip in clips]
-    kept = opened.encoder.collate([opened.encoder.encode(ask("What?"), clip, with_response=True) for clip in cached])
+    kept = opened.encoder.collate([opened.encoder.encode(ask("What?"), [clip], with_response=True) for clip in cached])
     live = opened.encoder.collate([pair[0] for pair in rows])
     assert {"image_features", "vision_features"} <= kept.keys()
     assert loss(kept) == pytest.approx(loss(live), rel=1e-12 if model.dtype == torch.float32 else 1e-6)
@@ -156,7 +162,7 @@ def is_pixels(value):
 
 
 def ask(query):
-    return Row(query, "a bird", (), None, source=Path("rows.jsonl"), line=1)
+    return Row(query, "a bird", (), (), source=Path("rows.jsonl"), line=1)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ KINDS = ("qwen2_5_vl", "qwen3_5", "internvl3_5", "glm4v", "llava_onevision")
 CLIP = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "clips" / "val_000.mp4"
 
 
-def ask(query="What is it?", *, system=None, history=(), video=None):
+def ask(query="What is it?", *, system=None, history=(), video=()):
     return Row(query, "a bird", history, video, source=Path("rows.jsonl"), line=1, system=system)
 
 
@@ -89,7 +89,7 @@ def test_a_rows_own_is_told_as_a_recipes(both):
     """Which golden vectors hold to the makers' chat templates."""
     plain, brief = both
     history = (("Who?", "a man"),)
-    for clip in (plain.clip(num_frames=4), None):
+    for clip in ([plain.clip(num_frames=4)], []):
         for opened in both:
             own = opened.encoder.encode(ask(system=BRIEF, history=history), clip, with_response=True)
             stated = brief.encoder.encode(ask(history=history), clip, with_response=True)
@@ -97,13 +97,13 @@ def test_a_rows_own_is_told_as_a_recipes(both):
                 assert torch.equal(own[key], stated[key]), key
         without = plain.encoder.encode(ask(history=history), clip, with_response=True)
         assert len(without["input_ids"]) != len(own["input_ids"])
-    own = plain.family.layouts(plain.folder, plain.how)(ask(system=BRIEF, history=history), None)
+    own = plain.family.layouts(plain.folder, plain.how)(ask(system=BRIEF, history=history), ())
     assert own.input_ids == stated["input_ids"].tolist()
 
 
 def test_rows_of_a_clip_meet_where_theirs_is_the_same(both):
     opened, _ = both
-    clip = opened.clip(num_frames=4)
+    clip = [opened.clip(num_frames=4)]
     systems = [None, BRIEF, "Be kind.", BRIEF, None, "Be kind."]
     rows = [opened.encoder.encode(ask(system=system), clip, with_response=True) for system in systems]
     names = sorted({system for system in systems if system})
@@ -129,7 +129,7 @@ def test_what_is_kept_of_a_clip_is_kept_for_one_of_them(kind, tmp_path):
     opened = Opened(tmp_path / kind, kind)
     model, clip = opened.load(), opened.clip(num_frames=4)
     rows = [ask("What?", system=system) for system in (None, BRIEF, "Say it in very many words.", BRIEF)]
-    prompts = [opened.encoder.encode(row, clip, with_response=False) for row in rows]
+    prompts = [opened.encoder.encode(row, [clip], with_response=False) for row in rows]
 
     def answers(numbers, kept):
         running = RunningRows(model, opened.encoder, kept=kept)

@@ -1,4 +1,4 @@
-"""The clip of a row: `videos`, and the columns that say what of the file is meant, or when ready frames were taken -> `ClipRef`.
+"""The clips of a row: `videos`, and the columns that say what of a file is meant, or when ready frames were taken -> `ClipRef`.
 
 `{"videos": ["long.mp4"], "start": 12, "end": 20.5}`            -> the frames from second 12 of the file up to second 20.5
 `{"videos": [["1.jpg", "2.jpg"]], "seconds": [0, 0.5]}`         -> two pictures, half a second apart
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from cvft.data.media_columns import is_picture, read_image, read_video, show
+from cvft.data.media_columns import is_picture, read_image, read_videos, show
 from cvft.data.video.spec import LATEST_S, ClipRef, ClipSpec, file_of, make_image, make_ref
 from cvft.errors import ValueProblem, quote
 
@@ -64,8 +64,8 @@ class NamesAsWritten:
         raise ValueProblem(f"the folder {quote(name)}", "a list of pictures")
 
 
-def read_clip(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report) -> ClipRef | None:
-    """Returns the clip of a row.
+def read_clips(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report) -> tuple[ClipRef, ...]:
+    """Returns the clips of a row.
 
     Args:
         columns: The row.
@@ -73,23 +73,23 @@ def read_clip(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report)
         report: Takes a column and what is wrong with it.
 
     Returns:
-        The clip; None for a row of text only, and where something is wrong.
+        The clips; none for a row of text only, and where something is wrong.
     """
     if columns.get(IMAGES) and not columns.get("videos"):
-        return _read_image(columns, finder=finder, report=report)
+        return _read_images(columns, finder=finder, report=report)
     asked = {name: columns[name] for name in CLIP_COLUMNS if columns.get(name) is not None}
     if asked and not columns.get("videos"):
         name = next(iter(asked))
         hint = f"name the clip in `videos`, or give the column another name: {quote(name)} says what of a clip is meant"
         report(name, ValueProblem(show(columns[name]), "a clip of which it says something", hint))
-        return None
+        return ()
     files: list[Path] = []
     values: dict[str, Any] = {}
     try:
         if "seconds" in asked:
             files = _read_frames(columns["videos"], finder)
-        elif path := read_video(columns.get("videos"), finder.find):
-            files = [path]
+        else:
+            files = list(read_videos(columns.get("videos"), finder.find))
     except ValueProblem as error:
         report("videos", error)
     for name, value in asked.items():
@@ -101,32 +101,32 @@ def read_clip(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report)
     if end_s is not None and end_s <= (start_s or 0.0):
         report("end", ValueProblem(show(columns["end"]), f"more than `start` ({start_s or 0:g} s)"))
     if not files:
-        return None
+        return ()
     spec = ClipSpec(files[0], start_s, end_s, max_frames=values.get("max_frames"), fps=values.get("fps"))
     if "seconds" not in asked:
-        return make_ref(spec)
+        return (make_ref(spec),)
     try:
         ready = clip_of_frames(files, seconds) if seconds else None
-        return None if ready is None else replace(spec, frames=ready.frames, seconds=ready.seconds)
+        return () if ready is None else (replace(spec, frames=ready.frames, seconds=ready.seconds),)
     except ValueProblem as error:
         report("seconds", error)
-        return None
+        return ()
 
 
-def _read_image(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report) -> ClipRef | None:
+def _read_images(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report) -> tuple[ClipRef, ...]:
     """Returns the picture of a row as what stands for its clip."""
     for name in CLIP_COLUMNS:
         if columns.get(name) is not None:
             report(name, ValueProblem(show(columns[name]), "a clip of which it says something, and no picture"))
-            return None
+            return ()
     try:
         path = finder.find(read_image(columns[IMAGES]))
         if url := finder.urls.get(path):
             raise ValueProblem(f"a picture by its URL, {quote(url)}", "a picture of this machine", "download it")
-        return make_image(path)
+        return (make_image(path),)
     except ValueProblem as error:
         report(IMAGES, error)
-        return None
+        return ()
 
 
 def files_in(columns: Mapping[str, Any]) -> list[Any]:
@@ -180,17 +180,20 @@ def check_seconds(seconds: Sequence[float], *, num_frames: int) -> None:
         )
 
 
-def write_clip(clip: ClipRef | None, *, url: str | None = None) -> Iterator[tuple[str, Any]]:
-    """Yields the columns from which `read_clip` makes a clip again: `videos`, and what else there is to say.
+def write_clips(clips: Sequence[ClipRef], *, urls: Sequence[str | None] = ()) -> Iterator[tuple[str, Any]]:
+    """Yields the columns from which `read_clips` makes clips again: `videos`, and what else there is to say.
 
     Args:
-        clip: The clip.
-        url: Where its file was fetched from, in place of its path.
+        clips: The clips.
+        urls: Where the file of each was fetched from, in place of its path; or nothing.
     """
-    spec = clip if isinstance(clip, ClipSpec) else None
-    if clip is None:
+    if not clips:
         yield "videos", []
-    elif spec is not None and spec.is_image:
+        return
+    (clip,) = clips
+    url = urls[0] if urls else None
+    spec = clip if isinstance(clip, ClipSpec) else None
+    if spec is not None and spec.is_image:
         yield IMAGES, [str(spec.path)]
         return
     elif spec is not None and spec.frames:

@@ -56,26 +56,26 @@ _NEED = "a list with at most one path"
 _BLANK = "name the clip; only a row that needs none has `[]`"
 
 
-def read_video(videos: Any, find: Callable[[str], Path]) -> Path | None:
-    """Returns the file of a row's clip.
+def read_videos(videos: Any, find: Callable[[str], Path]) -> tuple[Path, ...]:
+    """Returns the files of a row's clips.
 
     Args:
         videos: The row's `videos`.
         find: Finds the file that a name means.
 
     Returns:
-        The file, or None for a row of text only.
+        The files; none for a row of text only.
 
     Raises:
         ValueProblem: when it is not one clip, with a way to make it one.
     """
     if videos is None or videos == []:
-        return None
+        return ()
     if isinstance(videos, list) and len(videos) == 1 and isinstance(videos[0], str) and _is_plain(videos[0]):
-        return find(videos[0])
+        return (find(videos[0]),)
     paths = list(_paths_in(videos))
     if isinstance(videos, list) and videos == paths and len(paths) == 1:
-        return find(paths[0])
+        return (find(paths[0]),)
     if len(paths) > 1 and all(is_picture(path) for path in paths):
         raise ValueProblem(f"{len(paths)} pictures", _NEED, hint_frames(paths[0]))
     if len(paths) > 1:

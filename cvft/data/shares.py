@@ -51,6 +51,6 @@ def take_share(rows: Sequence[Row], share: Share | None) -> list[Row]:
     """
     if share is None:
         return list(rows)
-    clips = [index if row.video is None else row.video for index, row in enumerate(rows)]
+    clips = [row.videos or index for index, row in enumerate(rows)]
     mine = set(list(dict.fromkeys(clips))[share.number :: share.total])
     return [row for row, clip in zip(rows, clips, strict=True) if clip in mine]

@@ -38,5 +38,5 @@ def score_most_frequent(train_rows: Sequence[Row], val_rows: Sequence[Row]) -> d
         expected=[row.response for row in val_rows],
         categories=categories,
         queries=[row.query for row in val_rows],
-        clips=[row.file or index for index, row in enumerate(val_rows)],
+        clips=[row.files or index for index, row in enumerate(val_rows)],
     )

@@ -66,7 +66,7 @@ def _describe_quarantine(prepared: PreparedRows) -> list[str]:
 
 def _quarantined_examples(prepared: PreparedRows) -> list[str]:
     """Returns a row of each of some bad clips, with the reason; the run's quarantine.jsonl lists all."""
-    by_clip = {item.row.video: item for item in reversed(prepared.quarantined)}
+    by_clip = {item.row.videos: item for item in reversed(prepared.quarantined)}
     return [str(item) for item in list(by_clip.values())[::-1][:NUM_EXAMPLES]]
 
 

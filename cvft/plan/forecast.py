@@ -332,13 +332,13 @@ class _Sample:
     def check(self, rows: Sequence[Row]) -> ClipCheck:
         """Finds out about the clips of rows; bad clips among those that are read are refused or set aside."""
         decode = self.job.preprocessing.decode
-        clips = sorted({row.video for row in rows if row.video is not None}, key=sort_key)
+        clips = sorted({clip for row in rows for clip in row.videos}, key=sort_key)
         chance = random.Random(f"clips {self.job.recipe.seed}")
         chosen = set(clips if len(clips) <= self.max_clips else chance.sample(clips, self.max_clips))
         self.num_read, self.num_all = len(chosen), len(clips)
         with ClipCatalog(self.job.clips_root, decode) as catalog:
             checked = check_clips(
-                [row for row in rows if row.video is None or row.video in chosen],
+                [row for row in rows if chosen.issuperset(row.videos)],
                 sampling=decode.sampling,
                 decoder=decode.decoder,
                 on_bad_clip=self.job.recipe.data.on_bad_clip,

@@ -92,8 +92,7 @@ def request_proofs(
             if len(chosen) == num_rows:
                 break
     assert len(chosen) == num_rows, "whoever asks has looked"
-    first = chosen[0].video
-    assert first is not None, "it has a clip"
+    (first,) = chosen[0].videos
     return ProofRequest(
         family=job.family.name,
         folder=job.model.path.absolute(),

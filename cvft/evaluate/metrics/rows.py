@@ -43,7 +43,7 @@ def score_answers(rows: Sequence[Row], said: Sequence[str]) -> tuple[list[RowSco
         predictions=said,
         expected=expected,
         categories=[category_of(row) for row in rows],
-        clips=[row.file or index for index, row in enumerate(rows)],
+        clips=[row.files or index for index, row in enumerate(rows)],
     )
     return scores, summary
 
