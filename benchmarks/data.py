@@ -144,7 +144,9 @@ def read_one(file: Path) -> dict[str, Any]:
     assert len(train) + len(val) == len(rows)
     assert not {row.videos[0] for row in train} & {row.videos[0] for row in val}
     numbers = {clip: number for number, clip in enumerate(contents)}
-    shapes = [RowShape(numbers[row.videos[0]], 10, 20, 5, 8, 8) for row in train if isinstance(row.videos[0], Path)]
+    shapes = [
+        RowShape((numbers[row.videos[0]],), 10, 20, 5, (8,), (8,)) for row in train if isinstance(row.videos[0], Path)
+    ]
     steps, group_s = timed(lambda: list(make_steps(shapes, global_batch_rows=64, max_rows_per_group=4, seed=0)))
     assert sorted(row for step in steps for group in step for row in group) == list(range(len(train)))
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -112,9 +112,9 @@ def test_the_plan_counts_the_tokens_of_the_budget_and_says_it(tmp_path, capsys):
     recipe = make_project(tmp_path, rows=[row_of()], val_rows=[row_of()], data={"train": files})
     prepared = prepare(open_job(load_recipe(recipe)))
     shapes = prepared.row_facts.train
-    assert [shape.num_frames for shape in shapes] == [11, 5, 3, 0]
-    assert [shape.clip for shape in shapes] == [0, 1, 2, None]
-    assert [shape.num_clip_tokens * 11 // shapes[0].num_clip_tokens for shape in shapes] == [11, 5, 3, 0]
+    assert [shape.num_frames for shape in shapes] == [(11,), (5,), (3,), ()]
+    assert [shape.clips for shape in shapes] == [(0,), (1,), (2,), ()]
+    assert [11 * sum(shape.num_clip_tokens) // sum(shapes[0].num_clip_tokens) for shape in shapes] == [11, 5, 3, 0]
     assert shapes[0].num_tokens > shapes[1].num_tokens > shapes[2].num_tokens
     assert [row.to_json().get("max_frames") for row in prepared.train_rows] == [None, 5, 3, None]
     assert "1 rows are shown at most 5 frames by their own budget" in prepared.notes

@@ -73,10 +73,10 @@ def test_rows_are_left_out_with_their_reasons_and_all_others_stay(folder):
         (13, "row_refused"),
     ]
     clean = folder / "rows.clean.jsonl"
-    assert [(row.query, row.response, row.videos[0]) for row in read_rows(clean)] == [
-        ("Good?", "yes", folder / "0.mp4"),
-        ("Token?", "a<|im_end|>", None),
-        ("Also good?", "3", None),
+    assert [(row.query, row.response, row.videos) for row in read_rows(clean)] == [
+        ("Good?", "yes", (folder / "0.mp4",)),
+        ("Token?", "a<|im_end|>", ()),
+        ("Also good?", "3", ()),
     ]
     assert str(fixed) == f"fixed     {clean}: 3 rows; 10 left out: {folder / 'rows.quarantine.jsonl'}"
     kept = [json.loads(line)["row"] for line in (folder / "rows.quarantine.jsonl").read_text().splitlines()]

@@ -241,23 +241,22 @@ REFUSED = [
     (
         {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}, *say(assistant="A dog.")]},
         "got a part of the type `audio` in a message, need parts `text`, `video` and `image`\n"
-        "  hint: leave the row out: a model here takes text and one clip or picture a row",
+        "  hint: leave the row out: a model here takes text, and clips or pictures",
     ),
     (
-        {**MESSAGES, "videos": [CLIP, CLIP]},
-        "`videos`: got 2 clips, need a list with at most one path\n"
-        "  hint: a model here takes one clip a row; join clips of one size, `ffmpeg -i a.mp4 -i a.mp4 -filter_complex concat=n=2 "
-        "joined.mp4`, name that one and say in `query` which part is which",
+        {**MESSAGES, "videos": [[CLIP, CLIP]]},
+        "`videos`: got the list `[['a.mp4', 'a.mp4']]`, need a list of paths\n"
+        '  hint: write `"videos": ["a.mp4", "a.mp4"]`',
     ),
     (
         {**MESSAGES, "images": ["a.jpg"]},
-        "`images`: got 1 picture beside a clip, need at most one clip in `videos`\n"
-        "  hint: put them into the clip, or leave the row out: a model here takes one clip a row",
+        "`images`: got 1 picture beside a clip, need clips in `videos`, or pictures in `images`\n"
+        "  hint: leave the row out: a row shows clips in `videos`, or pictures in `images`",
     ),
     (
         {**LLAVA, "image": "a.jpg"},
-        "`images`: got 1 picture beside a clip, need at most one clip in `videos`\n"
-        "  hint: put them into the clip, or leave the row out: a model here takes one clip a row",
+        "`images`: got 1 picture beside a clip, need clips in `videos`, or pictures in `images`\n"
+        "  hint: leave the row out: a row shows clips in `videos`, or pictures in `images`",
     ),
     (
         {**MESSAGES, "history": []},

@@ -153,7 +153,7 @@ def test_written_rows_read_back_equal_apart_from_their_place(folder, tmp_path_fa
     write_rows(rows, target)
     again = read_rows(target)
     assert [row.to_json() for row in again] == [row.to_json() for row in rows]
-    assert [(row.videos[0], row.id, row.extra) for row in again] == [(row.videos[0], row.id, row.extra) for row in rows]
+    assert [(row.videos, row.id, row.extra) for row in again] == [(row.videos, row.id, row.extra) for row in rows]
     assert [row.line for row in again] == [1, 2, 3, 4]
     assert hash(again[0]) == hash(again[0])
     assert os.listdir(target.parent) == ["val.jsonl"]

@@ -10,7 +10,7 @@ from cvft.families.grid import Grid
 from cvft.families.qwen_vl.layout import STYLES, ClipLayout, build_layout
 from cvft.families.qwen_vl.tokenizer import load_encoder
 from tests.qwen_cases import HISTORY, Case
-from tests.qwen_golden import BY_NAME, grid_of_case, lay_out
+from tests.qwen_golden import BY_NAME, lay_out, lay_out_clip
 from tests.qwen_tiny import KINDS, special_id, write_qwen_files
 
 
@@ -44,8 +44,8 @@ def test_types_are_one_under_the_clips_tokens_alone(kind, folders):
         layout = lay_out(folders[kind], case, kind)
         of_clips = (special.video, special.image)
         assert layout.token_type_ids == [int(number in of_clips) for number in layout.input_ids]
-        grid = grid_of_case(case, kind)
-        assert sum(layout.token_type_ids) == (0 if grid is None else grid.num_tokens)
+        assert layout.num_clip_tokens == tuple(lay_out_clip(clip, kind).grid.num_tokens for clip in case.clips)
+        assert sum(layout.token_type_ids) == sum(layout.num_clip_tokens)
         assert len(layout.input_ids) == len(layout.token_type_ids) == len(layout.labels)
 
 

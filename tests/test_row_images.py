@@ -70,10 +70,10 @@ def test_every_format_holds_it_and_it_is_written_again(name, folder):
 
 
 REFUSED = [
-    ({"images": ["a.png", "b.png"]}, "`images`: got 2 pictures, need at most one picture"),
-    ({"images": ["a.mp4"]}, "`images`: got a clip, need pictures in `images`, and a clip in `videos`"),
+    ({"images": ["a.png", "a.txt"]}, "`images`: got `a.txt`, need a picture, by its name one of"),
+    ({"images": ["a.png", "a.mp4"]}, "`images`: got a clip, need pictures in `images`, and clips in `videos`"),
     ({"images": ["no.png"]}, "`images`: got `no.png`, which does not exist"),
-    ({"images": "a.png"}, 'a list with at most one path\n    hint: write `"images": ["a.png"]`'),
+    ({"images": "a.png"}, 'a list of paths\n    hint: write `"images": ["a.png"]`'),
     (
         {"images": ["a.png"], "end": 2},
         "`end`: got the number `2`, need a clip of which it says something, and no picture",
@@ -167,7 +167,7 @@ def ask(query):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A trained run, of whose rows some show pictures."""
+    """A trained run, of whose rows some show pictures, and some several clips or pictures."""
     folder = tmp_path_factory.mktemp("job")
     pictures = [str(draw(folder / f"{name}.png", size=size)) for name, size in (("a", (96, 64)), ("b", (64, 160)))]
     rows = [
@@ -177,6 +177,10 @@ def done(tmp_path_factory):
         {"query": "What is shown?", "response": "bikes", "videos": ["bikes.mp4"]},
         {"query": "When?", "response": "at second 3", "videos": ["bikes.mp4"]},
         {"query": "Say yes.", "response": "yes"},
+        {"query": "Which is longer?", "response": "the first", "videos": ["carphone_pristine.mp4", "bikes.mp4"]},
+        {"query": "Who rides?", "response": "nobody", "videos": ["carphone_pristine.mp4", "bikes.mp4"]},
+        {"query": "<image><image>Which is taller?", "response": "the second", "images": pictures},
+        {"query": "Which is longer?", "response": "the second", "videos": ["bikes.mp4", "carphone_pristine.mp4"]},
     ]
     recipe = make_project(
         folder,
@@ -185,7 +189,7 @@ def done(tmp_path_factory):
         model={"path": "tiny-qwen3-vl", "dtype": "fp32"},
         lora={"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"},
         video={"max_frames": 4},
-        train={"global_batch_rows": 6, "max_steps": 2},
+        train={"global_batch_rows": 10, "max_steps": 2},
     )
     return recipe, cvft_ok("run", recipe), pictures
 
@@ -193,7 +197,8 @@ def done(tmp_path_factory):
 def test_the_whole_job_takes_them(done):
     recipe, said, pictures = done
     run = recipe.parent / "runs" / "small"
-    assert "5 of 11 rows show a picture, which the model takes as an image" in said.stderr
+    assert "7 of 19 rows show pictures, which the model takes as images" in said.stderr
+    assert "8 of 19 rows show 2 clips or pictures each, one after the other before their text" in said.stderr
     assert "features  each clip is encoded once" in said.stderr
     cvft_ok("train", recipe, "name=apart", "train.group_by_clip=off", "video.cache_features=off")
 
@@ -203,7 +208,12 @@ def test_the_whole_job_takes_them(done):
 
     assert losses("small") == pytest.approx(losses("apart"), abs=1e-5)
     lines = list(map(json.loads, (run / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()))
-    assert [line.get("images") for line in lines] == [[pictures[0]], [pictures[0]], None, None, None]
+    assert [line.get("images") for line in lines] == [
+        *([pictures[0]], [pictures[0]]),
+        *(None, None, None, None, None),
+        *(pictures, None),
+    ]
+    assert [Path(each).name for each in lines[5]["videos"]] == ["carphone_pristine.mp4", "bikes.mp4"]
     with contextlib.closing(cvft.load(run / "merged")) as model:
         first = lines[0]
         assert model.ask(pictures[0], first["query"], max_new_tokens=8) == first["prediction"]

@@ -107,7 +107,7 @@ def test_rows_of_a_clip_meet_where_theirs_is_the_same(both):
     systems = [None, BRIEF, "Be kind.", BRIEF, None, "Be kind."]
     rows = [opened.encoder.encode(ask(system=system), clip, with_response=True) for system in systems]
     names = sorted({system for system in systems if system})
-    shapes = [RowShape(0, 10, 5, system=None if system is None else names.index(system)) for system in systems]
+    shapes = [RowShape((0,), 10, 5, system=None if system is None else names.index(system)) for system in systems]
     groups = [group for step in make_steps(shapes, global_batch_rows=6, max_rows_per_group=8, seed=0) for group in step]
     assert sorted(map(sorted, groups)) == [[0, 4], [1, 3], [2, 5]]
     for first, second in groups:
@@ -118,7 +118,7 @@ def test_rows_of_a_clip_meet_where_theirs_is_the_same(both):
 
 
 def test_a_clip_under_two_of_them_is_encoded_twice():
-    same, other = [RowShape(0, 10, 5, system=0)] * 2, [RowShape(0, 10, 5, system=0), RowShape(0, 10, 5)]
+    same, other = [RowShape((0,), 10, 5, system=0)] * 2, [RowShape((0,), 10, 5, system=0), RowShape((0,), 10, 5)]
     assert (most_rows_per_clip(same), most_rows_per_clip(other)) == (2, 1)
     assert not encodes_a_clip_again(same, max_rows_per_group=8)
     assert encodes_a_clip_again(other, max_rows_per_group=8)

@@ -106,7 +106,7 @@ def check_clips(
         on_progress: Called with the number of clips done and of all clips, after each.
 
     Returns:
-        The rows to use, the rows set aside, and facts on each clip that decodes.
+        The rows to use, the rows set aside, and facts on each clip of the former.
 
     Raises:
         DataError: Clips are bad and `on_bad_clip` is `error`: every one of them, with file, lines and reason. Or no
@@ -144,7 +144,8 @@ def check_clips(
             good_rows.append(row)
     if bad and not good_rows and not may_leave_none:
         raise DataError("the check of clips, which leaves no row,", problems)
-    return ClipCheck(good_rows, quarantined, facts)
+    used = {clip for row in good_rows for clip in row.videos}  # a good clip may stand beside bad ones alone
+    return ClipCheck(good_rows, quarantined, {clip: facts[clip] for clip in facts if clip in used})
 
 
 def fetch_clips(rows: Sequence[Row], cache: ClipCache) -> Mapping[ClipRef, ClipError]:

@@ -189,10 +189,17 @@ class ColumnReader:
         had_tags = False
         if ("<" in query or history) and len(problems) == num_before:
             media: Media = "none" if not videos else "image" if is_image(videos[0]) else "video"
-            if media == "video" and not history and (untagged := without_usual_tag(query)) is not None:
+            if (
+                media == "video"
+                and len(videos) == 1
+                and not history
+                and (untagged := without_usual_tag(query)) is not None
+            ):
                 query, had_tags = untagged, True
             else:
-                wrong_tag = find_tag_problem(query, history, media=media, location=self.locate(line))
+                wrong_tag = find_tag_problem(
+                    query, history, media=media, num_clips=len(videos), location=self.locate(line)
+                )
                 problems += [] if wrong_tag is None else [wrong_tag]
                 asked = (query, history)
                 query = without_tags(query, media=media)

@@ -2,7 +2,7 @@
 
     {"query": "...", "response": "...", "history": [["q", "a"]], "videos": ["clip.mp4"]}  ->  Row
 
-Refuses, naming every line at once: rows without a usable answer, half a history pair, more than one clip, clip files
+Refuses, naming every line at once: rows without a usable answer, half a history pair, clip files
 that are absent or empty, misspelt columns, and text that is not strict UTF-8 JSON. A file is read whole: line numbers
 of all problems are worth more here than the last drop of memory.
 """

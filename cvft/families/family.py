@@ -91,13 +91,15 @@ class Layout:
         input_ids: Token ids.
         token_type_ids: 1 under a frame's tokens, 0 elsewhere.
         labels: The answer's ids and its end at their own places, `IGNORED_LABEL` elsewhere.
-        num_prefix_tokens: Tokens up to the clip's last, which do not depend on the question.
+        num_prefix_tokens: Tokens up to the last clip's last, which do not depend on the question.
+        num_clip_tokens: Tokens that stand for each clip, where there are several.
     """
 
     input_ids: list[int]
     token_type_ids: list[int]
     labels: list[int]
     num_prefix_tokens: int
+    num_clip_tokens: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)

@@ -227,6 +227,10 @@ def _request(
     for number, text in enumerate(asked):
         content: Any = text
         if number == 0 and row.videos:
+            if len(row.videos) > 1:
+                need = "one clip: what a request tells the engine of frames holds for all its clips"
+                problem = Problem(f"{row.location} `videos`", f"{len(row.videos)} clips", need, "leave it out")
+                raise CvftError("the rows", [problem])
             (clip,) = row.videos
             url = file_of(clip).resolve().as_uri()
             if has_own_times(clip) or (isinstance(clip, ClipSpec) and clip not in shown):

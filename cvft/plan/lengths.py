@@ -49,22 +49,22 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[ClipRef
 
     Clips are told apart by their content: two files with the same bytes are one clip, two stretches of one are two.
     """
-    numbers: dict[tuple[str, ...], int] = {}
+    numbers: dict[str, int] = {}
     systems: dict[str, int] = {}
     shapes = []
     for row in rows:
         shown = [clips[clip] for clip in row.videos]
-        contents = tuple(content_of(clip, info.sha256) for clip, info in zip(row.videos, shown, strict=True))
-        number = numbers.setdefault(contents, len(numbers)) if contents else None
+        contents = [content_of(clip, info.sha256) for clip, info in zip(row.videos, shown, strict=True)]
         layout = lay_out(row, shown)
+        num_tokens = layout.num_clip_tokens if len(shown) > 1 else (sum(layout.token_type_ids),)
         shapes.append(
             RowShape(
-                number,
+                tuple(numbers.setdefault(content, len(numbers)) for content in contents),
                 num_prefix_tokens=layout.num_prefix_tokens,
                 num_question_tokens=len(layout) - layout.num_prefix_tokens,
                 num_label_tokens=len(layout) - layout.labels.count(IGNORED_LABEL),
-                num_frames=sum(clip.num_frames for clip in shown),
-                num_clip_tokens=sum(layout.token_type_ids),
+                num_frames=tuple(clip.num_frames for clip in shown),
+                num_clip_tokens=num_tokens if shown else (),
                 system=None if row.system is None else systems.setdefault(row.system, len(systems)),
             )
         )

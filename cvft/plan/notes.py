@@ -57,6 +57,7 @@ def note_rows(
         *_note_systems(all_rows),
         *_note_stretches(all_rows),
         *_note_images(all_rows),
+        *_note_several(all_rows),
         *_note_budgets(all_rows),
     ]
     notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
@@ -180,7 +181,18 @@ def _note_stretches(rows: Sequence[Row]) -> list[str]:
 def _note_images(rows: Sequence[Row]) -> list[str]:
     """Says how many rows show a picture."""
     count = sum(any(map(is_image, row.videos)) for row in rows)
-    return [f"{count} of {len(rows)} rows show a picture, which the model takes as an image"] if count else []
+    return [f"{count} of {len(rows)} rows show pictures, which the model takes as images"] if count else []
+
+
+def _note_several(rows: Sequence[Row]) -> list[str]:
+    """Says how many rows show several clips or pictures."""
+    counts = [len(row.videos) for row in rows if len(row.videos) > 1]
+    if not counts:
+        return []
+    many = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    return [
+        f"{len(counts)} of {len(rows)} rows show {many} clips or pictures each, one after the other before their text"
+    ]
 
 
 def _note_budgets(rows: Sequence[Row]) -> list[str]:

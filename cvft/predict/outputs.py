@@ -29,9 +29,9 @@ def check_form(rows: Sequence[Row], form: Form) -> None:
     Raises:
         CvftError: when subtitles would be about several clips, or none.
     """
-    num_clips = len({row.videos for row in rows})
-    if form == "srt" and (num_clips != 1 or len(rows[0].videos) != 1):
-        got = "rows without a clip" if num_clips == 1 else f"rows about {num_clips} clips"
+    if form == "srt" and (len({row.videos for row in rows}) != 1 or len(rows[0].videos) != 1):
+        num_clips = len({clip for row in rows for clip in row.videos})
+        got = f"rows about {num_clips} clips" if num_clips else "rows without a clip"
         hint = "subtitles belong to one clip: use `--format csv`, or answer the rows of one clip at a time"
         raise CvftError("command line", [Problem("--format srt", got, "rows about one clip", hint)])
 

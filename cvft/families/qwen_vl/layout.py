@@ -148,7 +148,7 @@ def build_layout(
         writer.control(special.turn_end)
     ids, types = writer.finish()
     labels = [IGNORED_LABEL] * num_prompt_tokens + ids[num_prompt_tokens:]
-    return Layout(ids, types, labels, num_prefix_tokens)
+    return Layout(ids, types, labels, num_prefix_tokens, tuple(clip.grid.num_tokens for clip in clips))
 
 
 def _trim(text: str, style: Style) -> str:
