@@ -27,9 +27,10 @@ from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.network.answering import RunningRows
 from cvft.families.network.prefixes import KeptPrefixes
 from cvft.handover.run import _request
+from cvft.plan.forecast import forecast
 from cvft.plan.lengths import check_rows_fit, measure_rows
 from cvft.predict.outputs import check_form, write_answers
-from cvft.recipe import Recipe
+from cvft.recipe import Recipe, load_recipe
 from cvft.weights.folder import ModelFolder
 from tests.opened import Opened
 from tests.project import cvft as command
@@ -197,12 +198,12 @@ def test_rows_with_the_same_clips_in_the_same_order_train_together():
 
 def test_a_bad_clip_sets_its_rows_aside_and_the_good_one_beside_it(tmp_path):
     (tmp_path / "bad.mp4").write_text("no clip")
-    good, bad = real_clip("bikes.mp4"), tmp_path / "bad.mp4"
-    rows = [Row("q", "r", (), clips, tmp_path / "r", 1) for clips in ((good, bad), (good,), (bad, bad))]
+    good, bad, other = real_clip("bikes.mp4"), tmp_path / "bad.mp4", real_clip("carphone_pristine.mp4")
+    rows = [Row("q", "r", (), clips, tmp_path / "r", 1) for clips in ((good, bad), (other,), (bad, bad))]
     check = check_clips(rows, sampling=Sampling("base"), on_bad_clip="quarantine", num_workers=1)
     assert (check.rows, [item.row for item in check.quarantined]) == ([rows[1]], [rows[0], rows[2]])
     assert all(item.reason.count("bad.mp4") == 1 for item in check.quarantined)
-    assert list(check_clips(rows[1:2], sampling=Sampling("base"), num_workers=1).facts) == [good]
+    assert list(check.facts) == [other]
     with pytest.raises(DataError, match="which leaves no row"):
         check_clips(rows[:1], sampling=Sampling("base"), on_bad_clip="quarantine", num_workers=1)
 
@@ -293,3 +294,16 @@ def test_answers_name_all_of_them(tmp_path):
 def test_an_engine_is_not_handed_them(tmp_path):
     with pytest.raises(CvftError, match=r"rows\.jsonl:0 `videos`: got 2 clips, need one clip: what a request tells"):
         _request(rows_of(tmp_path, "ab")[0], SimpleNamespace(system=""), name="x", limit=8, shown={})
+
+
+def test_a_forecast_reads_the_clips_of_some_rows_and_takes_the_others_to_be_like_them(tmp_path):
+    asked = (["bikes.mp4", "carphone_pristine.mp4"], ["carphone_pristine.mp4", "carphone_distorted.mp4"], ["bikes.mp4"])
+    rows = with_real_clips([{"query": "Which?", "response": "a", "videos": names} for names in asked])
+    recipe = make_project(
+        tmp_path, rows=rows, val_rows=rows[:1], model={"path": "tiny-qwen3-vl"}, video={"max_frames": 4}
+    )
+    found = forecast(load_recipe(recipe), max_clips=2)
+    assert (found.num_clips_read in (1, 2), found.num_clips) == (True, 3)
+    shapes = found.prepared.row_facts.train
+    assert [shape.clips for shape in shapes] == [(0, 1), (1, 2), (0,)]
+    assert all(shape.num_frames == (4,) * len(shape.clips) for shape in shapes)

@@ -1,6 +1,6 @@
 """Shares of clips, so that many processes, on one machine or on many, work on one data set without speaking to each other.
 
-rows + `I/N` -> the rows of every N-th clip, from clip I on
+rows + `I/N` -> the rows of every N-th clip, from clip I on; rows that show several clips count by all of them together
 
 Whoever knows the rows, I and N knows the share: nothing is dealt out, and a share that is started again is the same one.
 """

@@ -150,10 +150,12 @@ def _compare_sides(shown: Sequence[tuple[ClipRef, Row]], held_out: Collection[Pa
     """Tells of one file, under whatever names and with whatever stretches, whether several files have rows about it."""
     by_file: dict[Path, list[Row]] = defaultdict(list)
     whole: dict[Path, ClipRef] = {}
+    seen: set[int] = set()
     for clip, row in shown:
-        if row not in by_file[row.source]:
+        if id(row) not in seen:  # it may show two stretches of the file
             by_file[row.source].append(row)
-        whole.setdefault(row.source, whole_of(clip))
+            whole.setdefault(row.source, whole_of(clip))
+            seen.add(id(row))
     first, *others = by_file
     for source in others:
         crosses = (source in held_out) != (first in held_out)
