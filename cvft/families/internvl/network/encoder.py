@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import ClipTensors, Preprocessing, naming, refuse_image
+from cvft.families.family import ClipTensors, Preprocessing, naming, only_clip
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.internvl.inputs import Inputs, read_channels
 from cvft.families.internvl.layout import NO_IMAGES, build_layout
@@ -71,10 +71,10 @@ class RowEncoder:
         side = self._inputs.frame_px
         return {PIXELS: preprocess_frames(clip.frames, side_px=side, norm=self._norm)}
 
-    def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
+    def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
         with naming(row):
-            refuse_image(row, why=NO_IMAGES)
+            clip = only_clip(row, clips, no_images=NO_IMAGES)
             layout = build_layout(
                 self._encode,
                 special=self.special,
