@@ -91,7 +91,8 @@ def hand_over(
     check_prompts(rows, family=found.family, folder=found.model, how=found.how, max_new_tokens=max_new_tokens)
     name = name or _name_of(found)
     root = _common_root(rows) if sends == "clips" else None
-    head = {"engine": whose.name, "version": whose.version, "model": name, "clip_id": told.clip_id}
+    clip_ids = {"clip_id": told.clip_id, "engine_clip_id": told.engine_clip_id}
+    head = {"engine": whose.name, "version": whose.version, "model": name, **clip_ids}
     with closing(load_found(found)) as predictor:
         prompts = [predictor.prepare(row, max_new_tokens=max_new_tokens) for row in rows]
         answers = predictor.answer(rows, batch_rows=BATCH_ROWS, max_new_tokens=max_new_tokens)
@@ -209,7 +210,7 @@ def write_frames(clip: Clip, encoder: ResizesFrames, told: Handover) -> tuple[st
         "num_frames": -1,  # stated again: with `fps` alone the engine forgets the server's
         "fps": clip.avg_fps,
         "frames_indices": numbers,
-        "total_num_frames": clip.num_frames_total,
+        "total_num_frames": max(clip.num_frames_total, len(numbers)),  # fewer than are sent are refused
         "duration": clip.duration_s,
         "do_sample_frames": False,
     }

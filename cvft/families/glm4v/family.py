@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
 from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import ClipShape, CostModel
-from cvft.families.engines import Engine, Sends, refuse_family
+from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import (
     Capabilities,
@@ -25,6 +25,7 @@ from cvft.families.family import (
 from cvft.families.generation_file import check_generation
 from cvft.families.glm4v.checkpoints import PUBLISHED
 from cvft.families.glm4v.config_file import check_config
+from cvft.families.glm4v.handover import hand_over
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
 from cvft.families.glm4v.layout import NO_IMAGES, build_layout
 from cvft.families.glm4v.parts import PARTS
@@ -233,10 +234,9 @@ class Glm4v:
         del how
         return {}
 
-    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> NoReturn:
-        """Refuses every engine."""
-        del folder, how, sends
-        refuse_family(engine, self.title, "a model whose hand-over is not written yet", "a Qwen-VL model")
+    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> Handover:
+        """Tells vLLM; refuses other engines."""
+        return hand_over(engine, folder, how, title=self.title, sends=sends)
 
 
 GLM4V = Glm4v()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from cvft.families.glm4v.tokenizer import SpecialTokens
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.patches import preprocess_frames
+from cvft.families.network.pixels import resize_as_bytes
 from cvft.families.network.positions import row_positions
 from cvft.families.norms import CLIP_NORM
 
@@ -77,6 +79,11 @@ class RowEncoder:
             norm=CLIP_NORM,
         )
         return {PIXELS: patches, GRIDS: torch.tensor([[grid.num_grids, grid.num_rows, grid.num_columns]])}
+
+    def resized(self, clip: Clip) -> np.ndarray:
+        """Returns the frames (T, h, w, 3) uint8 at the size at which they become patches."""
+        grid, patch = lay_out_clip(clip.view, inputs=self._inputs, tower=self._tower).grid, self._tower.patch_size
+        return resize_as_bytes(clip.frames, size=(grid.num_rows * patch, grid.num_columns * patch))
 
     def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""

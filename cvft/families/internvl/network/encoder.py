@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from cvft.families.internvl.sizes import Sizes
 from cvft.families.internvl.tokenizer import SpecialTokens
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
-from cvft.families.network.pixels import as_frames, resize_and_norm
+from cvft.families.network.pixels import as_frames, resize_and_norm, resize_as_bytes
 from cvft.families.norms import PixelNorm
 
 PIXELS = "pixel_values"
@@ -70,6 +71,10 @@ class RowEncoder:
         """Returns pixels (T, 3, side, side) fp32."""
         side = self._inputs.frame_px
         return {PIXELS: preprocess_frames(clip.frames, side_px=side, norm=self._norm)}
+
+    def resized(self, clip: Clip) -> np.ndarray:
+        """Returns the frames (T, side, side, 3) uint8 at the size at which the tower takes them."""
+        return resize_as_bytes(clip.frames, size=(self._inputs.frame_px, self._inputs.frame_px))
 
     def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""

@@ -19,7 +19,7 @@ from cvft.families.family import ClipTensors, Preprocessing, naming
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.patches import preprocess_frames
-from cvft.families.network.pixels import as_frames, resize
+from cvft.families.network.pixels import resize_as_bytes
 from cvft.families.network.positions import row_positions
 from cvft.families.qwen_vl.family import QwenVL
 from cvft.families.qwen_vl.inputs import Inputs, lay_out_clip
@@ -102,8 +102,7 @@ class RowEncoder:
     def resized(self, clip: Clip) -> np.ndarray:
         """Returns the frames (T, h, w, 3) uint8 at the size at which they become patches."""
         grid, patch = self._lay_out_clip(clip.view).grid, self._tower.patch_size
-        frames = resize(as_frames(clip.frames), size=(grid.num_rows * patch, grid.num_columns * patch))
-        return frames.permute(0, 2, 3, 1).contiguous().numpy()
+        return resize_as_bytes(clip.frames, size=(grid.num_rows * patch, grid.num_columns * patch))
 
     def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer; the tensors of its clips follow one another."""
