@@ -41,6 +41,23 @@ def resize(frames: Tensor, *, size: tuple[int, int]) -> Tensor:
     return x
 
 
+def resize_to_keep(frames: np.ndarray | Tensor, *, size: tuple[int, int]) -> np.ndarray:
+    """Resizes frames as `resize` does, one at a time: the same bits as all at once, at a fraction of the memory.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB.
+        size: Height and width of the result.
+
+    Returns:
+        (T, height, width, 3) uint8.
+    """
+    frames = as_frames(frames)
+    kept = torch.empty(len(frames), *size, 3, dtype=torch.uint8)
+    for number in range(len(frames)):
+        kept[number] = resize(frames[number : number + 1], size=size)[0].permute(1, 2, 0)
+    return kept.numpy()
+
+
 def resize_and_norm(frames: Tensor, *, size: tuple[int, int], norm: PixelNorm) -> Tensor:
     """Resizes frames, bicubic with antialias and still uint8, and normalises them.
 

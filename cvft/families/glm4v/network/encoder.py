@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import ClipTensors, Preprocessing, naming, refuse_image
+from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming, refuse_image
 from cvft.families.glm4v.family import GLM4V
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
 from cvft.families.glm4v.layout import NO_IMAGES, build_layout
@@ -22,6 +23,7 @@ from cvft.families.glm4v.tokenizer import SpecialTokens
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.patches import preprocess_frames
+from cvft.families.network.pixels import resize_to_keep
 from cvft.families.network.positions import row_positions
 from cvft.families.norms import CLIP_NORM
 
@@ -66,7 +68,7 @@ class RowEncoder:
         """Id that fills up a batch."""
         return self.special.padding
 
-    def clip(self, clip: Clip) -> dict[str, Tensor]:
+    def clip(self, clip: ShownFrames) -> dict[str, Tensor]:
         """Returns patches (t·h·w, values) fp32 and their grid (1, 3)."""
         grid = lay_out_clip(clip.view, inputs=self._inputs, tower=self._tower).grid
         patches = preprocess_frames(
@@ -77,6 +79,11 @@ class RowEncoder:
             norm=CLIP_NORM,
         )
         return {PIXELS: patches, GRIDS: torch.tensor([[grid.num_grids, grid.num_rows, grid.num_columns]])}
+
+    def frames_to_keep(self, clip: Clip) -> np.ndarray:
+        """Returns the frames as they become patches."""
+        grid = lay_out_clip(clip.view, inputs=self._inputs, tower=self._tower).grid
+        return resize_to_keep(clip.frames, size=grid.frame_px(self._tower.patch_size))
 
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""

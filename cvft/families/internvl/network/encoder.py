@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import ClipTensors, Preprocessing, naming, refuse_image
+from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming, refuse_image
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.internvl.inputs import Inputs, read_channels
 from cvft.families.internvl.layout import NO_IMAGES, build_layout
@@ -21,7 +22,7 @@ from cvft.families.internvl.sizes import Sizes
 from cvft.families.internvl.tokenizer import SpecialTokens
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
-from cvft.families.network.pixels import as_frames, resize_and_norm
+from cvft.families.network.pixels import as_frames, resize_and_norm, resize_to_keep
 from cvft.families.norms import PixelNorm
 
 PIXELS = "pixel_values"
@@ -66,10 +67,14 @@ class RowEncoder:
         """Id that fills up a batch."""
         return self.special.padding
 
-    def clip(self, clip: Clip) -> dict[str, Tensor]:
+    def clip(self, clip: ShownFrames) -> dict[str, Tensor]:
         """Returns pixels (T, 3, side, side) fp32."""
         side = self._inputs.frame_px
         return {PIXELS: preprocess_frames(clip.frames, side_px=side, norm=self._norm)}
+
+    def frames_to_keep(self, clip: Clip) -> np.ndarray:
+        """Returns the frames at the size that the tower takes."""
+        return resize_to_keep(clip.frames, size=(self._inputs.frame_px, self._inputs.frame_px))
 
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""

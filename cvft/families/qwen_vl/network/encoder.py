@@ -15,11 +15,11 @@ from torch import Tensor
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.data.video.view import ClipView
-from cvft.families.family import ClipTensors, Preprocessing, naming
+from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.patches import preprocess_frames
-from cvft.families.network.pixels import as_frames, resize
+from cvft.families.network.pixels import resize_to_keep
 from cvft.families.network.positions import row_positions
 from cvft.families.qwen_vl.family import QwenVL
 from cvft.families.qwen_vl.inputs import ClipLayout, Inputs, lay_out_clip
@@ -82,7 +82,7 @@ class RowEncoder:
             tokens_per_second=self._tokens_per_second,
         )
 
-    def clip(self, clip: Clip) -> dict[str, Tensor]:
+    def clip(self, clip: ShownFrames) -> dict[str, Tensor]:
         """Returns patches (t·h·w, values) fp32 and their grid (1, 3); those of a picture have other names."""
         shown = self._lay_out_clip(clip.view)
         grid = shown.grid
@@ -98,9 +98,12 @@ class RowEncoder:
 
     def resized(self, clip: Clip) -> np.ndarray:
         """Returns the frames (T, h, w, 3) uint8 at the size at which they become patches."""
-        grid, patch = self._lay_out_clip(clip.view).grid, self._tower.patch_size
-        frames = resize(as_frames(clip.frames), size=(grid.num_rows * patch, grid.num_columns * patch))
-        return frames.permute(0, 2, 3, 1).contiguous().numpy()
+        size = self._lay_out_clip(clip.view).grid.frame_px(self._tower.patch_size)
+        return resize_to_keep(clip.frames, size=size)
+
+    def frames_to_keep(self, clip: Clip) -> np.ndarray:
+        """Returns the frames as they become patches."""
+        return self.resized(clip)
 
     def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
