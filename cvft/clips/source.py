@@ -70,7 +70,7 @@ class DecodedClips:
     Args:
         encoder: Turns frames into pixel values.
         settings: How to decode.
-        cache_bytes: Most bytes of pixel values kept; 0 decodes a clip whenever it is asked for.
+        cache_bytes: Most bytes of pixel values kept; 0 keeps those of the last clip alone.
     """
 
     def __init__(self, encoder: Encoder, settings: DecodeSettings, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
@@ -148,7 +148,7 @@ class PixelClips:
         store: The store, in which every clip of `records` is.
         records: What is known of each clip.
         encoder: Turns frames into pixel values.
-        cache_bytes: Most bytes of pixel values kept; 0 reads a clip whenever it is asked for.
+        cache_bytes: Most bytes of pixel values kept; 0 keeps those of the last clip alone.
     """
 
     def __init__(
