@@ -256,7 +256,7 @@ def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
             assert arrived[2:] == (clip.num_frames_total, clip.avg_fps)
             assert tuple(arrived[1][: len(clip.frame_indices)]) == clip.frame_indices
             if sends == "frames":
-                assert (arrived[0][: len(clip.frames)] == opened.encoder.resized(clip)).all()
+                assert (arrived[0][: len(clip.frames)] == opened.encoder.frames_to_keep(clip)).all()
     assert len(num_clip_tokens) > 1
 
 
