@@ -238,6 +238,7 @@ def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
     argv = [str(opened.folder.path), "--served-model-name", "x", "--dtype", "float32", "--max-model-len", "9999"]
     argv += ["--chat-template", str(tmp_path / "chat_template.jinja"), "--chat-template-content-format", "openai"]
     argv += ["--generation-config", "vllm", "--limit-mm-per-prompt", "{}", "--allowed-local-media-path", str(root)]
+    argv.append("--no-mm-device-do-normalize")
     argv += [word for flag, value in flags.items() for word in (flag, json.dumps(value))]
     engine = VllmLike([*argv, *["--trust-request-mm-kwargs"] * (sends == "frames")])
     lay_out = opened.family.layouts(opened.folder, opened.how)

@@ -273,6 +273,9 @@ def _command(
         flags["--allowed-local-media-path"] = shlex.quote(str(root))
     words = [f"{engine.name} serve {shlex.quote(str(found.model.path.absolute()))}"]
     words += [f"  {flag} {value}" for flag, value in flags.items()]
+    words.append(
+        "  --no-mm-device-do-normalize"
+    )  # else pixels become numbers by another file than clips have, or not at all
     words += ["  --trust-request-mm-kwargs"] * (sends == "frames")
     body = " \\\n".join([*words, '  "$@"'])
     trusted = "# Requests say which frames they carry: for clients that you trust.\n" if sends == "frames" else ""
