@@ -225,10 +225,10 @@ def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
     rows_file = write_jsonl(tmp_path / "rows.jsonl", with_real_clips(ROWS[:4]))
     rows = [
         *handing.read_rows(rows_file),
-        Row(" What is  shown?\n", "x", HISTORY, None, rows_file, 5),
+        Row(" What is  shown?\n", "x", HISTORY, (), rows_file, 5),
     ]
-    rows[1:2] = [Row("\n Where is he? ", "x", HISTORY, rows[1].video, rows_file, 2)]
-    clips = {row.video: decode_clip(row.video, sampling=opened.how.decode.sampling) for row in rows if row.video}
+    rows[1:2] = [Row("\n Where is he? ", "x", HISTORY, rows[1].videos, rows_file, 2)]
+    clips = {clip: decode_clip(clip, sampling=opened.how.decode.sampling) for row in rows for clip in row.videos}
     shown = {}
     if sends == "frames":
         shown = {path: handing.write_frames(clip, opened.encoder, told) for path, clip in clips.items()}
@@ -244,16 +244,16 @@ def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
     lay_out = opened.family.layouts(opened.folder, opened.how)
     num_clip_tokens = set()
     for row in rows:
-        layout = lay_out(row, None if row.video is None else clips[row.video])
+        layout = lay_out(row, [clips[clip] for clip in row.videos])
         ours = layout.input_ids[: layout.labels.count(IGNORED_LABEL)]
         request = handing._request(row, told, name="x", limit=8, shown=shown)
         theirs, arrived = engine.ask(request)
         assert theirs == [told.engine_clip_id if number == told.clip_id else number for number in ours], row.query
         num_clip_tokens.add(theirs.count(told.engine_clip_id))
-        if sends == "frames" and row.video is not None:
+        if sends == "frames" and row.videos:
             assert len(arrived[0]) > 32  # the engine's own limit
         if arrived is not None:  # bit for bit what our own encoder makes patches of
-            clip = clips[row.video]
+            clip = clips[row.videos[0]]
             assert arrived[2:] == (clip.num_frames_total, clip.avg_fps)
             assert tuple(arrived[1][: len(clip.frame_indices)]) == clip.frame_indices
             if sends == "frames":

@@ -201,14 +201,14 @@ class VllmLike:
             if message["role"] != "system"
         ]
         history = tuple(zip(said[:-1:2], said[1::2], strict=True))
-        row = Row(said[-1], "", history, None, Path("request"), 1)
-        clip = None
+        row = Row(said[-1], "", history, (), Path("request"), 1)
+        clips = []
         if shown is not None:
             frames, numbers, total, fps = shown
             seconds = np.array(numbers, np.float32) / np.float32(fps)
             clip = Clip(frames, seconds, tuple(numbers), total, fps, total / fps, "pyav")
-            clip = ClipInputs(self.predictor.encoder.clip(clip), clip.view)
-        tensors = self.predictor.encoder.encode(row, clip, with_response=False)
+            clips = [ClipInputs(self.predictor.encoder.clip(clip), clip.view)]
+        tensors = self.predictor.encoder.encode(row, clips, with_response=False)
         (answer,) = self.predictor.runtime.generate(
             self.predictor.model, self.predictor.encoder, [tensors], max_new_tokens=request["max_completion_tokens"]
         )

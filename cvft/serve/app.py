@@ -193,7 +193,8 @@ class Server:
             row = make_question(
                 None if clip is None else file_of(clip), asked.query, asked.history, system=asked.system
             )
-            row = replace(row, video=clip)  # by the name of its content; a link would be resolved
+            # by the name of its content; a link would be resolved
+            row = replace(row, videos=() if clip is None else (clip,))
             try:
                 return predictor.prepare(row, max_new_tokens=asked.max_tokens or most)
             except DataError as error:

@@ -20,7 +20,7 @@ from cvft.families.family import (
     Preprocessing,
     make_clip,
     naming,
-    refuse_image,
+    only_clip,
 )
 from cvft.families.generation_file import check_generation
 from cvft.families.glm4v.checkpoints import PUBLISHED
@@ -156,9 +156,9 @@ class Glm4v:
         encode, special = (estimate_ids, SpecialTokens()) if folder.is_absent else load_encoder(folder)
         inputs, tower = Inputs.of(how.fields), Sizes.from_config(folder.config).tower
 
-        def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
+        def lay_out(row: Row, clips: Sequence[ClipInfo]) -> Layout:
             with naming(row):
-                refuse_image(row, why=NO_IMAGES)
+                clip = only_clip(row, clips, no_images=NO_IMAGES)
                 return build_layout(
                     encode,
                     special=special,

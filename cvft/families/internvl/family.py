@@ -21,7 +21,7 @@ from cvft.families.family import (
     Preprocessing,
     make_clip,
     naming,
-    refuse_image,
+    only_clip,
 )
 from cvft.families.generation_file import check_generation
 from cvft.families.internvl.checkpoints import PUBLISHED
@@ -166,9 +166,9 @@ class InternVL:
         system = Inputs.of(how.fields).system or None
         tokens_per_frame = Sizes.from_config(folder.config).tower.tokens_per_frame
 
-        def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
+        def lay_out(row: Row, clips: Sequence[ClipInfo]) -> Layout:
             with naming(row):
-                refuse_image(row, why=NO_IMAGES)
+                clip = only_clip(row, clips, no_images=NO_IMAGES)
                 return build_layout(
                     encode,
                     special=special,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import ClipTensors, Preprocessing, naming, refuse_image
+from cvft.families.family import ClipTensors, Preprocessing, naming, only_clip
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.internvl.inputs import Inputs, read_channels
 from cvft.families.internvl.layout import NO_IMAGES, build_layout
@@ -76,10 +76,10 @@ class RowEncoder:
         """Returns the frames (T, side, side, 3) uint8 at the size at which the tower takes them."""
         return resize_as_bytes(clip.frames, size=(self._inputs.frame_px, self._inputs.frame_px))
 
-    def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
+    def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
         with naming(row):
-            refuse_image(row, why=NO_IMAGES)
+            clip = only_clip(row, clips, no_images=NO_IMAGES)
             layout = build_layout(
                 self._encode,
                 special=self.special,
