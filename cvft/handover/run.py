@@ -123,7 +123,7 @@ def hand_over(
     start, proof = shlex.quote(str(output / COMMAND_FILE)), shlex.quote(str(output / PARITY.name))
     return (
         f"{command.partition(BLANK_LINE)[2]}\n"
-        f"in the environment of {whose}, whose code was read and which has not run here:\n"
+        f"in the environment of {whose}, whose code was read and which has not answered here:\n"
         f"  sh {start}\n"
         f"  python {proof} http://127.0.0.1:8000    # compares {len(rows)} rows, and fails at the first difference"
     )
