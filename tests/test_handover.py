@@ -1,9 +1,10 @@
 """A merged model in a serving engine: the command, the template, the requests, and a script that finds what differs.
 
-The engine is `tests/vllm_like.py`, which follows vLLM's code: no engine runs here.
+The engine is `tests/vllm_like.py`, which follows vLLM's code up to the model: no engine runs here. Goldens of that code hold it.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shlex
@@ -15,7 +16,6 @@ import pytest
 
 import cvft
 from cvft.cli.main import main
-from cvft.data.rows import Row
 from cvft.data.video.decode import decode_clip
 from cvft.errors import CvftError, ModelError
 from cvft.families.engines import ENGINES
@@ -23,10 +23,11 @@ from cvft.families.family import IGNORED_LABEL
 from cvft.families.processor_files import PROCESSOR_FILES
 from cvft.handover import run as handing
 from cvft.weights.folder import ModelFolder
-from tests.internvl_tiny import TOKENS_PER_FRAME
+from tests.golden_files import golden_file
 from tests.opened import MAKERS, Opened
-from tests.project import ROWS, with_real_clips, write_jsonl
+from tests.project import write_jsonl
 from tests.random_adapter import write_served_adapter
+from tests.vllm_cases import CASES, make_case, write_processor_files
 from tests.vllm_like import Refused, VllmLike, listening
 
 CLIPS = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "clips"
@@ -40,17 +41,6 @@ ASKED = [
     },
     {"query": "Say yes.", "response": "yes"},
 ]
-
-
-def write_processor_files(folder):
-    """What a published folder says to an engine's processor, where the tiny one leaves it out."""
-    kind = json.loads((folder / "config.json").read_text())["model_type"]
-    if kind == "internvl":
-        (folder / "processor_config.json").write_text(json.dumps({"image_seq_length": TOKENS_PER_FRAME}))
-        return
-    size = {"shortest_edge": 12544, "longest_edge": 47040000}
-    stated = {"processor_class": "Glm4vProcessor", "size": size} if kind == "glm4v" else {}
-    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
 
 
 def hand_over(folder, model):
@@ -191,73 +181,41 @@ def test_an_engine_that_cannot_be_asked_is_said(handed, predictor):
     assert (done.returncode, "need my model" in done.stderr) == (2, True)
 
 
-HISTORY = (("What moves?", " a red circle "), ("Where?", "left"))
-ROW_KINDS = (
-    *(
-        ("qwen2_5_vl", model, sends)
-        for model in ({}, {"system": "Say it in one word."})
-        for sends in ("frames", "clips")
-    ),
-    *(("qwen3_vl", {}, sends) for sends in ("frames", "clips")),
-    *(
-        ("qwen3_vl", {"clip_tags": "transformers5", "system": "You are helpful."}, sends)
-        for sends in ("frames", "clips")
-    ),
-    *(("qwen3_5", {}, sends) for sends in ("frames", "clips")),
-    ("internvl3_5", {"system": "Say it in one word."}, "frames"),
-    ("internvl3", {}, "clips"),
-    ("glm4v", {"system": "Say it in one word."}, "frames"),
-)
+GOLDEN = json.loads(golden_file("vllm.json").read_text())
 
 
-@pytest.mark.parametrize(("kind", "model", "sends"), ROW_KINDS)
-def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
-    """With clips too, where the engine's rule is the contract's; template, seconds and sizes as the engine makes them."""
-    budgets = {"qwen": {"min_frame_tokens": 64, "max_frame_tokens": 80}, "glm4": {"max_clip_tokens": 400}}
-    video = {"max_frames": 40, **({} if kind.startswith("internvl") else {"fps": 15.0})}
-    if sends == "clips":
-        video = {"sampling": "uniform", "max_frames": 6}
-    if sends == "clips" or kind == "glm4v":  # the bounds bind: small frames grow, large ones shrink
-        video |= budgets.get(kind[:4], {})
-    opened = Opened(tmp_path / "model", kind, model=model, video=video)
-    write_processor_files(opened.folder.path)
-    told = opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends=sends)
-    rows_file = write_jsonl(tmp_path / "rows.jsonl", with_real_clips(ROWS[:4]))
-    rows = [
-        *handing.read_rows(rows_file),
-        Row(" What is  shown?\n", "x", HISTORY, (), rows_file, 5),
-    ]
-    rows[1:2] = [Row("\n Where is he? ", "x", HISTORY, rows[1].videos, rows_file, 2)]
-    clips = {clip: decode_clip(clip, sampling=opened.how.decode.sampling) for row in rows for clip in row.videos}
-    shown = {}
-    if sends == "frames":
-        shown = {path: handing.write_frames(clip, opened.encoder, told) for path, clip in clips.items()}
-    root = handing._common_root(rows)
-    (tmp_path / "chat_template.jinja").write_text(told.chat_template)
-    flags = {"--mm-processor-kwargs": told.processor, "--media-io-kwargs": {"video": told.media}}
-    argv = [str(opened.folder.path), "--served-model-name", "x", "--dtype", "float32", "--max-model-len", "9999"]
-    argv += ["--chat-template", str(tmp_path / "chat_template.jinja"), "--chat-template-content-format", "openai"]
-    argv += ["--generation-config", "vllm", "--limit-mm-per-prompt", "{}", "--allowed-local-media-path", str(root)]
-    argv += [word for flag, value in flags.items() for word in (flag, json.dumps(value))]
-    engine = VllmLike([*argv, *["--trust-request-mm-kwargs"] * (sends == "frames")])
+@pytest.mark.parametrize("golden", GOLDEN["cases"], ids=lambda golden: "-".join(map(str, golden["case"])))
+def test_prompts_and_pixels_are_what_vllm_makes_of_requests(tmp_path, golden):
+    """Goldens of vLLM's own code: ours say the same, and so does `VllmLike`. With clips, colours may differ by decoders."""
+    kind, model, sends = golden["case"]
+    case = make_case(tmp_path, kind, model, sends)
+    opened, told, engine = case.opened, case.told, VllmLike(case.argv)
     lay_out = opened.family.layouts(opened.folder, opened.how)
     num_clip_tokens = set()
-    for row in rows:
-        layout = lay_out(row, [clips[clip] for clip in row.videos])
+    for row, request, prompt in zip(case.rows, case.requests, golden["prompts"], strict=True):
+        theirs = [number for number, count in prompt["ids"] for _ in range(count)]
+        shown = [case.clips[clip] for clip in row.videos]
+        layout = lay_out(row, shown)
         ours = layout.input_ids[: layout.labels.count(IGNORED_LABEL)]
-        request = handing._request(row, told, name="x", limit=8, shown=shown)
-        theirs, arrived = engine.ask(request)
         assert theirs == [told.engine_clip_id if number == told.clip_id else number for number in ours], row.query
         num_clip_tokens.add(theirs.count(told.engine_clip_id))
-        if sends == "frames" and row.videos:
-            assert len(arrived[0]) > 32  # the engine's own limit
-        if arrived is not None:  # bit for bit what our own encoder makes patches of
-            clip = clips[row.videos[0]]
-            assert arrived[2:] == (clip.num_frames_total, clip.avg_fps)
-            assert tuple(arrived[1][: len(clip.frame_indices)]) == clip.frame_indices
-            if sends == "frames":
-                assert (arrived[0][: len(clip.frames)] == opened.encoder.frames_to_keep(clip)).all()
+        ids, arrived = engine.ask(request)
+        assert ids == theirs
+        for clip in shown:
+            (pixels,) = (values for values in opened.encoder.clip(clip).values() if values.is_floating_point())
+            frames, numbers, *facts = arrived
+            assert facts == [clip.num_frames_total, clip.avg_fps]
+            assert tuple(numbers[: len(clip.frame_indices)]) == clip.frame_indices
+            if sends == "frames":  # bit for bit
+                assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest() == prompt["pixels"]
+                assert (frames[: len(clip.frames)] == opened.encoder.frames_to_keep(clip)).all()
+                assert len(frames) > 32 or kind == "glm4v"  # the engine's own limit
     assert len(num_clip_tokens) > 1
+
+
+def test_goldens_are_those_of_the_release_that_is_named():
+    assert GOLDEN["versions"]["vllm"] == ENGINES["vllm"].version
+    assert [tuple(golden["case"]) for golden in GOLDEN["cases"]] == list(CASES)
 
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "glm4v"])

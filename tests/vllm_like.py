@@ -43,6 +43,8 @@ def parse_flags(argv):
     for name in ("limit-mm-per-prompt", "mm-processor-kwargs", "media-io-kwargs"):
         parser.add_argument(f"--{name}", type=json.loads, required=True)
     parser.add_argument("--allowed-local-media-path", type=Path)
+    # left out, means and deviations are those that the image's file states, and 0 and 1 where it states none
+    parser.add_argument("--no-mm-device-do-normalize", action="store_true", required=True)
     parser.add_argument("--trust-request-mm-kwargs", action="store_true")
     return parser.parse_args(argv)
 

@@ -1,6 +1,7 @@
 """Serving engines that merged models are handed over to: what was read of them, and what a family tells them. No torch.
 
-Neither engine has run here: their code was read, in the releases that are named.
+Neither engine has answered here: their code was read, in the releases that are named. That of vLLM has run up to the model:
+`tests/golden/vllm.json` holds what it makes of requests.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def hand_over(
     start, proof = shlex.quote(str(output / COMMAND_FILE)), shlex.quote(str(output / PARITY.name))
     return (
         f"{command.partition(BLANK_LINE)[2]}\n"
-        f"in the environment of {whose}, whose code was read and which has not run here:\n"
+        f"in the environment of {whose}, whose code was read and which has not answered here:\n"
         f"  sh {start}\n"
         f"  python {proof} http://127.0.0.1:8000    # compares {len(rows)} rows, and fails at the first difference"
     )
@@ -278,6 +278,9 @@ def _command(
         flags["--allowed-local-media-path"] = shlex.quote(str(root))
     words = [f"{engine.name} serve {shlex.quote(str(found.model.path.absolute()))}"]
     words += [f"  {flag} {value}" for flag, value in flags.items()]
+    words.append(
+        "  --no-mm-device-do-normalize"
+    )  # else pixels become numbers by another file than clips have, or not at all
     words += ["  --trust-request-mm-kwargs"] * (sends == "frames")
     body = " \\\n".join([*words, '  "$@"'])
     trusted = "# Requests say which frames they carry: for clients that you trust.\n" if sends == "frames" else ""
