@@ -14,6 +14,7 @@ from cvft.families.glm4v.family import GLM4V
 from cvft.families.glm4v.network import load as glm4v
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.internvl.network import models as internvl
+from cvft.families.model_costs import ModelCosts
 from cvft.families.network import grid_scoring
 from cvft.families.network.scoring import attend_in_groups
 from cvft.families.parts import Parts, Shape, adapted_names, count_adapter, loaded_shapes, modules_to_save, target_regex
@@ -21,7 +22,6 @@ from cvft.families.qwen_vl.family import BY_NAME_OF_FAMILY as QWEN_VL
 from cvft.families.qwen_vl.network.delta_net import fork_states_in_groups
 from cvft.families.qwen_vl.network.models import CLASSES
 from cvft.families.qwen_vl.sizes import MODEL_TYPES, QWEN2_5_VL, QWEN3_VL, QWEN3_VL_MOE
-from cvft.families.stock_costs import StockCosts
 from tests import glm4v_tiny, internvl_tiny
 from tests.qwen_configs import tiny
 
@@ -66,7 +66,7 @@ class Stock:
         return loaded_shapes(self.family.tensors(self.config), self.family.module_of)
 
     @property
-    def costs(self) -> StockCosts:
+    def costs(self) -> ModelCosts:
         return self.family.costs(self.config)
 
     @property

@@ -3,13 +3,11 @@
 import json
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from cvft.families.costs import Batch, ClipShape, GroupShape, causal_pairs
@@ -17,7 +15,7 @@ from cvft.families.decoder_costs import Attention, attended_pairs
 from cvft.families.parts import count_adapter
 from cvft.families.table import FAMILIES
 from tests.stock_batches import STOCK, Stock
-from tests.test_families_memory import live_bytes
+from tests.test_families_memory import KeptBytes, autocast_of_gpus, live_bytes
 
 ONE = [((3, 8, 8), [20])]
 TWO = [((3, 8, 8), [20, 12, 9]), ((2, 4, 12), [7, 7])]
@@ -78,40 +76,6 @@ def without_causality(stock, fed, training) -> int:
     per_pair = 4 * (2 if training.recompute else 1) + 10
     blocks = [(block.mixer, count) for block, count in stock.costs.decoder.blocks]
     return per_pair * hidden * sum(mixer.query_width * num for mixer, num in blocks if isinstance(mixer, Attention))
-
-
-class KeptBytes:
-    """Bytes of all storages that autograd keeps, but for weights and the loss; hand it what autograd packs."""
-
-    def __init__(self, model, *, vocabulary):
-        self.own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-        self.vocabulary, self.kept, self.tensors = vocabulary, {}, []
-
-    def pack(self, tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.own and self.vocabulary not in tensor.shape:
-            self.kept[storage.data_ptr()] = storage.nbytes()
-        self.tensors.append(tensor)  # an address may come again only when nobody holds it
-        return tensor
-
-    @property
-    def total(self) -> int:
-        return sum(self.kept.values())
-
-
-@contextmanager
-def autocast_of_gpus(monkeypatch):
-    """bf16 beside fp32 adapters; layer norms compute in fp32, as a GPU's autocast has it and a CPU's does not."""
-    plain = F.layer_norm
-
-    def wide(values, shape, weight=None, bias=None, eps=1e-5):
-        with torch.autocast("cpu", enabled=False):
-            wide = (None if each is None else each.float() for each in (weight, bias))
-            return plain(values.float(), shape, *wide, eps)
-
-    with monkeypatch.context() as patched, torch.autocast("cpu", torch.bfloat16):
-        patched.setattr(F, "layer_norm", wide)
-        yield
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ class TowerBlock:
         has_rms_norms: Whether its norms are those of the root mean square, not layer norms.
         is_rotary: Whether queries and keys are turned by their places, from one fused projection.
         has_qk_norm: Whether queries and keys pass through RMS norms.
+        norms_outputs: Whether norms stand behind attention and MLP, not before them: the stream is as wide as they return.
     """
 
     width: int
@@ -45,6 +46,7 @@ class TowerBlock:
     has_rms_norms: bool = False
     is_rotary: bool = True
     has_qk_norm: bool = False
+    norms_outputs: bool = False
 
     @property
     def weights(self) -> int:
@@ -52,7 +54,9 @@ class TowerBlock:
         return sum(linear.weights for linear in self.layers.values())
 
     def kept_bytes(self, training: Training) -> int:
-        """Counts what it keeps of one place when it is trained."""
+        """Counts what it keeps of one place when it is trained: with recomputation its input."""
+        if training.recompute:
+            return self.width * (training.precision.norm_value_bytes if self.norms_outputs else training.dtype_bytes)
         width, precision = self.width, training.precision
         value_bytes = precision.dtype_bytes
         # query, key, value and the softmax's sums; a fused projection stays whole for its view of the values, beside which query
@@ -83,6 +87,7 @@ class TowerBlock:
         """
         width, value_bytes = self.width, precision.dtype_bytes
         norm = width * (value_bytes if self.has_rms_norms else precision.norm_value_bytes)
+        norm = 0 if self.norms_outputs else norm
         mlp = ((3 if self.has_gated_mlp else 2) * self.inner + 2 * width) * value_bytes + norm
         attention = 4 * width * value_bytes + norm
         if not self.is_rotary:  # query, key and value, and the output
@@ -113,6 +118,10 @@ class Vision(Protocol):
         """Weights that embed one patch."""
 
     @property
+    def pooling_weights(self) -> int:
+        """Weights that make one of several places, where that belongs to the tower."""
+
+    @property
     def projector_weights(self) -> int:
         """Weights of the projector that a token passes through."""
 
@@ -133,6 +142,9 @@ class Vision(Protocol):
     def num_pairs(self, clip: ClipShape) -> int:
         """Counts the (query, key) pairs of all blocks together."""
 
+    def num_projected(self, clip: ClipShape) -> int:
+        """Counts what passes through the projector."""
+
     def held_bytes(self, precision: Precision) -> int:
         """Counts what of one place is held while blocks run, besides what they compute."""
 
@@ -152,7 +164,7 @@ def tower_flops(vision: Vision, clips: Sequence[ClipShape], *, is_trained: bool,
     again = recompute and is_trained
     linear = FORWARD_FLOPS + is_trained * INPUT_GRADIENT_FLOPS + again * FORWARD_FLOPS
     attention = ATTENTION_FORWARD_FLOPS + is_trained * ATTENTION_BACKWARD_FLOPS + again * ATTENTION_FORWARD_FLOPS
-    total = 0
+    total = (FORWARD_FLOPS + is_trained * INPUT_GRADIENT_FLOPS) * vision.pooling_weights * num_projected(vision, clips)
     for clip in clips:
         total += linear * vision.block.weights * vision.depth * vision.num_places(clip)
         total += FORWARD_FLOPS * vision.patch_weights * vision.num_patches(clip)
@@ -175,14 +187,16 @@ def projector_flops(vision: Vision, clips: Sequence[ClipShape], training: Traini
         flops += INPUT_GRADIENT_FLOPS * (vision.projector_weights - (0 if passes_on else vision.entry_weights))
     if adapter.whole_projector:
         flops += WEIGHT_GRADIENT_FLOPS * vision.projector_weights
-    return flops * _num_tokens(clips)
+    return flops * num_projected(vision, clips)
 
 
-def adapter_flops(vision: Vision, clips: Sequence[ClipShape], training: Training) -> int:
+def adapter_flops(
+    vision: Vision, encoded: Sequence[ClipShape], projected: Sequence[ClipShape], training: Training
+) -> int:
     """Counts the adapters of tower and projector."""
     adapter, recomputed = training.adapter, trained_flops(recompute=training.recompute)
-    on_tower = recomputed * adapter.tower * sum(vision.num_places(clip) for clip in clips)
-    return on_tower + trained_flops(recompute=False) * adapter.projector * _num_tokens(clips)
+    on_tower = recomputed * adapter.tower * sum(vision.num_places(clip) for clip in encoded)
+    return on_tower + trained_flops(recompute=False) * adapter.projector * num_projected(vision, projected)
 
 
 def trained_flops(*, recompute: bool) -> int:
@@ -190,22 +204,24 @@ def trained_flops(*, recompute: bool) -> int:
     return FORWARD_FLOPS + INPUT_GRADIENT_FLOPS + WEIGHT_GRADIENT_FLOPS + (FORWARD_FLOPS if recompute else 0)
 
 
-def saved_bytes(vision: Vision, clips: Sequence[ClipShape], training: Training) -> int:
+def saved_bytes(
+    vision: Vision, encoded: Sequence[ClipShape], projected: Sequence[ClipShape], training: Training
+) -> int:
     """Counts what of the clips waits for the backward pass: nothing where neither tower nor projector is trained.
 
     Recomputation covers the tower's blocks and not the projector.
 
     Args:
         vision: The tower with its projector.
-        clips: Clips that pass through.
+        encoded: Clips that pass through the tower.
+        projected: Clips that pass through the projector.
         training: How it is trained.
     """
     num_bytes = 0
     if training.adapter.tower:
-        block = vision.block.width * training.dtype_bytes if training.recompute else vision.block.kept_bytes(training)
-        num_bytes += sum(vision.num_places(clip) for clip in clips) * vision.depth * block
+        num_bytes += sum(vision.num_places(clip) for clip in encoded) * vision.depth * vision.block.kept_bytes(training)
     if has_projector_gradient(training):
-        num_bytes += _num_tokens(clips) * vision.projector_bytes(training)
+        num_bytes += num_projected(vision, projected) * vision.projector_bytes(training)
     return num_bytes
 
 
@@ -221,5 +237,6 @@ def has_projector_gradient(training: Training) -> bool:
     return adapter.tower + adapter.projector + adapter.whole_projector > 0
 
 
-def _num_tokens(clips: Sequence[ClipShape]) -> int:
-    return sum(clip.num_tokens for clip in clips)
+def num_projected(vision: Vision, clips: Sequence[ClipShape]) -> int:
+    """Counts what passes through the projector."""
+    return sum(vision.num_projected(clip) for clip in clips)

@@ -1,6 +1,6 @@
 """GLM-4.1V as numbers for the formulas of memory and FLOPs: `Family.costs` gives them to plans and forecasts. No torch.
 
-config.json -> `Sizes` -> `Decoder`, `Glm4vVision` -> `StockCosts`
+config.json -> `Sizes` -> `Decoder`, `Glm4vVision` -> `ModelCosts`
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from cvft.families.decoder_costs import (
 from cvft.families.glm4v.parts import PARTS
 from cvft.families.glm4v.sizes import Sizes, TowerSizes
 from cvft.families.glm4v.tensors import DECODER, VISION, tensor_shapes
+from cvft.families.model_costs import ModelCosts
 from cvft.families.parts import block_linears
-from cvft.families.stock_costs import StockCosts
 from cvft.families.tower_costs import TowerBlock, shared_behind_layer_norm
 
 
-def costs_of(config: Mapping[str, Any]) -> StockCosts:
+def costs_of(config: Mapping[str, Any]) -> ModelCosts:
     """Returns the formulas for a config.json.
 
     Args:
@@ -54,7 +54,7 @@ def costs_of(config: Mapping[str, Any]) -> StockCosts:
     downsample = math.prod(shapes[f"{VISION}.downsample.weight"])
     vision = Glm4vVision(tower, tower_block, downsample, block_linears(shapes, f"{VISION}.merger"))
     decoder = Decoder(sizes.hidden_size, sizes.vocab_size, sizes.head_dim, ((block, sizes.num_layers),))
-    return StockCosts(PARTS, shapes, decoder, vision)
+    return ModelCosts(PARTS, shapes, decoder, vision)
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ class Glm4vVision:
     entry_weights: int
     merger: Mapping[str, Linear]
     has_entry_norm: bool = False
+    pooling_weights: int = 0
     """The norm before the convolution is the tower's."""
 
     @property
@@ -102,6 +103,10 @@ class Glm4vVision:
         """Patches see their temporal grid."""
         num_grids = -(-clip.num_frames // self.sizes.temporal_patch_size)
         return self.depth * self.num_patches(clip) ** 2 // num_grids
+
+    def num_projected(self, clip: ClipShape) -> int:
+        """All tokens of a clip have passed through."""
+        return clip.num_tokens
 
     def held_bytes(self, precision: Precision) -> int:
         """Nothing is."""

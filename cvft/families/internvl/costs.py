@@ -1,6 +1,6 @@
 """InternVL as numbers for the formulas of memory and FLOPs: `Family.costs` gives them to plans and forecasts. No torch.
 
-config.json -> `Sizes` -> `Decoder`, `InternVLVision` -> `StockCosts`
+config.json -> `Sizes` -> `Decoder`, `InternVLVision` -> `ModelCosts`
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from cvft.families.decoder_costs import Attention, Block, Decoder, GatedMlp, lay
 from cvft.families.internvl.parts import PARTS
 from cvft.families.internvl.sizes import Sizes, TowerSizes
 from cvft.families.internvl.tensors import DECODER, PROJECTOR, TOWER, loaded_shapes
+from cvft.families.model_costs import ModelCosts
 from cvft.families.parts import block_linears
-from cvft.families.stock_costs import StockCosts
 from cvft.families.tower_costs import TowerBlock
 
 
-def costs_of(config: Mapping[str, Any]) -> StockCosts:
+def costs_of(config: Mapping[str, Any]) -> ModelCosts:
     """Returns the formulas for a config.json.
 
     Args:
@@ -40,7 +40,7 @@ def costs_of(config: Mapping[str, Any]) -> StockCosts:
     )
     vision = InternVLVision(tower, tower_block, block_linears(shapes, PROJECTOR))
     decoder = Decoder(sizes.hidden_size, sizes.vocab_size, sizes.head_dim, ((block, sizes.num_layers),))
-    return StockCosts(PARTS, shapes, decoder, vision)
+    return ModelCosts(PARTS, shapes, decoder, vision)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class InternVLVision:
     block: TowerBlock
     projector: Mapping[str, Linear]
     has_entry_norm: bool = True
+    pooling_weights: int = 0
 
     @property
     def depth(self) -> int:
@@ -89,6 +90,10 @@ class InternVLVision:
     def num_pairs(self, clip: ClipShape) -> int:
         """Places see their frame."""
         return self.depth * clip.num_frames * (self.sizes.patches_per_side**2 + 1) ** 2
+
+    def num_projected(self, clip: ClipShape) -> int:
+        """All tokens of a clip have passed through."""
+        return clip.num_tokens
 
     def held_bytes(self, precision: Precision) -> int:
         """The embeddings, and what attention made before it was scaled."""

@@ -1,6 +1,6 @@
 """Qwen-VL as numbers for the formulas of memory and FLOPs: `Family.costs` gives them to plans and forecasts. No torch.
 
-config.json -> `Sizes` -> `Decoder` (attention or the gated delta rule, an MLP or experts), `QwenVision` -> `StockCosts`
+config.json -> `Sizes` -> `Decoder` (attention or the gated delta rule, an MLP or experts), `QwenVision` -> `ModelCosts`
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from cvft.families.costs import FP32_BYTES, ClipShape, Linear, Precision, Training
 from cvft.families.decoder_costs import SHARED_INPUTS, Attention, Block, Decoder, GatedMlp, Mixer, rms_norm_bytes
+from cvft.families.model_costs import ModelCosts
 from cvft.families.parts import Shape, block_linears, linears_of
 from cvft.families.qwen_vl import recurrence
 from cvft.families.qwen_vl.experts import Experts
@@ -19,11 +20,10 @@ from cvft.families.qwen_vl.parts import PARTS
 from cvft.families.qwen_vl.recurrence import DeltaRule
 from cvft.families.qwen_vl.sizes import FULL_ATTENTION, Sizes, TowerSizes
 from cvft.families.qwen_vl.tensors import DECODER, VISION, loaded_shapes
-from cvft.families.stock_costs import StockCosts
 from cvft.families.tower_costs import TowerBlock
 
 
-def costs_of(config: Mapping[str, Any]) -> StockCosts:
+def costs_of(config: Mapping[str, Any]) -> ModelCosts:
     """Returns the formulas for a config.json.
 
     Args:
@@ -41,7 +41,7 @@ def costs_of(config: Mapping[str, Any]) -> StockCosts:
         has_rms_norms=tower.has_gated_mlp,
     )
     mergers = tuple(linears_of(shapes, parts.projector_linear).values())
-    return StockCosts(parts, shapes, _decoder(sizes, shapes), QwenVision(tower, block, mergers))
+    return ModelCosts(parts, shapes, _decoder(sizes, shapes), QwenVision(tower, block, mergers))
 
 
 def _decoder(sizes: Sizes, shapes: Mapping[str, Shape]) -> Decoder:
@@ -89,6 +89,7 @@ class QwenVision:
     block: TowerBlock
     mergers: Sequence[Linear]
     has_entry_norm: bool = True
+    pooling_weights: int = 0
 
     @property
     def depth(self) -> int:
@@ -128,6 +129,10 @@ class QwenVision:
         window = (sizes.window_size // sizes.patch_size) ** 2
         num_full = len(sizes.full_attention_layers)
         return num_full * of_grids + (sizes.depth - num_full) * min(of_grids, num_patches * window)
+
+    def num_projected(self, clip: ClipShape) -> int:
+        """All tokens of a clip have passed through."""
+        return clip.num_tokens
 
     def held_bytes(self, precision: Precision) -> int:
         """Learned positions, which are computed in fp32, and what deep blocks have given to the decoder."""

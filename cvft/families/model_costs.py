@@ -1,4 +1,4 @@
-"""Memory and FLOPs of a model that runs in transformers' own classes, of its decoder and its tower. A model, not a measurement.
+"""Memory and FLOPs of a model, of its decoder and its tower. A model, not a measurement.
 
 `Decoder` + `Vision` + `Batch` + how it is trained -> `Flops`, `Memory` (by part of one rank)
 
@@ -31,7 +31,7 @@ from cvft.families.tower_costs import Vision
 
 
 @dataclass(frozen=True)
-class StockCosts:
+class ModelCosts:
     """Counts memory and FLOPs; see `cvft.families.costs.CostModel`.
 
     Args:
@@ -71,29 +71,34 @@ class StockCosts:
 
     def saved_bytes(self, batch: Batch, training: Training) -> int:
         """Counts the activations that wait for the backward pass, without those of the loss."""
-        of_clips = tower_costs.saved_bytes(self.vision, _encoded(batch), training)
+        of_clips = tower_costs.saved_bytes(self.vision, _encoded(batch), self._projected(batch), training)
         return self.decoder.saved_bytes(batch, training) + of_clips
 
     def training_flops(self, batch: Batch, training: Training) -> Flops:
         """Counts forward and backward pass of one micro-batch."""
-        clips, decoder = _encoded(batch), self.decoder
+        encoded, projected, decoder = _encoded(batch), self._projected(batch), self.decoder
         is_trained, recompute = training.adapter.tower > 0, training.recompute
         on_language = tower_costs.trained_flops(recompute=recompute) * training.adapter.language * batch.num_tokens
         return Flops(
-            tower=tower_costs.tower_flops(self.vision, clips, is_trained=is_trained, recompute=recompute),
-            projector=tower_costs.projector_flops(self.vision, clips, training),
+            tower=tower_costs.tower_flops(self.vision, encoded, is_trained=is_trained, recompute=recompute),
+            projector=tower_costs.projector_flops(self.vision, projected, training),
             language=decoder.linear_flops(training) * batch.num_tokens,
             attention=decoder.mixing_flops(batch, training),
             output_layer=decoder.output_flops(batch, training),
-            adapter=on_language + tower_costs.adapter_flops(self.vision, clips, training),
+            adapter=on_language + tower_costs.adapter_flops(self.vision, encoded, projected, training),
         )
 
     def build_flops(self, clips: Sequence[ClipShape]) -> Flops:
-        """Counts what it costs to encode clips once, projector included: features are taken behind it."""
+        """Counts what it costs to encode clips once, up to where features are taken."""
+        projected = tower_costs.num_projected(self.vision, clips) if self.parts.caches_projector else 0
         return Flops(
             tower=tower_costs.tower_flops(self.vision, clips, is_trained=False, recompute=False),
-            projector=FORWARD_FLOPS * self.vision.projector_weights * sum(clip.num_tokens for clip in clips),
+            projector=FORWARD_FLOPS * self.vision.projector_weights * projected,
         )
+
+    def _projected(self, batch: Batch) -> list[ClipShape]:
+        """Returns the clips that pass through the projector."""
+        return _encoded(batch) if self.parts.caches_projector else batch.clips
 
 
 def _encoded(batch: Batch) -> list[ClipShape]:
