@@ -168,7 +168,7 @@ class Stock:
         """What the formulas are told of a batch that `batch` made."""
         clips = [self.clip_of(grid) for grid, _ in groups]
         shapes = tuple(
-            GroupShape(text + clip.num_tokens + 1, tuple(questions), clip)
+            GroupShape(text + clip.num_tokens + 1, tuple(questions), (clip,))
             for clip, (_, questions) in zip(clips, groups, strict=True)
         )
         num_frames = sum(clip.num_frames for clip in clips)

@@ -37,7 +37,7 @@ TFLOPS = 1e12
 
 def shown(num_frames, *, with_tower=True):
     """What a batch is told of one clip of so many frames."""
-    group = GroupShape(0, (0,), ClipShape(num_frames, 0))
+    group = GroupShape(0, (0,), (ClipShape(num_frames, 0),))
     return {
         "num_tower_frames": num_frames * with_tower,
         "num_projected_frames": num_frames,

@@ -41,10 +41,10 @@ Disk = namedtuple("Disk", "total used free")
 
 def make_shapes(num_rows: int, *, rows_per_clip: int) -> list[RowShape]:
     """Rows about clips of 24 frames in the chat layout, with 91 tokens of question and 60 of answer."""
-    return [RowShape(number // rows_per_clip, 1609, 91, 60, 24) for number in range(num_rows)]
+    return [RowShape((number // rows_per_clip,), 1609, 91, 60, (24,), (1608,)) for number in range(num_rows)]
 
 
-ROWS = RowFacts(make_shapes(100, rows_per_clip=1), [RowShape(None, 1, 20, 5)] * 10)
+ROWS = RowFacts(make_shapes(100, rows_per_clip=1), [RowShape((), 1, 20, 5)] * 10)
 SHARED = RowFacts(make_shapes(100, rows_per_clip=8), [])
 
 
@@ -188,7 +188,7 @@ def test_clips_are_encoded_once_where_that_saves_work():
     learning = {"targets": "all-linear", "train_vision_tower": True}
     assert plan_of(rows=SHARED, lora=learning).worker.features is None
     assert plan_of(rows=SHARED, lora={**learning, "train_vision_tower": False, "train_projector": True}).worker.features
-    assert plan_of(rows=RowFacts([RowShape(None, 1, 9)] * 8, [])).worker.features is None
+    assert plan_of(rows=RowFacts([RowShape((), 1, 9)] * 8, [])).worker.features is None
 
 
 def test_features_are_cached_as_far_as_they_fit(monkeypatch, tmp_path):

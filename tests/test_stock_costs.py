@@ -206,7 +206,7 @@ def test_features_keep_one_vector_per_level():
 def test_full_size_weights_are_those_of_the_files(name):
     stock = NAMED[name]
     training = replace(stock.training("all-linear", recompute=True), dtype_bytes=2)
-    fed = Batch(1, 2148, 0, 60, 32, 32, groups=(GroupShape(2048, (100,), ClipShape(32, 2016)),))
+    fed = Batch(1, 2148, 0, 60, 32, 32, groups=(GroupShape(2048, (100,), (ClipShape(32, 2016),)),))
     memory = stock.costs.peak_memory(fed, training)
     shapes = stock.shapes
     assert memory.weights == 2 * sum(torch.Size(shape).numel() for shape in shapes.values())
@@ -219,7 +219,7 @@ def test_full_size_weights_are_those_of_the_files(name):
 
 def test_recomputation_keeps_little():
     stock = NAMED["Qwen3-VL-8B-Instruct"]
-    fed = Batch(1, 4196, 0, 60, groups=(GroupShape(4096, (100,), ClipShape(32, 4000)),))
+    fed = Batch(1, 4196, 0, 60, groups=(GroupShape(4096, (100,), (ClipShape(32, 4000),)),))
     kept, again = (stock.costs.saved_bytes(fed, stock.training("all-linear", recompute=each)) for each in (False, True))
     assert again < kept / 15
 

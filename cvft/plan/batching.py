@@ -152,7 +152,7 @@ def wanted_proofs(job: Job, *, rows: RowFacts) -> Sequence[Wanted]:
     can, wanted = job.family.capabilities, list[Wanted]()
     if can.groups == "proven" and decide_limits(job, rows=rows, proof=AS_IF_GROUPS).max_rows_per_group > 1:
         wanted.append("groups")
-    if can.features == "proven" and any(shape.clip is not None for shape in rows.train):
+    if can.features == "proven" and any(shape.clips for shape in rows.train):
         apart = decide_limits(job, rows=rows)
         if decide_features(
             job, rows=rows, limits=apart, num_epochs=count_steps(job, rows).epochs, proof=AS_IF_CACHED
@@ -231,7 +231,7 @@ def _weigh_features(job: Job, *, rows: RowFacts, limits: BatchLimits, num_epochs
             raise RecipeError(f"recipe {job.recipe.name}", [problem])
         return FeatureDecision(True, "`video.cache_features` is on", num_bytes)
     comes_again = num_epochs > 1 or any(share.weight > 1 for share in rows.mix)
-    if not any(shape.clip is not None for shape in rows.train):
+    if not any(shape.clips for shape in rows.train):
         return FeatureDecision(False, "no train row has a clip", num_bytes)
     if not comes_again and not encodes_a_clip_again(rows.train, max_rows_per_group=limits.max_rows_per_group):
         return FeatureDecision(False, "each clip is encoded once in any case", num_bytes)
@@ -247,8 +247,12 @@ def _weigh_features(job: Job, *, rows: RowFacts, limits: BatchLimits, num_epochs
 
 def clips_of(rows: RowFacts) -> list[ClipShape]:
     """Returns the clips of all rows, each once."""
-    shapes = {shape.clip: shape for shape in (*rows.train, *rows.val) if shape.clip is not None}
-    return [ClipShape(shape.num_frames, shape.num_clip_tokens) for shape in shapes.values()]
+    shapes = {
+        clip: ClipShape(num_frames, num_tokens)
+        for row in (*rows.train, *rows.val)
+        for clip, num_frames, num_tokens in zip(row.clips, row.num_frames, row.num_clip_tokens, strict=True)
+    }
+    return list(shapes.values())
 
 
 def decide_recompute(job: Job, *, batches: Sequence[Batch], caches: bool) -> bool:

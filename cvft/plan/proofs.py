@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from cvft.data.groups import RowShape
+from cvft.data.groups import RowShape, Shared
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, content_of
@@ -83,7 +83,7 @@ def request_proofs(
         clips: Facts per clip.
     """
     num_rows = 2 if "groups" in wanted else 1
-    by_clip: dict[tuple[int, int | None], list[Row]] = {}
+    by_clip: dict[Shared, list[Row]] = {}
     chosen: list[Row] = []
     for row, shape in zip(rows, shapes, strict=True):
         if shape.shared is not None and (shape.has_question or num_rows == 1):
@@ -92,8 +92,7 @@ def request_proofs(
             if len(chosen) == num_rows:
                 break
     assert len(chosen) == num_rows, "whoever asks has looked"
-    first = chosen[0].video
-    assert first is not None, "it has a clip"
+    (first,) = chosen[0].videos
     return ProofRequest(
         family=job.family.name,
         folder=job.model.path.absolute(),

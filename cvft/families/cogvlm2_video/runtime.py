@@ -22,7 +22,7 @@ from cvft.families.family import (
     Loading,
     Preprocessing,
     naming,
-    refuse_image,
+    only_clip,
 )
 from cvft.families.network.answering import Batcher
 from cvft.families.network.grouping import group_rows
@@ -51,11 +51,11 @@ class RowEncoder:
         """Returns `pixel_values` (F, 3, S, S) fp32."""
         return {"pixel_values": self.processor.preprocess(clip.frames)}
 
-    def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
+    def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
-        tensors: Mapping[str, Tensor] = {} if clip is None else clip.tensors
         with naming(row):
-            refuse_image(row, why=NO_IMAGES)
+            clip = only_clip(row, clips, no_images=NO_IMAGES)
+            tensors: Mapping[str, Tensor] = {} if clip is None else clip.tensors
             check_place(self.processor.template, history=row.history, system=row.system)
             return self.processor.encode(
                 row.query,

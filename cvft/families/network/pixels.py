@@ -41,6 +41,19 @@ def resize(frames: Tensor, *, size: tuple[int, int]) -> Tensor:
     return x
 
 
+def resize_as_bytes(frames: np.ndarray | Tensor, *, size: tuple[int, int]) -> np.ndarray:
+    """Resizes frames as `resize` does.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB.
+        size: Height and width of the result.
+
+    Returns:
+        (T, height, width, 3) uint8.
+    """
+    return resize(as_frames(frames), size=size).permute(0, 2, 3, 1).contiguous().numpy()
+
+
 def resize_and_norm(frames: Tensor, *, size: tuple[int, int], norm: PixelNorm) -> Tensor:
     """Resizes frames, bicubic with antialias and still uint8, and normalises them.
 
