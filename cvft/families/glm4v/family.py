@@ -27,6 +27,7 @@ from cvft.families.family import (
 from cvft.families.generation_file import check_generation
 from cvft.families.glm4v.checkpoints import PUBLISHED
 from cvft.families.glm4v.config_file import check_config
+from cvft.families.glm4v.costs import costs_of
 from cvft.families.glm4v.handover import hand_over
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
 from cvft.families.glm4v.layout import NO_IMAGES, build_layout
@@ -205,10 +206,9 @@ class Glm4v:
         del template, fields, keeps_code
         return with_dtype(without_code(config), dtype)
 
-    def costs(self, config: Mapping[str, Any]) -> CostModel | None:
-        """Nothing is modelled yet."""
-        del config
-        return None
+    def costs(self, config: Mapping[str, Any]) -> CostModel:
+        """Returns the formulas for these sizes."""
+        return costs_of(config)
 
     def tower_tensors(self, folder: ModelFolder) -> tuple[str, ...]:
         """Names the tower with its merger."""
