@@ -139,12 +139,14 @@ def ask_process(format: str, file: Path) -> dict[str, Any]:
 def read_one(file: Path) -> dict[str, Any]:
     """Reads, splits and groups a list, and checks what came out."""
     rows, read_s = timed(read_rows, file, format="auto")
-    contents = {row.video: row.video.name for row in rows if isinstance(row.video, Path)}
+    contents = {row.videos[0]: row.videos[0].name for row in rows if isinstance(row.videos[0], Path)}
     (train, val), split_s = timed(split_by_clip, rows, val_fraction=0.1, seed=0, contents=contents)
     assert len(train) + len(val) == len(rows)
-    assert not {row.video for row in train} & {row.video for row in val}
+    assert not {row.videos[0] for row in train} & {row.videos[0] for row in val}
     numbers = {clip: number for number, clip in enumerate(contents)}
-    shapes = [RowShape(numbers[row.video], 10, 20, 5, 8, 8) for row in train if isinstance(row.video, Path)]
+    shapes = [
+        RowShape((numbers[row.videos[0]],), 10, 20, 5, (8,), (8,)) for row in train if isinstance(row.videos[0], Path)
+    ]
     steps, group_s = timed(lambda: list(make_steps(shapes, global_batch_rows=64, max_rows_per_group=4, seed=0)))
     assert sorted(row for step in steps for group in step for row in group) == list(range(len(train)))
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

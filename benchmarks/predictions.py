@@ -72,7 +72,9 @@ def measure(targets: str, groups: list[int], *, recompute: bool) -> dict[str, An
         for row in rows:
             num_prefix = int((row["segment_ids"] == 0).sum())
             num_labels = int((row["labels"] != -100).sum())
-            shapes.append(RowShape(clip, num_prefix, len(row["input_ids"]) - num_prefix, num_labels, NUM_FRAMES))
+            num_questions = len(row["input_ids"]) - num_prefix
+            frames, tokens = (NUM_FRAMES,), (num_prefix - 1,)
+            shapes.append(RowShape((clip,), num_prefix, num_questions, num_labels, frames, tokens))
         sequences.append(group_rows(rows))
     fed = count_batch(tuple(batch), shapes, caches=True)
     inputs = processor.collate(sequences)

@@ -209,9 +209,9 @@ def compare_inputs(model: Path, rows: Path, dumped: Path) -> dict[str, Any]:
     num_off = num_values = 0
     with torch.inference_mode():
         for row, theirs in zip(read_rows(rows), torch.load(dumped), strict=True):
-            assert row.video is not None, "each row has a clip"
-            ours = encoder.encode(row, clips.load(row.video), with_response=True)
-            clip = decode_clip(row.video, sampling=how.decode.sampling, decoder="decord")
+            (asked,) = row.videos
+            ours = encoder.encode(row, [clips.load(asked)], with_response=True)
+            clip = decode_clip(asked, sampling=how.decode.sampling, decoder="decord")
             pixels = theirs["pixel_values_videos"]
             assert torch.equal(resized_in_fp32(clip.frames, ours["video_grid_thw"][0].tolist()), pixels), "pixels"
             off = (ours["pixel_values_videos"] - pixels).abs() * 127.5

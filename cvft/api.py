@@ -113,8 +113,8 @@ class Model:
         """Answers rows greedily; rows of one clip share the work on it.
 
         Args:
-            rows: Rows with the columns of a JSONL file: `query`, and as needed `videos` (a list of one path, relative to
-                the current folder, or of one URL), `history` and `system`.
+            rows: Rows with the columns of a JSONL file: `query`, and as needed `videos` (a list of paths, relative to
+                the current folder, or of URLs), `history` and `system`.
             max_new_tokens: Longest answer in tokens; a longer one is cut there. None takes 512, or what the prompt leaves.
             batch_rows: Rows answered at a time.
 

@@ -1,6 +1,7 @@
 """A real browser, driven over WebDriver by chromedriver: what a user does with a page, and what the page then shows."""
 
 import base64
+import mimetypes
 import shutil
 import subprocess
 import time
@@ -77,16 +78,31 @@ class Browser:
 
     def drop(self, selector: str, path: Path) -> None:
         """Drops a file onto the page, as from a file manager."""
-        script = """
-            const [selector, name, content] = arguments;
-            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
-            const dataTransfer = new DataTransfer();
-            dataTransfer.items.add(new File([bytes], name, { type: "video/mp4" }));
-            const init = { dataTransfer, bubbles: true, cancelable: true };
+        self._hand(
+            path,
+            """
+            const init = { dataTransfer: handed, bubbles: true, cancelable: true };
             for (const kind of ["dragenter", "dragover", "drop"]) {
               document.querySelector(selector).dispatchEvent(new DragEvent(kind, init));
-            }"""
-        self.run(script, selector, path.name, base64.b64encode(path.read_bytes()).decode())
+            }""",
+            selector,
+        )
+
+    def paste(self, selector: str, path: Path) -> None:
+        """Pastes a file where the focus may be, as after it was copied in a file manager or another page."""
+        script = """
+            const init = { clipboardData: handed, bubbles: true, cancelable: true };
+            document.querySelector(selector).dispatchEvent(new ClipboardEvent("paste", init));"""
+        self._hand(path, script, selector)
+
+    def _hand(self, path: Path, script: str, selector: str) -> None:
+        head = """
+            const [selector, name, type, content] = arguments;
+            const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+            const handed = new DataTransfer();
+            handed.items.add(new File([bytes], name, { type }));"""
+        kind, _ = mimetypes.guess_type(path)
+        self.run(head + script, selector, path.name, kind, base64.b64encode(path.read_bytes()).decode())
 
     def permit(self, url: str, name: str, *, setting: str) -> None:
         """Answers in advance whether a page may use something, `granted` or `denied`."""

@@ -7,7 +7,8 @@
     PYTHONPATH=FIRST5:VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen3_5 qwen3_5_moe
     PYTHONPATH=VISION:. python tests/make_qwen_goldens.py TEMPLATES qwen2_5_vl qwen3_vl qwen3_5
 
-Behind a name, `:images` makes the goldens of rows that show a picture: with the releases' versions
+Behind a name, `:images` makes the goldens of rows that show a picture, and `:several` those of rows that show several clips or
+pictures: with the releases' versions
 
 TEMPLATES holds GENERATION.jinja, the chat templates of Qwen2.5-VL-7B-Instruct, Qwen3-VL-8B-Instruct and Qwen3.5-4B. There are
 several versions of transformers, as they disagree: those that the makers released their models with, and the installed one.
@@ -41,6 +42,8 @@ from tests.qwen_cases import (  # noqa: E402
     IMAGE_MODEL_CASES,
     MODEL_CASES,
     NUM_NEW_TOKENS,
+    SEVERAL_CASES,
+    SEVERAL_MODEL_CASES,
     SHOWN_IDS,
     Case,
     draw_sizes,
@@ -72,7 +75,7 @@ def build_processor(folder: Path, kind: str, template: str) -> Any:
 def messages_of(case: Case) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = [] if case.system is None else [{"role": "system", "content": case.system}]
     for number, (query, answer) in enumerate([*case.history, (case.query, case.response)]):
-        video = [{"type": "image" if case.is_image else "video"}] if case.num_frames and number == 0 else []
+        video = [{"type": "image" if clip.is_image else "video"} for clip in case.clips if number == 0]
         content = [*video, {"type": "text", "text": query}] if video else query
         turns.append({"role": "user", "content": content})
         if answer is not None:
@@ -87,27 +90,37 @@ def process(processor: Any, kind: str, case: Case) -> dict[str, Any]:
     )
     if not case.num_frames:
         return dict(processor(text=[text], return_tensors="pt"))
-    frames = torch.from_numpy(case.draw_frames()).permute(0, 3, 1, 2).contiguous()
+    drawn = [torch.from_numpy(clip.draw_frames()).permute(0, 3, 1, 2).contiguous() for clip in case.clips]
     factor = 28 if kind == "qwen2_5_vl" else 32
-    low, high = case.min_tokens * factor**2, case.max_tokens * factor**2
+    size = {"shortest_edge": case.min_tokens * factor**2, "longest_edge": case.max_tokens * factor**2}
     if case.is_image:
-        size = {"shortest_edge": low, "longest_edge": high}
-        return dict(processor(text=[text], images=[frames[0]], return_tensors="pt", size=size))
+        return dict(processor(text=[text], images=[frames[0] for frames in drawn], return_tensors="pt", size=size))
     extra: dict[str, Any] = {"do_resize": False}
     if kind == "qwen2_5_vl":
-        extra["fps"] = case.num_frames / case.num_frames_total * case.avg_fps
-        if IS_RELEASE:  # this one sizes by the same rule: let it do so itself
-            extra |= {"do_resize": True, "size": {"shortest_edge": low, "longest_edge": high}}
+        rates = [clip.num_frames / clip.num_frames_total * clip.avg_fps for clip in case.clips]
+        extra["fps"] = rates if case.beside else rates[0]
+        if IS_RELEASE and not case.beside:  # this one sizes by the same rule: let it do so itself
+            extra |= {"do_resize": True, "size": size}
     if extra["do_resize"] is False:
-        size = list(smart_resize(case.height, case.width, factor=factor, min_pixels=low, max_pixels=high))
-        frames = resize(frames, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
-    duration = case.num_frames_total / case.avg_fps
-    metadata = VideoMetadata(
-        case.num_frames_total, fps=case.avg_fps, duration=duration, frames_indices=case.frame_indices
-    )
+        drawn = [resize_clip(frames, clip, factor=factor) for frames, clip in zip(drawn, case.clips, strict=True)]
     if kind != "qwen2_5_vl" or not IS_RELEASE:
-        extra["video_metadata"] = [metadata]
-    return dict(processor(text=[text], videos=[frames], return_tensors="pt", do_sample_frames=False, **extra))
+        extra["video_metadata"] = [
+            VideoMetadata(
+                clip.num_frames_total,
+                fps=clip.avg_fps,
+                duration=clip.num_frames_total / clip.avg_fps,
+                frames_indices=clip.frame_indices,
+            )
+            for clip in case.clips
+        ]
+    return dict(processor(text=[text], videos=drawn, return_tensors="pt", do_sample_frames=False, **extra))
+
+
+def resize_clip(frames: torch.Tensor, clip: Case, *, factor: int) -> torch.Tensor:
+    low, high = clip.min_tokens * factor**2, clip.max_tokens * factor**2
+    size = list(smart_resize(clip.height, clip.width, factor=factor, min_pixels=low, max_pixels=high))
+    resized: torch.Tensor = resize(frames, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return resized
 
 
 def positions_of(model: Any, kind: str, inputs: dict[str, Any]) -> torch.Tensor:
@@ -142,9 +155,10 @@ def run_model(model: Any, inputs: dict[str, Any]) -> tuple[np.ndarray, np.ndarra
     return logits[:, list(SHOWN_IDS)].numpy(), logits[-1].numpy(), new[0, inputs["input_ids"].shape[1] :].numpy()
 
 
-def make(kind: str, template: str, *, of_images: bool) -> None:
-    """Writes the goldens of a kind: of rows with clips, or of those with pictures."""
-    chosen = IMAGE_CASES if of_images else CASES if kind not in MOE_KINDS else [BY_NAME[name] for name in MODEL_CASES]
+def make(kind: str, template: str, *, of: str) -> None:
+    """Writes the goldens of a kind: of rows with a clip, of those with a picture (`images`), or with `several`."""
+    plain = CASES if kind not in MOE_KINDS else [BY_NAME[name] for name in MODEL_CASES]
+    chosen = {"": plain, "images": IMAGE_CASES, "several": SEVERAL_CASES}[of]
     arrays: dict[str, np.ndarray] = {}
     cases: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -157,18 +171,19 @@ def make(kind: str, template: str, *, of_images: bool) -> None:
             arrays[f"{case.name}/positions"] = positions_of(model, kind, inputs).numpy().astype(np.int16)
             cases[case.name] = facts = {}
             if case.num_frames:
-                pixels = inputs["pixel_values" if of_images else "pixel_values_videos"]
-                facts["grid"] = inputs["image_grid_thw" if of_images else "video_grid_thw"][0].tolist()
+                pixels = inputs["pixel_values" if case.is_image else "pixel_values_videos"]
+                grids = inputs["image_grid_thw" if case.is_image else "video_grid_thw"].tolist()
+                facts["grid"] = grids if case.beside else grids[0]
                 facts["pixels"] = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()
             if (
-                case.name in (*MODEL_CASES, *IMAGE_MODEL_CASES)
+                case.name in (*MODEL_CASES, *IMAGE_MODEL_CASES, *SEVERAL_MODEL_CASES)
                 and transformers.__version__ == RELEASES[generation_of(kind)]
             ):
                 shown, last, new = run_model(model, inputs)
                 arrays |= {f"{case.name}/logits": shown, f"{case.name}/last": last}
                 facts["greedy"] = new.tolist()
     sizes = []
-    for height, width, factor, low, high in [] if of_images else draw_sizes():
+    for height, width, factor, low, high in [] if of else draw_sizes():
         try:
             sizes.append(
                 smart_resize(height, width, factor=factor, min_pixels=low * factor**2, max_pixels=high * factor**2)
@@ -176,7 +191,7 @@ def make(kind: str, template: str, *, of_images: bool) -> None:
         except ValueError:
             sizes.append(None)
     GOLDEN.mkdir(parents=True, exist_ok=True)
-    name = f"{kind}{'-images' if of_images else ''}-{transformers.__version__}"
+    name = f"{kind}{f'-{of}' if of else ''}-{transformers.__version__}"
     about = {
         "kind": kind,
         "transformers": transformers.__version__,
@@ -193,5 +208,5 @@ def make(kind: str, template: str, *, of_images: bool) -> None:
 
 if __name__ == "__main__":
     for each in sys.argv[2:]:
-        kind = each.removesuffix(":images")
-        make(kind, (Path(sys.argv[1]) / f"{generation_of(kind)}.jinja").read_text(), of_images=kind != each)
+        kind, _, of = each.partition(":")
+        make(kind, (Path(sys.argv[1]) / f"{generation_of(kind)}.jinja").read_text(), of=of)

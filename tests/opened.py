@@ -54,15 +54,21 @@ class Opened:
         clip = Clip(frames, seconds, tuple(range(num_frames)), num_frames, 2.0, num_frames / 2, "pyav")
         return ClipInputs(self.encoder.clip(clip), clip.view)
 
+    @property
+    def takes_several(self):
+        """Whether a row may show several clips."""
+        return self.family.name in qwen_tiny.CLASSES
+
     def rows(self, *, num_rows, clip, seed, with_response=True):
-        """Encoded rows about one clip, of different length, some with earlier turns."""
+        """Encoded rows about one clip, or a tuple of them, of different length, some with earlier turns."""
+        clips = clip if isinstance(clip, tuple) else () if clip is None else (clip,)
         rng = np.random.default_rng(seed)
 
         def words(most):
             return " ".join(WORDS[number] for number in rng.integers(len(WORDS), size=rng.integers(1, most)))
 
         rows = [
-            Row(words(9), words(6), ((words(5), words(4)),) * (number % 3), None, source=Path(), line=number)
+            Row(words(9), words(6), ((words(5), words(4)),) * (number % 3), (), source=Path(), line=number)
             for number in range(num_rows)
         ]
-        return [self.encoder.encode(row, clip, with_response=with_response) for row in rows]
+        return [self.encoder.encode(row, clips, with_response=with_response) for row in rows]

@@ -29,7 +29,7 @@ print(json.dumps(answers))
 
 
 def prompt_of(predictor, video, query):
-    encoded = predictor.encode(Row(query, "", (), Path(video), source=Path(), line=0))
+    encoded = predictor.encode(Row(query, "", (), (Path(video),), source=Path(), line=0))
     batch = predictor.encoder.collate([encoded], padding_side="left")
     return predictor.encoder.model_inputs(batch)
 

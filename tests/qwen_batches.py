@@ -139,8 +139,8 @@ def feed_of(
     shapes = []
     for (t, h, w), questions in groups:
         clip = ClipShape(2 * t, t * h * w // 4)
-        shapes.append(GroupShape(text + clip.num_tokens + 1, tuple(questions), clip))
-    num_frames = sum(group.clip.num_frames for group in shapes if group.clip is not None)
+        shapes.append(GroupShape(text + clip.num_tokens + 1, tuple(questions), (clip,)))
+    num_frames = sum(clip.num_frames for group in shapes for clip in group.clips)
     return Batch(
         num_sequences=len(shapes),
         num_tokens=batch["input_ids"].numel(),

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Case:
-    """One row; sizes in pixels, bounds in tokens of a temporal grid. No frames: a row without a clip."""
+    """One row with its first clip; sizes in pixels, bounds in tokens of a temporal grid. No frames: a row without a clip."""
 
     name: str
     num_frames: int = 0
@@ -25,6 +25,12 @@ class Case:
     history: tuple[tuple[str, str], ...] = ()
     system: str | None = None
     is_image: bool = False
+    beside: tuple["Case", ...] = ()
+
+    @property
+    def clips(self) -> tuple["Case", ...]:
+        """What its row shows, in order: itself, and what stands behind; of those, sizes and frames alone count."""
+        return (self, *self.beside) if self.num_frames else ()
 
     @property
     def frame_indices(self) -> list[int]:
@@ -88,6 +94,33 @@ IMAGE_CASES = tuple(
     ]
 )
 """Rows that show a picture, which is no clip of one frame."""
+
+_TALL = Case("", 6, 160, 90, 90, 29.97, max_tokens=20)
+_WIDE = Case("", 4, 33, 500, 40, min_tokens=4, max_tokens=30)
+
+SEVERAL_CASES = (
+    Case("two clips", 4, num_frames_total=50, beside=(_TALL,)),
+    Case(
+        "two clips the other way", *(6, 160, 90, 90, 29.97), max_tokens=20, beside=(Case("", 4, num_frames_total=50),)
+    ),
+    Case("three clips, history", 3, num_frames_total=75, beside=(_WIDE, _TALL), history=HISTORY, system="Be brief."),
+    Case(
+        "a clip twice, open",
+        5,
+        97,
+        131,
+        40,
+        max_tokens=16,
+        beside=(Case("", 5, 97, 131, 40, max_tokens=16),),
+        response=None,
+    ),
+    Case("two clips, white space", 4, num_frames_total=50, beside=(_WIDE,), query="  \n What?\n\n", response="Red.  "),
+    Case("two pictures", 1, is_image=True, beside=(Case("", 1, 97, 131, is_image=True),)),
+)
+"""Rows that show several clips, or several pictures, of different sizes."""
+
+SEVERAL_MODEL_CASES = ("two clips", "two pictures")
+"""Those of them that models see."""
 
 MODEL_CASES = ("1 frames", "5 frames", "portrait", "4 frames a second", "history", "Chinese", "text alone")
 """Rows that models see."""

@@ -77,9 +77,9 @@ def test_blank_frames_of_a_size_are_laid_out_as_the_real_ones(opened):
             *(tuple(range(num_frames)), num_frames, 1.0, 1.0, "pyav"),
         )
         for query in ("What is it?", "Where does the red dog go?"):
-            row = Row(query, "left", (), None, source=Path(), line=1)
+            row = Row(query, "left", (), (), source=Path(), line=1)
             clip = opened.clip(num_frames=num_frames, height=height, width=width)
-            encoded = opened.encoder.encode(row, clip, with_response=True)
+            encoded = opened.encoder.encode(row, [clip], with_response=True)
             layout = planner.lay_out(row, blank)
             assert layout.input_ids == encoded["input_ids"].tolist()
             assert layout.labels == encoded["labels"].tolist()
@@ -102,13 +102,13 @@ def test_a_row_without_a_clip_can_pass_through_the_tower(opened, monkeypatch):
 
 
 def test_what_is_trained_is_the_last_answer_and_what_ends_it(opened):
-    row = Row("What is it?", "a red dog", (("Where?", "left"),), None, source=Path(), line=1)
-    encoded = opened.encoder.encode(row, opened.clips[0], with_response=True)
+    row = Row("What is it?", "a red dog", (("Where?", "left"),), (), source=Path(), line=1)
+    encoded = opened.encoder.encode(row, [opened.clips[0]], with_response=True)
     trained = encoded["labels"][encoded["labels"] != IGNORED_LABEL]
     text = opened.encoder.tokenizer.decode(trained)
     assert text.startswith("a red dog") or text.startswith(" a red dog")
     assert trained[-1] in opened.encoder.template.stop_ids or trained[-2] in opened.encoder.template.stop_ids
-    prompt = opened.encoder.encode(row, opened.clips[0], with_response=False)["input_ids"]
+    prompt = opened.encoder.encode(row, [opened.clips[0]], with_response=False)["input_ids"]
     assert torch.equal(prompt, encoded["input_ids"][: len(prompt)])
     assert encoded["labels"][len(prompt)] != IGNORED_LABEL
     assert (encoded["labels"][: len(prompt)] == IGNORED_LABEL).all()
@@ -116,9 +116,9 @@ def test_what_is_trained_is_the_last_answer_and_what_ends_it(opened):
 
 @pytest.mark.parametrize("text", ["a <image> here", "{{ROUND0}}", "<video>", "end\n<bbox>"])
 def test_text_that_ms_swift_would_read_as_more_than_text_is_refused(opened, text):
-    row = Row(text, "yes", (), None, source=Path("rows.jsonl"), line=7)
+    row = Row(text, "yes", (), (), source=Path("rows.jsonl"), line=7)
     with pytest.raises(DataError, match=r"rows\.jsonl:7 the text: got .* need text without it"):
-        opened.encoder.encode(row, None, with_response=True)
+        opened.encoder.encode(row, (), with_response=True)
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 4])
@@ -126,8 +126,8 @@ def test_text_that_ms_swift_would_read_as_more_than_text_is_refused(opened, text
 def test_no_text_costs_the_clip_a_token(opened, num_frames, query):
     """ms-swift's template of Idefics3 looks for the text behind each frame, and can find it too early."""
     clip = opened.clip(num_frames=num_frames)
-    row = Row(query, "yes", (), None, source=Path("rows.jsonl"), line=7)
-    encoded = opened.encoder.encode(row, clip, with_response=True)
+    row = Row(query, "yes", (), (), source=Path("rows.jsonl"), line=7)
+    encoded = opened.encoder.encode(row, [clip], with_response=True)
     device_free = {key: value for key, value in encoded.items() if key in ("pixel_values", "image_sizes")}
     with torch.inference_mode():
         features = opened.model.model.get_image_features(**device_free, return_dict=True).pooler_output
@@ -138,12 +138,12 @@ def test_no_text_costs_the_clip_a_token(opened, num_frames, query):
 
 def test_a_question_that_changes_what_stands_before_it_is_refused(opened, monkeypatch):
     clip = opened.clips[0]
-    row = Row("Why?", "yes", (), None, source=Path("rows.jsonl"), line=7)
-    ids = opened.encoder.encode(row, clip, with_response=True)["input_ids"].tolist()
+    row = Row("Why?", "yes", (), (), source=Path("rows.jsonl"), line=7)
+    ids = opened.encoder.encode(row, [clip], with_response=True)["input_ids"].tolist()
     size = (*clip.tensors["frames"].shape, opened.encoder._system)
     monkeypatch.setattr(opened.encoder, "_prefixes", {size: [9, *ids]})
     with pytest.raises(DataError, match=r"rows\.jsonl:7 the text: got one that makes \d+ tokens .* need the \d+ that"):
-        opened.encoder.encode(row, clip, with_response=True)
+        opened.encoder.encode(row, [clip], with_response=True)
 
 
 @pytest.mark.parametrize("opened", ["idefics3"], indirect=True)
@@ -151,9 +151,9 @@ def test_places_without_tiles_are_refused(opened, monkeypatch):
     """Frames side by side, of which ms-swift's template leaves one out; transformers' model would say nothing."""
     template = opened.encoder.template
     monkeypatch.setattr(template, "_model", replace(template._model, frame="<image>"))
-    row = Row("What?", "yes", (), None, source=Path("rows.jsonl"), line=7)
+    row = Row("What?", "yes", (), (), source=Path("rows.jsonl"), line=7)
     with pytest.raises(DataError, match=r"rows\.jsonl:7 the text: got 1 tokens of its clip, need 40, for 10 tiles"):
-        opened.encoder.encode(row, opened.clip(num_frames=2), with_response=True)
+        opened.encoder.encode(row, [opened.clip(num_frames=2)], with_response=True)
 
 
 def test_groups_are_proven_on_the_model_itself(opened):
@@ -285,4 +285,4 @@ def test_another_id_under_frames_than_ms_swift_states_is_refused(opened):
 def test_the_process_that_lays_out_rows_says_why_it_cannot(opened, tmp_path):
     process = LayoutProcess(opened.family.name, str(tmp_path), opened.how)  # no model lies there
     with pytest.raises(ModelError, match=r"config\.json: got no such file"):
-        process.ask(Row("a", "b", (), None, source=Path(), line=0), None)
+        process.ask(Row("a", "b", (), (), source=Path(), line=0), None)

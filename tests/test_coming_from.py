@@ -130,7 +130,7 @@ def test_rows_of_their_pages_are_read(tmp_path):
     assert (row.query, row.response) == ("Who?", "A baby.")
     demo = [{"messages": [dict(reversed(turn.items())) for turn in asked], "videos": ["mllm_demo_data/1.mp4"]}]
     (row,) = read(json.dumps(demo), "mllm_video_demo.json")
-    assert (row.query, row.response, Path(row.video).name) == ("Who?", "A baby.", "1.mp4")
+    assert (row.query, row.response, Path(row.videos[0]).name) == ("Who?", "A baby.", "1.mp4")
 
 
 def test_their_entry_of_a_dataset_is_as_the_page_says():

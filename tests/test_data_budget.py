@@ -34,18 +34,18 @@ def test_rows_state_budgets_and_are_written_as_they_were_read(tmp_path):
         row_of(max_frames=None),
     ]
     rows = read_rows(write_jsonl(tmp_path / "rows.jsonl", said))
-    path = rows[3].video
-    assert [row.video for row in rows] == [
+    path = rows[3].videos[0]
+    assert [row.videos[0] for row in rows] == [
         ClipSpec(path, max_frames=4),
         ClipSpec(path, max_frames=6, fps=0.5),
         ClipSpec(path, 1.0, 9.0, fps=2.5),
         path,
     ]
-    assert [from_text(to_text(row.video)) for row in rows] == [row.video for row in rows]
-    assert name_of(rows[1].video) == "bikes.mp4 (at most 6 frames, 0.5 per second)"
+    assert [from_text(to_text(row.videos[0])) for row in rows] == [row.videos[0] for row in rows]
+    assert name_of(rows[1].videos[0]) == "bikes.mp4 (at most 6 frames, 0.5 per second)"
     again = write_jsonl(tmp_path / "again.jsonl", [row.to_json() for row in rows])
-    assert [row.video for row in read_rows(again)] == [row.video for row in rows]
-    assert len({content_of(row.video, "a" * 64) for row in rows}) == 4
+    assert [row.videos[0] for row in read_rows(again)] == [row.videos[0] for row in rows]
+    assert len({content_of(row.videos[0], "a" * 64) for row in rows}) == 4
 
 
 @pytest.mark.parametrize(
@@ -101,9 +101,9 @@ def test_a_budget_that_the_rule_does_not_take_is_refused(tmp_path, budget, sampl
     assert f"rows.jsonl:2 `videos`: {CLIP} (decoder `pyav`): " in str(caught.value)
     assert message in str(caught.value)
     with pytest.raises(ValueProblem):
-        sampling_for(rows[1].video, sampling)
+        sampling_for(rows[1].videos[0], sampling)
     with DecodeProcess() as process, pytest.raises(ClipError):
-        process.decode(rows[1].video, sampling=sampling)
+        process.decode(rows[1].videos[0], sampling=sampling)
 
 
 def test_the_plan_counts_the_tokens_of_the_budget_and_says_it(tmp_path, capsys):
@@ -112,9 +112,9 @@ def test_the_plan_counts_the_tokens_of_the_budget_and_says_it(tmp_path, capsys):
     recipe = make_project(tmp_path, rows=[row_of()], val_rows=[row_of()], data={"train": files})
     prepared = prepare(open_job(load_recipe(recipe)))
     shapes = prepared.row_facts.train
-    assert [shape.num_frames for shape in shapes] == [11, 5, 3, 0]
-    assert [shape.clip for shape in shapes] == [0, 1, 2, None]
-    assert [shape.num_clip_tokens * 11 // shapes[0].num_clip_tokens for shape in shapes] == [11, 5, 3, 0]
+    assert [shape.num_frames for shape in shapes] == [(11,), (5,), (3,), ()]
+    assert [shape.clips for shape in shapes] == [(0,), (1,), (2,), ()]
+    assert [11 * sum(shape.num_clip_tokens) // sum(shapes[0].num_clip_tokens) for shape in shapes] == [11, 5, 3, 0]
     assert shapes[0].num_tokens > shapes[1].num_tokens > shapes[2].num_tokens
     assert [row.to_json().get("max_frames") for row in prepared.train_rows] == [None, 5, 3, None]
     assert "1 rows are shown at most 5 frames by their own budget" in prepared.notes

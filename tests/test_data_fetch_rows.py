@@ -102,7 +102,7 @@ def test_a_run_has_its_clips_and_says_where_they_came_from(server, project, tmp_
     probes = write_jsonl(tmp_path / "probes.jsonl", rows_of(server, "other"))
     with_probes = [*quarantine, f"eval.probes=[{probes}]"]
     prepared = prepare(open_job(load_recipe(project, overrides=with_probes)))
-    assert [row.video.is_file() for row in prepared.probes[probes]] == [True]
+    assert [row.videos[0].is_file() for row in prepared.probes[probes]] == [True]
     assert [row.line for row in prepared.train_rows] == [1, 2, 4]
     assert {path for path, _ in server.asked[num_asked:]} == {
         "/other/clip_0.mp4?key=KEY",
@@ -137,7 +137,7 @@ def test_check_names_them_and_fix_keeps_the_urls(server, tmp_path, monkeypatch, 
     assert "clip_0.mp4" in (tmp_path / "page.html").read_text()
     num_asked = len(server.asked)
     assert main(["convert", "rows.jsonl", "again.jsonl"]) == 0
-    assert [row.url for row in read_rows(tmp_path / "again.jsonl", url_cache=tmp_path)] == [
+    assert [row.urls[0] for row in read_rows(tmp_path / "again.jsonl", url_cache=tmp_path)] == [
         row["videos"][0] for row in rows_of(server, "good", "missing", "short")
     ]
     assert len(server.asked) == num_asked
@@ -171,7 +171,7 @@ def test_questions_about_a_url_are_answered_like_those_about_its_file(server, tm
             chat.show(bad)
         assert len(chat.turns) == 1
     (saved,) = read_rows(tmp_path / "saved.jsonl", url_cache=cache.folder)
-    assert (saved.url, saved.response) == (url, expected)
+    assert (saved.urls, saved.response) == ((url,), expected)
     assert server.counts["/good/asked.mp4?key=KEY"] == 1
     told = command("infer", "--model", "tiny", "--video", url, "--query", QUERY, cwd=tmp_path)
     assert (told.returncode, "KEY" in told.stderr) == (2, False)

@@ -73,10 +73,10 @@ def test_rows_are_left_out_with_their_reasons_and_all_others_stay(folder):
         (13, "row_refused"),
     ]
     clean = folder / "rows.clean.jsonl"
-    assert [(row.query, row.response, row.video) for row in read_rows(clean)] == [
-        ("Good?", "yes", folder / "0.mp4"),
-        ("Token?", "a<|im_end|>", None),
-        ("Also good?", "3", None),
+    assert [(row.query, row.response, row.videos) for row in read_rows(clean)] == [
+        ("Good?", "yes", (folder / "0.mp4",)),
+        ("Token?", "a<|im_end|>", ()),
+        ("Also good?", "3", ()),
     ]
     assert str(fixed) == f"fixed     {clean}: 3 rows; 10 left out: {folder / 'rows.quarantine.jsonl'}"
     kept = [json.loads(line)["row"] for line in (folder / "rows.quarantine.jsonl").read_text().splitlines()]
@@ -122,8 +122,8 @@ def test_rows_are_still_held_out_where_every_clip_leaks(folder):
         DataFile(write_jsonl(folder / "val.jsonl", val), is_held_out=True),
     )
     fix_files(check(*files))
-    assert {row.video.name for row in read_rows(folder / "val.clean.jsonl")} == {"2.mp4"}
-    assert {row.video.name for row in read_rows(folder / "train.clean.jsonl")} == {"0.mp4", "1.mp4"}
+    assert {row.videos[0].name for row in read_rows(folder / "val.clean.jsonl")} == {"2.mp4"}
+    assert {row.videos[0].name for row in read_rows(folder / "train.clean.jsonl")} == {"0.mp4", "1.mp4"}
 
 
 def test_the_command_with_a_recipe(folder, capsys, caplog):

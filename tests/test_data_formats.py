@@ -87,7 +87,7 @@ def parquet(folder: Path, *objects: dict, name: str = "rows.parquet") -> Path:
 
 
 def values(rows) -> list[tuple]:
-    return [(row.query, row.response, row.history, None if row.video is None else row.video.name) for row in rows]
+    return [(row.query, row.response, row.history, row.videos[0].name if row.videos else None) for row in rows]
 
 
 def told(path: Path, **options) -> list[str]:
@@ -140,7 +140,7 @@ def test_the_benchmark_of_video_chatgpt(folder):
     general = {"video_name": "b", "question_1": "None", "question_2": "None", "question": "Who?", "answer": "A dog."}
     nothing = {"video_name": "b.mkv", "Q": "None", "A": "A dog."}
     rows = read_rows(write(folder, BENCHMARK, general, nothing), format="auto")
-    assert [(row.query, row.video.name) for row in rows] == [
+    assert [(row.query, row.videos[0].name) for row in rows] == [
         ("Who?", CLIP),
         ("Which?", CLIP),
         ("Who?", "b.mkv"),
@@ -241,23 +241,22 @@ REFUSED = [
     (
         {"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}, *say(assistant="A dog.")]},
         "got a part of the type `audio` in a message, need parts `text`, `video` and `image`\n"
-        "  hint: leave the row out: a model here takes text and one clip or picture a row",
+        "  hint: leave the row out: a model here takes text, and clips or pictures",
     ),
     (
-        {**MESSAGES, "videos": [CLIP, CLIP]},
-        "`videos`: got 2 clips, need a list with at most one path\n"
-        "  hint: a model here takes one clip a row; join clips of one size, `ffmpeg -i a.mp4 -i a.mp4 -filter_complex concat=n=2 "
-        "joined.mp4`, name that one and say in `query` which part is which",
+        {**MESSAGES, "videos": [[CLIP, CLIP]]},
+        "`videos`: got the list `[['a.mp4', 'a.mp4']]`, need a list of paths\n"
+        '  hint: write `"videos": ["a.mp4", "a.mp4"]`',
     ),
     (
         {**MESSAGES, "images": ["a.jpg"]},
-        "`images`: got 1 picture beside a clip, need at most one clip in `videos`\n"
-        "  hint: put them into the clip, or leave the row out: a model here takes one clip a row",
+        "`images`: got 1 picture beside a clip, need clips in `videos`, or pictures in `images`\n"
+        "  hint: leave the row out: a row shows clips in `videos`, or pictures in `images`",
     ),
     (
         {**LLAVA, "image": "a.jpg"},
-        "`images`: got 1 picture beside a clip, need at most one clip in `videos`\n"
-        "  hint: put them into the clip, or leave the row out: a model here takes one clip a row",
+        "`images`: got 1 picture beside a clip, need clips in `videos`, or pictures in `images`\n"
+        "  hint: leave the row out: a row shows clips in `videos`, or pictures in `images`",
     ),
     (
         {**MESSAGES, "history": []},
@@ -337,8 +336,8 @@ def test_clips_inside_a_parquet_file_come_out_with_convert_alone(folder):
     assert files_under(folder) == before
     done = convert_file(path, folder / "out.jsonl")
     (row,) = read_rows(folder / "out.jsonl")
-    assert row.video.parent.parent == done.clips == folder / "out_clips"  # and not where its name leads
-    assert row.video.read_bytes() == inside["bytes"]
+    assert row.videos[0].parent.parent == done.clips == folder / "out_clips"  # and not where its name leads
+    assert row.videos[0].read_bytes() == inside["bytes"]
     assert row.extra == {"score": None}
     named = parquet(folder, {"question": "Who?", "answer": "A dog.", "video": {"bytes": None, "path": CLIP}})
     assert values(read_rows(named, format="auto")) == [FIRST]
@@ -363,7 +362,7 @@ def test_convert_and_load_is_the_identity(folder, tmp_path_factory, name, times)
     again = read_rows(target)
     assert [row.to_json() for row in again] == [row.to_json() for row in rows]
     clip = folder.resolve() / CLIP
-    assert {row.video for row in again} == {ClipSpec(clip, start_s=1.0, end_s=2.5) if times else clip}
+    assert {row.videos[0] for row in again} == {ClipSpec(clip, start_s=1.0, end_s=2.5) if times else clip}
     assert (done.num_rows, done.num_objects) == (len(rows), len({row.line for row in rows}))
 
 

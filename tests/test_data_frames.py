@@ -58,15 +58,21 @@ def test_rows_name_frames_by_list_or_folder_and_are_written_as_they_were_read(fo
     names = [f"f/shot{number + 8}.png" for number in range(5)]
     said = [{"videos": [names], "seconds": SECONDS}, {"videos": ["f"], "seconds": SECONDS}]
     rows = rows_of(folder, *said, {**said[0], "start": 0.5, "end": 3})
-    assert [row.video for row in rows] == [spec_of(folder), spec_of(folder), spec_of(folder, start_s=0.5, end_s=3.0)]
-    assert [from_text(to_text(row.video)) for row in rows] == [row.video for row in rows]
+    assert [row.videos[0] for row in rows] == [
+        spec_of(folder),
+        spec_of(folder),
+        spec_of(folder, start_s=0.5, end_s=3.0),
+    ]
+    assert [from_text(to_text(row.videos[0])) for row in rows] == [row.videos[0] for row in rows]
     again = convert_file(folder / "rows.jsonl", folder / "again.jsonl").target
-    assert [(row.video, row.to_json()) for row in read_rows(again)] == [(row.video, row.to_json()) for row in rows]
+    assert [(row.videos[0], row.to_json()) for row in read_rows(again)] == [
+        (row.videos[0], row.to_json()) for row in rows
+    ]
     stored = [(1, json.loads(line)) for line in again.read_text().splitlines()]
     (folder / "f").rename(folder / "gone")
     assert [
-        row.video for row in make_rows(stored, source=again, video_root=folder, finder=NamesAsWritten())
-    ] == [row.video for row in rows]  # fmt: skip
+        row.videos[0] for row in make_rows(stored, source=again, video_root=folder, finder=NamesAsWritten())
+    ] == [row.videos[0] for row in rows]  # fmt: skip
 
 
 def test_messages_hold_lists_of_frames(folder):
@@ -74,7 +80,7 @@ def test_messages_hold_lists_of_frames(folder):
     names = [f"f/shot{number + 8}.png" for number in range(5)]
     source = write_jsonl(folder / "rows.jsonl", [{"messages": said, "videos": [names], "seconds": SECONDS}])
     (row,) = read_rows(source, format="auto")
-    assert row.video == spec_of(folder)
+    assert row.videos[0] == spec_of(folder)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +223,7 @@ def test_the_split_keeps_rows_about_the_same_frames_on_one_side(folder):
     )
     for seed in range(4):
         train, val = split_by_clip(rows, val_fraction=0.5, seed=seed)
-        assert {len({row.video.path for row in side}) for side in (train, val)} == {1}
+        assert {len({row.videos[0].path for row in side}) for side in (train, val)} == {1}
 
 
 def lay_out(view, style):

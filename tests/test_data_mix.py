@@ -49,7 +49,7 @@ def test_rows_come_as_often_as_the_weight_of_their_file_says(mix):
 @pytest.mark.parametrize("max_rows", [1, 4])
 def test_all_ranks_together_train_the_mix_whatever_their_number(num_ranks, max_rows):
     # every third row is of text only, and some steps have no row with a clip for a rank
-    shapes = [RowShape(None, 1, 9) if row % 3 == 0 else RowShape(row // 4, 30, 9) for row in range(26)]
+    shapes = [RowShape((), 1, 9) if row % 3 == 0 else RowShape((row // 4,), 30, 9) for row in range(26)]
     limits = BatchLimits(8, max_rows, 1, 80)
     samplers = [
         GlobalBatchSampler(shapes, limits=limits, num_ranks=num_ranks, rank=rank, seed=5, mix=MIXES[0])
@@ -74,11 +74,11 @@ def test_all_ranks_together_train_the_mix_whatever_their_number(num_ranks, max_r
 
 
 def test_without_a_mix_nothing_changes_and_what_older_runs_wrote_is_read():
-    shapes = [RowShape(None, 1, 9)] * 13
+    shapes = [RowShape((), 1, 9)] * 13
     options = {"global_batch_rows": 4, "max_rows_per_group": 1, "seed": 7}
     assert list(make_steps(shapes, **options)) == list(make_steps(shapes, **options, mix=[FileShare(13, 1.0)]))
     facts = RowFacts.from_json(
-        '{"train": [{"clip": null, "num_prefix_tokens": 1, "num_question_tokens": 9}], "val": []}'
+        '{"train": [{"clips": [], "num_prefix_tokens": 1, "num_question_tokens": 9}], "val": []}'
     )
     assert (facts.mix, facts.num_per_epoch) == ((), 1)
 

@@ -34,9 +34,9 @@ def test_published_examples_load_as_they_stand(folder):
     path = write(folder, *PUBLISHED)
     video = (folder / "video_path").resolve()
     assert read_rows(path) == [
-        Row("55555", "66666", (), video, path, 1),
-        Row("eeeee", "fffff", (), video, path, 2),
-        Row("EEEEE", "FFFFF", (("AAAAA", "BBBBB"), ("CCCCC", "DDDDD")), video, path, 3),
+        Row("55555", "66666", (), (video,), path, 1),
+        Row("eeeee", "fffff", (), (video,), path, 2),
+        Row("EEEEE", "FFFFF", (("AAAAA", "BBBBB"), ("CCCCC", "DDDDD")), (video,), path, 3),
     ]
 
 
@@ -55,7 +55,7 @@ def test_json_array_gives_the_same_rows_by_item(folder):
 @pytest.mark.parametrize("videos", [{}, {"videos": []}, {"videos": None}], ids=["absent", "empty", "null"])
 def test_rows_without_a_clip_are_text_only(folder, videos):
     (row,) = read_rows(write(folder, {"query": "q", "response": "r", "history": None, **videos}))
-    assert row.video is None
+    assert not row.videos
     assert row.history == ()
 
 
@@ -68,7 +68,7 @@ def test_blank_lines_and_windows_line_ends_keep_line_numbers(folder):
 def test_video_root_replaces_the_folder_of_the_file(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     path = write(elsewhere, {"query": "q", "response": "r", "videos": ["video_path"]})
-    assert read_rows(path, video_root=folder)[0].video == folder / "video_path"
+    assert read_rows(path, video_root=folder)[0].videos == (folder / "video_path",)
     assert len(problems_of(path)) == 1
 
 
@@ -78,7 +78,7 @@ def test_absolute_path_and_link_name_the_same_clip(folder):
     rows = read_rows(
         write(folder, {**base, "videos": [str(folder / "video_path")]}, {**base, "videos": ["sub/../link"]})
     )
-    assert rows[0].video == rows[1].video == (folder / "video_path").resolve()
+    assert rows[0].videos[0] == rows[1].videos[0] == (folder / "video_path").resolve()
 
 
 def test_all_problems_of_a_file_are_told_together(folder):
@@ -153,7 +153,7 @@ def test_written_rows_read_back_equal_apart_from_their_place(folder, tmp_path_fa
     write_rows(rows, target)
     again = read_rows(target)
     assert [row.to_json() for row in again] == [row.to_json() for row in rows]
-    assert [(row.video, row.id, row.extra) for row in again] == [(row.video, row.id, row.extra) for row in rows]
+    assert [(row.videos, row.id, row.extra) for row in again] == [(row.videos, row.id, row.extra) for row in rows]
     assert [row.line for row in again] == [1, 2, 3, 4]
     assert hash(again[0]) == hash(again[0])
     assert os.listdir(target.parent) == ["val.jsonl"]

@@ -180,15 +180,15 @@ def test_rows_name_stretches_and_are_written_as_they_were_read(clips, tmp_path):
     said = [{}, {"start": 1, "end": 2.5}, {"end": "2"}, {"start": "0.5", "end": None}, {"start": None}]
     rows = rows_of(tmp_path / "rows.jsonl", *({"videos": [str(path)], **each} for each in said))
     stretches = [path, ClipSpec(path, 1.0, 2.5), ClipSpec(path, None, 2.0), ClipSpec(path, 0.5, None), path]
-    assert [row.video for row in rows] == stretches
-    assert [from_text(to_text(row.video)) for row in rows] == stretches
+    assert [row.videos[0] for row in rows] == stretches
+    assert [from_text(to_text(row.videos[0])) for row in rows] == stretches
     assert [(row.to_json().get("start"), row.to_json().get("end")) for row in rows] == [
         (None, None), (1, 2.5), (None, 2), (0.5, None), (None, None)
     ]  # fmt: skip
-    assert name_of(rows[1].video) == f"{path.name} (1 to 2.5 s)"
+    assert name_of(rows[1].videos[0]) == f"{path.name} (1 to 2.5 s)"
     again = convert_file(tmp_path / "rows.jsonl", tmp_path / "again.jsonl").target
     assert [row.to_json() for row in read_rows(again)] == [row.to_json() for row in rows]
-    assert [row.video for row in read_rows(again)] == stretches
+    assert [row.videos[0] for row in read_rows(again)] == stretches
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_every_format_keeps_the_stretch(clips, tmp_path, written):
     target = convert_file(source, tmp_path / "native.jsonl").target
     expected = [("Who?", "A dog.", (), ClipSpec((tmp_path / "a.mp4").resolve(), 1.5, 3.0))]
     for each in (rows, read_rows(target)):
-        assert [(row.query, row.response, row.history, row.video) for row in each] == expected
+        assert [(row.query, row.response, row.history, row.videos[0]) for row in each] == expected
 
 
 def test_a_table_names_stretches(clips, tmp_path):
@@ -237,7 +237,7 @@ def test_a_table_names_stretches(clips, tmp_path):
     )
     path = (tmp_path / "a.mp4").resolve()
     rows = read_rows(tmp_path / "rows.csv", format="auto")
-    assert [(row.video, dict(row.extra)) for row in rows] == [(ClipSpec(path, 1.5, 3.0), {}), (path, {})]
+    assert [(row.videos[0], dict(row.extra)) for row in rows] == [(ClipSpec(path, 1.5, 3.0), {}), (path, {})]
 
 
 def test_parts_of_messages_name_stretches_as_qwen_does(clips, tmp_path):
@@ -248,7 +248,7 @@ def test_parts_of_messages_name_stretches_as_qwen_does(clips, tmp_path):
         {"role": "assistant", "content": "A dog."},
     ]
     (row,) = read_rows(write_jsonl(tmp_path / "rows.jsonl", [{"messages": said}]), format="auto")
-    assert row.video == ClipSpec((tmp_path / "a.mp4").resolve(), 1.5, 3.0)
+    assert row.videos[0] == ClipSpec((tmp_path / "a.mp4").resolve(), 1.5, 3.0)
 
 
 # --- what tells clips apart
@@ -284,10 +284,10 @@ def test_the_split_keeps_stretches_of_one_file_on_one_side(tmp_path):
     rows = rows_of(tmp_path / "rows.jsonl", *said)
     for seed in range(8):
         train, val = split_by_clip(rows, val_fraction=0.3, seed=seed)
-        assert not {file_of(row.video) for row in train} & {file_of(row.video) for row in val}
+        assert not {file_of(row.videos[0]) for row in train} & {file_of(row.videos[0]) for row in val}
         assert len(val) == 8
     checked = check_clips(rows, sampling=EVERY)
-    assert [checked.facts[row.video].num_frames for row in rows] == [10] * 24
+    assert [checked.facts[row.videos[0]].num_frames for row in rows] == [10] * 24
 
 
 def test_check_names_stretches_and_a_file_on_both_sides(clips, tmp_path, capsys):

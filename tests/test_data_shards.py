@@ -72,7 +72,7 @@ def test_a_sample_of_any_format_is_rows_of_its_clip(tmp_path, columns, said):
     path = write(tmp_path / "shard.tar", (member("./", type=tarfile.DIRTYPE), b""), *sample("000", columns))
     rows = read_rows(path, format="auto", clips=tmp_path / "clips")
     assert [(row.query, row.response) for row in rows] == said
-    assert {(row.video.read_bytes(), row.format) for row in rows} == {(CLIP, "webdataset")}
+    assert {(row.videos[0].read_bytes(), row.format) for row in rows} == {(CLIP, "webdataset")}
     assert all(row.id == "000" and row.location == f"{path}: item 1" for row in rows)
     assert [row.to_json() for row in read_rows(path, format="webdataset", clips=tmp_path / "clips")] == [
         row.to_json() for row in rows
@@ -96,19 +96,19 @@ def test_texts_are_answers(tmp_path):
         ("a/002", CAPTION_QUESTION, "A cow.", {"duration": 2}),
     ]
     # named by its bytes, and so there once
-    assert rows[0].video == rows[2].video != rows[1].video
+    assert rows[0].videos[0] == rows[2].videos[0] != rows[1].videos[0]
     assert len([name for name in files_under(tmp_path / "clips") if name.endswith(".mp4")]) == 2
 
 
 def test_clips_are_written_once_and_whole(tmp_path):
     path = write(tmp_path / "shard.tar", *sample("000"))
     (row,) = read_rows(path, format="auto", clips=tmp_path / "clips")
-    written = row.video.stat()
+    written = row.videos[0].stat()
     read_rows(path, format="auto", clips=tmp_path / "clips")
-    assert row.video.stat().st_mtime_ns == written.st_mtime_ns
-    row.video.write_bytes(CLIP[:3])  # as a disk that was full leaves it
+    assert row.videos[0].stat().st_mtime_ns == written.st_mtime_ns
+    row.videos[0].write_bytes(CLIP[:3])  # as a disk that was full leaves it
     read_rows(path, format="auto", clips=tmp_path / "clips")
-    assert row.video.read_bytes() == CLIP
+    assert row.videos[0].read_bytes() == CLIP
     (tmp_path / "clips").rename(tmp_path / "old")
     (tmp_path / "clips").write_text("a file in the folder's place")
     with pytest.raises(DataError, match=r"`000.mp4` of 9 bytes, which cannot be written"):
@@ -230,8 +230,8 @@ def test_convert_and_load_is_the_identity(tmp_path):
     rows = read_rows(path, format="auto", clips=tmp_path / "out_clips")
     done = convert_file(path, tmp_path / "new" / "rows.jsonl")
     again = read_rows(tmp_path / "new" / "rows.jsonl")
-    assert [(row.query, row.response, row.history, row.id, row.video.name) for row in again] == [
-        (row.query, row.response, row.history, row.id, row.video.name) for row in rows
+    assert [(row.query, row.response, row.history, row.id, row.videos[0].name) for row in again] == [
+        (row.query, row.response, row.history, row.id, row.videos[0].name) for row in rows
     ]
     assert (done.num_rows, done.num_objects, done.clips) == (3, 2, tmp_path / "new" / "rows_clips")
     before = files_under(tmp_path)
@@ -252,7 +252,7 @@ def test_a_recipe_trains_from_shards(tmp_path):
     job = open_job(load_recipe(recipe, overrides=[train]), needs_weights=False)
     prepared = prepare(job)
     assert len(prepared.train_rows) == 4
-    (video,) = {row.video for row in prepared.train_rows}
+    (video,) = {row.videos[0] for row in prepared.train_rows}
     assert video.parent.parent == tmp_path / "runs" / ".unpacked"
     assert f"{shards[0]} is read as `webdataset`: 2 rows" in prepared.notes
     how = DecodeSettings(Sampling())

@@ -24,7 +24,7 @@ def make_rows(folder, clips):
         video = None if clip is None else folder / clip
         if video is not None and not video.exists():
             video.write_bytes(clip.encode() * 10)
-        rows.append(Row(f"q{line}", "r", (), video, Path("train.jsonl"), line))
+        rows.append(Row(f"q{line}", "r", (), () if video is None else (video,), Path("train.jsonl"), line))
     return rows
 
 
@@ -36,7 +36,7 @@ def lines(rows):
 def test_no_clip_is_on_both_sides_and_order_is_kept(tmp_path, seed):
     rows = make_rows(tmp_path, [f"clip{number % 13:02d}" for number in range(60)])
     train, val = split_by_clip(rows, val_fraction=0.2, seed=seed)
-    assert not {row.video for row in train} & {row.video for row in val}
+    assert not {row.videos[0] for row in train} & {row.videos[0] for row in val}
     assert sorted(lines(train) + lines(val)) == lines(rows)
     assert lines(train) == sorted(lines(train))
     assert lines(val) == sorted(lines(val))
@@ -48,7 +48,7 @@ def test_equal_bytes_under_two_paths_stay_together(tmp_path, seed):
     rows = make_rows(tmp_path, ["a1", "b1", "c1", "a2"])
     (tmp_path / "a2").write_bytes((tmp_path / "a1").read_bytes())
     train, val = split_by_clip(rows, val_fraction=0.3, seed=seed)
-    sides = [{row.video.name for row in side} for side in (train, val)]
+    sides = [{row.videos[0].name for row in side} for side in (train, val)]
     assert any({"a1", "a2"} <= side for side in sides)
 
 
@@ -76,7 +76,7 @@ def test_both_sides_are_filled(tmp_path, clips, fraction, seed):
     assert train
     assert val
     if len(clips) == 10 and clips[-2] == "a":
-        assert {row.video.name for row in val} == {"b"}
+        assert {row.videos[0].name for row in val} == {"b"}
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_the_order_of_the_rows_and_the_names_of_clips_do_not_matter(tmp_path, se
     _, val = split_by_clip(rows, val_fraction=0.3, seed=seed)
     shuffled = random.Random(seed).sample(rows, len(rows))
     assert {row.query for row in split_by_clip(shuffled, val_fraction=0.3, seed=seed)[1]} == {row.query for row in val}
-    clips = dict.fromkeys(row.video for row in rows if row.video)
+    clips = dict.fromkeys(row.videos[0] for row in rows if row.videos)
     renamed = {clip: clip.rename(tmp_path / f"x{99 - number}") for number, clip in enumerate(clips)}
-    moved = [replace(row, video=renamed.get(row.video)) for row in rows]
+    moved = [replace(row, videos=tuple(renamed[clip] for clip in row.videos)) for row in rows]
     assert [row.query for row in split_by_clip(moved, val_fraction=0.3, seed=seed)[1]] == [row.query for row in val]
 
 
@@ -127,7 +127,7 @@ def test_equal_rows_of_text_stay_together(tmp_path):
 
 def test_files_of_a_group_stay_together(tmp_path):
     rows = make_rows(tmp_path, [f"clip{number}" for number in range(12)])
-    contents = {row.video: f"{number:064d}" for number, row in enumerate(rows)}
+    contents = {row.videos[0]: f"{number:064d}" for number, row in enumerate(rows)}
     groups = {f"{number:064d}": "alike" for number in (2, 5, 9)}
     for seed in range(8):
         sides = split_by_clip(rows, val_fraction=0.4, seed=seed, contents=contents, groups=groups)

@@ -129,7 +129,7 @@ def test_the_rows_say_so(read):
     rows = read({"query": "<video>\nWhat?"}, {"query": "And?", "history": [["<video>What?", "a"]]}, {"query": "What?"})
     assert [row.had_tags for row in rows] == [True, True, False]
     typed = read({"query": "What?", "response": "red<|end_of_text|>"}, {"query": "<|video|>What?"}, name="typed.jsonl")
-    notes = note_rows([*rows, *typed], [], {rows[0].video: CLIP}, sampling=Sampling("chat", 24))
+    notes = note_rows([*rows, *typed], [], {rows[0].videos[0]: CLIP}, sampling=Sampling("chat", 24))
     tags, control = [note for note in notes if "tag" in note or "control" in note]
     assert tags.startswith(
         "the tags that stand for the clip are taken out of 3 rows (rows.jsonl:1, rows.jsonl:2, typed.jsonl:2)"

@@ -404,7 +404,7 @@ def test_quarantine_sets_rows_aside_and_tells_why(data, tmp_path, num_workers):
 def test_old_quarantine_goes_when_nothing_is_set_aside(data, tmp_path):
     target = tmp_path / "quarantine.jsonl"
     target.write_text("old\n")
-    rows = [row for row in read_rows(data) if row.video is None or row.video.name == "good.mp4"]
+    rows = [row for row in read_rows(data) if not row.videos or row.videos[0].name == "good.mp4"]
     check = check_clips(rows, sampling=CHAT, on_bad_clip="quarantine")
     assert (check.rows, check.quarantined) == (rows, [])
     write_quarantine(check.quarantined, target)
@@ -412,6 +412,6 @@ def test_old_quarantine_goes_when_nothing_is_set_aside(data, tmp_path):
 
 
 def test_data_without_a_good_row_is_refused_also_with_quarantine(data):
-    rows = [row for row in read_rows(data) if row.video is not None and row.video.name == "bad.mp4"]
+    rows = [row for row in read_rows(data) if row.videos and row.videos[0].name == "bad.mp4"]
     with pytest.raises(DataError, match=r"^the check of clips, which leaves no row, has 1 problem"):
         check_clips(rows, sampling=CHAT, on_bad_clip="quarantine")

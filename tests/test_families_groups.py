@@ -97,13 +97,15 @@ def compare(model, encoder, groups, *, change=lambda batch: batch):
 
 
 def groups_of(opened):
-    """Clips of different length and size, groups of 1 to 24 rows, rows without a clip."""
+    """Clips of different length and size, groups of 1 to 24 rows, rows of two clips where they may be, rows without a clip."""
     clips = [
         opened.clip(num_frames=num_frames, height=height, width=width, seed=num_frames)
         for num_frames, height, width in ((6, 64, 96), (1, 96, 64), (5, 112, 112))
     ]
     sizes = (24, 1, 3)
     groups = [opened.rows(num_rows=count, clip=clip, seed=count) for count, clip in zip(sizes, clips, strict=True)]
+    if opened.takes_several:
+        groups.append(opened.rows(num_rows=4, clip=(clips[2], clips[0]), seed=11))
     return [*groups, opened.rows(num_rows=1, clip=None, seed=9)]
 
 
@@ -211,7 +213,8 @@ def test_cached_features_are_the_bits_of_live_ones(opened):
     without_tower = opened.load(with_tower=False)
     losses = []
     for chosen, net in ((clips, model), (cached, model), (cached, without_tower)):
-        groups = [opened.encoder.join(opened.rows(num_rows=3, clip=clip, seed=4)) for clip in chosen]
+        shown = [*chosen, (chosen[1], chosen[0], chosen[1])] if opened.takes_several else chosen
+        groups = [opened.encoder.join(opened.rows(num_rows=3, clip=clip, seed=4)) for clip in shown]
         losses.append(opened.runtime.loss(net, opened.encoder.collate(groups), num_items=1).loss)
     assert torch.equal(losses[0], losses[1])
     assert torch.equal(losses[0], losses[2])
@@ -237,8 +240,10 @@ def answering(request, tmp_path_factory):
 
 def prompts_of(opened):
     clips = [opened.clip(num_frames=count, seed=count) for count in (2, 5)]
+    if opened.takes_several:
+        clips.append((clips[1], opened.clip(num_frames=3, height=112, width=80, seed=3)))
     prompts = [prompt for clip in clips for prompt in opened.rows(num_rows=3, clip=clip, seed=6, with_response=False)]
-    return prompts, [0, 0, 0, 1, 1, 1]
+    return prompts, [number for number in range(len(clips)) for _ in range(3)]
 
 
 def test_answers_do_not_depend_on_what_is_beside_them(answering):

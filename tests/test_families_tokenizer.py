@@ -118,8 +118,8 @@ def test_a_layout_has_the_control_ids_that_it_writes_itself_and_no_others(any_fo
     lay_out_row = COGVLM2_VIDEO.layouts(ModelFolder.of(any_folder), PREPROCESSING)
     marks = special_tokens(ModelFolder.of(any_folder).config)
     for text in texts_with(list(special.values())[:20]):
-        row = Row(text, text, ((text, text),), None, Path("rows.jsonl"), 1)
-        assert [number for number in lay_out_row(row, None).input_ids if number in special] == [marks.bos, marks.eos]
+        row = Row(text, text, ((text, text),), (), Path("rows.jsonl"), 1)
+        assert [number for number in lay_out_row(row, ()).input_ids if number in special] == [marks.bos, marks.eos]
 
 
 def test_added_tokens_in_brackets_are_control_tokens_whatever_the_file_says(tmp_path):
@@ -149,7 +149,7 @@ def test_a_text_that_only_a_control_id_can_write_is_refused_with_its_line(tmp_pa
     )
     lay_out_row = COGVLM2_VIDEO.layouts(ModelFolder.of(tmp_path), PREPROCESSING)
     rows = [
-        Row(query, "red", (), None, Path("rows.jsonl"), line)
+        Row(query, "red", (), (), Path("rows.jsonl"), line)
         for line, query in enumerate(["red", "a <end> b", "<end>"], 1)
     ]
     with pytest.raises(DataError, match="has 2 problems") as refused:

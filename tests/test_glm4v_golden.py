@@ -85,7 +85,7 @@ def test_ids_and_positions_equal_the_makers(version, folder):
             ids = ids[:-1]  # the makers' template ends with the answer; the next question's token ends it
         assert ids == arrays[f"{name}/ids"].tolist(), name
         clip = clip_of(BY_NAME[name])
-        positions = row_positions(layout.token_type_ids, grid=None if clip is None else clip.grid)
+        positions = row_positions(layout.token_type_ids, grids=[] if clip is None else [clip.grid])
         assert torch.equal(positions[: len(ids)], torch.from_numpy(arrays[f"{name}/positions"]).long()), name
 
 
@@ -123,7 +123,7 @@ def test_logits_and_greedy_answers_equal_the_makers(folder):
         layout = lay_out(folder, case)
         num_tokens = len(layout) - (case.response is not None)
         ids, clip = layout.input_ids[:num_tokens], clip_of(case)
-        positions = row_positions(layout.token_type_ids[:num_tokens], grid=None if clip is None else clip.grid)
+        positions = row_positions(layout.token_type_ids[:num_tokens], grids=[] if clip is None else [clip.grid])
         tensors = {}
         if clip is not None:
             thw = torch.tensor([[clip.grid.num_grids, clip.grid.num_rows, clip.grid.num_columns]])

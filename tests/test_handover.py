@@ -3,6 +3,7 @@
 The engine is `tests/vllm_like.py`, which follows vLLM's code: no engine runs here.
 """
 
+import dataclasses
 import json
 import os
 import shlex
@@ -19,9 +20,11 @@ from cvft.data.video.decode import decode_clip
 from cvft.errors import CvftError, ModelError
 from cvft.families.engines import ENGINES
 from cvft.families.family import IGNORED_LABEL
-from cvft.families.qwen_vl.handover import PROCESSOR_FILES
+from cvft.families.processor_files import PROCESSOR_FILES
 from cvft.handover import run as handing
-from tests.opened import Opened
+from cvft.weights.folder import ModelFolder
+from tests.internvl_tiny import TOKENS_PER_FRAME
+from tests.opened import MAKERS, Opened
 from tests.project import ROWS, with_real_clips, write_jsonl
 from tests.random_adapter import write_served_adapter
 from tests.vllm_like import Refused, VllmLike, listening
@@ -39,15 +42,29 @@ ASKED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def handed(tmp_path_factory):
+def write_processor_files(folder):
+    """What a published folder says to an engine's processor, where the tiny one leaves it out."""
+    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    if kind == "internvl":
+        (folder / "processor_config.json").write_text(json.dumps({"image_seq_length": TOKENS_PER_FRAME}))
+        return
+    size = {"shortest_edge": 12544, "longest_edge": 47040000}
+    stated = {"processor_class": "Glm4vProcessor", "size": size} if kind == "glm4v" else {}
+    (folder / "preprocessor_config.json").write_text(json.dumps(stated))
+
+
+def hand_over(folder, model):
     """The folder that the command has written, and the arguments that its script starts the engine with."""
-    folder = tmp_path_factory.mktemp("handed")
     rows = write_jsonl(folder / "rows.jsonl", ASKED)
     output = folder / "it's here"
     words = ["--data", str(rows), "--max-new-tokens", "8", "--name", "my model", "--output", str(output)]
-    assert main(["handover", "vllm", "tiny-qwen3-vl", *words]) == 0
+    assert main(["handover", "vllm", str(model), *words]) == 0
     return output, argv_of(output, folder / "bin")
+
+
+@pytest.fixture(scope="module")
+def handed(tmp_path_factory):
+    return hand_over(tmp_path_factory.mktemp("handed"), "tiny-qwen3-vl")
 
 
 def argv_of(output, bin_folder, *more):
@@ -88,6 +105,33 @@ def test_an_engine_that_is_started_as_told_answers_the_same(handed, predictor):
     assert (head["engine"], head["version"]) == ENGINES["vllm"]
     assert [row["row"].rpartition(":")[2] for row in rows] == ["1", "2", "3"]
     assert rows[1]["request"]["messages"][1] == {"role": "assistant", "content": "a white square"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "published"), [("internvl3_5", "InternVL3_5-1B-HF"), ("glm4v", "GLM-4.1V-9B-Thinking")]
+)
+def test_engines_of_other_families_answer_the_same(tmp_path, kind, published):
+    model = MAKERS[kind](tmp_path / published, kind)  # a name that tells how it is asked, as a contract would
+    write_processor_files(model)
+    output, argv = hand_over(tmp_path, model)
+    opened = cvft.load(str(model))
+    engine = VllmLike(argv, opened._predictor)
+    done = parity(output, engine)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, *_ = map(json.loads, (output / "reference.jsonl").read_text().splitlines())
+    ours, theirs = head["clip_id"], head["engine_clip_id"]
+    named = {"internvl3_5": f", with {theirs} for {ours} under clips, which the model does not see", "glm4v": ""}
+    assert done.stdout == f"3 of 3 answers are equal; all prompts are, id by id{named[kind]}\n"
+    assert (ours == theirs) == (kind == "glm4v")
+
+    class Other(VllmLike):  # another id in the place of one of the clip's
+        def ask(self, request):
+            ids, shown = super().ask(request)
+            return [*ids[: ids.index(theirs)], ours + 1, *ids[ids.index(theirs) + 1 :]], shown
+
+    done = parity(output, Other(argv, opened._predictor))
+    assert (done.returncode, "rows.jsonl:1: prompt ids differ at" in done.stderr) == (1, True)
+    opened.close()
 
 
 SMALLER = '{"do_sample_frames": false, "size": {"shortest_edge": 1024, "longest_edge": 20000}}'
@@ -149,31 +193,42 @@ def test_an_engine_that_cannot_be_asked_is_said(handed, predictor):
 
 HISTORY = (("What moves?", " a red circle "), ("Where?", "left"))
 ROW_KINDS = (
-    ("qwen2_5_vl", {}),
-    ("qwen2_5_vl", {"system": "Say it in one word."}),
-    ("qwen3_vl", {}),
-    ("qwen3_vl", {"clip_tags": "transformers5", "system": "You are helpful."}),
-    ("qwen3_5", {}),
+    *(
+        ("qwen2_5_vl", model, sends)
+        for model in ({}, {"system": "Say it in one word."})
+        for sends in ("frames", "clips")
+    ),
+    *(("qwen3_vl", {}, sends) for sends in ("frames", "clips")),
+    *(
+        ("qwen3_vl", {"clip_tags": "transformers5", "system": "You are helpful."}, sends)
+        for sends in ("frames", "clips")
+    ),
+    *(("qwen3_5", {}, sends) for sends in ("frames", "clips")),
+    ("internvl3_5", {"system": "Say it in one word."}, "frames"),
+    ("internvl3", {}, "clips"),
+    ("glm4v", {"system": "Say it in one word."}, "frames"),
 )
 
 
-@pytest.mark.parametrize("sends", ["frames", "clips"])
-@pytest.mark.parametrize(("kind", "model"), ROW_KINDS)
+@pytest.mark.parametrize(("kind", "model", "sends"), ROW_KINDS)
 def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
     """With clips too, where the engine's rule is the contract's; template, seconds and sizes as the engine makes them."""
-    video = {"fps": 15.0, "max_frames": 40}
-    if sends == "clips":  # both bounds bind: small frames grow, large ones shrink
-        video = {"sampling": "uniform", "max_frames": 6, "min_frame_tokens": 64, "max_frame_tokens": 80}
+    budgets = {"qwen": {"min_frame_tokens": 64, "max_frame_tokens": 80}, "glm4": {"max_clip_tokens": 400}}
+    video = {"max_frames": 40, **({} if kind.startswith("internvl") else {"fps": 15.0})}
+    if sends == "clips":
+        video = {"sampling": "uniform", "max_frames": 6}
+    if sends == "clips" or kind == "glm4v":  # the bounds bind: small frames grow, large ones shrink
+        video |= budgets.get(kind[:4], {})
     opened = Opened(tmp_path / "model", kind, model=model, video=video)
-    (opened.folder.path / "preprocessor_config.json").write_text("{}")
+    write_processor_files(opened.folder.path)
     told = opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends=sends)
     rows_file = write_jsonl(tmp_path / "rows.jsonl", with_real_clips(ROWS[:4]))
     rows = [
         *handing.read_rows(rows_file),
-        Row(" What is  shown?\n", "x", HISTORY, None, rows_file, 5),
+        Row(" What is  shown?\n", "x", HISTORY, (), rows_file, 5),
     ]
-    rows[1:2] = [Row("\n Where is he? ", "x", HISTORY, rows[1].video, rows_file, 2)]
-    clips = {row.video: decode_clip(row.video, sampling=opened.how.decode.sampling) for row in rows if row.video}
+    rows[1:2] = [Row("\n Where is he? ", "x", HISTORY, rows[1].videos, rows_file, 2)]
+    clips = {clip: decode_clip(clip, sampling=opened.how.decode.sampling) for row in rows for clip in row.videos}
     shown = {}
     if sends == "frames":
         shown = {path: handing.write_frames(clip, opened.encoder, told) for path, clip in clips.items()}
@@ -188,16 +243,16 @@ def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
     lay_out = opened.family.layouts(opened.folder, opened.how)
     num_clip_tokens = set()
     for row in rows:
-        layout = lay_out(row, None if row.video is None else clips[row.video])
+        layout = lay_out(row, [clips[clip] for clip in row.videos])
         ours = layout.input_ids[: layout.labels.count(IGNORED_LABEL)]
         request = handing._request(row, told, name="x", limit=8, shown=shown)
         theirs, arrived = engine.ask(request)
-        assert theirs == ours, row.query
-        num_clip_tokens.add(theirs.count(told.clip_id))
-        if sends == "frames" and row.video is not None:
+        assert theirs == [told.engine_clip_id if number == told.clip_id else number for number in ours], row.query
+        num_clip_tokens.add(theirs.count(told.engine_clip_id))
+        if sends == "frames" and row.videos:
             assert len(arrived[0]) > 32  # the engine's own limit
         if arrived is not None:  # bit for bit what our own encoder makes patches of
-            clip = clips[row.video]
+            clip = clips[row.videos[0]]
             assert arrived[2:] == (clip.num_frames_total, clip.avg_fps)
             assert tuple(arrived[1][: len(clip.frame_indices)]) == clip.frame_indices
             if sends == "frames":
@@ -205,15 +260,18 @@ def test_prompts_are_those_of_training(tmp_path, kind, model, sends):
     assert len(num_clip_tokens) > 1
 
 
-def test_a_single_frame_is_sent_twice_where_the_engine_needs_two(tmp_path):
-    opened = Opened(tmp_path / "model", "qwen3_vl", video={"sampling": "uniform", "max_frames": 1})
-    (opened.folder.path / "preprocessor_config.json").write_text("{}")
+@pytest.mark.parametrize("kind", ["qwen3_vl", "glm4v"])
+def test_a_single_frame_is_sent_twice_where_the_engine_needs_two(tmp_path, kind):
+    opened = Opened(tmp_path / "model", kind, video={"sampling": "uniform", "max_frames": 1})
+    write_processor_files(opened.folder.path)
     told = opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends="frames")
     clip = decode_clip(CLIPS / "val_000.mp4", sampling=opened.how.decode.sampling)
     url, media = handing.write_frames(clip, opened.encoder, told)
     first, second = url.partition(",")[2].split(",")
     assert first == second
     assert media["frames_indices"] == [0, 0]
+    whole = dataclasses.replace(clip, num_frames_total=1)  # the engine refuses more frames than a clip has
+    assert handing.write_frames(whole, opened.encoder, told)[1]["total_num_frames"] == 2
 
 
 REFUSED = (
@@ -222,8 +280,11 @@ REFUSED = (
     ("qwen3_vl", "vllm", "clips", {}, {"sampling": "uniform", "max_frames": 5, "max_clip_tokens": 40}, 2),
     ("qwen3_vl", "sglang", "frames", {}, {}, 3),
     ("qwen3_vl", "sglang", "clips", {}, {"sampling": "uniform"}, 2),
-    ("internvl3_5", "vllm", "frames", {}, {}, 1),
-    ("glm4v", "vllm", "frames", {}, {}, 1),
+    ("internvl3_5", "vllm", "clips", {}, {}, 1),
+    ("internvl3_5", "sglang", "frames", {}, {}, 3),
+    ("glm4v", "vllm", "clips", {}, {}, 1),
+    ("glm4v", "vllm", "clips", {}, {"sampling": "uniform"}, 1),
+    ("glm4v", "sglang", "clips", {}, {"sampling": "uniform"}, 2),
 )
 
 
@@ -232,7 +293,7 @@ def test_what_an_engine_cannot_reproduce_is_refused_with_every_reason(
     tmp_path, kind, engine, sends, model, video, num_reasons
 ):
     opened = Opened(tmp_path / "model", kind, model=model, video=video)
-    (opened.folder.path / "preprocessor_config.json").write_text("{}")
+    write_processor_files(opened.folder.path)
     with pytest.raises(ModelError) as caught:
         opened.family.handover(ENGINES[engine], opened.folder, opened.how, sends=sends)
     assert str(ENGINES[engine]) in str(caught.value)
@@ -246,6 +307,55 @@ def test_a_folder_that_the_engine_cannot_open_is_refused(tmp_path):
         path.unlink()
     with pytest.raises(ModelError, match=r"video_preprocessor_config\.json: got no such file"):
         opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends="frames")
+
+
+TOKENS = {"context_image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>"}
+OTHER_FILES = (
+    (
+        "glm4v",
+        "preprocessor_config.json",
+        {"processor_class": "Glm46VProcessor"},
+        "processor_class: got `Glm46VProcessor`",
+    ),
+    ("glm4v", "preprocessor_config.json", {"size": {"height": 1}}, "preprocessor_config.json: size: got `{"),
+    (
+        "glm4v",
+        "preprocessor_config.json",
+        {"image_std": [1, 1, 1]},
+        "preprocessor_config.json: image_std: got `[1, 1, 1]`",
+    ),
+    ("glm4v", "config.json", {"video_end_token_id": 475}, "got `<|begin_of_video|>` and `<|video|>`, need `<|begin"),
+    ("internvl3_5", "preprocessor_config.json", {"image_mean": [0, 0, 0]}, "image_mean: got `[0, 0, 0]`, need `[0.485"),
+    ("internvl3_5", "preprocessor_config.json", {"image_std": None}, "image_std: got nothing, need `[0.229"),
+    ("internvl3_5", "processor_config.json", {"image_seq_length": None}, "image_seq_length: got `256`, need 4"),
+    ("internvl3_5", "config.json", {"tie_word_embeddings": True}, "got `false`, need `true`, as at the top"),
+    (
+        "internvl3_5",
+        "tokenizer_config.json",
+        {"extra_special_tokens": {**TOKENS, "video_token": "a"}},
+        "got `a`, need an",
+    ),
+    ("internvl3_5", "tokenizer_config.json", {"extra_special_tokens": {}, "video_token": None}, "got nothing, need an"),
+    (
+        "internvl3_5",
+        "tokenizer_config.json",
+        {"extra_special_tokens": {"start_image_token": "<"}},
+        "got `<`, need `<img>`",
+    ),
+)
+
+
+@pytest.mark.parametrize(("kind", "file", "changes", "said"), OTHER_FILES)
+def test_a_folder_of_which_the_engine_would_make_something_else_is_refused(tmp_path, kind, file, changes, said):
+    opened = Opened(tmp_path / "model", kind)
+    write_processor_files(opened.folder.path)
+    opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends="frames")
+    path = opened.folder.path / file
+    values = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+    with pytest.raises(ModelError) as caught:
+        opened.family.handover(ENGINES["vllm"], ModelFolder.of(opened.folder.path), opened.how, sends="frames")
+    assert said in str(caught.value)
 
 
 OTHER_PIXELS = {
@@ -279,7 +389,8 @@ def test_a_folder_whose_own_file_makes_other_numbers_of_frames_is_refused(tmp_pa
     opened.family.handover(ENGINES["vllm"], opened.folder, opened.how, sends="frames")
     nested.write_text(json.dumps({"video_processor": {**right, "image_std": [0.5, 0.5, 0.4]}}))  # and this before both
     assert (
-        "processor_config.json: image_std: got `[0.5, 0.5, 0.4]`, need `[0.5, 0.5, 0.5]`, as in training" in refusal()
+        "processor_config.json: video_processor: image_std: got `[0.5, 0.5, 0.4]`, need `[0.5, 0.5, 0.5]`, as in training"
+        in refusal()
     )
     nested.write_text("{")
     assert "processor_config.json: got" in refusal()

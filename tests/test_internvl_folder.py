@@ -108,13 +108,13 @@ def test_the_prefix_ends_with_the_last_frame_and_only_the_answer_is_trained(tmp_
     assert how.decode.sampling.max_frames == 8
     lay_out, clip = family.layouts(folder, how), family.longest_clip(folder, how)
     rows = [
-        Row(query, response, history, Path("a.mp4"), source=Path(), line=1)
+        Row(query, response, history, (Path("a.mp4"),), source=Path(), line=1)
         for query, response, history in (
             ("What?", "Red.", ()),
             ("\n\n<img>Where?</img>", "<IMG_CONTEXT> left", (("How many?", "Two."),)),
         )
     ]
-    first, other = (lay_out(row, clip) for row in rows)
+    first, other = (lay_out(row, [clip]) for row in rows)
     length = first.num_prefix_tokens
     assert first.input_ids[:length] == other.input_ids[:length]
     assert first.input_ids[length - 1] == special_id("</img>")
@@ -124,4 +124,4 @@ def test_the_prefix_ends_with_the_last_frame_and_only_the_answer_is_trained(tmp_
         trained = [label for label in layout.labels if label != -100]
         assert trained[-1] == special_id("<|im_end|>")
         assert layout.input_ids[-len(trained) :] == trained
-    assert lay_out(rows[0], None).num_prefix_tokens < 30
+    assert lay_out(rows[0], ()).num_prefix_tokens < 30

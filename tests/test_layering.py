@@ -117,7 +117,7 @@ MAY_IMPORT = {
     "export": "errors json_files files dtypes tables recipe data weights families families/table runs manifest plan "
     "predict",
     "evaluate": (
-        "errors files jsonl recipe data data/video weights families runs plan predict evaluate/metrics evaluate/uncertainty"
+        "errors files jsonl recipe data weights families runs plan predict evaluate/metrics evaluate/uncertainty"
     ),
     "evaluate/judge": "data errors files json_files jsonl runs evaluate evaluate/uncertainty",
     # results for people

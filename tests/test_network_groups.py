@@ -124,7 +124,7 @@ def test_groups_of_real_rows_equal_their_rows(model):
     groups = defaultdict(list)
     known = [row for row in read_rows(VAL_ROWS) if row.extra["category"] != "interval"]
     for row in known[:40]:
-        groups[row.video].append(predictor.encode(row, with_response=True))
+        groups[row.videos[0]].append(predictor.encode(row, with_response=True))
     predictor.close()
     assert max(map(len, groups.values())) > 3
     (nlls, gradients), (grouped_nlls, grouped_gradients) = separate_and_grouped(model, list(groups.values()))

@@ -42,10 +42,10 @@ Disk = namedtuple("Disk", "total used free")
 
 def make_shapes(num_rows: int, *, rows_per_clip: int) -> list[RowShape]:
     """Rows about clips of 24 frames in the chat layout, with 91 tokens of question and 60 of answer."""
-    return [RowShape(number // rows_per_clip, 1609, 91, 60, 24) for number in range(num_rows)]
+    return [RowShape((number // rows_per_clip,), 1609, 91, 60, (24,), (1608,)) for number in range(num_rows)]
 
 
-ROWS = RowFacts(make_shapes(100, rows_per_clip=1), [RowShape(None, 1, 20, 5)] * 10)
+ROWS = RowFacts(make_shapes(100, rows_per_clip=1), [RowShape((), 1, 20, 5)] * 10)
 LEARNING = {"targets": "all-linear", "train_vision_tower": True}
 
 PIXEL_BYTES = 13 * 24 * 448 * 448 * 3
@@ -193,7 +193,7 @@ def test_clips_are_encoded_once_where_that_saves_work():
     assert plan_of(rows=SHARED, video={"cache_features": "off"}).worker.features is None
     assert plan_of(rows=SHARED, lora=LEARNING).worker.features is None
     assert plan_of(rows=SHARED, lora={**LEARNING, "train_vision_tower": False, "train_projector": True}).worker.features
-    assert plan_of(rows=RowFacts([RowShape(None, 1, 9)] * 8, [])).worker.features is None
+    assert plan_of(rows=RowFacts([RowShape((), 1, 9)] * 8, [])).worker.features is None
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_token_counts_are_those_of_the_real_encode():
             assert shape.num_tokens == len(encoded["input_ids"])
             assert shape.num_prefix_tokens == int((encoded["segment_ids"] == 0).sum())
             assert shape.num_label_tokens == int((encoded["labels"] != IGNORED_LABEL).sum())
-            assert shape.num_frames == len(encoded["pixel_values"])
+            assert sum(shape.num_frames) == len(encoded["pixel_values"])
     predictor.close()
 
 

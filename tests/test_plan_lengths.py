@@ -25,7 +25,7 @@ CHAT = Preprocessing("chat", DecodeSettings.of("chat", max_frames=24, decoder="p
 
 
 def ask(query: str, *, video: Path | None = None, line: int = 1) -> Row:
-    return Row(query, "", (), video, Path("rows.jsonl"), line)
+    return Row(query, "", (), () if video is None else (video,), Path("rows.jsonl"), line)
 
 
 def query_of(num_tokens: int) -> str:
@@ -92,8 +92,8 @@ def test_a_clip_is_decoded_where_the_most_frames_would_not_fit(tmp_path):
 
 
 def test_notes_say_which_answers_will_be_cut_and_which_rows_go_apart():
-    shapes = [RowShape(0, 10, num_question_tokens=count + 5, num_label_tokens=count) for count in (2, 8, 9, 21)]
-    bare = RowShape(0, 10, num_question_tokens=4, num_label_tokens=4)
+    shapes = [RowShape((0,), 10, num_question_tokens=count + 5, num_label_tokens=count) for count in (2, 8, 9, 21)]
+    bare = RowShape((0,), 10, num_question_tokens=4, num_label_tokens=4)
     assert note_lengths(shapes, shapes[:2], max_new_tokens=8, context_tokens=36) == []
     cut, apart = note_lengths(shapes, [*shapes, bare], max_new_tokens=8, context_tokens=36)
     assert cut.startswith("2 of 5 val rows expect answers longer than eval.max_new_tokens (8), up to 21 tokens")

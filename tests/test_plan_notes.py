@@ -39,7 +39,9 @@ def notes_of(folder: Path, answers: list[str], seconds: list[float], *, sampling
         path.write_bytes(b"a clip")
     columns = [{"query": "q", "response": a, "videos": [str(p)]} for a, p in zip(answers, paths, strict=True)]
     rows = make_rows(list(enumerate(columns, 1)), source=folder / "rows.jsonl", video_root=folder)
-    clips = {row.video: clip_of(row.video, s, sampling, **of_clip) for row, s in zip(rows, seconds, strict=True)}
+    clips = {
+        row.videos[0]: clip_of(row.videos[0], s, sampling, **of_clip) for row, s in zip(rows, seconds, strict=True)
+    }
     return note_rows(rows, [], clips, sampling=sampling)
 
 

@@ -91,13 +91,13 @@ def test_a_proof_is_wanted_only_where_it_decides_something():
 
 def test_the_first_clip_with_two_questions_is_chosen():
     def row(number, clip):
-        return Row(f"q{number}", f"a{number}", (), clip, source=Path("rows"), line=number)
+        return Row(f"q{number}", f"a{number}", (), (clip,), source=Path("rows"), line=number)
 
     first, second = Path("first.mp4"), Path("second.mp4")
     rows = [row(1, None), row(2, first), row(3, second), row(4, second), row(5, second), row(6, first)]
-    bare = RowShape(1, 10, 3, 3)  # no text before its answer
-    shapes = [RowShape(None, 1, 9, 3), RowShape(0, 10, 9, 3), RowShape(1, 10, 9, 3), bare, RowShape(1, 10, 9, 3)]
-    shapes.append(RowShape(0, 10, 9, 3))
+    bare = RowShape((1,), 10, 3, 3)  # no text before its answer
+    shapes = [RowShape((), 1, 9, 3), RowShape((0,), 10, 9, 3), RowShape((1,), 10, 9, 3), bare, RowShape((1,), 10, 9, 3)]
+    shapes.append(RowShape((0,), 10, 9, 3))
     info: ClipInfo = make_clip(2, height_px=8, width_px=8, decoder="pyav")
     clips = {first: replace(info, sha256="1"), second: replace(info, sha256="2")}
 

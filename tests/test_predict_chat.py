@@ -99,9 +99,9 @@ def test_a_chat_says_what_infer_says(tmp_path_factory, tmp_path):
             turns.append((query, said))
             assert chat.turns == turns
     first, second = read_rows(rows)
-    assert (first.query, first.response, first.video) == ("And now?", "still a man", clip)
+    assert (first.query, first.response, first.videos) == ("And now?", "still a man", (clip,))
     assert first.history == (("What is shown?", "a man"),)
-    assert (second.query, second.response, second.history, second.video) == ("Where is he?", "in a car", (), clip)
+    assert (second.query, second.response, second.history, second.videos) == ("Where is he?", "in a car", (), (clip,))
 
 
 def test_from_a_pipe_each_mistake_is_one_and_the_chat_goes_on(tmp_path):
@@ -226,13 +226,13 @@ def test_the_pictures_of_a_folder_with_their_seconds_are_a_clip(tmp_path):
     done = cvft("chat", "--model", "tiny", input="\n".join(lines))
     answer, frames = blocks(done.stdout)
     row = make_question(str(folder), "What is shown?", seconds=seconds)
-    assert answer == infer_one("tiny", video=row.video, query="What is shown?")
+    assert answer == infer_one("tiny", video=row.videos[0], query="What is shown?")
     assert frames.splitlines() == [
         "1.png (3 frames): 3 of 3 frames, 3.00 s, 112 x 112, sampling chat",
         *(f"frame {number:3d}  {second:8.2f} s" for number, second in enumerate(seconds)),
     ]
     (saved,) = read_rows(tmp_path / "rows.jsonl")
-    assert (saved.video, saved.response) == (row.video, answer)
+    assert (saved.videos, saved.response) == (row.videos, answer)
     assert f"clip      `{folder}`: a new conversation" in done.stderr
     assert done.stderr.count("`seconds`: got ") == 1
     assert done.stderr.endswith("2 of 6 lines could not be carried out\n")
@@ -242,7 +242,7 @@ def test_control_tokens_that_are_typed_stay_text(chat):
     encoder = chat._predictor.encoder
     special = set(encoder.tokenizer.all_special_ids)
     query = "What is shown? " + "".join(encoder.tokenizer.convert_ids_to_tokens(sorted(special)))
-    plain, typed = (encoder.encode(chat.row(each), None, with_response=False) for each in ("What is shown?", query))
+    plain, typed = (encoder.encode(chat.row(each), (), with_response=False) for each in ("What is shown?", query))
     num_plain, num_typed = (sum(token in special for token in each["input_ids"].tolist()) for each in (plain, typed))
     assert num_typed == num_plain > 0
     assert len(typed["input_ids"]) > len(plain["input_ids"])

@@ -89,7 +89,7 @@ def test_shares_are_all_rows_once_and_each_clip_in_one(folder, tmp_path):
     shares = [take_share(rows, Share(number, 3)) for number in range(3)]
     assert sorted(row.line for share in shares for row in share) == list(range(1, 10))
     assert all([row.line for row in share] == sorted(row.line for row in share) for share in shares)
-    shown = [{row.video for row in share if row.video} for share in shares]
+    shown = [{row.videos[0] for row in share if row.videos} for share in shares]
     assert sum(map(len, shown)) == len(set.union(*shown))
     assert take_share(rows, None) == rows
     outputs = [tmp_path / f"{number}.jsonl" for number in range(7)]

@@ -216,7 +216,7 @@ def test_full_size_weights_are_those_of_the_files(name):
     config = PUBLISHED[name]
     sizes, parts = Sizes.from_config(config), PARTS[config["model_type"]]
     training = replace(training_of(config, "all-linear", recompute=True), dtype_bytes=2)
-    fed = Batch(1, 2148, 0, 60, 32, 32, groups=(GroupShape(2048, (100,), ClipShape(32, 2016)),))
+    fed = Batch(1, 2148, 0, 60, 32, 32, groups=(GroupShape(2048, (100,), (ClipShape(32, 2016),)),))
     memory = peak_memory(sizes, fed, training)
     shapes = loaded_shapes(sizes)
     assert memory.weights == 2 * sum(torch.Size(shape).numel() for shape in shapes.values())
@@ -231,7 +231,7 @@ def test_full_size_weights_are_those_of_the_files(name):
 def test_recomputation_keeps_little():
     config = PUBLISHED["Qwen3-VL-8B"]
     sizes = Sizes.from_config(config)
-    fed = Batch(1, 4196, 0, 60, groups=(GroupShape(4096, (100,), ClipShape(32, 4000)),))
+    fed = Batch(1, 4196, 0, 60, groups=(GroupShape(4096, (100,), (ClipShape(32, 4000),)),))
     kept, again = (saved_bytes(sizes, fed, training_of(config, "all-linear", recompute=each)) for each in (False, True))
     assert again < kept / 15
 

@@ -12,14 +12,15 @@ import transformers
 
 from cvft.families.network.positions import next_positions
 from tests.golden_files import SHIPPED
-from tests.qwen_cases import CASES, IMAGE_CASES, MODEL_CASES, NUM_NEW_TOKENS, SHOWN_IDS
+from tests.qwen_cases import CASES, IMAGE_CASES, MODEL_CASES, NUM_NEW_TOKENS, SEVERAL_CASES, SHOWN_IDS
 from tests.qwen_golden import (
     BY_NAME,
     IMAGE_NAMES,
     MODEL_NAMES,
     NAMES,
+    SEVERAL_NAMES,
     golden,
-    grid_of_case,
+    grids_of,
     lay_out,
     pixels_of,
     positions_of,
@@ -37,19 +38,21 @@ def qwen_folders(tmp_path_factory):
 
 def test_every_case_is_there():
     """One that is gone would make its tests vanish."""
-    names = {*NAMES, *MODEL_NAMES, *IMAGE_NAMES}
+    names = {*NAMES, *MODEL_NAMES, *IMAGE_NAMES, *SEVERAL_NAMES}
     assert {path.name for path in (SHIPPED / "qwen_vl").iterdir()} == {
         f"{name}.{end}" for name in names for end in ENDS
     }
     for name in names:
-        cases = [case.name for case in (IMAGE_CASES if name in IMAGE_NAMES else CASES)]
-        assert set(golden(name).cases) == set(MODEL_CASES if name not in (*NAMES, *IMAGE_NAMES) else cases)
-        assert len(golden(name).sizes) == (0 if name in IMAGE_NAMES else 300)
+        of_several = SEVERAL_CASES if name in SEVERAL_NAMES else CASES
+        cases = [case.name for case in (IMAGE_CASES if name in IMAGE_NAMES else of_several)]
+        has_all = name in (*NAMES, *IMAGE_NAMES, *SEVERAL_NAMES)
+        assert set(golden(name).cases) == set(cases if has_all else MODEL_CASES)
+        assert len(golden(name).sizes) == (0 if name in (*IMAGE_NAMES, *SEVERAL_NAMES) else 300)
         with_logits = {key.partition("/")[0] for key in golden(name).arrays if key.endswith("/logits")}
         assert with_logits == set(golden(name).model_cases)
 
 
-@pytest.mark.parametrize("name", [*NAMES, *IMAGE_NAMES])
+@pytest.mark.parametrize("name", [*NAMES, *IMAGE_NAMES, *SEVERAL_NAMES])
 def test_ids_equal_the_makers(name, qwen_folders):
     it = golden(name)
     for case in map(BY_NAME.get, it.cases):
@@ -60,7 +63,7 @@ def test_ids_equal_the_makers(name, qwen_folders):
         assert layout.input_ids == expected, case.name
 
 
-@pytest.mark.parametrize("name", [*NAMES, *IMAGE_NAMES])
+@pytest.mark.parametrize("name", [*NAMES, *IMAGE_NAMES, *SEVERAL_NAMES])
 def test_positions_equal_the_makers(name, qwen_folders):
     it = golden(name)
     rules = {key: it.variant[key] for key in ("text_positions", "grid_seconds")}
@@ -70,19 +73,19 @@ def test_positions_equal_the_makers(name, qwen_folders):
         assert torch.equal(positions_of(layout.token_type_ids, case, it.generation, **rules), expected), case.name
 
 
-@pytest.mark.parametrize("name", [*NAMES, *IMAGE_NAMES])
+@pytest.mark.parametrize("name", [*NAMES, *IMAGE_NAMES, *SEVERAL_NAMES])
 def test_pixels_equal_the_makers_to_the_bit(name):
     it = golden(name)
     clips = [BY_NAME[name] for name in it.cases if BY_NAME[name].num_frames]
-    assert len(clips) == (9 if it.name in IMAGE_NAMES else 33)
+    assert len(clips) == (9 if it.name in IMAGE_NAMES else 6 if it.name in SEVERAL_NAMES else 33)
     for case in clips:
-        grid = grid_of_case(case, it.generation)
-        assert [grid.num_grids, grid.num_rows, grid.num_columns] == it.cases[case.name]["grid"], case.name
+        grids = grids_of(case, it.generation)
+        assert (grids if case.beside else grids[0]) == it.cases[case.name]["grid"], case.name
         pixels = pixels_of(case, it.generation)
         assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest() == it.cases[case.name]["pixels"], case.name
 
 
-@pytest.mark.parametrize("name", [*MODEL_NAMES, *IMAGE_NAMES])
+@pytest.mark.parametrize("name", [*MODEL_NAMES, *IMAGE_NAMES, *SEVERAL_NAMES])
 def test_logits_and_greedy_answers_equal_the_makers(name, qwen_folders):
     """transformers' own model of today, fed with our ids, pixels and positions; one step at a time without a cache."""
     it = golden(name)
@@ -96,8 +99,7 @@ def test_logits_and_greedy_answers_equal_the_makers(name, qwen_folders):
         ids, types = layout.input_ids + newline, layout.token_type_ids + [0] * len(newline)
         clip = {}
         if case.num_frames:
-            grid = grid_of_case(case, it.generation)
-            thw = torch.tensor([[grid.num_grids, grid.num_rows, grid.num_columns]])
+            thw = torch.tensor(grids_of(case, it.generation))
             names = ("pixel_values", "image_grid_thw") if case.is_image else ("pixel_values_videos", "video_grid_thw")
             clip = dict(zip(names, (pixels_of(case, it.generation), thw), strict=True))
         positions = positions_of(types, case, it.generation, **rules)

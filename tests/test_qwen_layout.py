@@ -7,10 +7,10 @@ import pytest
 
 from cvft.errors import ModelError
 from cvft.families.grid import Grid
-from cvft.families.qwen_vl.layout import STYLES, build_layout
+from cvft.families.qwen_vl.layout import STYLES, ClipLayout, build_layout
 from cvft.families.qwen_vl.tokenizer import load_encoder
 from tests.qwen_cases import HISTORY, Case
-from tests.qwen_golden import BY_NAME, grid_of_case, lay_out
+from tests.qwen_golden import BY_NAME, lay_out, lay_out_clip
 from tests.qwen_tiny import KINDS, special_id, write_qwen_files
 
 
@@ -44,8 +44,8 @@ def test_types_are_one_under_the_clips_tokens_alone(kind, folders):
         layout = lay_out(folders[kind], case, kind)
         of_clips = (special.video, special.image)
         assert layout.token_type_ids == [int(number in of_clips) for number in layout.input_ids]
-        grid = grid_of_case(case, kind)
-        assert sum(layout.token_type_ids) == (0 if grid is None else grid.num_tokens)
+        assert layout.num_clip_tokens == tuple(lay_out_clip(clip, kind).grid.num_tokens for clip in case.clips)
+        assert sum(layout.token_type_ids) == sum(layout.num_clip_tokens)
         assert len(layout.input_ids) == len(layout.token_type_ids) == len(layout.labels)
 
 
@@ -134,14 +134,14 @@ def test_a_system_prompt_of_its_own_replaces_the_published_one(folders):
 def test_a_vocabulary_without_thoughts_cannot_write_one(folders):
     encode, special = load_encoder(folders["qwen2_5_vl"])
     with pytest.raises(ModelError, match="got no such tokens, need `<think>` and `</think>`"):
-        build_layout(encode, style=STYLES["qwen3_5"], special=special, grid=None, query="What?")
+        build_layout(encode, style=STYLES["qwen3_5"], special=special, query="What?")
 
 
 def test_seconds_must_be_those_of_the_grids(folders):
     encode, special = load_encoder(folders["qwen3_vl"])
     with pytest.raises(AssertionError, match="1 seconds for 2 grids"):
         build_layout(
-            encode, style=STYLES["qwen3_vl"], special=special, grid=Grid(2, 2, 2), seconds=[0.5], query="What?"
+            encode, style=STYLES["qwen3_vl"], special=special, clips=[ClipLayout(Grid(2, 2, 2), [0.5])], query="What?"
         )
 
 

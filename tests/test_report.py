@@ -73,13 +73,13 @@ def cards(
     *answers: tuple[str, str], expected: str = "red", query: str = "What colour?", clip: str = "a.mp4"
 ) -> dict[str, Any]:
     """One row, answered by each of (name, text)."""
-    row = Row(query, expected, (), Path("clips") / clip, source=Path("val.jsonl"), line=1)
+    row = Row(query, expected, (), (Path("clips") / clip,), source=Path("val.jsonl"), line=1)
     predictions = {
         name: [{"prediction": text, **score.to_json()}]
         for name, text in answers
         for score in score_rows([text], expected=[expected], queries=[query])
     }
-    frames = {row.video: ClipFrames(clip, [0, 7], [b"RIFFone", b"RIFFtwo"])}
+    frames = {row.videos[0]: ClipFrames(clip, [0, 7], [b"RIFFone", b"RIFFtwo"])}
     return build_cards([row], predictions, frames=frames)
 
 
@@ -217,7 +217,7 @@ def test_the_page_shows_what_it_was_given(tmp_path: Path) -> None:
 def test_cards_say_what_was_read_and_why_it_scores(tmp_path: Path) -> None:
     found = cards(("base", "no idea"), ("tuned", "from 4 to 7"), expected="from 3 to 7", query="When?")
     (row,) = found["rows"]
-    assert (row["kind"], row["clip"], row["expected"]) == ("interval", 0, "from 3 to 7")
+    assert (row["kind"], row["clips"], row["expected"]) == ("interval", [0], "from 3 to 7")
     assert [(answer["score"], answer["right"], answer["why"]) for answer in row["answers"]] == [
         (0.0, False, "not readable as a time: wrong"),
         (0.8, False, "read as 4 to 7 s, overlap 0.80"),
@@ -278,7 +278,7 @@ def test_nothing_is_loaded_from_outside(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_right", [True, False])
 def test_a_mark_is_the_verdict_that_came_with_the_answer(is_right: bool) -> None:
     """The page has no rule of its own, or marks and metrics could disagree."""
-    row = Row("?", "red", (), None, source=Path("val.jsonl"), line=1)
+    row = Row("?", "red", (), (), source=Path("val.jsonl"), line=1)
     found = build_cards([row], {"tuned": [{"prediction": "red", "is_exact_match": is_right}]}, frames={})
     assert found["rows"][0]["answers"][0]["right"] is is_right
 

@@ -74,7 +74,7 @@ def make_page(
     asked = queries or [f"question {index}?" for index in range(len(expected))]
     clips = [Path(f"clips/{index}.mp4") for index in range(num_clips)]
     rows = [
-        Row(query, right, (), clips[index % num_clips], path, index + 1, extra={"category": f"kind {index % 2}"})
+        Row(query, right, (), (clips[index % num_clips],), path, index + 1, extra={"category": f"kind {index % 2}"})
         for index, (query, right) in enumerate(zip(asked, expected, strict=True))
     ]
     predictions: dict[str, list[dict[str, Any]]] = {

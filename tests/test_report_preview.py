@@ -54,10 +54,10 @@ def test_pieces_are_all_tokens_once_and_the_trained_ones_are_the_labels(project)
     job = open_to_check(load_recipe(project))
     rendering = render_with(job)
     checked = check_job(job)
-    rows = [row for row in checked.rows if row.video is None or row.video in checked.clips]
+    rows = [row for row in checked.rows if not row.videos or row.videos[0] in checked.clips]
     assert len(rows) == 5
     for row in rows:
-        layout = rendering.lay_out(row, None if row.video is None else checked.clips[row.video])
+        layout = rendering.lay_out(row, [checked.clips[clip] for clip in row.videos])
         pieces = split_tokens(layout, rendering.decode)
         places = [place for piece in pieces for place in range(piece["first"], piece["last"] + 1)]
         assert places == list(range(len(layout)))

@@ -54,23 +54,26 @@ def folder(tmp_path):
 def test_every_format_holds_it_and_it_is_written_again(name, folder):
     file = write_jsonl(folder / "rows.jsonl", [IN_FORMATS[name]])
     (row,) = read_rows(file, format="llava" if name == "llava" else "auto")
-    assert (row.query, row.response, row.video) == ("Who?", "A dog.", make_image(folder.resolve() / "a.png"))
+    assert (row.query, row.response, row.videos[0]) == ("Who?", "A dog.", make_image(folder.resolve() / "a.png"))
     assert (row.extra, row.format) == ({}, name)
     write_rows([row], folder / "again.jsonl")
     (again,) = read_rows(folder / "again.jsonl")
     assert again.to_json() == row.to_json()
-    assert from_text(to_text(row.video)) == row.video
-    assert (name_of(row.video), content_of(row.video, "0") == content_of(replace(row.video, is_image=False), "0")) == (
+    assert from_text(to_text(row.videos[0])) == row.videos[0]
+    assert (
+        name_of(row.videos[0]),
+        content_of(row.videos[0], "0") == content_of(replace(row.videos[0], is_image=False), "0"),
+    ) == (
         "a.png",
         False,
     )
 
 
 REFUSED = [
-    ({"images": ["a.png", "b.png"]}, "`images`: got 2 pictures, need at most one picture"),
-    ({"images": ["a.mp4"]}, "`images`: got a clip, need pictures in `images`, and a clip in `videos`"),
+    ({"images": ["a.png", "a.txt"]}, "`images`: got `a.txt`, need a picture, by its name one of"),
+    ({"images": ["a.png", "a.mp4"]}, "`images`: got a clip, need pictures in `images`, and clips in `videos`"),
     ({"images": ["no.png"]}, "`images`: got `no.png`, which does not exist"),
-    ({"images": "a.png"}, 'a list with at most one path\n    hint: write `"images": ["a.png"]`'),
+    ({"images": "a.png"}, 'a list of paths\n    hint: write `"images": ["a.png"]`'),
     (
         {"images": ["a.png"], "end": 2},
         "`end`: got the number `2`, need a clip of which it says something, and no picture",
@@ -92,10 +95,10 @@ def test_what_is_no_picture_is_refused(folder, columns, said):
 @pytest.mark.parametrize("kind", ["internvl3_5", "glm4v"])
 def test_families_that_take_clips_alone_say_why(kind, tmp_path):
     opened = Opened(tmp_path / kind, kind)
-    row = Row("Who?", "A dog.", (), make_image(Path("a.png")), source=Path("rows.jsonl"), line=1)
+    row = Row("Who?", "A dog.", (), (make_image(Path("a.png")),), source=Path("rows.jsonl"), line=1)
     for read in (
-        lambda: opened.family.layouts(opened.folder, opened.how)(row, None),
-        lambda: opened.encoder.encode(row, None, with_response=False),
+        lambda: opened.family.layouts(opened.folder, opened.how)(row, ()),
+        lambda: opened.encoder.encode(row, (), with_response=False),
     ):
         with pytest.raises(DataError, match=r"rows.jsonl:1 `images`: got `a.png`, need a clip or none: "):
             read()
@@ -127,7 +130,10 @@ def test_pictures_and_clips_train_in_one_batch_as_apart_and_from_features(kind, 
         shown(opened, is_image=True, seed=2),
     ]
     rows = [
-        [opened.encoder.encode(row, clip, with_response=True) for row in (ask("What?"), ask("What is it, and where?"))]
+        [
+            opened.encoder.encode(row, [clip], with_response=True)
+            for row in (ask("What?"), ask("What is it, and where?"))
+        ]
         for clip in clips
     ]
     image_id = opened.encoder.special.image
@@ -145,7 +151,7 @@ def test_pictures_and_clips_train_in_one_batch_as_apart_and_from_features(kind, 
     assert together == pytest.approx(apart, rel=1e-5)
     with torch.inference_mode():
         cached = [replace(clip, tensors={"vision_features": tower(clip.tensors)}) for clip in clips]
-    kept = opened.encoder.collate([opened.encoder.encode(ask("What?"), clip, with_response=True) for clip in cached])
+    kept = opened.encoder.collate([opened.encoder.encode(ask("What?"), [clip], with_response=True) for clip in cached])
     live = opened.encoder.collate([pair[0] for pair in rows])
     assert {"image_features", "vision_features"} <= kept.keys()
     assert loss(kept) == pytest.approx(loss(live), rel=1e-12 if model.dtype == torch.float32 else 1e-6)
@@ -156,12 +162,12 @@ def is_pixels(value):
 
 
 def ask(query):
-    return Row(query, "a bird", (), None, source=Path("rows.jsonl"), line=1)
+    return Row(query, "a bird", (), (), source=Path("rows.jsonl"), line=1)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A trained run, of whose rows some show pictures."""
+    """A trained run, of whose rows some show pictures, and some several clips or pictures."""
     folder = tmp_path_factory.mktemp("job")
     pictures = [str(draw(folder / f"{name}.png", size=size)) for name, size in (("a", (96, 64)), ("b", (64, 160)))]
     rows = [
@@ -171,6 +177,10 @@ def done(tmp_path_factory):
         {"query": "What is shown?", "response": "bikes", "videos": ["bikes.mp4"]},
         {"query": "When?", "response": "at second 3", "videos": ["bikes.mp4"]},
         {"query": "Say yes.", "response": "yes"},
+        {"query": "Which is longer?", "response": "the first", "videos": ["carphone_pristine.mp4", "bikes.mp4"]},
+        {"query": "Who rides?", "response": "nobody", "videos": ["carphone_pristine.mp4", "bikes.mp4"]},
+        {"query": "<image><image>Which is taller?", "response": "the second", "images": pictures},
+        {"query": "Which is longer?", "response": "the second", "videos": ["bikes.mp4", "carphone_pristine.mp4"]},
     ]
     recipe = make_project(
         folder,
@@ -179,7 +189,7 @@ def done(tmp_path_factory):
         model={"path": "tiny-qwen3-vl", "dtype": "fp32"},
         lora={"rank": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"},
         video={"max_frames": 4},
-        train={"global_batch_rows": 6, "max_steps": 2},
+        train={"global_batch_rows": 10, "max_steps": 2},
     )
     return recipe, cvft_ok("run", recipe), pictures
 
@@ -187,7 +197,8 @@ def done(tmp_path_factory):
 def test_the_whole_job_takes_them(done):
     recipe, said, pictures = done
     run = recipe.parent / "runs" / "small"
-    assert "5 of 11 rows show a picture, which the model takes as an image" in said.stderr
+    assert "7 of 19 rows show pictures, which the model takes as images" in said.stderr
+    assert "8 of 19 rows show 2 clips or pictures each, one after the other before their text" in said.stderr
     assert "features  each clip is encoded once" in said.stderr
     cvft_ok("train", recipe, "name=apart", "train.group_by_clip=off", "video.cache_features=off")
 
@@ -197,7 +208,12 @@ def test_the_whole_job_takes_them(done):
 
     assert losses("small") == pytest.approx(losses("apart"), abs=1e-5)
     lines = list(map(json.loads, (run / "eval" / "merged" / "predictions.jsonl").read_text().splitlines()))
-    assert [line.get("images") for line in lines] == [[pictures[0]], [pictures[0]], None, None, None]
+    assert [line.get("images") for line in lines] == [
+        *([pictures[0]], [pictures[0]]),
+        *(None, None, None, None, None),
+        *(pictures, None),
+    ]
+    assert [Path(each).name for each in lines[5]["videos"]] == ["carphone_pristine.mp4", "bikes.mp4"]
     with contextlib.closing(cvft.load(run / "merged")) as model:
         first = lines[0]
         assert model.ask(pictures[0], first["query"], max_new_tokens=8) == first["prediction"]

@@ -27,7 +27,7 @@ KINDS = ("qwen2_5_vl", "qwen3_5", "internvl3_5", "glm4v", "llava_onevision")
 CLIP = Path(__file__).parent.parent / "datasets" / "tiny_shapes" / "clips" / "val_000.mp4"
 
 
-def ask(query="What is it?", *, system=None, history=(), video=None):
+def ask(query="What is it?", *, system=None, history=(), video=()):
     return Row(query, "a bird", history, video, source=Path("rows.jsonl"), line=1, system=system)
 
 
@@ -89,7 +89,7 @@ def test_a_rows_own_is_told_as_a_recipes(both):
     """Which golden vectors hold to the makers' chat templates."""
     plain, brief = both
     history = (("Who?", "a man"),)
-    for clip in (plain.clip(num_frames=4), None):
+    for clip in ([plain.clip(num_frames=4)], []):
         for opened in both:
             own = opened.encoder.encode(ask(system=BRIEF, history=history), clip, with_response=True)
             stated = brief.encoder.encode(ask(history=history), clip, with_response=True)
@@ -97,17 +97,17 @@ def test_a_rows_own_is_told_as_a_recipes(both):
                 assert torch.equal(own[key], stated[key]), key
         without = plain.encoder.encode(ask(history=history), clip, with_response=True)
         assert len(without["input_ids"]) != len(own["input_ids"])
-    own = plain.family.layouts(plain.folder, plain.how)(ask(system=BRIEF, history=history), None)
+    own = plain.family.layouts(plain.folder, plain.how)(ask(system=BRIEF, history=history), ())
     assert own.input_ids == stated["input_ids"].tolist()
 
 
 def test_rows_of_a_clip_meet_where_theirs_is_the_same(both):
     opened, _ = both
-    clip = opened.clip(num_frames=4)
+    clip = [opened.clip(num_frames=4)]
     systems = [None, BRIEF, "Be kind.", BRIEF, None, "Be kind."]
     rows = [opened.encoder.encode(ask(system=system), clip, with_response=True) for system in systems]
     names = sorted({system for system in systems if system})
-    shapes = [RowShape(0, 10, 5, system=None if system is None else names.index(system)) for system in systems]
+    shapes = [RowShape((0,), 10, 5, system=None if system is None else names.index(system)) for system in systems]
     groups = [group for step in make_steps(shapes, global_batch_rows=6, max_rows_per_group=8, seed=0) for group in step]
     assert sorted(map(sorted, groups)) == [[0, 4], [1, 3], [2, 5]]
     for first, second in groups:
@@ -118,7 +118,7 @@ def test_rows_of_a_clip_meet_where_theirs_is_the_same(both):
 
 
 def test_a_clip_under_two_of_them_is_encoded_twice():
-    same, other = [RowShape(0, 10, 5, system=0)] * 2, [RowShape(0, 10, 5, system=0), RowShape(0, 10, 5)]
+    same, other = [RowShape((0,), 10, 5, system=0)] * 2, [RowShape((0,), 10, 5, system=0), RowShape((0,), 10, 5)]
     assert (most_rows_per_clip(same), most_rows_per_clip(other)) == (2, 1)
     assert not encodes_a_clip_again(same, max_rows_per_group=8)
     assert encodes_a_clip_again(other, max_rows_per_group=8)
@@ -129,7 +129,7 @@ def test_what_is_kept_of_a_clip_is_kept_for_one_of_them(kind, tmp_path):
     opened = Opened(tmp_path / kind, kind)
     model, clip = opened.load(), opened.clip(num_frames=4)
     rows = [ask("What?", system=system) for system in (None, BRIEF, "Say it in very many words.", BRIEF)]
-    prompts = [opened.encoder.encode(row, clip, with_response=False) for row in rows]
+    prompts = [opened.encoder.encode(row, [clip], with_response=False) for row in rows]
 
     def answers(numbers, kept):
         running = RunningRows(model, opened.encoder, kept=kept)

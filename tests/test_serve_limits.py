@@ -51,7 +51,8 @@ def test_a_key_is_needed_for_all_but_the_page(guarded):
         assert nobody.get("/health").json() == {"status": "ok"}
         assert nobody.get("/").status_code == 200
     with guarded.client() as client:
-        assert client.get("/v1/models").json()["data"][0]["id"] == "endless"
+        (listed,) = client.get("/v1/models").json()["data"]
+        assert (listed["id"], listed["takes_images"]) == ("endless", False)
     error = error_of(guarded.ask("?", model="endless", max_tokens=MOST_TOKENS + 1))
     assert error["param"] == "max_completion_tokens"
 

@@ -1,5 +1,6 @@
 """The page of the server in a real browser: a clip, its frames, questions, a second to jump to, two models, no complaints."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import cvft
 from cvft.data.clip_columns import clip_of_frames
 from cvft.data.video.decode import decode_clip
 from cvft.data.video.sample import Sampling
+from cvft.data.video.spec import make_image
 from cvft.predict.infer import make_question
 from tests.browser import browsing, needs_driver
 from tests.random_adapter import write_served_adapter
@@ -92,6 +94,12 @@ def test_a_clip_is_shown_and_asked_about(server, tiny, tmp_path):
         assert browser.complaints() == []
 
 
+def first_frame(path):
+    """The first frame of a clip as a picture."""
+    Image.fromarray(decode_clip(CLIP, sampling=Sampling("uniform", 1)).frames[0]).save(path)
+    return path
+
+
 @needs_driver
 def test_pictures_that_are_the_frames_of_a_clip(server, tiny, tmp_path):
     clip = decode_clip(CLIP, sampling=Sampling("uniform", 3))
@@ -126,6 +134,14 @@ def test_pictures_that_are_the_frames_of_a_clip(server, tiny, tmp_path):
         browser.click("#send")
         assert browser.wait(IDLE) == 1
         assert browser.text(".answer[data-model=tiny] p") == expected
+        browser.drop(
+            "main", first_frame(tmp_path / "one.png")
+        )  # to a model that takes no pictures: a clip of one frame
+        browser.wait("document.getElementById('facts').textContent.startsWith('1 frames')")
+        assert browser.texts("#frames button") == ["0 s"]
+        browser.click("#copy")
+        assert "frame_seconds" not in browser.text("#as-curl")
+        browser.click("#close")
         assert browser.complaints() == []
     for command, content in ((["sh", "-c", curl], expected), ([sys.executable, "-c", python], f"{expected}\n")):
         said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
@@ -230,9 +246,36 @@ def test_a_clip_is_recorded_with_the_camera(server, tmp_path):
         assert browser.complaints() == []
 
 
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory):
+    """A server with a key, whose model takes pictures; a picture; and what it says to the question about it."""
+    picture = first_frame(tmp_path_factory.mktemp("picture") / "white.png")
+    model = cvft.load("tiny-qwen3-vl")
+    row = make_question(make_image(picture), ASKED[1])
+    (answer,) = model._predictor.answer([row], batch_rows=1, max_new_tokens=None)
+    num_tokens = model._predictor.prepare(row, max_new_tokens=None).num_tokens
+    model.close()
+    with serving("--model", "tiny-qwen3-vl", key=KEY) as running:
+        yield running, picture, answer.text, num_tokens
+
+
+def test_a_model_that_takes_pictures_says_so_and_takes_one(pictured):
+    running, picture, answer, num_tokens = pictured
+    with running.client() as client:
+        (model,) = client.get("/v1/models").json()["data"]
+        assert model["takes_images"] is True
+    url = f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": ASKED[1]}]
+    said = running.ask(parts, model=model["id"]).json()
+    assert (said["choices"][0]["message"]["content"], said["usage"]["prompt_tokens"]) == (answer, num_tokens)
+    said = running.ask(parts, model=model["id"], frame_seconds=[0]).json()
+    assert said["usage"]["prompt_tokens"] != num_tokens  # a clip of one frame
+
+
 @needs_driver
-def test_the_page_asks_for_the_key(tmp_path):
-    with serving("--model", "tiny", key=KEY) as running, browsing(tmp_path / "profile") as browser:
+def test_the_page_asks_for_the_key_and_shows_a_picture_as_the_model_takes_it(pictured, tmp_path):
+    running, picture, answer, _ = pictured
+    with browsing(tmp_path / "profile") as browser:
         browser.open(f"{running.url}/")
         browser.wait("!document.getElementById('key-form').hidden")
         browser.type("#key", f"{KEY}x")
@@ -247,3 +290,18 @@ def test_the_page_asks_for_the_key(tmp_path):
         assert browser.wait(IDLE) == 1
         assert browser.texts(".failed") == []
         assert KEY not in browser.run("return location.href")
+        assert all("401" in each for each in browser.complaints())
+        browser.paste("#query", picture)
+        browser.wait("document.querySelectorAll('#frames button').length")
+        assert browser.text("#facts") == "The picture is shown to the model:"
+        assert browser.texts("#frames button") == [""]
+        assert browser.run("return document.getElementById('player').hidden")
+        browser.type("#query", ASKED[1])
+        browser.click("#copy")
+        curl = browser.text("#as-curl")
+        browser.click("#close")
+        assert ("frame_seconds" in curl, "image_url" in curl, "data:image/png;base64" in curl) == (False, True, True)
+        browser.click("#send")
+        assert browser.wait(IDLE) == 1
+        assert browser.text(".answer p") == answer
+        assert browser.complaints() == []

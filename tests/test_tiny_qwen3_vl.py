@@ -110,7 +110,7 @@ def test_packed_rows_are_those_that_the_family_lays_out(tiny, encoder, num_secon
         row = {}
         for question, answer in found:
             asked_row = replace(make_question(None, question), response=answer)
-            row = encoder.encode(asked_row, Shown(view_of(num_seconds)), with_response=True)
+            row = encoder.encode(asked_row, [Shown(view_of(num_seconds))], with_response=True)
             length = len(row["input_ids"]) - num_prefix
             if row["input_ids"].tolist() == [*prefix.ids, *ids[:length]]:
                 break
@@ -157,7 +157,7 @@ def test_it_answers_what_it_was_taught_and_not_what_was_left_out(loaded):
         :40
     ]
     rows += [row for row in ROWS if row.extra["category"] == HELD_OUT_CATEGORY][:20]
-    answers = loaded.answer([{"query": row.query, "videos": [str(row.video)]} for row in rows], max_new_tokens=16)
+    answers = loaded.answer([{"query": row.query, "videos": [str(row.videos[0])]} for row in rows], max_new_tokens=16)
     right = [answer == row.response for row, answer in zip(rows, answers, strict=True)]
     assert sum(right[:40]) >= 36
     assert sum(right[40:]) <= 4

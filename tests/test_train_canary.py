@@ -98,7 +98,7 @@ def test_every_argument_of_a_plan_exists():
     recipe = recipe_from_dict({"name": "x", "model": {"path": "tiny"}, "data": {"train": "t.jsonl"}})
     loaded = LoadedRecipe(recipe=recipe, path=Path("x.yaml"), chain_of_files=(), overrides=())
     job = open_job(loaded, trains=True, machine=Machine((), host_bytes=2**34))
-    plan = compile_plan(job, RowFacts([RowShape(None, 1, 9)], []))
+    plan = compile_plan(job, RowFacts([RowShape((), 1, 9)], []))
     known = {field.name for field in fields(SftArguments)}
     assert set(plan.swift) <= known
     assert job.family is COGVLM2_VIDEO

@@ -180,7 +180,7 @@ def test_the_loss_is_the_mean_over_the_tokens_of_the_global_batch(recipe, one_pr
 
 def first_global_batch() -> list[dict]:
     rows = mixed_rows()
-    shapes = [RowShape(None, 1, 1)] * len(rows)
+    shapes = [RowShape((), 1, 1)] * len(rows)
     groups = next(make_steps(shapes, global_batch_rows=GLOBAL_BATCH, max_rows_per_group=1, seed=42))
     return [rows[number] for (number,) in groups]
 

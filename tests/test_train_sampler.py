@@ -34,7 +34,7 @@ def make_shapes(num_rows, *, seed=3) -> list[RowShape]:
     lengths = torch.randint(5, 60, (num_rows,), generator=generator).tolist()
     clips = torch.randint(max(1, num_rows // 3), (num_rows,), generator=generator).tolist()
     return [
-        RowShape(None, 1, length) if number % 7 == 6 else RowShape(clip, 20 + 10 * clip, length)
+        RowShape((), 1, length) if number % 7 == 6 else RowShape((clip,), 20 + 10 * clip, length)
         for number, (clip, length) in enumerate(zip(clips, lengths, strict=True))
     ]
 
@@ -96,8 +96,8 @@ def test_what_goes_together_keeps_to_the_limits(case):
             continue
         for group in batch:
             assert len(group) <= max_rows
-            assert len({shapes[row].clip for row in group}) == 1
-            assert len(group) == 1 or shapes[group[0]].clip is not None, "rows without a clip share nothing"
+            assert len({shapes[row].clips for row in group}) == 1
+            assert len(group) == 1 or shapes[group[0]].clips, "rows without a clip share nothing"
         if max_rows == 1:
             assert len(batch) <= micro_batch
         else:
@@ -116,7 +116,7 @@ def test_the_order_is_drawn_anew_each_epoch_and_repeats_with_the_seed():
 
 
 def test_rows_of_a_clip_meet_and_are_drawn_anew():
-    shapes = [RowShape(number // 8, 50, 10) for number in range(64)]
+    shapes = [RowShape((number // 8,), 50, 10) for number in range(64)]
     options = {"global_batch_rows": 16, "max_rows_per_group": 4}
     first, second = (list(make_steps(shapes, **options, seed=1, epoch=epoch)) for epoch in (0, 1))
     for steps in (first, second):
@@ -126,12 +126,12 @@ def test_rows_of_a_clip_meet_and_are_drawn_anew():
     assert 3 < clips_per_step(shapes, **options, seed=1) <= 4
     assert clips_per_step(shapes, global_batch_rows=16, max_rows_per_group=1, seed=1) > 6
     assert most_rows_per_clip(shapes) == 8
-    assert most_rows_per_clip([RowShape(None, 1, 5)] * 3) == 1
+    assert most_rows_per_clip([RowShape((), 1, 5)] * 3) == 1
 
 
 def test_rows_without_a_question_go_apart():
     """Every second row has none: its answer follows the clip at once, and what predicts it cannot predict another's."""
-    shapes = [RowShape(number // 8, 50, 10, num_label_tokens=10 if number % 2 else 4) for number in range(64)]
+    shapes = [RowShape((number // 8,), 50, 10, num_label_tokens=10 if number % 2 else 4) for number in range(64)]
     options = {"global_batch_rows": 16, "max_rows_per_group": 4}
     for seed in (1, None):
         groups = [group for step in make_steps(shapes, **options, seed=seed) for group in step]
@@ -140,15 +140,17 @@ def test_rows_without_a_question_go_apart():
             assert len(group) == 1 or not any(row % 2 for row in group)
         assert sum(len(group) == 4 for group in groups) >= 4
     assert most_rows_per_clip(shapes) == 4
-    assert most_rows_per_clip([RowShape(0, 50, 10, num_label_tokens=10)] * 8) == 1
-    assert encodes_a_clip_again([RowShape(0, 50, 10, num_label_tokens=10)] * 2, max_rows_per_group=8)
-    assert encodes_a_clip_again([RowShape(0, 50, 10), RowShape(0, 50, 10, num_label_tokens=10)], max_rows_per_group=8)
-    assert encodes_a_clip_again([RowShape(0, 50, 10)] * 9, max_rows_per_group=8)
-    assert not encodes_a_clip_again([RowShape(0, 50, 10)] * 8 + [RowShape(1, 50, 4, 4)], max_rows_per_group=8)
+    assert most_rows_per_clip([RowShape((0,), 50, 10, num_label_tokens=10)] * 8) == 1
+    assert encodes_a_clip_again([RowShape((0,), 50, 10, num_label_tokens=10)] * 2, max_rows_per_group=8)
+    assert encodes_a_clip_again(
+        [RowShape((0,), 50, 10), RowShape((0,), 50, 10, num_label_tokens=10)], max_rows_per_group=8
+    )
+    assert encodes_a_clip_again([RowShape((0,), 50, 10)] * 9, max_rows_per_group=8)
+    assert not encodes_a_clip_again([RowShape((0,), 50, 10)] * 8 + [RowShape((1,), 50, 4, 4)], max_rows_per_group=8)
 
 
 def test_ranks_without_work_take_half_of_another_ranks():
-    shapes = [RowShape(0, 50, 10)] * 4
+    shapes = [RowShape((0,), 50, 10)] * 4
     limits = BatchLimits(4, 4, 1, 60)
     assert pack([(0, 1, 2, 3)], shapes, limits=limits, num_ranks=1) == [[((0, 1, 2, 3),)]]
     assert pack([(0, 1, 2, 3)], shapes, limits=limits, num_ranks=2) == [[((0, 1),)], [((2, 3),)]]

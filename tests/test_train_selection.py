@@ -100,7 +100,7 @@ def test_a_mark_that_says_no_more_than_marks_could_before_is_written_as_they_wer
 
 
 def row(response: str, query: str = "What?") -> Row:
-    return Row(query, response, (), None, source=Path("r.jsonl"), line=1)
+    return Row(query, response, (), (), source=Path("r.jsonl"), line=1)
 
 
 def test_every_metric_to_choose_by_is_one_of_some_answers_and_the_loss():

@@ -89,19 +89,62 @@ class VllmLike:
             numbers = media.get("frames_indices", list(range(len(frames))))
             if len(numbers) != len(frames):
                 raise Refused(f"frames_indices length ({len(numbers)}) must match number of frames ({len(frames)})")
-            return frames, numbers, media.get("total_num_frames", len(frames)), float(media.get("fps", 1))
+            total = media.get("total_num_frames", len(frames))
+            if total < len(frames):
+                raise Refused(f"total_num_frames ({total}) must be >= number of frames sent ({len(frames)})")
+            return frames, numbers, total, float(media.get("fps", 1))
         path = Path(url2pathname(urlsplit(url).path)).resolve()
         root = self.flags.allowed_local_media_path
         if urlsplit(url).scheme != "file" or root is None or root not in path.parents:
             raise Refused("Cannot load local files without `--allowed-local-media-path`.")
         assert (media["video_backend"], media["fps"]) == ("opencv", -1)
         clip = decode_clip(path, sampling=Sampling("uniform", num_frames))
+        total = clip.num_frames_total
+        assert list(clip.frame_indices) == np.linspace(0, total - 1, min(total, num_frames), dtype=int).tolist()
         return clip.frames, list(clip.frame_indices), clip.num_frames_total, clip.avg_fps
 
+    def _target(self):
+        """The ids that stand for a clip in a prompt."""
+        if self.config["model_type"] == "internvl":
+            return self._encode(self._named("video_token"))
+        if self.config["model_type"] == "glm4v":
+            return [self.tokenizer.token_to_id(f"<|{each}|>") for each in ("begin_of_video", "video", "end_of_video")]
+        return [self.config["video_token_id"]]
+
+    def _named(self, name):
+        return json.loads((self.flags.model / "tokenizer_config.json").read_text())["extra_special_tokens"][name]
+
+    def _expand_internvl(self, frames):
+        """`InternS1MultiModalProcessor._get_prompt_updates`."""
+        side = self.config["vision_config"]["image_size"]
+        assert list(self.flags.mm_processor_kwargs["size"].values()) == side
+        file = self.flags.model / "processor_config.json"
+        num_tokens = json.loads(file.read_text())["image_seq_length"] if file.exists() else 256
+        start, clip, end = map(self._named, ("start_image_token", "video_token", "end_image_token"))
+        return self._encode("\n".join(f"Frame{n + 1}: {start}{clip * num_tokens}{end}" for n in range(len(frames))))
+
+    def _expand_glm(self, frames, numbers, fps, *, bounds):
+        """`Glm4vProcessingInfo._construct_video_placeholder`, with the seconds of `_get_video_second_idx_glm4v`."""
+        height, width = smart_resize(*frames.shape[1:3], factor=28, bounds=bounds, num_frames=len(frames))
+        assert json.loads((self.flags.model / "preprocessor_config.json").read_text())["size"]["longest_edge"]
+        unique = list(dict.fromkeys(numbers))
+        unique += unique[-1:] * (len(unique) % 2)
+        ids, config = [self.config["video_start_token_id"]], self.config
+        for number in unique[::2]:
+            ids += [config["image_start_token_id"], *[config["image_token_id"]] * (height // 28 * (width // 28))]
+            ids += [config["image_end_token_id"], *self._encode(str(int(number / fps)))]
+        return [*ids, config["video_end_token_id"]]
+
     def _expand(self, frames, numbers, fps):
-        """`Qwen3VLMultiModalProcessor.get_video_repl`, or the pads of Qwen2.5-VL."""
+        """`Qwen3VLMultiModalProcessor.get_video_repl`, or the pads of Qwen2.5-VL; see the other families above."""
         processor, vision = self.flags.mm_processor_kwargs, self.config["vision_config"]
         assert processor["do_sample_frames"] is False
+        if self.config["model_type"] == "internvl":
+            return self._expand_internvl(frames)
+        if self.config["model_type"] == "glm4v":
+            if len(frames) < 2:
+                raise Refused("t:1 must be larger than temporal_factor:2")
+            return self._expand_glm(frames, numbers, fps, bounds=processor["size"])
         factor = vision["patch_size"] * vision["spatial_merge_size"]
         is_old = self.config["model_type"] == "qwen2_5_vl"
         num_frames = 1 if is_old else len(frames)
@@ -138,8 +181,10 @@ class VllmLike:
         ids = self._encode(self.template.render(messages=messages, add_generation_prompt=True))
         if shown is not None:
             frames, numbers, _, fps = shown
-            at = ids.index(self.config["video_token_id"])
-            ids[at : at + 1] = self._expand(frames, numbers, fps)
+            target = self._target()
+            at = ids.index(target[0])
+            assert ids[at : at + len(target)] == target
+            ids[at : at + len(target)] = self._expand(frames, numbers, fps)
         return ids, shown
 
     def complete(self, request):
@@ -154,19 +199,20 @@ class VllmLike:
             if message["role"] != "system"
         ]
         history = tuple(zip(said[:-1:2], said[1::2], strict=True))
-        row = Row(said[-1], "", history, None, Path("request"), 1)
-        clip = None
+        row = Row(said[-1], "", history, (), Path("request"), 1)
+        clips = []
         if shown is not None:
             frames, numbers, total, fps = shown
             seconds = np.array(numbers, np.float32) / np.float32(fps)
             clip = Clip(frames, seconds, tuple(numbers), total, fps, total / fps, "pyav")
-            clip = ClipInputs(self.predictor.encoder.clip(clip), clip.view)
-        tensors = self.predictor.encoder.encode(row, clip, with_response=False)
+            clips = [ClipInputs(self.predictor.encoder.clip(clip), clip.view)]
+        tensors = self.predictor.encoder.encode(row, clips, with_response=False)
         (answer,) = self.predictor.runtime.generate(
             self.predictor.model, self.predictor.encoder, [tensors], max_new_tokens=request["max_completion_tokens"]
         )
         assert request["temperature"] == 0
-        assert request["stop_token_ids"] == [self.tokenizer.token_to_id("<|im_end|>")]
+        stops = self.predictor.model.generation_config.eos_token_id
+        assert set(request["stop_token_ids"]) == set(stops if isinstance(stops, list) else [stops])
         choice = {"index": 0, "message": {"role": "assistant", "content": answer.text}, "finish_reason": "stop"}
         return {"choices": [choice], **({"prompt_token_ids": ids} if request.get("return_token_ids") else {})}
 

@@ -71,7 +71,7 @@ def build_share(job: Job, share: Share) -> str:
     bring_datasets(recipe)
     read = read_sources(recipe.data.sources, recipe=recipe)
     rows = take_share([row for of_file in read.values() for row in of_file], share)
-    if not any(row.video is not None for row in rows):
+    if not any(row.videos for row in rows):
         return f"share {share}: no clips"
     with ClipCatalog(job.clips_root, decode, share=share) as catalog:
         checked = check_clips(

@@ -111,7 +111,7 @@ def check_clips(
         on_progress: Called with the number of clips done and of all clips, after each.
 
     Returns:
-        The rows to use, the rows set aside, and facts on each clip that decodes.
+        The rows to use, the rows set aside, and facts on each clip of the former.
 
     Raises:
         DataError: Clips are bad and `on_bad_clip` is `error`: every one of them, with file, lines and reason. Or no
@@ -120,8 +120,8 @@ def check_clips(
     """
     rows_of: dict[ClipRef, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.video is not None:
-            rows_of[row.video].append(row)
+        for clip in dict.fromkeys(row.videos):
+            rows_of[clip].append(row)
 
     refused = {} if cache is None else fetch_clips(rows, cache)
     inspected, _ = inspect_clips(
@@ -137,14 +137,20 @@ def check_clips(
     found: dict[ClipRef, ClipInfo | ClipError] = {clip: refused.get(clip) or inspected[clip] for clip in rows_of}
     bad = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipError)}
     facts = {path: outcome for path, outcome in found.items() if isinstance(outcome, ClipInfo)}
-    problems = [report_clip(error, rows_of[path]) for path, error in bad.items()]
+    problems = [report_clip(clip, error, rows_of[clip]) for clip, error in bad.items()]
     if bad and on_bad_clip == "error":
         raise DataError("the check of clips", problems)
-    good_rows = [row for row in rows if row.video not in bad]
-    quarantined = [Quarantined(row, explain(bad[row.video])) for row in rows if row.video in bad]
+    good_rows, quarantined = [], []
+    for row in rows:
+        why = [explain(bad[clip]) for clip in dict.fromkeys(row.videos) if clip in bad]
+        if why:
+            quarantined.append(Quarantined(row, "; ".join(why)))
+        else:
+            good_rows.append(row)
     if bad and not good_rows and not may_leave_none:
         raise DataError("the check of clips, which leaves no row,", problems)
-    return ClipCheck(good_rows, quarantined, facts)
+    used = {clip for row in good_rows for clip in row.videos}  # a good clip may stand beside bad ones alone
+    return ClipCheck(good_rows, quarantined, {clip: facts[clip] for clip in facts if clip in used})
 
 
 def fetch_clips(rows: Sequence[Row], cache: ClipCache) -> Mapping[ClipRef, ClipError]:
@@ -160,7 +166,7 @@ def fetch_clips(rows: Sequence[Row], cache: ClipCache) -> Mapping[ClipRef, ClipE
     Raises:
         RunError: The cache cannot be written.
     """
-    named = [(row.video, row.url) for row in rows if row.video is not None and row.url is not None]
+    named = [clip_with_url for row in rows if row.urls for clip_with_url in row.clips_by_url.items()]
     refused = cache.fetch({file_of(clip): url for clip, url in named})
     return {clip: refused[file_of(clip)] for clip, _ in named if file_of(clip) in refused}
 
@@ -311,17 +317,19 @@ def explain(error: CvftError) -> str:
     return "; ".join(f"{problem.where}: got {problem.got}, need {problem.need}" for problem in error.problems)
 
 
-def report_clip(error: ClipError, rows: Sequence[Row]) -> Problem:
+def report_clip(clip: ClipRef, error: ClipError, rows: Sequence[Row]) -> Problem:
     """Names the rows of a bad clip as well as what is wrong with it.
 
     Args:
+        clip: The clip.
         error: What is wrong.
         rows: At least one row.
     """
     problem = error.problems[0]
     hint = problem.hint
-    if rows[0].url is not None and rows[0].file is not None and rows[0].file.is_file():
-        again = f"remove {rows[0].file} to fetch it again from {show_url(rows[0].url)}"
+    url, file = rows[0].clips_by_url.get(clip), file_of(clip)
+    if url is not None and file.is_file():
+        again = f"remove {file} to fetch it again from {show_url(url)}"
         hint = f"{hint}; {again}" if hint else again
     return Problem(f"{name_rows(rows)}: {problem.where}", problem.got, problem.need, hint)
 

@@ -1,9 +1,10 @@
-"""The clip of a row: `videos`, and the columns that say what of the file is meant, or when ready frames were taken -> `ClipRef`.
+"""The clips of a row: `videos`, and the columns that say what of a file is meant, or when ready frames were taken -> `ClipRef`.
 
 `{"videos": ["long.mp4"], "start": 12, "end": 20.5}`            -> the frames from second 12 of the file up to second 20.5
 `{"videos": [["1.jpg", "2.jpg"]], "seconds": [0, 0.5]}`         -> two pictures, half a second apart
 `{"videos": ["frames"], "seconds": [0, 0.5]}`                   -> those of a folder, in the order of the numbers in their names
-`{"images": ["a.jpg"]}`                                         -> one picture, which a model takes as an image
+`{"videos": ["a.mp4", "b.mp4"], "start": [12, null]}`           -> two clips, of the first of which a part is shown
+`{"images": ["a.jpg"]}`                                         -> a picture, which a model takes as an image
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from cvft.data.media_columns import is_picture, read_image, read_video, show
+from cvft.data.media_columns import is_picture, read_images, read_videos, show
 from cvft.data.video.spec import LATEST_S, ClipRef, ClipSpec, file_of, make_image, make_ref
 from cvft.errors import ValueProblem, quote
 
 CLIP_COLUMNS = ("start", "end", "seconds", "max_frames", "fps")
-"""What a row may say of its clip beside the file, each only together with one; null says nothing."""
+"""What a row may say of its clips beside their files, each only together with one; null says nothing. Of several clips, each says
+a list with an entry for each."""
+
+OF_EACH_CLIP = ("max_frames", "fps")
+"""Those that may say one thing of all clips of a row."""
 
 IMAGES = "images"
 """The column of a row's picture, which stands in place of a clip."""
@@ -64,8 +69,8 @@ class NamesAsWritten:
         raise ValueProblem(f"the folder {quote(name)}", "a list of pictures")
 
 
-def read_clip(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report) -> ClipRef | None:
-    """Returns the clip of a row.
+def read_clips(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report) -> tuple[ClipRef, ...]:
+    """Returns the clips of a row.
 
     Args:
         columns: The row.
@@ -73,23 +78,65 @@ def read_clip(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report)
         report: Takes a column and what is wrong with it.
 
     Returns:
-        The clip; None for a row of text only, and where something is wrong.
+        The clips; none for a row of text only, and where something is wrong.
     """
     if columns.get(IMAGES) and not columns.get("videos"):
-        return _read_image(columns, finder=finder, report=report)
+        return _read_images(columns, finder=finder, report=report)
     asked = {name: columns[name] for name in CLIP_COLUMNS if columns.get(name) is not None}
     if asked and not columns.get("videos"):
         name = next(iter(asked))
         hint = f"name the clip in `videos`, or give the column another name: {quote(name)} says what of a clip is meant"
         report(name, ValueProblem(show(columns[name]), "a clip of which it says something", hint))
-        return None
+        return ()
+    videos = columns.get("videos")
+    if (
+        not isinstance(videos, list)
+        or len(videos) < 2
+        or all(isinstance(each, str) and is_picture(each) for each in videos)
+    ):
+        return _read_clip(columns, asked, finder=finder, report=report)
+    if not asked:
+        try:
+            return read_videos(videos, finder.find)
+        except ValueProblem as error:
+            report("videos", error)
+            return ()
+    found: list[ClipRef] = []
+    for each, says in zip(videos, _share_out(asked, len(videos), report), strict=False):
+        found += _read_clip({"videos": [each], **says}, says, finder=finder, report=report)
+    return tuple(found)
+
+
+def _share_out(asked: Mapping[str, Any], num_clips: int, report: Report) -> list[dict[str, Any]]:
+    """Returns what a row says of each of its several clips; nothing where it is not clear of which it says what."""
+    shared: list[dict[str, Any]] = [{} for _ in range(num_clips)]
+    is_clear = True
+    for name, value in asked.items():
+        if isinstance(value, list) and len(value) == num_clips:
+            values = value
+        elif name in OF_EACH_CLIP and not isinstance(value, list):
+            values = [value] * num_clips
+        else:
+            need = f"a list of {num_clips}, one for each clip, null where nothing is said"
+            report(name, ValueProblem(show(value), need))
+            is_clear = False
+            continue
+        for says, each in zip(shared, values, strict=True):
+            says |= {} if each is None else {name: each}
+    return shared if is_clear else []
+
+
+def _read_clip(
+    columns: Mapping[str, Any], asked: Mapping[str, Any], *, finder: ClipFinder, report: Report
+) -> tuple[ClipRef, ...]:
+    """Returns the one clip that `videos` names and of which other columns say something; nothing where something is wrong."""
     files: list[Path] = []
     values: dict[str, Any] = {}
     try:
         if "seconds" in asked:
             files = _read_frames(columns["videos"], finder)
-        elif path := read_video(columns.get("videos"), finder.find):
-            files = [path]
+        else:
+            files = list(read_videos(columns.get("videos"), finder.find))
     except ValueProblem as error:
         report("videos", error)
     for name, value in asked.items():
@@ -101,32 +148,32 @@ def read_clip(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report)
     if end_s is not None and end_s <= (start_s or 0.0):
         report("end", ValueProblem(show(columns["end"]), f"more than `start` ({start_s or 0:g} s)"))
     if not files:
-        return None
+        return ()
     spec = ClipSpec(files[0], start_s, end_s, max_frames=values.get("max_frames"), fps=values.get("fps"))
     if "seconds" not in asked:
-        return make_ref(spec)
+        return (make_ref(spec),)
     try:
         ready = clip_of_frames(files, seconds) if seconds else None
-        return None if ready is None else replace(spec, frames=ready.frames, seconds=ready.seconds)
+        return () if ready is None else (replace(spec, frames=ready.frames, seconds=ready.seconds),)
     except ValueProblem as error:
         report("seconds", error)
-        return None
+        return ()
 
 
-def _read_image(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report) -> ClipRef | None:
-    """Returns the picture of a row as what stands for its clip."""
+def _read_images(columns: Mapping[str, Any], *, finder: ClipFinder, report: Report) -> tuple[ClipRef, ...]:
+    """Returns the pictures of a row as what stands for its clips."""
     for name in CLIP_COLUMNS:
         if columns.get(name) is not None:
             report(name, ValueProblem(show(columns[name]), "a clip of which it says something, and no picture"))
-            return None
+            return ()
     try:
-        path = finder.find(read_image(columns[IMAGES]))
-        if url := finder.urls.get(path):
+        paths = list(map(finder.find, read_images(columns[IMAGES])))
+        if url := next(filter(None, map(finder.urls.get, paths)), None):
             raise ValueProblem(f"a picture by its URL, {quote(url)}", "a picture of this machine", "download it")
-        return make_image(path)
+        return tuple(map(make_image, paths))
     except ValueProblem as error:
         report(IMAGES, error)
-        return None
+        return ()
 
 
 def files_in(columns: Mapping[str, Any]) -> list[Any]:
@@ -180,17 +227,23 @@ def check_seconds(seconds: Sequence[float], *, num_frames: int) -> None:
         )
 
 
-def write_clip(clip: ClipRef | None, *, url: str | None = None) -> Iterator[tuple[str, Any]]:
-    """Yields the columns from which `read_clip` makes a clip again: `videos`, and what else there is to say.
+def write_clips(clips: Sequence[ClipRef], *, urls: Sequence[str | None] = ()) -> Iterator[tuple[str, Any]]:
+    """Yields the columns from which `read_clips` makes clips again: `videos`, and what else there is to say.
 
     Args:
-        clip: The clip.
-        url: Where its file was fetched from, in place of its path.
+        clips: The clips.
+        urls: Where the file of each was fetched from, in place of its path; or nothing.
     """
-    spec = clip if isinstance(clip, ClipSpec) else None
-    if clip is None:
+    if not clips:
         yield "videos", []
-    elif spec is not None and spec.is_image:
+        return
+    if len(clips) > 1:
+        yield from _write_several(clips, urls or [None] * len(clips))
+        return
+    (clip,) = clips
+    url = urls[0] if urls else None
+    spec = clip if isinstance(clip, ClipSpec) else None
+    if spec is not None and spec.is_image:
         yield IMAGES, [str(spec.path)]
         return
     elif spec is not None and spec.frames:
@@ -203,6 +256,18 @@ def write_clip(clip: ClipRef | None, *, url: str | None = None) -> Iterator[tupl
         for name, value in values.items():
             if value is not None:
                 yield name, _plain(value)
+
+
+def _write_several(clips: Sequence[ClipRef], urls: Sequence[str | None]) -> Iterator[tuple[str, Any]]:
+    written = [dict(write_clips([clip], urls=[url])) for clip, url in zip(clips, urls, strict=True)]
+    for column in ("videos", IMAGES):
+        if names := [each[column][0] for each in written if column in each]:
+            yield column, names
+    for name in CLIP_COLUMNS:
+        values = [each.get(name) for each in written]
+        if values.count(None) < len(values):
+            is_one = name in OF_EACH_CLIP and values.count(values[0]) == len(values)
+            yield name, values[0] if is_one else values
 
 
 def _plain(value: float) -> float:

@@ -86,7 +86,7 @@ def rows_of_folder(folder: Path, question: Row) -> tuple[list[Row], int]:
             raise DataError(
                 f"folder {folder}", [Problem(quote(clip), "a name that is no text", need, "rename it")]
             ) from None
-        rows.append(replace(question, video=clip.resolve(), id=name, source=folder, line=number, is_item=True))
+        rows.append(replace(question, videos=(clip.resolve(),), id=name, source=folder, line=number, is_item=True))
     return rows, num_others
 
 

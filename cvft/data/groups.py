@@ -15,7 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 Group = tuple[int, ...]
-"""Numbers of rows that share a clip and what stands before it, and train as one sequence; or of one row."""
+"""Numbers of rows that share their clips and what stands before them, and train as one sequence; or of one row."""
+
+
+Shared = tuple[tuple[int, ...], int | None]
+"""Numbers of clips, and of the system text before them."""
 
 
 @dataclass(frozen=True)
@@ -43,27 +47,27 @@ class RowShape:
     """What batching needs to know of a row.
 
     Args:
-        clip: Number of its clip, or None for a row without one.
-        num_prefix_tokens: Tokens up to the clip's last: BOS, a system text, the clip.
+        clips: Numbers of its clips, in their order; none for a row of text only.
+        num_prefix_tokens: Tokens up to the last clip's last: BOS, a system text, the clips.
         num_question_tokens: The rest, answer and EOS included.
         num_label_tokens: Answer and EOS.
-        num_frames: Frames of its clip.
-        num_clip_tokens: Tokens that stand for them.
+        num_frames: Frames of each of its clips.
+        num_clip_tokens: Tokens that stand for each.
         system: Number of its own system text; None where it has none.
     """
 
-    clip: int | None
+    clips: tuple[int, ...]
     num_prefix_tokens: int
     num_question_tokens: int
     num_label_tokens: int = 0
-    num_frames: int = 0
-    num_clip_tokens: int = 0
+    num_frames: tuple[int, ...] = ()
+    num_clip_tokens: tuple[int, ...] = ()
     system: int | None = None
 
     @property
-    def shared(self) -> tuple[int, int | None] | None:
-        """What rows share that may train together: the clip, and the system text, which stands before it; None without a clip."""
-        return None if self.clip is None else (self.clip, self.system)
+    def shared(self) -> Shared | None:
+        """What rows share that may train together: all clips, and the system text before them; None for a row of text only."""
+        return (self.clips, self.system) if self.clips else None
 
     @property
     def num_tokens(self) -> int:
@@ -89,8 +93,8 @@ def group_tokens(group: Group, shapes: Sequence[RowShape]) -> int:
 
 
 def most_rows_per_clip(shapes: Sequence[RowShape]) -> int:
-    """Returns how many rows that may train together the clip with the most of them has; 1 when no two rows may."""
-    counts: dict[tuple[int, int | None], int] = defaultdict(int)
+    """Returns how many rows that may train together the clips with the most of them have; 1 when no two rows may."""
+    counts: dict[Shared, int] = defaultdict(int)
     for shape in shapes:
         if shape.shared is not None and shape.has_question:
             counts[shape.shared] += 1
@@ -100,14 +104,16 @@ def most_rows_per_clip(shapes: Sequence[RowShape]) -> int:
 def encodes_a_clip_again(shapes: Sequence[RowShape], *, max_rows_per_group: int) -> bool:
     """Tells whether some clip comes in more than one group of an epoch."""
     num_groups: dict[int, int] = defaultdict(int)
-    num_together: dict[tuple[int, int | None], int] = defaultdict(int)
+    num_together: dict[Shared, int] = defaultdict(int)
     for shape in shapes:
         if shape.shared is not None and shape.has_question:
             num_together[shape.shared] += 1
-        elif shape.clip is not None:
-            num_groups[shape.clip] += 1
-    for (clip, _), num_rows in num_together.items():
-        num_groups[clip] += math.ceil(num_rows / max_rows_per_group)
+        else:
+            for clip in shape.clips:
+                num_groups[clip] += 1
+    for (clips, _), num_rows in num_together.items():
+        for clip in clips:
+            num_groups[clip] += math.ceil(num_rows / max_rows_per_group)
     return any(count > 1 for count in num_groups.values())
 
 
@@ -199,7 +205,7 @@ def make_steps(
 def _chunks(order: Sequence[int], shapes: Sequence[RowShape], max_rows: int) -> list[list[int]]:
     """Collects rows that share their prefix until a chunk is full; the last may be smaller. Rows without a question are alone."""
     chunks: list[list[int]] = []
-    open_chunk: dict[tuple[int, int | None], list[int]] = {}
+    open_chunk: dict[Shared, list[int]] = {}
     for row in order:
         shared = shapes[row].shared if shapes[row].has_question else None
         chunk = None if shared is None else open_chunk.get(shared)
@@ -226,6 +232,6 @@ def clips_per_step(
     counts = []
     for step in steps:
         rows = [row for group in step for row in group]
-        clips = {shapes[row].clip for row in rows} - {None}
-        counts.append(len(clips) + sum(shapes[row].clip is None for row in rows))
+        clips = {clip for row in rows for clip in shapes[row].clips}
+        counts.append(len(clips) + sum(not shapes[row].clips for row in rows))
     return sum(counts) / len(counts)

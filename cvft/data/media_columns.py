@@ -1,8 +1,8 @@
-"""Turns the `videos` of a row into its clip, and refuses pictures, sound and what else a row may mean by media.
+"""Turns the `videos` of a row into its clips, and refuses pictures, sound and what else a row may mean by media.
 
-`["clip.mp4"]` -> the file
+`["one.mp4", "other.mp4"]` -> the files
 
-A hint never costs a row its meaning: frames become a clip, two clips one, and nobody is told to train without what they show.
+A hint never costs a row its meaning: frames become a clip, and nobody is told to train without what they show.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,60 +51,60 @@ COLUMN_OF_KEY = {
 }
 """Where it says what of the clip is meant, as Qwen's makers and others write it -> the column of the row that does."""
 
-_NEED = "a list with at most one path"
+_NEED = "a list of paths"
 _BLANK = "name the clip; only a row that needs none has `[]`"
 
 
-def read_video(videos: Any, find: Callable[[str], Path]) -> Path | None:
-    """Returns the file of a row's clip.
+def read_videos(videos: Any, find: Callable[[str], Path]) -> tuple[Path, ...]:
+    """Returns the files of a row's clips.
 
     Args:
         videos: The row's `videos`.
         find: Finds the file that a name means.
 
     Returns:
-        The file, or None for a row of text only.
+        The files; none for a row of text only.
 
     Raises:
-        ValueProblem: when it is not one clip, with a way to make it one.
+        ValueProblem: when it is no list of clips, with a way to make it one.
     """
     if videos is None or videos == []:
-        return None
+        return ()
     if isinstance(videos, list) and len(videos) == 1 and isinstance(videos[0], str) and _is_plain(videos[0]):
-        return find(videos[0])
+        return (find(videos[0]),)
     paths = list(_paths_in(videos))
-    if isinstance(videos, list) and videos == paths and len(paths) == 1:
-        return find(paths[0])
     if len(paths) > 1 and all(is_picture(path) for path in paths):
         raise ValueProblem(f"{len(paths)} pictures", _NEED, hint_frames(paths[0]))
+    if len(paths) > 1 and (picture := next(filter(is_picture, paths), None)):
+        hint = "a row shows clips in `videos`, or pictures in `images`"
+        raise ValueProblem(f"{quote(picture)} beside a clip", "clips alone", hint)
+    if isinstance(videos, list) and videos == paths:
+        return tuple(map(find, paths))
     if len(paths) > 1:
-        raise ValueProblem(f"{len(paths)} clips", _NEED, _hint_join(paths))
+        raise ValueProblem(show(videos), _NEED, _hint_clips(videos, paths))
     is_wrapped = isinstance(videos, list) and len(videos) == 1
     got = f"a list with {show(videos[0])}" if is_wrapped else show(videos)
-    raise ValueProblem(got, _NEED, _hint_one(videos, paths[0]) if paths else _BLANK)
+    raise ValueProblem(got, _NEED, _hint_clips(videos, paths) if paths else _BLANK)
 
 
-def read_image(images: Any) -> str:
-    """Returns the name of a row's one picture.
+def read_images(images: Any) -> list[str]:
+    """Returns the names of a row's pictures.
 
     Args:
         images: The row's `images`, which hold something.
 
     Raises:
-        ValueProblem: when it is not one picture.
+        ValueProblem: when it is no list of pictures.
     """
     paths = list(_paths_in(images))
     if holds_clip(images):
-        hint = _hint_one(images, paths[0]) if len(paths) == 1 else _hint_join(paths)
-        raise ValueProblem("a clip", "pictures in `images`, and a clip in `videos`", hint)
-    if len(paths) > 1:
-        raise ValueProblem(_count(paths), "at most one picture", hint_frames(next(filter(is_picture, paths), paths[0])))
+        raise ValueProblem("a clip", "pictures in `images`, and clips in `videos`", _hint_clips(images, paths))
     if not isinstance(images, list) or images != paths:
         hint = f'write `"images": {visible(json.dumps(paths, ensure_ascii=False))}`' if paths else ""
-        raise ValueProblem(show(images), "a list with at most one path", hint)
-    if not is_picture(paths[0]):
-        raise ValueProblem(quote(paths[0]), f"a picture, by its name one of {', '.join(PICTURES)}")
-    return paths[0]
+        raise ValueProblem(show(images), _NEED, hint)
+    if other := next((path for path in paths if not is_picture(path)), None):
+        raise ValueProblem(quote(other), f"a picture, by its name one of {', '.join(PICTURES)}")
+    return paths
 
 
 def check_other_media(columns: Mapping[str, Any]) -> Iterator[tuple[str, ValueProblem]]:
@@ -128,12 +127,12 @@ def check_other_media(columns: Mapping[str, Any]) -> Iterator[tuple[str, ValuePr
             got, hint = "sound", "leave out rows that are about sound: no model here hears"
         elif has_clip:
             got = f"{_count(paths)} beside a clip"
-            hint = "put them into the clip, or leave the row out: a model here takes one clip a row"
+            hint = "leave the row out: a row shows clips in `videos`, or pictures in `images`"
         elif holds_clip(value):
-            got, hint = "a clip", _hint_one(value, paths[0]) if len(paths) == 1 else _hint_join(paths)
+            got, hint = "a clip", _hint_clips(value, paths)
         else:
             got, hint = _count(paths), _hint_pictures(paths)
-        yield name, ValueProblem(got, "at most one clip in `videos`", hint)
+        yield name, ValueProblem(got, "clips in `videos`, or pictures in `images`", hint)
 
 
 def holds_clip(value: Any) -> bool:
@@ -174,9 +173,9 @@ def _is_plain(text: str) -> bool:
     return text.lstrip()[:1] not in ("", "[", "{")
 
 
-def _hint_one(videos: Any, path: str) -> str:
-    columns: dict[str, Any] = {"videos": [path]}
-    for part in _objects_in(videos):
+def _hint_clips(videos: Any, paths: Sequence[str]) -> str:
+    columns: dict[str, Any] = {"videos": list(paths)}
+    for part in [] if len(paths) > 1 else _objects_in(videos):
         for key, column in COLUMN_OF_KEY.items():
             if key in part:
                 columns[column] = part[key]
@@ -191,16 +190,6 @@ def _objects_in(value: Any) -> Iterator[Mapping[str, Any]]:
             yield from _objects_in(item)
 
 
-def _hint_join(paths: list[str]) -> str:
-    inputs = " ".join(f"-i {_word(path)}" for path in paths[:3])
-    more = " ..." if len(paths) > 3 else ""
-    command = f"ffmpeg {inputs}{more} -filter_complex concat=n={len(paths)} joined.mp4"
-    return (
-        f"a model here takes one clip a row; join clips of one size, `{command}`, name that one "
-        "and say in `query` which part is which"
-    )
-
-
 def _hint_pictures(paths: list[str]) -> str:
     if len(paths) == 1 and is_picture(paths[0]):
         return f'write `"images": {visible(json.dumps(paths, ensure_ascii=False))}`'
@@ -209,11 +198,6 @@ def _hint_pictures(paths: list[str]) -> str:
 
 def _count(paths: list[str]) -> str:
     return f"{len(paths)} picture{'s' if len(paths) > 1 else ''}" if paths else "pictures"
-
-
-def _word(path: str) -> str:
-    """Writes a path as a word of a command."""
-    return shlex.quote(visible(path))
 
 
 def is_picture(path: str) -> bool:

@@ -258,10 +258,10 @@ def find_difference(
     return RowDifference(first, len(now), len(before))
 
 
-def identify_row(row: Row, files: str) -> str:
-    """Returns what tells a row from others, with the files of its clip under the name that is given."""
-    column = "images" if is_image(row.video) else "videos"
-    return json.dumps({**row.to_json(), column: [files]}, sort_keys=True, ensure_ascii=False)
+def identify_row(row: Row, names: Sequence[str]) -> str:
+    """Returns what tells a row from others, with the files of its clips under the names that are given, one for each."""
+    column = "images" if any(map(is_image, row.videos)) else "videos"
+    return json.dumps({**row.to_json(), column: list(names)}, sort_keys=True, ensure_ascii=False)
 
 
 def clip_namer(records: Mapping[ClipRef, ClipRecord]) -> Callable[[Files], str]:
@@ -299,11 +299,11 @@ def fingerprint_rows(rows: Iterable[Row]) -> str:
 
 
 def look_at(row: Row) -> tuple[int, int] | None:
-    """Returns size and time of the files of a row's clip, which change when it is replaced; None without one, or if gone."""
-    if row.video is None:
+    """Returns size and time of the files of a row's clips, which change when one is replaced; None without one, or if gone."""
+    if not row.videos:
         return None
     try:
-        return stat_files(files_of(row.video))[:2]
+        return stat_files([file for clip in row.videos for file in files_of(clip)])[:2]
     except OSError:
         return None
 

@@ -9,15 +9,15 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypedDict
 
-from cvft.data.clip_columns import CLIP_COLUMNS, IMAGES, ClipFinder, read_clip
+from cvft.data.clip_columns import CLIP_COLUMNS, IMAGES, ClipFinder, read_clips
 from cvft.data.clip_names import ClipNames
-from cvft.data.media_columns import MEDIA_COLUMNS, OTHER_MEDIA, check_other_media, holds_clip, read_video, show
+from cvft.data.media_columns import MEDIA_COLUMNS, OTHER_MEDIA, check_other_media, holds_clip, read_videos, show
 from cvft.data.tags import Media, find_tag, find_tag_problem, without_tags, without_usual_tag
 from cvft.data.video.spec import ClipRef, file_of, is_image
 from cvft.errors import Problem, ValueProblem, quote
@@ -52,7 +52,7 @@ class Columns(TypedDict):
     query: str
     response: str
     history: tuple[tuple[str, str], ...]
-    video: ClipRef | None
+    videos: tuple[ClipRef, ...]
     source: Path
     line: int
     id: str | None
@@ -61,7 +61,7 @@ class Columns(TypedDict):
     taken_as_text: tuple[str, ...]
     had_tags: bool
     format: str
-    url: str | None
+    urls: tuple[str | None, ...]
     system: str | None
 
 
@@ -146,7 +146,7 @@ class ColumnReader:
         query = response = ""
         system: str | None = None
         history: tuple[tuple[str, str], ...] = ()
-        video: ClipRef | None = None
+        videos: tuple[ClipRef, ...] = ()
         row_id = None
         try:
             query = _read_text(columns, "query", misspelt, True, True)
@@ -167,11 +167,11 @@ class ColumnReader:
                 report("system", error)
         if names.is_of_file:
             try:
-                video = read_video(columns.get("videos"), self._finder.find)
+                videos = read_videos(columns.get("videos"), self._finder.find)
             except ValueProblem as error:
                 report("videos", error)
         else:
-            video = read_clip(columns, finder=self._finder, report=report)
+            videos = read_clips(columns, finder=self._finder, report=report)
         try:
             row_id = _read_id(columns.get("id"))
         except ValueProblem as error:
@@ -188,11 +188,18 @@ class ColumnReader:
                 report(name, other_media)
         had_tags = False
         if ("<" in query or history) and len(problems) == num_before:
-            media: Media = "none" if video is None else "image" if is_image(video) else "video"
-            if media == "video" and not history and (untagged := without_usual_tag(query)) is not None:
+            media: Media = "none" if not videos else "image" if is_image(videos[0]) else "video"
+            if (
+                media == "video"
+                and len(videos) == 1
+                and not history
+                and (untagged := without_usual_tag(query)) is not None
+            ):
                 query, had_tags = untagged, True
             else:
-                wrong_tag = find_tag_problem(query, history, media=media, location=self.locate(line))
+                wrong_tag = find_tag_problem(
+                    query, history, media=media, num_clips=len(videos), location=self.locate(line)
+                )
                 problems += [] if wrong_tag is None else [wrong_tag]
                 asked = (query, history)
                 query = without_tags(query, media=media)
@@ -214,7 +221,7 @@ class ColumnReader:
             "query": query,
             "response": response,
             "history": history,
-            "video": video,
+            "videos": videos,
             "source": self._source,
             "line": line,
             "id": row_id,
@@ -223,7 +230,7 @@ class ColumnReader:
             "taken_as_text": () if are_texts else tuple(_find_numbers(columns)),
             "had_tags": had_tags,
             "format": self._format,
-            "url": self._finder.urls.get(file_of(video)) if self._finder.urls and video is not None else None,
+            "urls": _find_urls(videos, self._finder.urls) if self._finder.urls else (),
             "system": system,
         }
 
@@ -275,6 +282,12 @@ def text_of(value: Any) -> str | None:
     if _is_number(value):
         return json.dumps(value)
     return None
+
+
+def _find_urls(videos: Sequence[ClipRef], urls: Mapping[Path, str]) -> tuple[str | None, ...]:
+    """Returns the URL of each clip; nothing at all where none has one."""
+    found = tuple(urls.get(file_of(clip)) for clip in videos)
+    return found if any(found) else ()
 
 
 def _check_letters(text: str) -> None:

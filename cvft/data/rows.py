@@ -2,7 +2,7 @@
 
     {"query": "...", "response": "...", "history": [["q", "a"]], "videos": ["clip.mp4"]}  ->  Row
 
-Refuses, naming every line at once: rows without a usable answer, half a history pair, more than one clip, clip files
+Refuses, naming every line at once: rows without a usable answer, half a history pair, clip files
 that are absent or empty, misspelt columns, and text that is not strict UTF-8 JSON. A file is read whole: line numbers
 of all problems are worth more here than the last drop of memory.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cvft.data.clip_columns import ClipFinder, write_clip
+from cvft.data.clip_columns import ClipFinder, write_clips
 from cvft.data.fetch.cache import URLS_FOLDER
 from cvft.data.row_columns import CATEGORY_COLUMNS, ColumnReader, category_column, category_in
 from cvft.data.row_objects import locate, read_bytes, read_objects
@@ -32,29 +32,30 @@ from cvft.row_formats import FormatName
 
 @dataclass(frozen=True)
 class Row:
-    """One question with its answer, and the clip that it is about.
+    """One question with its answer, and the clips that it is about.
 
     Args:
         query: The question, verbatim.
         response: The answer to learn. Empty only when the file was read with `require_response=False`.
         history: Earlier (question, answer) turns, oldest first.
-        video: The clip, its file absolute with links resolved, or None for a text-only row. That of a URL is there once fetched.
+        videos: The clips, in their order, or pictures in place of them; none for a text-only row. Files are absolute, links
+            resolved; that of a URL is there once fetched.
         source: The file that the row came from, as it was named to `read_rows`.
         line: 1-based line of that file, or 1-based item of its JSON array.
         id: The row's own name, if it has one.
         extra: Every other column, kept as read.
         is_item: True when `line` counts items of a JSON array.
         taken_as_text: Columns in which a number or a boolean stood for text.
-        had_tags: Whether a tag that stood for the clip was taken out of a question.
+        had_tags: Whether a tag that stood for a clip was taken out of a question.
         format: The format that it was written in.
-        url: How the row names its clip, where it does so by URL.
+        urls: How the row names each of its clips, where it does so by URL: one for each, or none at all where it names no URL.
         system: The row's own system text, never empty; None where the model's stands for it.
     """
 
     query: str
     response: str
     history: tuple[tuple[str, str], ...]
-    video: ClipRef | None
+    videos: tuple[ClipRef, ...]
     source: Path
     line: int
     id: str | None = None
@@ -63,7 +64,7 @@ class Row:
     taken_as_text: tuple[str, ...] = ()
     had_tags: bool = field(default=False, compare=False)
     format: str = field(default="native", compare=False)
-    url: str | None = None
+    urls: tuple[str | None, ...] = ()
     system: str | None = None
 
     @property
@@ -72,9 +73,15 @@ class Row:
         return locate(self.source, self.line, is_item=self.is_item)
 
     @property
-    def file(self) -> Path | None:
-        """The file that its clip is in, of which other rows may show other stretches."""
-        return None if self.video is None else file_of(self.video)
+    def files(self) -> tuple[Path, ...]:
+        """The file that each of its clips is in, of which other rows may show other stretches."""
+        return tuple(map(file_of, self.videos))
+
+    @property
+    def clips_by_url(self) -> dict[ClipRef, str]:
+        """Clip -> URL, for the clips that it names so."""
+        named = zip(self.videos, self.urls, strict=True) if self.urls else ()
+        return {clip: url for clip, url in named if url is not None}
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row as a JSON object that `read_rows` reads back, extra columns last."""
@@ -85,7 +92,7 @@ class Row:
             "response": self.response,
             "history": [list(turn) for turn in self.history],
         }
-        return columns | dict(write_clip(self.video, url=self.url)) | dict(self.extra)
+        return columns | dict(write_clips(self.videos, urls=self.urls)) | dict(self.extra)
 
 
 def read_rows(
@@ -359,7 +366,7 @@ def give_budget(rows: Sequence[Row], *, max_frames: int | None, fps: float | Non
     if max_frames is None and fps is None:
         return list(rows)
     return [
-        row if row.video is None else replace(row, video=with_budget(row.video, max_frames=max_frames, fps=fps))
+        replace(row, videos=tuple(with_budget(clip, max_frames=max_frames, fps=fps) for clip in row.videos))
         for row in rows
     ]
 

@@ -1,6 +1,6 @@
 """Shares of clips, so that many processes, on one machine or on many, work on one data set without speaking to each other.
 
-rows + `I/N` -> the rows of every N-th clip, from clip I on
+rows + `I/N` -> the rows of every N-th clip, from clip I on; rows that show several clips count by all of them together
 
 Whoever knows the rows, I and N knows the share: nothing is dealt out, and a share that is started again is the same one.
 """
@@ -51,6 +51,6 @@ def take_share(rows: Sequence[Row], share: Share | None) -> list[Row]:
     """
     if share is None:
         return list(rows)
-    clips = [index if row.video is None else row.video for index, row in enumerate(rows)]
+    clips = [row.videos or index for index, row in enumerate(rows)]
     mine = set(list(dict.fromkeys(clips))[share.number :: share.total])
     return [row for row, clip in zip(rows, clips, strict=True) if clip in mine]

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cvft.data.connected import connect
 from cvft.data.rows import Row, category_of
 from cvft.data.video.spec import ClipRef, files_of, hash_files
 from cvft.errors import DataError, Problem, quote
@@ -37,9 +38,10 @@ def split_by_clip(
     """Splits rows by clip, so that a model is never judged on a clip it was trained on.
 
     Rows about one file stay together, whatever stretch of it they show, even when two paths hold the same bytes; so do rows about
-    files of one group, and equal rows of text only. In an order that the seed makes of what they hold, whole files are held out
-    as long as each brings the number of val rows nearer to the wanted one. Where rows have categories, the next is the one of the
-    `WINDOW` first after which the shares of the categories among the val rows are nearest to those among all rows.
+    files of one group, all rows about files that any row shows together, and equal rows of text only. In an order that the seed
+    makes of what they hold, whole files are held out as long as each brings the number of val rows nearer to the wanted one.
+    Where rows have categories, the next is the one of the `WINDOW` first after which the shares of the categories among the val
+    rows are nearest to those among all rows.
 
     Args:
         rows: The rows to split.
@@ -136,17 +138,19 @@ def _find_units(
     """Returns the rows that must stay together, in an order that the seed makes of what they hold."""
     hashes: dict[tuple[Path, ...], str] = {}
     names: dict[ClipRef, str] = {}
+    for clip in (clip for row in rows for clip in row.videos):
+        if clip not in names:
+            files = files_of(clip)
+            if files not in hashes:
+                hashes[files] = hash_files(files) if contents is None else contents[clip]
+            names[clip] = groups.get(hashes[files], hashes[files])
+    unit_of = connect([names[clip] for clip in row.videos] for row in rows)
     units: dict[str, Unit] = defaultdict(list)
     for index, row in enumerate(rows):
-        if row.video is None:
-            name = json.dumps([row.query, row.response, row.history], ensure_ascii=False)
+        if row.videos:
+            name = unit_of[names[row.videos[0]]]
         else:
-            if row.video not in names:
-                files = files_of(row.video)
-                if files not in hashes:
-                    hashes[files] = hash_files(files) if contents is None else contents[row.video]
-                names[row.video] = groups.get(hashes[files], hashes[files])
-            name = names[row.video]
+            name = json.dumps([row.query, row.response, row.history], ensure_ascii=False)
         units[name].append(index)
     order = {name: hashlib.sha256(f"{seed} {name}".encode(errors="surrogatepass")).digest() for name in units}
     return [units[name] for name in sorted(units, key=lambda name: order[name])]

@@ -1,6 +1,7 @@
 """Tags of other trainers that stand for a clip inside a question, such as `<video>`: taken out, or refused.
 
-A clip always comes before the text here, so such a tag has nothing to say; left in, it would be read and trained on as text.
+Clips always come before the text here, in their order, so such a tag has nothing to say; left in, it would be read and trained on
+as text. Of several clips, tags that stand elsewhere would say which is meant where: they are refused.
 Questions are looked at, of earlier turns too. An answer is what the model shall say, and stays to the letter.
 """
 
@@ -62,6 +63,10 @@ CONTROL_TOKEN = re.compile(r"<\|[^|<>\s]+\|>")
 
 _VIDEO_ELEMENT = re.compile(r"<video>.*</video>", re.DOTALL)
 
+HINT_SEVERAL = (
+    "clips always come before the text, in their order: write no tags, or one for each clip at the head of the first question; "
+    "say in other words which is meant, such as `the first clip`"
+)
 HINT = "a clip always comes before the text: write no tag, or one `<video>` for the one clip; in other words where it is meant"
 
 
@@ -126,16 +131,18 @@ def _parts(gap: str, before: str, after: str) -> bool:
     return bool(gap) or (before[-1].isascii() and before[-1].isalnum() and after[0].isascii())
 
 
-def find_tag_problem(query: str, history: Sequence[tuple[str, str]], *, media: Media, location: str) -> Problem | None:
+def find_tag_problem(
+    query: str, history: Sequence[tuple[str, str]], *, media: Media, num_clips: int, location: str
+) -> Problem | None:
     """Returns what is wrong with the tags of a row: more than it has clips or pictures, or some for what it does not show.
 
     Args:
         query: The question.
         history: Earlier (question, answer) turns.
         media: What the row shows.
+        num_clips: How many clips or pictures.
         location: How to name the row.
     """
-    num_clips = 0 if media == "none" else 1
     own, others = (_IMAGE_TAG, _NO_IMAGE_TAG) if media == "image" else (_VIDEO_TAG, _OTHER_TAG)
     columns = [("query", query)]
     if history:
@@ -152,8 +159,24 @@ def find_tag_problem(query: str, history: Sequence[tuple[str, str]], *, media: M
             need = "text alone, and the path of the clip in `videos`"
             return Problem(where, "something between `<video>` and `</video>`", need, HINT)
         num_tags += len(own.findall(text))
+        if num_clips > 1:
+            continue
         if num_tags > num_clips:
             got = f"{num_tags} tag{'s' if num_tags > 1 else ''} such as {quote(own.findall(text)[-1])}"
             clips = "the row has no clip" if num_clips == 0 else "one for each clip of the row"
             return Problem(where, got, f"at most {num_clips}: {clips}", HINT)
+    if num_clips > 1 and num_tags:
+        head = _count_leading(own, columns[0][1])
+        if (head, num_tags) != (num_clips, num_clips):
+            got = f"{num_tags} tag{'s' if num_tags > 1 else ''}, {head} of them at the head"
+            need = f"{num_clips} at the head of the first question, one for each clip of the row, or none"
+            return Problem(f"{location} {quote(columns[0][0])}", got, need, HINT_SEVERAL)
     return None
+
+
+def _count_leading(tag: re.Pattern[str], text: str) -> int:
+    """Counts the tags with which a text begins, white space aside."""
+    count = 0
+    while (found := tag.match(text := text.lstrip())) is not None:
+        count, text = count + 1, text[found.end() :]
+    return count

@@ -8,6 +8,7 @@ from typing import Any
 
 from cvft.data.rows import Row, category_of
 from cvft.evaluate.metrics import compute_metrics
+from cvft.evaluate.metrics.rows import clips_of
 
 
 def score_most_frequent(train_rows: Sequence[Row], val_rows: Sequence[Row]) -> dict[str, Any]:
@@ -38,5 +39,5 @@ def score_most_frequent(train_rows: Sequence[Row], val_rows: Sequence[Row]) -> d
         expected=[row.response for row in val_rows],
         categories=categories,
         queries=[row.query for row in val_rows],
-        clips=[row.file or index for index, row in enumerate(val_rows)],
+        clips=clips_of(val_rows),
     )

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from cvft.data.check import fetch_clips
 from cvft.data.records import fingerprint_looks, fingerprint_rows
 from cvft.data.rows import Row, read_rows
-from cvft.data.video.spec import file_of
 from cvft.errors import DataError, Problem, RunError
 from cvft.evaluate.metrics.rows import score_answers
 from cvft.files import check_output, hash_file, write_whole
@@ -119,7 +118,7 @@ def evaluate_run(
         return Evaluation(target, dict(stored["metrics"]))
     if asked.recorded is not None:
         refuse_gone(asked.recorded, job.run)
-    questions = [replace(row, video=None) for row in rows] if is_blind else rows
+    questions = [replace(row, videos=(), urls=()) for row in rows] if is_blind else rows
     check_prompts(
         questions,
         family=job.family,
@@ -225,9 +224,10 @@ def _read_asked(job: Job, data: Path | None) -> _Asked:
         refused = fetch_clips(rows[: job.recipe.eval.num_rows], url_cache)
         if refused:
             bad = {
-                number: refused[file_of(row.video)]
+                number: refused[clip]
                 for number, row in enumerate(rows)
-                if row.video is not None and file_of(row.video) in refused
+                for clip in reversed(row.videos)
+                if clip in refused
             }
             raise DataError("the rows to evaluate", locate_problems(bad, rows))
         return _Asked(rows, rows, None)

@@ -153,8 +153,8 @@ def _verification_rows(job: Job) -> tuple[list[Row], str]:
     rows = list(recorded.rows[: job.recipe.export.verify_rows])
     if rows:
         return rows, ""
-    clips = {row.video for row in recorded.gone}
-    return [], f"logits were not compared: none of the {len(clips)} clips of the {which} rows is there any more"
+    num_lost = len(recorded.lost)
+    return [], f"logits were not compared: none of the {num_lost} clips of the {which} rows is there any more"
 
 
 def _verified_line(folder: RunFolder, verification: Mapping[str, Any]) -> str:

@@ -142,17 +142,17 @@ class ClipShape:
 
 @dataclass(frozen=True)
 class GroupShape:
-    """One sequence of a micro-batch: a prefix with its clip, and the questions behind it.
+    """One sequence of a micro-batch: a prefix with its clips, and the questions behind it.
 
     Args:
         num_prefix_tokens: Tokens of the prefix.
         question_tokens: Tokens of each question with its answer.
-        clip: The clip, or None for a row without one.
+        clips: The clips; none for a row of text only.
     """
 
     num_prefix_tokens: int
     question_tokens: tuple[int, ...]
-    clip: ClipShape | None = None
+    clips: tuple[ClipShape, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -188,7 +188,7 @@ class Batch:
     @property
     def clips(self) -> list[ClipShape]:
         """The clips that are fed, one by one."""
-        return [group.clip for group in self.groups if group.clip is not None]
+        return [clip for group in self.groups for clip in group.clips]
 
 
 def causal_pairs(num_tokens: int) -> int:

@@ -37,6 +37,14 @@ ENGINES = {each.name: each for each in (Engine("vllm", "0.33.0"), Engine("sglang
 Sends = Literal["frames", "clips"]
 """What requests carry: the frames that were chosen and resized here, or clips whose frames the engine chooses."""
 
+TAKES_CLIPS_ALONE = (
+    "a chat route whose `video_url` is a clip (`ChatCompletionMessageContentVideoURL` of `entrypoints/openai/protocol.py`), "
+    "with the seconds and the numbers of its own frames"
+)
+"""What SGLang has for requests. Source: its 0.5.23, `srt/`."""
+
+NEEDS_FRAMES = "one that takes the frames that were chosen, with their numbers"
+
 HINT_SERVE = "serve it with `cvft serve`, a server for each GPU behind a balancer: docs/handover.md"
 
 
@@ -50,7 +58,8 @@ class Handover:
         processor: How the engine's processor turns frames into pixels, for all requests.
         system: System prompt; an empty one stands for none.
         stop_ids: Ids that end an answer.
-        clip_id: Id under the tokens of a clip, to count them.
+        clip_id: Id under the tokens of a clip here.
+        engine_clip_id: The engine's; its prompts may differ in this alone.
         fills_pairs: Whether an odd number of frames is sent with the last one twice: the engine refuses a single frame.
     """
 
@@ -60,6 +69,7 @@ class Handover:
     system: str
     stop_ids: tuple[int, ...]
     clip_id: int
+    engine_clip_id: int
     fills_pairs: bool = False
 
 

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
@@ -109,32 +109,46 @@ class Layout:
         input_ids: Token ids.
         token_type_ids: 1 under a frame's tokens, 0 elsewhere.
         labels: The answer's ids and its end at their own places, `IGNORED_LABEL` elsewhere.
-        num_prefix_tokens: Tokens up to the clip's last, which do not depend on the question.
+        num_prefix_tokens: Tokens up to the last clip's last, which do not depend on the question.
+        num_clip_tokens: Tokens that stand for each clip, where there are several.
     """
 
     input_ids: list[int]
     token_type_ids: list[int]
     labels: list[int]
     num_prefix_tokens: int
+    num_clip_tokens: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
 
-def refuse_image(row: Row, *, why: str) -> None:
-    """Refuses a row that shows a picture in place of a clip, for a family that takes none.
+T = TypeVar("T")
+
+
+def only_clip(row: Row, clips: Sequence[T], *, no_images: str) -> T | None:
+    """Returns what is known of the one clip of a row, for a family that takes one and no picture.
 
     Args:
         row: The row.
-        why: Why its family takes none.
+        clips: What is known of its clips; nothing where that is to be laid out without.
+        no_images: Why its family takes no picture.
+
+    Returns:
+        It; None for a row of text only, and where nothing is known.
 
     Raises:
-        DataError: when it shows one.
+        DataError: when the row shows a picture, or more than one clip.
     """
-    if row.video is not None and is_image(row.video):
+    if row.videos and is_image(row.videos[0]):
         hint = "leave the row out; Qwen2.5-VL, Qwen3-VL and Qwen3.5 take pictures as images"
-        problem = Problem("`images`", quote(file_of(row.video).name), f"a clip or none: {why}", hint)
+        problem = Problem("`images`", quote(file_of(row.videos[0]).name), f"a clip or none: {no_images}", hint)
         raise DataError("the row", [problem])
+    if len(row.videos) > 1:
+        hint = "join them to one file, or leave the row out; Qwen2.5-VL, Qwen3-VL and Qwen3.5 take several clips a row"
+        problem = Problem("`videos`", f"{len(row.videos)} clips", "at most one: this model takes one clip a row", hint)
+        raise DataError("the row", [problem])
+    return clips[0] if clips else None
 
 
 @contextmanager
@@ -175,8 +189,9 @@ def make_clip(num_frames: int, *, height_px: int, width_px: int, decoder: str) -
     )
 
 
-LayOut = Callable[[Row, ClipInfo | None], Layout]
-"""Lays out a row with its answer, exactly as training does, from facts of its clip and without a frame."""
+LayOut = Callable[[Row, Sequence[ClipInfo]], Layout]
+"""Lays out a row with its answer, exactly as training does, from facts of its clips and without a frame; with no facts at all, as
+if it had no clip."""
 
 
 class Family(Protocol):
@@ -377,8 +392,8 @@ class Encoder(Protocol):
     def clip(self, clip: ShownFrames) -> dict[str, Tensor]:
         """Turns frames, decoded or kept, into pixel values, by the model's names."""
 
-    def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
-        """Encodes one row: sequences (L,), and the clip's tensors when it has one."""
+    def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
+        """Encodes one row: sequences (L,), and the tensors of its clips, which are those of `row.videos`."""
 
     def join(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """Joins rows of one clip to one sequence; a single row stays as it is."""

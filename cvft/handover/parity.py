@@ -45,10 +45,12 @@ def call(base: str, path: str, body: dict[str, Any] | None = None) -> Any:
         raise Failed(2, f"{base}{path}: {error}") from error
 
 
-def compare_ids(ours: list[int], theirs: Any, *, clip_id: int) -> str:
-    """Says where two prompts differ first, or nothing."""
+def compare_ids(ours: list[int], theirs: Any, *, clip_id: int, engine_clip_id: int) -> str:
+    """Says where two prompts differ first, or nothing; the two ids under a clip's tokens stand for each other."""
     if not isinstance(theirs, list):
         return "no `prompt_token_ids` in the answer: the engine does not know `return_token_ids`"
+    ours = [engine_clip_id if number == clip_id else number for number in ours]
+    clip_id = engine_clip_id
     if ours == theirs:
         return ""
     length = min(len(ours), len(theirs))
@@ -74,9 +76,10 @@ def compare(base: str, lines: list[dict[str, Any]], *, least_share: float, any_v
     if head["model"] not in names:
         raise Failed(2, f"models: got {names}, need {head['model']}\n  hint: start the engine with serve.sh")
     num_equal, first = 0, ""
+    clip_ids = {key: head[key] for key in ("clip_id", "engine_clip_id")}
     for row in rows:
         said = call(base, "/v1/chat/completions", row["request"])
-        if differs := compare_ids(row["prompt_token_ids"], said.get("prompt_token_ids"), clip_id=head["clip_id"]):
+        if differs := compare_ids(row["prompt_token_ids"], said.get("prompt_token_ids"), **clip_ids):
             raise Failed(1, f"{row['row']}: {differs}")
         text = (said["choices"][0]["message"]["content"] or "").strip()
         num_equal += text == row["answer"]
@@ -85,7 +88,9 @@ def compare(base: str, lines: list[dict[str, Any]], *, least_share: float, any_v
     counts = f"{num_equal} of {len(rows)} answers are equal; all prompts are"
     if num_equal < least_share * len(rows):
         raise Failed(1, f"{first}\n{counts}")
-    return f"{counts}, id by id"
+    ours, theirs = clip_ids.values()
+    modulo = "" if ours == theirs else f", with {theirs} for {ours} under clips, which the model does not see"
+    return f"{counts}, id by id{modulo}"
 
 
 def main() -> int:

@@ -91,7 +91,8 @@ def hand_over(
     check_prompts(rows, family=found.family, folder=found.model, how=found.how, max_new_tokens=max_new_tokens)
     name = name or _name_of(found)
     root = _common_root(rows) if sends == "clips" else None
-    head = {"engine": whose.name, "version": whose.version, "model": name, "clip_id": told.clip_id}
+    clip_ids = {"clip_id": told.clip_id, "engine_clip_id": told.engine_clip_id}
+    head = {"engine": whose.name, "version": whose.version, "model": name, **clip_ids}
     with closing(load_found(found)) as predictor:
         prompts = [predictor.prepare(row, max_new_tokens=max_new_tokens) for row in rows]
         answers = predictor.answer(rows, batch_rows=BATCH_ROWS, max_new_tokens=max_new_tokens)
@@ -163,7 +164,7 @@ def _name_of(found: FoundModel) -> str:
 
 def _common_root(rows: Sequence[Row]) -> Path:
     """Returns the folder that all clips lie below: the engine may read whatever lies there."""
-    folders = [str(row.file.resolve().parent) for row in rows if row.file is not None]
+    folders = [str(file.resolve().parent) for row in rows for file in row.files]
     root = Path(os.path.commonpath(folders)) if folders else Path.cwd()
     if root == Path(root.anchor):
         need, hint = "clips below one folder: the engine may read all that lies there", "move them together"
@@ -180,7 +181,7 @@ def _send_frames(rows: Sequence[Row], found: FoundModel, told: Handover) -> dict
 
     loader = ClipLoader(found.how.decode, prepare=prepare, num_bytes=lambda _: 0)
     with closing(loader):
-        return {row.video: loader.load(row.video) for row in rows if row.video is not None}
+        return {clip: loader.load(clip) for row in rows for clip in row.videos}
 
 
 def write_frames(clip: Clip, encoder: ResizesFrames, told: Handover) -> tuple[str, dict[str, Any]]:
@@ -209,7 +210,7 @@ def write_frames(clip: Clip, encoder: ResizesFrames, told: Handover) -> tuple[st
         "num_frames": -1,  # stated again: with `fps` alone the engine forgets the server's
         "fps": clip.avg_fps,
         "frames_indices": numbers,
-        "total_num_frames": clip.num_frames_total,
+        "total_num_frames": max(clip.num_frames_total, len(numbers)),  # fewer than are sent are refused
         "duration": clip.duration_s,
         "do_sample_frames": False,
     }
@@ -226,16 +227,21 @@ def _request(
     asked = [*(question for question, _ in row.history), row.query]
     for number, text in enumerate(asked):
         content: Any = text
-        if number == 0 and row.video is not None:
-            url = file_of(row.video).resolve().as_uri()
-            if has_own_times(row.video) or (isinstance(row.video, ClipSpec) and row.video not in shown):
+        if number == 0 and row.videos:
+            if len(row.videos) > 1:
+                need = "one clip: what a request tells the engine of frames holds for all its clips"
+                problem = Problem(f"{row.location} `videos`", f"{len(row.videos)} clips", need, "leave it out")
+                raise CvftError("the rows", [problem])
+            (clip,) = row.videos
+            url = file_of(clip).resolve().as_uri()
+            if has_own_times(clip) or (isinstance(clip, ClipSpec) and clip not in shown):
                 need, hint = (
                     "whole clips: an engine takes no part of one, no picture, no budget and no seconds of a row's own",
                     "leave it out",
                 )
-                raise CvftError("the rows", [Problem(f"{row.location} `videos`", name_of(row.video), need, hint)])
-            if row.video in shown:
-                url, of_clip = shown[row.video]
+                raise CvftError("the rows", [Problem(f"{row.location} `videos`", name_of(clip), need, hint)])
+            if clip in shown:
+                url, of_clip = shown[clip]
                 media = {"media_io_kwargs": {"video": of_clip}}
             content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": text}]
         messages.append({"role": "user", "content": content})

@@ -148,8 +148,12 @@ def count_steps(job: Job, rows: RowFacts) -> Steps:
 
 def clips_of(rows: RowFacts) -> list[ClipShape]:
     """Returns the clips of all rows, each once."""
-    shapes = {shape.clip: shape for shape in (*rows.train, *rows.val) if shape.clip is not None}
-    return [ClipShape(shape.num_frames, shape.num_clip_tokens) for shape in shapes.values()]
+    shapes = {
+        clip: ClipShape(num_frames, num_tokens)
+        for row in (*rows.train, *rows.val)
+        for clip, num_frames, num_tokens in zip(row.clips, row.num_frames, row.num_clip_tokens, strict=True)
+    }
+    return list(shapes.values())
 
 
 def decide_recompute(job: Job, *, batches: Sequence[Batch], caches: bool) -> bool:

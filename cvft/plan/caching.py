@@ -77,7 +77,7 @@ def decide_cache(
             return _decision(None, unproven, sizes)
         return _decision(kind, f"`video.cache_features` is {asked}: they take {_size(sizes[kind])}", sizes)
     comes_again = num_epochs > 1 or any(share.weight > 1 for share in rows.mix)
-    if not any(shape.clip is not None for shape in rows.train):
+    if not any(shape.clips for shape in rows.train):
         return _decision(None, "no train row has a clip", sizes)
     if not comes_again and not encodes_a_clip_again(rows.train, max_rows_per_group=limits.max_rows_per_group):
         return _decision(None, "each clip is encoded once in any case", sizes)

@@ -128,7 +128,7 @@ def _check_lengths(job: Job, checked: CheckUp) -> list[Finding]:
     for row in checked.rows:
         problems = _problems(functools.partial(check_texts, [row], lay_out=lay_out))
         findings += [about("row_refused", problem) for problem in problems]
-        if not problems and (row.video is None or row.video in checked.clips):
+        if not problems and all(clip in checked.clips for clip in row.videos):
             rows.append(row)
     if job.model.folder.is_absent:  # an estimate refuses nothing
         return findings

@@ -65,7 +65,7 @@ def _notes_of(named: Named, rows: Sequence[Row], key: str) -> Iterator[str]:
             f"{named} is what models are compared on: training on it spoils the benchmark, and numbers of this model on it "
             "say nothing"
         )
-    clips = {row.video for row in rows if row.video is not None}
+    clips = {clip for row in rows for clip in row.videos}
     for count, due, what in ((len(rows), named.split.num_rows, "rows"), (len(clips), named.split.num_clips, "clips")):
         if due is not None and count != due:
             yield f"{named} has {count:,} {what} here, and {due:,} as its makers publish it"

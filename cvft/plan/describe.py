@@ -66,7 +66,7 @@ def _describe_quarantine(prepared: PreparedRows) -> list[str]:
 
 def _quarantined_examples(prepared: PreparedRows) -> list[str]:
     """Returns a row of each of some bad clips, with the reason; the run's quarantine.jsonl lists all."""
-    by_clip = {item.row.video: item for item in reversed(prepared.quarantined)}
+    by_clip = {item.row.videos: item for item in reversed(prepared.quarantined)}
     return [str(item) for item in list(by_clip.values())[::-1][:NUM_EXAMPLES]]
 
 
@@ -227,7 +227,7 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
         "answer": [shape.num_label_tokens for shape in shapes],
         "row": [shape.num_tokens for shape in shapes],
     }
-    per_clip = Counter(shape.clip for shape in rows.train if shape.clip is not None)
+    per_clip = Counter(clip for shape in rows.train for clip in set(shape.clips))
     flops, memory, epoch_s = forecast.flops, forecast.memory, forecast.epoch_s
     num_epochs = plan.worker.num_steps / plan.worker.steps_per_epoch
     parts = ("tower", "projector", "language", "attention", "output_layer", "adapter")

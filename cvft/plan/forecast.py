@@ -325,13 +325,17 @@ class _Sample:
     def check(self, rows: Sequence[Row]) -> ClipCheck:
         """Finds out about the clips of rows; bad clips among those that are read are refused or set aside."""
         decode = self.job.preprocessing.decode
-        clips = sorted({row.video for row in rows if row.video is not None}, key=sort_key)
+        clips = sorted({clip for row in rows for clip in row.videos}, key=sort_key)
         chance = random.Random(f"clips {self.job.recipe.seed}")
-        chosen = set(clips if len(clips) <= self.max_clips else chance.sample(clips, self.max_clips))
+        chosen = set(clips)
+        if len(clips) > self.max_clips:
+            shown = sorted({row.videos for row in rows if row.videos}, key=lambda each: list(map(sort_key, each)))
+            num_rows = max(1, self.max_clips // max(map(len, shown)))
+            chosen = {clip for each in chance.sample(shown, min(num_rows, len(shown))) for clip in each}
         self.num_read, self.num_all = len(chosen), len(clips)
         with ClipCatalog(self.job.clips_root, decode) as catalog:
             checked = check_clips(
-                [row for row in rows if row.video is None or row.video in chosen],
+                [row for row in rows if chosen.issuperset(row.videos)],
                 sampling=decode.sampling,
                 decoder=decode.decoder,
                 on_bad_clip=self.job.recipe.data.on_bad_clip,
@@ -343,7 +347,10 @@ class _Sample:
                 on_progress=self.on_progress,
             )
         self.found = checked.facts
-        read, unread = list(checked.facts.values()), [clip for clip in clips if clip not in chosen]
+        set_aside = {id(item.row) for item in checked.quarantined}
+        kept = [row for row in rows if id(row) not in set_aside]
+        needed = {clip for row in kept for clip in row.videos} - checked.facts.keys()
+        read, unread = list(checked.facts.values()), [clip for clip in clips if clip in needed]
         if unread and not read:
             need = f"one that decodes, to stand for the {len(unread)} that were not read"
             hint = "decode more of them (--clips), or repair them"
@@ -356,8 +363,6 @@ class _Sample:
             clip: replace(chance.choice(of_budget.get(_budget_of(clip)) or read), sha256=str(file_of(clip)), notes=())
             for clip in unread
         }
-        set_aside = {id(item.row) for item in checked.quarantined}
-        kept = [row for row in rows if id(row) not in set_aside]
         return ClipCheck(kept, checked.quarantined, {**checked.facts, **others})
 
     def look(self, contents: Mapping[ClipRef, str]) -> Mapping[ClipRef, ClipLooks]:

@@ -37,7 +37,7 @@ def check_texts(rows: Sequence[Row], *, lay_out: LayOut) -> None:
     problems: list[Problem] = []
     for row in rows:
         try:
-            lay_out(row, None)
+            lay_out(row, ())
         except DataError as error:
             problems += error.problems
     if problems:
@@ -53,19 +53,18 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[ClipRef
     systems: dict[str, int] = {}
     shapes = []
     for row in rows:
-        clip = number = None
-        if row.video is not None:
-            clip = clips[row.video]
-            number = numbers.setdefault(content_of(row.video, clip.sha256), len(numbers))
-        layout = lay_out(row, clip)
+        shown = [clips[clip] for clip in row.videos]
+        contents = [content_of(clip, info.sha256) for clip, info in zip(row.videos, shown, strict=True)]
+        layout = lay_out(row, shown)
+        num_tokens = layout.num_clip_tokens if len(shown) > 1 else (sum(layout.token_type_ids),)
         shapes.append(
             RowShape(
-                number,
+                tuple(numbers.setdefault(content, len(numbers)) for content in contents),
                 num_prefix_tokens=layout.num_prefix_tokens,
                 num_question_tokens=len(layout) - layout.num_prefix_tokens,
                 num_label_tokens=len(layout) - layout.labels.count(IGNORED_LABEL),
-                num_frames=0 if clip is None else clip.num_frames,
-                num_clip_tokens=sum(layout.token_type_ids),
+                num_frames=tuple(clip.num_frames for clip in shown),
+                num_clip_tokens=num_tokens if shown else (),
                 system=None if row.system is None else systems.setdefault(row.system, len(systems)),
             )
         )
@@ -123,30 +122,32 @@ def check_prompts(
     check_texts(rows, lay_out=lay_out)
     longest = family.longest_clip(folder, how)
 
-    def count(row: Row, clip: ClipInfo | None) -> int:
-        return lay_out(row, clip).labels.count(IGNORED_LABEL)
+    def count(row: Row, clips: Sequence[ClipInfo]) -> int:
+        return lay_out(row, clips).labels.count(IGNORED_LABEL)
 
     least = 1 if max_new_tokens is None else max_new_tokens
-    counts = [count(row, None) for row in rows]
+    counts = [count(row, ()) for row in rows]
     doubtful = [
         number
         for number, row in enumerate(rows)
-        if row.video is not None
+        if row.videos
         and counts[number] + least <= max_tokens
-        and (is_image(row.video) or max_tokens < count(row, longest) + least)  # a picture has bounds of its own
+        # a picture has bounds of its own
+        and (is_image(row.videos[0]) or max_tokens < count(row, [longest] * len(row.videos)) + least)
     ]
     if doubtful:
         with decode.make_process() as process:
             clips: dict[ClipRef, ClipInfo | None] = {}
             for number in doubtful:
-                video = rows[number].video
-                assert video is not None, "chosen so"
-                if video not in clips:
-                    try:
-                        clips[video] = process.inspect(video, sampling=decode.sampling, decoder=decode.decoder)
-                    except ClipError:
-                        clips[video] = None
-                counts[number] = count(rows[number], clips[video])
+                for video in rows[number].videos:
+                    if video not in clips:
+                        try:
+                            clips[video] = process.inspect(video, sampling=decode.sampling, decoder=decode.decoder)
+                        except ClipError:
+                            clips[video] = None
+                seen = [clips[video] for video in rows[number].videos]
+                if all(seen):
+                    counts[number] = count(rows[number], [info for info in seen if info is not None])
     check_answers_fit(rows, counts, max_new_tokens=max_new_tokens, max_tokens=max_tokens)
 
 

@@ -47,7 +47,7 @@ def note_rows(
         Sentences; one per kind of thing, however many rows or clips it is about.
     """
     all_rows = [*rows, *held_out]
-    used = {row.video: clips[row.video] for row in all_rows if row.video is not None}
+    used = {clip: clips[clip] for row in all_rows for clip in row.videos}
     notes = [
         *_note_formats(all_rows),
         *_note_columns(all_rows),
@@ -57,11 +57,12 @@ def note_rows(
         *_note_systems(all_rows),
         *_note_stretches(all_rows),
         *_note_images(all_rows),
+        *_note_several(all_rows),
         *_note_budgets(all_rows),
     ]
     notes += [*_note_long_clips(all_rows, used, sampling=sampling), *_note_clips(used, sampling=sampling)]
-    trained_on = {clips[row.video].sha256 for row in rows if row.video is not None}
-    shared = {file_of(row.video) for row in held_out if row.video is not None and clips[row.video].sha256 in trained_on}
+    trained_on = {clips[clip].sha256 for row in rows for clip in row.videos}
+    shared = {file_of(clip) for row in held_out for clip in row.videos if clips[clip].sha256 in trained_on}
     if shared:
         notes.append(f"{len(shared)} clips of the val rows are trained on too: the val numbers will flatter the model")
     return notes
@@ -168,7 +169,7 @@ def _note_systems(rows: Sequence[Row]) -> list[str]:
 
 def _note_stretches(rows: Sequence[Row]) -> list[str]:
     """Says how many rows show a part of their file: columns of that name may have been meant otherwise."""
-    shown = [f"{row.source.name}:{row.line}" for row in rows if row.video is not None and is_stretch(row.video)]
+    shown = [f"{row.source.name}:{row.line}" for row in rows if any(map(is_stretch, row.videos))]
     if not shown:
         return []
     return [
@@ -179,16 +180,28 @@ def _note_stretches(rows: Sequence[Row]) -> list[str]:
 
 def _note_images(rows: Sequence[Row]) -> list[str]:
     """Says how many rows show a picture."""
-    count = sum(is_image(row.video) for row in rows)
-    return [f"{count} of {len(rows)} rows show a picture, which the model takes as an image"] if count else []
+    count = sum(any(map(is_image, row.videos)) for row in rows)
+    return [f"{count} of {len(rows)} rows show pictures, which the model takes as images"] if count else []
+
+
+def _note_several(rows: Sequence[Row]) -> list[str]:
+    """Says how many rows show several clips or pictures."""
+    counts = [len(row.videos) for row in rows if len(row.videos) > 1]
+    if not counts:
+        return []
+    many = f"{counts[0]}" if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+    return [
+        f"{len(counts)} of {len(rows)} rows show {many} clips or pictures each, one after the other before their text"
+    ]
 
 
 def _note_budgets(rows: Sequence[Row]) -> list[str]:
     """Says how many rows have frames of their own number or rate."""
     counts = Counter(
-        (row.video.max_frames, row.video.fps)
+        budget
         for row in rows
-        if isinstance(row.video, ClipSpec) and (row.video.max_frames, row.video.fps) != (None, None)
+        for budget in {(clip.max_frames, clip.fps) for clip in row.videos if isinstance(clip, ClipSpec)}
+        if budget != (None, None)
     )
     return [
         f"{count} rows are shown "
@@ -217,12 +230,13 @@ def _note_long_clips(rows: Sequence[Row], clips: Mapping[ClipRef, ClipInfo], *, 
         f"({examples})"
     )
     last_named = [
-        (named.end_s, shown_s[row.video])
+        (named.end_s, shown_s[row.videos[0]])
         for row in rows
-        if row.video in shown_s
+        if len(row.videos) == 1  # of several clips, nobody knows which of them the second is of
+        and row.videos[0] in shown_s
         and (named := read_time(row.response)) is not None
         # a second that the clip does not have is not one of its seconds
-        and named.end_s <= clips[row.video].duration_s
+        and named.end_s <= clips[row.videos[0]].duration_s
     ]
     if last_named:
         num_beyond = sum(second >= shown for second, shown in last_named)

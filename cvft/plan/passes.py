@@ -58,7 +58,7 @@ def count_batch(batch: MicroBatch, shapes: Sequence[RowShape], *, caches: bool) 
     lengths = [group_tokens(group, shapes) for group in batch]
     length = max(lengths)
     has_mask = min(lengths) < length or any(len(group) > 1 for group in batch)
-    num_frames = sum(shapes[group[0]].num_frames for group in batch)
+    num_frames = sum(sum(shapes[group[0]].num_frames) for group in batch)
     num_cells = len(batch) * length**2
     return Batch(
         num_sequences=len(batch),
@@ -75,5 +75,5 @@ def count_batch(batch: MicroBatch, shapes: Sequence[RowShape], *, caches: bool) 
 def _shape_of(group: Group, shapes: Sequence[RowShape]) -> GroupShape:
     """Counts one sequence."""
     first = shapes[group[0]]
-    clip = None if first.clip is None else ClipShape(first.num_frames, first.num_clip_tokens)
-    return GroupShape(first.num_prefix_tokens, tuple(shapes[row].num_question_tokens for row in group), clip)
+    clips = tuple(ClipShape(*each) for each in zip(first.num_frames, first.num_clip_tokens, strict=True))
+    return GroupShape(first.num_prefix_tokens, tuple(shapes[row].num_question_tokens for row in group), clips)

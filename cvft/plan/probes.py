@@ -107,4 +107,4 @@ def note_probes(probes: Mapping[Path, Sequence[Row]], trained: Sequence[Row]) ->
 
 
 def _question(row: Row) -> tuple[object, ...]:
-    return row.video, row.system, row.query, row.history, row.response
+    return row.videos, row.system, row.query, row.history, row.response

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from cvft.data.groups import RowShape
+from cvft.data.groups import RowShape, Shared
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, content_of
@@ -79,7 +79,7 @@ def wanted_proofs(job: Job, *, rows: RowFacts) -> Sequence[Wanted]:
     can, wanted = job.family.capabilities, list[Wanted]()
     if can.groups == "proven" and decide_limits(job, rows=rows, proof=AS_IF_GROUPS).max_rows_per_group > 1:
         wanted.append("groups")
-    if can.features == "proven" and any(shape.clip is not None for shape in rows.train):
+    if can.features == "proven" and any(shape.clips for shape in rows.train):
         limits, num_epochs = decide_limits(job, rows=rows), count_steps(job, rows).epochs
         as_if = decide_cache(job, rows=rows, limits=limits, num_epochs=num_epochs, proof=AS_IF_CACHED)
         if as_if.kind == "features":
@@ -105,7 +105,7 @@ def request_proofs(
         clips: Facts per clip.
     """
     num_rows = 2 if "groups" in wanted else 1
-    by_clip: dict[tuple[int, int | None], list[Row]] = {}
+    by_clip: dict[Shared, list[Row]] = {}
     chosen: list[Row] = []
     for row, shape in zip(rows, shapes, strict=True):
         if shape.shared is not None and (shape.has_question or num_rows == 1):
@@ -114,8 +114,7 @@ def request_proofs(
             if len(chosen) == num_rows:
                 break
     assert len(chosen) == num_rows, "whoever asks has looked"
-    first = chosen[0].video
-    assert first is not None, "it has a clip"
+    (first,) = chosen[0].videos
     return ProofRequest(
         family=job.family.name,
         folder=job.model.path.absolute(),

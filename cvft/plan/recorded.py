@@ -9,7 +9,7 @@ replaced would get old numbers, or numbers of other clips: that is refused, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -48,16 +48,18 @@ class RecordedRows:
     """Rows of a run, with their clips where they lie today.
 
     Args:
-        rows: The rows whose clip is there, or that have none.
-        gone: The rows whose clip is not there.
+        rows: The rows whose clips are there, or that have none.
+        gone: The rows of which a clip is not there.
         clips: What was recorded of each clip, by its place today.
         stored: All rows, with their clips where they were.
+        lost: The clips that are not there, where they were.
     """
 
     rows: Sequence[Row]
     gone: Sequence[Row]
     clips: Mapping[ClipRef, ClipRecord]
     stored: Sequence[Row]
+    lost: Sequence[ClipRef] = ()
 
     @property
     def all_rows(self) -> list[Row]:
@@ -85,15 +87,17 @@ def read_recorded(run: RunFolder, which: Literal["train", "val"], *, recipe: Rec
     found = _find_clips(stored, records, video_root=recipe.data.video_root)
     if problems := _other_clips(stored, found, records, since=f"the run {run.path.name}"):
         raise DataError(f"the clips of run {run.path}", problems)
-    rows = [row if row.video is None else replace(row, video=clip) for row, clip in _with_places(stored, found)]
-    gone = [row for row, clip in _with_places(stored, found) if row.video is not None and clip is None]
-    lost = {row.line for row in gone}
-    clips = {
-        clip: records[row.video]
-        for row, clip in _with_places(stored, found)
-        if row.video in records and clip is not None
-    }
-    return RecordedRows([row for row in rows if row.line not in lost], gone, clips, stored)
+    places = {clip: _place_of(clip, found) for row in stored for clip in row.videos}
+    rows, gone = [], []
+    for row in stored:
+        here = tuple(place for clip in row.videos if (place := places[clip]) is not None)
+        if len(here) == len(row.videos):
+            rows.append(replace(row, videos=here))
+        else:
+            gone.append(row)
+    clips = {place: records[clip] for clip, place in places.items() if clip in records and place is not None}
+    lost = [clip for clip, place in places.items() if place is None]
+    return RecordedRows(rows, gone, clips, stored, lost)
 
 
 def refuse_gone(recorded: RecordedRows, run: RunFolder) -> None:
@@ -104,7 +108,7 @@ def refuse_gone(recorded: RecordedRows, run: RunFolder) -> None:
     """
     if not recorded.gone:
         return
-    clips = list(dict.fromkeys(f"`{file_of(row.video)}`" for row in recorded.gone if row.video is not None))
+    clips = list(dict.fromkeys(f"`{file_of(clip)}`" for clip in recorded.lost))
     where = f"{name_examples(row.location for row in recorded.gone)} `videos`"
     got = f"{name_examples(clips)}, which {'does' if len(clips) == 1 else 'do'} not exist"
     raise DataError(f"the clips of run {run.path}", [Problem(where, got, "the clips of the run's rows", HINT_MOVED)])
@@ -165,10 +169,8 @@ def refuse_other_order(run: RunFolder, rows: Sequence[Row], clips: Mapping[ClipR
     if not run.train_rows.is_file() or not run.clip_records.is_file():
         return
     records = _records_of(run)
-    now = [identify_row(row, "" if row.video is None else clips[row.video].sha256) for row in rows]
-    then = [
-        identify_row(row, "" if row.video is None else records[row.video].sha256) for row in read_stored(run.train_rows)
-    ]
+    now = [identify_row(row, [clips[clip].sha256 for clip in row.videos]) for row in rows]
+    then = [identify_row(row, _hashes(row, records)) for row in read_stored(run.train_rows)]
     difference = find_difference(rows, now, then, is_ordered=True)
     if difference is not None:
         got, need = (
@@ -211,11 +213,11 @@ def _compare(
     rows, now = [], []
     read = read_sources(files, recipe=recipe)
     for row in (row for of_file in read.values() for row in of_file):
-        if row.video is not None and identify_row(row, file_of(row.video).name) in set_aside:
+        if row.videos and identify_row(row, [file_of(clip).name for clip in row.videos]) in set_aside:
             continue
         rows.append(row)
-        now.append(identify_row(row, "" if row.video is None else name_files(files_of(row.video))))
-    then = [identify_row(row, "" if row.video is None else records[row.video].sha256) for row in before]
+        now.append(identify_row(row, [name_files(files_of(clip)) for clip in row.videos]))
+    then = [identify_row(row, _hashes(row, records)) for row in before]
     difference = find_difference(rows, now, then, is_ordered=is_ordered)
     if difference is None:
         return None
@@ -223,6 +225,10 @@ def _compare(
     if key == VAL_KEY:
         hint += f"; cvft eval {run.path} --data FILE evaluates other rows"
     return Problem(key, "other rows", f"the rows that {since} was trained on: {difference}", hint)
+
+
+def _hashes(row: Row, records: Mapping[ClipRef, ClipRecord]) -> list[str]:
+    return [records[clip].sha256 for clip in row.videos]
 
 
 def _is_recorded(facts: Mapping[str, Any] | None, file: RowFile, earlier: RowFile | None) -> bool:
@@ -261,19 +267,15 @@ def _quarantined(run: RunFolder) -> set[str]:
     kept = [line["row"] for line in read_jsonl(path)]
     named = ((row, "images" if "images" in row else "videos") for row in kept)
     return {
-        json.dumps({**row, column: [_file_name(next(_names_in(row[column])))]}, sort_keys=True, ensure_ascii=False)
+        json.dumps({**row, column: list(map(_file_name, row[column]))}, sort_keys=True, ensure_ascii=False)
         for row, column in named
     }
 
 
-def _names_in(videos: Any) -> Iterator[str]:
-    """Finds the names of files in a column that cvft has written: one path, or a list of ready frames."""
-    for each in videos:
-        yield from [each] if isinstance(each, str) else each
-
-
-def _file_name(clip: str) -> str:
-    return parse_url(clip).file_name if is_url(clip) else Path(clip).name
+def _file_name(clip: str | list[str]) -> str:
+    """Returns the name of a clip's file in a column that cvft has written: a path, or a list of ready frames."""
+    name = clip if isinstance(clip, str) else clip[0]
+    return parse_url(name).file_name if is_url(name) else Path(name).name
 
 
 def _find_clips(
@@ -282,7 +284,7 @@ def _find_clips(
     """Finds the files of rows' clips: recorded place -> place today and whether it is the same file, or None when it is gone."""
     found: dict[Files, tuple[Files, bool] | None] = {}
     of_files = {files_of(clip): record for clip, record in records.items()}
-    for files in dict.fromkeys(files_of(row.video) for row in rows if row.video is not None):
+    for files in dict.fromkeys(files_of(clip) for row in rows for clip in row.videos):
         record = of_files.get(files)
         if record is None:
             found[files] = (files, True) if are_there(files) else None
@@ -291,13 +293,10 @@ def _find_clips(
     return found
 
 
-def _with_places(
-    rows: Iterable[Row], found: Mapping[Files, tuple[Files, bool] | None]
-) -> Iterable[tuple[Row, ClipRef | None]]:
-    """Yields rows with their clips where they lie today."""
-    for row in rows:
-        place = None if row.video is None else found[files_of(row.video)]
-        yield row, None if row.video is None or place is None else in_files(row.video, place[0])
+def _place_of(clip: ClipRef, found: Mapping[Files, tuple[Files, bool] | None]) -> ClipRef | None:
+    """Returns a clip where it lies today; None when it is gone."""
+    place = found[files_of(clip)]
+    return None if place is None else in_files(clip, place[0])
 
 
 def _other_clips(
@@ -312,7 +311,7 @@ def _other_clips(
     others = [(files, place[0]) for files, place in found.items() if place is not None and not place[1]]
     problems = []
     for files, place in others[:NUM_EXAMPLES]:
-        lines = name_examples(row.location for row in rows if row.video is not None and files_of(row.video) == files)
+        lines = name_examples(row.location for row in rows if files in map(files_of, row.videos))
         got = f"`{place[0]}`, which is another file by now"
         got = (
             got

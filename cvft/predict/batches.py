@@ -41,15 +41,15 @@ def make_batches(rows: Sequence[Row], batch_rows: int) -> list[list[int]]:
     Returns:
         The numbers of the rows of each batch, from 0: clips in the order of their first row, rows of a clip in theirs.
     """
-    first_with: dict[ClipRef | int, int] = {}
+    first_with: dict[tuple[ClipRef, ...] | int, int] = {}
     clips = clips_of(rows)
     order = sorted(range(len(rows)), key=lambda number: first_with.setdefault(clips[number], number))
     return [order[start : start + batch_rows] for start in range(0, len(rows), batch_rows)]
 
 
-def clips_of(rows: Sequence[Row]) -> list[ClipRef | int]:
+def clips_of(rows: Sequence[Row]) -> list[tuple[ClipRef, ...] | int]:
     """Returns what tells the clips of rows apart; a row without one has its own number."""
-    return [number if row.video is None else row.video for number, row in enumerate(rows)]
+    return [row.videos or number for number, row in enumerate(rows)]
 
 
 def share_out(

@@ -88,10 +88,10 @@ class Chat:
             ClipError: when it cannot be fetched or decoded. The clip and the turns are then those that they were.
         """
         row = make_question(video, "?", seconds=seconds, cache=self._cache)
-        assert row.video is not None, "a question about a clip"
+        (clip,) = row.videos
         bring_clip(row, self._cache)
-        self._clip = look_at_clip(row.video, self._found)
-        self.video, self._url = row.video, row.url
+        self._clip = look_at_clip(clip, self._found)
+        self.video, self._url = clip, row.clips_by_url.get(clip)
         self._turns.clear()
 
     def frames(self) -> str:

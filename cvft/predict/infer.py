@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvft.data.check import Quarantined, explain, fetch_clips, write_quarantine
-from cvft.data.clip_columns import write_clip
+from cvft.data.clip_columns import write_clips
 from cvft.data.clip_folder import rows_of_folder
 from cvft.data.fetch.cache import ClipCache
 from cvft.data.media_columns import is_picture
@@ -84,7 +84,7 @@ def make_question(
     columns: dict[str, Any] = {"query": query, "history": [list(turn) for turn in history], "system": system}
     if video is not None:
         columns |= (
-            {"images" if is_picture(video) else "videos": [video]} if isinstance(video, str) else write_clip(video)
+            {"images" if is_picture(video) else "videos": [video]} if isinstance(video, str) else write_clips([video])
         )
     columns |= {name: second for name, second in zip(("start", "end"), stretch, strict=True) if second is not None}
     columns |= {} if seconds is None else {"seconds": list(seconds)}
@@ -157,9 +157,9 @@ def infer_one(
     row = make_question(video, query, history, system=system, stretch=stretch, cache=cache)
     found = find_model(model, base=base, quantize=quantize)
     _check([row], found, max_new_tokens)
-    if row.video is not None:
-        bring_clip(row, cache)
-        look_at_clip(row.video, found)
+    bring_clip(row, cache)
+    for clip in row.videos:
+        look_at_clip(clip, found)
     with closing(load_found(found)) as predictor:
         (answer,) = predictor.answer([row], batch_rows=1, max_new_tokens=max_new_tokens)
     if answer.is_cut:
@@ -351,7 +351,7 @@ def _infer_rows(
 
 
 def _why(row: Row, refused: Mapping[ClipRef, ClipError]) -> ClipError | None:
-    return None if row.video is None else refused.get(row.video)
+    return next((refused[clip] for clip in row.videos if clip in refused), None)
 
 
 def _check_output(output: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from cvft.data.rows import Row
 from cvft.data.times import read_time
+from cvft.data.video.spec import file_of
 from cvft.errors import CvftError, Problem
 from cvft.families.answering import Answer
 from cvft.jsonl import to_jsonl
@@ -28,9 +29,9 @@ def check_form(rows: Sequence[Row], form: Form) -> None:
     Raises:
         CvftError: when subtitles would be about several clips, or none.
     """
-    num_clips = len({row.video for row in rows})
-    if form == "srt" and (num_clips != 1 or rows[0].video is None):
-        got = "rows without a clip" if num_clips == 1 else f"rows about {num_clips} clips"
+    if form == "srt" and (len({row.videos for row in rows}) != 1 or len(rows[0].videos) != 1):
+        num_clips = len({clip for row in rows for clip in row.videos})
+        got = f"rows about {num_clips} clips" if num_clips else "rows without a clip"
         hint = "subtitles belong to one clip: use `--format csv`, or answer the rows of one clip at a time"
         raise CvftError("command line", [Problem("--format srt", got, "rows about one clip", hint)])
 
@@ -57,12 +58,17 @@ def count_moments(answers: Mapping[int, Answer]) -> int:
     return sum(read_time(answer.text) is not None for answer in answers.values())
 
 
+def _names(row: Row) -> str:
+    """Returns how a row names its clips: their URLs, or else their files."""
+    return " ".join(row.clips_by_url.get(clip, str(file_of(clip))) for clip in row.videos)
+
+
 def _to_csv(answered: Sequence[tuple[Row, Answer]]) -> str:
     file = io.StringIO()
     table = csv.writer(file)
     table.writerow(COLUMNS)
     for row, answer in answered:
-        table.writerow((row.id or "", row.url or row.file or "", row.query, answer.text, str(answer.is_cut).lower()))
+        table.writerow((row.id or "", _names(row), row.query, answer.text, str(answer.is_cut).lower()))
     return file.getvalue()
 
 

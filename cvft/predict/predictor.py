@@ -33,12 +33,12 @@ class Prompt:
 
     Args:
         tensors: The row encoded without its response.
-        clip: What tells its clip apart from others; None for a row without one.
+        clips: What tells its clips apart from those of others; none for a row of text only.
         max_new_tokens: Longest answer in tokens.
     """
 
     tensors: Mapping[str, Tensor]
-    clip: ClipRef | None
+    clips: tuple[ClipRef, ...]
     max_new_tokens: int
 
     @property
@@ -80,10 +80,10 @@ class Predictor:
         """Encodes a row, as a prompt or with its answer.
 
         Raises:
-            ClipError: when its clip cannot be decoded.
+            ClipError: when one of its clips cannot be decoded.
         """
-        clip = None if row.video is None else self.clips.load(row.video)
-        return self.encoder.encode(row, clip, with_response=with_response)
+        clips = [self.clips.load(clip) for clip in row.videos]
+        return self.encoder.encode(row, clips, with_response=with_response)
 
     def prepare(self, row: Row, *, max_new_tokens: int | None) -> Prompt:
         """Makes a row ready to be answered; the model takes no part in it.
@@ -94,7 +94,7 @@ class Predictor:
 
         Raises:
             DataError: as `answer`.
-            ClipError: when its clip cannot be decoded.
+            ClipError: when one of its clips cannot be decoded.
         """
         tensors = self.encode(row)
         (limit,) = check_answers_fit(
@@ -103,7 +103,7 @@ class Predictor:
             max_new_tokens=max_new_tokens,
             max_tokens=self.encoder.max_tokens,
         )
-        return Prompt(tensors, row.video, limit)
+        return Prompt(tensors, row.videos, limit)
 
     def answer_prompts(
         self,
@@ -126,7 +126,7 @@ class Predictor:
                 self.encoder,
                 [prompt.tensors for prompt in prompts],
                 max_new_tokens=[prompt.max_new_tokens for prompt in prompts],
-                clips=[prompt.clip for prompt in prompts],
+                clips=[prompt.clips or None for prompt in prompts],
                 on_text=on_text,
             )
 

@@ -35,7 +35,7 @@ class RunningPrompts:
             return self._rows.join(
                 [prompt.tensors for prompt in prompts],
                 max_new_tokens=[prompt.max_new_tokens for prompt in prompts],
-                clips=[prompt.clip for prompt in prompts],
+                clips=[prompt.clips or None for prompt in prompts],
                 drawings=drawings,
             )
 

@@ -44,7 +44,7 @@ def build_cards(
         cards.append(
             {
                 "line": row.line,
-                "clip": None if row.video is None else numbers[row.video],
+                "clips": [numbers[clip] for clip in row.videos],
                 "query": row.query,
                 "history": [list(turn) for turn in row.history],
                 "system": row.system or "",

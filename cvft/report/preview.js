@@ -15,13 +15,13 @@
     order: null,
     gravest: (one, other) => gravity(one) - gravity(other),
     longest: (one, other) => (other.num_tokens ?? 0) - (one.num_tokens ?? 0),
-    clip: (one, other) => (one.clip ?? -1) - (other.clip ?? -1),
+    clip: (one, other) => (one.clips[0] ?? -1) - (other.clips[0] ?? -1),
   };
 
   for (const row of data.rows) {
-    const clip = row.clip === null ? "" : data.clips[row.clip].name;
+    const clips = row.clips.map((clip) => data.clips[clip].name);
     const found = row.findings.flatMap((finding) => [finding.kind, finding.got]);
-    row.words = [row.words, row.category, row.where, clip, ...found].join("\n").toLowerCase();
+    row.words = [row.words, row.category, row.where, ...clips, ...found].join("\n").toLowerCase();
   }
 
   const showFinding = (finding) => {
@@ -73,10 +73,12 @@
   const showCard = (row) => {
     const card = element("article", "card");
     card.tabIndex = -1;
-    const clip = row.clip === null ? null : data.clips[row.clip];
     card.append(element("p", "clip", [row.where, row.side, row.category].filter(Boolean).join(" · ")));
-    card.append(element("p", "clip", clip ? [clip.name, clip.about].filter(Boolean).join(" · ") : "no clip"));
-    if (clip) card.append(browse.showFrames(clip));
+    if (!row.clips.length) card.append(element("p", "clip", "no clip"));
+    for (const clip of row.clips.map((number) => data.clips[number])) {
+      card.append(element("p", "clip", [clip.name, clip.about].filter(Boolean).join(" · ")));
+      card.append(browse.showFrames(clip));
+    }
     if (row.findings.length) {
       const found = element("ul", "found");
       for (const finding of row.findings) found.append(showFinding(finding));

@@ -73,7 +73,7 @@ def write_preview(checked: CheckUp, path: Path, *, rendering: Rendering | None, 
     """
     about = _findings_by_row(checked)
     rows = choose_rows(checked.rows, about, most=num_rows)
-    clips = list(dict.fromkeys(row.video for row in rows if row.video is not None))
+    clips = list(dict.fromkeys(clip for row in rows for clip in row.videos))
     decode = checked.how
     frames = collect_frames(
         [clip for clip in clips if clip in checked.clips], decode=decode, most=decode.sampling.max_frames
@@ -90,7 +90,7 @@ def write_preview(checked: CheckUp, path: Path, *, rendering: Rendering | None, 
                 "where": row.location,
                 "file": row.source.name,
                 "side": "held out" if row.source in held_out else "",
-                "clip": None if row.video is None else numbers[row.video],
+                "clips": [numbers[clip] for clip in row.videos],
                 "category": category_of(row) or "",
                 "findings": [_show_finding(finding) for finding in about[id(row)]],
                 **_show_text(row, checked, rendering),
@@ -190,11 +190,10 @@ def _show_text(row: Row, checked: CheckUp, rendering: Rendering | None) -> dict[
         "response": row.response,
     }
     texts["words"] = "\n".join([row.system or "", *turns, row.response])
-    has_clip = row.video is None or row.video in checked.clips
-    if rendering is None or not has_clip:
+    if rendering is None or not all(clip in checked.clips for clip in row.videos):
         return {**texts, "pieces": None}
     try:
-        layout = rendering.lay_out(row, None if row.video is None else checked.clips[row.video])
+        layout = rendering.lay_out(row, [checked.clips[clip] for clip in row.videos])
     except DataError:  # its finding says why
         return {**texts, "pieces": None}
     num_trained = sum(label != IGNORED_LABEL for label in layout.labels)

@@ -49,15 +49,15 @@
     worst: (one, other) => one.answers[last].score - other.answers[last].score,
     change: (one, other) => Math.abs(gain(other)) - Math.abs(gain(one)),
     loss: (one, other) => gain(one) - gain(other),
-    clip: (one, other) => (one.clip ?? -1) - (other.clip ?? -1),
+    clip: (one, other) => (one.clips[0] ?? -1) - (other.clips[0] ?? -1),
     seconds: (one, other) => lastSecond(other) - lastSecond(one),
   };
-  const lastSecond = (row) => (row.clip === null ? -1 : data.clips[row.clip].seconds.at(-1) ?? -1);
+  const lastSecond = (row) => Math.max(-1, ...row.clips.map((clip) => data.clips[clip].seconds.at(-1) ?? -1));
 
   data.rows.forEach((row) => {
-    const clip = row.clip === null ? "" : data.clips[row.clip].name;
+    const clips = row.clips.map((clip) => data.clips[clip].name);
     const said = row.answers.map((answer) => answer.text);
-    row.words = [row.query, row.system, row.expected, row.category, clip, ...said, ...row.history.flat()].join("\n").toLowerCase();
+    row.words = [row.query, row.system, row.expected, row.category, ...clips, ...said, ...row.history.flat()].join("\n").toLowerCase();
   });
 
   const controls = browse.find("q", "category", "show", "sort");
@@ -66,10 +66,10 @@
     const card = element("article", "card");
     card.tabIndex = -1;
     const head = element("p", "clip");
-    const clip = row.clip === null ? null : data.clips[row.clip];
-    head.textContent = [clip ? clip.name : "no clip", row.category, `row ${row.line}`].filter(Boolean).join(" · ");
+    const clips = row.clips.map((clip) => data.clips[clip]);
+    head.textContent = [clips.map((clip) => clip.name).join(", ") || "no clip", row.category, `row ${row.line}`].filter(Boolean).join(" · ");
     card.append(head);
-    if (clip) card.append(browse.showFrames(clip));
+    for (const clip of clips) card.append(browse.showFrames(clip));
     if (row.system) card.append(element("p", "turn", row.system));
     for (const [question, answer] of row.history) {
       card.append(element("p", "turn", `${question}\n${answer}`));

@@ -144,7 +144,7 @@ def write_run_report(
     if predictions:
         recorded = read_recorded(folder, "val", recipe=job.recipe)
         rows = recorded.all_rows[: min(map(len, predictions.values()))]
-        frames = collect_frames((row.video for row in rows if row.video is not None), decode=job.preprocessing.decode)
+        frames = collect_frames((clip for row in rows for clip in row.videos), decode=job.preprocessing.decode)
         cards = build_cards(rows, predictions, frames=frames)
         guesses = {BASELINE: score_most_frequent(read_stored(folder.train_rows), rows)}
         if blind is not None:

@@ -28,6 +28,7 @@ from cvft.serve.body import Bodies
 from cvft.serve.clips import SharedClips
 from cvft.serve.engine import Asked, Engine
 from cvft.serve.errors import ApiError, from_error, refused
+from cvft.serve.guard import PAGE_SCRIPTS
 from cvft.serve.hearing import EventStream, collect, our_fault, stream, unless_gone
 from cvft.serve.media import MediaStore
 from cvft.serve.messages import AskedClip, read_messages
@@ -44,10 +45,7 @@ LOG = logging.getLogger(__name__)
 
 PAGE_FILES = {
     "": ("index.html", "text/html"),
-    **{
-        name: (name, "text/javascript")
-        for name in ("words.js", "camera.js", "pictures.js", "events.js", "code.js", "page.js")
-    },
+    **{name: (name, "text/javascript") for name in PAGE_SCRIPTS},
     "page.css": ("page.css", "text/css"),
 }
 
@@ -195,7 +193,8 @@ class Server:
             row = make_question(
                 None if clip is None else file_of(clip), asked.query, asked.history, system=asked.system
             )
-            row = replace(row, video=clip)  # by the name of its content; a link would be resolved
+            # by the name of its content; a link would be resolved
+            row = replace(row, videos=() if clip is None else (clip,))
             try:
                 return predictor.prepare(row, max_new_tokens=asked.max_tokens or most)
             except DataError as error:
@@ -304,6 +303,7 @@ def build_app(server: Server) -> FastAPI:
                 "created": server.created,
                 "owned_by": "cvft",
                 "max_model_len": predictor.encoder.max_tokens,
+                "takes_images": predictor.encoder.takes_images,
             }
             for name, predictor in server.engine.models.items()
         ]

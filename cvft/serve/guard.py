@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cvft.serve.errors import ApiError
 
-_PAGE = ("words.js", "camera.js", "pictures.js", "events.js", "code.js", "page.js", "page.css")
-OPEN_PATHS = frozenset(("/", *(f"/{name}" for name in _PAGE), "/health"))
+PAGE_SCRIPTS = ("words.js", "tools.js", "server.js", "camera.js", "pictures.js", "events.js", "code.js", "page.js")
+OPEN_PATHS = frozenset(("/", *(f"/{name}" for name in (*PAGE_SCRIPTS, "page.css")), "/health"))
 """What needs no key: the page, which asks for it, and whether the server is there."""
 
 LOCAL_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]"))

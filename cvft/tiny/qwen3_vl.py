@@ -21,7 +21,7 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl as published
 from cvft.data.video.sample import Sampling, choose_frames
 from cvft.families.grid import Grid
 from cvft.families.network.positions import row_positions
-from cvft.families.qwen_vl.layout import STYLES, build_layout
+from cvft.families.qwen_vl.layout import STYLES, ClipLayout, build_layout
 from cvft.families.qwen_vl.norms import HALF_NORM
 from cvft.families.qwen_vl.times import shown_seconds
 from cvft.families.qwen_vl.tokenizer import PADDING, TURN_END, TURN_START, SpecialTokens
@@ -178,7 +178,7 @@ class Qwen3VLWriting:
         seconds = shown_seconds([frame / CLIP_FPS for frame in frames], temporal_patch=TEMPORAL_PATCH)
         style = STYLES["qwen3_vl"]
         row = build_layout(
-            self._encode, style=style, special=SPECIAL, grid=grid, seconds=seconds, query=question, response=None
+            self._encode, style=style, special=SPECIAL, clips=[ClipLayout(grid, seconds)], query=question, response=None
         )
         return row.input_ids, row.token_type_ids, row.num_prefix_tokens, grid
 
@@ -187,7 +187,7 @@ class Qwen3VLWriting:
         ids, types, num_prefix, grid = self._lay_out(num_seconds, "")
         ids, types = ids[:num_prefix], types[:num_prefix]
         places = [place for place, token in enumerate(ids) if token == SPECIAL.vision_end]
-        return ClipPrefix(ids, types, row_positions(types, grid=grid), places)
+        return ClipPrefix(ids, types, row_positions(types, grids=[grid]), places)
 
     def prompt(self, question: str) -> list[int]:
         """Writes a question and opens the turn of its answer."""

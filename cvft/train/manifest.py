@@ -31,7 +31,7 @@ def write_manifest(job: Job, *, prepared: PreparedRows, plan: Plan, start: Start
     """
     folder, source, recipe = job.run, job.model.source, job.recipe
     rows = (*prepared.train_rows, *prepared.val_rows)
-    urls = {row.video: row.url for row in rows if row.url is not None}
+    urls = {clip: url for row in rows for clip, url in row.clips_by_url.items()}
     values: dict[str, Any] = {
         "cvft": __version__,
         "git_commit": find_commit(),

@@ -35,12 +35,12 @@ def main(argv: list[str]) -> None:
     runtime = load_runtime(family)
     encoder = runtime.encoder(folder, how)
     rows = [
-        Row(query, response, (), request.clip, source=asked, line=0, system=request.system)
+        Row(query, response, (), (request.clip,), source=asked, line=0, system=request.system)
         for query, response in request.rows
     ]
     with closing(DecodedClips(encoder, how.decode, cache_bytes=0)) as clips:
         clip = clips.load(request.clip)
-        encoded = [encoder.encode(row, clip, with_response=True) for row in rows]
+        encoded = [encoder.encode(row, [clip], with_response=True) for row in rows]
     layers, device = family.parts.layers, request.device
     cached: Any = None
     if request.features:
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
         with torch.inference_mode():  # as where features are cached
             features = tower(clip.tensors)
         seen = ClipInputs({"vision_features": features.clone()}, clip.view)
-        cached = encoder.encode(rows[0], seen, with_response=True)
+        cached = encoder.encode(rows[0], [seen], with_response=True)
         del tower
     loading = Loading(request.dtype, attention=request.attention, device_map={"": device})
     model = runtime.load(folder, how, loading)

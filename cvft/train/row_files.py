@@ -19,7 +19,7 @@ def write_row_files(prepared: PreparedRows, folder: RunFolder) -> None:
     for path, rows in ((folder.train_rows, prepared.train_rows), (folder.val_rows, prepared.val_rows)):
         if rows:
             # by their places: a run has the clips that it trained on, whatever their URLs give by now
-            write_rows([replace(row, url=None) for row in rows], path)
+            write_rows([replace(row, urls=()) for row in rows], path)
             write_whole(folder.data / "swift" / path.name, to_jsonl(map(_as_messages, rows)))
     records = {clip: ClipRecord(facts.sha256, facts.view).seen_at(clip) for clip, facts in prepared.clips.items()}
     write_whole(folder.clip_records, write_records(records))
@@ -35,4 +35,4 @@ def _as_messages(row: Row) -> dict[str, object]:
     ]
     if row.system is not None:
         messages.insert(0, {"role": "system", "content": row.system})
-    return {"messages": messages, "videos": [] if row.video is None else [to_text(row.video)]}
+    return {"messages": messages, "videos": [to_text(clip) for clip in row.videos]}

@@ -153,12 +153,12 @@ class FamilyTemplate(Template):
     def _encode(self, inputs: Any) -> dict[str, Any]:
         turns = [message["content"] for message in inputs.messages]
         history = tuple(zip(turns[:-2:2], turns[1:-2:2], strict=True))
-        video = from_text(*inputs.videos) if inputs.videos else None
-        row = Row(turns[-2], turns[-1], history, video, source=Path(), line=0, system=inputs.system)
+        videos = tuple(map(from_text, inputs.videos or ()))
+        row = Row(turns[-2], turns[-1], history, videos, source=Path(), line=0, system=inputs.system)
         # ms-swift encodes under inference mode; a tensor made there could not take part in a backward pass
         with torch.inference_mode(False), torch.no_grad():
-            clip = None if video is None else self.clips.load(video)
-            encoded = self.settings.encoder.encode(row, clip, with_response=True)
+            clips = [self.clips.load(clip) for clip in videos]
+            encoded = self.settings.encoder.encode(row, clips, with_response=True)
         return {**encoded, "input_ids": encoded["input_ids"].tolist(), "labels": encoded["labels"].tolist()}
 
     def _data_collator(

@@ -146,7 +146,7 @@ def check_files(
         CvftError: when clips cannot be decoded at all on this machine.
     """
     rows, findings = read_files(files, video_root=video_root, format=format, clips=clips, cache=cache)
-    asked = list(dict.fromkeys(row.video for row in rows if row.video is not None))
+    asked = list(dict.fromkeys(clip for row in rows for clip in row.videos))
     refused = {} if cache is None else fetch_clips(rows, cache)
     inspected, num_decoded = inspect_clips(
         [clip for clip in asked if clip not in refused],

@@ -49,15 +49,15 @@ def check_clips_of(
     """
     rows_of: dict[ClipRef, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.video is not None:
-            rows_of[row.video].append(row)
+        for clip in dict.fromkeys(row.videos):
+            rows_of[clip].append(row)
     findings: list[Finding] = []
     copies: dict[str, list[ClipRef]] = defaultdict(list)
     files: dict[str, list[ClipRef]] = defaultdict(list)
     for clip, clip_rows in rows_of.items():
         outcome = found[clip]
         if isinstance(outcome, ClipError):
-            findings.append(Finding("clip_refused", report_clip(outcome, clip_rows), tuple(clip_rows)))
+            findings.append(Finding("clip_refused", report_clip(clip, outcome, clip_rows), tuple(clip_rows)))
         else:
             copies[content_of(clip, outcome.sha256)].append(clip)
             files[outcome.sha256].append(clip)
@@ -65,7 +65,7 @@ def check_clips_of(
     for clips in copies.values():
         findings += _compare_names(clips, rows_of)
     for clips in files.values():
-        findings += _compare_sides([row for clip in clips for row in rows_of[clip]], held_out)
+        findings += _compare_sides([(clip, row) for clip in clips for row in rows_of[clip]], held_out)
     return findings
 
 
@@ -87,14 +87,17 @@ def compare_looks(
         held_out: Files whose rows are held out from training; with none, the files are compared with one another.
     """
     rows_of: dict[str, list[Row]] = defaultdict(list)
+    whole: dict[str, ClipRef] = {}
     for row in rows:
-        if row.video is not None and row.video in clips:
-            rows_of[clips[row.video].sha256].append(row)
+        by_content = {clips[clip].sha256: clip for clip in reversed(row.videos) if clip in clips}
+        for sha256, clip in by_content.items():
+            rows_of[sha256].append(row)
+            whole.setdefault(sha256, whole_of(clip))
     # a clip of both sides has been told by its bytes
     sides: dict[Path, dict[ClipRef, str]] = defaultdict(dict)
     for sha256, about in rows_of.items():
         if len({row.source for row in about}) == 1:
-            sides[about[0].source][_whole(about[0])] = sha256
+            sides[about[0].source][whole[sha256]] = sha256
     pairs = pair_files(list(sides), held_out)
     if not pairs:
         return
@@ -115,11 +118,6 @@ def pair_files(files: Sequence[Path], held_out: Collection[Path]) -> list[tuple[
     """Returns which files of rows are compared by what their clips look like: both sides, or all where there are no sides."""
     pairs = itertools.combinations(files, 2)
     return [(one, other) for one, other in pairs if not held_out or (one in held_out) != (other in held_out)]
-
-
-def _whole(row: Row) -> ClipRef:
-    assert row.video is not None, "chosen so"
-    return whole_of(row.video)
 
 
 def _look_at(info: ClipInfo, clip: ClipRef, rows: Sequence[Row], sampling: Sampling) -> Iterator[Finding]:
@@ -148,17 +146,22 @@ def _compare_names(clips: Sequence[ClipRef], rows_of: Mapping[ClipRef, Sequence[
         yield find("same_clip_two_names", where, got, "one name for one clip", rows=rows_of[clip])
 
 
-def _compare_sides(rows: Sequence[Row], held_out: Collection[Path]) -> Iterator[Finding]:
+def _compare_sides(shown: Sequence[tuple[ClipRef, Row]], held_out: Collection[Path]) -> Iterator[Finding]:
     """Tells of one file, under whatever names and with whatever stretches, whether several files have rows about it."""
     by_file: dict[Path, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_file[row.source].append(row)
+    whole: dict[Path, ClipRef] = {}
+    seen: set[int] = set()
+    for clip, row in shown:
+        if id(row) not in seen:  # it may show two stretches of the file
+            by_file[row.source].append(row)
+            whole.setdefault(row.source, whole_of(clip))
+            seen.add(id(row))
     first, *others = by_file
     for source in others:
         crosses = (source in held_out) != (first in held_out)
         if held_out and not crosses:
             continue  # files of one side, such as new questions and old ones
         kind = "clip_on_both_sides" if crosses else "clip_in_two_files"
-        where = _name(by_file[source], _whole(by_file[source][0]))
+        where = _name(by_file[source], whole[source])
         got = f"the clip of {name_rows(by_file[first])}"
         yield find(kind, where, got, "the rows of one clip in one file", rows=[*by_file[first], *by_file[source]])

@@ -7,6 +7,7 @@ No text is changed: a row is kept as it is, left out, or moved to the other file
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cvft.data.connected import connect
 from cvft.data.doctor.check import CheckUp
 from cvft.data.doctor.findings import KINDS, Finding
 from cvft.data.row_objects import BYTE_ORDER_MARK
@@ -180,8 +182,8 @@ def _choose_sides(checked: CheckUp, rows: Sequence[Row]) -> Mapping[int, Path]:
     sides: dict[str, set[bool]] = defaultdict(set)
     kept = {id(row) for row in rows}
     for row in checked.rows:
-        if row.video is not None and row.video in checked.clips:
-            group_name = name[checked.clips[row.video].sha256]
+        if shown := _contents_of(row, checked):
+            group_name = name[shown[0]]
             sides[group_name].add(row.source == held_out)  # rows that are left out count: they may be all of one side
             groups[group_name] += [row] if id(row) in kept else []
     leaked = [group for group_name, group in groups.items() if group and len(sides[group_name]) == 2]
@@ -197,11 +199,15 @@ def _choose_sides(checked: CheckUp, rows: Sequence[Row]) -> Mapping[int, Path]:
 
 
 def _name_groups(checked: CheckUp) -> Mapping[str, str]:
-    """Returns the name of the group of each clip, by the hashes of their bytes: clips that look alike are one group."""
-    name = {info.sha256: info.sha256 for info in checked.clips.values()}
-    for finding in checked.findings:
-        if KINDS[finding.kind].fix == "one side":
-            videos = {row.video for row in finding.rows if row.video is not None}
-            joined = {name[checked.clips[video].sha256] for video in videos}
-            name = {sha256: min(joined) if group in joined else group for sha256, group in name.items()}
-    return name
+    """Returns the name of the group of each clip, by the hashes of their bytes: clips of one row, and those that look alike."""
+    alike = (
+        [sha256 for row in finding.rows for sha256 in _contents_of(row, checked)]
+        for finding in checked.findings
+        if KINDS[finding.kind].fix == "one side"
+    )
+    return connect(itertools.chain((_contents_of(row, checked) for row in checked.rows), alike))
+
+
+def _contents_of(row: Row, checked: CheckUp) -> list[str]:
+    """Returns the hashes of the bytes of a row's clips that decode."""
+    return [checked.clips[clip].sha256 for clip in row.videos if clip in checked.clips]

@@ -50,23 +50,23 @@ def check_rows(rows: Sequence[Row], clips: Mapping[ClipRef, ClipInfo], *, sampli
     findings = [*_compare_rows(rows, clips), *_count_answers(rows)]
     for row in rows:
         findings += _look_at_texts(row)
-        if row.video is not None and row.video in clips:
-            findings += _look_at_time(row, clips[row.video], sampling_for(row.video, sampling))
+        if len(row.videos) == 1 and row.videos[0] in clips:  # of several, nobody knows which of them a second is of
+            (clip,) = row.videos
+            findings += _look_at_time(row, clips[clip], sampling_for(clip, sampling))
     return findings
 
 
 def _compare_rows(rows: Iterable[Row], clips: Mapping[ClipRef, ClipInfo]) -> Iterator[Finding]:
-    """Compares the rows that ask one question about one clip, which is told by its bytes where it was read."""
+    """Compares the rows that ask one question about the same clips, which are told by their bytes where they were read."""
     asked: dict[object, list[Row]] = defaultdict(list)
     for row in rows:
-        info = None if row.video is None else clips.get(row.video)
-        clip = row.video if info is None or row.video is None else content_of(row.video, info.sha256)
-        asked[clip, row.system, row.query, row.history].append(row)
+        seen = tuple(content_of(clip, clips[clip].sha256) if clip in clips else clip for clip in row.videos)
+        asked[seen, row.system, row.query, row.history].append(row)
     for alike in asked.values():
         first = alike[0]
-        seen = {first.response: first}
+        answered = {first.response: first}
         for row in alike[1:]:
-            same = seen.setdefault(row.response, row)
+            same = answered.setdefault(row.response, row)
             if same is not row:
                 got = f"the row of {_name(same, beside=row)} again"
                 yield find("duplicate_row", row.location, got, "each row once", rows=[row])

@@ -78,7 +78,7 @@ def prove_share(
     # the check of all names what is wrong
     rows, _ = read_files(files, video_root=video_root, format=format, clips=clips, cache=cache)
     mine = take_share(rows, share)
-    asked = list(dict.fromkeys(row.video for row in mine if row.video is not None))
+    asked = list(dict.fromkeys(clip for row in mine for clip in row.videos))
     refused = {} if cache is None else fetch_clips(mine, cache)
     inspected, num_decoded = inspect_clips(
         [clip for clip in asked if clip not in refused],
@@ -91,13 +91,15 @@ def prove_share(
         on_progress=on_progress,
     )
     good = {clip: outcome for clip, outcome in inspected.items() if isinstance(outcome, ClipInfo)}
-    sources = list(dict.fromkeys(row.source for row in rows if row.video is not None))
+    sources = list(dict.fromkeys(row.source for row in rows if row.videos))
     held_out = {file.path for file in files if file.is_held_out}
     compared = {source for pair in pair_files(sources, held_out) for source in pair}
     contents = {
-        whole_of(row.video): content_of(whole_of(row.video), good[row.video].sha256)
+        whole_of(clip): content_of(whole_of(clip), good[clip].sha256)
         for row in mine
-        if row.source in compared and row.video is not None and row.video in good
+        if row.source in compared
+        for clip in row.videos
+        if clip in good
     }
     if contents:
         look_at_clips(contents, decode=how, num_workers=num_workers, catalog=catalog, on_progress=on_progress)

@@ -2,5 +2,5 @@
 
 file -> objects (`files`) -> format, named or found (`table`) -> native columns (`conversations`, `pairs`) -> `cvft.data.rows`
 
-What a native row has no place for (roles of tools, several clips) is refused row by row, and never left out.
+What a native row has no place for (roles of tools, sounds) is refused row by row, and never left out.
 """

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from cvft.data.formats.turns import Columns, Turn, read_text, rest_of, rows_of_turns, with_system
 from cvft.data.media_columns import COLUMN_OF_KEY
+from cvft.data.tags import HINT_SEVERAL
 from cvft.errors import ValueProblem, quote
 
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
@@ -55,11 +56,11 @@ def adapt_messages(columns: Mapping[str, Any]) -> list[Columns]:
     Raises:
         ValueProblem: when it is no conversation that rows can hold.
     """
-    clips: dict[str, list[Any]] = {"videos": [], "images": []}
-    about: Columns = {}
-    said = [_read_message(each, clips, about) for each in _turns_in(columns, ("messages",))]
+    parts = _Parts()
+    said = [parts.read(each) for each in _turns_in(columns, ("messages",))]
     system, turns = _pair(said)
     rest = with_system(rest_of(columns, ("messages", "system")), columns, system)
+    clips, about = parts.clips, parts.about
     for column, found in clips.items():
         if found and rest.get(column):
             what = "clips" if column == "videos" else "pictures"
@@ -144,39 +145,65 @@ def _role(turn: Mapping[str, Any], name: str) -> str:
     return role
 
 
-def _read_message(message: Mapping[str, Any], clips: Mapping[str, list[Any]], about: Columns) -> tuple[str, str, bool]:
-    """Returns whose words they are, the text, and whether it is trained on; adds clips and what is said of them to the others."""
-    whose = _role(message, "role")
-    content, role = message.get("content"), message["role"]
-    loss = message.get("loss")
-    if loss is not None and not isinstance(loss, bool):
-        raise ValueProblem(f"`loss` {quote(loss)}", "true or false")
-    if not isinstance(content, list):
-        return whose, read_text(content, _CONTENT_OF[role]), loss is not False
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text":
-            texts.append(read_text(part.get("text"), f"`text` of {quote(role)}"))
-        elif kind in ("video", "video_url"):
-            clip = part.get(kind)
-            clips["videos"].append(clip.get("url") if isinstance(clip, dict) else clip)
-            about.update({column: part[key] for key, column in COLUMN_OF_KEY.items() if part.get(key) is not None})
-            if unread := part.keys() - {"type", kind, *COLUMN_OF_KEY}:
-                hint = "it has no place in a row: video.max_frames and its like say how clips are shown"
-                raise ValueProblem(
-                    f"{quote(min(unread))} in a part of a message", "what a row can say of its clip", hint
-                )
-        elif kind in ("image", "image_url"):
-            image = part.get(kind)
-            clips["images"].append(image.get("url") if isinstance(image, dict) else image)
-            if unread := part.keys() - {"type", kind}:
-                raise ValueProblem(f"{quote(min(unread))} in a part of a message", "what a row can say of its picture")
-        else:
-            hint = "leave the row out: a model here takes text and one clip or picture a row"
-            need = "parts `text`, `video` and `image`"
-            raise ValueProblem(f"a part of the type {quote(kind)} in a message", need, hint)
-    return whose, "".join(texts), loss is not False
+class _Parts:
+    """Reads the messages of one conversation, one after the other, and keeps what their parts show."""
+
+    def __init__(self) -> None:
+        self.clips: dict[str, list[Any]] = {"videos": [], "images": []}
+        self._about: list[Columns] = []
+        self._has_said = False
+
+    @property
+    def about(self) -> Columns:
+        """What is said of the clips: of one as a row says it, of several as lists with an entry for each."""
+        if len(self._about) < 2:
+            return self._about[0] if self._about else {}
+        return {name: [each.get(name) for each in self._about] for each in self._about for name in each}
+
+    def read(self, message: Mapping[str, Any]) -> tuple[str, str, bool]:
+        """Returns whose words they are, the text, and whether it is trained on."""
+        whose = _role(message, "role")
+        content, role = message.get("content"), message["role"]
+        loss = message.get("loss")
+        if loss is not None and not isinstance(loss, bool):
+            raise ValueProblem(f"`loss` {quote(loss)}", "true or false")
+        if not isinstance(content, list):
+            text = read_text(content, _CONTENT_OF[role])
+            self._has_said |= bool(text.strip()) and whose != "system"
+            return whose, text, loss is not False
+        texts = []
+        for part in content:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind == "text":
+                texts.append(read_text(part.get("text"), f"`text` of {quote(role)}"))
+                self._has_said |= bool(texts[-1].strip()) and whose != "system"
+            elif kind in ("video", "video_url"):
+                self._add("videos", part, kind)
+                said_of = {column: part[key] for key, column in COLUMN_OF_KEY.items() if part.get(key) is not None}
+                self._about.append(said_of)
+                if unread := part.keys() - {"type", kind, *COLUMN_OF_KEY}:
+                    hint = "it has no place in a row: video.max_frames and its like say how clips are shown"
+                    raise ValueProblem(
+                        f"{quote(min(unread))} in a part of a message", "what a row can say of its clip", hint
+                    )
+            elif kind in ("image", "image_url"):
+                self._add("images", part, kind)
+                if unread := part.keys() - {"type", kind}:
+                    need = "what a row can say of its picture"
+                    raise ValueProblem(f"{quote(min(unread))} in a part of a message", need)
+            else:
+                hint = "leave the row out: a model here takes text, and clips or pictures"
+                need = "parts `text`, `video` and `image`"
+                raise ValueProblem(f"a part of the type {quote(kind)} in a message", need, hint)
+        return whose, "".join(texts), loss is not False
+
+    def _add(self, column: str, part: Mapping[str, Any], kind: str) -> None:
+        """Keeps a clip or a picture; of several, none may stand behind text, for a row shows them before it."""
+        shown = part.get(kind)
+        self.clips[column].append(shown.get("url") if isinstance(shown, dict) else shown)
+        if self._has_said and len(self.clips[column]) > 1:
+            got = f"a part of the type {quote(kind)} behind text, beside others"
+            raise ValueProblem(got, "several clips or pictures before the text of the first question", HINT_SEVERAL)
 
 
 def _pair(said: Sequence[tuple[str, str, bool]]) -> tuple[str | None, list[Turn]]:

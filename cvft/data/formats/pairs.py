@@ -10,6 +10,8 @@ VideoInstruct-100K and the benchmark of Video-ChatGPT (`video_chatgpt`).
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,12 +125,21 @@ def adapt_table(columns: Mapping[str, Any]) -> list[Columns]:
     row = {name: value for name, value in columns.items() if name not in found.values() and name not in _TABLE}
     row |= {native: columns[name] for native, name in found.items()}
     if isinstance(row.get("videos"), str):
-        row["videos"] = [row["videos"]] if row["videos"].strip() else []
+        row["videos"] = _read_cell(row["videos"])
     row = {name: value for name, value in row.items() if name not in CLIP_COLUMNS or value != ""}
     if "query" not in row:
         known = ", ".join(map(quote, _TABLE["query"]))
         raise ValueProblem("no column that holds a question", f"one of {known}", "rename the column")
     return [row]
+
+
+def _read_cell(text: str) -> list[Any]:
+    """Returns the clips that a cell of text names: a path, or a JSON list of them."""
+    if text.lstrip()[:1] == "[":
+        with contextlib.suppress(ValueError, RecursionError):
+            named = json.loads(text)
+            return named if isinstance(named, list) else [text]
+    return [text] if text.strip() else []
 
 
 class ClipEndings:

@@ -111,7 +111,7 @@ def find_pairs(lines: Sequence[Mapping[str, Any]], *, subject: str) -> list[tupl
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, line in enumerate(lines):
         named = line.get(PAIR_COLUMN)
-        clip, response = tuple(files_in(line)), line["response"]
+        clip, response = json.dumps(files_in(line)), line["response"]
         key = ("named", json.dumps(named)) if named is not None else ("alike", clip, response)
         groups.setdefault(key, []).append(number)
     problems = []

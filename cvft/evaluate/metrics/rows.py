@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cvft.data.connected import connect
 from cvft.data.rows import Row, category_of
 from cvft.evaluate.metrics.kinds import KINDS
 from cvft.evaluate.metrics.scoring import METRIC_NAMES, RowScore, score_rows, summarize
@@ -43,9 +44,22 @@ def score_answers(rows: Sequence[Row], said: Sequence[str]) -> tuple[list[RowSco
         predictions=said,
         expected=expected,
         categories=[category_of(row) for row in rows],
-        clips=[row.file or index for index, row in enumerate(rows)],
+        clips=clips_of(rows),
     )
     return scores, summary
+
+
+def clips_of(rows: Sequence[Row]) -> list[str | int]:
+    """Returns what tells apart the rows that are right or wrong together: their files, and those that any row shows with them.
+
+    Args:
+        rows: The rows.
+
+    Returns:
+        A name for each; a row of text only has its own number.
+    """
+    connected = connect(map(str, row.files) for row in rows)
+    return [connected[str(row.files[0])] if row.videos else index for index, row in enumerate(rows)]
 
 
 def single_numbers(summary: Mapping[str, Any]) -> dict[str, float]:

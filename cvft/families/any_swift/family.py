@@ -212,7 +212,9 @@ class AnySwift:
     def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> NoReturn:
         """Refuses every engine."""
         del folder, how, sends
-        refuse_family(engine, self.title, "a model whose frames are images without seconds", "a Qwen-VL model")
+        refuse_family(
+            engine, self.title, "a model whose frames are images without seconds", "one of a family of cvft's own"
+        )
 
 
 def unpromised(model: SwiftModel) -> tuple[str, ...]:

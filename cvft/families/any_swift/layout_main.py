@@ -60,7 +60,7 @@ def _open(opening: dict[str, Any]) -> Any:
 
 def _lay_out(encoder: Any, request: dict[str, Any]) -> Any:
     history = tuple((question, answer) for question, answer in request["history"])
-    row = Row(request["query"], request["response"], history, None, source=Path(), line=0, system=request["system"])
+    row = Row(request["query"], request["response"], history, (), source=Path(), line=0, system=request["system"])
     clip = None
     if request["clip"] is not None:
         num_frames, height_px, width_px = request["clip"]

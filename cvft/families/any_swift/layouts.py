@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import weakref
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import IO, Any
 
@@ -20,7 +21,7 @@ from cvft.data.video.pipe import receive_header, send_header
 from cvft.data.video.process import ClipInfo
 from cvft.errors import DataError, ModelError, Problem
 from cvft.families.any_swift.inputs import NO_IMAGES
-from cvft.families.family import LayOut, Layout, Preprocessing, naming, refuse_image
+from cvft.families.family import LayOut, Layout, Preprocessing, naming, only_clip
 from cvft.imports import python_environment
 from cvft.processes import NUM_LOG_LINES_SHOWN
 from cvft.weights.folder import ModelFolder
@@ -119,10 +120,9 @@ def lay_out_beside(family: str, folder: ModelFolder, how: Preprocessing) -> LayO
     """
     process = _process_for(family, str(folder.path.absolute()), _Hashable(how))
 
-    def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
+    def lay_out(row: Row, clips: Sequence[ClipInfo]) -> Layout:
         with naming(row):
-            refuse_image(row, why=NO_IMAGES)
-            return process.ask(row, clip)
+            return process.ask(row, only_clip(row, clips, no_images=NO_IMAGES))
 
     return lay_out
 

@@ -44,7 +44,7 @@ from cvft.families.family import (
     Preprocessing,
     make_clip,
     naming,
-    refuse_image,
+    only_clip,
 )
 from cvft.families.parts import Shape, adapted_names, find_unfit_widths
 from cvft.families.text_encoder import check_settings_files
@@ -199,9 +199,9 @@ class CogVLM2Video:
         sampling = how.decode.sampling.strategy
         num_tokens_per_frame = int(how.fields["num_tokens_per_frame"])
 
-        def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
+        def lay_out(row: Row, clips: Sequence[ClipInfo]) -> Layout:
             with naming(row):
-                refuse_image(row, why=NO_IMAGES)
+                clip = only_clip(row, clips, no_images=NO_IMAGES)
                 check_place(TEMPLATES[how.template], history=row.history, system=row.system)
                 return build_layout(
                     encode,

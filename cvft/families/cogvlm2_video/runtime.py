@@ -25,7 +25,7 @@ from cvft.families.family import (
     Preprocessing,
     ShownFrames,
     naming,
-    refuse_image,
+    only_clip,
 )
 from cvft.families.network.answering import Batcher
 from cvft.families.network.grouping import group_rows
@@ -60,11 +60,11 @@ class RowEncoder:
         frames = decoded_frames(clip.frames, size_px=size_px, image_size=self.processor.image_size)
         return {"pixel_values": self.processor.preprocess(frames)}
 
-    def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
+    def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
-        tensors: Mapping[str, Tensor] = {} if clip is None else clip.tensors
         with naming(row):
-            refuse_image(row, why=NO_IMAGES)
+            clip = only_clip(row, clips, no_images=NO_IMAGES)
+            tensors: Mapping[str, Tensor] = {} if clip is None else clip.tensors
             check_place(self.processor.template, history=row.history, system=row.system)
             return self.processor.encode(
                 row.query,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
@@ -11,7 +11,7 @@ from cvft.data.video.view import ClipView
 from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import ClipShape, CostModel
-from cvft.families.engines import Engine, Sends, refuse_family
+from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import (
     Capabilities,
@@ -22,11 +22,12 @@ from cvft.families.family import (
     Preprocessing,
     make_clip,
     naming,
-    refuse_image,
+    only_clip,
 )
 from cvft.families.generation_file import check_generation
 from cvft.families.glm4v.checkpoints import PUBLISHED
 from cvft.families.glm4v.config_file import check_config
+from cvft.families.glm4v.handover import hand_over
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
 from cvft.families.glm4v.layout import NO_IMAGES, build_layout
 from cvft.families.glm4v.parts import PARTS
@@ -155,9 +156,9 @@ class Glm4v:
         encode, special = (estimate_ids, SpecialTokens()) if folder.is_absent else load_encoder(folder)
         inputs, tower = Inputs.of(how.fields), Sizes.from_config(folder.config).tower
 
-        def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
+        def lay_out(row: Row, clips: Sequence[ClipInfo]) -> Layout:
             with naming(row):
-                refuse_image(row, why=NO_IMAGES)
+                clip = only_clip(row, clips, no_images=NO_IMAGES)
                 return build_layout(
                     encode,
                     special=special,
@@ -242,10 +243,9 @@ class Glm4v:
         del how
         return {}
 
-    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> NoReturn:
-        """Refuses every engine."""
-        del folder, how, sends
-        refuse_family(engine, self.title, "a model whose hand-over is not written yet", "a Qwen-VL model")
+    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> Handover:
+        """Tells vLLM; refuses other engines."""
+        return hand_over(engine, folder, how, title=self.title, sends=sends)
 
 
 GLM4V = Glm4v()

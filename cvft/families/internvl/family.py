@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
@@ -11,7 +11,7 @@ from cvft.data.video.process import ClipInfo
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import ClipShape, CostModel
-from cvft.families.engines import Engine, Sends, refuse_family
+from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import (
     Capabilities,
@@ -22,11 +22,12 @@ from cvft.families.family import (
     Preprocessing,
     make_clip,
     naming,
-    refuse_image,
+    only_clip,
 )
 from cvft.families.generation_file import check_generation
 from cvft.families.internvl.checkpoints import PUBLISHED
 from cvft.families.internvl.config_file import check_config
+from cvft.families.internvl.handover import hand_over
 from cvft.families.internvl.inputs import Inputs, read_channels, write_channels
 from cvft.families.internvl.layout import NO_IMAGES, build_layout
 from cvft.families.internvl.parts import PARTS
@@ -163,9 +164,9 @@ class InternVL:
         system = Inputs.of(how.fields).system or None
         tokens_per_frame = Sizes.from_config(folder.config).tower.tokens_per_frame
 
-        def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
+        def lay_out(row: Row, clips: Sequence[ClipInfo]) -> Layout:
             with naming(row):
-                refuse_image(row, why=NO_IMAGES)
+                clip = only_clip(row, clips, no_images=NO_IMAGES)
                 return build_layout(
                     encode,
                     special=special,
@@ -245,10 +246,9 @@ class InternVL:
         del how
         return {}
 
-    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> NoReturn:
-        """Refuses every engine."""
-        del folder, how, sends
-        refuse_family(engine, self.title, "a model whose hand-over is not written yet", "a Qwen-VL model")
+    def handover(self, engine: Engine, folder: ModelFolder, how: Preprocessing, *, sends: Sends) -> Handover:
+        """Tells vLLM; refuses other engines."""
+        return hand_over(engine, folder, how, title=self.title, sends=sends)
 
 
 def _are_channels(value: Any) -> bool:

@@ -1,29 +1,20 @@
-"""How a folder says that frames become pixels: the settings of transformers' video processor. No torch.
-
-processor_config.json `video_processor`, else video_preprocessor_config.json, else preprocessor_config.json, as transformers looks
-"""
+"""How a folder says that frames become pixels: the settings of transformers' video processor. No torch."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from cvft.errors import Problem
 from cvft.families.generation_file import HINT
-from cvft.json_files import JsonError, read_object, show
+from cvft.families.processor_files import BICUBIC, find_settings
+from cvft.json_files import show
 from cvft.weights.folder import ModelFolder
-
-NESTED_FILE, NESTED_KEY = "processor_config.json", "video_processor"
-FILES = ("video_preprocessor_config.json", "preprocessor_config.json")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Source: the makers' code that trains and serves the models, and preprocessor_config.json of their checkpoints."""
-
-BICUBIC = 3
-"""Source: PIL's number of the filter."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ def read_channel_norm(folder: ModelFolder) -> ChannelNorm:
     Args:
         folder: The folder, checked.
     """
-    _, values = _find(folder)
+    _, values = find_settings(folder)
     assert not isinstance(values, Problem), "a folder that was checked"
     norm = ChannelNorm()
     return ChannelNorm(tuple(values.get("image_mean", norm.mean)), tuple(values.get("image_std", norm.std)))
@@ -58,7 +49,7 @@ def check_preprocessor(folder: ModelFolder, *, frame_px: int) -> list[Problem]:
         folder: The folder.
         frame_px: Side of a frame, by config.json.
     """
-    where, values = _find(folder)
+    where, values = find_settings(folder)
     if isinstance(values, Problem):
         return [values]
     wanted: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -75,24 +66,6 @@ def check_preprocessor(folder: ModelFolder, *, frame_px: int) -> list[Problem]:
         for key, (accepts, need) in wanted.items()
         if key in values and not accepts(values[key])
     ]
-
-
-def _find(folder: ModelFolder) -> tuple[str, Mapping[str, Any] | Problem]:
-    """Returns the settings and the file that holds them."""
-    if folder.is_absent:
-        return "", {}
-    for name in (NESTED_FILE, *FILES):
-        if not os.path.lexists(folder.path / name):
-            continue
-        try:
-            values = read_object(folder.path / name)
-        except JsonError as error:
-            return name, Problem(name, str(error), "the published file", HINT)
-        if name != NESTED_FILE:
-            return name, values
-        if isinstance(nested := values.get(NESTED_KEY), dict):
-            return f"{name}: {NESTED_KEY}", nested
-    return "", {}
 
 
 def _is_number(value: Any) -> bool:

@@ -24,8 +24,8 @@ positions as the longer side of a grid has tokens, as in transformers from 5.3 o
 def row_positions(
     token_type_ids: Sequence[int],
     *,
-    grid: Grid | None,
-    grid_step: float = 0.0,
+    grids: Sequence[Grid],
+    grid_steps: Sequence[float] = (),
     text_positions: TextPositions = "released",
 ) -> Tensor:
     """Gives every token of one row its positions.
@@ -33,9 +33,9 @@ def row_positions(
     Args:
         token_type_ids: L integers, 1 for a clip's tokens and 0 for others, as `Layout` has them. A run of clip tokens is one
             temporal grid (Qwen3-VL, Qwen3.5) or all of them (Qwen2.5-VL).
-        grid: The clip's patches, or None for a text-only row.
-        grid_step: Positions from one temporal grid of a run to the next, `tokens_per_second` times
-            the seconds from one to the next; its multiples are cut to integers, in fp32 as by transformers.
+        grids: The patches of each clip, in the order of their tokens; none for a text-only row.
+        grid_steps: Of each clip, positions from one temporal grid of a run to the next, `tokens_per_second` times
+            the seconds from one to the next; its multiples are cut to integers, in fp32 as by transformers. Without, 0 of each.
         text_positions: See `TextPositions`.
 
     Returns:
@@ -45,15 +45,21 @@ def row_positions(
         `get_rope_index` of transformers; golden vectors of 4.57.6 hold `released`.
     """
     pieces, start = [], 0
+    steps = grid_steps or [0.0] * len(grids)
+    left = [(grid, step, grid.num_grids) for grid, step in zip(grids, steps, strict=True)][::-1]
     for is_clip, run in groupby(token_type_ids):
         length = sum(1 for _ in run)
         if not is_clip:
             pieces.append(torch.arange(start, start + length)[:, None].expand(length, 3))
             start += length
             continue
-        assert grid is not None, "clip tokens without a grid"
+        assert left, "clip tokens without a grid"
+        grid, grid_step, num_left = left.pop()
         num_grids, rest = divmod(length, grid.num_tokens_per_grid)
-        assert rest == 0, f"{length} clip tokens in grids of {grid.num_tokens_per_grid}"
+        is_whole = rest == 0 and num_grids <= num_left
+        assert is_whole, f"{length} clip tokens in {num_left} grids of {grid.num_tokens_per_grid}"
+        if num_grids < num_left:  # the next run is of the same clip
+            left.append((grid, grid_step, num_left - num_grids))
         num_rows, num_columns = grid.num_rows // grid.merge, grid.num_columns // grid.merge
         times = (torch.arange(num_grids) * grid_step).long()
         axes = torch.meshgrid(times, torch.arange(num_rows), torch.arange(num_columns), indexing="ij")

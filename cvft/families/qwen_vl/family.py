@@ -188,21 +188,20 @@ class QwenVL:
         inputs, tower = Inputs.of(how.fields), Sizes.from_config(folder.config).tower
         style, tokens_per_second = self.style(inputs), self.tokens_per_second(folder.config)
 
-        def lay_out(row: Row, clip: ClipInfo | None) -> Layout:
+        def lay_out(row: Row, clips: Sequence[ClipInfo]) -> Layout:
             with naming(row):
-                shown = None
-                if clip is not None:
-                    shown = lay_out_clip(
+                shown = [
+                    lay_out_clip(
                         clip.view, inputs=inputs, tower=tower, style=style, tokens_per_second=tokens_per_second
                     )
+                    for clip in clips
+                ]
                 return build_layout(
                     encode,
                     style=style,
                     special=special,
-                    grid=None if shown is None else shown.grid,
-                    seconds=() if shown is None else shown.seconds,
+                    clips=shown,
                     clip_tags=inputs.clip_tags,
-                    is_image=shown is not None and shown.is_image,
                     query=row.query,
                     history=row.history,
                     system=row.system,

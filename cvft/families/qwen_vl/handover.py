@@ -8,42 +8,37 @@ video processors of transformers 5.19, which it calls.
 
 from __future__ import annotations
 
-import json
-import math
-from typing import Any
-
-from cvft.errors import quote
-from cvft.families.engines import Engine, Handover, Reasons, Sends
+from cvft.families.engine_inputs import (
+    HINT_FRAMES,
+    check_processor,
+    check_uniform,
+    media_of,
+    pixels_of,
+    write_chatml,
+)
+from cvft.families.engines import NEEDS_FRAMES, TAKES_CLIPS_ALONE, Engine, Handover, Reasons, Sends
 from cvft.families.family import Preprocessing
+from cvft.families.generation_file import stop_tokens
 from cvft.families.norms import PixelNorm
 from cvft.families.qwen_vl.inputs import Inputs
 from cvft.families.qwen_vl.layout import Style
 from cvft.families.qwen_vl.sizes import TowerSizes
 from cvft.families.qwen_vl.tokenizer import TURN_END, TURN_START, load_encoder
 from cvft.families.text_encoder import open_tokenizer
-from cvft.json_files import JsonError, read_object
 from cvft.weights.folder import ModelFolder
 
-NESTING_FILE = "processor_config.json"
-PROCESSOR_FILES = (NESTING_FILE, "video_preprocessor_config.json", "preprocessor_config.json")
-"""Files that transformers builds a video processor of: the first one that is there, and of `NESTING_FILE` its entry
-`video_processor`. Source: `get_video_processor_dict` of its 5.19."""
-
-BICUBIC = 3
-"""How transformers' files name the cubic filter. Source: Pillow's `Resampling.BICUBIC`."""
-
-ALL_FRAMES = {"num_frames": -1}
-"""For requests that carry frames: all of them. Left out, vLLM takes the first 32."""
-
 SGLANG = (
-    ("pixels", "an engine that resizes frames linearly", "one that resizes as in training, cubic"),
     (
-        "requests",
-        "a chat route that takes clips alone",
-        "one that takes frames of the right size, which would stay as they are",
+        "pixels",
+        "an engine that resizes frames linearly (`preprocess_video` of `multimodal/processors/qwen_vl.py`)",
+        "one that resizes as in training, cubic",
     ),
+    ("requests", TAKES_CLIPS_ALONE, NEEDS_FRAMES),
 )
-"""Why nothing can be told to SGLang. Source: its 0.5.23, `srt/multimodal/processors/qwen_vl.py`, `preprocess_video`."""
+"""Why nothing can be told to SGLang. Source: its 0.5.23, `srt/`. A file of frames that have their size already would pass
+`preprocess_video` as it is, but the seconds of Qwen3-VL's frames would be those of that file, and no contract's."""
+
+CUT_PLACES = "`fps`, whose places the engine cuts to whole numbers (`preprocess_video`: `np.linspace` as `int64`)"
 
 
 def hand_over(
@@ -77,9 +72,7 @@ def hand_over(
         for where, got, need in SGLANG:
             reasons.add(where, got, need)
         if how.decode.sampling.strategy == "fps":
-            reasons.add(
-                "video.sampling", "`fps`, whose places the engine cuts to whole numbers", "places that are rounded"
-            )
+            reasons.add("video.sampling", CUT_PLACES, "places that are rounded")
         reasons.check()
     if inputs.text_positions != "released":
         need = "`released`: the engine goes on counting behind the last second of a clip"
@@ -87,7 +80,12 @@ def hand_over(
     if inputs.grid_seconds != "exact":
         need = "`exact`: the engine keeps the fraction of a second"
         reasons.add("model.grid_seconds", f"`{inputs.grid_seconds}`", need)
-    _check_processor(folder, norm=norm, tower=tower, reasons=reasons)
+    patches = {
+        "patch_size": tower.patch_size,
+        "temporal_patch_size": tower.temporal_patch_size,
+        "merge_size": tower.spatial_merge_size,
+    }
+    check_processor(folder, {**pixels_of(norm), **patches}, reasons=reasons)
     if sends == "clips":
         _check_clips(inputs, how, style=style, reasons=reasons)
     reasons.check()
@@ -96,84 +94,38 @@ def hand_over(
     tags = [names(number) or "" for number in (special.vision_start, special.video, special.vision_end)]
     has_outer = not style.has_seconds or inputs.clip_tags == "transformers5"
     return Handover(
-        chat_template=_write_template(style, clip="".join(tags) if has_outer else tags[1]),
-        media=ALL_FRAMES
-        if sends == "frames"
-        else {"video_backend": "opencv", "num_frames": how.decode.sampling.max_frames, "fps": -1},
+        chat_template=write_chatml(
+            start=TURN_START,
+            end=TURN_END,
+            clip="".join(tags) if has_outer else tags[1],
+            thought="<think>\n\n</think>\n\n" if style.has_thinking else "",
+            trims=style.trims,
+        ),
+        media=media_of(how.decode.sampling, sends=sends),
         processor={
             "do_sample_frames": False,
             "size": _bounds(inputs, how, style=style, tower=tower, sends=sends),
         },
         system=inputs.system,
-        stop_ids=(special.turn_end,),
+        stop_ids=tuple(stop_tokens(folder, turn_end=special.turn_end)),
         clip_id=special.video,
+        engine_clip_id=special.video,
         fills_pairs=style.has_seconds,
     )
 
 
-def _check_processor(folder: ModelFolder, *, norm: PixelNorm, tower: TowerSizes, reasons: Reasons) -> None:
-    """Refuses a folder whose own file would let the engine make other numbers of the same frames."""
-    hint = "copy it from the published model"
-    for name in PROCESSOR_FILES:
-        path = folder.path / name
-        if not path.is_file():
-            continue
-        try:
-            stated: Any = read_object(path)
-        except JsonError as error:
-            reasons.add(name, str(error), "the published file", hint)
-            return
-        if name == NESTING_FILE:
-            stated = stated.get("video_processor")
-            if not isinstance(stated, dict):
-                continue
-        for key, need in _needed(norm, tower).items():
-            if key in stated and not _is_same(stated[key], need):
-                reasons.add(
-                    f"{name}: {key}", quote(json.dumps(stated[key])), f"`{json.dumps(need)}`, as in training", hint
-                )
-        return
-    need = f"one of {', '.join(PROCESSOR_FILES)}, which the engine's processor reads"
-    reasons.add("video_preprocessor_config.json", "no such file", need, hint)
-
-
-def _needed(norm: PixelNorm, tower: TowerSizes) -> dict[str, Any]:
-    """Returns what a file for the processor may say, by transformers' names; what it leaves out is so by itself."""
-    return {
-        "image_mean": norm.mean,
-        "image_std": norm.std,
-        "rescale_factor": 1 / 255,
-        "resample": BICUBIC,
-        "patch_size": tower.patch_size,
-        "temporal_patch_size": tower.temporal_patch_size,
-        "merge_size": tower.spatial_merge_size,
-        **dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"), True),
-    }
-
-
-def _is_same(value: Any, need: Any) -> bool:
-    if isinstance(need, tuple):
-        return isinstance(value, list) and len(value) == len(need) and all(map(_is_same, value, need))
-    if isinstance(need, float):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return is_number and math.isclose(value, need, rel_tol=1e-6)
-    return isinstance(value, bool) == isinstance(need, bool) and bool(value == need)
-
-
 def _check_clips(inputs: Inputs, how: Preprocessing, *, style: Style, reasons: Reasons) -> None:
     """Refuses a contract whose frames or sizes the engine does not choose by itself."""
-    sampling, hint = how.decode.sampling, "--send frames sends the frames as cvft chooses them"
-    if sampling.strategy != "uniform":
-        got = f"`{sampling.strategy}`, for which the engine takes other frames of many clips"
-        reasons.add("video.sampling", got, "`uniform`, which is the engine's own rule too", hint)
+    sampling = how.decode.sampling
+    if not check_uniform(sampling, reasons=reasons):
         return
     if style.has_seconds and sampling.max_frames % 2:
         need = "an even number: the engine budgets an odd one for fewer frames"
-        reasons.add("video.max_frames", f"{sampling.max_frames}", need, hint)
+        reasons.add("video.max_frames", f"{sampling.max_frames}", need, HINT_FRAMES)
     least = inputs.max_frame_tokens * -(-sampling.max_frames // 2)
     if inputs.max_clip_tokens < least:
         need = f"at least {least}: the engine has one budget, and here two of them bind"
-        reasons.add("video.max_clip_tokens", f"{inputs.max_clip_tokens}", need, hint)
+        reasons.add("video.max_clip_tokens", f"{inputs.max_clip_tokens}", need, HINT_FRAMES)
 
 
 def _bounds(inputs: Inputs, how: Preprocessing, *, style: Style, tower: TowerSizes, sends: Sends) -> dict[str, int]:
@@ -192,24 +144,3 @@ def _bounds(inputs: Inputs, how: Preprocessing, *, style: Style, tower: TowerSiz
     if style.has_seconds:
         most = max(min(most * num_grids, inputs.max_clip_tokens), 2 * fewest * num_grids) * tower.temporal_patch_size
     return {"shortest_edge": token_px, "longest_edge": most * token_px}
-
-
-def _write_template(style: Style, *, clip: str) -> str:
-    """Writes the template that makes of messages what `build_layout` makes of a row."""
-    text = "part.text"
-    if style.trims:  # the content's ends alone: text behind a clip keeps what it begins with
-        text = "(part.text.rstrip() if loop.index0 else part.text.strip())"
-    thought = "<think>\\n\\n</think>\\n\\n" if style.has_thinking else ""
-    whole = "message.content.strip()" if style.trims else "message.content"
-    return (
-        "{%- for message in messages %}"
-        f"{{{{- '{TURN_START}' + message.role + '\\n' }}}}"
-        "{%- if message.content is string %}"
-        f"{{{{- {whole} }}}}"
-        "{%- else %}{%- for part in message.content %}"
-        f"{{%- if part.type == 'text' %}}{{{{- {text} }}}}{{%- else %}}{{{{- '{clip}' }}}}{{%- endif %}}"
-        "{%- endfor %}{%- endif %}"
-        f"{{{{- '{TURN_END}\\n' }}}}"
-        "{%- endfor %}"
-        f"{{%- if add_generation_prompt %}}{{{{- '{TURN_START}assistant\\n{thought}' }}}}{{%- endif %}}"
-    )

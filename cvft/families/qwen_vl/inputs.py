@@ -13,9 +13,8 @@ from typing import Any, Literal, Self
 from cvft.data.video.view import ClipView
 from cvft.errors import ClipError, Problem, ValueProblem
 from cvft.families.family import FieldValue
-from cvft.families.grid import Grid
 from cvft.families.qwen_vl.grid import grid_of
-from cvft.families.qwen_vl.layout import ClipTags, Style
+from cvft.families.qwen_vl.layout import ClipLayout, ClipTags, Style
 from cvft.families.qwen_vl.sizes import TowerSizes
 from cvft.families.qwen_vl.times import GridSeconds, second_per_grid, shown_seconds
 
@@ -63,23 +62,6 @@ class Inputs:
     def to_fields(self) -> dict[str, FieldValue]:
         """Returns them by their names in a contract."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class ClipLayout:
-    """What a row says of its clip.
-
-    Args:
-        grid: Its patches.
-        seconds: The second of each temporal grid, where they are written; else empty.
-        grid_step: Positions from one temporal grid to the next, where time is told by positions; else 0.
-        is_image: Whether it is a picture, which has tokens of its own and no second.
-    """
-
-    grid: Grid
-    seconds: tuple[float, ...]
-    grid_step: float
-    is_image: bool = False
 
 
 def lay_out_clip(

@@ -35,6 +35,24 @@ ClipTags = Literal["released", "transformers5"]
 
 
 @dataclass(frozen=True)
+class ClipLayout:
+    """What a row says of one of its clips.
+
+    Args:
+        grid: Its patches.
+        seconds: The second of each temporal grid, as `cvft.families.qwen_vl.times.shown_seconds` returns them; where the style
+            shows none, they may be empty.
+        grid_step: Positions from one temporal grid to the next, where time is told by positions; else 0.
+        is_image: Whether it is a picture, which has tokens of its own and no second.
+    """
+
+    grid: Grid
+    seconds: Sequence[float] = ()
+    grid_step: float = 0.0
+    is_image: bool = False
+
+
+@dataclass(frozen=True)
 class Style:
     """How a generation of the family writes a row.
 
@@ -64,10 +82,8 @@ def build_layout(
     *,
     style: Style,
     special: SpecialTokens,
-    grid: Grid | None,
-    seconds: Sequence[float] = (),
+    clips: Sequence[ClipLayout] = (),
     clip_tags: ClipTags = "released",
-    is_image: bool = False,
     query: str,
     history: Sequence[tuple[str, str]] = (),
     response: str | None = None,
@@ -81,19 +97,17 @@ def build_layout(
         encode: Tokenises a piece of text without control tokens.
         style: How the generation writes rows.
         special: Ids of control tokens.
-        grid: The clip's patches, or None for a text-only row.
-        seconds: The second of each temporal grid, as `cvft.families.qwen_vl.times.shown_seconds` returns them; where the style
-            shows none, they may be empty.
+        clips: What the row says of each of its clips, which stand before the first question with nothing between; none for a row
+            of text only.
         clip_tags: See `ClipTags`; without effect where the style shows no seconds.
-        is_image: Whether the patches are those of a picture, and not of a clip.
         query: The question.
         history: Earlier (question, answer) turns.
         response: The answer, for training; None leaves the row open for generation.
         system: The row's system prompt, also an empty one; None takes the style's.
 
     Returns:
-        The row's ids, types and labels. Its prefix ends with the clip's last tag; that of a text-only row with the token that
-        starts the first user turn, as the text behind it is tokenised together with the question.
+        The row's ids, types and labels. Its prefix ends with the last tag of the last clip; that of a row of text only with the
+        token that starts the first user turn, as the text behind it is tokenised together with the question.
 
     Raises:
         DataError: when a text cannot be encoded; who knows the row names it.
@@ -106,14 +120,15 @@ def build_layout(
     queries = [*(earlier for earlier, _ in history), query]
     for number, text in enumerate(queries):
         writer.control(special.turn_start)
-        if number == 0 and grid is None:
+        if number == 0 and not clips:
             num_prefix_tokens = writer.num_tokens
         writer.text("user\n")
-        if number == 0 and grid is not None:
-            if is_image:
-                _write_block(writer, special, special.image, grid.num_tokens)
-            else:
-                _write_clip(writer, special, grid, seconds, style=style, clip_tags=clip_tags)
+        if number == 0 and clips:
+            for clip in clips:
+                if clip.is_image:
+                    _write_block(writer, special, special.image, clip.grid.num_tokens)
+                else:
+                    _write_clip(writer, special, clip.grid, clip.seconds, style=style, clip_tags=clip_tags)
             num_prefix_tokens = writer.num_tokens
             text = text.rstrip() if style.trims else text  # the clip stands before it: it is the content's end alone
         else:
@@ -133,7 +148,7 @@ def build_layout(
         writer.control(special.turn_end)
     ids, types = writer.finish()
     labels = [IGNORED_LABEL] * num_prompt_tokens + ids[num_prompt_tokens:]
-    return Layout(ids, types, labels, num_prefix_tokens)
+    return Layout(ids, types, labels, num_prefix_tokens, tuple(clip.grid.num_tokens for clip in clips))
 
 
 def _trim(text: str, style: Style) -> str:

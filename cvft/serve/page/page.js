@@ -1,21 +1,6 @@
 "use strict";
 // The page of `cvft serve`: a clip, its frames, questions about it. All text goes in as text, never as markup.
 (() => {
-  const $ = (id) => document.getElementById(id);
-  const element = (tag, className, text) => {
-    const made = document.createElement(tag);
-    if (className) made.className = className;
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
-  const kept = (store, name, value) => {  // a browser may forbid its memory
-    try {
-      if (value === undefined) return store.getItem(name);
-      store.setItem(name, value);
-    } catch { /* then it is chosen again next time */ }
-    return null;
-  };
-
   // --- language and theme ---
   let language = kept(localStorage, "language") ?? (navigator.language.startsWith("zh") ? "zh" : "en");
   if (!(language in TEXTS)) language = "en";
@@ -55,32 +40,21 @@
   });
 
   // --- the server ---
-  let key = kept(sessionStorage, "key") ?? "";
-  const headers = (more) => (key ? { ...more, authorization: `Bearer ${key}` } : { ...more });
-  const fail = async (response) => {
-    let text = `HTTP ${response.status}`;
-    try { text = (await response.json()).error.message; } catch { /* it was no answer of ours */ }
-    return new Error(text);
-  };
-  const post = async (path, body, signal) => {
-    const response = await fetch(path, {
-      method: "POST", body: JSON.stringify(body), headers: headers({ "content-type": "application/json" }), signal,
-    });
-    if (!response.ok) throw await fail(response);
-    return response;
-  };
   let models = [];
+  let takesImages = new Set();  // those to whom a picture is more than a clip of one frame
   const findModels = async () => {
     let response;
-    try { response = await fetch("v1/models", { headers: headers() }); } catch { say("gone"); return void setTimeout(findModels, 3000); }
+    try { response = await Server.models(); } catch { say("gone"); return void setTimeout(findModels, 3000); }
     if (response.status === 401) {
-      say(key ? "wrongKey" : null);
+      say(Server.hasKey() ? "wrongKey" : null);
       $("key-form").hidden = false;
       $("key").focus();
       return;
     }
     $("key-form").hidden = true;
-    models = response.ok ? (await response.json()).data.map((model) => model.id) : [];
+    const { data } = response.ok ? await response.json() : { data: [] };
+    models = data.map((model) => model.id);
+    takesImages = new Set(data.filter((model) => model.takes_images).map((model) => model.id));
     if (!models.length) { say("loading"); return void setTimeout(findModels, 1000); }
     say(null);
     $("models").textContent = models.join(" · ");
@@ -98,14 +72,14 @@
   };
   $("key-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    key = $("key").value.trim();
-    kept(sessionStorage, "key", key);
+    Server.useKey($("key").value.trim());
     findModels();
   });
   const chosen = () => (models.length < 2 ? models : [...$("choices").querySelectorAll("input:checked")].map((box) => box.value));
 
   // --- the clip ---
-  const clip = { files: [], seconds: null, parts: null, shown: null, turn: 0 };
+  // `kind`: a video; frames, with the second of each; a picture, which needs none
+  const clip = { files: [], kind: "video", seconds: null, parts: null, shown: null, turn: 0 };
   const player = $("player");
   const light = (start, end) => {
     const frames = [...$("frames").children];
@@ -128,8 +102,8 @@
   };
   const nameFrames = () => {
     const { frames, duration_s: length, notes } = clip.shown;
-    $("facts").textContent = [t.shown(frames.length, length), ...notes].join(" ");
-    [...$("frames").querySelectorAll("img")].forEach((image, at) => { image.alt = t.frame(frames[at].second); });
+    $("facts").textContent = [isImage() ? t.shownPicture : t.shown(frames.length, length), ...notes].join(" ");
+    [...$("frames").querySelectorAll("img")].forEach((image, at) => { image.alt = isImage() ? t.picture : t.frame(frames[at].second); });
   };
   const showFrames = () => {
     $("frames").replaceChildren(...clip.shown.frames.map((frame) => {
@@ -137,46 +111,45 @@
       button.type = "button";
       const image = element("img");
       image.src = frame.picture;
-      button.append(image, `${frame.second} s`);
+      button.append(image, isImage() ? "" : `${frame.second} s`);
       button.addEventListener("click", () => jump(frame.second, frame.second));
       return button;
     }));
     nameFrames();
   };
-  const partsOf = (urls) => urls.map((url) => (clip.seconds ? { type: "image_url", image_url: { url } } : { type: "video_url", video_url: { url } }));
+  const partsOf = (urls) => urls.map((url) => (clip.kind === "video" ? { type: "video_url", video_url: { url } } : { type: "image_url", image_url: { url } }));
+  const isImage = () => clip.kind === "picture" && takesImages.has(chosen()[0] ?? models[0]);
   const withSeconds = () => (clip.seconds ? { frame_seconds: clip.seconds } : {});
-  const showClip = async (files, { isRecorded = false, seconds = null } = {}) => {
+  const showClip = async (files, { isRecorded = false, kind = "video", seconds = null } = {}) => {
     const turn = ++clip.turn;  // a later choice wins
     stop();
     cameraTurn += 1;
     camera?.cancel();
     $("save").hidden = !isRecorded;
     $("pictures").hidden = true;
-    const kind = (file) => (/^(video|image)\//.test(file.type) ? file.type : "video/mp4");
-    Object.assign(clip, { seconds, parts: null, shown: null, files: files.map((file) => ({ name: file.name, type: kind(file) })) });
+    const typeOf = (file) => (/^(video|image)\//.test(file.type) ? file.type : "video/mp4");
+    Object.assign(clip, { kind, seconds, parts: null, shown: null, files: files.map((file) => ({ name: file.name, type: typeOf(file) })) });
     $("name").textContent = files.length > 1 ? t.pictures(files.length, files[0].name) : files[0].name;
     $("frames").replaceChildren();
     $("facts").textContent = "";
     $("unplayable").hidden = true;
     clear();
     if (player.src) URL.revokeObjectURL(player.src);
-    player.hidden = seconds !== null;
-    if (seconds) player.removeAttribute("src");
+    player.hidden = kind !== "video";
+    if (player.hidden) player.removeAttribute("src");
     else player.src = URL.createObjectURL(files[0]);
     if (isRecorded) Object.assign($("save"), { href: player.src, download: files[0].name });
     try {
       say("sending");
       const urls = [];
       for (const [at, file] of files.entries()) {
-        const response = await fetch("clips", { method: "POST", body: file, headers: headers({ "content-type": clip.files[at].type }) });
-        if (!response.ok) throw await fail(response);
-        urls.push((await response.json()).url);
+        urls.push(await Server.keep(file, clip.files[at].type));
         if (turn !== clip.turn) return;
       }
       say("looking");
       const parts = partsOf(urls);
       const messages = [{ role: "user", content: parts }];
-      const shown = await (await post("frames", { model: chosen()[0] ?? models[0], messages, ...withSeconds() })).json();
+      const shown = await (await Server.ask("frames", { model: chosen()[0] ?? models[0], messages, ...withSeconds() })).json();
       if (turn !== clip.turn) return;
       Object.assign(clip, { parts, shown });
       say(null);
@@ -197,14 +170,14 @@
   const choose = (files) => {
     if (!Pictures.areAll(files)) return showClip([files[0]]);
     pictures = Pictures.inOrder(files);
-    if (pictures.length === 1) return showClip(pictures, { seconds: [0] });
+    if (pictures.length === 1) return showClip(pictures, { kind: "picture" });
     $("name").textContent = t.pictures(pictures.length, pictures[0].name);
     $("pictures").hidden = false;
     $("seconds").focus();
   };
   $("pictures").addEventListener("submit", (event) => {
     event.preventDefault();
-    showClip(pictures, { seconds: Pictures.seconds($("seconds").value, pictures.length) });
+    showClip(pictures, { kind: "frames", seconds: Pictures.seconds($("seconds").value, pictures.length) });
   });
   $("file").addEventListener("change", () => { if ($("file").files.length) choose([...$("file").files]); });
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
@@ -214,6 +187,12 @@
       if (kind === "drop" && event.dataTransfer.files.length && models.length) choose([...event.dataTransfer.files]);
     });
   }
+
+  addEventListener("paste", (event) => {
+    if (!event.clipboardData.files.length || !models.length) return;
+    event.preventDefault();
+    choose([...event.clipboardData.files]);
+  });
 
   // --- the camera ---
   const MOST_RECORDED_S = 60;
@@ -287,7 +266,7 @@
     return [...before, { role: "user", content }];
   };
   const linkTimes = async (said, text) => {
-    const { pieces } = await (await post("times", { text })).json();
+    const { pieces } = await (await Server.ask("times", { text })).json();
     said.replaceChildren(...pieces.map((piece) => {
       if (piece.start_s === undefined) return document.createTextNode(piece.text);
       const link = element("button", "jump", piece.text.trim());
@@ -306,7 +285,7 @@
     let text = "";
     const note = (word) => box.append(element("p", "rule", word));
     try {
-      const response = await post("v1/chat/completions", { model, messages, stream: true, ...withSeconds(), ...settings() }, signal);
+      const response = await Server.ask("v1/chat/completions", { model, messages, stream: true, ...withSeconds(), ...settings() }, signal);
       for await (const chunk of events(response)) {
         if (chunk.error) throw new Error(chunk.error.message);
         const [choice] = chunk.choices;
@@ -316,7 +295,7 @@
       }
       talks[model] = [...messages, { role: "assistant", content: text }];
       if (!text) note(t.empty);
-      else if (clip.shown) await linkTimes(said, text).catch(() => {});
+      else if (clip.shown && clip.kind !== "picture") await linkTimes(said, text).catch(() => {});
     } catch (error) {
       if (error.name === "AbortError") return note(t.stopped);
       box.classList.add("failed");
@@ -377,7 +356,7 @@
     const messages = messagesFor(model, query).map(({ role, content }) => (
       typeof content === "string" ? { role, content } : { role, content: [...placed, ...content.slice(placed.length)] }));
     const { curl, python } = asCode({
-      base: new URL("v1", location.href).href, hasKey: Boolean(key), model, messages, settings: settings(), files: clip.files, ...withSeconds(),
+      base: new URL("v1", location.href).href, hasKey: Server.hasKey(), model, messages, settings: settings(), files: clip.files, ...withSeconds(),
     });
     $("as-curl").textContent = curl;
     $("as-python").textContent = python;

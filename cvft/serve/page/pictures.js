@@ -1,5 +1,5 @@
 "use strict";
-// Pictures that are the frames of one clip: their order, and the seconds at which they were taken. Used by page.js.
+// A picture, or pictures that are the frames of one clip: their order, and the seconds at which they were taken. Used by page.js.
 const Pictures = {
   areAll: (files) => files.length > 0 && files.every((file) => /^image\/(?!gif)/.test(file.type)),
   inOrder: (files) => [...files].sort((one, other) => one.name.localeCompare(other.name, "en", { numeric: true })),

@@ -3,7 +3,7 @@
 const TEXTS = {
   en: {
     key: "Key of this server", enter: "Enter", clip: "Clip", talk: "Questions", clear: "Start over",
-    drop: "Choose a video, or drop one here; or pictures that are its frames",
+    drop: "Choose a video or a picture, or drop or paste it here; or pictures that are the frames of a clip",
     seconds: "Seconds between two pictures, or the second of each", use: "Use these pictures",
     pictures: (count, name) => `${count} pictures from ${name} on`,
     record: "Record with the camera", recordStop: "Stop and use it", recordCancel: "Discard", save: "Save the recording",
@@ -20,11 +20,12 @@ const TEXTS = {
     cut: "cut at the longest answer", stopped: "stopped", empty: "no answer",
     frame: (second) => `frame at ${second} s`, jump: (text) => `${text.trim()}: go there in the clip`,
     shown: (count, length) => `${count} frames of ${length} s are shown to the model:`, frames: "frames that the model is shown",
+    shownPicture: "The picture is shown to the model:", picture: "the picture that the model is shown",
     light: "Light", dark: "Dark", other: "中文", otherLabel: "切换到中文",
   },
   zh: {
     key: "服务器密钥", enter: "确定", clip: "视频", talk: "提问", clear: "重新开始",
-    drop: "选择视频，或拖到这里；也可以选择作为画面的多张图片",
+    drop: "选择视频或图片，或拖到、粘贴到这里；也可以选择作为视频画面的多张图片",
     seconds: "两张图片之间的秒数，或每张图片的秒数", use: "使用这些图片",
     pictures: (count, name) => `从 ${name} 起共 ${count} 张图片`,
     record: "用摄像头录制", recordStop: "停止并使用", recordCancel: "放弃", save: "保存录像",
@@ -41,6 +42,7 @@ const TEXTS = {
     cut: "已达最长回答", stopped: "已停止", empty: "没有回答",
     frame: (second) => `第 ${second} 秒的画面`, jump: (text) => `${text.trim()}：跳到视频中此处`,
     shown: (count, length) => `视频长 ${length} 秒，模型看到 ${count} 帧：`, frames: "模型看到的画面",
+    shownPicture: "模型看到的图片：", picture: "模型看到的图片",
     light: "浅色", dark: "深色", other: "English", otherLabel: "switch to English",
   },
 };

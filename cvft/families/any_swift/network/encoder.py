@@ -19,7 +19,7 @@ from cvft.data.video.decode import Clip
 from cvft.errors import DataError, Problem, quote
 from cvft.families.any_swift.inputs import NO_IMAGES
 from cvft.families.any_swift.network.template import OpenTemplate
-from cvft.families.family import IGNORED_LABEL, ClipTensors, Layout, ShownFrames, naming, refuse_image
+from cvft.families.family import IGNORED_LABEL, ClipTensors, Layout, ShownFrames, naming, only_clip
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import CLIP_KEYS, group_rows
 
@@ -66,11 +66,14 @@ class RowEncoder:
         """Returns the frames as they are: what becomes of them is the template's."""
         return clip.frames
 
-    def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
+    def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
-        frames, is_cached = None if clip is None else _frames_of(clip), clip is not None and FEATURES in clip.tensors
         with naming(row):
-            refuse_image(row, why=NO_IMAGES)
+            clip = only_clip(row, clips, no_images=NO_IMAGES)
+            frames, is_cached = (
+                None if clip is None else _frames_of(clip),
+                clip is not None and FEATURES in clip.tensors,
+            )
             response = row.response if with_response else None
             encoded = self._encode(row, frames, response=response, sizes_only=is_cached)
         length = len(encoded["input_ids"])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming, refuse_image
+from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming, only_clip
 from cvft.families.glm4v.family import GLM4V
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
 from cvft.families.glm4v.layout import NO_IMAGES, build_layout
@@ -23,7 +23,7 @@ from cvft.families.glm4v.tokenizer import SpecialTokens
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.patches import preprocess_frames
-from cvft.families.network.pixels import resize_to_keep
+from cvft.families.network.pixels import resize_as_bytes
 from cvft.families.network.positions import row_positions
 from cvft.families.norms import CLIP_NORM
 
@@ -80,15 +80,19 @@ class RowEncoder:
         )
         return {PIXELS: patches, GRIDS: torch.tensor([[grid.num_grids, grid.num_rows, grid.num_columns]])}
 
-    def frames_to_keep(self, clip: Clip) -> np.ndarray:
-        """Returns the frames as they become patches."""
+    def resized(self, clip: Clip) -> np.ndarray:
+        """Returns the frames (T, h, w, 3) uint8 at the size at which they become patches."""
         grid = lay_out_clip(clip.view, inputs=self._inputs, tower=self._tower).grid
-        return resize_to_keep(clip.frames, size=grid.frame_px(self._tower.patch_size))
+        return resize_as_bytes(clip.frames, size=grid.frame_px(self._tower.patch_size))
 
-    def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
+    def frames_to_keep(self, clip: Clip) -> np.ndarray:
+        """Returns the frames as the tower takes them."""
+        return self.resized(clip)
+
+    def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
         with naming(row):
-            refuse_image(row, why=NO_IMAGES)
+            clip = only_clip(row, clips, no_images=NO_IMAGES)
             shown = None if clip is None else lay_out_clip(clip.view, inputs=self._inputs, tower=self._tower)
             layout = build_layout(
                 self._encode,
@@ -102,7 +106,7 @@ class RowEncoder:
         return {
             "input_ids": torch.tensor(layout.input_ids),
             "labels": torch.tensor(layout.labels),
-            "position_ids": row_positions(layout.token_type_ids, grid=None if shown is None else shown.grid),
+            "position_ids": row_positions(layout.token_type_ids, grids=[] if shown is None else [shown.grid]),
             "segment_ids": (torch.arange(len(layout)) >= layout.num_prefix_tokens).long(),
             **({} if clip is None else clip.tensors),
         }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming, refuse_image
+from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming, only_clip
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.internvl.inputs import Inputs, read_channels
 from cvft.families.internvl.layout import NO_IMAGES, build_layout
@@ -22,7 +22,7 @@ from cvft.families.internvl.sizes import Sizes
 from cvft.families.internvl.tokenizer import SpecialTokens
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
-from cvft.families.network.pixels import as_frames, resize_and_norm, resize_to_keep
+from cvft.families.network.pixels import as_frames, resize_and_norm, resize_as_bytes
 from cvft.families.norms import PixelNorm
 
 PIXELS = "pixel_values"
@@ -72,14 +72,18 @@ class RowEncoder:
         side = self._inputs.frame_px
         return {PIXELS: preprocess_frames(clip.frames, side_px=side, norm=self._norm)}
 
-    def frames_to_keep(self, clip: Clip) -> np.ndarray:
-        """Returns the frames at the size that the tower takes."""
-        return resize_to_keep(clip.frames, size=(self._inputs.frame_px, self._inputs.frame_px))
+    def resized(self, clip: Clip) -> np.ndarray:
+        """Returns the frames (T, side, side, 3) uint8 at the size at which the tower takes them."""
+        return resize_as_bytes(clip.frames, size=(self._inputs.frame_px, self._inputs.frame_px))
 
-    def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
+    def frames_to_keep(self, clip: Clip) -> np.ndarray:
+        """Returns the frames as the tower takes them."""
+        return self.resized(clip)
+
+    def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
         with naming(row):
-            refuse_image(row, why=NO_IMAGES)
+            clip = only_clip(row, clips, no_images=NO_IMAGES)
             layout = build_layout(
                 self._encode,
                 special=self.special,

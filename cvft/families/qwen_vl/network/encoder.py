@@ -19,11 +19,11 @@ from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.patches import preprocess_frames
-from cvft.families.network.pixels import resize_to_keep
+from cvft.families.network.pixels import resize_as_bytes
 from cvft.families.network.positions import row_positions
 from cvft.families.qwen_vl.family import QwenVL
-from cvft.families.qwen_vl.inputs import ClipLayout, Inputs, lay_out_clip
-from cvft.families.qwen_vl.layout import build_layout
+from cvft.families.qwen_vl.inputs import Inputs, lay_out_clip
+from cvft.families.qwen_vl.layout import ClipLayout, build_layout
 from cvft.families.qwen_vl.norms import NORMS
 from cvft.families.qwen_vl.sizes import Sizes
 from cvft.families.qwen_vl.tokenizer import SpecialTokens
@@ -31,6 +31,9 @@ from cvft.families.qwen_vl.tokenizer import SpecialTokens
 PIXELS, GRIDS, FEATURES = "pixel_values_videos", "video_grid_thw", "vision_features"
 IMAGE_PIXELS, IMAGE_GRIDS, IMAGE_FEATURES = "pixel_values", "image_grid_thw", "image_features"
 """What a clip, and a picture, is called: patches and their grid by transformers, cached features by us."""
+
+CLIP_DIMS = {FEATURES: 1, IMAGE_FEATURES: 1}
+"""Along which dimension clips follow one another, where that is not the first."""
 
 
 class RowEncoder:
@@ -99,24 +102,22 @@ class RowEncoder:
     def resized(self, clip: Clip) -> np.ndarray:
         """Returns the frames (T, h, w, 3) uint8 at the size at which they become patches."""
         size = self._lay_out_clip(clip.view).grid.frame_px(self._tower.patch_size)
-        return resize_to_keep(clip.frames, size=size)
+        return resize_as_bytes(clip.frames, size=size)
 
     def frames_to_keep(self, clip: Clip) -> np.ndarray:
-        """Returns the frames as they become patches."""
+        """Returns the frames as the tower takes them."""
         return self.resized(clip)
 
-    def encode(self, row: Row, clip: ClipTensors | None, *, with_response: bool) -> dict[str, Tensor]:
-        """Encodes one row as a prompt, or with its answer."""
+    def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
+        """Encodes one row as a prompt, or with its answer; the tensors of its clips follow one another."""
         with naming(row):
-            shown = None if clip is None else self._lay_out_clip(clip.view)
+            shown = [self._lay_out_clip(clip.view) for clip in clips]
             layout = build_layout(
                 self._encode,
                 style=self._style,
                 special=self.special,
-                grid=None if shown is None else shown.grid,
-                seconds=() if shown is None else shown.seconds,
+                clips=shown,
                 clip_tags=self._inputs.clip_tags,
-                is_image=shown is not None and shown.is_image,
                 query=row.query,
                 history=row.history,
                 system=row.system,
@@ -124,8 +125,8 @@ class RowEncoder:
             )
         positions = row_positions(
             layout.token_type_ids,
-            grid=None if shown is None else shown.grid,
-            grid_step=0.0 if shown is None else shown.grid_step,
+            grids=[clip.grid for clip in shown],
+            grid_steps=[clip.grid_step for clip in shown],
             text_positions=self._inputs.text_positions,
         )
         return {
@@ -133,7 +134,7 @@ class RowEncoder:
             "labels": torch.tensor(layout.labels),
             "position_ids": positions,
             "segment_ids": (torch.arange(len(layout)) >= layout.num_prefix_tokens).long(),
-            **({} if clip is None else _clip_tensors(clip)),
+            **_join_clips(clips),
         }
 
     def join(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -144,9 +145,7 @@ class RowEncoder:
         self, sequences: Sequence[Mapping[str, Tensor]], *, padding_side: Literal["left", "right"] = "right"
     ) -> dict[str, Any]:
         """Pads sequences to one batch: with patches and grids of all clips, or their features (1 + levels, N, H)."""
-        return collate_sequences(
-            sequences, padding_side=padding_side, padding_id=self.padding_id, clip_dims={FEATURES: 1, IMAGE_FEATURES: 1}
-        )
+        return collate_sequences(sequences, padding_side=padding_side, padding_id=self.padding_id, clip_dims=CLIP_DIMS)
 
     def model_inputs(self, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         """Returns what of a batch transformers' own forward takes: positions come first there."""
@@ -154,7 +153,14 @@ class RowEncoder:
         return {**inputs, "position_ids": inputs["position_ids"].permute(2, 0, 1)}
 
 
-def _clip_tensors(clip: ClipTensors) -> dict[str, Tensor]:
-    """Returns a clip's tensors by their names; cached features are kept under one name for clips and pictures."""
-    named = {FEATURES: IMAGE_FEATURES} if clip.view.is_image else {}
-    return {named.get(key, key): value for key, value in clip.tensors.items()}
+def _join_clips(clips: Sequence[ClipTensors]) -> dict[str, Tensor]:
+    """Returns the tensors of a row's clips by their names; cached features are kept under one name for clips and pictures."""
+    joined: dict[str, list[Tensor]] = {}
+    for clip in clips:
+        named = {FEATURES: IMAGE_FEATURES} if clip.view.is_image else {}
+        for key, value in clip.tensors.items():
+            joined.setdefault(named.get(key, key), []).append(value)
+    return {
+        key: values[0] if len(values) == 1 else torch.cat(values, dim=CLIP_DIMS.get(key, 0))
+        for key, values in joined.items()
+    }
