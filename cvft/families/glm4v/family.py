@@ -30,7 +30,7 @@ from cvft.families.glm4v.config_file import check_config
 from cvft.families.glm4v.costs import costs_of
 from cvft.families.glm4v.handover import hand_over
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
-from cvft.families.glm4v.layout import NO_IMAGES, build_layout
+from cvft.families.glm4v.layout import build_layout
 from cvft.families.glm4v.parts import PARTS
 from cvft.families.glm4v.sizes import MODEL_TYPE, Sizes
 from cvft.families.glm4v.tensors import VISION, tensor_shapes
@@ -159,7 +159,7 @@ class Glm4v:
 
         def lay_out(row: Row, clips: Sequence[ClipInfo]) -> Layout:
             with naming(row):
-                clip = only_clip(row, clips, no_images=NO_IMAGES)
+                clip = only_clip(row, clips)
                 return build_layout(
                     encode,
                     special=special,
