@@ -25,14 +25,20 @@ class Dtype:
     @property
     def torch_name(self) -> str:
         """Name of torch's dtype: an attribute of its module."""
-        return f"bfloat{8 * self.num_bytes}" if self.name == "bf16" else f"float{8 * self.num_bytes}"
+        return f"bfloat{8 * self.num_bytes}" if self.name == "bf16" else self.name.replace("fp", "float")
 
 
 DTYPES = (Dtype("bf16", "BF16", 2), Dtype("fp16", "F16", 2), Dtype("fp32", "F32", 4), Dtype("fp64", "F64", 8))
 """Every precision that weights and features come in. Source of safetensors' names: its README."""
+
+UINT8 = Dtype("uint8", "U8", 1)
+"""Of decoded frames; no weights come in it."""
 
 BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 """By our name."""
 
 BY_SAFETENSORS = {dtype.safetensors: dtype for dtype in DTYPES}
 """By the name that safetensors gives it."""
+
+STORED = {**BY_SAFETENSORS, UINT8.safetensors: UINT8}
+"""By that name, all that a file of ours may hold."""

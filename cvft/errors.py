@@ -118,7 +118,7 @@ class ClipError(CvftError):
 
 
 class FeatureError(CvftError):
-    """A store of vision features does not hold, or cannot take, what is asked of it."""
+    """A store of vision features or pixels does not hold, or cannot take, what is asked of it."""
 
 
 class ModelError(CvftError):

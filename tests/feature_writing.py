@@ -1,4 +1,4 @@
-"""A store of vision features with bytes that everybody knows, and what holds for it; no torch, to start quickly."""
+"""Stores of vision features and pixels with bytes that everybody knows, and what holds for them; no torch, to start quickly."""
 
 import random
 from hashlib import sha256
@@ -23,6 +23,18 @@ KEY = FeatureKey(
 )
 
 
+PIXEL_KEY = FeatureKey(
+    sampling="uniform",
+    max_frames=24,
+    decoder="pyav",
+    decoder_version="17.1.0",
+    fields={"image_size_px": 224},
+    dtype="U8",
+)
+
+KEYS = {"features": KEY, "pixels": PIXEL_KEY}
+
+
 def clip_of(name: object) -> str:
     return sha256(f"{name}".encode()).hexdigest()
 
@@ -32,10 +44,15 @@ def bytes_of(name: object, num_bytes: int = 512) -> bytes:
     return random.Random(f"{name}").randbytes(num_bytes)
 
 
+def add(writer, store: FeatureStore, name, num_bytes: int = 512) -> None:
+    shape = (1, num_bytes // (1 if store.key.kind == "pixels" else 2))
+    writer.add(clip_of(name), shape, store.key.dtype, bytes_of(name, num_bytes))
+
+
 def fill(store: FeatureStore, names, *, max_shard_bytes: int = 2**30, num_bytes: int = 512) -> None:
     with store.writer(max_shard_bytes=max_shard_bytes) as writer:
         for name in names:
-            writer.add(clip_of(name), (1, num_bytes // 2), "BF16", bytes_of(name, num_bytes))
+            add(writer, store, name, num_bytes)
 
 
 def shards(store: FeatureStore) -> list[Path]:

@@ -17,7 +17,7 @@ from cvft.data.features.key import KEY_FILE, FeatureKey
 from cvft.data.features.shard import HEADER_BYTES
 from cvft.data.features.store import FeatureStore
 from cvft.errors import FeatureError
-from tests.feature_writing import KEY, assert_holds, assert_valid, bytes_of, clip_of, fill, shards
+from tests.feature_writing import KEY, PIXEL_KEY, assert_holds, assert_valid, bytes_of, clip_of, fill, shards
 
 OTHER = {
     "sampling": "chat",
@@ -140,9 +140,9 @@ def test_a_clip_that_is_not_there_is_told(store):
     with pytest.raises(FeatureError) as caught:
         store.read(clip_of(1))
     assert str(caught.value) == (
-        f"feature store {store.folder} has 1 problem\n"
+        f"store {store.folder} has 1 problem\n"
         f"  clip {clip_of(1)}: got no features, need features\n"
-        "    hint: compute the features of this clip first"
+        "    hint: make the features of this clip first"
     )
 
 
@@ -170,6 +170,38 @@ def test_every_field_of_the_key_leads_to_a_folder_of_its_own(tmp_path):
     assert len({FeatureStore(tmp_path, key).folder for key in keys}) == len(keys)
 
 
+def test_a_key_of_pixels_knows_no_tower_and_shares_no_folder_with_features(tmp_path):
+    said = PIXEL_KEY.to_dict()
+    assert not said.keys() & {"tower_sha256", "device", "attention"}
+    assert (said.keys() | {"tower_sha256", "device", "attention"}) == KEY.to_dict().keys()
+    changes = {name: value for name, value in OTHER.items() if name in said and name != "dtype"} | {
+        "fields": {"image_size_px": 112}
+    }
+    keys = [KEY, PIXEL_KEY, *(dataclasses.replace(PIXEL_KEY, **{name: value}) for name, value in changes.items())]
+    assert len({FeatureStore(tmp_path, key).folder for key in keys}) == len(keys) == 9
+    for wrong in ({"dtype": "BF16"}, {"device": "cpu"}):
+        with pytest.raises(AssertionError, match="features have a tower, and pixels none"):
+            dataclasses.replace(PIXEL_KEY, **wrong)
+
+
+def test_pixels_come_back_and_a_flipped_bit_is_told(tmp_path):
+    store = FeatureStore(tmp_path, PIXEL_KEY)
+    fill(store, range(3))
+    again = FeatureStore(tmp_path, PIXEL_KEY)
+    assert_holds(again, range(3))
+    assert (again.read(clip_of(1)).dtype, again.read(clip_of(1)).shape) == ("U8", (1, 512))
+    assert_valid(again)
+    (path,) = shards(store)
+    path.write_bytes(path.read_bytes().replace(bytes_of(1), bytes_of(4)))
+    with pytest.raises(FeatureError, match="bytes that do not match their checksum"):
+        FeatureStore(tmp_path, PIXEL_KEY).read_checked(clip_of(1))
+    with (
+        pytest.raises(FeatureError, match=r"pixels of clip (.|\n)*need 6 for \[2, 3\] in `U8`"),
+        store.writer() as writer,
+    ):
+        writer.add(clip_of(9), (2, 3), "U8", b"12345")
+
+
 def test_a_digest_does_not_change_with_the_version_of_cvft():
     text = json.dumps(dict(sorted(KEY.to_dict().items())), separators=(",", ":"))
     assert KEY.digest() == sha256(text.encode()).hexdigest()
@@ -178,7 +210,7 @@ def test_a_digest_does_not_change_with_the_version_of_cvft():
 
 def test_an_unknown_dtype_is_refused():
     with pytest.raises(
-        FeatureError, match=r"dtype: got `BF61`, need one of `BF16`, `F16`, `F32`\n.*did you mean `BF16`"
+        FeatureError, match=r"dtype: got `BF61`, need one of `BF16`, `F16`, `F32`, `U8`\n.*did you mean `BF16`"
     ):
         dataclasses.replace(KEY, dtype="BF61")
 
@@ -191,9 +223,9 @@ def test_a_folder_of_another_key_is_refused(store, tmp_path):
     with pytest.raises(FeatureError) as caught:
         FeatureStore(tmp_path / "features", KEY)
     assert str(caught.value) == (
-        f"feature store {store.folder} has 1 problem\n"
+        f"store {store.folder} has 1 problem\n"
         "  key.json: max_frames: got `8`, need `24`\n"
-        "    hint: remove this folder: its features are recomputed"
+        "    hint: remove this folder: its features are made again"
     )
     with pytest.raises(FeatureError, match=r"key.json: max_frames: got `8`"):
         fill(store, [2])  # a store that was opened before

@@ -1,4 +1,4 @@
-"""The store of vision features among processes that really die, wait for each other, and run out of disk."""
+"""The store of vision features, and of pixels, among processes that really die, wait for each other, and run out of disk."""
 
 import errno
 import os
@@ -15,29 +15,33 @@ from cvft.data.features.index import DamagedShard
 from cvft.data.features.shard import HEADER_BYTES
 from cvft.data.features.store import BUILD_LOCK, FeatureStore
 from cvft.errors import FeatureError
-from tests.feature_writing import KEY, assert_holds, assert_valid, bytes_of, clip_of, fill, shards
+from tests.feature_writing import KEY, KEYS, assert_holds, assert_valid, bytes_of, clip_of, fill, shards
 
 REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def store(tmp_path):
-    return FeatureStore(tmp_path / "features", KEY)
+def store(request, tmp_path):
+    return FeatureStore(tmp_path / "features", KEYS[getattr(request, "param", "features")])
 
+
+OF_EACH_KIND = pytest.mark.parametrize("store", KEYS, indirect=True)
 
 PRELUDE = """
 import os, sys, time
 from pathlib import Path
 from cvft.data.features.store import FeatureStore
-from tests.feature_writing import KEY, bytes_of, clip_of, fill
-store = FeatureStore(Path(sys.argv[1]), KEY)
+from tests.feature_writing import KEYS, add, bytes_of, clip_of, fill
+store = FeatureStore(Path(sys.argv[1]), KEYS[os.environ["KIND"]])
 """
 
 
 def start(store: FeatureStore, code: str, *arguments: object) -> subprocess.Popen[str]:
     """Starts a process that has opened the same store."""
     command = [sys.executable, "-c", PRELUDE + code, str(store.root), *map(str, arguments)]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    environment = {**os.environ, "KIND": store.key.kind}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=pipe, stdin=pipe, text=True, env=environment)
 
 
 def tell(process: subprocess.Popen[str]) -> str:
@@ -66,11 +70,12 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.stdin.close()
 
 
+@OF_EACH_KIND
 def test_a_writer_that_is_killed_leaves_nothing_half_written(store):
     code = """
 with store.writer(max_shard_bytes=2**18 + 1024) as writer:
     for name in range(3):
-        writer.add(clip_of(name), (256,), "BF16", bytes_of(name))
+        add(writer, store, name)
     print("added", flush=True)
     sys.stdin.read()
 """
@@ -89,6 +94,7 @@ with store.writer(max_shard_bytes=2**18 + 1024) as writer:
     assert_valid(store)
 
 
+@OF_EACH_KIND
 def test_a_writer_can_be_killed_at_any_moment(store):
     code = """
 print("go", flush=True)
@@ -161,7 +167,7 @@ with store.build_lock():
     with pytest.raises(FeatureError) as caught, store.build_lock(timeout_s=0.2):
         pass
     assert str(caught.value) == (
-        "the lock of a feature store has 1 problem\n"
+        "the lock of a store has 1 problem\n"
         f"  {store.folder / BUILD_LOCK}: got held by `process {process.pid} on {os.uname().nodename}`, "
         "need nobody to hold it within 0.2 s\n"
         "    hint: wait until that process is done"
@@ -247,8 +253,8 @@ def small_disk(tmp_path):
 
 
 FULL = (
-    "the feature store has 1 problem\n"
-    "  {folder}: got a full disk, need room for vision features\n"
+    "the store has 1 problem\n"
+    "  {folder}: got a full disk, need room for features of clips\n"
     "    hint: features published before are intact: free some space and run the same command again"
 )
 

@@ -82,8 +82,8 @@ def test_a_dummy_family_trains_through_the_same_recipe(dummy, dummy_project):
     assert plan["worker"]["family"] == "dummy"
     assert plan["swift"]["model_type"] == plan["swift"]["template"] == "cvft_dummy"
     assert plan["worker"]["limits"]["max_rows_per_group"] == 1  # it cannot group
-    assert plan["worker"]["features"] is None  # nor cache
-    assert "features  not cached" in result.stderr
+    assert plan["worker"]["features"] is None  # nor cache features
+    assert "pixels    each clip is decoded once and cached" in result.stderr
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
 
 
@@ -101,7 +101,10 @@ def test_settings_without_effect_for_a_family_are_refused_all_at_once(dummy, dum
     assert result.returncode == 2
     assert "train.group_by_clip: got `on`, need `auto` or `off`: Dummy has no such setting" in result.stderr
     assert "model.rope_precision: got `fp32`, need `checkpoint`: Dummy has no such setting" in result.stderr
-    assert "video.cache_features: got `on`, need `auto` or `off`: Dummy has no such setting" in result.stderr
+    assert (
+        "video.cache_features: got `on`, need `auto`, `pixels` or `off`: features of Dummy cannot be cached"
+        in result.stderr
+    )
     assert "model.template: got `vqa`, need `auto`" in result.stderr
     assert "hint: remove `model.template`" in result.stderr
     assert files_under(dummy_project.parent / "runs") == []

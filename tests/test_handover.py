@@ -208,7 +208,7 @@ def test_prompts_and_pixels_are_what_vllm_makes_of_requests(tmp_path, golden):
             assert tuple(numbers[: len(clip.frame_indices)]) == clip.frame_indices
             if sends == "frames":  # bit for bit
                 assert hashlib.sha256(pixels.numpy().tobytes()).hexdigest() == prompt["pixels"]
-                assert (frames[: len(clip.frames)] == opened.encoder.resized(clip)).all()
+                assert (frames[: len(clip.frames)] == opened.encoder.frames_to_keep(clip)).all()
                 assert len(frames) > 32 or kind == "glm4v"  # the engine's own limit
     assert len(num_clip_tokens) > 1
 
@@ -268,7 +268,9 @@ def test_a_folder_that_the_engine_cannot_open_is_refused(tmp_path):
 
 
 TOKENS = {"context_image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>"}
+JOINED = {"type": "Replace", "pattern": {"String": "user\nFrame"}, "content": "users"}
 OTHER_FILES = (
+    ("internvl3_5", "tokenizer.json", {"normalizer": JOINED}, "tokenizer.json: got one that joins `user"),
     (
         "glm4v",
         "preprocessor_config.json",

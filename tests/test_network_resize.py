@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from cvft.families.cogvlm2_video.network.preprocess import CLIP_MEAN, CLIP_STD, preprocess_frames, resized_size
+from cvft.families.cogvlm2_video.frames import resized_size, seen_pixels
+from cvft.families.cogvlm2_video.network.preprocess import (
+    CLIP_MEAN,
+    CLIP_STD,
+    decoded_frames,
+    frames_to_keep,
+    preprocess_frames,
+)
 
 
 def load_short_side_scale():
@@ -41,6 +48,26 @@ def test_pixels_equal_pytorchvideo_after_normalising(height, width, image_size):
     want = scaled[..., top : top + image_size, left : left + image_size].transpose(0, 1)
     # equal, bit for bit: the same kernel with the same arguments
     assert torch.equal(preprocess_frames(frames, image_size=image_size), want)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(272, 640), (640, 272), (144, 176), (720, 1280), (1080, 1920), (672, 672), (225, 500), (61, 37), (1121, 3361)],
+)
+@pytest.mark.parametrize("image_size", [28, 56, 224])
+def test_pixels_that_are_kept_of_frames_give_the_bits_of_all_of_them(height, width, image_size):
+    frames = np.random.default_rng(height * width).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    kept = frames_to_keep(frames, image_size=image_size)
+    assert kept.shape[1:3] == tuple(map(len, seen_pixels(height, width, image_size=image_size)))
+    assert max(kept.shape[1:3]) <= 3 * image_size
+    back = decoded_frames(kept, size_px=(height, width), image_size=image_size)
+    live = preprocess_frames(frames, image_size=image_size)
+    assert torch.equal(preprocess_frames(back, image_size=image_size), live)
+    if height > 3 * image_size:  # nothing more than that is kept, and all of it counts
+        blind = preprocess_frames(
+            decoded_frames(255 - kept, size_px=(height, width), image_size=image_size), image_size=image_size
+        )
+        assert not torch.equal(blind, live)
 
 
 def test_other_input_is_refused():

@@ -13,7 +13,8 @@ from cvft.errors import RecipeError, RunError
 from cvft.families.cogvlm2_video.family import ARCHITECTURE, COGVLM2_VIDEO, OFFICIAL_ARCHITECTURE
 from cvft.families.cogvlm2_video.tensors import PARTS, PUBLISHED_SIZES
 from cvft.families.parts import target_regex
-from cvft.plan.batching import RowFacts, decide_features
+from cvft.plan.batching import RowFacts
+from cvft.plan.caching import decide_cache
 from cvft.plan.environment import check_shell, find_overruled, merge_environment
 from cvft.plan.job import Job, OpenModel, check_batch
 from cvft.plan.machine import GpuFacts, Machine, visible_gpus
@@ -45,7 +46,12 @@ def make_shapes(num_rows: int, *, rows_per_clip: int) -> list[RowShape]:
 
 
 ROWS = RowFacts(make_shapes(100, rows_per_clip=1), [RowShape((), 1, 20, 5)] * 10)
-SHARED = RowFacts(make_shapes(100, rows_per_clip=8), [])
+LEARNING = {"targets": "all-linear", "train_vision_tower": True}
+
+PIXEL_BYTES = 13 * 24 * 448 * 448 * 3
+"""Of 13 clips of frames with 1080 rows, as they are kept."""
+
+SHARED = RowFacts(make_shapes(100, rows_per_clip=8), [], pixel_bytes=PIXEL_BYTES)
 
 
 def feature_key(device: str) -> FeatureKey:
@@ -185,35 +191,46 @@ def test_clips_are_encoded_once_where_that_saves_work():
     assert plan_of(rows=SHARED, train={**once, "max_rows_per_group": 8}).worker.features is None
     assert plan_of(train=once, video={"cache_features": "on"}).worker.features is not None
     assert plan_of(rows=SHARED, video={"cache_features": "off"}).worker.features is None
-    learning = {"targets": "all-linear", "train_vision_tower": True}
-    assert plan_of(rows=SHARED, lora=learning).worker.features is None
-    assert plan_of(rows=SHARED, lora={**learning, "train_vision_tower": False, "train_projector": True}).worker.features
+    assert plan_of(rows=SHARED, lora=LEARNING).worker.features is None
+    assert plan_of(rows=SHARED, lora={**LEARNING, "train_vision_tower": False, "train_projector": True}).worker.features
     assert plan_of(rows=RowFacts([RowShape((), 1, 9)] * 8, [])).worker.features is None
 
 
-def test_features_are_cached_as_far_as_they_fit(monkeypatch, tmp_path):
-    """Source: 13 clips of 5,505,024 bytes each."""
-    size_gb = 13 * 5_505_024 / 1e9
+@pytest.fixture
+def decide(monkeypatch, tmp_path):
+    """Decides what is kept of clips of which features take 13 times 5,505,024 bytes, on a disk with room."""
 
-    def decide(*, free=10**12, **video):
+    def decide_with(*, free=10**12, pixel_bytes=PIXEL_BYTES, lora=None, **video):
         monkeypatch.setattr("cvft.plan.job.shutil.disk_usage", lambda path: Disk(0, 0, free))
-        job = make_job(video=video, output={"features": str(tmp_path)})
-        limits = compile_plan(job, SHARED).worker.limits
-        return decide_features(job, rows=SHARED, limits=limits, num_epochs=1.0)
+        job = make_job(video=video, output={"features": str(tmp_path)}, lora=lora or {})
+        rows = replace(SHARED, pixel_bytes=pixel_bytes)
+        limits = compile_plan(job, rows).worker.limits
+        return decide_cache(job, rows=rows, limits=limits, num_epochs=1.0)
 
-    assert decide().caches
-    assert decide(cache_limit_gb=size_gb + 1e-9).caches
+    return decide_with
+
+
+def test_features_are_cached_as_far_as_they_fit(decide, tmp_path):
+    size_gb = 13 * 5_505_024 / 1e9
+    roomy = decide()
+    assert (roomy.kind, roomy.num_bytes) == ("features", 13 * 5_505_024)
+    assert roomy.why.startswith("they take 0.0716 GB, of half of what the disk of")
+    assert roomy.why.endswith("; pixels would take 0.188 GB")
+    assert decide(cache_limit_gb=size_gb + 1e-9).kind == "features"
     allowed = decide(cache_limit_gb=size_gb - 1e-9)
-    assert (allowed.caches, allowed.num_bytes) == (False, 13 * 5_505_024)
-    assert "they would take 0.0716 GB, more than the 0.0715653 GB of `video.cache_limit_gb`" in allowed.why
+    assert (allowed.kind, allowed.num_bytes) == (None, 0)
+    assert allowed.why == (
+        "features would take 0.0716 GB, more than the 0.0715653 GB of `video.cache_limit_gb`; "
+        "pixels would take 0.188 GB, more than that"
+    )
     full = decide(free=2 * 13 * 5_505_024 - 1)
-    assert not full.caches
+    assert full.kind is None
     assert f"more than half of what the disk of {tmp_path} has room for, 0.0716 GB" in full.why
-    assert decide(free=2 * 13 * 5_505_024).caches
+    assert decide(free=2 * 13 * 5_505_024).kind == "features"
     # what is there already counts as room: a training that goes on finds as much as one that begins
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "features").write_bytes(bytes(1))
-    assert decide(free=2 * 13 * 5_505_024 - 1).caches
+    assert decide(free=2 * 13 * 5_505_024 - 1).kind == "features"
     with pytest.raises(
         RecipeError, match=r"video.cache_limit_gb: got `0.05`, need at least 0.0716 GB, which the features of 13"
     ):
@@ -222,12 +239,43 @@ def test_features_are_cached_as_far_as_they_fit(monkeypatch, tmp_path):
         decide(cache_features="off", cache_limit_gb=5)
 
 
+def test_pixels_are_kept_where_features_cannot_be_or_do_not_fit(decide):
+    learns = decide(lora=LEARNING, cache_limit_gb=1)
+    assert (learns.kind, learns.num_bytes) == ("pixels", PIXEL_BYTES)
+    assert learns.why == (
+        "no features: `lora.train_vision_tower` says so, or changes them; "
+        "pixels take 0.188 GB, of the 1 GB of `video.cache_limit_gb`"
+    )
+    assert decide(lora=LEARNING, cache_limit_gb=0.1).kind is None
+    small = decide(pixel_bytes=5 * 10**7, cache_limit_gb=0.06)
+    assert (small.kind, small.num_bytes) == ("pixels", 5 * 10**7)
+    assert small.why.endswith("; pixels take 0.05 GB, of that")
+    asked = decide(cache_features="pixels")
+    assert (asked.kind, asked.why) == ("pixels", "`video.cache_features` is pixels: they take 0.188 GB")
+    with pytest.raises(RecipeError, match=r"cache_limit_gb: got `0.1`, need at least 0.188 GB, which the pixels of 13"):
+        decide(cache_features="pixels", cache_limit_gb=0.1)
+
+
+def test_the_plan_says_which_pixels_are_kept_and_leaves_the_tower_in():
+    worker = plan_of(rows=SHARED, lora=LEARNING).worker
+    assert (worker.features, worker.loading.with_tower) == (None, True)
+    assert worker.pixels == worker.cache_key == make_job().pixel_key
+    assert worker.pixels.kind == "pixels"
+    once = {"epochs": 1.0, "max_rows_per_group": 8}
+    assert plan_of(rows=SHARED, lora=LEARNING, train=once).worker.cache_key is None  # each clip is decoded once
+    assert plan_of(rows=SHARED, lora=LEARNING, video={"cache_features": "off"}).worker.cache_key is None
+    assert plan_of(rows=SHARED).worker.pixels is None
+    plan = plan_of(rows=SHARED, video={"cache_features": "pixels"}, train=once)
+    assert plan.worker.pixels is not None
+    assert Plan.from_json(plan.to_json()) == plan
+
+
 def test_a_plan_without_weights_says_that_features_would_be_cached():
     plan = compile_plan(make_job(model_opened=replace(MODEL, shards=None)), SHARED)
     assert plan.worker.features == "planned"
-    assert plan.worker.feature_key is None
+    assert plan.worker.cache_key is None
     assert Plan.from_json(plan.to_json()) == plan
-    assert plan_of(rows=SHARED).worker.feature_key == feature_key("cpu")
+    assert plan_of(rows=SHARED).worker.cache_key == feature_key("cpu")
 
 
 def test_activations_are_recomputed_only_where_they_would_not_fit():

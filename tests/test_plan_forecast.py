@@ -53,12 +53,18 @@ def test_a_plan_says_why_features_are_cached_or_not(tmp_path):
     line = next(line for line in said.splitlines() if line.startswith("features  "))
     assert "each clip is encoded once and cached" in line
     assert f"of half of what the disk of {tmp_path / 'runs' / '.features'} has room for" in line
-    assert re.search(r"; caching saves \d+% of the FLOPs\)$", line)
+    assert re.search(r"; pixels would take \S+ GB; features save \d+% of the FLOPs\)$", line)
     said = cvft_ok("plan", recipe, "video.cache_limit_gb=1e-6").stdout
     assert re.search(
-        r"features  not cached: .* \(they would take \S+ GB, more than the 1e-06 GB of `video.cache_limit_gb`; caching would ",
+        r"features  not cached: .* \(features would take \S+ GB, more than the 1e-06 GB of `video.cache_limit_gb`; pixels would "
+        r"take \S+ GB, more than that; features would save ",
         said,
     )
+    said = cvft_ok("plan", recipe, "lora.targets=all-linear", "lora.train_vision_tower=true").stdout
+    (line,) = (line for line in said.splitlines() if line.startswith("pixels  "))
+    assert "each clip is decoded once and cached in" in line
+    assert "(no features: `lora.train_vision_tower` says so, or changes them; pixels take 0.00" in line
+    assert re.search(r"disk      the pixels take \S+ GB for \d+ frames", said)
 
 
 def test_the_four_gpu_recipe_is_planned_without_weights_and_without_torch(full_size):

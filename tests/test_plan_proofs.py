@@ -12,9 +12,8 @@ from cvft.errors import RecipeError
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.family import Capabilities, make_clip
 from cvft.families.proof import FeatureProof, GroupProof, Proofs
-from cvft.plan.batching import wanted_proofs
 from cvft.plan.plan import compile_plan
-from cvft.plan.proofs import request_proofs
+from cvft.plan.proofs import request_proofs, wanted_proofs
 from tests.test_plan import MODEL, ROWS, SHARED, make_job
 
 HOLDS, FAILS = GroupProof(True, "equal"), GroupProof(False, "two rows differ by 0.5")
@@ -65,7 +64,7 @@ def test_features_are_cached_only_where_the_proof_holds():
     assert not caches(other)
     assert not caches(None)
     with pytest.raises(
-        RecipeError, match=r"video\.cache_features: got `on`, need `auto` or `off`: a loss differs by 0\.5"
+        RecipeError, match=r"video\.cache_features: got `on`, need `auto`, `pixels` or `off`: a loss differs by 0\.5"
     ):
         caches(other, "on")
 

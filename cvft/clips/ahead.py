@@ -1,4 +1,4 @@
-"""`cvft features`: every clip of a recipe, or a share of them, encoded once, ahead of training, in this process."""
+"""`cvft features`: features or pixels of every clip of a recipe, or of a share of them, made once, ahead of training."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from cvft.clips.build import TowerSource, build_features, missing_clips
+from cvft.clips.build import BuildSource, build_store, missing_clips
 from cvft.data.catalog import ClipCatalog
 from cvft.data.check import check_clips
+from cvft.data.features.key import Kind
 from cvft.data.features.repair import repair_store
 from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord
 from cvft.data.shares import Share, take_share
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, content_of
-from cvft.errors import Problem, RecipeError, quote
+from cvft.errors import Problem, RecipeError
 from cvft.families.family import load_runtime
+from cvft.plan.batching import RowFacts
+from cvft.plan.caching import choose_kind, count_bytes
 from cvft.plan.datasets import bring_datasets
 from cvft.plan.job import Job
 from cvft.plan.prepare import prepare, read_sources
+from cvft.plan.proofs import AS_IF_CACHED
 
 
 def build_ahead(job: Job) -> str:
-    """Checks a recipe's clips and encodes those that the store lacks.
+    """Checks a recipe's clips and makes what the store lacks of them: what the training would keep of clips that come twice.
 
     Args:
         job: The job.
@@ -35,15 +39,19 @@ def build_ahead(job: Job) -> str:
     Raises:
         CvftError: when recipe, rows, clips or model do not allow it.
     """
-    _check_cached(job)
+    kind = _find_kind(job)
     prepared = prepare(job)  # the training reports rows that are set aside, and keeps their list
-    store = FeatureStore(job.features_root, job.feature_key)
+    if job.recipe.video.cache_features == "auto":
+        kind = _choose_kind(job, prepared.row_facts)
+    store = _open_store(job, kind)
     repair_store(store, reads_all=True)
     return _build(job, store, prepared.clips, share="")
 
 
 def build_share(job: Job, share: Share) -> str:
-    """Checks a share of a recipe's clips, and encodes those that the store lacks, while others do other shares.
+    """Checks a share of a recipe's clips, and makes what the store lacks of them, while others do other shares.
+
+    Whether features of all clips fit cannot be seen from a share: pixels in their place have to be asked for.
 
     All write to one store: what is published never changes, and no two processes write to one file of it. Nothing is repaired
     meanwhile, for what another process is about to publish looks like what a dead one has left, where a disk knows no locks.
@@ -58,7 +66,7 @@ def build_share(job: Job, share: Share) -> str:
     Raises:
         CvftError: when recipe, rows, clips or model do not allow it.
     """
-    _check_cached(job)
+    kind = _find_kind(job)
     recipe, decode = job.recipe, job.preprocessing.decode
     bring_datasets(recipe)
     read = read_sources(recipe.data.sources, recipe=recipe)
@@ -79,27 +87,37 @@ def build_share(job: Job, share: Share) -> str:
             may_leave_none=True,
         )
         catalog.finish()
-    store = FeatureStore(job.features_root, job.feature_key)
+    store = _open_store(job, kind)
     done = _build(job, store, checked.facts, share=f"{share.number}-of-{share.total}.")
     bad = f"; {len(checked.quarantined)} rows whose clip does not decode" if checked.quarantined else ""
     return f"share {share}: {done}{bad}"
 
 
-def _check_cached(job: Job) -> None:
-    recipe = job.recipe
-    if key := job.forbids_features:
-        section, _, name = key.partition(".")
-        value = recipe.to_dict()[section][name]
-        got = quote(str(value).lower() if isinstance(value, bool) else str(value))
-        hint = f"{job.family.title} trains without" if key == "model.path" else f"remove `{key}`"
-        problem = Problem(key, got, "a recipe whose features are cached", hint)
-        raise RecipeError(f"recipe {recipe.name}", [problem])
+def _find_kind(job: Job) -> Kind:
+    """Returns what the recipe lets be kept: features where they may be, else pixels; refuses one that keeps nothing."""
+    if job.recipe.video.cache_features == "off":
+        need, hint = "a recipe that keeps something of clips", "remove `video.cache_features`"
+        raise RecipeError(f"recipe {job.recipe.name}", [Problem("video.cache_features", "`off`", need, hint)])
+    return "features" if job.may_cache_features else "pixels"
+
+
+def _choose_kind(job: Job, rows: RowFacts) -> Kind:
+    """Decides as the training will where clips come twice; features that have to be proven by then are taken to be."""
+    decision = choose_kind(job, count_bytes(job, rows), proof=AS_IF_CACHED)
+    if decision.kind is None:
+        need, hint = f"`on` or `pixels`: {decision.why}", "or raise `video.cache_limit_gb`"
+        raise RecipeError(f"recipe {job.recipe.name}", [Problem("video.cache_features", "`auto`", need, hint)])
+    return decision.kind
+
+
+def _open_store(job: Job, kind: Kind) -> FeatureStore:
+    return FeatureStore(job.features_root, job.feature_key if kind == "features" else job.pixel_key)
 
 
 def _build(job: Job, store: FeatureStore, clips: Mapping[ClipRef, ClipInfo], *, share: str) -> str:
-    """Encodes the clips that a store lacks, and says how many."""
+    """Makes what a store lacks, and says of how many clips."""
     records = {clip: ClipRecord(facts.sha256, facts.view) for clip, facts in clips.items()}
-    source = TowerSource(
+    source = BuildSource(
         load_runtime(job.family),
         job.model.folder,
         job.preprocessing,
@@ -108,7 +126,10 @@ def _build(job: Job, store: FeatureStore, clips: Mapping[ClipRef, ClipInfo], *, 
     )
     with store.build_lock(share=share):
         missing = missing_clips(store, records)
-        with tqdm(total=len(missing), desc="encoding", unit="clip", file=sys.stderr, dynamic_ncols=True) as bar:
-            build_features(store, missing, records=records, source=source, on_progress=bar.update)
+        with tqdm(
+            total=len(missing), desc=f"{store.key.made[:-2]}ing", unit="clip", file=sys.stderr, dynamic_ncols=True
+        ) as bar:
+            build_store(store, missing, records=records, source=source, on_progress=bar.update)
     num_clips = len({content_of(clip, record.sha256) for clip, record in records.items()})
-    return f"{len(missing)} clips encoded, {num_clips - len(missing)} were there; {store.num_bytes()} bytes in {store.folder}"
+    there, size = num_clips - len(missing), f"{store.num_bytes()} bytes in {store.folder}"
+    return f"{len(missing)} clips {store.key.made}, {there} were there; {size}"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import queue
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -32,6 +33,10 @@ T = TypeVar("T")
 
 MAX_PROCESSES = 8
 """Most decode processes of a check: each may take the memory limit of one, and more would wait for the disk."""
+
+
+ANSWERS_PER_PROCESS = 2
+"""Clips that a process is asked about ahead: the one that it decodes, and the next."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +265,7 @@ def ask_processes(
     *,
     decode: DecodeSettings,
     num_workers: int | None,
-) -> Iterator[tuple[ClipRef, T | ClipError]]:
+) -> Generator[tuple[ClipRef, T | ClipError], None, None]:
     """Asks decode processes about clips, several at the same time.
 
     Args:
@@ -270,7 +275,8 @@ def ask_processes(
         num_workers: See `check_clips`.
 
     Yields:
-        Each clip with what was answered, or why it does not decode, as they are done.
+        Each clip with what was answered, or why it does not decode, as they are done. No more than a few answers for each process
+        wait for the caller: frames would fill the memory.
     """
     num_workers = min(num_workers or count_processes(), len(clips)) or 1
     processes: queue.SimpleQueue[DecodeProcess] = queue.SimpleQueue()
@@ -286,11 +292,14 @@ def ask_processes(
         finally:
             processes.put(process)
 
-    pool = ThreadPoolExecutor(max_workers=num_workers)
+    pool, unasked = ThreadPoolExecutor(max_workers=num_workers), iter(clips)
     try:
-        asked = {pool.submit(answer, clip): clip for clip in clips}
-        for done in as_completed(asked):
-            yield asked.pop(done), done.result()
+        asked = {pool.submit(answer, clip): clip for clip in islice(unasked, num_workers * ANSWERS_PER_PROCESS)}
+        while asked:
+            done = wait(asked, return_when=FIRST_COMPLETED).done
+            for each in [each for each in asked if each in done]:
+                asked |= {pool.submit(answer, clip): clip for clip in islice(unasked, 1)}
+                yield asked.pop(each), each.result()
     finally:
         pool.shutdown(cancel_futures=True)
         for _ in range(num_workers):

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 from cvft.errors import ModelError, Problem
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from cvft.data.video.decode import Clip
+    pass
 
 
 class Engine(NamedTuple):
@@ -109,10 +107,3 @@ def refuse_family(engine: Engine, title: str, got: str, need: str) -> NoReturn:
         ModelError: always.
     """
     raise ModelError(f"{title} in {engine}", [Problem("family", got, need, HINT_SERVE)])
-
-
-class ResizesFrames(Protocol):
-    """What an encoder of a family that can be handed over answers besides."""
-
-    def resized(self, clip: Clip) -> np.ndarray:
-        """Returns the frames (T, h, w, 3) uint8 at the size at which they become patches."""

@@ -28,6 +28,7 @@ from cvft.weights.checkpoints import Checkpoint
 from cvft.weights.folder import ModelFolder
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from cvft.data.video.decode import Clip
@@ -81,6 +82,23 @@ class Preprocessing:
     def __str__(self) -> str:
         sampling = self.decode.sampling.strategy
         return f"template {self.template}, sampling {sampling}, decoder {self.decode.decoder}"
+
+
+@dataclass(frozen=True)
+class KeptFrames:
+    """How frames are kept on disk for a model: the bytes that are left of them before they become numbers that a tower takes.
+
+    Args:
+        fields: What decides them beside sampling rule and decoder, by names of their own.
+        size_px: Height and width in which they are kept, by what is known of their clip.
+    """
+
+    fields: Mapping[str, FieldValue]
+    size_px: Callable[[ClipView], tuple[int, int]]
+
+
+AS_DECODED = KeptFrames({"frames": "as decoded"}, lambda view: (view.height_px, view.width_px))
+"""For families that make numbers of whole frames at once."""
 
 
 @dataclass(frozen=True)
@@ -277,6 +295,9 @@ class Family(Protocol):
             dtype_bytes: Bytes of a value.
         """
 
+    def kept_frames(self, folder: ModelFolder, how: Preprocessing) -> KeptFrames:
+        """Says how frames are kept in place of features."""
+
     def longest_clip(self, folder: ModelFolder, how: Preprocessing) -> ClipInfo:
         """Returns facts of a clip that takes as many tokens as any can."""
 
@@ -344,6 +365,18 @@ class ClipTensors(Protocol):
         """Which frames are shown, and when."""
 
 
+class ShownFrames(Protocol):
+    """Frames of one clip, and what is known of it: a decoded `Clip`, or `cvft.clips.source.KeptClip`."""
+
+    @property
+    def frames(self) -> np.ndarray:
+        """(T, h, w, 3) uint8 RGB: as decoded, or as they are kept."""
+
+    @property
+    def view(self) -> ClipView:
+        """Which frames they are, and how large they were when they were decoded."""
+
+
 class Encoder(Protocol):
     """Everything between decoded frames and a model's inputs, for one checkpoint and one way of preprocessing."""
 
@@ -353,8 +386,11 @@ class Encoder(Protocol):
     takes_images: bool
     """Whether a row may show a picture in place of a clip."""
 
-    def clip(self, clip: Clip) -> dict[str, Tensor]:
-        """Turns decoded frames into pixel values, by the model's names."""
+    def frames_to_keep(self, clip: Clip) -> np.ndarray:
+        """Returns what of decoded frames decides their pixel values, (T, h, w, 3) uint8: of it, `clip` makes the same bits."""
+
+    def clip(self, clip: ShownFrames) -> dict[str, Tensor]:
+        """Turns frames, decoded or kept, into pixel values, by the model's names."""
 
     def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row: sequences (L,), and the tensors of its clips, which are those of `row.videos`."""

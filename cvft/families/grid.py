@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from cvft.errors import ValueProblem, quote
 
@@ -40,6 +41,35 @@ class Grid:
     def num_tokens(self) -> int:
         """Tokens of the whole clip."""
         return self.num_grids * self.num_tokens_per_grid
+
+    def frame_px(self, patch_px: int) -> tuple[int, int]:
+        """Returns height and width of its frames, which their patches fill, by the side of one."""
+        return self.num_rows * patch_px, self.num_columns * patch_px
+
+
+class Patches(Protocol):
+    """What of a tower's sizes decides those of frames."""
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+
+    @property
+    def temporal_patch_size(self) -> int:
+        """Frames that one patch spans."""
+
+    @property
+    def spatial_merge_size(self) -> int:
+        """Patches along the side of the square that becomes one token."""
+
+
+def patch_fields(tower: Patches) -> dict[str, int]:
+    """Returns what of a tower decides the size of kept frames, for their key."""
+    return {
+        "patch_px": tower.patch_size,
+        "temporal_patch": tower.temporal_patch_size,
+        "merge": tower.spatial_merge_size,
+    }
 
 
 def check_aspect_ratio(height_px: int, width_px: int) -> None:

@@ -24,6 +24,8 @@ COMMON = frozenset(
         "model.dtype",
         "model.attention",
         "video.max_frames",
+        "video.cache_features",
+        "video.cache_limit_gb",
         "video.decoder",
         "video.timeout_s",
         "video.memory_gib",
@@ -54,6 +56,7 @@ COMMON = frozenset(
         "export.dtype",
         "export.verify_rows",
         "output.root",
+        "output.features",
     }
 )
 """Settings of the other sections that all families share."""
@@ -82,6 +85,9 @@ def check_settings(recipe: Recipe, family: Family) -> None:
         RecipeError: with every such setting.
     """
     problems = []
+    if recipe.video.cache_features == "on" and not family.capabilities.features:
+        need = f"`auto`, `pixels` or `off`: features of {family.title} cannot be cached"
+        problems.append(Problem("video.cache_features", "`on`", need, "set `video.cache_features: auto`"))
     for key, definition in iter_fields():
         if is_common(key) or key in family.settings:
             continue

@@ -28,7 +28,7 @@ def check_stock_recipe(recipe: Recipe, folder: ModelFolder, parts: Parts, shapes
     """
     problems = find_unfit_widths(recipe.model.quantize, parts, shapes)
     if recipe.video.cache_features == "on" and recipe.lora.train_projector is not False:
-        need = "`auto` or `off`: features are cached behind the projector, which learns"
+        need = "`auto`, `pixels` or `off`: features are cached behind the projector, which learns"
         got = f"`on` with `lora.train_projector` {str(recipe.lora.train_projector).lower()}"
         problems.append(Problem("video.cache_features", got, need, "set `video.cache_features: auto`"))
     try:

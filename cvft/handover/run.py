@@ -19,15 +19,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from cvft.data.rows import Row, read_rows
 from cvft.data.video.loader import ClipLoader
 from cvft.data.video.spec import ClipRef, ClipSpec, file_of, has_own_times, name_of
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, ModelError, Problem, RunError
-from cvft.families.engines import ENGINES, Engine, Handover, ResizesFrames, Sends
-from cvft.families.family import load_runtime
+from cvft.families.engines import ENGINES, Engine, Handover, Sends
+from cvft.families.family import Encoder, load_runtime
 from cvft.files import publish_folder, why_unwritable
 from cvft.jsonl import to_line
 from cvft.plan.lengths import MAX_NEW_TOKENS, check_prompts
@@ -177,19 +177,19 @@ def _send_frames(rows: Sequence[Row], found: FoundModel, told: Handover) -> dict
     encoder = load_runtime(found.family).encoder(found.model, found.how)
 
     def prepare(_: ClipRef, clip: Clip) -> tuple[str, dict[str, Any]]:
-        return write_frames(clip, cast(ResizesFrames, encoder), told)
+        return write_frames(clip, encoder, told)
 
     loader = ClipLoader(found.how.decode, prepare=prepare, num_bytes=lambda _: 0)
     with closing(loader):
         return {clip: loader.load(clip) for row in rows for clip in row.videos}
 
 
-def write_frames(clip: Clip, encoder: ResizesFrames, told: Handover) -> tuple[str, dict[str, Any]]:
+def write_frames(clip: Clip, encoder: Encoder, told: Handover) -> tuple[str, dict[str, Any]]:
     """Writes the frames of a clip as vLLM's requests carry them: bit for bit, at the size at which they become patches.
 
     Args:
         clip: The frames that were chosen.
-        encoder: Resizes them.
+        encoder: Resizes them: what it would keep of them is what becomes patches.
         told: What the engine is told of the model.
 
     Returns:
@@ -199,7 +199,7 @@ def write_frames(clip: Clip, encoder: ResizesFrames, told: Handover) -> tuple[st
     from PIL import Image
 
     pictures, numbers = [], list(clip.frame_indices)
-    for frame in encoder.resized(clip):
+    for frame in encoder.frames_to_keep(clip):
         file = io.BytesIO()
         Image.fromarray(frame).save(file, format="PNG")
         pictures.append(base64.b64encode(file.getvalue()).decode())

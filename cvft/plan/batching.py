@@ -1,4 +1,4 @@
-"""What a recipe leaves open about batches, decided from the job and its rows: groups, cached features, recomputation.
+"""What a recipe leaves open about batches, decided from the job and its rows: groups, recomputation.
 
 `Job` + `RowFacts` -> `BatchLimits`, yes or no. Pure, like the plan that is made of it.
 """
@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
-from cvft.data.groups import FileShare, RowShape, count_rows, encodes_a_clip_again, most_rows_per_clip
+from cvft.data.groups import FileShare, RowShape, count_rows, most_rows_per_clip
 from cvft.data.packing import BatchLimits
 from cvft.dtypes import BY_NAME
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.costs import Batch, ClipShape, CostModel, Memory, Training
 from cvft.families.family import LABEL_CHUNK_TOKENS
 from cvft.families.parts import adapted_names
-from cvft.families.proof import FeatureProof, GroupProof, Wanted
+from cvft.families.proof import GroupProof
 from cvft.plan.job import Job
 from cvft.recipe import Recipe
 
@@ -36,14 +36,8 @@ MIN_CLIPS_PER_STEP = 4
 USABLE_SHARE = 0.9
 """Share of a device's memory that counted tensors may take: allocators lose some to fragments, kernels need some."""
 
-DISK_SHARE = 0.5
-"""Share of what a disk has room for that features may take where the recipe does not say: others use it too."""
-
 NUM_LARGEST = 20
 """Longest micro-batches of an epoch among which the one that needs most memory is looked for."""
-
-
-AS_IF_GROUPS, AS_IF_CACHED = GroupProof(True, "as if"), FeatureProof(True, "as if")
 
 
 class Steps(NamedTuple):
@@ -71,11 +65,13 @@ class RowFacts:
         train: Shapes of the rows to train on.
         val: Shapes of the rows held out.
         mix: How often the train rows of each file come in an epoch; empty where each row comes once.
+        pixel_bytes: What the frames of all their clips take as they are kept; 0 in what older runs recorded.
     """
 
     train: Sequence[RowShape]
     val: Sequence[RowShape]
     mix: Sequence[FileShare] = ()
+    pixel_bytes: int = 0
 
     @property
     def num_per_epoch(self) -> int:
@@ -143,106 +139,11 @@ def decide_limits(job: Job, *, rows: RowFacts, proof: GroupProof | None = None) 
     )
 
 
-def wanted_proofs(job: Job, *, rows: RowFacts) -> Sequence[Wanted]:
-    """Tells what would be done if this model proved equal, of what is not known of its whole family.
-
-    Raises:
-        RecipeError: as `decide_limits`.
-    """
-    can, wanted = job.family.capabilities, list[Wanted]()
-    if can.groups == "proven" and decide_limits(job, rows=rows, proof=AS_IF_GROUPS).max_rows_per_group > 1:
-        wanted.append("groups")
-    if can.features == "proven" and any(shape.clips for shape in rows.train):
-        apart = decide_limits(job, rows=rows)
-        if decide_features(
-            job, rows=rows, limits=apart, num_epochs=count_steps(job, rows).epochs, proof=AS_IF_CACHED
-        ).caches:
-            wanted.append("features")
-    return wanted
-
-
 def count_steps(job: Job, rows: RowFacts) -> Steps:
     """Counts the steps of a training; the trainer keeps a last, smaller global batch."""
     train = job.recipe.train
     per_epoch = math.ceil(rows.num_per_epoch / train.global_batch_rows)
     return Steps(train.max_steps or math.ceil((train.epochs or 0) * per_epoch), per_epoch)
-
-
-@dataclass(frozen=True)
-class FeatureDecision:
-    """Whether features are cached.
-
-    Args:
-        caches: Whether they are.
-        why: Why they are, or are not, as part of a sentence.
-        num_bytes: What those of all clips take, or would; 0 where no clip could have any.
-    """
-
-    caches: bool
-    why: str
-    num_bytes: int
-
-
-def decide_features(
-    job: Job, *, rows: RowFacts, limits: BatchLimits, num_epochs: float, proof: FeatureProof | None = None
-) -> FeatureDecision:
-    """Decides whether each clip is encoded once and its features are cached.
-
-    Where the recipe leaves it open: when the tower is frozen, some clip would be encoded twice in training, and the features of
-    all clips fit: into `video.cache_limit_gb`, or else into a share of the disk.
-
-    Args:
-        job: The job.
-        rows: Facts of the rows that will train.
-        limits: Which rows go together.
-        num_epochs: How often the rows come.
-        proof: What was found on this model, for a family whose features have to be proven; without it, none are cached.
-
-    Raises:
-        RecipeError: when features are asked for that take more than the recipe allows, or when the proof does not hold.
-    """
-    decision = _weigh_features(job, rows=rows, limits=limits, num_epochs=num_epochs)
-    if job.family.capabilities.features != "proven" or not decision.caches:
-        return decision
-    if job.recipe.video.cache_features == "on" and proof is not None and not proof.holds:
-        problem = Problem("video.cache_features", "`on`", f"`auto` or `off`: {proof.finding}")
-        raise RecipeError(f"recipe {job.recipe.name}", [problem])
-    if proof is None or not proof.holds:
-        why = "nothing is proven of this model yet" if proof is None else "the proof does not hold"
-        return FeatureDecision(False, why, decision.num_bytes)
-    return decision
-
-
-def _weigh_features(job: Job, *, rows: RowFacts, limits: BatchLimits, num_epochs: float) -> FeatureDecision:
-    """Decides as `decide_features` does where nothing has to be proven."""
-    video = job.recipe.video
-    if not job.may_cache_features:
-        return FeatureDecision(False, f"`{job.forbids_features}` says so, or changes them", 0)
-    clips = clips_of(rows)
-    num_bytes = job.family.feature_bytes(
-        job.model.folder.config, clips, dtype_bytes=BY_NAME[job.recipe.model.dtype].num_bytes
-    )
-    size, allowed_gb = f"{num_bytes / 1e9:.3g} GB", video.cache_limit_gb
-    if video.cache_features == "on":
-        if allowed_gb is not None and num_bytes > allowed_gb * 1e9:
-            need = f"at least {size}, which the features of {len(clips)} clips take"
-            hint = "raise it, show fewer frames or tokens of a clip, or let `video.cache_features: auto` decide"
-            problem = Problem("video.cache_limit_gb", quote(allowed_gb), need, hint)
-            raise RecipeError(f"recipe {job.recipe.name}", [problem])
-        return FeatureDecision(True, "`video.cache_features` is on", num_bytes)
-    comes_again = num_epochs > 1 or any(share.weight > 1 for share in rows.mix)
-    if not any(shape.clips for shape in rows.train):
-        return FeatureDecision(False, "no train row has a clip", num_bytes)
-    if not comes_again and not encodes_a_clip_again(rows.train, max_rows_per_group=limits.max_rows_per_group):
-        return FeatureDecision(False, "each clip is encoded once in any case", num_bytes)
-    if allowed_gb is not None:
-        fits, room = num_bytes <= allowed_gb * 1e9, f"the {allowed_gb:g} GB of `video.cache_limit_gb`"
-    else:
-        most = int(DISK_SHARE * job.features_room)
-        room = f"half of what the disk of {job.features_root} has room for, {most / 1e9:.3g} GB"
-        fits = num_bytes <= most
-    why = f"they take {size}, of {room}" if fits else f"they would take {size}, more than {room}"
-    return FeatureDecision(fits, why, num_bytes)
 
 
 def clips_of(rows: RowFacts) -> list[ClipShape]:

@@ -22,14 +22,14 @@ PERCENTILES = (0, 50, 90, 99, 100)
 GIGA = 1e9
 
 
-def describe_plan(plan: Plan, prepared: PreparedRows, *, about: str = "", why_features: str = "") -> str:
+def describe_plan(plan: Plan, prepared: PreparedRows, *, about: str = "", why_cached: str = "") -> str:
     """Writes what a plan will do in a few lines for the terminal.
 
     Args:
         plan: The plan.
         prepared: Its rows and clips.
         about: What stands before numbers that depend on the lengths of texts.
-        why_features: What follows on whether features are cached.
+        why_cached: What follows on what is kept of clips.
     """
     rows, worker = prepared.row_facts, plan.worker
     num_tokens = sorted(shape.num_tokens for shape in (*rows.train, *rows.val))
@@ -41,7 +41,7 @@ def describe_plan(plan: Plan, prepared: PreparedRows, *, about: str = "", why_fe
         f"tokens    {about}{num_tokens[0]} to {num_tokens[-1]} per row, median {num_tokens[len(num_tokens) // 2]}",
         f"inputs    {worker.preprocessing}",
         f"batch     {_describe_batch(plan, rows, about=about)}",
-        f"features  {_describe_features(plan)}{why_features}",
+        f"{_describe_cache(plan)}{why_cached}",
         f"steps     {worker.num_steps} ({worker.steps_per_epoch} per epoch), {plan.swift['torch_dtype']}, "
         f"{_describe_kernels(plan)}",
         f"saves     {_describe_saves(plan)}",
@@ -139,21 +139,22 @@ def _describe_batch(plan: Plan, rows: RowFacts, *, about: str) -> str:
     )
 
 
-def _describe_features(plan: Plan) -> str:
-    worker, key = plan.worker, plan.worker.feature_key
-    if worker.features is None:
-        return "not cached: the tower encodes clips as they come"
-    if key is None:  # a forecast, which reads no weights
-        return f"each clip is encoded once and cached under {worker.features_root}"
+def _describe_cache(plan: Plan) -> str:
+    worker, key = plan.worker, plan.worker.cache_key
+    if key is None:
+        if worker.features is None:
+            return "features  not cached: the tower encodes clips as they come"
+        # a forecast reads no weights, and so has no key
+        return f"features  each clip is encoded once and cached under {worker.features_root}"
     store = FeatureStore(worker.features_root, key)
-    return f"each clip is encoded once and cached in {store.folder} ({len(store)} are there)"
+    return f"{key.kind:<9} each clip is {key.made} once and cached in {store.folder} ({len(store)} are there)"
 
 
-def _explain_features(forecast: Forecast) -> str:
-    """Says why features are cached or not, and what they save."""
-    decision, share = forecast.features, forecast.saved_share
-    would = "saves" if decision.caches else "would save"
-    saved = "" if share is None else f"; caching {would} {share:.0%} of the FLOPs" if share > 0 else ""
+def _explain_cache(forecast: Forecast) -> str:
+    """Says why features or pixels are cached or not, and what features save."""
+    decision, share = forecast.cache, forecast.saved_share
+    would = "features save" if decision.kind == "features" else "features would save"
+    saved = f"; {would} {share:.0%} of the FLOPs" if share is not None and share > 0 else ""
     return f" ({decision.why}{saved})"
 
 
@@ -168,7 +169,7 @@ def describe_forecast(forecast: Forecast) -> str:
     ]
     batches, parameters = values["micro_batches_per_epoch"], values["parameters"]
     lines = [
-        *describe_plan(plan, prepared, about=about, why_features=_explain_features(forecast)).splitlines(),
+        *describe_plan(plan, prepared, about=about, why_cached=_explain_cache(forecast)).splitlines(),
         *(f"note      {note}" for note in forecast.notes),
         f"clips     {forecast.num_clips_read} of {forecast.num_clips} decoded for these numbers; "
         f"rows per clip {_spread(values['rows_per_clip'])}",
@@ -181,10 +182,9 @@ def describe_forecast(forecast: Forecast) -> str:
         f"FLOPs     {about}{_describe_flops(values['flops_per_epoch'])}",
         f"time      by the model: {_describe_time(forecast, about=about)}",
     ]
-    if plan.worker.features is not None:
-        lines.append(
-            f"disk      the features take {forecast.feature_bytes / GIGA:.3g} GB for {forecast.num_frames} frames"
-        )
+    if forecast.cache.kind is not None:
+        size = f"{forecast.cache.num_bytes / GIGA:.3g} GB for {forecast.num_frames} frames"
+        lines.append(f"disk      the {forecast.cache.kind} take {size}")
     lines += _describe_machines(forecast)
     lines += ["", "with these variables beside the shell's own"]
     lines += [f"  {name}={shlex.quote(value)}" for name, value in plan.launch.environment.items()]
@@ -297,8 +297,9 @@ def summarize_forecast(forecast: Forecast) -> dict[str, Any]:
         },
         "features": None
         if plan.worker.features is None
-        else {"bytes": forecast.feature_bytes, "flops": forecast.build.total if forecast.build else None},
-        "why_features": forecast.features.why,
+        else {"bytes": forecast.cache.num_bytes, "flops": forecast.build.total if forecast.build else None},
+        "pixels": None if plan.worker.pixels is None else {"bytes": forecast.cache.num_bytes},
+        "why_features": forecast.cache.why,
         "command": list(plan.launch.command),
         "environment": dict(plan.launch.environment),
         "notes": [*forecast.prepared.notes, *note_plan(plan), *forecast.notes],

@@ -24,14 +24,12 @@ from cvft.families.costs import Batch, ClipShape, CostModel, Flops, Memory
 from cvft.families.parts import count_parameters
 from cvft.families.proof import Proofs, Wanted
 from cvft.plan.batching import (
-    FeatureDecision,
     clips_of,
     count_steps,
-    decide_features,
     describe_training,
     peak_of,
-    wanted_proofs,
 )
+from cvft.plan.caching import CacheDecision, decide_cache
 from cvft.plan.environment import check_shell, find_overruled
 from cvft.plan.gpus import GPUS, Gpu, find_gpu
 from cvft.plan.job import Job, check_batch, open_job
@@ -39,7 +37,7 @@ from cvft.plan.machine import GpuFacts, Machine, check_output, check_packages, r
 from cvft.plan.passes import batches_of_epoch
 from cvft.plan.plan import Plan, compile_plan
 from cvft.plan.prepare import PreparedRows, prepare_rows
-from cvft.plan.proofs import find_proofs
+from cvft.plan.proofs import find_proofs, wanted_proofs
 from cvft.plan.ranks import Ranks, decide_ranks
 from cvft.recipe import LoadedRecipe, Recipe
 
@@ -71,7 +69,7 @@ class Forecast:
         costs: The family's formulas, or None where nothing is modelled; then the numbers that follow are None too.
         flops: FLOPs of the micro-batches, and those of recomputation.
         memory: The micro-batch that needs most.
-        features: Whether features are cached, and why.
+        cache: What is kept of clips, and why.
         notes: Sentences about where this machine differs from the planned one.
         refused: What would be refused on this machine.
     """
@@ -86,7 +84,7 @@ class Forecast:
     costs: CostModel | None
     flops: Flops | None
     memory: Memory | None
-    features: FeatureDecision
+    cache: CacheDecision
     notes: Sequence[str]
     refused: Sequence[Problem]
 
@@ -124,15 +122,10 @@ class Forecast:
         return self.costs.build_flops(self.clips)
 
     @property
-    def feature_bytes(self) -> int:
-        """Size of all clips' cached features; 0 where they are not cached."""
-        return self.features.num_bytes if self.features.caches else 0
-
-    @property
     def saved_share(self) -> float | None:
         """Share of the FLOPs of the training that cached features save, or would; None where FLOPs are not modelled."""
         rows, worker = self.prepared.row_facts, self.plan.worker
-        if self.costs is None or not self.features.num_bytes:
+        if self.costs is None or not self.cache.feature_bytes:
             return None
         num_epochs = worker.num_steps / worker.steps_per_epoch
         totals = []
@@ -276,7 +269,7 @@ def forecast(
         costs=costs,
         flops=flops,
         memory=memory,
-        features=decide_features(
+        cache=decide_cache(
             job,
             rows=prepared.row_facts,
             limits=plan.worker.limits,

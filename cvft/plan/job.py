@@ -19,11 +19,11 @@ from cvft.data.catalog import CLIPS_FOLDER
 from cvft.data.features.key import FeatureKey
 from cvft.data.fetch.cache import ClipCache
 from cvft.data.video.versions import decoder_version
-from cvft.dtypes import BY_NAME
+from cvft.dtypes import BY_NAME, UINT8
 from cvft.errors import CvftError, Problem, RecipeError
 from cvft.families.contract import Contract
 from cvft.families.costs import AdapterParameters
-from cvft.families.family import Family, Preprocessing
+from cvft.families.family import Family, KeptFrames, Preprocessing
 from cvft.families.parts import Shape, count_adapter, loaded_shapes
 from cvft.families.settings import check_settings
 from cvft.families.table import find_family, known_checkpoints
@@ -141,6 +141,24 @@ class Job:
             fields=self.family.feature_fields(self.preprocessing),
         )
 
+    @cached_property
+    def pixel_key(self) -> FeatureKey:
+        """States everything but the clip that decides what its frames are as they are kept."""
+        decode = self.preprocessing.decode
+        return FeatureKey(
+            sampling=decode.sampling.strategy,
+            max_frames=decode.sampling.max_frames,
+            decoder=decode.decoder,
+            decoder_version=self.decoder_version,
+            dtype=UINT8.safetensors,
+            fields=self.kept_frames.fields,
+        )
+
+    @cached_property
+    def kept_frames(self) -> KeptFrames:
+        """How frames are kept."""
+        return self.family.kept_frames(self.model.folder, self.preprocessing)
+
     @property
     def decoder_version(self) -> str:
         """Version of the decoder."""
@@ -158,12 +176,12 @@ class Job:
 
     @property
     def features_root(self) -> Path:
-        """Folder of the stores of features: beside the runs, under a name that no run can have."""
+        """Folder of the stores of features and pixels: beside the runs, under a name that no run can have."""
         return features_root_of(self.recipe)
 
     @cached_property
     def features_room(self) -> int:
-        """Bytes that features may take on their disk: what is free there, and what those that are there take already."""
+        """Bytes that stores may take on their disk: what is free there, and what those that are there take already."""
         root = self.features_root
         here = next(folder for folder in (root, *root.parents) if folder.is_dir())
         held = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
@@ -179,7 +197,7 @@ class Job:
             return "lora.train_vision_tower"
         if lora.train_projector is not False and self.family.parts.caches_projector:
             return "lora.train_projector"
-        return "video.cache_features" if recipe.video.cache_features == "off" else None
+        return "video.cache_features" if recipe.video.cache_features in ("off", "pixels") else None
 
     @property
     def may_cache_features(self) -> bool:
@@ -207,7 +225,7 @@ class Job:
 
 
 def features_root_of(recipe: Recipe) -> Path:
-    """Returns the folder of the stores of features: beside the runs, under a name that no run can have."""
+    """Returns the folder of the stores of features and pixels: beside the runs, under a name that no run can have."""
     return (recipe.output.features or recipe.output.root / ".features").absolute()
 
 

@@ -12,7 +12,7 @@ from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, content_of, is_image
 from cvft.errors import ClipError, DataError, Problem
-from cvft.families.family import IGNORED_LABEL, Family, LayOut, Preprocessing
+from cvft.families.family import IGNORED_LABEL, Family, KeptFrames, LayOut, Preprocessing
 from cvft.weights.folder import ModelFolder
 
 MAX_NEW_TOKENS = 512
@@ -69,6 +69,13 @@ def measure_rows(rows: Sequence[Row], *, lay_out: LayOut, clips: Mapping[ClipRef
             )
         )
     return shapes
+
+
+def count_pixels(kept: KeptFrames, clips: Mapping[ClipRef, ClipInfo]) -> int:
+    """Counts the bytes of all clips' frames as they are kept, those of clips with the same content once."""
+    distinct = {content_of(clip, info.sha256): info for clip, info in clips.items()}
+    sizes = ((info.num_frames, *kept.size_px(info.view)) for info in distinct.values())
+    return sum(3 * num_frames * height_px * width_px for num_frames, height_px, width_px in sizes)
 
 
 def check_rows_fit(rows: Sequence[Row], shapes: Sequence[RowShape], *, max_tokens: int) -> None:

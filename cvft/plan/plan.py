@@ -21,7 +21,8 @@ from cvft.data.video.loader import DEFAULT_CACHE_BYTES
 from cvft.errors import Problem, RecipeError, quote
 from cvft.families.family import Loading, Preprocessing
 from cvft.families.proof import Proofs
-from cvft.plan.batching import RowFacts, count_steps, decide_features, decide_limits, decide_recompute, trains_tower
+from cvft.plan.batching import RowFacts, count_steps, decide_limits, decide_recompute, trains_tower
+from cvft.plan.caching import decide_cache
 from cvft.plan.environment import worker_environment
 from cvft.plan.job import Job
 from cvft.plan.passes import batches_of_epoch
@@ -60,7 +61,7 @@ class WorkerPlan:
         loading: How its weights are loaded.
         clip_cache_bytes: Most bytes of decoded clips kept per process; benchmarks keep none for comparison.
         features: Key of the vision features that are computed once and cached, or None to encode clips as they come.
-        features_root: Folder of the stores of features.
+        features_root: Folder of the stores of features and pixels.
         device: `cpu` or `cuda`.
         strategy: How the work is spread over the ranks.
         num_ranks: Processes, over all nodes.
@@ -75,6 +76,7 @@ class WorkerPlan:
         early_stop_evals: Measurements in a row that may be no better by that, or None for as many as there are.
         asked_checkpoint: Step of a checkpoint that stays in any case, or None.
         answers: Which val rows are answered while it trains, or None.
+        pixels: Key of the pixels that are decoded once and kept in place of features, or None.
     """
 
     run_dir: Path
@@ -99,11 +101,12 @@ class WorkerPlan:
     early_stop_evals: int | None
     asked_checkpoint: int | None
     answers: AnswerPlan | None
+    pixels: FeatureKey | None = None
 
     @property
-    def feature_key(self) -> FeatureKey | None:
-        """The key of cached features, or None where clips are encoded as they come; a forecast has none to give."""
-        return self.features if isinstance(self.features, FeatureKey) else None
+    def cache_key(self) -> FeatureKey | None:
+        """The key of what is kept of clips, or None where they are decoded as they come; a forecast has none of features."""
+        return self.features if isinstance(self.features, FeatureKey) else self.pixels
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,8 @@ def compile_plan(job: Job, rows: RowFacts, *, proofs: Proofs = NO_PROOFS) -> Pla
     limits = decide_limits(job, rows=rows, proof=proofs.groups)
     steps = count_steps(job, rows)
     num_steps, steps_per_epoch = steps
-    caches = decide_features(job, rows=rows, limits=limits, num_epochs=steps.epochs, proof=proofs.features).caches
+    cache = decide_cache(job, rows=rows, limits=limits, num_epochs=steps.epochs, proof=proofs.features)
+    caches = cache.kind == "features"
     batches = batches_of_epoch(
         rows.train, limits=limits, num_ranks=ranks.num, seed=recipe.seed, caches=caches, mix=rows.mix
     )
@@ -209,6 +213,7 @@ def compile_plan(job: Job, rows: RowFacts, *, proofs: Proofs = NO_PROOFS) -> Pla
         early_stop_evals=recipe.train.early_stop_evals,
         asked_checkpoint=recipe.export.checkpoint if isinstance(recipe.export.checkpoint, int) else None,
         answers=_plan_answers(recipe, num_val=len(rows.val)),
+        pixels=job.pixel_key if cache.kind == "pixels" else None,
     )
     _check_choice(recipe, num_steps=num_steps, save_steps=arguments["save_steps"], eval_steps=arguments["eval_steps"])
     environment = worker_environment(

@@ -28,7 +28,15 @@ from cvft.evaluate.metrics.rows import metrics_of, spread_evenly
 from cvft.plan.batching import RowFacts
 from cvft.plan.datasets import bring_datasets, note_datasets
 from cvft.plan.job import Job
-from cvft.plan.lengths import answer_limit, check_answers_fit, check_rows_fit, check_texts, measure_rows, note_lengths
+from cvft.plan.lengths import (
+    answer_limit,
+    check_answers_fit,
+    check_rows_fit,
+    check_texts,
+    count_pixels,
+    measure_rows,
+    note_lengths,
+)
 from cvft.plan.notes import NUM_EXAMPLES, note_rows
 from cvft.plan.probes import check_probes, note_probes, read_probes
 from cvft.plan.url_cache import unpacked_dir, url_cache_dir
@@ -171,7 +179,7 @@ def prepare_rows(
         val_rows=held_out,
         quarantined=checked.quarantined,
         clips=checked.facts,
-        row_facts=RowFacts(train, val, mix_files(recipe, rows)),
+        row_facts=RowFacts(train, val, mix_files(recipe, rows), count_pixels(job.kept_frames, checked.facts)),
         notes=[
             *job.family.capabilities.unpromised,
             *of_datasets,

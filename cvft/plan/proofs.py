@@ -20,8 +20,10 @@ from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, content_of
 from cvft.families.family import Preprocessing
-from cvft.families.proof import Proofs, Wanted
+from cvft.families.proof import FeatureProof, GroupProof, Proofs, Wanted
 from cvft.files import write_whole
+from cvft.plan.batching import RowFacts, count_steps, decide_limits
+from cvft.plan.caching import decide_cache
 from cvft.plan.job import Job
 from cvft.plan.swift_arguments import ATTENTION_DEFAULT
 
@@ -30,6 +32,9 @@ PROOFS_FOLDER = ".proofs"
 
 PACKAGES = ("torch", "transformers", "ms-swift")
 """Whose versions may change what a proof finds."""
+
+
+AS_IF_GROUPS, AS_IF_CACHED = GroupProof(True, "as if"), FeatureProof(True, "as if")
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,23 @@ class ProofRequest:
     rows: Sequence[tuple[str, str]]
     groups: bool
     features: bool
+
+
+def wanted_proofs(job: Job, *, rows: RowFacts) -> Sequence[Wanted]:
+    """Tells what would be done if this model proved equal, of what is not known of its whole family.
+
+    Raises:
+        RecipeError: as `decide_limits`.
+    """
+    can, wanted = job.family.capabilities, list[Wanted]()
+    if can.groups == "proven" and decide_limits(job, rows=rows, proof=AS_IF_GROUPS).max_rows_per_group > 1:
+        wanted.append("groups")
+    if can.features == "proven" and any(shape.clips for shape in rows.train):
+        limits, num_epochs = decide_limits(job, rows=rows), count_steps(job, rows).epochs
+        as_if = decide_cache(job, rows=rows, limits=limits, num_epochs=num_epochs, proof=AS_IF_CACHED)
+        if as_if.kind == "features":
+            wanted.append("features")
+    return wanted
 
 
 def request_proofs(

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from cvft.clips.build import missing_clips
-from cvft.clips.source import CachedClips, ClipSource, DecodedClips
+from cvft.clips.source import CachedClips, ClipSource, DecodedClips, PixelClips
 from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord, read_records
 from cvft.data.video.loader import DecodeSettings
@@ -121,7 +121,7 @@ class Predictors:
             of_all.model,
             runtime=of_all.runtime,
             encoder=of_all.encoder,
-            clips=cached or of_all.clips,
+            clips=cached or find_pixels(job, of_all.encoder, stored=stored, clips=clips) or of_all.clips,
             uses_adapter=variant != "base",
         )
 
@@ -239,6 +239,25 @@ def find_features(
     key = job.feature_key
     store = FeatureStore(job.features_root, replace(key, decoder_version=stored.decoder_version))
     return None if not records or missing_clips(store, records) else CachedClips(store, records)
+
+
+def find_pixels(
+    job: Job, encoder: Encoder, *, stored: Contract, clips: Mapping[ClipRef, ClipRecord] | None = None
+) -> PixelClips | None:
+    """Returns the pixels that were kept of a run's clips, or None when they are not all there.
+
+    Args:
+        job: The job of a trained run.
+        encoder: Turns frames into pixel values.
+        stored: How clips reached the model in training.
+        clips: The clips that are asked for; None for all of the run.
+    """
+    if job.recipe.video.cache_features == "off" or not job.run.clip_records.is_file():
+        return None
+    records = read_records(job.run.clip_records) if clips is None else clips
+    store = FeatureStore(job.features_root, replace(job.pixel_key, decoder_version=stored.decoder_version))
+    is_known = all(record.view.height_px for record in records.values())  # older runs recorded less
+    return PixelClips(store, records, encoder) if records and is_known and not missing_clips(store, records) else None
 
 
 def _trained_from_features(run: RunFolder) -> bool:

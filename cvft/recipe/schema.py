@@ -109,10 +109,10 @@ class Video(Section):
     """Most tokens of a whole clip, for models that scale frames; those of a longer one are scaled down further."""
     decoder: Literal["pyav", "decord"] = "pyav"
     """Library that decodes; never replaced by another behind your back."""
-    cache_features: Literal["auto", "on", "off"] = "auto"
-    """Encode each clip once and keep the features on disk. `auto` does where the tower is frozen, it saves work and they fit."""
+    cache_features: Literal["auto", "on", "pixels", "off"] = "auto"
+    """Keep each clip's features on disk, or its `pixels`. `auto`: features if the tower is frozen and they fit; else pixels."""
     cache_limit_gb: Annotated[float, Field(gt=0, le=MANY)] | None = None
-    """Most disk for the features of a run's clips, in GB. Without it, `auto` takes up to half of what is free."""
+    """Most disk for the features or pixels of a run's clips, in GB. Without it, `auto` takes up to half of what is free."""
     timeout_s: float = Field(default=60.0, gt=0, le=MANY)
     """Seconds one clip may take to decode before it counts as bad."""
     memory_gib: float = Field(default=4.0, gt=0, le=MANY)
@@ -135,7 +135,7 @@ class Lora(Section):
     rslora: bool = False
     """Scale by alpha/sqrt(rank), so that a high rank keeps its effect."""
     train_vision_tower: bool = False
-    """Put adapters on the vision tower too. Costs its activations; vision features can no longer be computed once."""
+    """Put adapters on the vision tower too. Costs its activations; features can no longer be cached, pixels can."""
     train_projector: bool | Literal["full"] = False
     """Put adapters on the layers between vision tower and language model too. `full` trains all of their own weights."""
 
@@ -268,7 +268,7 @@ class Output(Section):
     root: FilePath = Path("runs")
     """Folder that holds one folder per run, relative to the current directory."""
     features: FilePath | None = None
-    """Folder that keeps vision features for all runs: 5.5 MB per clip of the published model. Without it, in `root`."""
+    """Folder that keeps features or pixels for all runs: 5.5 or 14 MB per clip of the published model. Without it, in `root`."""
 
 
 class Recipe(Section):

@@ -119,21 +119,21 @@ def _features_can_be_kept(recipe: Recipe) -> Iterable[Problem]:
         yield Problem(
             "video.cache_features",
             "`on` with `lora.train_vision_tower` true",
-            "`auto` or `off`: features of a tower that learns change with every step",
+            "`auto`, `pixels` or `off`: features of a tower that learns change with every step",
             "set `video.cache_features: auto`",
         )
     if recipe.video.cache_features == "off" and recipe.video.cache_limit_gb is not None:
         yield Problem(
             "video.cache_limit_gb",
             f"{quote(recipe.video.cache_limit_gb)} with `video.cache_features` off",
-            "no such setting: no features are kept",
+            "no such setting: nothing is kept of clips",
             "remove it, or set `video.cache_features: auto`",
         )
     if recipe.video.cache_features == "off" and recipe.output.features is not None:
         yield Problem(
             "output.features",
             "a folder with `video.cache_features` off",
-            "no such setting: no features are kept",
+            "no such setting: nothing is kept of clips",
             "remove it, or set `video.cache_features: auto`",
         )
 

@@ -145,9 +145,11 @@ def _show_progress(
             for line in read_new_lines(folder.progress_file, start=num_bytes_read):
                 num_bytes_read += len(line)
                 report = json.loads(line)
-                is_loading = report.get("encoded") == report.get("num_clips", "none, for it trains")
-                if "encoded" in report:
-                    bar.set_postfix_str(f"encoding clips, {report['encoded']} of {report['num_clips']}")
+                done, total = report.get("encoded", report.get("decoded")), report.get("num_clips")
+                is_loading = total is not None and done == total
+                if total is not None:
+                    doing = "encoding" if "encoded" in report else "decoding"
+                    bar.set_postfix_str(f"{doing} clips, {done} of {total}")
                     continue
                 if not shown and not bar.n:
                     bar.initial = report["step"]  # a resumed training does not count the steps it did not do

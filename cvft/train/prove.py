@@ -19,10 +19,9 @@ from cvft.data.video.spec import name_of
 from cvft.errors import Problem, RunError
 from cvft.families.proof import Proofs
 from cvft.imports import python_environment
-from cvft.plan.batching import wanted_proofs
 from cvft.plan.job import Job
 from cvft.plan.prepare import PreparedRows
-from cvft.plan.proofs import ProofRequest, keep_proofs, proof_file, read_proofs, request_proofs
+from cvft.plan.proofs import ProofRequest, keep_proofs, proof_file, read_proofs, request_proofs, wanted_proofs
 from cvft.processes import NUM_LOG_LINES_SHOWN, describe_end
 
 LOG = logging.getLogger(__name__)

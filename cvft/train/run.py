@@ -155,8 +155,8 @@ def _train_planned(
             plan = _resumed(plan, last)
         elif start is not None:
             publish_adapter(start.folder, folder.start, contract=start.contract, recipe=dump_recipe(start.recipe))
-        if worker.feature_key is not None:
-            repair_store(FeatureStore(worker.features_root, worker.feature_key))
+        if worker.cache_key is not None:
+            repair_store(FeatureStore(worker.features_root, worker.cache_key))
         write_whole(folder.plan_file, plan.to_json())
         write_manifest(job, prepared=prepared, plan=plan, start=start)
         LOG.info(describe_plan(plan, prepared))

@@ -34,10 +34,12 @@ from torch import Tensor
 from transformers.integrations import TensorBoardCallback
 from transformers.modeling_outputs import CausalLMOutput
 
-from cvft.clips.source import CachedClips, ClipSource, DecodedClips
+from cvft.clips.source import ClipSource, DecodedClips, open_store
+from cvft.data.features.store import FeatureStore
+from cvft.data.records import ClipRecord, read_records
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
-from cvft.data.video.spec import from_text
+from cvft.data.video.spec import ClipRef, from_text
 from cvft.evaluate.metrics.rows import spread_evenly
 from cvft.families.family import Encoder, Family, Loading, Preprocessing, Runtime, load_runtime
 from cvft.families.table import family_named
@@ -75,7 +77,7 @@ class TemplateSettings:
         encoder: Turns rows into inputs.
         decode: How clips become frames.
         clip_cache_bytes: Most bytes of decoded clips kept per process.
-        features: Gives every clip's features in place of its frames, or None.
+        cached: Store that holds every clip's features or pixels, and what is known of each clip; None to decode clips.
         label_logits_only: Whether only label tokens get logits.
     """
 
@@ -83,12 +85,14 @@ class TemplateSettings:
     encoder: Encoder
     decode: DecodeSettings
     clip_cache_bytes: int
-    features: CachedClips | None
+    cached: tuple[FeatureStore, Mapping[ClipRef, ClipRecord]] | None
     label_logits_only: bool
 
     def open_clips(self) -> ClipSource:
         """Returns what gives clips, for one process."""
-        return self.features or DecodedClips(self.encoder, self.decode, cache_bytes=self.clip_cache_bytes)
+        if self.cached is not None:
+            return open_store(*self.cached, self.encoder, cache_bytes=self.clip_cache_bytes)
+        return DecodedClips(self.encoder, self.decode, cache_bytes=self.clip_cache_bytes)
 
 
 class FamilyLoader(ModelLoader):
@@ -295,12 +299,18 @@ def _memory_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) -> None:
+def _find_store(worker: WorkerPlan) -> tuple[FeatureStore, Mapping[ClipRef, ClipRecord]] | None:
+    """Returns the store that was filled before, with what is known of its clips."""
+    if worker.cache_key is None:
+        return None
+    return FeatureStore(worker.features_root, worker.cache_key), read_records(RunFolder(worker.run_dir).clip_records)
+
+
+def register(plan: Plan, *, signals: StopSignals) -> None:
     """Registers model, template, row files, trainer and callback with ms-swift, once per process.
 
     Args:
         plan: The plan that this worker carries out.
-        features: Gives every clip's features; without them, clips are decoded and encoded as they come.
         signals: Notes signals that ask this worker to stop.
     """
     worker = plan.worker
@@ -311,7 +321,7 @@ def register(plan: Plan, *, features: CachedClips | None, signals: StopSignals) 
         encoder=runtime.encoder(folder, worker.preprocessing),
         decode=worker.preprocessing.decode,
         clip_cache_bytes=worker.clip_cache_bytes,
-        features=features,
+        cached=_find_store(worker),
         label_logits_only=worker.label_logits_only,
     )
     _register_family(

@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cvft.data.features.key import FeatureKey
 from cvft.data.features.store import FeatureStore
@@ -22,9 +21,6 @@ from cvft.plan.plan import Plan, WorkerPlan
 from cvft.processes import die_with_parent, end_without_launcher
 from cvft.runs import ERROR_HEADLINE, START_HEADLINE, RunFolder
 from cvft.train.stop import STOP_FILE, StopSignals
-
-if TYPE_CHECKING:
-    from cvft.clips.source import CachedClips
 
 LOG = logging.getLogger(__name__)
 
@@ -86,12 +82,9 @@ def _train(plan: Plan, *, signals: StopSignals) -> None:
 
         from cvft.train.swift_plugin import register
 
-    features = None
-    if plan.worker.feature_key is not None:
-        features = _provide_features(plan.worker, key=plan.worker.feature_key, signals=signals)
-        if features is None:
-            return
-    register(plan, features=features, signals=signals)
+    if plan.worker.cache_key is not None and not _provide(plan.worker, key=plan.worker.cache_key, signals=signals):
+        return
+    register(plan, signals=signals)
     if plan.worker.strategy.startswith("zero"):
         _prepare_deepspeed(plan)
     sft_main(SftArguments(**plan.swift))
@@ -107,9 +100,10 @@ def _leave_ranks() -> None:
         dist.destroy_process_group()
 
 
-def _provide_features(plan: WorkerPlan, *, key: FeatureKey, signals: StopSignals) -> CachedClips | None:
-    from cvft.clips.build import TowerSource
-    from cvft.clips.provide import provide_features
+def _provide(plan: WorkerPlan, *, key: FeatureKey, signals: StopSignals) -> bool:
+    from cvft.clips.build import BuildSource
+    from cvft.clips.provide import provide
+    from cvft.data.check import count_processes
     from cvft.data.records import read_records
     from cvft.families.family import load_runtime
     from cvft.families.table import family_named
@@ -122,7 +116,7 @@ def _provide_features(plan: WorkerPlan, *, key: FeatureKey, signals: StopSignals
     def report(done: int, total: int) -> None:
         if rank == 0:
             with folder.progress_file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"time_s": time.time(), "encoded": done, "num_clips": total}) + "\n")
+                file.write(json.dumps({"time_s": time.time(), key.made: done, "num_clips": total}) + "\n")
 
     def must_stop() -> bool:
         if signals.asked:
@@ -130,14 +124,15 @@ def _provide_features(plan: WorkerPlan, *, key: FeatureKey, signals: StopSignals
         return stop_file.exists()
 
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if plan.device == "cuda" else "cpu"
-    source = TowerSource(
+    source = BuildSource(
         load_runtime(family_named(plan.family)),
         ModelFolder.of(plan.model_view),
         plan.preprocessing,
         dtype=plan.loading.dtype,
         device=device,
+        num_workers=max(1, count_processes() * plan.num_nodes // plan.num_ranks),
     )
-    return provide_features(
+    return provide(
         FeatureStore(plan.features_root, key),
         read_records(folder.clip_records),
         source=source,

@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvft.dtypes import BY_SAFETENSORS
+from cvft.dtypes import BY_SAFETENSORS, STORED
 from cvft.errors import quote
 from cvft.jsonl import parse_json
 
@@ -104,11 +104,12 @@ class Header:
         return None
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, *, dtypes: Collection[str] = BY_SAFETENSORS.keys()) -> Header:
     """Reads a file's header and nothing else of it.
 
     Args:
         path: The file.
+        dtypes: Those that its tensors may have, as safetensors names them.
 
     Raises:
         OSError: It cannot be read.
@@ -129,17 +130,17 @@ def read_header(path: Path) -> Header:
     metadata = described.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError(f"{METADATA} that is no object of texts")
-    entries = [_read_entry(name, values, num_bytes) for name, values in described.items()]
+    entries = [_read_entry(name, values, num_bytes, dtypes) for name, values in described.items()]
     entries.sort(key=lambda entry: entry.begin)  # stable: entries without a byte keep their order
     return Header(tuple(entries), metadata, num_bytes, num_file_bytes)
 
 
-def _read_entry(name: str, values: Any, first_byte: int) -> Entry:
+def _read_entry(name: str, values: Any, first_byte: int, dtypes: Collection[str]) -> Entry:
     if not isinstance(values, dict) or values.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name} without exactly dtype, shape and data_offsets")
     dtype, shape, offsets = values["dtype"], values["shape"], values["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in BY_SAFETENSORS:
-        raise ValueError(f"{name} is {dtype}, not one of {', '.join(BY_SAFETENSORS)}")
+    if not isinstance(dtype, str) or dtype not in dtypes:
+        raise ValueError(f"{name} is {dtype}, not one of {', '.join(dtypes)}")
     if not _are_counts(shape) or len(shape) > MAX_DIMENSIONS:
         raise ValueError(f"{name}: {quote(shape)} is no shape")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
@@ -185,4 +186,4 @@ def make_header(
 
 def count_bytes(dtype: str, shape: Sequence[int]) -> int:
     """Returns the bytes of a tensor whose dtype has safetensors' name."""
-    return BY_SAFETENSORS[dtype].num_bytes * math.prod(shape)
+    return STORED[dtype].num_bytes * math.prod(shape)

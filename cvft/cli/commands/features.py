@@ -1,4 +1,4 @@
-"""`cvft features`: every clip encoded ahead of training."""
+"""`cvft features`: what is kept of clips, made ahead of training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cvft.cli.arguments import add_recipe, load
 from cvft.cli.commands.shares import add_share, read_share
 from cvft.errors import CvftError, Problem
 
-SUMMARY = "encode every clip once, ahead of training"
+SUMMARY = "encode or decode every clip once, ahead of training, and keep that"
 EXAMPLES = ("cvft features recipes/tiny_cpu.yaml", "cvft features recipes/tiny_cpu.yaml --shard 0/8")
 
 

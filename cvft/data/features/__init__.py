@@ -1,4 +1,4 @@
-"""Vision features on disk: computed once for a clip, read back bit for bit by every later epoch, run and rank.
+"""Vision features or pixels on disk: made once of a clip, read back bit for bit by every later epoch, run and rank.
 
     FeatureKey --digest--> root/<16 hex digits>/  key.json, shard-*.safetensors, index.json, two locks
     clip (sha256 of its file) --writer().add--> an entry of a shard --read--> Feature: shape, dtype, bytes

@@ -43,7 +43,7 @@ class DamagedShard:
     Args:
         shard: The file.
         reason: What was found in place of the published bytes.
-        clips: Those whose features are lost by it, as far as their names can still be read.
+        clips: Those that are lost with it, as far as their names can still be read.
     """
 
     shard: Path

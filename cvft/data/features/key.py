@@ -1,4 +1,4 @@
-"""What features depend on apart from the clip, as a value that names a folder."""
+"""What features, or pixels, depend on apart from the clip, as a value that names a folder."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from cvft.dtypes import BY_SAFETENSORS
+from cvft.dtypes import BY_SAFETENSORS, UINT8
 from cvft.errors import FeatureError, Problem, did_you_mean, quote
 from cvft.files import write_whole
 
 KEY_FILE = "key.json"
 
+Kind = Literal["features", "pixels"]
+"""What is kept of clips: what the tower makes of their frames, or the frames."""
+
 DTYPES = tuple(name for name, dtype in BY_SAFETENSORS.items() if dtype.num_bytes <= 4)
 """What a tower computes in, as safetensors names it."""
+
+OF_TOWER = ("tower_sha256", "device", "attention")
+"""Fields of a key that pixels do not depend on: no tower has seen them."""
 
 SCHEMA_VERSION = 1
 """Version of the key's fields and of the files of a store."""
@@ -26,15 +33,15 @@ PREPROCESSING_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureKey:
-    """Everything but the clip that decides what its features are.
+    """Everything but the clip that decides what is kept of it: features, or the pixels that a tower would take.
 
     Args:
         sampling: Frame sampling rule.
         max_frames: Most frames of a clip.
         decoder: Library that decodes.
         decoder_version: Its version.
-        tower_sha256: Identifies the weights of the vision tower.
-        dtype: Of the features, as safetensors names it: `BF16`, `F16` or `F32`.
+        dtype: As safetensors names it: `BF16`, `F16` or `F32` for features, `U8` for pixels.
+        tower_sha256: Identifies the weights of the vision tower; None for pixels, like the two that follow.
         device: Kind of device that computes: `cpu` or `cuda`.
         attention: Implementation of attention in the tower.
         fields: What else decides, by the family's own names: the size of a frame, say.
@@ -43,29 +50,43 @@ class FeatureKey:
 
     Raises:
         FeatureError: The dtype is none of those.
+        AssertionError: Some of a tower is stated, and not all; or a tower for pixels.
     """
 
     sampling: str
     max_frames: int
     decoder: str
     decoder_version: str
-    tower_sha256: str
     dtype: str
-    device: str
-    attention: str
+    tower_sha256: str | None = None
+    device: str | None = None
+    attention: str | None = None
     fields: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     preprocessing_version: int = PREPROCESSING_VERSION
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            need = f"one of {', '.join(map(quote, DTYPES))}"
-            problem = Problem("dtype", quote(self.dtype), need, did_you_mean(self.dtype, DTYPES))
-            raise FeatureError("the key of a feature store", [problem])
+        known = (*DTYPES, UINT8.safetensors)
+        if self.dtype not in known:
+            need = f"one of {', '.join(map(quote, known))}"
+            problem = Problem("dtype", quote(self.dtype), need, did_you_mean(self.dtype, known))
+            raise FeatureError("the key of a store", [problem])
+        stated = {getattr(self, name) is not None for name in OF_TOWER}
+        assert stated == {self.kind == "features"}, "features have a tower, and pixels none"
+
+    @property
+    def kind(self) -> Kind:
+        """What is kept of a clip."""
+        return "pixels" if self.dtype == UINT8.safetensors else "features"
+
+    @property
+    def made(self) -> Literal["encoded", "decoded"]:
+        """What is done with a clip to make it."""
+        return "decoded" if self.kind == "pixels" else "encoded"
 
     def to_dict(self) -> dict[str, str | int | float | bool]:
         """Returns all that the key states side by side."""
-        values = asdict(self)
+        values = {name: value for name, value in asdict(self).items() if value is not None}
         own = values.pop("fields")
         return {**values, **own}
 
@@ -96,8 +117,8 @@ def check_key(folder: Path, key: FeatureKey) -> None:
     Raises:
         FeatureError: with every field that differs.
     """
-    subject = f"feature store {folder}"
-    hint = "remove this folder: its features are recomputed"
+    subject = f"store {folder}"
+    hint = f"remove this folder: its {key.kind} are made again"
     try:
         found = json.loads((folder / KEY_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Takes damaged shards out of a store, so that their clips are encoded again."""
+"""Takes damaged shards out of a store, so that their clips are made again."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def repair_store(store: FeatureStore, *, reads_all: bool = False) -> None:
     """
     damage = [*store.check(), *(store.verify() if reads_all else [])]
     for item in {item.shard: item for item in damage}.values():
-        LOG.warning("features  %s: %s; its clips are encoded again", item.shard, item.reason)
+        LOG.warning("%-9s %s: %s; its clips are %s again", store.key.kind, item.shard, item.reason, store.key.made)
     store.drop_damaged(damage)

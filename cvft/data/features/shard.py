@@ -1,4 +1,4 @@
-"""One file of a feature store: a safetensors file whose every entry carries a checksum.
+"""One file of a store: a safetensors file whose every entry carries a checksum.
 
     8 bytes: length of the header | header: JSON, then spaces up to 256 KiB | entries, one behind the other
 
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cvft.dtypes import STORED
 from cvft.weights.header import LENGTH_BYTES, ShortFileError, make_header, read_header
 
 HEADER_BYTES = 2**18
@@ -27,11 +28,11 @@ HEADER_BYTES = 2**18
 
 @dataclass(frozen=True)
 class Feature:
-    """The features of one clip, as raw bytes.
+    """What is kept of one clip, as raw bytes.
 
     Args:
-        shape: (num_frames, patches, width) for features of a clip; any shape is taken.
-        dtype: As safetensors names it: `BF16`, `F16` or `F32`.
+        shape: (num_frames, patches, width) for features of a clip, (num_frames, height, width, 3) for pixels; any is taken.
+        dtype: As safetensors names it: `BF16`, `F16` or `F32` for features, `U8` for pixels.
         data: The numbers, little-endian, the last axis fastest. Read-only; it lives as long as it is referred to, even
             when its file is removed.
     """
@@ -43,7 +44,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where one clip's features lie in a shard.
+    """Where what is kept of one clip lies in a shard.
 
     Args:
         dtype: As safetensors names it.
@@ -186,7 +187,7 @@ def read_entries(path: Path) -> dict[str, Entry]:
         DamagedShardError: The file is not what was once published.
     """
     try:
-        header = read_header(path)
+        header = read_header(path, dtypes=STORED)
         checksums = {clip: int(str(checksum), 16) for clip, checksum in header.metadata.items()}
         if [entry.name for entry in header.entries] != list(checksums):
             raise ValueError("checksums of other clips")

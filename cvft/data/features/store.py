@@ -20,17 +20,17 @@ OTHER_BYTES = "bytes that do not match their checksum"
 
 
 class FeatureStore:
-    """The features of one key. A store can be pickled, and used by the children of a fork.
+    """The features, or the pixels, of one key. A store can be pickled, and used by the children of a fork.
 
     What it answers is what its folder held when it last looked. `missing`, `check`, `verify` and a read of an unknown
     clip look again, and so does a writer when it is done.
 
     Args:
         root: Folder of all stores. Nothing is made before something is written.
-        key: What the features depend on.
+        key: What they depend on.
 
     Raises:
-        FeatureError: The folder holds features of another key, or cannot be read.
+        FeatureError: The folder is of another key, or cannot be read.
 
     Example:
         ```
@@ -73,7 +73,7 @@ class FeatureStore:
         return self._view.damage
 
     def missing(self, clips: Iterable[str]) -> list[str]:
-        """Returns the clips that have no features yet, each once, in the order given.
+        """Returns the clips of which nothing is kept yet, each once, in the order given.
 
         Args:
             clips: sha256 of each clip's file, as 64 hex digits.
@@ -85,30 +85,30 @@ class FeatureStore:
         return [clip for clip in dict.fromkeys(clips) if clip not in self._view.locations]
 
     def read_checked(self, clip: str) -> Feature:
-        """Returns the features of a clip after comparing them with their checksum.
+        """Returns what is kept of a clip after comparing it with its checksum.
 
         Args:
             clip: sha256 of the clip's file.
 
         Raises:
-            FeatureError: They are not there, or not what was published.
+            FeatureError: It is not there, or not what was published.
         """
         feature = self.read(clip)
         shard, entry = self._view.locations[clip]
         if checksum_of(clip, feature.dtype, feature.shape, feature.data) != entry.checksum:
             hint = "`cvft features RECIPE` finds and replaces what is damaged"
             problem = Problem(str(self.folder / shard), OTHER_BYTES, "the bytes that were published", hint)
-            raise FeatureError("the feature store", [problem])
+            raise FeatureError("the store", [problem])
         return feature
 
     def read(self, clip: str) -> Feature:
-        """Returns the features of a clip, bit for bit as they were added, without a copy.
+        """Returns what is kept of a clip, bit for bit as it was added, without a copy.
 
         Args:
             clip: sha256 of the clip's file.
 
         Raises:
-            FeatureError: They are not there, or not any more.
+            FeatureError: It is not there, or not any more.
         """
         with self._disk.explain_failure():
             feature = self._find(clip)
@@ -117,15 +117,16 @@ class FeatureStore:
                 feature = self._find(clip)
         if feature is not None:
             return feature
-        problem = Problem(f"clip {clip}", "no features", "features", "compute the features of this clip first")
+        kind = self.key.kind
+        problem = Problem(f"clip {clip}", f"no {kind}", kind, f"make the {kind} of this clip first")
         need = "the bytes that were published"
-        damaged = [Problem(item.shard.name, item.reason, need, "drop it: its clips are recomputed")
+        damaged = [Problem(item.shard.name, item.reason, need, "drop it: its clips are made again")
                    for item in self._view.damage]  # fmt: skip
-        raise FeatureError(f"feature store {self.folder}", [problem, *damaged])
+        raise FeatureError(f"store {self.folder}", [problem, *damaged])
 
     @contextmanager
     def writer(self, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> Iterator[FeatureWriter]:
-        """Takes features. What was added is published when a shard is full and at the end, even after an exception.
+        """Takes what is to be kept. What was added is published when a shard is full and at the end, even after an exception.
 
         Args:
             max_shard_bytes: A shard is published before it would grow larger; a single entry may be.
@@ -142,7 +143,7 @@ class FeatureStore:
 
     @contextmanager
     def build_lock(self, *, timeout_s: float | None = None, share: str = "") -> Iterator[None]:
-        """Lets one process at a time compute features. It dies with its process.
+        """Lets one process at a time make what the store lacks. It dies with its process.
 
         It keeps work from being done twice; writers that do not hold it do no damage.
 
@@ -167,7 +168,7 @@ class FeatureStore:
     def check(self) -> list[DamagedShard]:
         """Removes what dead writers have left, compares every shard's header with its file, and renews the index.
 
-        It reads headers only: `verify` finds a flipped bit among the features.
+        It reads headers only: `verify` finds a flipped bit behind them.
 
         Returns:
             The damaged shards. They stay where they are until they are given to `drop_damaged`.
@@ -184,13 +185,13 @@ class FeatureStore:
         return list(self._view.damage)
 
     def verify(self, clips: Iterable[str] | None = None) -> list[DamagedShard]:
-        """Reads features and compares them with their checksums.
+        """Reads what is kept and compares it with its checksums.
 
         Args:
             clips: Those of them that are in the store are read; None takes all, at the price of reading every byte.
 
         Returns:
-            The shards with features that differ, each with those clips, as well as the shards that cannot be used at all.
+            The shards with bytes that differ, each with those clips, as well as the shards that cannot be used at all.
 
         Raises:
             FeatureError: The folder cannot be read.
@@ -209,13 +210,13 @@ class FeatureStore:
         return [*self._view.damage, *found]
 
     def drop_damaged(self, damage: Iterable[DamagedShard]) -> list[str]:
-        """Removes damaged shards, with all that is in them, so that their clips are recomputed.
+        """Removes damaged shards, with all that is in them, so that their clips are made again.
 
         Args:
             damage: From `check` or `verify`.
 
         Returns:
-            The clips that have no features now, as far as their names can be read, in sorted order.
+            The clips of which nothing is kept now, as far as their names can be read, in sorted order.
 
         Raises:
             FeatureError: The folder cannot be written.

@@ -9,19 +9,18 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from cvft.data.features.index import find_shards, load_view, number_of, save_index
 from cvft.data.features.key import KEY_FILE, FeatureKey, check_key, write_key
 from cvft.data.features.shard import ShardFile, as_bytes, is_abandoned
-from cvft.dtypes import BY_SAFETENSORS
 from cvft.errors import FeatureError, Problem, quote
 from cvft.files import lock, sync_folder
+from cvft.weights.header import count_bytes
 
 STORE_LOCK = "store.lock"
 
-LOCK_SUBJECT = "the lock of a feature store"
+LOCK_SUBJECT = "the lock of a store"
 """Headline of an error about one of its locks."""
 
 MAX_SHARD_BYTES = 2**30
@@ -37,7 +36,7 @@ class StoreFolder:
 
     Args:
         path: The folder; made when something is written.
-        key: What its features depend on.
+        key: What its entries depend on.
     """
 
     path: Path
@@ -48,7 +47,7 @@ class StoreFolder:
         """Keeps other processes from naming and removing files; held for moments only.
 
         Raises:
-            FeatureError: The folder holds features of another key.
+            FeatureError: The folder is of another key.
             OSError: The folder cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
@@ -93,14 +92,14 @@ class StoreFolder:
         except OSError as error:
             full = error.errno in FULL_DISK
             got = "a full disk" if full else f"`{error.strerror or error}`"
-            need = "room for vision features" if full else "a folder that can be read, written and locked"
-            hint = "features published before are intact: "
+            need = f"room for {self.key.kind} of clips" if full else "a folder that can be read, written and locked"
+            hint = f"{self.key.kind} published before are intact: "
             hint += "free some space and run the same command again" if full else "repair it and run the command again"
-            raise FeatureError("the feature store", [Problem(str(self.path), got, need, hint)]) from error
+            raise FeatureError("the store", [Problem(str(self.path), got, need, hint)]) from error
 
 
 class FeatureWriter:
-    """Takes features clip by clip, and publishes them shard by shard.
+    """Takes what is kept clip by clip, and publishes it shard by shard.
 
     Args:
         folder: Where to.
@@ -116,7 +115,7 @@ class FeatureWriter:
         self._added: set[str] = set()
 
     def add(self, clip: str, shape: Sequence[int], dtype: str, data: object) -> bool:
-        """Writes the features of one clip to the disk; others see them once their shard is published.
+        """Writes what is kept of one clip to the disk; others see it once its shard is published.
 
         Args:
             clip: sha256 of the clip's file as 64 hex digits.
@@ -175,10 +174,10 @@ class FeatureWriter:
             view = memoryview(b"")
             problems.append(Problem("data", f"{error}", "an object whose bytes lie one behind the other"))
         else:
-            num_bytes = prod(shape) * BY_SAFETENSORS[wanted].num_bytes
+            num_bytes = count_bytes(wanted, shape)
             if view.nbytes != num_bytes:
                 need = f"{num_bytes} for {json.dumps(list(shape))} in {quote(wanted)}"
                 problems.append(Problem("data", f"{view.nbytes} bytes", need))
         if problems:
-            raise FeatureError(f"features of clip {clip}", problems)
+            raise FeatureError(f"{self._folder.key.kind} of clip {clip}", problems)
         return view

@@ -1,6 +1,6 @@
 """Loads clips for training and evaluation: decoded in a process of their own, prepared once, cached while there is room.
 
-clip -> DecodeProcess -> Clip: frames uint8 (T, H, W, 3) -> `prepare` (of a model family) -> what is cached
+clip -> DecodeProcess -> Clip: frames uint8 (T, H, W, 3) -> `prepare` (of a model family) -> `RecentClips`
 
 Several questions about one clip come one after another, and every epoch again; what fits in memory is decoded once.
 """
@@ -55,18 +55,61 @@ class DecodeSettings:
         sampling = Sampling(cast(Any, strategy), max_frames, fps, min_frames)
         return cls(sampling, decoder=decoder, timeout_s=timeout_s, memory_gib=memory_gib)
 
+    def decode(self, process: DecodeProcess, clip: ClipRef) -> Clip:
+        """Decodes a clip in a process of `make_process`.
+
+        Raises:
+            ClipError: when it cannot be decoded.
+        """
+        return process.decode(clip, sampling=self.sampling, decoder=self.decoder)
+
     def make_process(self, *, niceness: int = 0) -> DecodeProcess:
         """Returns a decode process with these limits, not started yet; see there for `niceness`."""
         return DecodeProcess(timeout_s=self.timeout_s, memory_limit_gib=self.memory_gib, niceness=niceness)
 
 
+class RecentClips(Generic[T]):
+    """What was made of clips lately; the least recently used ones make room.
+
+    Args:
+        make: Makes it of a clip.
+        num_bytes: Size of what was made, in bytes.
+        cache_bytes: Most bytes cached.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[ClipRef], T],
+        *,
+        num_bytes: Callable[[T], int],
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+    ) -> None:
+        self._make = make
+        self._count_bytes = num_bytes
+        self._cache_bytes = cache_bytes
+        self._cached: OrderedDict[ClipRef, T] = OrderedDict()
+        self._num_cached_bytes = 0
+
+    def load(self, clip: ClipRef) -> T:
+        """Returns what is made of one clip; raises what making it raises."""
+        if clip in self._cached:
+            self._cached.move_to_end(clip)
+            return self._cached[clip]
+        made = self._cached[clip] = self._make(clip)
+        self._num_cached_bytes += self._count_bytes(made)
+        while self._num_cached_bytes > self._cache_bytes and len(self._cached) > 1:
+            _, dropped = self._cached.popitem(last=False)
+            self._num_cached_bytes -= self._count_bytes(dropped)
+        return made
+
+
 class ClipLoader(Generic[T]):
-    """Clip in, prepared clip out; the least recently used ones make room.
+    """Clip in, prepared clip out.
 
     Args:
         settings: How to decode.
         prepare: Turns a decoded clip into what is cached.
-        num_bytes: Size of what is cached, in bytes.
+        num_bytes: See `RecentClips`.
         cache_bytes: Most bytes cached.
     """
 
@@ -80,11 +123,8 @@ class ClipLoader(Generic[T]):
     ) -> None:
         self._settings = settings
         self._prepare = prepare
-        self._count_bytes = num_bytes
-        self._cache_bytes = cache_bytes
         self._process = settings.make_process()
-        self._cached: OrderedDict[ClipRef, T] = OrderedDict()
-        self._num_cached_bytes = 0
+        self._recent = RecentClips(self._decode, num_bytes=num_bytes, cache_bytes=cache_bytes)
 
     def load(self, clip: ClipRef) -> T:
         """Returns what `prepare` made of one clip.
@@ -92,16 +132,10 @@ class ClipLoader(Generic[T]):
         Raises:
             ClipError: when it cannot be decoded.
         """
-        if clip in self._cached:
-            self._cached.move_to_end(clip)
-            return self._cached[clip]
-        decoded = self._process.decode(clip, sampling=self._settings.sampling, decoder=self._settings.decoder)
-        prepared = self._cached[clip] = self._prepare(clip, decoded)
-        self._num_cached_bytes += self._count_bytes(prepared)
-        while self._num_cached_bytes > self._cache_bytes and len(self._cached) > 1:
-            _, dropped = self._cached.popitem(last=False)
-            self._num_cached_bytes -= self._count_bytes(dropped)
-        return prepared
+        return self._recent.load(clip)
+
+    def _decode(self, clip: ClipRef) -> T:
+        return self._prepare(clip, self._settings.decode(self._process, clip))
 
     def close(self) -> None:
         """Ends the decode process; it starts again when it is needed."""

@@ -18,7 +18,7 @@ from cvft.families.any_swift.models import MODELS, SwiftModel
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Sends, refuse_family
-from cvft.families.family import Capabilities, FieldValue, LayOut, Preprocessing, make_clip
+from cvft.families.family import AS_DECODED, Capabilities, FieldValue, KeptFrames, LayOut, Preprocessing, make_clip
 from cvft.families.parts import Shape
 from cvft.families.stock import check_stock_recipe, with_dtype, without_code
 from cvft.json_files import TEXT, check_object, one_of, whole_number
@@ -51,11 +51,8 @@ class AnySwift:
             "lora.train_vision_tower",
             "model.system",
             "model.template",
-            "output.features",
             "train.group_by_clip",
             "train.max_rows_per_group",
-            "video.cache_features",
-            "video.cache_limit_gb",
             "video.sampling",
         }
     )
@@ -201,6 +198,11 @@ class AnySwift:
         """Counts a vector of the decoder's width for each token of a clip."""
         width: int = config["text_config"]["hidden_size"]
         return sum(clip.num_tokens for clip in clips) * width * dtype_bytes
+
+    def kept_frames(self, folder: ModelFolder, how: Preprocessing) -> KeptFrames:
+        """As decoded: what becomes of them is the template's."""
+        del folder, how
+        return AS_DECODED
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """No variable decides what the template makes of images; a test goes through its code."""

@@ -11,12 +11,14 @@ from typing import Any, NoReturn
 from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.view import ClipView
 from cvft.errors import CvftError, ModelError, Problem, RecipeError, quote
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.checkpoints import OFFICIAL_ARCHITECTURE, PUBLISHED
 from cvft.families.cogvlm2_video.config_file import check_config
 from cvft.families.cogvlm2_video.costs import Costs
 from cvft.families.cogvlm2_video.flops import feature_bytes
+from cvft.families.cogvlm2_video.frames import seen_pixels
 from cvft.families.cogvlm2_video.generation_file import check_generation
 from cvft.families.cogvlm2_video.layout import (
     NO_IMAGES,
@@ -36,6 +38,7 @@ from cvft.families.estimate import estimate_ids
 from cvft.families.family import (
     Capabilities,
     FieldValue,
+    KeptFrames,
     LayOut,
     Layout,
     Preprocessing,
@@ -77,11 +80,8 @@ class CogVLM2Video:
             "model.quantize",
             "model.rope_precision",
             "model.template",
-            "output.features",
             "train.group_by_clip",
             "train.max_rows_per_group",
-            "video.cache_features",
-            "video.cache_limit_gb",
             "video.sampling",
         }
     )
@@ -258,6 +258,17 @@ class CogVLM2Video:
     def feature_fields(self, how: Preprocessing) -> Mapping[str, FieldValue]:
         """Returns the size of a frame."""
         return {"image_size_px": how.fields["image_size"]}
+
+    def kept_frames(self, folder: ModelFolder, how: Preprocessing) -> KeptFrames:
+        """The rows and columns of decoded frames that are seen: they are resized as fractions, not as bytes."""
+        del folder
+        image_size = int(how.fields["image_size"])
+
+        def size_px(view: ClipView) -> tuple[int, int]:
+            rows, columns = seen_pixels(view.height_px, view.width_px, image_size=image_size)
+            return len(rows), len(columns)
+
+        return KeptFrames({"family": self.name, "image_size_px": image_size}, size_px)
 
     def longest_clip(self, folder: ModelFolder, how: Preprocessing) -> ClipInfo:
         """All frames, and seconds of many digits; their size changes nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from cvft.data.video.decode import Clip
 from cvft.dtypes import BY_NAME
 from cvft.families.cogvlm2_video.layout import NO_IMAGES, check_place, time_indices
 from cvft.families.cogvlm2_video.network.load import load_config, load_model, load_tokenizer, load_tower
+from cvft.families.cogvlm2_video.network.preprocess import decoded_frames, frames_to_keep
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
 from cvft.families.family import (
@@ -21,6 +23,7 @@ from cvft.families.family import (
     LabelLoss,
     Loading,
     Preprocessing,
+    ShownFrames,
     naming,
     only_clip,
 )
@@ -47,9 +50,15 @@ class RowEncoder:
         self.tokenizer = processor.tokenizer
         self.max_tokens = max(processor.max_positions, max_row_tokens)
 
-    def clip(self, clip: Clip) -> dict[str, Tensor]:
+    def frames_to_keep(self, clip: Clip) -> np.ndarray:
+        """Returns the rows and columns that are seen of decoded frames."""
+        return frames_to_keep(clip.frames, image_size=self.processor.image_size)
+
+    def clip(self, clip: ShownFrames) -> dict[str, Tensor]:
         """Returns `pixel_values` (F, 3, S, S) fp32."""
-        return {"pixel_values": self.processor.preprocess(clip.frames)}
+        size_px = clip.view.height_px, clip.view.width_px
+        frames = decoded_frames(clip.frames, size_px=size_px, image_size=self.processor.image_size)
+        return {"pixel_values": self.processor.preprocess(frames)}
 
     def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.view import ClipView
 from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import ClipShape, CostModel
@@ -15,6 +16,7 @@ from cvft.families.estimate import estimate_ids
 from cvft.families.family import (
     Capabilities,
     FieldValue,
+    KeptFrames,
     LayOut,
     Layout,
     Preprocessing,
@@ -32,6 +34,7 @@ from cvft.families.glm4v.parts import PARTS
 from cvft.families.glm4v.sizes import MODEL_TYPE, Sizes
 from cvft.families.glm4v.tensors import VISION, tensor_shapes
 from cvft.families.glm4v.tokenizer import SpecialTokens, load_encoder
+from cvft.families.grid import patch_fields
 from cvft.families.parts import Shape
 from cvft.families.stock import (
     check_stock_recipe,
@@ -79,11 +82,8 @@ class Glm4v:
             "model.quantize",
             "model.system",
             "model.template",
-            "output.features",
             "train.group_by_clip",
             "train.max_rows_per_group",
-            "video.cache_features",
-            "video.cache_limit_gb",
             "video.fps",
             "video.max_clip_tokens",
             "video.min_frames",
@@ -228,6 +228,15 @@ class Glm4v:
     def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
         """Counts a vector of the decoder's width for each token of a clip."""
         return sum(clip.num_tokens for clip in clips) * Sizes.from_config(config).hidden_size * dtype_bytes
+
+    def kept_frames(self, folder: ModelFolder, how: Preprocessing) -> KeptFrames:
+        """At the size at which they become patches."""
+        inputs, tower = Inputs.of(how.fields), Sizes.from_config(folder.config).tower
+
+        def size_px(view: ClipView) -> tuple[int, int]:
+            return lay_out_clip(view, inputs=inputs, tower=tower).grid.frame_px(tower.patch_size)
+
+        return KeptFrames({**self.feature_fields(how), **patch_fields(tower)}, size_px)
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Nothing is read from the environment."""

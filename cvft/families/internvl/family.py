@@ -16,6 +16,7 @@ from cvft.families.estimate import estimate_ids
 from cvft.families.family import (
     Capabilities,
     FieldValue,
+    KeptFrames,
     LayOut,
     Layout,
     Preprocessing,
@@ -73,11 +74,8 @@ class InternVL:
             "model.quantize",
             "model.system",
             "model.template",
-            "output.features",
             "train.group_by_clip",
             "train.max_rows_per_group",
-            "video.cache_features",
-            "video.cache_limit_gb",
             "video.sampling",
         }
     )
@@ -236,6 +234,12 @@ class InternVL:
     def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
         """Counts a vector of the decoder's width for each token of a clip."""
         return sum(clip.num_tokens for clip in clips) * Sizes.from_config(config).hidden_size * dtype_bytes
+
+    def kept_frames(self, folder: ModelFolder, how: Preprocessing) -> KeptFrames:
+        """At the size that the tower takes."""
+        del folder
+        side = Inputs.of(how.fields).frame_px
+        return KeptFrames({"family": self.name, "frame_px": side}, lambda view: (side, side))
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Nothing is read from the environment."""

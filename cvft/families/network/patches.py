@@ -38,7 +38,7 @@ def preprocess_frames(
     frames = as_frames(frames)
     if -(-len(frames) // temporal_patch) != grid.num_grids:
         raise ValueError(f"frames: got {len(frames)}, need those of {grid.num_grids} grids of {temporal_patch}")
-    size = (grid.num_rows * patch_px, grid.num_columns * patch_px)
+    size = grid.frame_px(patch_px)
     num_patches = grid.num_rows * grid.num_columns
     patches = torch.empty(grid.num_grids, num_patches, 3 * temporal_patch * patch_px**2)
     for number in range(grid.num_grids):

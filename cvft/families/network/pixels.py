@@ -42,7 +42,7 @@ def resize(frames: Tensor, *, size: tuple[int, int]) -> Tensor:
 
 
 def resize_as_bytes(frames: np.ndarray | Tensor, *, size: tuple[int, int]) -> np.ndarray:
-    """Resizes frames as `resize` does.
+    """Resizes frames as `resize` does, one at a time: the same bits as all at once, at a fraction of the memory.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB.
@@ -51,7 +51,11 @@ def resize_as_bytes(frames: np.ndarray | Tensor, *, size: tuple[int, int]) -> np
     Returns:
         (T, height, width, 3) uint8.
     """
-    return resize(as_frames(frames), size=size).permute(0, 2, 3, 1).contiguous().numpy()
+    frames = as_frames(frames)
+    kept = torch.empty(len(frames), *size, 3, dtype=torch.uint8)
+    for number in range(len(frames)):
+        kept[number] = resize(frames[number : number + 1], size=size)[0].permute(1, 2, 0)
+    return kept.numpy()
 
 
 def resize_and_norm(frames: Tensor, *, size: tuple[int, int], norm: PixelNorm) -> Tensor:

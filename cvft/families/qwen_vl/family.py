@@ -8,13 +8,15 @@ from typing import Any
 
 from cvft.data.rows import Row
 from cvft.data.video.process import ClipInfo
+from cvft.data.video.view import ClipView
 from cvft.errors import Problem, RecipeError
 from cvft.families.contract import CONTRACT_FILE
 from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Handover, Sends
 from cvft.families.estimate import estimate_ids
-from cvft.families.family import Capabilities, FieldValue, LayOut, Layout, Preprocessing, make_clip, naming
+from cvft.families.family import Capabilities, FieldValue, KeptFrames, LayOut, Layout, Preprocessing, make_clip, naming
 from cvft.families.generation_file import check_generation
+from cvft.families.grid import patch_fields
 from cvft.families.parts import Shape
 from cvft.families.qwen_vl.checkpoints import PUBLISHED
 from cvft.families.qwen_vl.config_file import check_config
@@ -89,11 +91,8 @@ class QwenVL:
                 "lora.train_vision_tower",
                 "model.system",
                 "model.template",
-                "output.features",
                 "train.group_by_clip",
                 "train.max_rows_per_group",
-                "video.cache_features",
-                "video.cache_limit_gb",
                 "video.fps",
                 "video.max_clip_tokens",
                 "video.max_frame_tokens",
@@ -271,6 +270,17 @@ class QwenVL:
     def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
         """Counts what is taken behind the mergers."""
         return feature_bytes(Sizes.from_config(config), clips, dtype_bytes=dtype_bytes)
+
+    def kept_frames(self, folder: ModelFolder, how: Preprocessing) -> KeptFrames:
+        """At the size at which they become patches."""
+        inputs, tower = Inputs.of(how.fields), Sizes.from_config(folder.config).tower
+        style, tokens_per_second = self.style(inputs), self.tokens_per_second(folder.config)
+
+        def size_px(view: ClipView) -> tuple[int, int]:
+            shown = lay_out_clip(view, inputs=inputs, tower=tower, style=style, tokens_per_second=tokens_per_second)
+            return shown.grid.frame_px(tower.patch_size)
+
+        return KeptFrames({**self.feature_fields(how), **patch_fields(tower)}, size_px)
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Nothing is read from the environment."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,7 +19,7 @@ from cvft.data.video.decode import Clip
 from cvft.errors import DataError, Problem, quote
 from cvft.families.any_swift.inputs import NO_IMAGES
 from cvft.families.any_swift.network.template import OpenTemplate
-from cvft.families.family import IGNORED_LABEL, ClipTensors, Layout, naming, only_clip
+from cvft.families.family import IGNORED_LABEL, ClipTensors, Layout, ShownFrames, naming, only_clip
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import CLIP_KEYS, group_rows
 
@@ -57,9 +58,13 @@ class RowEncoder:
         """Id that fills up a batch."""
         return int(self.tokenizer.pad_token_id)
 
-    def clip(self, clip: Clip) -> dict[str, Tensor]:
+    def clip(self, clip: ShownFrames) -> dict[str, Tensor]:
         """Keeps the frames as they are: the template makes pixels of them together with each row's text."""
         return {FRAMES: torch.from_numpy(clip.frames)}
+
+    def frames_to_keep(self, clip: Clip) -> np.ndarray:
+        """Returns the frames as they are: what becomes of them is the template's."""
+        return clip.frames
 
     def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""

@@ -13,20 +13,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cvft.families.cogvlm2_video.frames import crop_start, resized_size, seen_pixels
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Mean of each colour channel. Source: OpenAI CLIP's preprocessing, as in the published demo."""
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 """Standard deviation of each colour channel. Source: as `CLIP_MEAN`."""
 
 
-def resized_size(height_px: int, width_px: int, *, image_size: int) -> tuple[int, int]:
-    """Returns (height, width) in pixels after the short side became `image_size`; the long side is rounded down.
+def frames_to_keep(frames: np.ndarray, *, image_size: int) -> np.ndarray:
+    """Takes the pixels out of decoded frames that `preprocess_frames` reads.
 
-    Source: pytorchvideo's `ShortSideScale`, which the published demo uses; a square counts as landscape.
+    Args:
+        frames: (T, H, W, 3) uint8 RGB.
+        image_size: Side of the model's input in pixels.
+
+    Returns:
+        (T, rows, columns, 3) uint8.
     """
-    if width_px < height_px:
-        return int(np.floor((float(height_px) / width_px) * image_size)), image_size
-    return image_size, int(np.floor((float(width_px) / height_px) * image_size))
+    rows, columns = seen_pixels(*frames.shape[1:3], image_size=image_size)
+    return frames[:, rows][:, :, columns]
+
+
+def decoded_frames(kept: np.ndarray, *, size_px: tuple[int, int], image_size: int) -> np.ndarray:
+    """Puts pixels back where `frames_to_keep` took them from; nothing is read of the others, which are black.
+
+    Args:
+        kept: (T, rows, columns, 3) uint8 RGB.
+        size_px: Height and width of the decoded frames.
+        image_size: Side of the model's input in pixels.
+
+    Returns:
+        (T, H, W, 3) uint8.
+    """
+    rows, columns = seen_pixels(*size_px, image_size=image_size)
+    if kept.shape[1:3] == size_px:
+        return kept
+    frames = np.zeros((len(kept), *size_px, 3), np.uint8)
+    frames[:, np.array(rows)[:, None], np.array(columns)] = kept
+    return frames
 
 
 def preprocess_frames(frames: np.ndarray | Tensor, *, image_size: int) -> Tensor:
@@ -48,7 +73,7 @@ def preprocess_frames(frames: np.ndarray | Tensor, *, image_size: int) -> Tensor
     num_frames, height_px, width_px, _ = frames.shape
     mean, std = (torch.tensor(values).view(3, 1, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     size = resized_size(height_px, width_px, image_size=image_size)
-    top, left = (round((side - image_size) / 2.0) for side in size)  # banker's rounding, as published
+    top, left = (crop_start(side, image_size=image_size) for side in size)
     pixels = torch.empty(num_frames, 3, image_size, image_size)
     for i, frame in enumerate(frames):
         # channel by channel in memory, and in place: the same numbers in half the time

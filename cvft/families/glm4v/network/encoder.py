@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import ClipTensors, Preprocessing, naming, only_clip
+from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming, only_clip
 from cvft.families.glm4v.family import GLM4V
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
 from cvft.families.glm4v.layout import NO_IMAGES, build_layout
@@ -68,7 +68,7 @@ class RowEncoder:
         """Id that fills up a batch."""
         return self.special.padding
 
-    def clip(self, clip: Clip) -> dict[str, Tensor]:
+    def clip(self, clip: ShownFrames) -> dict[str, Tensor]:
         """Returns patches (t·h·w, values) fp32 and their grid (1, 3)."""
         grid = lay_out_clip(clip.view, inputs=self._inputs, tower=self._tower).grid
         patches = preprocess_frames(
@@ -80,10 +80,10 @@ class RowEncoder:
         )
         return {PIXELS: patches, GRIDS: torch.tensor([[grid.num_grids, grid.num_rows, grid.num_columns]])}
 
-    def resized(self, clip: Clip) -> np.ndarray:
-        """Returns the frames (T, h, w, 3) uint8 at the size at which they become patches."""
-        grid, patch = lay_out_clip(clip.view, inputs=self._inputs, tower=self._tower).grid, self._tower.patch_size
-        return resize_as_bytes(clip.frames, size=(grid.num_rows * patch, grid.num_columns * patch))
+    def frames_to_keep(self, clip: Clip) -> np.ndarray:
+        """Returns the frames as they become patches."""
+        grid = lay_out_clip(clip.view, inputs=self._inputs, tower=self._tower).grid
+        return resize_as_bytes(clip.frames, size=grid.frame_px(self._tower.patch_size))
 
     def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import ClipTensors, Preprocessing, naming, only_clip
+from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming, only_clip
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.internvl.inputs import Inputs, read_channels
 from cvft.families.internvl.layout import NO_IMAGES, build_layout
@@ -67,13 +67,13 @@ class RowEncoder:
         """Id that fills up a batch."""
         return self.special.padding
 
-    def clip(self, clip: Clip) -> dict[str, Tensor]:
+    def clip(self, clip: ShownFrames) -> dict[str, Tensor]:
         """Returns pixels (T, 3, side, side) fp32."""
         side = self._inputs.frame_px
         return {PIXELS: preprocess_frames(clip.frames, side_px=side, norm=self._norm)}
 
-    def resized(self, clip: Clip) -> np.ndarray:
-        """Returns the frames (T, side, side, 3) uint8 at the size at which the tower takes them."""
+    def frames_to_keep(self, clip: Clip) -> np.ndarray:
+        """Returns the frames at the size that the tower takes."""
         return resize_as_bytes(clip.frames, size=(self._inputs.frame_px, self._inputs.frame_px))
 
     def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.data.video.view import ClipView
-from cvft.families.family import ClipTensors, Preprocessing, naming
+from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.patches import preprocess_frames
@@ -85,7 +85,7 @@ class RowEncoder:
             tokens_per_second=self._tokens_per_second,
         )
 
-    def clip(self, clip: Clip) -> dict[str, Tensor]:
+    def clip(self, clip: ShownFrames) -> dict[str, Tensor]:
         """Returns patches (t·h·w, values) fp32 and their grid (1, 3); those of a picture have other names."""
         shown = self._lay_out_clip(clip.view)
         grid = shown.grid
@@ -99,10 +99,10 @@ class RowEncoder:
         pixels, grids = (IMAGE_PIXELS, IMAGE_GRIDS) if shown.is_image else (PIXELS, GRIDS)
         return {pixels: patches, grids: torch.tensor([[grid.num_grids, grid.num_rows, grid.num_columns]])}
 
-    def resized(self, clip: Clip) -> np.ndarray:
-        """Returns the frames (T, h, w, 3) uint8 at the size at which they become patches."""
-        grid, patch = self._lay_out_clip(clip.view).grid, self._tower.patch_size
-        return resize_as_bytes(clip.frames, size=(grid.num_rows * patch, grid.num_columns * patch))
+    def frames_to_keep(self, clip: Clip) -> np.ndarray:
+        """Returns the frames as they become patches."""
+        size = self._lay_out_clip(clip.view).grid.frame_px(self._tower.patch_size)
+        return resize_as_bytes(clip.frames, size=size)
 
     def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer; the tensors of its clips follow one another."""
