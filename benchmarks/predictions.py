@@ -16,8 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from cvft.data.groups import RowShape
 from cvft.families.cogvlm2_video.architecture import Architecture
-from cvft.families.cogvlm2_video.flops import training_flops
-from cvft.families.cogvlm2_video.memory import saved_bytes
+from cvft.families.cogvlm2_video.costs import costs_of
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.tensors import PARTS
@@ -92,10 +91,9 @@ def measure(targets: str, groups: list[int], *, recompute: bool) -> dict[str, An
     training = Training(
         4, adapted_names(PARTS, targets), rank=RANK, adapter=adapter, recompute=recompute, has_tower=False
     )
-    predicted_bytes = saved_bytes(architecture, fed, training)
-    predicted_flops = training_flops(
-        architecture, fed, adapter=adapter, adapted=adapted_names(PARTS, targets), recompute=recompute
-    ).total
+    costs = costs_of(architecture)
+    predicted_bytes = costs.saved_bytes(fed, training)
+    predicted_flops = costs.training_flops(fed, training).total
     return {
         "saved_bytes": {
             "predicted": predicted_bytes,

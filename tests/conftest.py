@@ -128,7 +128,7 @@ FIRST = (
     "official_job",
     "families_groups",
     "serve_page",
-    "qwen_costs",
+    "stock_costs",
     "glm4v_job",
     "internvl_job",
     "finished_runs",

@@ -5,12 +5,22 @@ from typing import Any
 import numpy as np
 
 from tests.qwen_cases import CASES as ALL
+from tests.qwen_cases import IMAGE_CASES as ALL_IMAGES
 from tests.qwen_cases import Case
 
 FACTOR = 28
 """Side of a token in pixels."""
 
 CASES = tuple(case for case in ALL if case.num_frames <= 60)
+
+
+IMAGE_CASES = (*ALL_IMAGES, Case("image, large", 1, 1500, 3600, is_image=True))
+"""Rows that show a picture; the last one is scaled down."""
+
+IMAGE_BUDGET = {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 2 * 6144}
+"""Source: `size` of the makers' preprocessor_config.json."""
+
+IMAGE_MODEL_CASES = ("image, small", "image, history, system", "image, open")
 
 
 def max_clip_tokens(case: Case) -> int:

@@ -30,12 +30,13 @@ CHAT_TEMPLATE = (
     "    {%- elif msg.role == 'user' %}\n<|user|>{{ '\\n' }}\n\n        {%- if msg.content is string %}\n"
     "{{ msg.content }}\n        {%- else %}\n            {%- for item in msg.content %}\n"
     "                {%- if item.type == 'video' or 'video' in item %}\n<|begin_of_video|><|video|><|end_of_video|>\n"
+    "                {%- elif item.type == 'image' or 'image' in item %}\n<|begin_of_image|><|image|><|end_of_image|>\n"
     "                {%- elif item.type == 'text' %}\n{{ item.text }}\n                {%- endif %}\n"
     "            {%- endfor %}\n        {%- endif %}\n    {%- elif msg.role == 'assistant' %}\n"
     "<|assistant|>\n{{ msg.content }}\n    {%- endif %}\n{%- endfor %}\n"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-"""Source: chat_template of GLM-4.1V-9B-Thinking, without images and tool calls."""
+"""Source: chat_template of GLM-4.1V-9B-Thinking, without tool calls."""
 
 
 def special_id(token: str) -> int:

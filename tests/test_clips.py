@@ -39,7 +39,7 @@ OUR_NAMES = {"F32": "fp32", "BF16": "bf16"}
 
 
 def tower_source(dtype: str = "F32") -> BuildSource:
-    return BuildSource(RUNTIME, ModelFolder.of(TINY), HOW, dtype=OUR_NAMES[dtype], device="cpu")
+    return BuildSource(RUNTIME, ModelFolder.of(TINY), HOW, dtype=OUR_NAMES[dtype], device="cpu", num_workers=1)
 
 
 def make_store(root: Path, dtype: str) -> FeatureStore:

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -12,10 +13,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from cvft.families.cogvlm2_video.architecture import Architecture
-from cvft.families.cogvlm2_video.flops import build_flops, feature_bytes, training_flops
+from cvft.families.cogvlm2_video.costs import costs_of, feature_bytes
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.tensors import PARTS
-from cvft.families.costs import AdapterParameters, Batch, causal_pairs
+from cvft.families.costs import AdapterParameters, Batch, ClipShape, GroupShape, Training, causal_pairs
 from cvft.families.parts import adapted_names, count_adapter, modules_to_save, target_regex
 from cvft.plan.forecast import LANGUAGE_UTILISATION, estimated_seconds
 from cvft.plan.gpus import GPUS, find_gpu
@@ -30,8 +31,18 @@ PREFIX_TOKENS, ANSWER_TOKENS, LABELS = 1609, 100, 60
 """A clip's tokens, and a question's and its answer's, for which the paper model of the performance notes prints numbers."""
 
 RANK_16 = count_adapter(PARTS, FULL.shapes, targets="all-linear", rank=16)
-ALL_LINEAR = {"adapter": RANK_16, "adapted": adapted_names(PARTS, "all-linear")}
+ALL_LINEAR = Training(2, adapted_names(PARTS, "all-linear"), rank=16, adapter=RANK_16, recompute=True)
 TFLOPS = 1e12
+
+
+def shown(num_frames, *, with_tower=True):
+    """What a batch is told of one clip of so many frames."""
+    group = GroupShape(0, (0,), (ClipShape(num_frames, 0),))
+    return {
+        "num_tower_frames": num_frames * with_tower,
+        "num_projected_frames": num_frames,
+        "groups": (group,),
+    }
 
 
 def adapt(model, *, rank=4, dropout=0.0, dora=False, **targets):
@@ -126,21 +137,22 @@ def group_of(num_clips: int, num_answers: int) -> Batch:
 @pytest.mark.parametrize(("recompute", "tflops"), [(True, 14.32), (False, 9.69)])
 def test_full_size_flops_of_shared_clips_equal_the_paper_models(recompute, tflops):
     """Source: performance notes, section 7, rows `+prefix` and `+no-recompute` at 7.4 questions per clip; 37 = 5 x 7.4."""
-    flops = training_flops(FULL, group_of(5, 37), **ALL_LINEAR, recompute=recompute)
+    flops = costs_of(FULL).training_flops(group_of(5, 37), replace(ALL_LINEAR, recompute=recompute))
     assert flops.total / 37 / TFLOPS == pytest.approx(tflops, rel=0.001)  # printed with two decimals
 
 
 @pytest.mark.parametrize(("recompute", "tflops"), [(True, 79.12), (False, 54.37)])
 def test_full_size_flops_of_stock_training_equal_the_paper_models(recompute, tflops):
     """Source: as above, rows `stock` and `stock-nogc`."""
-    flops = training_flops(FULL, group_of(1, 1), **ALL_LINEAR, recompute=recompute, scores_all_tokens=True)
+    stock = replace(ALL_LINEAR, recompute=recompute, scores_all_tokens=True)
+    flops = costs_of(FULL).training_flops(group_of(1, 1), stock)
     assert flops.total / TFLOPS == pytest.approx(tflops, rel=0.001)
 
 
 def test_full_size_flops_of_vision_equal_the_paper_models():
     """Source: as above; its 54.10 TFLOP for a clip hold the projector's 0.56, which `build_flops` leaves out."""
-    built = build_flops(FULL, 24)
-    projected = training_flops(FULL, Batch(1, 0, 0, 0, 0, 24), **ALL_LINEAR, recompute=True)
+    built = costs_of(FULL).build_flops([ClipShape(24, 0)])
+    projected = costs_of(FULL).training_flops(Batch(1, 0, 0, 0, **shown(24, with_tower=False)), ALL_LINEAR)
     assert built.total / TFLOPS == pytest.approx(53.53, rel=0.001)
     assert (built.total + projected.projector) / TFLOPS == pytest.approx(54.10, rel=0.001)
 
@@ -172,11 +184,10 @@ def test_flops_equal_torchs_own_counter(targets, projector, recompute):
         model.enable_input_require_grads()
     batch = encode()
     num_tokens = batch["input_ids"].numel()
-    fed = Batch(1, num_tokens, num_tokens**2, 0, num_tower_frames=6, num_projected_frames=6)  # torch counts no mask
-    adapter = count_adapter(PARTS, SMALL.shapes, rank=4, **chosen)
-    flops = training_flops(
-        SMALL, fed, adapter=adapter, adapted=adapted_names(PARTS, targets), recompute=recompute, scores_all_tokens=True
-    )
+    fed = Batch(1, num_tokens, num_tokens**2, 0, **shown(6))  # torch counts no mask
+    adapter, adapted = count_adapter(PARTS, SMALL.shapes, rank=4, **chosen), adapted_names(PARTS, targets)
+    training = Training(4, adapted, rank=4, adapter=adapter, recompute=recompute, scores_all_tokens=True)
+    flops = costs_of(SMALL).training_flops(fed, training)
     # not equal: the first of the five blocks needs no gradient of its input, and recomputation stops before the last product
     assert flops.total == pytest.approx(counted_by_torch(model, batch), rel=0.02)
 
@@ -186,7 +197,7 @@ def test_flops_equal_torchs_own_counter(targets, projector, recompute):
 
 def test_features_of_a_clip():
     """Source: performance notes, section 2: 24 x 64 x 1792 in bf16 are 5.51 MB."""
-    assert feature_bytes(FULL, 24, dtype_bytes=2) == 24 * 64 * 1792 * 2 == 5_505_024
+    assert feature_bytes(FULL, [ClipShape(24, 0)], dtype_bytes=2) == 24 * 64 * 1792 * 2 == 5_505_024
 
 
 def test_seconds_are_work_over_what_is_reached():
@@ -194,7 +205,7 @@ def test_seconds_are_work_over_what_is_reached():
     assert gpu is not None
     assert estimated_seconds(int(989e12), gpu, utilisation=0.5) == pytest.approx(2)
     # source: performance notes, section 7: 46.4 questions per second at 7.52 per clip; here 7.4
-    flops = training_flops(FULL, group_of(5, 37), **ALL_LINEAR, recompute=False).total
+    flops = costs_of(FULL).training_flops(group_of(5, 37), replace(ALL_LINEAR, recompute=False)).total
     seconds = estimated_seconds(flops, gpu, utilisation=LANGUAGE_UTILISATION)
     assert 37 / seconds == pytest.approx(46, rel=0.02)
 
@@ -253,7 +264,7 @@ def test_every_name_finds_its_own_gpu():
 
 def test_counting_loads_no_torch():
     code = (
-        "import sys, cvft.families.cogvlm2_video.memory\n"
+        "import sys, cvft.families.cogvlm2_video.costs\n"
         "print([name for name in ('torch', 'numpy', 'transformers') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -261,4 +272,5 @@ def test_counting_loads_no_torch():
 
 
 def test_an_empty_batch_costs_nothing():
-    assert training_flops(FULL, Batch(0, 0, 0, 0), adapter=AdapterParameters(1), adapted=(), recompute=True).total == 0
+    training = Training(2, (), rank=1, adapter=AdapterParameters(1), recompute=True)
+    assert costs_of(FULL).training_flops(Batch(0, 0, 0, 0), training).total == 0

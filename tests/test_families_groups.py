@@ -24,9 +24,9 @@ LARGEST_GRADIENT_ERROR = {torch.float64: 1e-10, torch.float32: 1e-5}
 SMALLEST_FAULT = 1e-3
 """What a wrong group must differ by."""
 
-KINDS = ("qwen3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_vl_moe", "internvl3_5", "glm4v")
-RECURRENT = ("qwen3_5",)
-EXPERTS = ("qwen3_vl_moe",)
+KINDS = ("qwen3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_vl_moe", "qwen3_5_moe", "internvl3_5", "glm4v")
+RECURRENT = ("qwen3_5", "qwen3_5_moe")
+EXPERTS = ("qwen3_vl_moe", "qwen3_5_moe")
 NARROW_TOWERS = ("glm4v",)
 """Towers that transformers runs in fp32 at most: they look up their positions so. They are frozen here, and the same for both."""
 

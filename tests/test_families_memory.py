@@ -1,28 +1,29 @@
 """The counted bytes equal what a real training step of the tiny model keeps, and each strategy puts state where it does."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cvft.families.cogvlm2_video.memory import peak_memory, saved_bytes
+from cvft.families.cogvlm2_video.costs import costs_of
 from cvft.families.cogvlm2_video.network.load import load_model
 from cvft.families.cogvlm2_video.tensors import PARTS
 from cvft.families.costs import AdapterParameters, Batch, Training, causal_pairs
 from cvft.families.parts import adapted_names, count_adapter
 from cvft.families.resident import CONTEXT_BYTES
-from tests.test_families_costs import FULL, RANK_16, SMALL, adapt, encode
+from tests.test_families_costs import FULL, RANK_16, SMALL, adapt, encode, shown
 from tests.tiny import TINY, tiny_processor
 
 RANK = 4
 GB = 1e9
 
-ONE_ROW = Batch(1, 1709, causal_pairs(1709), 60, num_tower_frames=24, num_projected_frames=24)
+ONE_ROW = Batch(1, 1709, causal_pairs(1709), 60, **shown(24))
 """A clip of 24 frames with one question, the case of the performance notes, section 7."""
 
 
@@ -42,21 +43,39 @@ def own_storages(model) -> set[int]:
     return {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
 
 
-def bytes_kept_for_backward(model, batch, *, autocast: bool) -> int:
-    """Runs a forward pass; returns the bytes of all storages that autograd keeps, but for weights and the loss."""
-    kept, tensors, own = {}, [], own_storages(model)
+class KeptBytes:
+    """Bytes of all storages that autograd keeps, but for weights and the loss; hand it what autograd packs."""
 
-    def pack(tensor):
+    def __init__(self, model, *, vocabulary):
+        self.own, self.vocabulary, self.kept, self.tensors = own_storages(model), vocabulary, {}, []
+
+    def pack(self, tensor):
         storage = tensor.untyped_storage()
-        is_of_loss = SMALL.vocab_size in tensor.shape
-        if storage.data_ptr() not in own and not is_of_loss:
-            kept[storage.data_ptr()] = storage.nbytes()
-        tensors.append(tensor)  # an address may come again only when nobody holds it
+        if storage.data_ptr() not in self.own and self.vocabulary not in tensor.shape:
+            self.kept[storage.data_ptr()] = storage.nbytes()
+        self.tensors.append(tensor)  # an address may come again only when nobody holds it
         return tensor
 
-    with saved_tensors_hooks(pack, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        model(**batch)
-    return sum(kept.values())
+    @property
+    def total(self) -> int:
+        return sum(self.kept.values())
+
+
+@contextmanager
+def autocast_of_gpus(monkeypatch):
+    """bf16 beside fp32 adapters; layer norms compute in fp32, as a GPU's autocast has it and a CPU's does not."""
+    plain = F.layer_norm
+
+    def wide(values, shape, weight=None, bias=None, eps=1e-5):
+        if not torch.is_autocast_enabled("cpu"):
+            return plain(values, shape, weight, bias, eps)
+        with torch.autocast("cpu", enabled=False):
+            wide = (None if each is None else each.float() for each in (weight, bias))
+            return plain(values.float(), shape, *wide, eps)
+
+    with monkeypatch.context() as patched, torch.autocast("cpu", torch.bfloat16):
+        patched.setattr(F, "layer_norm", wide)
+        yield
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -73,15 +92,17 @@ def bytes_kept_for_backward(model, batch, *, autocast: bool) -> int:
     ],
     ids=lambda parts: "+".join(f"{key}={value}" for key, value in parts.items()) or "language",
 )
-def test_saved_activations_equal_those_of_a_real_forward_pass(dtype, targets, parts):
+def test_saved_activations_equal_those_of_a_real_forward_pass(dtype, targets, parts, monkeypatch):
     model, batch = adapt(load_model(TINY, dtype=dtype), targets=targets, rank=RANK, **parts), encode()
     num_tokens = batch["input_ids"].numel()
-    fed = Batch(1, num_tokens, causal_pairs(num_tokens), 5, num_tower_frames=6, num_projected_frames=6)
-    counted = saved_bytes(SMALL, fed, training(targets, dtype=dtype, **parts))
-    real = bytes_kept_for_backward(model, batch, autocast=dtype == torch.bfloat16)
-    # from above: the first of the five blocks keeps nothing before its first adapter, and a CPU's autocast leaves the tower's
-    # norms in bf16, where a GPU's makes them fp32
-    assert 0.995 * real <= counted <= 1.10 * real
+    fed = Batch(1, num_tokens, causal_pairs(num_tokens), 5, **shown(6))
+    counted = costs_of(SMALL).saved_bytes(fed, training(targets, dtype=dtype, **parts))
+    kept = KeptBytes(model, vocabulary=SMALL.vocab_size)
+    precision = autocast_of_gpus(monkeypatch) if dtype == torch.bfloat16 else nullcontext()
+    with saved_tensors_hooks(kept.pack, lambda tensor: tensor), precision:
+        model(**batch)
+    # from above: the first of the five blocks keeps nothing before its first adapter
+    assert 0.995 * kept.total <= counted <= 1.10 * kept.total
 
 
 def test_a_mask_costs_repeated_keys_and_its_own_copies():
@@ -91,9 +112,12 @@ def test_a_mask_costs_repeated_keys_and_its_own_copies():
     batch = processor.collate(rows)
     num_rows, num_tokens = batch["input_ids"].shape
     fed = Batch(num_rows, num_rows * num_tokens, 0, 5, num_mask_cells=num_rows * num_tokens**2)
-    counted = saved_bytes(SMALL, fed, training("qkv"))
-    assert counted == pytest.approx(bytes_kept_for_backward(model, batch, autocast=False), rel=0.03)
-    assert saved_bytes(SMALL, replace(fed, num_mask_cells=0), training("qkv")) != counted
+    counted = costs_of(SMALL).saved_bytes(fed, training("qkv"))
+    kept = KeptBytes(model, vocabulary=SMALL.vocab_size)
+    with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+        model(**batch)
+    assert counted == pytest.approx(kept.total, rel=0.03)
+    assert costs_of(SMALL).saved_bytes(replace(fed, num_mask_cells=0), training("qkv")) != counted
 
 
 class LiveBytes(TorchDispatchMode):
@@ -140,9 +164,19 @@ def test_the_peak_of_a_real_step_is_met_from_above(dtype, targets, recompute):
             loss = decoder(**batch, vision_features=features).last_hidden_state[:, 0].float().sum()
         loss.backward()
     num_tokens = batch["input_ids"].numel()
-    memory = peak_memory(SMALL, Batch(1, num_tokens, 0, 0, 0, 20), training(targets, dtype=dtype, recompute=recompute))
+    fed = Batch(1, num_tokens, 0, 0, **shown(20, with_tower=False))
+    memory = costs_of(SMALL).peak_memory(fed, training(targets, dtype=dtype, recompute=recompute))
     assert live.peak <= (memory.saved + memory.layer) * 1.02
     assert memory.saved + memory.layer <= live.peak * 1.15
+
+
+def test_a_frozen_tower_holds_what_is_counted():
+    model, pixels = load_model(TINY, dtype=torch.float32).requires_grad_(False), torch.zeros(24, 3, 56, 56)
+    with live_bytes(model) as live:
+        live.own.add(pixels.untyped_storage().data_ptr())
+        model.model.vision.encode(pixels)
+    memory = costs_of(SMALL).peak_memory(Batch(1, 1709, 0, 60, **shown(24)), training("qkv"))
+    assert memory.vision == pytest.approx(live.peak, rel=0.01)
 
 
 def test_the_loss_of_stock_training_holds_three_fp32_values_per_score():
@@ -154,7 +188,7 @@ def test_the_loss_of_stock_training_holds_three_fp32_values_per_score():
         )
         loss.backward()
     fed = Batch(1, len(hidden), 0, 0)
-    counted = peak_memory(SMALL, fed, training(dtype=torch.bfloat16, scores_all_tokens=True)).logits
+    counted = costs_of(SMALL).peak_memory(fed, training(dtype=torch.bfloat16, scores_all_tokens=True)).logits
     assert counted == pytest.approx(live.peak, rel=0.02)
 
 
@@ -163,9 +197,9 @@ def test_the_loss_of_stock_training_holds_three_fp32_values_per_score():
 
 def test_weights_are_those_of_the_checkpoint():
     """Source: `total_size` of the published index file."""
-    assert peak_memory(FULL, ONE_ROW, full_training()).weights == 25_015_065_088
+    assert costs_of(FULL).peak_memory(ONE_ROW, full_training()).weights == 25_015_065_088
     tower = FULL.parameters.tower
-    assert peak_memory(FULL, ONE_ROW, full_training(has_tower=False)).weights == 25_015_065_088 - 2 * tower
+    assert costs_of(FULL).peak_memory(ONE_ROW, full_training(has_tower=False)).weights == 25_015_065_088 - 2 * tower
 
 
 def test_full_size_memory_is_near_the_paper_models():
@@ -173,17 +207,17 @@ def test_full_size_memory_is_near_the_paper_models():
 
     Near only: they estimate 18 bytes per score of the published loss, ours holds 12, and a tower of 1 GB.
     """
-    stock = peak_memory(FULL, ONE_ROW, full_training(scores_all_tokens=True))
+    stock = costs_of(FULL).peak_memory(ONE_ROW, full_training(scores_all_tokens=True))
     assert stock.peak / GB == pytest.approx(32.2, rel=0.10)
-    kept = peak_memory(FULL, ONE_ROW, full_training(scores_all_tokens=True, recompute=False))
+    kept = costs_of(FULL).peak_memory(ONE_ROW, full_training(scores_all_tokens=True, recompute=False))
     assert kept.peak / GB == pytest.approx(44.0, rel=0.10)
     assert stock.adapter + stock.gradient + stock.optimizer == 16 * RANK_16.total
-    group = Batch(1, 1609 + 740, 0, 444, num_projected_frames=24)
-    assert peak_memory(FULL, group, full_training(has_tower=False)).peak / GB == pytest.approx(19.4, rel=0.10)
+    group = Batch(1, 1609 + 740, 0, 444, **shown(24, with_tower=False))
+    assert costs_of(FULL).peak_memory(group, full_training(has_tower=False)).peak / GB == pytest.approx(19.4, rel=0.10)
 
 
 def test_the_peak_holds_only_the_largest_of_what_comes_in_turn():
-    memory = peak_memory(FULL, ONE_ROW, full_training())
+    memory = costs_of(FULL).peak_memory(ONE_ROW, full_training())
     fixed = memory.weights + memory.adapter + memory.gradient + memory.optimizer + memory.communication
     assert memory.context == CONTEXT_BYTES
     assert memory.logits < memory.layer
@@ -191,9 +225,9 @@ def test_the_peak_holds_only_the_largest_of_what_comes_in_turn():
 
 
 def test_chunks_bound_the_loss():
-    few = peak_memory(FULL, replace(ONE_ROW, num_label_tokens=444), full_training(chunk_tokens=64))
+    few = costs_of(FULL).peak_memory(replace(ONE_ROW, num_label_tokens=444), full_training(chunk_tokens=64))
     assert few.logits == 64 * 128256 * 12 + 2 * 444 * 4096 * 2
-    small = peak_memory(FULL, replace(ONE_ROW, num_label_tokens=10), full_training(chunk_tokens=64))
+    small = costs_of(FULL).peak_memory(replace(ONE_ROW, num_label_tokens=10), full_training(chunk_tokens=64))
     assert small.logits == 10 * 128256 * 12 + 2 * 10 * 4096 * 2
 
 
@@ -210,7 +244,7 @@ def test_chunks_bound_the_loss():
 )
 def test_each_strategy_puts_the_adapters_state_where_it_does(strategy, adapter, gradient, optimizer, host):
     """Bytes per trainable value over four ranks; the number of values divides by four."""
-    memory = peak_memory(FULL, ONE_ROW, full_training(strategy=strategy, num_ranks=4))
+    memory = costs_of(FULL).peak_memory(ONE_ROW, full_training(strategy=strategy, num_ranks=4))
     assert memory.adapter == adapter * RANK_16.total
     assert memory.gradient == gradient * RANK_16.total
     assert memory.optimizer == optimizer * RANK_16.total
@@ -219,18 +253,21 @@ def test_each_strategy_puts_the_adapters_state_where_it_does(strategy, adapter, 
 
 def test_zero3_shards_the_weights_and_gathers_some():
     whole, shared = (
-        peak_memory(FULL, ONE_ROW, full_training(strategy=strategy, num_ranks=8)) for strategy in ("zero2", "zero3")
+        costs_of(FULL).peak_memory(ONE_ROW, full_training(strategy=strategy, num_ranks=8))
+        for strategy in ("zero2", "zero3")
     )
     assert shared.weights == whole.weights / 8 + 2 * 10**9
 
 
 def test_the_bucket_of_zero2_counts_however_small_the_adapter():
     small = full_training(strategy="zero2", num_ranks=2, adapter=AdapterParameters(1000))
-    assert peak_memory(FULL, ONE_ROW, small).communication == 400_000_000
+    assert costs_of(FULL).peak_memory(ONE_ROW, small).communication == 400_000_000
 
 
 def test_dropout_keeps_masks_and_copies():
-    dropped, kept = (saved_bytes(FULL, ONE_ROW, full_training(recompute=False, dropout=p)) for p in (0.05, 0.0))
+    dropped, kept = (
+        costs_of(FULL).saved_bytes(ONE_ROW, full_training(recompute=False, dropout=p)) for p in (0.05, 0.0)
+    )
     inputs = sum(linear.num_in for linear in FULL.language_linears.values())  # a byte of mask each
     shared = 2 * FULL.language_linears["up_proj"].num_in  # read beside gate_proj's until dropout gives each its own
     assert dropped - kept == (inputs + shared) * FULL.num_hidden_layers * ONE_ROW.num_tokens

@@ -69,10 +69,10 @@ def test_pixels_and_loss_are_the_bits_of_live_ones(job):
         assert inputs[0].view == inputs[1].view
         assert inputs[0].tensors.keys() == inputs[1].tensors.keys()
         assert all(torch.equal(inputs[1].tensors[name], tensor) for name, tensor in inputs[0].tensors.items())
-        row = Row("What is shown?", "a man", (), clip, source=Path(), line=1)
+        row = Row("What is shown?", "a man", (), (clip,), source=Path(), line=1)
         with torch.no_grad():
             losses = [
-                runtime.loss(model, encoder.collate([encoder.encode(row, each, with_response=True)])).loss
+                runtime.loss(model, encoder.collate([encoder.encode(row, [each], with_response=True)])).loss
                 for each in inputs
             ]
         assert torch.equal(*losses)

@@ -6,12 +6,15 @@ What models make of them is in `test_qwen_golden.py` and `test_families_groups.p
 import csv
 import io
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from cvft.clips.source import DecodedClips
 from cvft.data.check import check_clips
 from cvft.data.connected import connect
 from cvft.data.groups import RowShape, encodes_a_clip_again, make_steps, most_rows_per_clip
@@ -24,12 +27,13 @@ from cvft.errors import CvftError, DataError
 from cvft.evaluate.metrics.rows import clips_of
 from cvft.families.answering import Answer
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
-from cvft.families.network.answering import RunningRows
 from cvft.families.network.prefixes import KeptPrefixes
 from cvft.handover.run import _request
 from cvft.plan.forecast import forecast
 from cvft.plan.lengths import check_rows_fit, measure_rows
 from cvft.predict.outputs import check_form, write_answers
+from cvft.predict.predictor import Predictor
+from cvft.predict.running import RunningPrompts
 from cvft.recipe import Recipe, load_recipe
 from cvft.weights.folder import ModelFolder
 from tests.opened import Opened
@@ -85,6 +89,7 @@ STATED = [
         [ClipSpec(Path("a.mp4"), 1, 2.5), ClipSpec(Path("b.mp4"), None, 3)],
     ),
     ({"videos": BOTH, "max_frames": 4}, [ClipSpec(Path(each), max_frames=4) for each in BOTH]),
+    ({"videos": BOTH, "start": [1, 1]}, [ClipSpec(Path(each), 1) for each in BOTH]),
     ({"videos": BOTH, "fps": [2, None]}, [ClipSpec(Path("a.mp4"), fps=2), Path("b.mp4")]),
     ({"videos": ["a.mp4", "a.mp4"], "start": [None, 4]}, [Path("a.mp4"), ClipSpec(Path("a.mp4"), 4)]),
     (
@@ -260,24 +265,45 @@ def infos(opened):
 
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "qwen2_5_vl", "qwen3_5"])
-def test_what_is_kept_of_two_clips_is_kept_for_them_in_their_order(kind, tmp_path):
-    opened = Opened(tmp_path / kind, kind)
-    model, one, other = opened.load(), opened.clip(num_frames=4), opened.clip(num_frames=3, height=96, seed=1)
-    asked = [("ab", (one, other)), ("ba", (other, one)), ("a", (one,)), ("ab", (one, other)), ("ba", (other, one))]
-    prompts = [
-        opened.rows(num_rows=1, clip=clips, seed=seed, with_response=False)[0] for seed, (_, clips) in enumerate(asked)
+def test_what_is_kept_of_clips_is_kept_for_all_of_them_in_their_order(kind, tmp_path):
+    """The second clips of two rows have one size, so that their prefixes have the same ids."""
+    opened = Opened(tmp_path / kind, kind, video={"max_frames": 4})
+    one, other, like_it = map(real_clip, ("bikes.mp4", "carphone_pristine.mp4", "carphone_distorted.mp4"))
+    asked = [(one, other), (one, like_it), (other, one), (one,), (one, other), (other, one)]
+    rows = [
+        Row(f"What is {number}?", "", (), clips, tmp_path / "rows.jsonl", number) for number, clips in enumerate(asked)
     ]
+    with closing(DecodedClips(opened.encoder, opened.how.decode)) as clips:
+        predictor = Predictor(opened.load(), runtime=opened.runtime, encoder=opened.encoder, clips=clips)
+        prompts = [predictor.prepare(row, max_new_tokens=6) for row in rows]
+    ids = [prompt.tensors["input_ids"][prompt.tensors["segment_ids"] == 0].tolist() for prompt in prompts]
+    assert ids[0] == ids[1]
 
-    def answer(number, kept):
-        running = RunningRows(model, opened.encoder, kept=kept)
-        tokens = running.join([prompts[number]], max_new_tokens=[6], clips=[tuple(asked[number][0])], drawings=[None])
+    def answer(prompt, kept):
+        running = RunningPrompts(predictor, kept=kept)
+        tokens = running.join([prompt], drawings=[None])
         while tokens[0].answer is None:
             tokens = running.step()
         return tokens[0].answer.text
 
     kept = KeptPrefixes(2**30)
-    assert [answer(number, kept) for number in range(5)] == [answer(number, None) for number in range(5)]
-    assert (kept.num_asked, kept.num_found) == (5, 2)
+    assert [answer(prompt, kept) for prompt in prompts] == [answer(prompt, None) for prompt in prompts]
+    assert (kept.num_asked, kept.num_found) == (6, 2)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "qwen2_5_vl"])
+def test_tensors_of_clips_follow_one_another_in_the_rows_order(kind, tmp_path):
+    opened = Opened(tmp_path / kind, kind)
+    clips = (opened.clip(num_frames=4), opened.clip(num_frames=3, height=96, seed=1))
+    (row,) = opened.rows(num_rows=1, clip=clips, seed=0)
+    for name in ("pixel_values_videos", "video_grid_thw"):
+        assert torch.equal(row[name], torch.cat([clip.tensors[name] for clip in clips]))
+    tower = opened.runtime.tower(opened.folder, dtype="fp32", device="cpu")
+    features = [tower(clip.tensors) for clip in clips]
+    cached = tuple(replace(clip, tensors={"vision_features": each}) for clip, each in zip(clips, features, strict=True))
+    (kept,) = opened.rows(num_rows=1, clip=cached, seed=0)
+    assert torch.equal(kept["vision_features"], torch.cat(features, dim=1))
+    assert kept["vision_features"].shape[1] == int((row["input_ids"] == opened.encoder.special.video).sum())
 
 
 def test_answers_name_all_of_them(tmp_path):
@@ -297,7 +323,7 @@ def test_an_engine_is_not_handed_them(tmp_path):
 
 
 def test_a_forecast_reads_the_clips_of_some_rows_and_takes_the_others_to_be_like_them(tmp_path):
-    asked = (["bikes.mp4", "carphone_pristine.mp4"], ["carphone_pristine.mp4", "carphone_distorted.mp4"], ["bikes.mp4"])
+    asked = (["bikes.mp4", "carphone_pristine.mp4"], ["bikes.mp4", "carphone_distorted.mp4"], ["bikes.mp4"])
     rows = with_real_clips([{"query": "Which?", "response": "a", "videos": names} for names in asked])
     recipe = make_project(
         tmp_path, rows=rows, val_rows=rows[:1], model={"path": "tiny-qwen3-vl"}, video={"max_frames": 4}
@@ -305,5 +331,5 @@ def test_a_forecast_reads_the_clips_of_some_rows_and_takes_the_others_to_be_like
     found = forecast(load_recipe(recipe), max_clips=2)
     assert (found.num_clips_read in (1, 2), found.num_clips) == (True, 3)
     shapes = found.prepared.row_facts.train
-    assert [shape.clips for shape in shapes] == [(0, 1), (1, 2), (0,)]
+    assert [shape.clips for shape in shapes] == [(0, 1), (0, 2), (0,)]
     assert all(shape.num_frames == (4,) * len(shape.clips) for shape in shapes)

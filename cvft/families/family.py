@@ -126,27 +126,30 @@ class Layout:
 T = TypeVar("T")
 
 
-def only_clip(row: Row, clips: Sequence[T], *, no_images: str) -> T | None:
-    """Returns what is known of the one clip of a row, for a family that takes one and no picture.
+def only_clip(row: Row, clips: Sequence[T], *, no_images: str = "") -> T | None:
+    """Returns what is known of the one clip of a row, or of the one picture, for a family that takes one.
 
     Args:
         row: The row.
         clips: What is known of its clips; nothing where that is to be laid out without.
-        no_images: Why its family takes no picture.
+        no_images: Why its family takes no picture; empty where it takes one.
 
     Returns:
         It; None for a row of text only, and where nothing is known.
 
     Raises:
-        DataError: when the row shows a picture, or more than one clip.
+        DataError: when the row shows a picture and may not, or more than one clip or picture.
     """
-    if row.videos and is_image(row.videos[0]):
-        hint = "leave the row out; Qwen2.5-VL, Qwen3-VL and Qwen3.5 take pictures as images"
+    shows_image = bool(row.videos) and is_image(row.videos[0])
+    if shows_image and no_images:
+        hint = "leave the row out; Qwen2.5-VL, Qwen3-VL, Qwen3.5 and GLM-4.1V take pictures as images"
         problem = Problem("`images`", quote(file_of(row.videos[0]).name), f"a clip or none: {no_images}", hint)
         raise DataError("the row", [problem])
     if len(row.videos) > 1:
-        hint = "join them to one file, or leave the row out; Qwen2.5-VL, Qwen3-VL and Qwen3.5 take several clips a row"
-        problem = Problem("`videos`", f"{len(row.videos)} clips", "at most one: this model takes one clip a row", hint)
+        hint = "join them to one file, or leave the row out; Qwen2.5-VL, Qwen3-VL and Qwen3.5 take several a row"
+        column, name = ("`images`", "picture") if shows_image else ("`videos`", "clip")
+        need = f"at most one: this model takes one {name} a row"
+        problem = Problem(column, f"{len(row.videos)} {name}s", need, hint)
         raise DataError("the row", [problem])
     return clips[0] if clips else None
 

@@ -210,6 +210,17 @@ def linears_of(shapes: Mapping[str, Shape], expression: str) -> dict[str, Linear
     }
 
 
+def block_linears(shapes: Mapping[str, Shape], module: str) -> dict[str, Linear]:
+    """Returns the linear layers of one block by their last names.
+
+    Args:
+        shapes: Tensors of the loaded model.
+        module: Name of the block.
+    """
+    found = linears_of(tensors_under(module, shapes), r".*")
+    return {_last(name): linear for name, linear in found.items()}
+
+
 def count_parameters(parts: Parts, shapes: Mapping[str, Shape]) -> Parameters:
     """Counts the parameters of a whole model, exactly.
 

@@ -1,6 +1,6 @@
 """Sizes of a model that the formulas of costs speak of, taken from config.json and from the shapes of its tensors.
 
-values of config.json -> `Architecture` -> `flops`, `memory` (with `activations`)
+values of config.json -> `Architecture` -> `costs`
 
 Pure: no torch and no weights, so that a plan can be made for a model that is not on this machine.
 """

@@ -16,8 +16,7 @@ from cvft.errors import CvftError, ModelError, Problem, RecipeError, quote
 from cvft.families.cogvlm2_video.architecture import Architecture
 from cvft.families.cogvlm2_video.checkpoints import OFFICIAL_ARCHITECTURE, PUBLISHED
 from cvft.families.cogvlm2_video.config_file import check_config
-from cvft.families.cogvlm2_video.costs import Costs
-from cvft.families.cogvlm2_video.flops import feature_bytes
+from cvft.families.cogvlm2_video.costs import costs_of, feature_bytes
 from cvft.families.cogvlm2_video.frames import seen_pixels
 from cvft.families.cogvlm2_video.generation_file import check_generation
 from cvft.families.cogvlm2_video.layout import (
@@ -32,7 +31,7 @@ from cvft.families.cogvlm2_video.rotary import check_tables
 from cvft.families.cogvlm2_video.tensors import PARTS, POOLED_SIDE, published_shapes
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.costs import ClipShape
+from cvft.families.costs import ClipShape, CostModel
 from cvft.families.engines import Engine, Sends, refuse_family
 from cvft.families.estimate import estimate_ids
 from cvft.families.family import (
@@ -246,9 +245,9 @@ class CogVLM2Video:
         merged.pop("dtype", None)
         return merged
 
-    def costs(self, config: Mapping[str, Any]) -> Costs:
+    def costs(self, config: Mapping[str, Any]) -> CostModel:
         """Returns the formulas for these sizes."""
-        return Costs(Architecture.from_config(config))
+        return costs_of(Architecture.from_config(config))
 
     def tower_tensors(self, folder: ModelFolder) -> tuple[str, ...]:
         """Names the tower."""
@@ -277,8 +276,7 @@ class CogVLM2Video:
 
     def feature_bytes(self, config: Mapping[str, Any], clips: Sequence[ClipShape], *, dtype_bytes: int) -> int:
         """Counts what is taken between pooling convolution and projector."""
-        num_frames = sum(clip.num_frames for clip in clips)
-        return feature_bytes(Architecture.from_config(config), num_frames, dtype_bytes=dtype_bytes)
+        return feature_bytes(Architecture.from_config(config), clips, dtype_bytes=dtype_bytes)
 
     def environment(self, how: Preprocessing) -> Mapping[str, str]:
         """Nothing is read from the environment."""

@@ -27,9 +27,10 @@ from cvft.families.family import (
 from cvft.families.generation_file import check_generation
 from cvft.families.glm4v.checkpoints import PUBLISHED
 from cvft.families.glm4v.config_file import check_config
+from cvft.families.glm4v.costs import costs_of
 from cvft.families.glm4v.handover import hand_over
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
-from cvft.families.glm4v.layout import NO_IMAGES, build_layout
+from cvft.families.glm4v.layout import build_layout
 from cvft.families.glm4v.parts import PARTS
 from cvft.families.glm4v.sizes import MODEL_TYPE, Sizes
 from cvft.families.glm4v.tensors import VISION, tensor_shapes
@@ -158,7 +159,7 @@ class Glm4v:
 
         def lay_out(row: Row, clips: Sequence[ClipInfo]) -> Layout:
             with naming(row):
-                clip = only_clip(row, clips, no_images=NO_IMAGES)
+                clip = only_clip(row, clips)
                 return build_layout(
                     encode,
                     special=special,
@@ -205,10 +206,9 @@ class Glm4v:
         del template, fields, keeps_code
         return with_dtype(without_code(config), dtype)
 
-    def costs(self, config: Mapping[str, Any]) -> CostModel | None:
-        """Nothing is modelled yet."""
-        del config
-        return None
+    def costs(self, config: Mapping[str, Any]) -> CostModel:
+        """Returns the formulas for these sizes."""
+        return costs_of(config)
 
     def tower_tensors(self, folder: ModelFolder) -> tuple[str, ...]:
         """Names the tower with its merger."""

@@ -5,9 +5,9 @@
     -100                                                                            answer U   labels
 
 `S`, `U` and `A` are the control tokens that begin what the system, the user and the model say; `(` and `)` stand around a clip,
-`[` and `]` around the tokens `V` of two frames, and behind them their second. An answer ends where the next question would begin:
-with `U`. Text between two control tokens is tokenised as a whole, as the makers' processor does it; the answer is tokenised on
-its own, as it is generated.
+`[` and `]` around the tokens `V` of two frames, and behind them their second. A picture is `[ V … V ]` alone. An answer ends
+where the next question would begin: with `U`. Text between two control tokens is tokenised as a whole, as the makers' processor
+does it; the answer is tokenised on its own, as it is generated.
 Source: the chat template of the published checkpoints and transformers 4.57.6's processor; golden vectors hold it.
 """
 
@@ -19,9 +19,6 @@ from cvft.families.family import IGNORED_LABEL, Layout
 from cvft.families.glm4v.inputs import ClipLayout
 from cvft.families.glm4v.tokenizer import SpecialTokens
 from cvft.families.writer import LayoutWriter
-
-NO_IMAGES = "GLM-4.1V takes a picture otherwise than a clip, and that is not built here"
-"""Why a row may not show a picture in place of a clip."""
 
 
 def build_layout(
@@ -39,7 +36,7 @@ def build_layout(
     Args:
         encode: Tokenises a piece of text without control tokens.
         special: Ids of control tokens.
-        clip: The clip's patches and seconds, or None for a text-only row.
+        clip: The patches of the clip, or picture, and its seconds, or None for a text-only row.
         query: The question.
         history: Earlier (question, answer) turns.
         response: The answer, for training; None leaves the row open for generation.
@@ -63,7 +60,10 @@ def build_layout(
             num_prefix_tokens = writer.num_tokens
         writer.text("\n")
         if number == 0 and clip is not None:
-            _write_clip(writer, special, clip)
+            if clip.is_image:
+                _write_block(writer, special, clip.grid.num_tokens)
+            else:
+                _write_clip(writer, special, clip)
             num_prefix_tokens = writer.num_tokens
         writer.text(text)
         if number < len(history):
@@ -87,8 +87,12 @@ def _write_clip(writer: LayoutWriter, special: SpecialTokens, clip: ClipLayout) 
     assert len(clip.seconds) == clip.grid.num_grids, f"{len(clip.seconds)} seconds for {clip.grid.num_grids} grids"
     writer.control(special.clip_start)
     for second in clip.seconds:
-        writer.control(special.frame_start)
-        writer.clip(special.image, clip.grid.num_tokens_per_grid)
-        writer.control(special.frame_end)
+        _write_block(writer, special, clip.grid.num_tokens_per_grid)
         writer.text(str(second))
     writer.control(special.clip_end)
+
+
+def _write_block(writer: LayoutWriter, special: SpecialTokens, num_tokens: int) -> None:
+    writer.control(special.frame_start)
+    writer.clip(special.image, num_tokens)
+    writer.control(special.frame_end)

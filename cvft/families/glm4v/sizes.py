@@ -17,6 +17,7 @@ class TowerSizes:
     Args:
         depth: Number of blocks.
         hidden_size: Width.
+        num_heads: Number of attention heads.
         merger_size: Width of the merger's MLP.
         in_channels: Channels of a frame.
         num_positions: Rows of the learned position table.
@@ -29,6 +30,7 @@ class TowerSizes:
 
     depth: int
     hidden_size: int
+    num_heads: int
     merger_size: int
     in_channels: int
     num_positions: int
@@ -37,6 +39,16 @@ class TowerSizes:
     spatial_merge_size: int
     out_hidden_size: int
     has_bias: bool
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers of a patch: channels, frames and pixels."""
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def patches_per_token(self) -> int:
+        """Patches that become one token."""
+        return self.spatial_merge_size**2
 
     @property
     def token_px(self) -> int:
@@ -94,6 +106,7 @@ class Sizes:
             tower=TowerSizes(
                 depth=vision["depth"],
                 hidden_size=vision["hidden_size"],
+                num_heads=vision["num_heads"],
                 merger_size=vision["intermediate_size"],
                 in_channels=vision.get("in_channels", 3),
                 num_positions=(vision["image_size"] // vision["patch_size"]) ** 2,

@@ -27,6 +27,7 @@ from cvft.families.family import (
 from cvft.families.generation_file import check_generation
 from cvft.families.internvl.checkpoints import PUBLISHED
 from cvft.families.internvl.config_file import check_config
+from cvft.families.internvl.costs import costs_of
 from cvft.families.internvl.handover import hand_over
 from cvft.families.internvl.inputs import Inputs, read_channels, write_channels
 from cvft.families.internvl.layout import NO_IMAGES, build_layout
@@ -211,10 +212,9 @@ class InternVL:
         del template, fields, keeps_code
         return with_dtype(self.clean_config(config), dtype)
 
-    def costs(self, config: Mapping[str, Any]) -> CostModel | None:
-        """Nothing is modelled yet."""
-        del config
-        return None
+    def costs(self, config: Mapping[str, Any]) -> CostModel:
+        """Returns the formulas for these sizes."""
+        return costs_of(config)
 
     def tower_tensors(self, folder: ModelFolder) -> tuple[str, ...]:
         """Names the tower with its projector."""

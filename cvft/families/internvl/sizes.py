@@ -21,6 +21,7 @@ class TowerSizes:
     Args:
         depth: Number of blocks.
         hidden_size: Width.
+        num_heads: Number of attention heads.
         intermediate_size: Width of a block's MLP.
         num_channels: Channels of a frame.
         image_size: Side of a frame in pixels.
@@ -33,6 +34,7 @@ class TowerSizes:
 
     depth: int
     hidden_size: int
+    num_heads: int
     intermediate_size: int
     num_channels: int
     image_size: int
@@ -140,6 +142,7 @@ def _tower(config: Mapping[str, Any]) -> TowerSizes:
     return TowerSizes(
         depth=vision["num_hidden_layers"],
         hidden_size=vision["hidden_size"],
+        num_heads=vision["num_attention_heads"],
         intermediate_size=vision["intermediate_size"],
         num_channels=vision.get("num_channels", 3),
         image_size=side_of(vision.get("image_size", 448)),

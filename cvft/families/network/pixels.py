@@ -52,10 +52,10 @@ def resize_as_bytes(frames: np.ndarray | Tensor, *, size: tuple[int, int]) -> np
         (T, height, width, 3) uint8.
     """
     frames = as_frames(frames)
-    kept = torch.empty(len(frames), *size, 3, dtype=torch.uint8)
+    resized = torch.empty(len(frames), *size, 3, dtype=torch.uint8)
     for number in range(len(frames)):
-        kept[number] = resize(frames[number : number + 1], size=size)[0].permute(1, 2, 0)
-    return kept.numpy()
+        resized[number] = resize(frames[number : number + 1], size=size)[0].permute(1, 2, 0)
+    return resized.numpy()
 
 
 def resize_and_norm(frames: Tensor, *, size: tuple[int, int], norm: PixelNorm) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cvft.families.qwen_vl.sizes import QWEN2_5_VL, QWEN3_5, QWEN3_VL, QWEN3_VL_MOE
+from cvft.families.qwen_vl.sizes import QWEN2_5_VL, QWEN3_5, QWEN3_5_MOE, QWEN3_VL, QWEN3_VL_MOE
 from cvft.weights.checkpoints import Checkpoint
 
 OWNER = "Qwen"
@@ -315,7 +315,13 @@ PUBLISHED_3_5 = (
 )
 """Checkpoints of Qwen3.5 and of its successors of the same form; their files hold one layer that the model leaves out."""
 
-PUBLISHED = {QWEN2_5_VL: PUBLISHED_2_5, QWEN3_VL: PUBLISHED_3, QWEN3_VL_MOE: PUBLISHED_3_MOE, QWEN3_5: PUBLISHED_3_5}
+PUBLISHED: dict[str, tuple[Checkpoint, ...]] = {
+    QWEN2_5_VL: PUBLISHED_2_5,
+    QWEN3_VL: PUBLISHED_3,
+    QWEN3_VL_MOE: PUBLISHED_3_MOE,
+    QWEN3_5: PUBLISHED_3_5,
+    QWEN3_5_MOE: (),
+}
 """Checkpoints by `model_type`."""
 
 TINY = Checkpoint(

@@ -20,13 +20,12 @@ from cvft.families.grid import patch_fields
 from cvft.families.parts import Shape
 from cvft.families.qwen_vl.checkpoints import PUBLISHED
 from cvft.families.qwen_vl.config_file import check_config
-from cvft.families.qwen_vl.costs import costs_of
-from cvft.families.qwen_vl.flops import feature_bytes
+from cvft.families.qwen_vl.costs import costs_of, feature_bytes
 from cvft.families.qwen_vl.handover import hand_over
 from cvft.families.qwen_vl.inputs import Inputs, lay_out_clip
 from cvft.families.qwen_vl.layout import Style, build_layout
 from cvft.families.qwen_vl.norms import NORMS
-from cvft.families.qwen_vl.sizes import QWEN3_VL_MOE, Sizes, text_values
+from cvft.families.qwen_vl.sizes import QWEN3_5_MOE, QWEN3_VL_MOE, Sizes, text_values
 from cvft.families.qwen_vl.tensors import VISION_PREFIXES, loaded_shapes, module_of, published_shapes
 from cvft.families.qwen_vl.tokenizer import SpecialTokens, load_encoder
 from cvft.families.qwen_vl.variants import (
@@ -82,7 +81,9 @@ class QwenVL:
         self.runtime = "cvft.families.qwen_vl.runtime"
         self.fields = frozenset(Inputs.__dataclass_fields__)
         own = {"model.clip_tags"} if generation.style.has_seconds else {"model.text_positions", "model.grid_seconds"}
-        quantized = () if generation.name == QWEN3_VL_MOE else ("model.quantize",)  # experts are no linear layers
+        quantized = (
+            () if generation.name in (QWEN3_VL_MOE, QWEN3_5_MOE) else ("model.quantize",)
+        )  # experts are no linear layers
         self.settings = frozenset(
             {
                 *own,
@@ -246,8 +247,8 @@ class QwenVL:
         del template, fields, keeps_code
         return with_dtype(without_code(config), dtype)
 
-    def costs(self, config: Mapping[str, Any]) -> CostModel | None:
-        """Returns the formulas for these sizes; experts are not modelled."""
+    def costs(self, config: Mapping[str, Any]) -> CostModel:
+        """Returns the formulas for these sizes."""
         return costs_of(config)
 
     def tower_tensors(self, folder: ModelFolder) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cvft.families.parts import Parts
 from cvft.families.qwen_vl.layout import STYLES, Style
 from cvft.families.qwen_vl.parts import PARTS
-from cvft.families.qwen_vl.sizes import QWEN2_5_VL, QWEN3_5, QWEN3_VL, QWEN3_VL_MOE
+from cvft.families.qwen_vl.sizes import QWEN2_5_VL, QWEN3_5, QWEN3_5_MOE, QWEN3_VL, QWEN3_VL_MOE
 
 FPS = 2.0
 MIN_FRAMES, MAX_FRAMES = 4, 768
@@ -47,5 +47,6 @@ GENERATIONS = (
     _generation(QWEN3_VL_MOE, "Qwen3-VL-MoE", "Qwen3VLMoeForConditionalGeneration", QWEN3_VL),
     _generation(QWEN2_5_VL, "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", QWEN2_5_VL),
     _generation(QWEN3_5, "Qwen3.5", "Qwen3_5ForConditionalGeneration", QWEN3_5),
+    _generation(QWEN3_5_MOE, "Qwen3.5-MoE", "Qwen3_5MoeForConditionalGeneration", QWEN3_5),
 )
 """Source of the architectures: config.json of the published checkpoints."""

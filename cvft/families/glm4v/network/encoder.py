@@ -17,7 +17,7 @@ from cvft.data.video.decode import Clip
 from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming, only_clip
 from cvft.families.glm4v.family import GLM4V
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
-from cvft.families.glm4v.layout import NO_IMAGES, build_layout
+from cvft.families.glm4v.layout import build_layout
 from cvft.families.glm4v.sizes import Sizes
 from cvft.families.glm4v.tokenizer import SpecialTokens
 from cvft.families.network.batching import collate_sequences
@@ -45,7 +45,8 @@ class RowEncoder:
     pads_questions = True
     """No layer is recurrent."""
 
-    takes_images = False
+    takes_images = True
+    """As clips of one grid: transformers has one token for both, and could not tell them apart in one batch under two names."""
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class RowEncoder:
     def encode(self, row: Row, clips: Sequence[ClipTensors], *, with_response: bool) -> dict[str, Tensor]:
         """Encodes one row as a prompt, or with its answer."""
         with naming(row):
-            clip = only_clip(row, clips, no_images=NO_IMAGES)
+            clip = only_clip(row, clips)
             shown = None if clip is None else lay_out_clip(clip.view, inputs=self._inputs, tower=self._tower)
             layout = build_layout(
                 self._encode,

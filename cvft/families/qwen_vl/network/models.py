@@ -9,6 +9,7 @@ from transformers import (
     PreTrainedModel,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeForConditionalGeneration,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeForConditionalGeneration,
 )
@@ -16,7 +17,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDe
 
 from cvft.families.network.grid_scoring import GridScoring
 from cvft.families.network.scoring import scoring
-from cvft.families.qwen_vl.sizes import QWEN2_5_VL, QWEN3_5, QWEN3_VL, QWEN3_VL_MOE
+from cvft.families.qwen_vl.sizes import QWEN2_5_VL, QWEN3_5, QWEN3_5_MOE, QWEN3_VL, QWEN3_VL_MOE
 
 
 class QwenScoring(GridScoring):
@@ -38,6 +39,7 @@ STOCK: dict[str, type[PreTrainedModel]] = {
     QWEN3_VL: Qwen3VLForConditionalGeneration,
     QWEN3_VL_MOE: Qwen3VLMoeForConditionalGeneration,
     QWEN3_5: Qwen3_5ForConditionalGeneration,
+    QWEN3_5_MOE: Qwen3_5MoeForConditionalGeneration,
 }
 CLASSES = {model_type: scoring(base, QwenScoring) for model_type, base in STOCK.items()}
 """Both by `model_type`."""
