@@ -74,7 +74,7 @@ class Workbench:
         assert planned.gpu
         rows, num_ranks = planned.prepared.row_facts.train, planned.ranks.num
         activations = "recomputed" if planned.plan.swift["gradient_checkpointing"] else "kept"
-        rows_per_clip, clip_tokens = len(rows) // NUM_CLIPS, max(row.num_clip_tokens for row in rows)
+        rows_per_clip, clip_tokens = len(rows) // NUM_CLIPS, max(sum(row.num_clip_tokens) for row in rows)
         return (
             f"# Plan     {planned.gpu.name}{f' x {num_ranks}' if num_ranks > 1 else ''}: {planned.memory.peak / 1e9:.1f} of "
             f"{planned.memory_bytes / 1e9:.1f} GB, activations {activations}, {len(rows) / planned.epoch_s:.1f} rows/s "
