@@ -100,13 +100,15 @@ def config_of(kind: str = "glm4v") -> dict[str, Any]:
     }
 
 
-def write_glm4v_files(folder: Path, kind: str = "glm4v") -> Path:
-    """Writes everything of a tiny folder but its weights."""
+def write_glm4v_files(folder: Path, kind: str = "glm4v", **sizes: Any) -> Path:
+    """Writes everything of a tiny folder but its weights; `sizes` are keys of its decoder that get other values."""
     folder.mkdir(parents=True, exist_ok=True)
+    config = config_of(kind)
+    config["text_config"].update(sizes)
     tokenizer = tokenizer_json(first_special=FIRST_SPECIAL, special=SPECIAL, not_special=NOT_SPECIAL, pattern=PATTERN)
     ends = [special_id(token) for token in ("<|endoftext|>", "<|user|>", "<|observation|>", "</answer>")]
     files = {
-        "config.json": config_of(kind),
+        "config.json": config,
         "generation_config.json": {"do_sample": True, "eos_token_id": ends, "pad_token_id": ends[0], "top_k": 2},
         "tokenizer.json": tokenizer,
         "tokenizer_config.json": tokenizer_config(
@@ -119,13 +121,13 @@ def write_glm4v_files(folder: Path, kind: str = "glm4v") -> Path:
     return folder
 
 
-def make_glm4v_folder(folder: Path, kind: str = "glm4v", seed: int = 0) -> Path:
+def make_glm4v_folder(folder: Path, kind: str = "glm4v", seed: int = 0, **sizes: Any) -> Path:
     """Writes a tiny folder with weights under the published names: random, and large enough to be seen."""
     import torch
     import transformers
     from safetensors.numpy import save_file
 
-    write_glm4v_files(folder, kind)
+    write_glm4v_files(folder, kind, **sizes)
     with torch.device("meta"):
         model = getattr(transformers, CLASS)(transformers.AutoConfig.from_pretrained(folder))
     weights = {name: draw(name, tuple(value.shape), seed) for name, value in model.state_dict().items()}

@@ -146,12 +146,14 @@ def preprocessor_config() -> dict[str, Any]:
     }
 
 
-def write_internvl_files(folder: Path, kind: str) -> Path:
-    """Writes everything of a tiny folder but its weights."""
+def write_internvl_files(folder: Path, kind: str, **sizes: Any) -> Path:
+    """Writes everything of a tiny folder but its weights; `sizes` are keys of its decoder that get other values."""
     folder.mkdir(parents=True, exist_ok=True)
+    config = config_of(kind)
+    config["text_config"].update(sizes)
     tokenizer = tokenizer_json(first_special=FIRST_SPECIAL, special=SPECIAL, not_special=NOT_SPECIAL, pattern=PATTERN)
     files = {
-        "config.json": config_of(kind),
+        "config.json": config,
         "generation_config.json": {"eos_token_id": special_id("<|im_end|>"), "transformers_version": "4.52.1"},
         "preprocessor_config.json": preprocessor_config(),
         "tokenizer.json": tokenizer,
@@ -177,11 +179,11 @@ def write_internvl_files(folder: Path, kind: str) -> Path:
     return folder
 
 
-def make_internvl_folder(folder: Path, kind: str, seed: int = 0) -> Path:
+def make_internvl_folder(folder: Path, kind: str, seed: int = 0, **sizes: Any) -> Path:
     """Writes a tiny folder of one of `KINDS` with weights under the published names: random, and large enough to be seen."""
     from safetensors.numpy import save_file
 
-    write_internvl_files(folder, kind)
+    write_internvl_files(folder, kind, **sizes)
     weights = {name: draw(name, shape, seed) for name, shape in tensor_shapes(folder).items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

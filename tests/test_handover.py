@@ -22,6 +22,7 @@ from cvft.families.engines import ENGINES
 from cvft.families.family import IGNORED_LABEL
 from cvft.families.processor_files import PROCESSOR_FILES
 from cvft.handover import run as handing
+from cvft.handover.parity import whole_text
 from cvft.weights.folder import ModelFolder
 from tests.golden_files import golden_file
 from tests.opened import MAKERS, Opened
@@ -385,3 +386,8 @@ def test_the_engine_reads_only_below_a_folder(handed, tmp_path):
     content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": "?"}]
     with pytest.raises(Refused):
         engine.ask({"messages": [{"role": "user", "content": content}]})
+
+
+def test_half_a_letter_at_the_end_of_an_answer_is_no_difference():
+    assert whole_text("yes \ufffd\ufffd") == whole_text("yes") == "yes"
+    assert whole_text("\ufffd yes") != "yes"
