@@ -89,7 +89,7 @@ def running(folder, log):
 
 def is_up(url):
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
+        with urllib.request.urlopen(f"{url}/health", timeout=300) as response:
             return response.status == 200
     except (urllib.error.URLError, OSError):
         return False
