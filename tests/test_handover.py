@@ -268,7 +268,9 @@ def test_a_folder_that_the_engine_cannot_open_is_refused(tmp_path):
 
 
 TOKENS = {"context_image_token": "<IMG_CONTEXT>", "start_image_token": "<img>", "end_image_token": "</img>"}
+JOINED = {"type": "Replace", "pattern": {"String": "user\nFrame"}, "content": "users"}
 OTHER_FILES = (
+    ("internvl3_5", "tokenizer.json", {"normalizer": JOINED}, "tokenizer.json: got one that joins `user"),
     (
         "glm4v",
         "preprocessor_config.json",

@@ -235,7 +235,7 @@ def test_a_plan_says_so_before_anything_is_decoded(tmp_path):
     )
     planned = command("plan", recipe)
     assert (planned.returncode, f"train.jsonl:2 {ONE}" in planned.stderr) == (2, True)
-    assert "Qwen2.5-VL, Qwen3-VL and Qwen3.5 take several clips a row" in planned.stderr
+    assert "Qwen2.5-VL, Qwen3-VL and Qwen3.5 take several a row" in planned.stderr
     recipe = Recipe(model={"path": str(TINY)}, data={"train": Path("x")})
     folder = ModelFolder.of(TINY)
     with pytest.raises(DataError, match="need at most one"):
