@@ -15,7 +15,7 @@ from tests.qwen_tiny import make_qwen_folder
 from tests.real_clips import real_clip
 from tests.test_train_run import losses_of
 
-KINDS = ("qwen3_vl", "qwen2_5_vl", "qwen3_5")
+KINDS = ("qwen3_vl", "qwen2_5_vl", "qwen3_5", "qwen3_vl_moe", "qwen3_5_moe")
 VIDEO = {"max_frames": 8, "min_frame_tokens": 4, "max_frame_tokens": 12}
 LORA = {"targets": "all-linear", "dropout": 0.0}
 

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from cvft.dtypes import BY_NAME
 from cvft.families.family import Loading
+from cvft.families.network.experts import run_experts_in_any_precision
 from cvft.families.network.quantization import quantization_config
 from cvft.families.network.scoring import attend_in_groups, become
 from cvft.weights.folder import ModelFolder
@@ -67,6 +68,7 @@ def load_stock_model(
     model.get_decoder().config._attn_implementation = loading.attention or "sdpa"
     become(model, scoring_class)
     attend_in_groups(model)
+    run_experts_in_any_precision(model)
     model.runs_tower_always = loading.runs_tower_always
     return model
 
