@@ -173,7 +173,7 @@ def write_stock_rows(rows: Path, clips: Path, output: Path) -> int:
 
 def open_ours(model: Path) -> Any:
     """Opens the checkpoint as a worker of cvft does, with the frames of the stock path."""
-    from cvft.families.family import Loading, load_runtime
+    from cvft.families.runtime import Loading, load_runtime
     from cvft.families.table import find_family
     from cvft.recipe import recipe_from_dict
     from cvft.weights.folder import ModelFolder

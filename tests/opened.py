@@ -7,7 +7,7 @@ import numpy as np
 from cvft.clips.source import ClipInputs
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import Loading, load_runtime
+from cvft.families.runtime import Loading, load_runtime
 from cvft.families.table import find_family
 from cvft.recipe import Recipe
 from cvft.weights.folder import ModelFolder

@@ -11,8 +11,9 @@ import pytest
 
 from cvft.errors import ModelError, RecipeError
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
-from cvft.families.family import Encoder, Family, Runtime, load_runtime
+from cvft.families.family import Family
 from cvft.families.parts import count_parameters, linears_of, target_regex
+from cvft.families.runtime import Encoder, Runtime, load_runtime
 from cvft.families.settings import COMMON, COMMON_SECTIONS, check_settings, is_common
 from cvft.families.table import FAMILIES, find_family
 from cvft.recipe import recipe_from_dict

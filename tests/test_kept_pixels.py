@@ -16,7 +16,7 @@ from cvft.data.features.store import FeatureStore
 from cvft.data.records import ClipRecord
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import Loading, load_runtime
+from cvft.families.runtime import Loading, load_runtime
 from cvft.plan.job import open_job
 from cvft.plan.prepare import prepare
 from cvft.recipe import load_recipe

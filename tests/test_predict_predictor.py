@@ -12,7 +12,7 @@ from cvft.errors import DataError
 from cvft.families.answering import Answer
 from cvft.families.cogvlm2_video.runtime import RUNTIME
 from cvft.families.contract import CONTRACT_FILE
-from cvft.families.family import Loading
+from cvft.families.runtime import Loading
 from cvft.plan.job import Job, open_job
 from cvft.predict.open import Predictors
 from cvft.predict.predictor import Predictor

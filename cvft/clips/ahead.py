@@ -18,7 +18,7 @@ from cvft.data.shares import Share, take_share
 from cvft.data.video.process import ClipInfo
 from cvft.data.video.spec import ClipRef, content_of
 from cvft.errors import Problem, RecipeError
-from cvft.families.family import load_runtime
+from cvft.families.runtime import load_runtime
 from cvft.plan.batching import RowFacts
 from cvft.plan.caching import choose_kind, count_bytes
 from cvft.plan.datasets import bring_datasets

@@ -21,7 +21,8 @@ from cvft.data.video.decode import Clip
 from cvft.data.video.process import DecodeProcess
 from cvft.data.video.spec import ClipRef, content_of, file_of, files_of, hash_files
 from cvft.errors import ClipError, Problem
-from cvft.families.family import Preprocessing, Runtime
+from cvft.families.family import Preprocessing
+from cvft.families.runtime import Runtime
 from cvft.weights.folder import ModelFolder
 
 

@@ -24,7 +24,7 @@ from cvft.data.video.sample import coverage
 from cvft.data.video.spec import ClipRef, content_of, sampling_for
 from cvft.data.video.view import ClipView
 from cvft.dtypes import STORED
-from cvft.families.family import Encoder
+from cvft.families.runtime import Encoder
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class CachedClips:
 
 @dataclass(frozen=True)
 class KeptClip:
-    """Frames as they are kept; see `cvft.families.family.ShownFrames`.
+    """Frames as they are kept; see `cvft.families.runtime.ShownFrames`.
 
     Args:
         frames: (T, h, w, 3) uint8 RGB.

@@ -27,7 +27,7 @@ from cvft.data.video.spec import ClipRef, ClipSpec, file_of, has_own_times, name
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, ModelError, Problem, RunError
 from cvft.families.engines import ENGINES, Engine, Handover, Sends
-from cvft.families.family import Encoder, load_runtime
+from cvft.families.runtime import Encoder, load_runtime
 from cvft.files import publish_folder, why_unwritable
 from cvft.jsonl import to_line
 from cvft.plan.lengths import MAX_NEW_TOKENS, check_prompts

@@ -19,8 +19,9 @@ from cvft.data.features.key import FeatureKey
 from cvft.data.packing import BatchLimits
 from cvft.data.video.loader import DEFAULT_CACHE_BYTES
 from cvft.errors import Problem, RecipeError, quote
-from cvft.families.family import Loading, Preprocessing
+from cvft.families.family import Preprocessing
 from cvft.families.proof import Proofs
+from cvft.families.runtime import Loading
 from cvft.plan.batching import RowFacts, count_steps, decide_limits, decide_recompute, trains_tower
 from cvft.plan.caching import decide_cache
 from cvft.plan.environment import worker_environment

@@ -25,8 +25,9 @@ from cvft.dtypes import BY_NAME
 from cvft.errors import ContractError, Problem
 from cvft.families.adapter_file import AdapterFile, read_adapter
 from cvft.families.contract import Contract, check_contract, read_contract
-from cvft.families.family import Encoder, Family, Loading, Preprocessing, load_runtime
+from cvft.families.family import Family, Preprocessing
 from cvft.families.parts import Shape, loaded_shapes, weight_bytes
+from cvft.families.runtime import Encoder, Loading, load_runtime
 from cvft.families.weight_files import read_model_shards
 from cvft.plan.job import Job
 from cvft.plan.plan import Plan

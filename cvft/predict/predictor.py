@@ -21,7 +21,7 @@ from cvft.data.video.spec import ClipRef
 from cvft.dtypes import BY_NAME
 from cvft.errors import ClipError, CvftError, DataError
 from cvft.families.answering import Answer, OnText
-from cvft.families.family import Encoder, Runtime
+from cvft.families.runtime import Encoder, Runtime
 from cvft.plan.lengths import check_answers_fit
 from cvft.predict.batches import AnsweredBatch, make_batches
 from cvft.predict.pieces import Pieces

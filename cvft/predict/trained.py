@@ -13,7 +13,8 @@ from typing import Any
 from cvft.data.video.loader import DecodeSettings
 from cvft.errors import ContractError, CvftError, ModelError, Problem, RunError, quote
 from cvft.families.contract import CONTRACT_FILE, Contract, contract_from_dict, read_contract
-from cvft.families.family import Family, Loading, Preprocessing
+from cvft.families.family import Family, Preprocessing
+from cvft.families.runtime import Loading
 from cvft.families.table import find_family, known_checkpoints
 from cvft.families.weight_files import read_model_shards
 from cvft.files import hash_file

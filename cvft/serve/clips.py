@@ -18,7 +18,7 @@ from cvft.data.video.loader import DEFAULT_CACHE_BYTES, DecodeSettings
 from cvft.data.video.process import DecodeProcess
 from cvft.data.video.sample import coverage
 from cvft.data.video.spec import ClipRef, sampling_for
-from cvft.families.family import Encoder
+from cvft.families.runtime import Encoder
 from cvft.report.frames import to_webp
 
 NUM_DECODERS = 2

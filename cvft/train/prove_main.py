@@ -15,9 +15,9 @@ from pydantic import TypeAdapter
 
 from cvft.clips.source import ClipInputs, DecodedClips
 from cvft.data.rows import Row
-from cvft.families.family import Loading, load_runtime
 from cvft.families.network.proof import prove_features, prove_groups
 from cvft.families.proof import Proofs
+from cvft.families.runtime import Loading, load_runtime
 from cvft.families.table import family_named
 from cvft.plan.proofs import ProofRequest, keep_proofs
 from cvft.weights.folder import ModelFolder

@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 
 from cvft.data.groups import FileShare, RowShape, count_rows, make_steps
 from cvft.data.packing import BatchLimits, MicroBatch, pack, padding_for
-from cvft.families.family import IGNORED_LABEL, Encoder
+from cvft.families.family import IGNORED_LABEL
+from cvft.families.runtime import Encoder
 
 
 class GlobalBatchSampler:

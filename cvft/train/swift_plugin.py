@@ -41,7 +41,8 @@ from cvft.data.rows import Row
 from cvft.data.video.loader import DecodeSettings
 from cvft.data.video.spec import ClipRef, from_text
 from cvft.evaluate.metrics.rows import spread_evenly
-from cvft.families.family import Encoder, Family, Loading, Preprocessing, Runtime, load_runtime
+from cvft.families.family import Family, Preprocessing
+from cvft.families.runtime import Encoder, Loading, Runtime, load_runtime
 from cvft.families.table import family_named
 from cvft.jsonl import split_lines
 from cvft.plan.batching import RowFacts

@@ -22,7 +22,8 @@ from transformers import set_seed
 
 from cvft.data.groups import FileShare, RowShape
 from cvft.data.packing import BatchLimits
-from cvft.families.family import IGNORED_LABEL, Encoder, Runtime
+from cvft.families.family import IGNORED_LABEL
+from cvft.families.runtime import Encoder, Runtime
 from cvft.plan.batching import RowFacts
 from cvft.plan.plan import WorkerPlan
 from cvft.train.checkpoints import (

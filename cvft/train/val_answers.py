@@ -14,7 +14,7 @@ from cvft.data.rows import Row
 from cvft.errors import RunError
 from cvft.evaluate.metrics.rows import score_answers, single_numbers
 from cvft.families.answering import Answer
-from cvft.families.family import Encoder, Runtime
+from cvft.families.runtime import Encoder, Runtime
 from cvft.jsonl import to_jsonl
 from cvft.plan.plan import AnswerPlan
 from cvft.predict.answers import locate_problems

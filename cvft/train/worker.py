@@ -105,7 +105,7 @@ def _provide(plan: WorkerPlan, *, key: FeatureKey, signals: StopSignals) -> bool
     from cvft.clips.provide import provide
     from cvft.data.check import count_processes
     from cvft.data.records import read_records
-    from cvft.families.family import load_runtime
+    from cvft.families.runtime import load_runtime
     from cvft.families.table import family_named
     from cvft.weights.folder import ModelFolder
 

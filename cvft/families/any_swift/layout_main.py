@@ -19,7 +19,8 @@ from cvft.data.video.decode import Clip
 from cvft.data.video.pipe import RawPipe, receive_header, send_header, take_pipes
 from cvft.errors import CvftError, DataError, Problem
 from cvft.families.any_swift.family import FAMILIES
-from cvft.families.family import Preprocessing, load_runtime
+from cvft.families.family import Preprocessing
+from cvft.families.runtime import load_runtime
 from cvft.weights.folder import ModelFolder
 
 

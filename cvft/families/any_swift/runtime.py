@@ -28,9 +28,10 @@ from cvft.families.any_swift.network.encoder import MAX_SIZES, RowEncoder
 from cvft.families.any_swift.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.any_swift.network.template import Turns
 from cvft.families.any_swift.network.tower import ClipTower
-from cvft.families.family import Loading, Preprocessing
+from cvft.families.family import Preprocessing
 from cvft.families.generation_file import stop_tokens
 from cvft.families.network.runtime import StockRuntime
+from cvft.families.runtime import Loading
 from cvft.json_files import show
 from cvft.weights.folder import ModelFolder
 
@@ -220,7 +221,7 @@ def open_processor(model: SwiftModel, folder: ModelFolder, *, tokenizer: Any) ->
 
 
 class AnySwiftRuntime(StockRuntime):
-    """See `cvft.families.family.Runtime` for what each answer means."""
+    """See `cvft.families.runtime.Runtime` for what each answer means."""
 
     def config(self, folder: ModelFolder) -> Any:
         """Builds transformers' configuration."""

@@ -1,4 +1,4 @@
-"""The torch half of CogVLM2-Video: weights, inputs, loss and answers behind `cvft.families.family.Runtime`."""
+"""The torch half of CogVLM2-Video: weights, inputs, loss and answers behind `cvft.families.runtime.Runtime`."""
 
 from __future__ import annotations
 
@@ -17,24 +17,16 @@ from cvft.families.cogvlm2_video.network.load import load_config, load_model, lo
 from cvft.families.cogvlm2_video.network.preprocess import decoded_frames, frames_to_keep
 from cvft.families.cogvlm2_video.network.processor import CogVLM2VideoProcessor
 from cvft.families.cogvlm2_video.network.vision import VisionTower
-from cvft.families.family import (
-    IGNORED_LABEL,
-    ClipTensors,
-    LabelLoss,
-    Loading,
-    Preprocessing,
-    ShownFrames,
-    naming,
-    only_clip,
-)
+from cvft.families.family import IGNORED_LABEL, Preprocessing, naming, only_clip
 from cvft.families.network.answering import Batcher
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.runtime import AnswersPrompts
+from cvft.families.runtime import ClipTensors, LabelLoss, Loading, ShownFrames
 from cvft.weights.folder import ModelFolder
 
 
 class RowEncoder:
-    """Turns rows into inputs; see `cvft.families.family.Encoder`.
+    """Turns rows into inputs; see `cvft.families.runtime.Encoder`.
 
     Args:
         processor: The processor of the checkpoint and its template.
@@ -87,7 +79,7 @@ class RowEncoder:
 
 
 class ClipTower:
-    """Encodes clips for the store of features; see `cvft.families.family.Tower`.
+    """Encodes clips for the store of features; see `cvft.families.runtime.Tower`.
 
     Args:
         tower: Tower and projector, frozen.
@@ -106,7 +98,7 @@ class ClipTower:
 
 
 class CogVLM2VideoRuntime(AnswersPrompts):
-    """See `cvft.families.family.Runtime` for what each answer means."""
+    """See `cvft.families.runtime.Runtime` for what each answer means."""
 
     def config(self, folder: ModelFolder) -> Any:
         """Builds the configuration, without `auto_map`."""

@@ -1,4 +1,4 @@
-"""The torch half of InternVL's models: weights, inputs, loss and answers behind `cvft.families.family.Runtime`."""
+"""The torch half of InternVL's models: weights, inputs, loss and answers behind `cvft.families.runtime.Runtime`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import torch
 from torch import Tensor
 
 from cvft.dtypes import BY_NAME
-from cvft.families.family import Loading, Preprocessing
+from cvft.families.family import Preprocessing
 from cvft.families.internvl.network.encoder import PIXELS, RowEncoder
 from cvft.families.internvl.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.internvl.network.models import encode_clip
 from cvft.families.internvl.tokenizer import load_encoder
 from cvft.families.network.runtime import StockRuntime
+from cvft.families.runtime import Loading
 from cvft.weights.folder import ModelFolder
 
 
 class ClipTower:
-    """Encodes clips for the store of features; see `cvft.families.family.Tower`.
+    """Encodes clips for the store of features; see `cvft.families.runtime.Tower`.
 
     Args:
         tower: Tower and projector, frozen.
@@ -34,7 +35,7 @@ class ClipTower:
 
 
 class InternVLRuntime(StockRuntime):
-    """See `cvft.families.family.Runtime` for what each answer means."""
+    """See `cvft.families.runtime.Runtime` for what each answer means."""
 
     def config(self, folder: ModelFolder) -> Any:
         """Builds transformers' configuration."""

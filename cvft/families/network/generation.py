@@ -29,7 +29,7 @@ def generate_answers(
         max_new_tokens: Longest answer in tokens, of all rows or of each; a longer one is cut there.
         clips: What tells the rows' clips apart: rows with equal values share one clip, which is computed once. None for rows
             that share none.
-        on_text: See `cvft.families.family.Runtime.generate`.
+        on_text: See `cvft.families.runtime.Runtime.generate`.
 
     Returns:
         One answer per row.

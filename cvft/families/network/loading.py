@@ -10,10 +10,10 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from cvft.dtypes import BY_NAME
-from cvft.families.family import Loading
 from cvft.families.network.experts import run_experts_in_any_precision
 from cvft.families.network.quantization import quantization_config
 from cvft.families.network.scoring import attend_in_groups, become
+from cvft.families.runtime import Loading
 from cvft.weights.folder import ModelFolder
 
 LOADING_KINDS = ("missing_keys", "unexpected_keys", "mismatched_keys")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cvft.families.family import IGNORED_LABEL, LABEL_CHUNK_TOKENS, LabelLoss
+from cvft.families.family import IGNORED_LABEL, LABEL_CHUNK_TOKENS
+from cvft.families.runtime import LabelLoss
 
 
 def at_least_fp32(dtype: torch.dtype) -> torch.dtype:

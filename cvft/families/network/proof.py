@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cvft.families.family import IGNORED_LABEL, Encoder, Runtime
+from cvft.families.family import IGNORED_LABEL
 from cvft.families.proof import FeatureProof, GroupProof, judge, judge_features
+from cvft.families.runtime import Encoder, Runtime
 
 NORM = "{layers}.0.input_layernorm.weight"
 """The parameter whose gradient is compared, by where the decoder's blocks lie."""

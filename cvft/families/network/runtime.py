@@ -1,4 +1,4 @@
-"""What `cvft.families.family.Runtime` answers alike for several families."""
+"""What `cvft.families.runtime.Runtime` answers alike for several families."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from cvft.families.answering import Answer, OnText
-from cvft.families.family import LabelLoss
 from cvft.families.network.answering import Batcher, RunningRows
 from cvft.families.network.generation import generate_answers
 from cvft.families.network.prefixes import KeptPrefixes
 from cvft.families.network.scoring import batch_loss, label_logits
+from cvft.families.runtime import LabelLoss
 
 
 class AnswersPrompts:

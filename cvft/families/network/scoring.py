@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from cvft.families.family import IGNORED_LABEL, LabelLoss
+from cvft.families.family import IGNORED_LABEL
 from cvft.families.network.attention import GROUP_ATTENTION, GroupLengths
 from cvft.families.network.grouping import group_attention_mask
 from cvft.families.network.loss import label_loss
+from cvft.families.runtime import LabelLoss
 
 
 @dataclass
@@ -193,7 +194,7 @@ def attend_in_groups(model: Any, names: Sequence[str] = ("sdpa",)) -> None:
 
 
 def batch_loss(model: Any, batch: Mapping[str, Any], *, num_items: Any, label_logits_only: bool) -> LabelLoss:
-    """Runs a model with `LabelScoring` on a batch with labels; see `cvft.families.family.Runtime.loss`."""
+    """Runs a model with `LabelScoring` on a batch with labels; see `cvft.families.runtime.Runtime.loss`."""
     outputs = model(**batch, label_logits_only=label_logits_only, num_items_in_batch=num_items)
     return LabelLoss(outputs.loss, outputs.num_right)
 

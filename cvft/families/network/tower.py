@@ -60,7 +60,7 @@ class LoadedTower(nn.Module):
 
 
 class ClipTower:
-    """Encodes clips of patches for the store of features; see `cvft.families.family.Tower`.
+    """Encodes clips of patches for the store of features; see `cvft.families.runtime.Tower`.
 
     Args:
         tower: Tower and mergers, frozen.

@@ -1,4 +1,4 @@
-"""The torch half of Qwen's video models: weights, inputs, loss and answers behind `cvft.families.family.Runtime`."""
+"""The torch half of Qwen's video models: weights, inputs, loss and answers behind `cvft.families.runtime.Runtime`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from typing import Any
 import torch
 
 from cvft.dtypes import BY_NAME
-from cvft.families.family import Loading, Preprocessing
+from cvft.families.family import Preprocessing
 from cvft.families.network.runtime import StockRuntime
 from cvft.families.network.tower import ClipTower
 from cvft.families.qwen_vl.family import family_of
 from cvft.families.qwen_vl.network.encoder import RowEncoder
 from cvft.families.qwen_vl.network.load import load_config, load_model, load_tokenizer, load_tower
 from cvft.families.qwen_vl.tokenizer import load_encoder
+from cvft.families.runtime import Loading
 from cvft.weights.folder import ModelFolder
 
 
 class QwenVLRuntime(StockRuntime):
-    """See `cvft.families.family.Runtime` for what each answer means."""
+    """See `cvft.families.runtime.Runtime` for what each answer means."""
 
     def config(self, folder: ModelFolder) -> Any:
         """Builds transformers' configuration."""

@@ -19,9 +19,10 @@ from cvft.data.video.decode import Clip
 from cvft.errors import DataError, Problem, quote
 from cvft.families.any_swift.inputs import NO_IMAGES
 from cvft.families.any_swift.network.template import OpenTemplate
-from cvft.families.family import IGNORED_LABEL, ClipTensors, Layout, ShownFrames, naming, only_clip
+from cvft.families.family import IGNORED_LABEL, Layout, naming, only_clip
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import CLIP_KEYS, group_rows
+from cvft.families.runtime import ClipTensors, ShownFrames
 
 FRAMES, FEATURES = "frames", "vision_features"
 """Names of a clip's decoded frames, uint8 (T, H, W, 3), which stay in memory until its row is encoded, and of its features."""
@@ -34,7 +35,7 @@ MAX_SIZES = 1024
 
 
 class RowEncoder:
-    """Turns rows into inputs; see `cvft.families.family.Encoder`.
+    """Turns rows into inputs; see `cvft.families.runtime.Encoder`.
 
     Args:
         template: ms-swift's template, opened for the folder.

@@ -12,9 +12,9 @@ from cvft.families.any_swift.config_file import check_config
 from cvft.families.any_swift.models import SwiftModel
 from cvft.families.any_swift.network.encoder import RowEncoder
 from cvft.families.any_swift.network.models import classes_of
-from cvft.families.family import Loading
 from cvft.families.network.loading import load_stock_model
 from cvft.families.network.tower import load_without_decoder
+from cvft.families.runtime import Loading
 from cvft.families.text_encoder import open_tokenizer
 from cvft.weights.folder import ModelFolder
 from cvft.weights.shards import read_shards

@@ -15,7 +15,7 @@ from cvft.families.any_swift.network.models import encode_frames
 
 
 class ClipTower:
-    """Encodes clips for the store of features; see `cvft.families.family.Tower`.
+    """Encodes clips for the store of features; see `cvft.families.runtime.Tower`.
 
     Args:
         tower: transformers' model without its decoder, frozen.

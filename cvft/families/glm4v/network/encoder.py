@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming, only_clip
+from cvft.families.family import Preprocessing, naming, only_clip
 from cvft.families.glm4v.family import GLM4V
 from cvft.families.glm4v.inputs import Inputs, lay_out_clip
 from cvft.families.glm4v.layout import build_layout
@@ -26,13 +26,14 @@ from cvft.families.network.patches import preprocess_frames
 from cvft.families.network.pixels import resize_as_bytes
 from cvft.families.network.positions import row_positions
 from cvft.families.norms import CLIP_NORM
+from cvft.families.runtime import ClipTensors, ShownFrames
 
 PIXELS, GRIDS, FEATURES = "pixel_values_videos", "video_grid_thw", "vision_features"
 """What a clip is called: patches and their grid by transformers, cached features by us."""
 
 
 class RowEncoder:
-    """Turns rows into inputs; see `cvft.families.family.Encoder`.
+    """Turns rows into inputs; see `cvft.families.runtime.Encoder`.
 
     Args:
         config: Values of the folder's config.json.

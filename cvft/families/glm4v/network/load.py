@@ -8,7 +8,6 @@ import torch
 from transformers import AutoConfig, GenerationConfig, Glm4vForConditionalGeneration, PreTrainedTokenizerFast
 
 from cvft.errors import ModelError
-from cvft.families.family import Loading
 from cvft.families.generation_file import stop_tokens
 from cvft.families.glm4v.family import GLM4V
 from cvft.families.glm4v.tensors import VISION
@@ -17,6 +16,7 @@ from cvft.families.network.grid_scoring import GridScoring
 from cvft.families.network.loading import load_fast_tokenizer, load_stock_model
 from cvft.families.network.scoring import scoring
 from cvft.families.network.tower import LoadedTower, load_visual
+from cvft.families.runtime import Loading
 from cvft.families.weight_files import read_model_shards
 from cvft.weights.folder import ModelFolder
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
-from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming, only_clip
+from cvft.families.family import Preprocessing, naming, only_clip
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.internvl.inputs import Inputs, read_channels
 from cvft.families.internvl.layout import NO_IMAGES, build_layout
@@ -24,13 +24,14 @@ from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.pixels import as_frames, resize_and_norm, resize_as_bytes
 from cvft.families.norms import PixelNorm
+from cvft.families.runtime import ClipTensors, ShownFrames
 
 PIXELS = "pixel_values"
 """What transformers calls a clip's frames."""
 
 
 class RowEncoder:
-    """Turns rows into inputs; see `cvft.families.family.Encoder`.
+    """Turns rows into inputs; see `cvft.families.runtime.Encoder`.
 
     Args:
         config: Values of the folder's config.json.

@@ -8,7 +8,6 @@ import torch
 from transformers import AutoConfig, GenerationConfig, InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
 from cvft.errors import ModelError
-from cvft.families.family import Loading
 from cvft.families.generation_file import stop_tokens
 from cvft.families.internvl.family import INTERNVL
 from cvft.families.internvl.network.models import CLASS
@@ -17,6 +16,7 @@ from cvft.families.internvl.tensors import DECODER, PROJECTOR, TOWER
 from cvft.families.internvl.tokenizer import PADDING, load_encoder
 from cvft.families.network.loading import load_fast_tokenizer, load_stock_model
 from cvft.families.network.tower import load_without_decoder
+from cvft.families.runtime import Loading
 from cvft.families.weight_files import read_model_shards
 from cvft.weights.folder import ModelFolder
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from cvft.data.rows import Row
 from cvft.data.video.decode import Clip
 from cvft.data.video.view import ClipView
-from cvft.families.family import ClipTensors, Preprocessing, ShownFrames, naming
+from cvft.families.family import Preprocessing, naming
 from cvft.families.network.batching import collate_sequences
 from cvft.families.network.grouping import group_rows
 from cvft.families.network.patches import preprocess_frames
@@ -27,6 +27,7 @@ from cvft.families.qwen_vl.layout import ClipLayout, build_layout
 from cvft.families.qwen_vl.norms import NORMS
 from cvft.families.qwen_vl.sizes import Sizes
 from cvft.families.qwen_vl.tokenizer import SpecialTokens
+from cvft.families.runtime import ClipTensors, ShownFrames
 
 PIXELS, GRIDS, FEATURES = "pixel_values_videos", "video_grid_thw", "vision_features"
 IMAGE_PIXELS, IMAGE_GRIDS, IMAGE_FEATURES = "pixel_values", "image_grid_thw", "image_features"
@@ -37,7 +38,7 @@ CLIP_DIMS = {FEATURES: 1, IMAGE_FEATURES: 1}
 
 
 class RowEncoder:
-    """Turns rows into inputs; see `cvft.families.family.Encoder`.
+    """Turns rows into inputs; see `cvft.families.runtime.Encoder`.
 
     Args:
         family: The generation.

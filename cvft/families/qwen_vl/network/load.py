@@ -8,7 +8,6 @@ import torch
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerFast
 
 from cvft.errors import ModelError
-from cvft.families.family import Loading
 from cvft.families.generation_file import stop_tokens
 from cvft.families.network.loading import load_fast_tokenizer, load_stock_model
 from cvft.families.network.tower import LoadedTower, load_visual
@@ -17,6 +16,7 @@ from cvft.families.qwen_vl.network.delta_net import fork_states_in_groups
 from cvft.families.qwen_vl.network.models import CLASSES, STOCK
 from cvft.families.qwen_vl.tensors import VISION
 from cvft.families.qwen_vl.tokenizer import PADDING, load_encoder
+from cvft.families.runtime import Loading
 from cvft.families.weight_files import read_model_shards
 from cvft.weights.folder import ModelFolder
 
