@@ -253,7 +253,7 @@ def test_a_file_that_has_changed_is_another_clip(server, tiny, root):
     for name in (NAMES[0], NAMES[2]):
         shutil.copy2(CLIPS / name, path)
         assert server.text([clip_part("changing.mp4"), text_part("What is shown?")]) == tiny.ask(path, "What is shown?")
-        tiny._predictor.clips._loader._cached.clear()
+        tiny._predictor.clips._loader._recent._cached.clear()
     assert tiny.ask(CLIPS / NAMES[0], "What is shown?") != tiny.ask(CLIPS / NAMES[2], "What is shown?")
 
 

@@ -266,7 +266,7 @@ def test_every_problem_of_a_file_is_told_at_once_and_nothing_is_written(tmp_path
     bad = [
         {"query": "q", "response": None, "videos": [clip]},
         {"query": "q", "response": "r", "history": [["a", None]], "videos": [clip]},
-        {"query": "q", "response": "r", "videos": [clip, clip]},
+        {"query": "q", "response": "r", "videos": [clip, 3]},
         {"query": "q", "response": "r", "videos": ["missing.mp4"]},
         {"query": "q", "response": "r", "videos": ["empty.mp4"]},
         {"query": "q", "respones": "r", "videos": [clip]},
