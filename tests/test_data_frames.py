@@ -239,7 +239,7 @@ def test_families_tell_the_seconds_of_the_row():
     assert lay_out(counted, "qwen3_vl").seconds == pytest.approx(
         (0.5 / 0.75, 2.5 / 0.75)
     )  # by their numbers, as makers do
-    tower = GlmTower(1, 32, 64, 3, 576, 14, 2, 2, 32, False)
+    tower = GlmTower(1, 32, 2, 64, 3, 576, 14, 2, 2, 32, False)
     told = [glm.lay_out_clip(view, inputs=glm.Inputs("", 0, 0, 1000), tower=tower).seconds for view in (own, counted)]
     assert told == [(0, 3), (0, 2)]
 

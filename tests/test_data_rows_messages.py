@@ -15,7 +15,7 @@ def folder(tmp_path):
 
 
 PAIRS = "need a list of [question, answer] pairs of strings"
-ONE = "need a list with at most one path"
+ONE = "need a list of paths"
 BLANK = "name the clip; only a row that needs none has `[]`"
 FRAMES = (
     "name them in one list, or their folder, and say when each was taken: "
@@ -58,10 +58,9 @@ MESSAGES = [
         f"`history`: got turn 1 = the string `ab`, {PAIRS}\n  hint: each turn is a list of two strings",
     ),
     (
-        {**GOOD, "videos": ["a.mp4", "b c.mp4"]},
-        f"`videos`: got 2 clips, {ONE}\n  hint: a model here takes one clip a row; join clips of one size, "
-        "`ffmpeg -i a.mp4 -i 'b c.mp4' -filter_complex concat=n=2 joined.mp4`, "
-        "name that one and say in `query` which part is which",
+        {**GOOD, "videos": ["a.mp4", "b.png"]},
+        "`videos`: got `b.png` beside a clip, need clips alone\n"
+        "  hint: a row shows clips in `videos`, or pictures in `images`",
     ),
     (
         {**GOOD, "videos": "video_path"},
@@ -93,25 +92,21 @@ MESSAGES = [
         f"`videos`: got 2 pictures, {ONE}\n  hint: {FRAMES.format('f/1.jpg')}",
     ),
     (
-        {**GOOD, "images": ["f/1.png", "f/2.png"]},
-        f"`images`: got 2 pictures, need at most one picture\n  hint: {FRAMES.format('f/1.png')}",
-    ),
-    (
         {**GOOD, "image": "a.png"},
-        '`image`: got 1 picture, need at most one clip in `videos`\n  hint: write `"images": ["a.png"]`',
+        '`image`: got 1 picture, need clips in `videos`, or pictures in `images`\n  hint: write `"images": ["a.png"]`',
     ),
     (
         {**GOOD, "images": ["a.png"], "videos": ["video_path"]},
-        "`images`: got 1 picture beside a clip, need at most one clip in `videos`\n"
-        "  hint: put them into the clip, or leave the row out: a model here takes one clip a row",
+        "`images`: got 1 picture beside a clip, need clips in `videos`, or pictures in `images`\n"
+        "  hint: leave the row out: a row shows clips in `videos`, or pictures in `images`",
     ),
     (
         {**GOOD, "images": ["a.mp4"]},
-        '`images`: got a clip, need pictures in `images`, and a clip in `videos`\n  hint: write `"videos": ["a.mp4"]`',
+        '`images`: got a clip, need pictures in `images`, and clips in `videos`\n  hint: write `"videos": ["a.mp4"]`',
     ),
     (
         {**GOOD, "audios": ["a.wav"]},
-        "`audios`: got sound, need at most one clip in `videos`\n"
+        "`audios`: got sound, need clips in `videos`, or pictures in `images`\n"
         "  hint: leave out rows that are about sound: no model here hears",
     ),
     (

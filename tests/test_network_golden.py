@@ -38,6 +38,7 @@ CONTENT = {
     "sampling_scikit_video.json": 4,
     "state_dict.json": 1029,
     "token_layout.json": 90,
+    "vllm.json": 12,
 }
 """Every file of `tests/golden` and how many cases it has: one that is gone would make its tests vanish."""
 

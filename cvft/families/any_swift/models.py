@@ -166,7 +166,6 @@ REFUSED: Mapping[str, str] = {
     "Qwen2VLForConditionalGeneration": f"{_QWEN}; its successor, Qwen2.5-VL, is trained",
     "Qwen2_5OmniForConditionalGeneration": _OWN_DECODER.format(package="qwen_omni_utils"),
     "Qwen3OmniMoeForConditionalGeneration": _OWN_DECODER.format(package="qwen_omni_utils"),
-    "Qwen3_5MoeForConditionalGeneration": f"{_QWEN}; its dense relatives are trained",
     "Qwen4ExpForConditionalGeneration": _QWEN,
 }
 """Video models that ms-swift 4.6 registers, transformers 5.19 has, and cvft does not train yet: what stands in the way of each.
