@@ -188,6 +188,8 @@ UNHEARD = """
 import readline, signal, threading, time
 from cvft.cli.interrupts import raised_only
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+
 def elsewhere():
     time.sleep(1)
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
