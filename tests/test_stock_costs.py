@@ -21,7 +21,10 @@ ONE = [((3, 8, 8), [20])]
 TWO = [((3, 8, 8), [20, 12, 9]), ((2, 4, 12), [7, 7])]
 """Clips (grids, rows, columns of patches), and the lengths of their questions."""
 
-KINDS = tuple(kind for kind in STOCK if kind != "internvl3")
+DENSE = ("qwen3_vl", "qwen3_5")
+"""All of them but one layer of a block is in their mixtures of experts too."""
+
+KINDS = [pytest.param(kind, marks=pytest.mark.long) if kind in DENSE else kind for kind in STOCK if kind != "internvl3"]
 """InternVL3 has the decoder of Qwen2.5-VL and the tower of InternVL3.5."""
 
 TOWER, PROJECTOR, WHOLE = {"train_vision_tower": True}, {"train_projector": True}, {"train_projector": "full"}
