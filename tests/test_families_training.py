@@ -40,6 +40,9 @@ TRAIN = {
 }
 TOLERANCE = 1e-5
 """Of a loss over twenty steps, in fp32."""
+APART_TOLERANCE = 1e-4
+"""The same where rows train apart: their products round otherwise, and twenty steps at this rate make more of it, on some CPUs
+3e-5 with Qwen3.5. That the two are equal is held in fp64 by `test_families_groups.py`; a wrong gradient was off by 7e-2 here."""
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +68,9 @@ def straight(request, tmp_path_factory):
     return recipe
 
 
-def assert_same_losses(recipe, name):
+def assert_same_losses(recipe, name, *, tolerance=TOLERANCE):
     for key in ("loss", "eval_loss"):
-        assert logged(recipe, name, key) == pytest.approx(logged(recipe, "straight", key), abs=TOLERANCE), key
+        assert logged(recipe, name, key) == pytest.approx(logged(recipe, "straight", key), abs=tolerance), key
 
 
 @pytest.mark.parametrize("straight", KINDS, indirect=True)
@@ -81,7 +84,7 @@ def test_two_ranks_train_what_one_process_trains(straight):
 @pytest.mark.parametrize("straight", KINDS, indirect=True)
 def test_rows_apart_and_live_clips_train_the_same(straight):
     cvft_ok("train", straight, "name=apart", "train.group_by_clip=off", "video.cache_features=off")
-    assert_same_losses(straight, "apart")
+    assert_same_losses(straight, "apart", tolerance=APART_TOLERANCE)
 
 
 @pytest.mark.parametrize("straight", KINDS, indirect=True)
