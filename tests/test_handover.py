@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import cvft
 from cvft.cli.main import main
@@ -391,3 +392,25 @@ def test_the_engine_reads_only_below_a_folder(handed, tmp_path):
 def test_half_a_letter_at_the_end_of_an_answer_is_no_difference():
     assert whole_text("yes \ufffd\ufffd") == whole_text("yes") == "yes"
     assert whole_text("\ufffd yes") != "yes"
+
+
+def test_rows_that_no_request_can_carry_are_refused_together_before_a_model_is_loaded(tmp_path, monkeypatch, capsys):
+    clip, picture = str(CLIPS / "val_000.mp4"), tmp_path / "red.png"
+    Image.new("RGB", (64, 64), "red").save(picture)
+    rows = [
+        {"query": "Which?", "response": "a", "videos": [clip, clip]},
+        {"query": "What?", "response": "b", "images": [str(picture)]},
+        {"query": "When?", "response": "c", "videos": [clip]},
+        {"query": "Where?", "response": "d", "videos": [clip], "start": 1, "end": 3},
+    ]
+    data = write_jsonl(tmp_path / "rows.jsonl", rows)
+    monkeypatch.setattr(handing, "load_found", None)
+    output, words = tmp_path / "out", ["handover", "vllm", "tiny-qwen3-vl", "--data", str(data), "--output"]
+    assert main([*words, str(output)]) == 2
+    said = capsys.readouterr().err
+    assert "rows.jsonl:1 `videos`: got 2 clips, need one clip" in said
+    assert "rows.jsonl:2 `images`: got" in said
+    assert "no picture" in said
+    assert "rows.jsonl:3" not in said
+    assert "rows.jsonl:4" not in said  # frames of a stretch can be sent
+    assert not output.exists()

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvft.data.rows import Row, read_rows
 from cvft.data.video.loader import ClipLoader
-from cvft.data.video.spec import ClipRef, ClipSpec, file_of, has_own_times, name_of
+from cvft.data.video.spec import ClipRef, ClipSpec, file_of, has_own_times, is_image, name_of
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, ModelError, Problem, RunError
 from cvft.families.engines import ENGINES, Engine, Handover, Sends
@@ -88,6 +88,7 @@ def hand_over(
         raise ModelError(f"model {model}", [Problem(str(found.folder), "an adapter", "a merged model", hint)])
     told = found.family.handover(whose, found.model, found.how, sends=sends)
     rows = _read(model, found, data)[:num_rows]
+    _check_rows(rows, sends=sends)
     check_prompts(rows, family=found.family, folder=found.model, how=found.how, max_new_tokens=max_new_tokens)
     name = name or _name_of(found)
     root = _common_root(rows) if sends == "clips" else None
@@ -172,6 +173,25 @@ def _common_root(rows: Sequence[Row]) -> Path:
     return root
 
 
+def _check_rows(rows: Sequence[Row], *, sends: Sends) -> None:
+    """Refuses rows that no request can carry, all at once, before a model is loaded to answer them."""
+    problems = []
+    for row in rows:
+        where, hint = f"{row.location} `{'images' if any(map(is_image, row.videos)) else 'videos'}`", "leave it out"
+        if len(row.videos) > 1:
+            need = "one clip: what a request tells the engine of frames holds for all its clips"
+            problems.append(Problem(where, f"{len(row.videos)} clips", need, hint))
+            continue
+        for clip in row.videos:
+            if has_own_times(clip) or (isinstance(clip, ClipSpec) and sends == "clips"):
+                need = (
+                    "whole clips: an engine takes no part of one, no picture, no budget and no seconds of a row's own"
+                )
+                problems.append(Problem(where, name_of(clip), need, hint))
+    if problems:
+        raise CvftError("the rows", problems)
+
+
 def _send_frames(rows: Sequence[Row], found: FoundModel, told: Handover) -> dict[ClipRef, tuple[str, dict[str, Any]]]:
     """Decodes the rows' clips; each becomes the URL of its frames and what the engine is told of them."""
     encoder = load_runtime(found.family).encoder(found.model, found.how)
@@ -228,18 +248,8 @@ def _request(
     for number, text in enumerate(asked):
         content: Any = text
         if number == 0 and row.videos:
-            if len(row.videos) > 1:
-                need = "one clip: what a request tells the engine of frames holds for all its clips"
-                problem = Problem(f"{row.location} `videos`", f"{len(row.videos)} clips", need, "leave it out")
-                raise CvftError("the rows", [problem])
             (clip,) = row.videos
             url = file_of(clip).resolve().as_uri()
-            if has_own_times(clip) or (isinstance(clip, ClipSpec) and clip not in shown):
-                need, hint = (
-                    "whole clips: an engine takes no part of one, no picture, no budget and no seconds of a row's own",
-                    "leave it out",
-                )
-                raise CvftError("the rows", [Problem(f"{row.location} `videos`", name_of(clip), need, hint)])
             if clip in shown:
                 url, of_clip = shown[clip]
                 media = {"media_io_kwargs": {"video": of_clip}}
