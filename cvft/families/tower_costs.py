@@ -152,6 +152,75 @@ class Vision(Protocol):
         """Counts what is kept of one token between the blocks and the decoder, where that has a backward pass."""
 
 
+class PatchSizes(Protocol):
+    """Sizes of a tower whose patches become tokens."""
+
+    @property
+    def depth(self) -> int:
+        """Number of its blocks."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Its width."""
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers of a patch."""
+
+    @property
+    def patches_per_token(self) -> int:
+        """Patches that become one token."""
+
+    @property
+    def temporal_patch_size(self) -> int:
+        """Frames that one patch spans."""
+
+
+@dataclass(frozen=True)
+class PatchVision:
+    """What towers have in common through which nothing but patches passes, and whose patches all become tokens; see `Vision`.
+
+    Args:
+        sizes: Its sizes.
+        block: One of its blocks.
+    """
+
+    sizes: PatchSizes
+    block: TowerBlock
+
+    @property
+    def depth(self) -> int:
+        """Number of its blocks."""
+        return self.sizes.depth
+
+    @property
+    def patch_weights(self) -> int:
+        """Weights that embed one patch."""
+        return self.sizes.patch_values * self.sizes.hidden_size
+
+    @property
+    def pooling_weights(self) -> int:
+        """What makes one token of several patches is the projector's."""
+        return 0
+
+    def num_patches(self, clip: ClipShape) -> int:
+        """Counts the patches of a clip."""
+        return clip.num_tokens * self.sizes.patches_per_token
+
+    def num_places(self, clip: ClipShape) -> int:
+        """Nothing but patches passes through."""
+        return self.num_patches(clip)
+
+    def num_pairs_of_grids(self, clip: ClipShape) -> int:
+        """Counts the pairs of one block whose patches see their temporal grid."""
+        num_patches, num_grids = self.num_patches(clip), -(-clip.num_frames // self.sizes.temporal_patch_size)
+        return num_patches * (num_patches // num_grids)
+
+    def num_projected(self, clip: ClipShape) -> int:
+        """All tokens of a clip have passed through."""
+        return clip.num_tokens
+
+
 def tower_flops(vision: Vision, clips: Sequence[ClipShape], *, is_trained: bool, recompute: bool) -> int:
     """Counts a tower up to the projector; a trained one has its gradients end at the first block, so patches are only embedded.
 

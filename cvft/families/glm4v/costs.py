@@ -25,7 +25,7 @@ from cvft.families.glm4v.sizes import Sizes, TowerSizes
 from cvft.families.glm4v.tensors import DECODER, VISION, tensor_shapes
 from cvft.families.model_costs import ModelCosts
 from cvft.families.parts import block_linears
-from cvft.families.tower_costs import TowerBlock, shared_behind_layer_norm
+from cvft.families.tower_costs import PatchVision, TowerBlock, shared_behind_layer_norm
 
 
 def costs_of(config: Mapping[str, Any]) -> ModelCosts:
@@ -58,7 +58,7 @@ def costs_of(config: Mapping[str, Any]) -> ModelCosts:
 
 
 @dataclass(frozen=True)
-class Glm4vVision:
+class Glm4vVision(PatchVision):
     """The tower, the convolution that makes one token of several patches, and the merger; see `tower_costs.Vision`.
 
     Args:
@@ -69,44 +69,19 @@ class Glm4vVision:
     """
 
     sizes: TowerSizes
-    block: TowerBlock
     entry_weights: int
     merger: Mapping[str, Linear]
     has_entry_norm: bool = False
-    pooling_weights: int = 0
     """The norm before the convolution is the tower's."""
-
-    @property
-    def depth(self) -> int:
-        """Number of its blocks."""
-        return self.sizes.depth
-
-    @property
-    def patch_weights(self) -> int:
-        """Weights that embed one patch."""
-        return self.sizes.patch_values * self.sizes.hidden_size
 
     @property
     def projector_weights(self) -> int:
         """Weights of convolution and merger."""
         return self.entry_weights + sum(linear.weights for linear in self.merger.values())
 
-    def num_patches(self, clip: ClipShape) -> int:
-        """Counts the patches of a clip."""
-        return clip.num_tokens * self.sizes.patches_per_token
-
-    def num_places(self, clip: ClipShape) -> int:
-        """Nothing but patches passes through."""
-        return self.num_patches(clip)
-
     def num_pairs(self, clip: ClipShape) -> int:
         """Patches see their temporal grid."""
-        num_grids = -(-clip.num_frames // self.sizes.temporal_patch_size)
-        return self.depth * self.num_patches(clip) ** 2 // num_grids
-
-    def num_projected(self, clip: ClipShape) -> int:
-        """All tokens of a clip have passed through."""
-        return clip.num_tokens
+        return self.depth * self.num_pairs_of_grids(clip)
 
     def held_bytes(self, precision: Precision) -> int:
         """Nothing is."""

@@ -20,7 +20,7 @@ from cvft.families.qwen_vl.parts import PARTS
 from cvft.families.qwen_vl.recurrence import DeltaRule
 from cvft.families.qwen_vl.sizes import FULL_ATTENTION, Sizes, TowerSizes
 from cvft.families.qwen_vl.tensors import DECODER, VISION, loaded_shapes
-from cvft.families.tower_costs import TowerBlock
+from cvft.families.tower_costs import PatchVision, TowerBlock
 
 
 def costs_of(config: Mapping[str, Any]) -> ModelCosts:
@@ -76,7 +76,7 @@ def _block(sizes: Sizes, layers: Mapping[str, Linear], *, kind: str, is_dense: b
 
 
 @dataclass(frozen=True)
-class QwenVision:
+class QwenVision(PatchVision):
     """The tower with its mergers; see `cvft.families.tower_costs.Vision`.
 
     Args:
@@ -86,20 +86,8 @@ class QwenVision:
     """
 
     sizes: TowerSizes
-    block: TowerBlock
     mergers: Sequence[Linear]
     has_entry_norm: bool = True
-    pooling_weights: int = 0
-
-    @property
-    def depth(self) -> int:
-        """Number of its blocks."""
-        return self.sizes.depth
-
-    @property
-    def patch_weights(self) -> int:
-        """Weights that embed one patch."""
-        return self.sizes.patch_values * self.sizes.hidden_size
 
     @property
     def projector_weights(self) -> int:
@@ -111,28 +99,14 @@ class QwenVision:
         """Those of their first layers."""
         return self.sizes.num_levels * self.sizes.merged_size**2
 
-    def num_patches(self, clip: ClipShape) -> int:
-        """Counts the patches of a clip."""
-        return clip.num_tokens * self.sizes.patches_per_token
-
-    def num_places(self, clip: ClipShape) -> int:
-        """Nothing but patches passes through."""
-        return self.num_patches(clip)
-
     def num_pairs(self, clip: ClipShape) -> int:
         """Patches see their temporal grid, or windows of it, which are taken as whole."""
-        sizes, num_patches = self.sizes, self.num_patches(clip)
-        num_grids = -(-clip.num_frames // sizes.temporal_patch_size)
-        of_grids = num_patches * (num_patches // num_grids)
+        sizes, of_grids = self.sizes, self.num_pairs_of_grids(clip)
         if not sizes.window_size:
             return sizes.depth * of_grids
         window = (sizes.window_size // sizes.patch_size) ** 2
         num_full = len(sizes.full_attention_layers)
-        return num_full * of_grids + (sizes.depth - num_full) * min(of_grids, num_patches * window)
-
-    def num_projected(self, clip: ClipShape) -> int:
-        """All tokens of a clip have passed through."""
-        return clip.num_tokens
+        return num_full * of_grids + (sizes.depth - num_full) * min(of_grids, self.num_patches(clip) * window)
 
     def held_bytes(self, precision: Precision) -> int:
         """Learned positions, which are computed in fp32, and what deep blocks have given to the decoder."""
