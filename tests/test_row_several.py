@@ -9,7 +9,6 @@ import json
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,7 +27,7 @@ from cvft.evaluate.metrics.rows import clips_of
 from cvft.families.answering import Answer
 from cvft.families.cogvlm2_video.family import COGVLM2_VIDEO
 from cvft.families.network.prefixes import KeptPrefixes
-from cvft.handover.run import _request
+from cvft.handover.run import _check_rows
 from cvft.plan.forecast import forecast
 from cvft.plan.lengths import check_rows_fit, measure_rows
 from cvft.predict.outputs import check_form, write_answers
@@ -319,7 +318,7 @@ def test_answers_name_all_of_them(tmp_path):
 
 def test_an_engine_is_not_handed_them(tmp_path):
     with pytest.raises(CvftError, match=r"rows\.jsonl:0 `videos`: got 2 clips, need one clip: what a request tells"):
-        _request(rows_of(tmp_path, "ab")[0], SimpleNamespace(system=""), name="x", limit=8, shown={})
+        _check_rows(rows_of(tmp_path, "ab"), sends="frames")
 
 
 def test_a_forecast_reads_the_clips_of_some_rows_and_takes_the_others_to_be_like_them(tmp_path):
