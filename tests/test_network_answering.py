@@ -129,6 +129,33 @@ def test_rows_that_join_and_leave_at_any_step_say_what_they_say_alone(asking, se
     assert kept.num_asked - kept.num_found == num_clips
 
 
+def test_clips_of_different_lengths_are_computed_in_one_call_as_each_alone(asking):
+    shapes = []
+    hook = asking.model.register_forward_pre_hook(
+        lambda model, args, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    together, alone = KeptPrefixes(ROOM), KeptPrefixes(ROOM)
+    asking.join(asking.start(together), [0, 3, 6])
+    hook.remove()
+    lengths = {int((asking.prompts[number]["segment_ids"] == 0).sum()) for number in (0, 3, 6)}
+    assert len(lengths) == 3
+    prefixes, questions = shapes[:-1], shapes[-1:]
+    if asking.batcher.pads_questions:
+        assert (prefixes, questions[0][0]) == ([(3, max(lengths))], 3)
+    else:
+        assert set(prefixes) >= {(1, length) for length in lengths}
+    for number in (0, 3, 6):
+        asking.join(asking.start(alone), [number])
+    assert together._kept.keys() == alone._kept.keys()
+    for clip, (cache, num_bytes) in together._kept.items():
+        own, own_bytes = alone._kept[clip]
+        assert num_bytes == own_bytes
+        for layer, expected in zip(cache.layers, own.layers, strict=True):
+            if getattr(expected, "keys", None) is not None:
+                assert torch.allclose(layer.keys, expected.keys, atol=1e-5)
+                assert torch.allclose(layer.values, expected.values, atol=1e-5)
+
+
 def test_a_kept_prefix_is_not_changed_by_those_who_use_it(asking):
     kept = KeptPrefixes(ROOM)
     for _ in range(2):

@@ -1,6 +1,6 @@
 """Rows that are answered together, token by token: any may join at any step, and any may leave.
 
-clip -> its prefix, computed without padding or kept -> cache (1, P), for each of its questions
+clip -> its prefix, computed beside others or kept -> cache (1, P), for each of its questions
 questions (b, Q) behind their prefixes, or whole prompts without a clip -> caches, and logits of the first tokens
 all caches -> one (B, L), padded on the left -> at every step, one token (B, 1) in and logits of the next one out
 """
@@ -8,7 +8,7 @@ all caches -> one (B, L), padded on the left -> at every step, one token (B, 1) 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -23,8 +23,8 @@ from cvft.families.network.grouping import CLIP_KEYS, split_row
 from cvft.families.network.prefixes import KeptPrefixes
 
 PREFIX_TOKENS_TOGETHER = 1024
-"""Most tokens of several prefixes that are computed in one call: beyond, a call takes as long as its tokens, and a clip of a
-full-size model is always computed alone."""
+"""Most tokens of several prefixes that are computed in one call, padding included: beyond, a call takes as long as its tokens,
+and a clip of a full-size model is always computed alone."""
 
 _Sequence = Mapping[str, Tensor]
 
@@ -35,7 +35,7 @@ class Batcher(Protocol):
     tokenizer: Any
 
     pads_questions: bool
-    """Whether questions of other lengths may be padded behind their prefix: a recurrent layer would read the padding."""
+    """Whether prefixes and questions of other lengths may be padded: a recurrent layer would read the padding."""
 
     @property
     def padding_id(self) -> int:
@@ -174,28 +174,39 @@ class RunningRows:
         return [(numbers, has_prefix) for (has_prefix, _), numbers in together.items()]
 
     def _prefixes(self, prefixes: Mapping[Hashable, _Sequence]) -> dict[Hashable, Any]:
-        """Returns the cache (1, P) of each clip's prefix: kept, or computed beside others of its length, without padding."""
+        """Returns the cache (1, P) of each clip's prefix: kept, or computed beside others."""
         found = {clip: self._kept.find(clip) for clip in prefixes}
-        new: dict[int, list[Hashable]] = {}
-        for clip, cache in found.items():
-            if cache is None:
-                new.setdefault(len(prefixes[clip]["input_ids"]), []).append(clip)
-        for length, clips in new.items():
-            most = max(1, PREFIX_TOKENS_TOGETHER // length)
-            for start in range(0, len(clips), most):
-                those = clips[start : start + most]
-                inputs = self._batcher.model_inputs(self._left_padded([prefixes[clip] for clip in those]))
-                cache = self._model(**inputs, use_cache=True, logits_to_keep=1).past_key_values
-                for row, clip in enumerate(those):
-                    found[clip] = cache if len(those) == 1 else take_rows(cache, torch.tensor([row]))
-                    self._kept.keep(clip, found[clip])
+        new = {clip: len(prefixes[clip]["input_ids"]) for clip, cache in found.items() if cache is None}
+        for clips in self._together(new):
+            batch = self._padded([prefixes[clip] for clip in clips], side="right")
+            # none of a prefix's tokens sees what is padded behind them: nothing needs to be masked
+            batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
+            inputs = self._batcher.model_inputs(batch)
+            cache = self._model(**inputs, use_cache=True, logits_to_keep=1).past_key_values
+            for row, clip in enumerate(clips):
+                own = cache if len(clips) == 1 else take_rows(cache, torch.tensor([row]), end=new[clip])
+                found[clip] = own
+                self._kept.keep(clip, own)
         return found
+
+    def _together(self, lengths: Mapping[Hashable, int]) -> Iterator[list[Hashable]]:
+        """Yields prefixes that are computed in one call, those of like length beside each other."""
+        batch: list[Hashable] = []
+        for clip in sorted(lengths, key=lengths.__getitem__):
+            fits = (len(batch) + 1) * lengths[clip] <= PREFIX_TOKENS_TOGETHER
+            # a recurrent layer would read the padding
+            if batch and not (fits and (self._batcher.pads_questions or lengths[batch[0]] == lengths[clip])):
+                yield batch
+                batch = []
+            batch.append(clip)
+        if batch:
+            yield batch
 
     def _read(
         self, prompts: Sequence[Mapping[str, Tensor]], *, rows: list[_Row], prefixes: Sequence[Any] = ()
     ) -> _Batch:
         """Computes prompts up to their first token, behind the prefixes of their clips if any."""
-        batch = self._left_padded(prompts)
+        batch = self._padded(prompts, side="left")
         cache = join_caches(prefixes) if prefixes else None
         if prefixes:
             lengths = torch.tensor([prefix.get_seq_length() for prefix in prefixes])
@@ -212,9 +223,9 @@ class RunningRows:
             outputs.logits[:, -1],
         )
 
-    def _left_padded(self, rows: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-        """Returns the tensors of rows as one left-padded batch on the model's device."""
-        batch = self._batcher.collate(rows, padding_side="left")
+    def _padded(self, rows: Sequence[Mapping[str, Tensor]], *, side: Literal["left", "right"]) -> dict[str, Tensor]:
+        """Returns the tensors of rows as one padded batch on the model's device."""
+        batch = self._batcher.collate(rows, padding_side=side)
         return {key: value.to(self._device) for key, value in batch.items() if isinstance(value, Tensor)}
 
     def _say(self, batch: _Batch) -> list[Token]:

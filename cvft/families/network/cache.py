@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers.cache_utils import DynamicLayer, LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
 
 JOINABLE = (DynamicLayer, LinearAttentionLayer, LinearAttentionAndFullAttentionLayer)
@@ -22,7 +21,10 @@ STATES = (("conv_states", "is_conv_states_initialized"), ("recurrent_states", "i
 
 
 def join_caches(caches: Sequence[Any]) -> Any:
-    """Returns one cache with the rows of several, in their order; none of them is changed, and it shares no memory with them.
+    """Returns one cache with the rows of several, in their order; none of them is changed by what the model adds to it.
+
+    Keys and values of a single one are not copied: a layer of these kinds never writes into them, but makes longer ones. What
+    recurrent layers hold is copied, for they may write into it.
 
     Args:
         caches: Caches of transformers of one model, at least one; a cache may stand there more than once.
@@ -30,29 +32,35 @@ def join_caches(caches: Sequence[Any]) -> Any:
     longest = max(cache.get_seq_length() for cache in caches)
 
     def join(tensors: Sequence[Tensor], *, has_length: bool) -> Tensor:
-        if has_length:
-            tensors = [
-                F.pad(each, (0, 0, longest - each.shape[-2], 0)) if each.shape[-2] < longest else each
-                for each in tensors
-            ]
-        return torch.cat([*tensors])  # copies a single one too
+        if not has_length:
+            return torch.cat([*tensors])  # copies a single one too
+        first, num_rows = tensors[0], sum(len(tensor) for tensor in tensors)
+        if len(tensors) == 1:
+            return first
+        joined = first.new_zeros(num_rows, first.shape[1], longest, first.shape[3])
+        start = 0
+        for tensor in tensors:
+            joined[start : start + len(tensor), :, longest - tensor.shape[2] :] = tensor
+            start += len(tensor)
+        return joined
 
     return _make_cache(caches, join)
 
 
-def take_rows(cache: Any, rows: Tensor, *, start: int = 0) -> Any:
+def take_rows(cache: Any, rows: Tensor, *, start: int = 0, end: int | None = None) -> Any:
     """Returns a cache with some rows of one, in their new order; it shares no memory with it.
 
     Args:
         cache: A cache of transformers.
         rows: (R,) which rows, on the CPU: layers may lie on several GPUs.
         start: Where the first token of the longest of them lies: what is before it is padding in all.
+        end: Where their last token ends; None for the end of the cache.
     """
 
     def take(tensors: Sequence[Tensor], *, has_length: bool) -> Tensor:
         (tensor,) = tensors
         own = rows.to(tensor.device)
-        return tensor[own, :, start:] if has_length else tensor[own]
+        return tensor[own, :, start:end] if has_length else tensor[own]
 
     return _make_cache([cache], take)
 
