@@ -68,7 +68,8 @@ def main() -> None:
         model="tiny: a decoder of 5 layers, 128 wide; for long answers, with an end that is never the likeliest token",
         settings="`cvft serve` as it is, with one thread for the model",
         questions="rows of datasets/tiny_shapes/train.jsonl about each clip, drawn with seed 0",
-        conditions="connections are kept, as OpenAI's own client keeps them; client, server and its decode processes share the cores; every timed clip is new to the server",
+        conditions="client, server and its decode processes share the cores; every timed clip is new to the server; connections "
+        "are kept, as OpenAI's own client keeps them",
         timed_region="from sending a request to its last byte; to the first token: to the first text of a stream",
         cases=cases,
     )

@@ -1,6 +1,6 @@
 """The routes: chat completions as OpenAI's API has them, what there is, how it goes, and what the page needs.
 
-body -> `ChatRequest` -> clip and question -> `Prompt` (in a thread) -> `Engine` -> one object, or a stream of events
+body -> `ChatRequest` -> clip and question -> `Prompt` -> `Engine` (in a thread) -> one object, or a stream of events
 """
 
 from __future__ import annotations
@@ -148,10 +148,16 @@ class Server:
         """
         asked = read_request(parse_json(body))
         self.predictor(asked.model)
+        if asked.num_choices > self.limits.max_choices:
+            need = f"at most {self.limits.max_choices}, the answers that run at a time"
+            raise refused("n", str(asked.num_choices), need)
+        most = self.limits.max_new_tokens
+        if most is not None and asked.max_tokens is not None and asked.max_tokens > most:
+            raise refused("max_completion_tokens", str(asked.max_tokens), f"at most {most}")
         return asked
 
     async def fetch(self, clip: AskedClip | None, *, places: ExitStack, request: Request) -> Fetched:
-        """Fetches what a clip names by URL; None for what is named otherwise, or where URLs are refused by `prepare`.
+        """Fetches what a clip names by URL; None for what is named otherwise, or where URLs are refused by `begin`.
 
         Args:
             clip: How a request names its clip.
@@ -170,24 +176,32 @@ class Server:
             places.callback(self.media.release, path)
         return fetched
 
-    def prepare(self, asked: ChatRequest, fetched: Fetched, places: ExitStack) -> Prompt:
-        """Reads the clip of a request; runs in a thread of its own.
+    def begin(
+        self, asked: ChatRequest, fetched: Fetched, places: ExitStack, loop: asyncio.AbstractEventLoop
+    ) -> Asked:
+        """Reads the clip of a request and hands it to the model; runs in a thread of its own.
+
+        The model begins with it while the loop still writes the head of the response.
 
         Args:
             asked: The request.
             fetched: What `fetch` returned.
             places: What is to be given back when it is done.
+            loop: Where the answer is heard.
+
+        Returns:
+            The answer.
 
         Raises:
             ApiError: when it cannot be carried out.
         """
-        predictor = self.predictor(asked.model)
-        if asked.num_choices > self.limits.max_choices:
-            need = f"at most {self.limits.max_choices}, the answers that run at a time"
-            raise refused("n", str(asked.num_choices), need)
-        most = self.limits.max_new_tokens
-        if most is not None and asked.max_tokens is not None and asked.max_tokens > most:
-            raise refused("max_completion_tokens", str(asked.max_tokens), f"at most {most}")
+        prompt = self._prepare(asked, fetched, places)
+        answer = Asked(asked.model, prompt, asked.drawings, asked.stops, in_pieces=asked.stream, loop=loop)
+        places.callback(answer.cancel)
+        self.engine.put(answer)
+        return answer
+
+    def _prepare(self, asked: ChatRequest, fetched: Fetched, places: ExitStack) -> Prompt:
         clip = None if asked.clip is None else self._open(asked.clip, fetched, places, model=asked.model)
         try:
             row = make_question(
@@ -196,7 +210,8 @@ class Server:
             # by the name of its content; a link would be resolved
             row = replace(row, videos=() if clip is None else (clip,))
             try:
-                return predictor.prepare(row, max_new_tokens=asked.max_tokens or most)
+                max_new_tokens = asked.max_tokens or self.limits.max_new_tokens
+                return self.predictor(asked.model).prepare(row, max_new_tokens=max_new_tokens)
             except DataError as error:
                 raise about_question(error) from error
         except (ClipError, DataError) as error:
@@ -317,14 +332,11 @@ def build_app(server: Server) -> FastAPI:
             async with server.bodies.read(request) as body:
                 is_small = len(body) <= SMALL_BODY_BYTES
                 asked = server.read(body) if is_small else await asyncio.to_thread(server.read, body)
+                for _ in asked.drawings[1:]:  # each answer that is computed takes a place
+                    server.enter(places)
                 fetched = await server.fetch(asked.clip, places=places, request=request)
-                prompt = await asyncio.to_thread(server.prepare, asked, fetched, places)
-            for _ in asked.drawings[1:]:  # each answer that is computed takes a place
-                server.enter(places)
-            answer = Asked(asked.model, prompt, asked.drawings, asked.stops, in_pieces=asked.stream)
-            places.callback(answer.cancel)
-            server.engine.put(answer)
-            reply = Reply(asked.model, num_prompt_tokens=prompt.num_tokens)
+                answer = await asyncio.to_thread(server.begin, asked, fetched, places, asyncio.get_running_loop())
+            reply = Reply(asked.model, num_prompt_tokens=answer.prompt.num_tokens)
             if asked.stream:
                 pieces = stream(answer, reply, asked)
                 return EventStream(pieces, on_end=places.pop_all().close)
