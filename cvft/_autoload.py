@@ -1,8 +1,8 @@
 """Registers the model with transformers' auto classes as soon as transformers is there, without importing it.
 
-The command line must answer in a blink, so `import cvft` imports neither torch nor transformers. A finder watches for three
-modules, transformers and the two that define the model; when one of them has been imported and none is still being
-imported, the model is registered. So it does not matter which of them comes first, and no module of the model knows of this.
+The command line must answer in a blink, so `import cvft` imports neither torch nor transformers. A finder watches for
+transformers and for the modules of the model; when one of them has been imported and none is still being imported, the model
+is registered. So it does not matter which of them comes first, and no module of the model knows of this.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from types import ModuleType
 
 NETWORK = "cvft.families.cogvlm2_video.network"
-WATCHED = ("transformers", f"{NETWORK}.configuration", f"{NETWORK}.modeling")
 
 _loading: set[str] = set()
 """Watched modules whose import has begun and not ended."""
@@ -46,7 +45,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in WATCHED or fullname in _loading:
+        if not (fullname == "transformers" or fullname.startswith(f"{NETWORK}.")) or fullname in _loading:
             return None
         _loading.add(fullname)
         try:

@@ -322,6 +322,16 @@ def test_plain_transformers_loads_the_model_after_import_cvft(tmp_path):
     assert result.stdout.strip() == "CogVLM2VideoForCausalLM"
 
 
+def test_a_part_of_the_model_may_be_imported_before_all_else():
+    code = (
+        "from cvft.families.cogvlm2_video.network.layers import Attention\n"
+        "from transformers import CONFIG_MAPPING\n"
+        "print(CONFIG_MAPPING['cogvlm2_video'].__name__)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "CogVLM2VideoConfig"
+
+
 def test_a_clean_view_of_an_official_folder_has_no_code(tmp_path):
     folder = copy_tiny(tmp_path / "official")
     config = json.loads((folder / "config.json").read_text())

@@ -176,9 +176,7 @@ class Server:
             places.callback(self.media.release, path)
         return fetched
 
-    def begin(
-        self, asked: ChatRequest, fetched: Fetched, places: ExitStack, loop: asyncio.AbstractEventLoop
-    ) -> Asked:
+    def begin(self, asked: ChatRequest, fetched: Fetched, places: ExitStack, loop: asyncio.AbstractEventLoop) -> Asked:
         """Reads the clip of a request and hands it to the model; runs in a thread of its own.
 
         The model begins with it while the loop still writes the head of the response.
