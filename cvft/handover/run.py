@@ -26,12 +26,14 @@ from cvft.data.video.loader import ClipLoader
 from cvft.data.video.spec import ClipRef, ClipSpec, file_of, has_own_times, is_image, name_of
 from cvft.dtypes import BY_NAME
 from cvft.errors import CvftError, ModelError, Problem, RunError
+from cvft.families.answering import Answer
 from cvft.families.engines import ENGINES, Engine, Handover, Sends
 from cvft.families.runtime import Encoder, load_runtime
 from cvft.files import publish_folder, why_unwritable
 from cvft.jsonl import to_line
 from cvft.plan.lengths import MAX_NEW_TOKENS, check_prompts
 from cvft.plan.recorded import read_recorded, refuse_gone
+from cvft.predict.batches import make_batches
 from cvft.predict.infer import BATCH_ROWS, load_found
 from cvft.predict.trained import FoundModel, find_model
 from cvft.recipe import load_recipe
@@ -96,16 +98,19 @@ def hand_over(
     head = {"engine": whose.name, "version": whose.version, "model": name, **clip_ids}
     with closing(load_found(found)) as predictor:
         prompts = [predictor.prepare(row, max_new_tokens=max_new_tokens) for row in rows]
-        answers = predictor.answer(rows, batch_rows=BATCH_ROWS, max_new_tokens=max_new_tokens)
+        answers: dict[int, Answer] = {}
+        for numbers in make_batches(rows, BATCH_ROWS):  # as `cvft infer` batches them
+            said = predictor.answer_prompts([prompts[number] for number in numbers])
+            answers |= zip(numbers, said, strict=True)
     shown = _send_frames(rows, found, told) if sends == "frames" else {}
     lines: list[dict[str, Any]] = [
         {
             "row": row.location,
             "request": _request(row, told, name=name, limit=prompt.max_new_tokens, shown=shown),
             "prompt_token_ids": prompt.tensors["input_ids"].tolist(),
-            "answer": answer.text,
+            "answer": answers[number].text,
         }
-        for row, prompt, answer in zip(rows, prompts, answers, strict=True)
+        for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True))
     ]
     longest = max(prompt.num_tokens + prompt.max_new_tokens for prompt in prompts)
     command = _command(whose, found, told, name=name, sends=sends, root=root, longest=longest)
