@@ -10,7 +10,7 @@ import pytest
 
 from cvft.cli.main import main
 from cvft.errors import CvftError
-from cvft.evaluate.compare import compare_predictions
+from cvft.evaluate.compare import clips_of, compare_predictions
 from cvft.evaluate.metrics import compute_metrics
 from cvft.runs import RunFolder
 
@@ -65,11 +65,32 @@ def test_few_clips_are_said_and_not_guessed() -> None:
     assert compare_predictions(lines(num_clips=9), lines(num_clips=9)).overall is None
 
 
-@pytest.mark.parametrize("column", ["query", "response", "videos"])
-def test_other_rows_are_refused_with_what_differs(column: str) -> None:
+def test_rows_that_share_any_file_are_drawn_together() -> None:
+    files: list[list[Any]] = [["a.mp4", "b.mp4"], ["c.mp4"], [], ["b.mp4"], [["1.jpg", "2.jpg"]], ["c.mp4", "d.mp4"]]
+    assert clips_of([{"videos": videos, "start": 0} for videos in files]) == [
+        "a.mp4",
+        "c.mp4",
+        2,
+        "a.mp4",
+        "1.jpg",
+        "c.mp4",
+    ]
+    assert clips_of([{"images": ["a.jpg"]}, {"query": "What?"}]) == ["a.jpg", 1]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "shown"),
+    [
+        ("query", "other", "other"),
+        ("response", "other", "other"),
+        ("videos", ["/clips/other.mp4"], "other"),
+        ("start", 4.5, "4.5"),
+    ],
+)
+def test_other_rows_are_refused_with_what_differs(column: str, value: Any, shown: str) -> None:
     other = lines()
-    other[7][column] = ["/clips/other.mp4"] if column == "videos" else "other"
-    with pytest.raises(CvftError, match=rf"row 8 `{column}`.*other"):
+    other[7][column] = value
+    with pytest.raises(CvftError, match=rf"row 8 `{column}`.*{shown}"):
         compare_predictions(lines(), other)
     with pytest.raises(CvftError, match="48 and 47"):
         compare_predictions(lines(), lines()[:-1])

@@ -435,6 +435,8 @@ def test_a_pause_that_the_endpoint_asks_for_holds_everybody(tmp_path: Path, monk
 def test_pairs_are_found_by_what_they_are_and_not_by_their_order() -> None:
     rows = lines(*"abcdef", num_clips=3)  # rows n and n + 3 are of one clip
     assert find_pairs(rows, subject="s") == [(0, 3), (1, 4), (2, 5)]
+    parts = [{**row, "videos": ["a.mp4"], "start": 4 * (number % 3), "end": None} for number, row in enumerate(rows)]
+    assert find_pairs(parts, subject="s") == [(0, 3), (1, 4), (2, 5)]
     named = [{**row, "pair": "xyyxzz"[number], "videos": []} for number, row in enumerate(rows)]
     assert find_pairs(named, subject="s") == [(0, 3), (1, 2), (4, 5)]
     for wrong, message in (

@@ -176,9 +176,16 @@ def _read_images(columns: Mapping[str, Any], *, finder: ClipFinder, report: Repo
         return ()
 
 
-def files_in(columns: Mapping[str, Any]) -> list[Any]:
-    """Returns what the columns of a row that cvft has written name: its clip or its picture; nothing for text alone."""
-    return columns.get("videos") or columns.get(IMAGES) or []
+def files_in(columns: Mapping[str, Any]) -> list[str]:
+    """Returns the file that each clip of a row that cvft has written is in, of ready frames the first; none for text alone."""
+    named = columns.get("videos") or columns.get(IMAGES) or []
+    return [each if isinstance(each, str) else each[0] for each in named]
+
+
+def clip_columns_of(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those columns of a row that cvft has written that say what it is about: its clips, and what of them is meant."""
+    names = ("videos", IMAGES, *CLIP_COLUMNS)
+    return {name: columns[name] for name in names if columns.get(name) not in (None, [])}
 
 
 def clip_of_frames(files: Sequence[Path], seconds: Sequence[float]) -> ClipSpec:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def connect(sets: Iterable[Iterable[str]]) -> dict[str, str]:
@@ -40,3 +40,14 @@ def connect(sets: Iterable[Iterable[str]]) -> dict[str, str]:
             least = min(tops)
             above.update(dict.fromkeys(tops, least))
     return {name: find(name) for name in above}
+
+
+def name_connected(sets: Sequence[Sequence[str]]) -> list[str | int]:
+    """Returns a name for each set, the same for all that are connected; an empty one has its own number.
+
+    Example:
+        >>> name_connected([("c",), (), ("b", "c")])
+        ['b', 1, 'b']
+    """
+    connected = connect(sets)
+    return [connected[names[0]] if names else number for number, names in enumerate(sets)]

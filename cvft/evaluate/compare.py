@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cvft.data.clip_columns import files_in
+from cvft.data.clip_columns import CLIP_COLUMNS, files_in
+from cvft.data.connected import name_connected
 from cvft.data.row_columns import category_in
 from cvft.errors import DataError, Problem, quote
 from cvft.evaluate.uncertainty import Difference, compare
 
-ROW_COLUMNS = ("query", "response", "history", "system", "videos", "images")
+ROW_COLUMNS = ("query", "response", "history", "system", "videos", "images", *CLIP_COLUMNS)
 """What makes two rows the same."""
 
 
@@ -91,8 +92,8 @@ def compare_predictions(
 
 
 def clips_of(lines: Sequence[Mapping[str, Any]]) -> list[str | int]:
-    """Returns the clip of each row; a row without one stands for itself."""
-    return [files[0] if files else index for index, files in enumerate(map(files_in, lines))]
+    """Returns what tells apart rows that are right or wrong together, as `metrics.rows.clips_of` does before they are written."""
+    return name_connected([files_in(line) for line in lines])
 
 
 _HINT = "evaluate both on the same file, with the same `eval.num_rows`"

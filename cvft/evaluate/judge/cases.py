@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cvft.data.clip_columns import files_in
+from cvft.data.clip_columns import clip_columns_of
 from cvft.errors import DataError, Problem, quote
 from cvft.evaluate.judge.rubrics import Rubric
 
@@ -111,7 +111,7 @@ def find_pairs(lines: Sequence[Mapping[str, Any]], *, subject: str) -> list[tupl
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, line in enumerate(lines):
         named = line.get(PAIR_COLUMN)
-        clip, response = json.dumps(files_in(line)), line["response"]
+        clip, response = json.dumps(clip_columns_of(line)), line["response"]
         key = ("named", json.dumps(named)) if named is not None else ("alike", clip, response)
         groups.setdefault(key, []).append(number)
     problems = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cvft.data.connected import connect
+from cvft.data.connected import name_connected
 from cvft.data.rows import Row, category_of
 from cvft.evaluate.metrics.kinds import KINDS
 from cvft.evaluate.metrics.scoring import METRIC_NAMES, RowScore, score_rows, summarize
@@ -58,8 +58,7 @@ def clips_of(rows: Sequence[Row]) -> list[str | int]:
     Returns:
         A name for each; a row of text only has its own number.
     """
-    connected = connect(map(str, row.files) for row in rows)
-    return [connected[str(row.files[0])] if row.videos else index for index, row in enumerate(rows)]
+    return name_connected([[*map(str, row.files)] for row in rows])
 
 
 def single_numbers(summary: Mapping[str, Any]) -> dict[str, float]:
