@@ -100,7 +100,7 @@ def test_a_whole_job_on_odd_rows(tmp_path):
         data={"train": ["train.jsonl", {"path": "odd.jsonl", "weight": 2}]},
         val_rows=rows,
         train={"max_steps": 2, "save_steps": 2, "num_workers": 1},
-        eval={"compare_base": False, "max_new_tokens": 4},
+        eval={"max_new_tokens": 4},
     )
     said = cvft_ok("run", recipe)
     run = tmp_path / "runs" / "small"
