@@ -46,11 +46,7 @@ def collate_sequences(
             torch.ones_like(sequence["input_ids"]) if key == "attention_mask" else sequence[key]
             for sequence in sequences
         ]
-        padded = torch.full((len(rows), length, *rows[0].shape[1:]), fill)
-        for number, row in enumerate(rows):
-            start = length - len(row) if padding_side == "left" else 0
-            padded[number, start : start + len(row)] = row
-        batch[key] = padded
+        batch[key] = pad_sequences(rows, length=length, side=padding_side, fill=fill)
     if padding_side == "right":
         batch["group_lengths"] = [lengths_of(sequence["segment_ids"]) for sequence in sequences]
     if batch["segment_ids"].max() <= 1:
@@ -60,3 +56,16 @@ def collate_sequences(
         if clips:
             batch[key] = torch.cat(clips, dim=clip_dims.get(key, 0))
     return batch
+
+
+def pad_sequences(sequences: Sequence[Tensor], *, length: int, side: Literal["left", "right"], fill: int) -> Tensor:
+    """Pads sequences (L, ...) to one tensor (B, length, ...)."""
+
+    def pad(sequence: Tensor) -> Tensor:
+        missing = length - len(sequence)
+        if not missing:
+            return sequence
+        padding = sequence.new_full((missing, *sequence.shape[1:]), fill)
+        return torch.cat((padding, sequence) if side == "left" else (sequence, padding))
+
+    return torch.stack([*map(pad, sequences)])

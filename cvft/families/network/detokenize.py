@@ -35,5 +35,7 @@ class Detokenizer:
         return text[len(before) :]
 
     def _text(self, ids: list[int]) -> str:
+        if not ids:
+            return ""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text

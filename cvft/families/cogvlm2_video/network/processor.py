@@ -22,6 +22,7 @@ from cvft.families.cogvlm2_video.network.positions import position_ids_from_type
 from cvft.families.cogvlm2_video.network.preprocess import preprocess_frames
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.family import IGNORED_LABEL, Layout
+from cvft.families.network.batching import pad_sequences
 from cvft.families.network.grouping import CLIP_KEYS, PADDING_SEGMENT
 from cvft.weights.folder import ModelFolder
 
@@ -171,12 +172,8 @@ class CogVLM2VideoProcessor:
         batch: dict[str, Tensor] = {}
         for key, value in PADDING.items():
             fill = self.special.vision if value is None else value
-            padded = torch.full((len(rows), length), fill)
-            for i, row in enumerate(rows):
-                sequence = torch.ones_like(row["input_ids"]) if key == "attention_mask" else row[key]
-                start = length - len(sequence) if padding_side == "left" else 0
-                padded[i, start : start + len(sequence)] = sequence
-            batch[key] = padded
+            sequences = [torch.ones_like(row["input_ids"]) if key == "attention_mask" else row[key] for row in rows]
+            batch[key] = pad_sequences(sequences, length=length, side=padding_side, fill=fill)
         if batch["segment_ids"].max() <= 1:
             batch.pop("segment_ids")
         for key in CLIP_KEYS:
