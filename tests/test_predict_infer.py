@@ -1,6 +1,7 @@
 """Many clips at once: a folder of them, whatever they are called, shares of it, and the forms of the answers."""
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,9 @@ from cvft.data.clip_folder import find_clips
 from cvft.data.rows import make_rows, read_rows
 from cvft.data.shares import Share, take_share
 from cvft.errors import CvftError, DataError, IncompleteError
+from cvft.families.answering import Answer
 from cvft.predict.infer import bad_file, infer_file, infer_folder, infer_one
+from cvft.predict.outputs import write_answers
 from tests.project import write_jsonl
 from tests.real_clips import real_clip
 
@@ -125,6 +128,27 @@ def test_times_of_one_clip_as_subtitles(tmp_path, caplog):
     with pytest.raises(CvftError, match="--format srt: got rows about 2 clips, need rows about one clip"):
         infer_file("tiny", data=data, output=tmp_path / "other.srt", form="srt")
     assert not list(tmp_path.glob("other*"))
+
+
+def test_stretches_are_told_apart_in_a_table_and_their_subtitles_play_along_the_file(tmp_path):
+    clip = CLIPS / "val_000.mp4"
+    columns = {"query": "When?", "videos": [str(clip)]}
+    stretches = [{"start": 2, "end": 4}, {"start": 4}, {}]
+    rows = make_rows(
+        [(number, {**columns, **stretch}) for number, stretch in enumerate(stretches, 1)],
+        source=Path("rows"),
+        video_root=Path.cwd(),
+        require_response=False,
+    )
+    answers = {number: Answer("1", is_cut=False) for number in range(3)}
+    table = list(csv.DictReader(io.StringIO(write_answers(rows, answers, "csv"))))
+    assert [line["video"] for line in table] == [f"{clip} (2 to 4 s)", f"{clip} (from 4 s)", str(clip)]
+    spans = [write_answers([row], {0: answers[0]}, "srt").splitlines()[1] for row in rows]
+    assert spans == [
+        "00:00:03,000 --> 00:00:04,000",
+        "00:00:05,000 --> 00:00:06,000",
+        "00:00:01,000 --> 00:00:02,000",
+    ]
 
 
 def test_a_folder_without_clips(tmp_path):

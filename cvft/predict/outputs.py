@@ -12,7 +12,7 @@ from typing import Literal
 
 from cvft.data.rows import Row
 from cvft.data.times import read_time
-from cvft.data.video.spec import file_of
+from cvft.data.video.spec import ClipSpec, describe, file_of
 from cvft.errors import CvftError, Problem
 from cvft.families.answering import Answer
 from cvft.jsonl import to_jsonl
@@ -59,8 +59,8 @@ def count_moments(answers: Mapping[int, Answer]) -> int:
 
 
 def _names(row: Row) -> str:
-    """Returns how a row names its clips: their URLs, or else their files."""
-    return " ".join(row.clips_by_url.get(clip, str(file_of(clip))) for clip in row.videos)
+    """Returns how a row names its clips: their URLs, or else their files, and what of them is meant."""
+    return " ".join(describe(clip, row.clips_by_url.get(clip, str(file_of(clip)))) for clip in row.videos)
 
 
 def _to_csv(answered: Sequence[tuple[Row, Answer]]) -> str:
@@ -76,10 +76,12 @@ def _to_srt(answered: Sequence[tuple[Row, Answer]]) -> str:
     cues = []
     for row, answer in answered:
         span = read_time(answer.text)
+        (clip,) = row.videos
+        begin_s = (clip.start_s or 0) if isinstance(clip, ClipSpec) else 0  # subtitles play along the file
         if span is not None:
             # as in the metrics, a whole second is the one that begins there
             end_s = span.end_s + 1 if span.is_whole else max(span.end_s, span.start_s + 0.5)
-            cues.append((span.start_s, end_s, " ".join(f"{row.query} {answer.text}".split())))
+            cues.append((begin_s + span.start_s, begin_s + end_s, " ".join(f"{row.query} {answer.text}".split())))
     parts = [
         f"{number}\n{_clock(start_s)} --> {_clock(end_s)}\n{text}\n"
         for number, (start_s, end_s, text) in enumerate(sorted(cues), 1)
