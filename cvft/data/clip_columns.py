@@ -32,6 +32,9 @@ OF_EACH_CLIP = ("max_frames", "fps")
 IMAGES = "images"
 """The column of a row's picture, which stands in place of a clip."""
 
+SHOWN_COLUMNS = ("videos", IMAGES, *CLIP_COLUMNS)
+"""All columns of a row that say what it shows."""
+
 _NUMBER = re.compile(r"\d+(\.\d*)?|\.\d+")
 """A number as cells of a table hold it: they are text to the letter."""
 
@@ -184,8 +187,7 @@ def files_in(columns: Mapping[str, Any]) -> list[str]:
 
 def clip_columns_of(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Returns those columns of a row that cvft has written that say what it is about: its clips, and what of them is meant."""
-    names = ("videos", IMAGES, *CLIP_COLUMNS)
-    return {name: columns[name] for name in names if columns.get(name) not in (None, [])}
+    return {name: columns[name] for name in SHOWN_COLUMNS if columns.get(name) not in (None, [])}
 
 
 def clip_of_frames(files: Sequence[Path], seconds: Sequence[float]) -> ClipSpec:

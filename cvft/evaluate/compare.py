@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cvft.data.clip_columns import CLIP_COLUMNS, files_in
+from cvft.data.clip_columns import SHOWN_COLUMNS, files_in
 from cvft.data.connected import name_connected
 from cvft.data.row_columns import category_in
 from cvft.errors import DataError, Problem, quote
 from cvft.evaluate.uncertainty import Difference, compare
 
-ROW_COLUMNS = ("query", "response", "history", "system", "videos", "images", *CLIP_COLUMNS)
+ROW_COLUMNS = ("query", "response", "history", "system", *SHOWN_COLUMNS)
 """What makes two rows the same."""
 
 

@@ -32,7 +32,6 @@ def collate_sequences(
         `input_ids`, `labels`, `attention_mask` (B, L), `position_ids` (B, L) or (B, L, 3), `segment_ids` where a sequence is more
         than one row, `group_lengths` with padding on the right, and the tensors of all clips.
     """
-    length = max(len(sequence["input_ids"]) for sequence in sequences)
     fills = {
         "input_ids": padding_id,
         "labels": IGNORED_LABEL,
@@ -40,15 +39,46 @@ def collate_sequences(
         "position_ids": 0,
         "segment_ids": PADDING_SEGMENT,
     }
-    batch: dict[str, Any] = {}
+    batch: dict[str, Any] = join_padded(sequences, padding_side=padding_side, fills=fills, clip_dims=clip_dims)
+    if padding_side == "right":
+        batch["group_lengths"] = [lengths_of(sequence["segment_ids"]) for sequence in sequences]
+    return batch
+
+
+def join_padded(
+    sequences: Sequence[Mapping[str, Tensor]],
+    *,
+    padding_side: Literal["left", "right"],
+    fills: Mapping[str, int],
+    clip_dims: Mapping[str, int],
+) -> dict[str, Tensor]:
+    """Pads what sequences have for each token, and joins their clips.
+
+    Args:
+        sequences: Rows or groups.
+        padding_side: "right" for training, "left" for generation.
+        fills: Value under padding, for each of a sequence's tensors; `attention_mask` is made here.
+        clip_dims: Along which dimension a clip's tensors are joined, by their names, where that is not the first.
+
+    Returns:
+        Those tensors (B, L, ...), without `segment_ids` where every sequence is a single row, and the tensors of all clips.
+    """
+    length = max(len(sequence["input_ids"]) for sequence in sequences)
+
+    def pad(sequence: Tensor, fill: int) -> Tensor:
+        missing = length - len(sequence)
+        if not missing:
+            return sequence
+        padding = sequence.new_full((missing, *sequence.shape[1:]), fill)
+        return torch.cat((padding, sequence) if padding_side == "left" else (sequence, padding))
+
+    batch = {}
     for key, fill in fills.items():
-        rows = [
+        own = [
             torch.ones_like(sequence["input_ids"]) if key == "attention_mask" else sequence[key]
             for sequence in sequences
         ]
-        batch[key] = pad_sequences(rows, length=length, side=padding_side, fill=fill)
-    if padding_side == "right":
-        batch["group_lengths"] = [lengths_of(sequence["segment_ids"]) for sequence in sequences]
+        batch[key] = torch.stack([pad(each, fill) for each in own])
     if batch["segment_ids"].max() <= 1:
         batch.pop("segment_ids")
     for key in CLIP_KEYS:
@@ -56,16 +86,3 @@ def collate_sequences(
         if clips:
             batch[key] = torch.cat(clips, dim=clip_dims.get(key, 0))
     return batch
-
-
-def pad_sequences(sequences: Sequence[Tensor], *, length: int, side: Literal["left", "right"], fill: int) -> Tensor:
-    """Pads sequences (L, ...) to one tensor (B, length, ...)."""
-
-    def pad(sequence: Tensor) -> Tensor:
-        missing = length - len(sequence)
-        if not missing:
-            return sequence
-        padding = sequence.new_full((missing, *sequence.shape[1:]), fill)
-        return torch.cat((padding, sequence) if side == "left" else (sequence, padding))
-
-    return torch.stack([*map(pad, sequences)])

@@ -22,22 +22,21 @@ from cvft.families.cogvlm2_video.network.positions import position_ids_from_type
 from cvft.families.cogvlm2_video.network.preprocess import preprocess_frames
 from cvft.families.cogvlm2_video.tokenizer import load_encoder
 from cvft.families.family import IGNORED_LABEL, Layout
-from cvft.families.network.batching import pad_sequences
-from cvft.families.network.grouping import CLIP_KEYS, PADDING_SEGMENT
+from cvft.families.network.batching import join_padded
+from cvft.families.network.grouping import PADDING_SEGMENT
 from cvft.weights.folder import ModelFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PADDING = {
-    "input_ids": None,
+FILLS = {
     "token_type_ids": 0,
     "labels": IGNORED_LABEL,
     "position_ids": 0,
     "segment_ids": PADDING_SEGMENT,
     "attention_mask": 0,
 }
-"""Value under padding for each sequence of a batch; None stands for the padding id."""
+"""Value under padding for each sequence of a batch; under the ids it is the padding id."""
 
 
 class CogVLM2VideoProcessor:
@@ -168,16 +167,5 @@ class CogVLM2VideoProcessor:
             The sequences (B, L), `attention_mask` (B, L), and `pixel_values` (T, 3, S, S) or `vision_features` (T, P/4, D)
             when any row has a clip. `segment_ids` are left out where every sequence is a single row.
         """
-        length = max(len(row["input_ids"]) for row in rows)
-        batch: dict[str, Tensor] = {}
-        for key, value in PADDING.items():
-            fill = self.special.vision if value is None else value
-            sequences = [torch.ones_like(row["input_ids"]) if key == "attention_mask" else row[key] for row in rows]
-            batch[key] = pad_sequences(sequences, length=length, side=padding_side, fill=fill)
-        if batch["segment_ids"].max() <= 1:
-            batch.pop("segment_ids")
-        for key in CLIP_KEYS:
-            clips = [row[key] for row in rows if key in row]
-            if clips:
-                batch[key] = torch.cat(clips)
-        return batch
+        fills = {"input_ids": self.padding_id, **FILLS}
+        return join_padded(rows, padding_side=padding_side, fills=fills, clip_dims={})
